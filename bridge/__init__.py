@@ -1,0 +1,1 @@
+"""The emitter: carries the store's changes to Kafka and account notices back. Never imports `consumers`."""

@@ -1,0 +1,1 @@
+"""The published language: envelope, event models, topics, index queries, errors. Standard library and pydantic only."""

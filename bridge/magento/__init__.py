@@ -1,0 +1,1 @@
+"""Magento's tables: changelogs, state snapshots, account notices. The only place that knows a Magento column."""

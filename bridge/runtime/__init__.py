@@ -1,0 +1,1 @@
+"""Plumbing that knows no event: settings, Kafka clients, the consume loop, telemetry, the clock, sealing."""

@@ -1,0 +1,1 @@
+"""Everything behind the topics: index, incidents, law, notices, delivery, evidence."""

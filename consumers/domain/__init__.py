@@ -1,0 +1,1 @@
+"""Pure decisions: scope, segments, obligations, deadlines, delivery states, gates. No I/O, no clock."""

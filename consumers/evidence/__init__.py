@@ -1,0 +1,1 @@
+"""Merkle tree, checkpoints, proofs, the log and its offline verifier."""

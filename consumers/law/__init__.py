@@ -1,0 +1,1 @@
+"""Loads and validates the dated rules under `templates/law/`."""
