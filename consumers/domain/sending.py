@@ -1,0 +1,132 @@
+"""What dispatch hands to a provider and what comes back: the words that providers' adapters and stages share.
+
+A provider meets one small Protocol (`EmailProvider`, `SmsProvider`, `ReceiptSource`); adding one is one adapter.
+Objects here may hold an address or a number in memory; nothing here is logged, stored or published.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class SendState(StrEnum):
+    """What a provider said to one entry of a call."""
+
+    ACCEPTED = "accepted"
+    THROTTLED = "throttled"
+    """Not taken, through no fault of the message: goes back to waiting, never failed."""
+    REJECTED = "rejected"
+    """Refused for good on this channel."""
+    UNKNOWN = "unknown"
+    """The call may have been taken (timeout, connection reset): receipts settle it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmailEntry:
+    """One recipient of a bulk call. `attempt_id` travels as a message tag, so that receipts find their attempt."""
+
+    attempt_id: str
+    to_address: str = field(repr=False)
+    slots: Mapping[str, str] = field(repr=False)
+    """Scalar values by slot name, already escaped per part: `name` for text, `name_html` for HTML."""
+
+
+@dataclass(frozen=True, slots=True)
+class BulkEmail:
+    """One approved text for many recipients. `{{slot}}` in the parts is filled by the provider for each entry."""
+
+    from_address: str
+    reply_to: str | None
+    subject: str
+    html: str
+    text: str
+    incident_id: str
+    entries: Sequence[EmailEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """The provider's answer to one entry."""
+
+    attempt_id: str
+    state: SendState
+    provider_message_id: str | None = None
+    code: str | None = None
+    """The provider's own status word (`MESSAGE_REJECTED`, `TooManyRequestsException`); never free text."""
+
+
+class EmailProvider(Protocol):
+    """Sends one text to up to `max_entries` recipients."""
+
+    name: str
+    max_entries: int
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        """Return one result for each entry, in order. Never raises for what a provider says; only for our own bugs."""
+        ...
+
+
+class SmsProvider(Protocol):
+    """Sends one text message."""
+
+    name: str
+
+    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+        """Return the provider's answer. Never raises for what a provider says."""
+        ...
+
+
+class ReceiptKind(StrEnum):
+    """What a provider reports later about a message."""
+
+    SENT = "sent"
+    DELIVERED = "delivered"
+    BOUNCED_HARD = "bounced_hard"
+    BOUNCED_SOFT = "bounced_soft"
+    COMPLAINED = "complained"
+    DELAYED = "delayed"
+    REJECTED = "rejected"
+    RENDERING_FAILED = "rendering_failed"
+    READ = "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One event about one message of one recipient."""
+
+    provider: str
+    provider_event_id: str
+    """Unique per provider: deduplication key."""
+    provider_message_id: str
+    attempt_id: str | None
+    """From the message tag, if the provider carries it."""
+    kind: ReceiptKind
+    sub_type: str | None
+    occurred_at: datetime
+    raw_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptDelivery:
+    """A received receipt, or bytes that are none (`receipt` is None, `error` says why), with the handle to settle it."""
+
+    handle: str
+    receipts: Sequence[Receipt]
+    error: str | None = None
+    raw: bytes = field(default=b"", repr=False)
+
+
+class ReceiptSource(Protocol):
+    """Where receipts wait until they are settled (an SQS queue)."""
+
+    name: str
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
+        """Return up to `limit` waiting deliveries. They come again unless settled. Raises Unreachable."""
+        ...
+
+    def settle(self, handles: Sequence[str]) -> None:
+        """Remove what has been stored durably. A crash before this delivers it again."""
+        ...
