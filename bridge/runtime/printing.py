@@ -28,7 +28,9 @@ def in_words(at: datetime, now: datetime) -> str:
     """Return how far `at` lies from `now`: "in 31 h", "2 d ago"."""
     seconds = (at - now).total_seconds()
     size = abs(seconds)
-    amount = f"{size / 60:.0f} min" if size < 5400 else f"{size / 3600:.0f} h" if size < 172800 else f"{size / 86400:.0f} d"
+    amount = (
+        f"{size / 60:.0f} min" if size < 5400 else f"{size / 3600:.0f} h" if size < 172800 else f"{size / 86400:.0f} d"
+    )
     return f"in {amount}" if seconds >= 0 else f"{amount} ago"
 
 

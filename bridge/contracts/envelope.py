@@ -1,0 +1,92 @@
+"""The envelope: CloudEvents 1.0 in Kafka binary mode. Attributes are `ce_*` headers, the value is the event's JSON.
+
+A tombstone has no value; its headers still say what it removes (`ce_type` `tocsin.entity.removed.v1`, `ce_root`).
+Source: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from bridge.contracts.errors import BadInput, nearest
+from bridge.contracts.events import EVENTS, EntityRemoved, Event
+
+CONTENT_TYPE = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event ready for a topic. `value` None is a tombstone."""
+
+    key: str
+    root: str
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+def seal_envelope(
+    event: Event, *, key: str, root: str, source: str, at: datetime, event_id: str | None = None
+) -> Message:
+    """Wrap `event`. `root` decides the partition; `event_id` is for events whose repeats must collapse."""
+    return Message(
+        key, root, event.model_dump_json().encode(), _headers(event.ce_type, key, root, source, at, event_id)
+    )
+
+
+def tombstone(*, key: str, root: str, source: str, at: datetime) -> Message:
+    """Return the message that removes `key` from a compacted topic."""
+    return Message(key, root, None, _headers(EntityRemoved.ce_type, key, root, source, at, None))
+
+
+def _headers(
+    ce_type: str, key: str, root: str, source: str, at: datetime, event_id: str | None
+) -> Sequence[tuple[str, bytes]]:
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", (event_id or str(uuid.uuid4())).encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", ce_type.encode()),
+        ("ce_time", at.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()),
+        ("ce_subject", key.encode()),
+        ("ce_root", root.encode()),
+        ("content-type", CONTENT_TYPE.encode()),
+    )
+
+
+def open_envelope(key: bytes | None, value: bytes | None, headers: Mapping[str, bytes]) -> Event:
+    """Return the event in a message.
+
+    Raises BadInput that names the header or field at fault and never its value, which may be personal.
+    """
+    try:
+        ce_type = headers["ce_type"].decode()
+    except KeyError:
+        raise BadInput(
+            "the message has no ce_type header: not written by Tocsin, or by a client without CloudEvents"
+        ) from None
+    except UnicodeDecodeError:
+        raise BadInput("the ce_type header is not UTF-8") from None
+    if ce_type not in EVENTS:
+        raise BadInput(f"unknown ce_type {ce_type[:100]!r}{nearest(ce_type, EVENTS)}")
+    try:
+        if ce_type == EntityRemoved.ce_type:
+            return EntityRemoved(root=headers.get("ce_root", b"").decode(), key=(key or b"").decode())
+        if value is None:
+            raise BadInput(f"a {ce_type} message without a value; a tombstone carries ce_type {EntityRemoved.ce_type}")
+        return EVENTS[ce_type].model_validate_json(value)
+    except ValidationError as error:
+        raise BadInput(f"{ce_type}: {fields_at_fault(error)}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{ce_type}: key or root is not UTF-8") from None
+
+
+def fields_at_fault(error: ValidationError) -> str:
+    """Return the places and kinds of a validation error without the values."""
+    parts = [
+        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['type']}"
+        for item in error.errors(include_input=False)[:10]
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,401 @@
+"""Every message that travels on a topic, as a frozen model. One class, one `ce_type`; the version is part of the type.
+
+Personal data appears here only sealed (`SealedContact`) or as keyed hashes. In clear are ids, residence, locale, store,
+which channels exist, and provenance facts. Adding an optional field keeps the version; anything else is a new type, and
+the samples of the old one under `tests/contract/samples` must still parse.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bridge.contracts.scope import Instant, Scope
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Root = Annotated[str, Field(pattern=r"^(customer|order)/[0-9]+$")]
+"""The entity that an event belongs to for good; decides the partition."""
+IncidentId = Annotated[str, Field(pattern=r"^INC-[0-9]{4}-[0-9]{4,}$")]
+
+
+class Kind(StrEnum):
+    """How a value came about."""
+
+    SYNTHETIC = "synthetic"
+    DERIVED = "derived"
+    INFERRED = "inferred"
+    REAL = "real"
+
+
+class Sensitivity(StrEnum):
+    """How much harm a leak of the value can do, lowest first."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+SENSITIVITY_ORDER: tuple[Sensitivity, ...] = tuple(Sensitivity)
+
+
+class Channel(StrEnum):
+    """A way to reach a person."""
+
+    EMAIL = "email"
+    SMS = "sms"
+    ACCOUNT_NOTICE = "account_notice"
+    LETTER = "letter"
+
+
+class Event(BaseModel):
+    """Base of all messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ce_type: ClassVar[str] = ""
+
+
+class Residence(BaseModel):
+    """One claim on where a person lives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    code: str
+    """ISO 3166-1 (`DE`) or 3166-2 (`US-CA`)."""
+    source: Literal["default_billing", "default_shipping", "last_order", "order_billing", "order_shipping", "store"]
+
+
+class SealedContact(BaseModel):
+    """A contact sealed at the relay (see `bridge.runtime.sealing`); opaque to everyone but dispatch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key_id: str
+    """Which public key of dispatch the data key is wrapped to."""
+    wrapped_key: str
+    """Base64 of the HPKE encapsulation and ciphertext of the data key."""
+    nonce: str
+    ciphertext: str
+
+
+class Contact(BaseModel):
+    """A contact in clear; lives in memory only, at the relay and at dispatch. Its repr shows nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    email: str | None = Field(default=None, repr=False)
+    phone: str | None = Field(default=None, repr=False)
+    """E.164, or None if the store's value is no phone number."""
+    first_name: str | None = Field(default=None, repr=False)
+    last_name: str | None = Field(default=None, repr=False)
+    postal_address: tuple[str, ...] = Field(default=(), repr=False)
+    """Lines as on an envelope, country code last."""
+
+
+class _Person(Event):
+    """What is known of a data subject beside provenance."""
+
+    root: Root
+    customer_id: int | None
+    website_id: int
+    store_id: int
+    locale: str
+    residence: tuple[Residence, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    contact: SealedContact | None = None
+    email_hmac: Sha256 | None = None
+    """HMAC-SHA256(join key, SHA-256(trimmed, lower-cased e-mail))."""
+
+
+class CustomerChanged(_Person):
+    """A customer's current state."""
+
+    ce_type: ClassVar[str] = "tocsin.customer.changed.v1"
+    attribute_hmacs: dict[str, Sha256] = Field(default_factory=dict)
+    """Keyed hash of the value of each registered AI-written attribute, by attribute code."""
+    faults: tuple[str, ...] = ()
+    """What could not be understood of the row (`phone`, `country_id`), by field name."""
+
+
+class OrderChanged(_Person):
+    """The current state of an order that holds provenance; guests have no customer id."""
+
+    ce_type: ClassVar[str] = "tocsin.order.changed.v1"
+    order_id: int
+    faults: tuple[str, ...] = ()
+
+
+class EntityRemoved(Event):
+    """The store no longer holds the entity. On the wire a tombstone: this is read from its headers."""
+
+    ce_type: ClassVar[str] = "tocsin.entity.removed.v1"
+    root: Root
+    key: str
+
+
+class ProvenanceRecorded(Event):
+    """One AI write: which model, which version, wrote what about whom. Append-only; only `deleted_at` may be set later."""
+
+    ce_type: ClassVar[str] = "tocsin.provenance.recorded.v1"
+    root: Root
+    record_id: str
+    customer_id: int | None
+    order_id: int | None
+    entity_type: str
+    entity_id: int
+    attribute: str
+    model_id: str
+    model_version: str
+    run_id: str | None = None
+    dataset_version: str | None = None
+    generated_at: Instant
+    deleted_at: Instant | None = None
+    supersedes: str | None = None
+    kind: Kind
+    confidence: float | None = None
+    sensitivity: Sensitivity
+    categories: tuple[str, ...] = ()
+    elements: tuple[str, ...] = ()
+    source_system: str | None = None
+    storage_location: str | None = None
+    input_fields: tuple[str, ...] = ()
+    legal_basis: str | None = None
+    faults: tuple[str, ...] = ()
+
+
+class CustomerDeparted(_Person):
+    """A deleted customer who is still owed a notice until `expires_at`."""
+
+    ce_type: ClassVar[str] = "tocsin.customer.departed.v1"
+    departed_at: Instant
+    expires_at: Instant
+
+
+class AlertReceived(Event):
+    """A leak alert as intake understands it, whoever sent it. `status` "resolved" closes nothing."""
+
+    ce_type: ClassVar[str] = "tocsin.leak.alerted.v1"
+    source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """Name of the monitor, as in settings."""
+    fingerprint: Annotated[str, Field(min_length=1, max_length=200)]
+    """Same source and fingerprint: same incident."""
+    title: Annotated[str, Field(max_length=300)] = ""
+    status: Literal["firing", "resolved"] = "firing"
+    detected_at: Instant
+    scope: Scope | None = None
+    scenario: str | None = None
+    """A leak scenario of the template library (`inference_log_exposed`, ...)."""
+    exercise: bool = False
+
+
+class IncidentRevised(Event):
+    """An incident as the index must know it: key = incident id, newest revision wins."""
+
+    ce_type: ClassVar[str] = "tocsin.incident.revised.v1"
+    incident_id: IncidentId
+    revision: Annotated[int, Field(ge=1)]
+    status: Literal["open", "closed"]
+    scope: Scope | None
+    """None while the scope is unresolved: nothing to resolve yet."""
+    scope_sha256: Sha256 | None
+    detected_at: Instant
+    exercise: bool = False
+
+
+class Why(BaseModel):
+    """Why a person is affected: the records that match, summed up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    record_ids: tuple[str, ...]
+    attributes: tuple[str, ...]
+    models: tuple[str, ...]
+    """`model_id@version`."""
+    kinds: tuple[Kind, ...]
+    disclosures: tuple[str, ...]
+    """`kind|model_id|category`: the keys of the sentences that this person's notice must contain."""
+    highest_sensitivity: Sensitivity
+    categories: tuple[str, ...]
+    elements: tuple[str, ...]
+    input_fields: tuple[str, ...] = ()
+
+
+class CustomerAffected(_Person):
+    """One data subject under one root, found by one partition for one revision. Key `incident/root`; repeats collapse."""
+
+    ce_type: ClassVar[str] = "tocsin.customer.affected.v1"
+    incident_id: IncidentId
+    revision: int
+    partition: int
+    standing: Literal["recorded", "possible"] = "recorded"
+    departed: bool = False
+    late: bool = False
+    """Found after the partition's resolution record: a change that arrived late and matches."""
+    why: Why | None = None
+
+
+class Coverage(BaseModel):
+    """Since when a model's writes to an attribute are recorded, and how many writes had no record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_id: str
+    attribute: str
+    recorded_since: Instant | None
+    untagged_count: int = 0
+
+
+class PartitionResolved(Event):
+    """One partition's whole answer to one revision. Key `incident/revision/partition`."""
+
+    ce_type: ClassVar[str] = "tocsin.partition.resolved.v1"
+    incident_id: IncidentId
+    revision: int
+    partition: int
+    partition_count: int
+    scope_sha256: Sha256
+    position_topic: str
+    position_offset: int
+    """Next offset of `store-changes` that the partition had not read yet."""
+    affected_count: int
+    possible_count: int
+    merkle_root: Sha256
+    """RFC 6962 root over `consumers.domain.resolution.member_leaf` of every affected, sorted by root."""
+    artefact: str
+    artefact_sha256: Sha256
+    coverage: tuple[Coverage, ...] = ()
+    code_version: str
+    retention: str
+    duration_seconds: float
+    resolved_at: Instant
+
+
+class DeliverNotice(Event):
+    """A delivery command: ids only, no address. Dispatch verifies it against the case store before it does anything."""
+
+    ce_type: ClassVar[str] = "tocsin.notice.deliver.v1"
+    incident_id: IncidentId
+    release_id: str
+    epoch: int
+    recipient_id: str
+    attempt_id: str
+    channel: Channel
+    lane: str
+    deadline_at: Instant | None = None
+
+
+class AccountNotice(Event):
+    """A notice for the customer's account page. Approved text without names; withdrawn ones disappear."""
+
+    ce_type: ClassVar[str] = "tocsin.account-notice.posted.v1"
+    notice_id: str
+    """The attempt id."""
+    incident_id: IncidentId
+    customer_id: int
+    locale: str
+    title: str
+    body: str
+    withdrawn: bool = False
+    posted_at: Instant
+
+
+class AttemptState(StrEnum):
+    """Where one attempt on one channel stands; transitions are `consumers.domain.delivery.TRANSITIONS`."""
+
+    PLANNED = "planned"
+    COMMANDED = "commanded"
+    INTENDED = "intended"
+    HANDED_OVER = "handed_over"
+    UNKNOWN = "unknown"
+    DELIVERED = "delivered"
+    READ = "read"
+    COMPLAINED = "complained"
+    BOUNCED = "bounced"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class DeliveryOutcome(Event):
+    """One change of one attempt, or of a person's end state. Everything in it may become a leaf."""
+
+    ce_type: ClassVar[str] = "tocsin.delivery.outcome.v1"
+    outcome_id: str
+    incident_id: IncidentId
+    recipient_id: str
+    subject_commitment: Sha256
+    """HMAC under the person's key: unlinkable once that key is erased."""
+    attempt_id: str
+    attempt_number: int
+    channel: Channel
+    provider: str
+    state: AttemptState
+    previous_state: AttemptState
+    sub_type: str | None = None
+    """The provider's class word (`General`, `Suppressed`), from a closed list."""
+    body_sha256: Sha256 | None = None
+    bundle_sha256: Sha256 | None = None
+    provider_message_sha256: Sha256 | None = None
+    """Salted hash; the id itself stays in the case store."""
+    receipt_kind: str | None = None
+    occurred_at: Instant
+    recorded_at: Instant
+    exercise: bool = False
+
+
+class NoticeRead(Event):
+    """The customer confirmed on the account page that a notice was read. Key `notice/<id>`."""
+
+    ce_type: ClassVar[str] = "tocsin.account-notice.read.v1"
+    notice_id: str
+    customer_id: int
+    read_at: Instant
+
+
+Scalar = str | int | bool | None
+
+
+class CaseEvent(Event):
+    """A decision or fact of the case: written with its row through the outbox, destined for the evidence log.
+
+    `body` holds enums, numbers, instants, hashes and commitments; never free text, an address or a staff name.
+    """
+
+    ce_type: ClassVar[str] = "tocsin.case.event.v1"
+    case_event_id: str
+    kind: Annotated[str, Field(pattern=r"^[a-z]+(\.[a-z_]+)+$")]
+    incident_id: IncidentId | None
+    actor: Sha256 | None
+    """Keyed commitment to the person who decided; None for Tocsin itself."""
+    role: str | None = None
+    occurred_at: Instant
+    body: dict[str, Scalar | list[str] | list[int]] = Field(default_factory=dict)
+    exercise: bool = False
+
+
+class DeadLettered(Event):
+    """A message that can never be processed, with its original bytes (base64) and why."""
+
+    ce_type: ClassVar[str] = "tocsin.message.dead-lettered.v1"
+    dead_letter_id: str
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    headers: dict[str, str]
+    """Values base64: they may be anything."""
+    value: str | None
+    consumer: str
+    error: str
+    failed_at: Instant
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.ce_type: event
+    for event in (
+        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, AlertReceived, IncidentRevised,
+        CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice, DeliveryOutcome, NoticeRead, CaseEvent,
+        DeadLettered,
+    )
+}  # fmt: skip
+"""Every message by its `ce_type`."""
+
+
+def json_schema(event: type[Event]) -> dict[str, Any]:
+    """Return the JSON Schema of an event's value."""
+    return event.model_json_schema() | {"$id": event.ce_type}
