@@ -1,0 +1,180 @@
+"""The consume loop: assignment, decoding, dead letters, hand-over, and committing as the last step.
+
+A handler keeps its own position where its results are (SQL, the index file, the evidence log) and is asked for it on
+assignment; Kafka's committed offset only shows lag. So a crash between result and commit repeats nothing.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
+from confluent_kafka import Message as _KafkaMessage
+from confluent_kafka import TopicPartition as _TopicPartition
+
+from bridge.contracts.envelope import open_envelope
+from bridge.contracts.errors import BadInput, Unreachable
+from bridge.contracts.events import Event
+from bridge.contracts.topics import Topic
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import Positions, new_consumer
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message as a handler sees it. `topic` is the logical name; `tombstone` means the key is gone."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    event: Event
+    tombstone: bool
+    headers: Mapping[str, bytes] = field(repr=False)
+    value: bytes | None = field(repr=False)
+    timestamp_ms: int = 0
+
+
+class Handler(Protocol):
+    """What a stage does with its messages. All calls come from one thread."""
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        """Take over `partitions`; return the next offset of each (absent: from the beginning)."""
+        ...
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Give up `partitions`; whatever is in flight for them must be settled or dropped on return."""
+        ...
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        """Make the results of `batch` durable together with `positions`, the next offsets after it."""
+        ...
+
+    def tick(self) -> None:
+        """Do what is due between batches; called at least every 0.2 s."""
+        ...
+
+
+def consume(
+    kafka: Kafka,
+    group: str,
+    topics: Sequence[Topic],
+    handler: Handler,
+    *,
+    stop: threading.Event,
+    dead_letters: DeadLetters,
+    health: Health,
+    batch_size: int = 1000,
+    poll_seconds: float = 0.2,
+) -> None:
+    """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
+
+    An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
+    the handler raises (the supervisor restarts the process, which reads the batch again), and TooManyDeadLetters.
+    """
+    prefix = kafka.topic_prefix
+    consumer = new_consumer(kafka, group)
+
+    def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
+        return [(p.topic.removeprefix(prefix), p.partition) for p in partitions]
+
+    def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
+        positions = handler.assigned(logical(partitions))
+        for partition in partitions:
+            key = (partition.topic.removeprefix(prefix), partition.partition)
+            partition.offset = positions.get(key, OFFSET_BEGINNING)
+        consumer.assign(partitions)
+        health.ready("assignment")
+        log.info("assigned", group=group, partitions=len(partitions))
+
+    def on_revoke(_consumer: object, partitions: list[_TopicPartition]) -> None:
+        handler.revoked(logical(partitions))
+
+    health.missing("assignment", "waiting for partitions")
+    consumer.subscribe(
+        [prefix + topic.name for topic in topics], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke
+    )
+    try:
+        while not stop.is_set():
+            messages = consumer.consume(batch_size, timeout=poll_seconds)
+            batch = _decoded(messages, prefix, dead_letters)
+            positions = _after(messages, prefix)
+            if positions:
+                handler.handle(batch, positions)
+                _show_progress(consumer, positions, prefix)
+            handler.tick()
+    finally:
+        consumer.close()
+
+
+def _decoded(messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadLetters) -> list[Received]:
+    batch: list[Received] = []
+    dead = 0
+    for message in messages:
+        error = message.error()
+        if error is not None:
+            _raise_unless_passing(error)
+            continue
+        headers = _headers_of(message)
+        topic = str(message.topic()).removeprefix(prefix)
+        try:
+            event = open_envelope(message.key(), message.value(), headers)
+            received = Received(
+                topic=topic,
+                partition=int(message.partition() or 0),
+                offset=int(message.offset() or 0),
+                key=(message.key() or b"").decode(),
+                event=event,
+                tombstone=message.value() is None,
+                headers=headers,
+                value=message.value(),
+                timestamp_ms=message.timestamp()[1],
+            )
+        except (BadInput, UnicodeDecodeError) as fault:
+            reason = str(fault) if isinstance(fault, BadInput) else "the key is not UTF-8"
+            dead_letters.put(topic, message, reason)
+            dead += 1
+            continue
+        batch.append(received)
+    if dead:
+        dead_letters.flush()
+    return batch
+
+
+def _headers_of(message: _KafkaMessage) -> dict[str, bytes]:
+    pairs: Any = message.headers() or ()
+    return {name: value.encode() if isinstance(value, str) else value or b"" for name, value in pairs}
+
+
+def _raise_unless_passing(error: KafkaError) -> None:
+    if error.code() in (KafkaError._PARTITION_EOF,) or error.retriable():
+        return
+    if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+        log.warning("kafka is not reachable; waiting", reason=error.name())
+        return
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise Unreachable(f"{error.str()}; run `tocsin topics apply` first")
+    raise Unreachable(f"Kafka: {error.str()}")
+
+
+def _after(messages: Sequence[_KafkaMessage], prefix: str) -> dict[tuple[str, int], int]:
+    positions: dict[tuple[str, int], int] = {}
+    for message in messages:
+        if message.error() is None:
+            key = (str(message.topic()).removeprefix(prefix), int(message.partition() or 0))
+            positions[key] = int(message.offset() or 0) + 1
+    return positions
+
+
+def _show_progress(consumer: object, positions: Positions, prefix: str) -> None:
+    offsets = [_TopicPartition(prefix + topic, partition, offset) for (topic, partition), offset in positions.items()]
+    try:
+        consumer.commit(offsets=offsets, asynchronous=True)  # type: ignore[attr-defined]  # confluent has no stubs
+    except KafkaException as error:
+        log.warning("could not show progress", reason=error.args[0].name())

@@ -1,0 +1,116 @@
+"""Messages that can never be processed: kept with their bytes and the reason, at a bounded rate.
+
+Past the bound the consumer stops instead: a bad deploy must not turn a whole topic into dead letters.
+"""
+
+import base64
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import DeadLettered
+from bridge.contracts.topics import DEAD_LETTERS
+from bridge.runtime.clock import Clock
+from bridge.runtime.kafka import Publisher
+from bridge.runtime.telemetry import counter
+
+log = structlog.get_logger()
+
+DEAD_LETTERED = counter(
+    "tocsin_dead_letters_total",
+    "messages that could not be processed and were kept aside",
+    question="does somebody send what we cannot read?",
+)
+
+
+class TooManyDeadLetters(Refused):
+    """More messages than the bound could not be processed within a minute."""
+
+
+class DeadLetters:
+    """Publishes dead letters for one consumer. `publisher` is asked for only when the first one occurs."""
+
+    def __init__(
+        self,
+        publisher: Callable[[], Publisher],
+        consumer: str,
+        clock: Clock,
+        *,
+        limit_per_minute: int = 100,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_publisher = publisher
+        self._publisher: Publisher | None = None
+        self._consumer = consumer
+        self._clock = clock
+        self._limit = limit_per_minute
+        self._monotonic = monotonic
+        self._recent: deque[float] = deque()
+
+    def put(self, topic: str, message: Any, reason: str) -> None:
+        """Keep a confluent-kafka `message` of logical `topic`; `reason` holds no personal value."""
+        self.put_raw(
+            topic,
+            message.partition(),
+            message.offset(),
+            message.key(),
+            message.value(),
+            message.headers() or [],
+            reason,
+        )
+
+    def put_raw(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Any,
+        reason: str,
+    ) -> None:
+        """Keep a message given by its parts. Raises TooManyDeadLetters past the bound, before anything is published."""
+        now = self._monotonic()
+        while self._recent and now - self._recent[0] > 60:
+            self._recent.popleft()
+        if len(self._recent) >= self._limit:
+            raise TooManyDeadLetters(
+                f"{self._consumer}: more than {self._limit} messages of {topic} a minute cannot be processed; stopped at "
+                f"partition {partition} offset {offset} with nothing skipped. Last reason: {reason}"
+            )
+        self._recent.append(now)
+        dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._consumer}/{topic}/{partition}/{offset}"))
+        event = DeadLettered(
+            dead_letter_id=dead_letter_id,
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            key=None if key is None else base64.b64encode(key).decode(),
+            headers={name: base64.b64encode(content or b"").decode() for name, content in headers},
+            value=None if value is None else base64.b64encode(value).decode(),
+            consumer=self._consumer,
+            error=reason,
+            failed_at=self._clock.now(),
+        )
+        if self._publisher is None:
+            self._publisher = self._open_publisher()
+        self._publisher.send(
+            DEAD_LETTERS,
+            seal_envelope(
+                event, key=dead_letter_id, root=dead_letter_id, source=f"/{self._consumer}", at=event.failed_at,
+                event_id=dead_letter_id,
+            ),
+        )  # fmt: skip
+        DEAD_LETTERED.inc()
+        log.error("dead letter", topic=topic, partition=partition, offset=offset, reason=reason)
+
+    def flush(self) -> None:
+        """Wait until every dead letter is stored; only then may the position move past it."""
+        if self._publisher is not None:
+            self._publisher.flush()

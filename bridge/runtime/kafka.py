@@ -1,0 +1,218 @@
+"""Kafka clients as Tocsin needs them: a publisher that knows when everything is acknowledged, and consumers that start
+where their reader's own store says.
+
+The partition is set explicitly from the root. Production consumers read committed records only.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import TopicPartition as _TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from bridge.contracts.envelope import Message
+from bridge.contracts.errors import Refused, TocsinError, Unreachable
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.topics import Topic
+from bridge.runtime.settings import Kafka
+
+
+class NotPublished(TocsinError):
+    """A record was not acknowledged; nothing of the batch may be settled."""
+
+
+class Fenced(Refused):
+    """Another process took over this transactional id: this one must publish and delete nothing more."""
+
+
+def client_settings(kafka: Kafka) -> dict[str, Any]:
+    """Return what every confluent-kafka client needs."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": kafka.security_protocol,
+        "log_level": 3,
+    }
+    if kafka.sasl_mechanism is not None:
+        config["sasl.mechanism"] = kafka.sasl_mechanism
+        config["sasl.username"] = kafka.sasl_username
+        config["sasl.password"] = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
+    if kafka.ca_file is not None:
+        config["ssl.ca.location"] = str(kafka.ca_file)
+    return config
+
+
+class Publisher:
+    """Publishes messages on the partition of their root. One thread at a time.
+
+    With a `transactional_id`, `transaction()` makes a batch visible at once and fences every earlier holder of the id.
+    Raises NotPublished, Fenced or Unreachable; never returns from `flush` with a record unacknowledged.
+    """
+
+    def __init__(self, kafka: Kafka, *, transactional_id: str | None = None) -> None:
+        self._kafka = kafka
+        config = client_settings(kafka) | {
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 2,
+            "queue.buffering.max.messages": 200_000,
+        }
+        if transactional_id is not None:
+            config["transactional.id"] = kafka.topic_prefix + transactional_id
+            config["transaction.timeout.ms"] = 30_000
+        self._producer = Producer(config)
+        self._transactional = transactional_id is not None
+        self._partition_counts: dict[str, int] = {}
+        self._failed: list[KafkaError] = []
+        if self._transactional:
+            self._call(self._producer.init_transactions, 30.0)
+
+    def partition_count(self, topic: Topic) -> int:
+        """Return the number of partitions that `topic` really has."""
+        name = self._kafka.topic_prefix + topic.name
+        if name not in self._partition_counts:
+            self._partition_counts[name] = partition_count(self._producer, name)
+        return self._partition_counts[name]
+
+    def send(self, topic: Topic, message: Message) -> None:
+        """Queue `message`; `flush` or the end of the transaction waits for it."""
+        partition = partition_of(message.root, self.partition_count(topic))
+        self.send_raw(topic, partition, message.key.encode(), message.value, message.headers)
+
+    def send_raw(
+        self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Queue a record on an explicit partition."""
+        name = self._kafka.topic_prefix + topic.name
+        while True:
+            try:
+                self._producer.produce(
+                    name, value=value, key=key, partition=partition, headers=list(headers), on_delivery=self._delivered
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+                continue
+            except KafkaException as error:
+                raise self._translated(error) from error
+            self._producer.poll(0)
+            return
+
+    def _delivered(self, error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+    def flush(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until every queued record is acknowledged. Raises NotPublished if one is not."""
+        left = self._producer.flush(timeout_seconds)
+        if self._failed or left:
+            failed, self._failed = self._failed, []
+            self._producer.purge(in_queue=True, in_flight=True)
+            self._producer.flush(5)
+            self._failed = []
+            reason = failed[0].str() if failed else f"no acknowledgement within {timeout_seconds:.0f} s"
+            raise NotPublished(f"{left + len(failed)} records were not published: {reason}; they will be sent again")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Publish what is sent inside as one transaction: all of it or nothing.
+
+        A crash before the commit leaves an open transaction that the next `init_transactions` of this id aborts.
+        """
+        self._call(self._producer.begin_transaction)
+        try:
+            yield
+            self._call(self._producer.commit_transaction, 30.0)
+            if self._failed:
+                failed, self._failed = self._failed, []
+                raise NotPublished(f"{len(failed)} records were not published: {failed[0].str()}")
+        except Fenced:
+            raise
+        except BaseException:
+            self._failed = []
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(10.0)
+        except KafkaException as error:
+            raise self._translated(error) from error
+
+    def _call(self, function: Any, *arguments: Any) -> None:
+        while True:
+            try:
+                function(*arguments)
+            except KafkaException as error:
+                if error.args[0].retriable():
+                    self._producer.poll(0.1)
+                    continue
+                raise self._translated(error) from error
+            return
+
+    @staticmethod
+    def _translated(error: KafkaException) -> TocsinError:
+        kafka_error: KafkaError = error.args[0]
+        if kafka_error.code() in (
+            KafkaError._FENCED,
+            KafkaError.INVALID_PRODUCER_EPOCH,
+            KafkaError.PRODUCER_FENCED,
+        ):
+            return Fenced("another process took over this publisher; this one stops and publishes nothing more")
+        if kafka_error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
+            return Unreachable(f"Kafka does not answer: {kafka_error.str()}; check kafka.bootstrap_servers")
+        return NotPublished(f"Kafka refused a record: {kafka_error.str()}")
+
+    def close(self) -> None:
+        self._producer.flush(5)
+
+
+def partition_count(client: Any, name: str) -> int:
+    """Return the partition count of topic `name`. Raises Unreachable if the topic or the broker is not there."""
+    try:
+        metadata = client.list_topics(name, timeout=15)
+    except KafkaException as error:
+        raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+    topic = metadata.topics.get(name)
+    if topic is None or topic.error is not None or not topic.partitions:
+        raise Unreachable(f"topic {name} does not exist; run `tocsin topics apply` first")
+    return len(topic.partitions)
+
+
+def new_consumer(kafka: Kafka, group: str, **overrides: Any) -> Consumer:
+    """Return a consumer that commits nothing by itself and reads committed records only."""
+    config = client_settings(kafka) | {
+        "group.id": kafka.topic_prefix + group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 1_000,
+        "max.poll.interval.ms": 300_000,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 32_768,
+    }
+    return Consumer(config | {key.replace("_", "."): value for key, value in overrides.items()})
+
+
+def cluster_id(kafka: Kafka, stop: threading.Event | None = None) -> str:
+    """Return the cluster's id. Raises Unreachable."""
+    del stop
+
+    try:
+        metadata = AdminClient(client_settings(kafka)).list_topics(timeout=15)
+    except KafkaException as error:
+        raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+    return metadata.cluster_id or "unknown"
+
+
+Positions = Mapping[tuple[str, int], int]
+"""Next offset to read, by (logical topic name, partition)."""
+
+
+def as_topic_partition(kafka: Kafka, name: str, partition: int, offset: int) -> _TopicPartition:
+    """Return confluent's form of a position; `name` is the logical topic name."""
+    return _TopicPartition(kafka.topic_prefix + name, partition, offset)

@@ -1,0 +1,299 @@
+"""Settings: one documented model, read from `tocsin.toml` and `TOCSIN_*` environment variables (environment wins).
+
+Unknown keys are refused with the nearest known name. Secrets are files or environment variables, never values in
+defaults; `masked()` is what `tocsin config show` prints. `TOCSIN_KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bridge.contracts.errors import BadInput, nearest
+
+
+class Section(BaseModel):
+    """One table of the settings file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(Section):
+    bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma separated")
+    topic_prefix: str = Field(default="", description="put before every topic name, for several Tocsins on one cluster")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_KAFKA__SASL_PASSWORD")
+    ca_file: Path | None = None
+    embedded: bool = Field(
+        default=False, description="the demo's mock cluster: 4 partitions, no topic admin, memory only"
+    )
+
+
+class Store(Section):
+    url: SecretStr = Field(
+        default=SecretStr("mysql+pymysql://tocsin@127.0.0.1/magento"),
+        description="SQLAlchemy URL of Magento's database; with a password by environment: TOCSIN_STORE__URL",
+    )
+    table_prefix: str = Field(default="", description="Magento's table prefix")
+    base_url: str = Field(default="https://shop.invalid/", description="the store's base URL")
+    default_country: str | None = Field(default=None, description="ISO 3166-1 code used as the weakest residence claim")
+    registered_attributes: tuple[str, ...] = Field(
+        default=(),
+        description="customer attributes that AI systems write; their values are hashed to find untagged writes",
+    )
+
+
+class CaseStore(Section):
+    url: SecretStr = Field(
+        default=SecretStr("sqlite:///data/case.db"), description="SQLAlchemy URL: SQLite, or mysql+pymysql://"
+    )
+
+
+class Paths(Section):
+    data: Path = Field(
+        default=Path("data"), description="everything that processes keep; relative to the settings file"
+    )
+    templates: Path = Field(default=Path("templates"), description="counsel's room: law, notices, approved bundles")
+    people: Path = Field(default=Path("people.toml"))
+    keys: Path = Field(default=Path("keys"), description="key files, mode 0600")
+
+    @property
+    def index(self) -> Path:
+        return self.data / "index"
+
+    @property
+    def artefacts(self) -> Path:
+        return self.data / "artefacts"
+
+    @property
+    def evidence(self) -> Path:
+        return self.data / "evidence"
+
+    @property
+    def run(self) -> Path:
+        """Where running processes write their addresses."""
+        return self.data / "run"
+
+    @property
+    def sealing_public_key(self) -> Path:
+        return self.keys / "sealing.pub"
+
+    @property
+    def sealing_private_key(self) -> Path:
+        return self.keys / "sealing.key"
+
+    @property
+    def join_key(self) -> Path:
+        return self.keys / "join.key"
+
+    @property
+    def evidence_key(self) -> Path:
+        return self.keys / "evidence.key"
+
+    @property
+    def staff_key(self) -> Path:
+        """Key of the commitments to staff in the evidence log."""
+        return self.keys / "staff.key"
+
+
+class Relay(Section):
+    batch_size: int = Field(default=2000, ge=1, le=50_000, description="changed ids per batch")
+    idle_seconds: float = Field(default=0.05, gt=0)
+    departed_retention_days: int = Field(default=0, ge=0, description="how long a deleted customer is still reachable")
+    departed_legal_ground: str = ""
+
+
+class Intake(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8480, description="0 picks a free port, written to data/run/intake.json")
+    secrets: dict[str, Path] = Field(
+        default_factory=dict, description="source name -> file with its Standard Webhooks secret (whsec_...)"
+    )
+    mappings: dict[str, str] = Field(
+        default_factory=dict, description="source name -> mapping (alertmanager, cloudevents, generic or a file)"
+    )
+    trusted_topic_acl: str | None = Field(
+        default=None, description="names the ACL on tocsin.leak-alerts that is trusted instead of a signature"
+    )
+    tolerance_seconds: int = Field(default=300, ge=1)
+
+
+class Approvals(Section):
+    mode: Literal["two_approvers", "four_eyes"] = "two_approvers"
+    late_cap: int = Field(default=100, ge=0, description="late additions that an approval covers by default")
+
+
+class Delivery(Section):
+    mode: Literal["sandbox", "simulator", "live"] = "sandbox"
+    aws_region: str = "eu-central-1"
+    aws_account: str | None = Field(default=None, description="required for live: compared with AWS STS")
+    base_url: str | None = Field(default=None, description="required for live: compared with the store's own")
+    endpoint_url: str | None = Field(
+        default=None, description="the sandbox's address; loopback only; sandbox mode only"
+    )
+    configuration_set: str = "tocsin"
+    receipts_queue: str = Field(default="tocsin-receipts", description="name of the SQS queue")
+    certificate_hosts: tuple[str, ...] = Field(
+        default=("sns.*.amazonaws.com",), description="hosts whose certificates may sign SNS messages"
+    )
+    email_per_second: float = Field(default=14, gt=0, description="what SES grants; the meter never exceeds it")
+    sms_per_second: float = Field(default=10, gt=0)
+    receipt_timeout_seconds: float = Field(
+        default=4 * 3600,
+        gt=0,
+        description="no final receipt by then: the next channel; never later than the deadline allows",
+    )
+    belt_seconds: float = Field(
+        default=30, gt=0, description="at most this much work lies on the command topic per lane"
+    )
+
+    @model_validator(mode="after")
+    def _mode_is_complete(self) -> "Delivery":
+        if self.mode == "live" and not (self.aws_account and self.base_url):
+            raise ValueError('delivery.mode = "live" needs delivery.aws_account and delivery.base_url')
+        if self.mode != "sandbox" and self.endpoint_url:
+            raise ValueError(f'delivery.endpoint_url is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
+        if self.endpoint_url and urlsplit(self.endpoint_url).hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("delivery.endpoint_url must be a loopback address: the sandbox never leaves the machine")
+        return self
+
+
+class Evidence(Section):
+    origin: str = Field(default="tocsin.invalid/log", description="name of the log, as in its checkpoints")
+    batch_seconds: float = Field(default=0.5, gt=0)
+
+
+class Metrics(Section):
+    host: str = "127.0.0.1"
+    port_base: int = Field(
+        default=9480, description="stage n listens on port_base + n; 0 picks free ports, see data/run"
+    )
+
+
+class Index(Section):
+    host: str = "127.0.0.1"
+    rebuild_after_days: float = Field(default=6, gt=0)
+
+
+class Clocks(Section):
+    presume_after_hours: float = Field(default=24, gt=0)
+    warn_after_hours: float = Field(default=12, gt=0)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. See the commented file that `tocsin init` writes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOCSIN_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    kafka: Kafka = Field(default_factory=Kafka)
+    store: Store = Field(default_factory=Store)
+    case_store: CaseStore = Field(default_factory=CaseStore)
+    paths: Paths = Field(default_factory=Paths)
+    relay: Relay = Field(default_factory=Relay)
+    intake: Intake = Field(default_factory=Intake)
+    approvals: Approvals = Field(default_factory=Approvals)
+    delivery: Delivery = Field(default_factory=Delivery)
+    evidence: Evidence = Field(default_factory=Evidence)
+    metrics: Metrics = Field(default_factory=Metrics)
+    index: Index = Field(default_factory=Index)
+    clocks: Clocks = Field(default_factory=Clocks)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which arrives as init arguments."""
+        return env_settings, init_settings
+
+    def masked(self) -> dict[str, Any]:
+        """Return all settings in force with secrets masked."""
+        dumped: dict[str, Any] = self.model_dump(mode="json")
+        for section in ("store", "case_store"):
+            url = getattr(self, section).url.get_secret_value()
+            dumped[section]["url"] = _without_password(url)
+        return dumped
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    scheme, slashes, userinfo = head.partition("://")
+    if not at or ":" not in userinfo:
+        return url
+    return f"{scheme}{slashes}{userinfo.partition(':')[0]}:**********@{tail}"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read `path` (or only defaults and environment when None); relative paths are relative to the file.
+
+    Raises BadInput that says file, key, value and what to do.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"no settings file at {path}; `tocsin init` writes one, or name it with --config") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path}: not TOML: {error}") from None
+    where = str(path) if path is not None else "settings"
+    _refuse_unknown_environment()
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {_first_fault(error)}") from None
+    root = path.resolve().parent if path is not None else Path.cwd()
+    return _anchored(settings, root)
+
+
+def _refuse_unknown_environment() -> None:
+    known = {f"TOCSIN_{section.upper()}" for section in Settings.model_fields} | {
+        "TOCSIN_CONFIG",
+        "TOCSIN_TOKEN",
+        "TOCSIN_TOKEN_FILE",
+    }
+    for name in os.environ:
+        if name.startswith("TOCSIN_") and name.partition("__")[0] not in known:
+            raise BadInput(f"environment variable {name}: no such setting{nearest(name.partition('__')[0], known)}")
+
+
+def _first_fault(error: ValidationError) -> str:
+    item = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in item["loc"]) or "settings"
+    if item["type"] == "extra_forbidden":
+        parent: Any = Settings
+        for part in item["loc"][:-1]:
+            annotation = parent.model_fields[str(part)].annotation
+            parent = annotation
+        known = list(parent.model_fields)
+        return f"{place}: unknown key{nearest(str(item['loc'][-1]), known)} (known: {', '.join(known)})"
+    secret = any(word in place for word in ("password", "url", "secret"))
+    shown = "" if secret or isinstance(item.get("input"), Mapping) else f", value {item.get('input')!r}"
+    return f"{place}: {item['msg']}{shown}"
+
+
+def _anchored(settings: Settings, root: Path) -> Settings:
+    paths = settings.paths.model_copy(
+        update={name: (root / getattr(settings.paths, name)) for name in Paths.model_fields}
+    )
+    secrets = {source: root / file for source, file in settings.intake.secrets.items()}
+    update: dict[str, Any] = {"paths": paths, "intake": settings.intake.model_copy(update={"secrets": secrets})}
+    for section in ("case_store", "store"):
+        url = getattr(settings, section).url.get_secret_value()
+        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+            anchored = "sqlite:///" + str(root / url.removeprefix("sqlite:///"))
+            update[section] = getattr(settings, section).model_copy(update={"url": SecretStr(anchored)})
+    return settings.model_copy(update=update)
