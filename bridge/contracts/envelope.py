@@ -31,9 +31,37 @@ def seal_envelope(
     event: Event, *, key: str, root: str, source: str, at: datetime, event_id: str | None = None
 ) -> Message:
     """Wrap `event`. `root` decides the partition; `event_id` is for events whose repeats must collapse."""
-    return Message(
-        key, root, event.model_dump_json().encode(), _headers(event.ce_type, key, root, source, at, event_id)
+    return seal_bytes(
+        event.model_dump_json().encode(),
+        ce_type=event.ce_type,
+        key=key,
+        root=root,
+        source=source,
+        at=at,
+        event_id=event_id,
     )
+
+
+def seal_bytes(
+    value: bytes,
+    *,
+    ce_type: str,
+    key: str,
+    root: str,
+    source: str,
+    at: datetime,
+    event_id: str | None = None,
+    sequence: int | None = None,
+) -> Message:
+    """Wrap an event already in its JSON form.
+
+    `sequence` (CloudEvents' extension of that name) is given by the outbox: it rises on each partition in publishing
+    order and stays the same when a message is published again after a crash, so a reader drops what it has seen.
+    """
+    headers = list(_headers(ce_type, key, root, source, at, event_id))
+    if sequence is not None:
+        headers.append(("ce_sequence", str(sequence).encode()))
+    return Message(key, root, value, headers)
 
 
 def tombstone(*, key: str, root: str, source: str, at: datetime) -> Message:

@@ -1,0 +1,164 @@
+"""Opens the case store and brings its schema up to date.
+
+SQLite runs in WAL mode with full durability of each commit; every write transaction begins IMMEDIATE, so that two
+processes wait for each other instead of failing half-way. MariaDB and MySQL run READ COMMITTED.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.exc import OperationalError
+
+from bridge.contracts.errors import BadInput, Unreachable
+
+T = TypeVar("T")
+
+
+class CaseDatabase:
+    """The engine, and the two ways to use it: `read()` and `write()`."""
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() not in ("sqlite", "mysql", "mariadb"):
+            raise BadInput(f"case_store.url: {parsed.get_backend_name()} is not supported; use sqlite or mysql+pymysql")
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        if self._sqlite:
+            if parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": 60}, pool_size=5)
+            sa.event.listen(self.engine, "connect", _configure_sqlite)
+        else:
+            self.engine = sa.create_engine(
+                parsed, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_recycle=600, pool_size=5
+            )
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading. Raises Unreachable when the database does not answer."""
+        with self._answering(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction: committed on return, rolled back whole on any exception.
+
+        A crash inside leaves nothing of it; a crash after it leaves all of it.
+        """
+        with self._answering(), self.engine.connect() as connection:
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def writing(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work` in one transaction, again from its start when the server chose it as a deadlock's victim."""
+        for remaining in range(4, -1, -1):
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except OperationalError as error:
+                if remaining == 0 or not _is_deadlock(error):
+                    raise
+                time.sleep(0.01 * (5 - remaining))
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            if error.connection_invalidated or _is_absent(error):
+                raise Unreachable(
+                    "the case store does not answer; check case_store.url and that the server runs"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # pysqlite's own transaction handling would begin DEFERRED; write() begins explicitly
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=60000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _is_deadlock(error: OperationalError) -> bool:
+    return bool(error.orig is not None and error.orig.args and error.orig.args[0] in (1213, 1205))
+
+
+def _is_absent(error: OperationalError) -> bool:
+    return bool(error.orig is not None and error.orig.args and error.orig.args[0] in (2002, 2003, 2006, 2013))
+
+
+def _config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    if connection is not None:
+        config.attributes["connection"] = connection
+    return config
+
+
+def migrate(database: CaseDatabase) -> None:
+    """Bring the schema to the newest version. Safe to call by every process at start: the first one does the work."""
+    with database.read() as connection:
+        if _current(connection) == heads()[0]:
+            return
+    with database.write() as connection:
+        command.upgrade(_config(connection), "head")
+
+
+def heads() -> Sequence[str]:
+    """Return the heads of the migration history; there must be exactly one."""
+    return ScriptDirectory.from_config(_config()).get_heads()
+
+
+def _current(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def upsert(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, update: Sequence[str] = ()
+) -> None:
+    """Insert `rows`; where the primary key is there already, set the `update` columns, or leave the row as it is.
+
+    `update` empty makes a repeat harmless: what is read twice from a topic is stored once.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        sqlite_statement = sqlite.insert(table)
+        keys = [column.name for column in table.primary_key]
+        if update:
+            sqlite_statement = sqlite_statement.on_conflict_do_update(
+                index_elements=keys, set_={name: sqlite_statement.excluded[name] for name in update}
+            )
+        else:
+            sqlite_statement = sqlite_statement.on_conflict_do_nothing()
+        connection.execute(sqlite_statement, [dict(row) for row in rows])
+    else:
+        statement = mysql.insert(table)
+        if update:
+            statement = statement.on_duplicate_key_update({name: statement.inserted[name] for name in update})
+        else:
+            # a no-op update, not INSERT IGNORE: that would also swallow over-long and null values
+            key = next(iter(table.primary_key)).name
+            statement = statement.on_duplicate_key_update({key: table.c[key]})
+        connection.execute(statement, [dict(row) for row in rows])

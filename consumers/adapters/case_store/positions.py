@@ -1,0 +1,59 @@
+"""Kafka positions of the stages that write SQL, moved in the same transaction as their results; and leases."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from bridge.runtime.kafka import Positions
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import kafka_position, lease
+
+
+def read_positions(database: CaseDatabase, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+    """Return the next offset that `stage` must read, for those of `partitions` that it has read before."""
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.select(kafka_position.c.topic, kafka_position.c.partition, kafka_position.c.next_offset).where(
+                kafka_position.c.stage == stage
+            )
+        )
+        wanted = set(partitions)
+        return {(row.topic, row.partition): row.next_offset for row in rows if (row.topic, row.partition) in wanted}
+
+
+def write_positions(connection: sa.Connection, stage: str, positions: Positions) -> None:
+    """Move the positions of `stage` within the caller's transaction."""
+    upsert(
+        connection,
+        kafka_position,
+        [
+            {"stage": stage, "topic": topic, "partition": partition, "next_offset": offset}
+            for (topic, partition), offset in positions.items()
+        ],
+        update=("next_offset",),
+    )
+
+
+def take_lease(database: CaseDatabase, name: str, holder: str, now: datetime, seconds: float) -> int | None:
+    """Take or extend the lease `name` for `holder`; return its fencing number, or None while somebody else holds it."""
+    with database.write() as connection:
+        row = connection.execute(sa.select(lease).where(lease.c.name == name).with_for_update()).mappings().first()
+        expires_at = now + timedelta(seconds=seconds)
+        if row is None:
+            connection.execute(sa.insert(lease).values(name=name, holder=holder, fencing=1, expires_at=expires_at))
+            return 1
+        if row["holder"] != holder and row["expires_at"] > now:
+            return None
+        fencing = int(row["fencing"]) + (0 if row["holder"] == holder else 1)
+        connection.execute(
+            sa.update(lease).where(lease.c.name == name).values(holder=holder, fencing=fencing, expires_at=expires_at)
+        )
+        return fencing
+
+
+def release_lease(database: CaseDatabase, name: str, holder: str) -> None:
+    """Give the lease up, so that a successor need not wait for its end."""
+    with database.write() as connection:
+        held = (lease.c.name == name) & (lease.c.holder == holder)
+        connection.execute(sa.update(lease).where(held).values(expires_at=datetime(1970, 1, 1, tzinfo=UTC)))

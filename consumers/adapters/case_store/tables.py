@@ -1,0 +1,399 @@
+"""The case store's tables. Natural keys are unique, so that what is read twice from a topic is stored once.
+
+Instants are UTC. A change here needs a migration under `migrations/versions` (one linear history; a test compares).
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A timezone-aware instant, stored in UTC with microseconds. Naive values are refused."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(sa.DateTime())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive instant cannot be stored; give it a time zone")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _id(length: int = 100) -> sa.String:
+    return sa.String(length)
+
+
+BigAutoId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+LongText = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+LongBytes = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+incident = sa.Table(
+    "incident",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("year", sa.Integer, nullable=False),
+    sa.Column("source", _id(64), nullable=False),
+    sa.Column("fingerprint", _id(200), nullable=False),
+    sa.Column("title", sa.String(300), nullable=False),
+    sa.Column("scenario", _id(100)),
+    sa.Column("state", _id(32), nullable=False, comment="suspected, verifying, confirmed, dismissed, closed"),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("scope", sa.JSON, comment="null while unresolved"),
+    sa.Column("scope_sha256", _id(64)),
+    sa.Column("scope_unresolved", sa.JSON, comment="what was not understood and the nearest known names"),
+    sa.Column("unsigned_source", sa.Boolean, nullable=False),
+    sa.Column("exercise", sa.Boolean, nullable=False),
+    sa.Column("repeat_count", sa.Integer, nullable=False),
+    sa.Column("detected_at", Instant, nullable=False),
+    sa.Column("opened_at", Instant, nullable=False),
+    sa.Column("closed_at", Instant),
+    sa.Column("acknowledged_at", Instant),
+    sa.Column("acknowledged_by", _id(100)),
+    sa.Column("epoch", sa.Integer, nullable=False, comment="dispatch refuses commands of an older epoch"),
+    sa.UniqueConstraint("source", "fingerprint"),
+    sa.UniqueConstraint("year", "number"),
+)
+
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("alert_id", _id(64), primary_key=True, comment="derived from source and message id: repeats collapse"),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("source", _id(64), nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("signed", sa.Boolean, nullable=False),
+    sa.Column("readable", sa.Boolean, nullable=False),
+    sa.Column("body", LongBytes, nullable=False, comment="the bytes as received"),
+)
+
+scope_proposal = sa.Table(
+    "scope_proposal",
+    metadata,
+    sa.Column("proposal_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("scope", sa.JSON, nullable=False),
+    sa.Column("proposed_at", Instant, nullable=False),
+    sa.Column("decided_at", Instant),
+    sa.Column("decided_by", _id(100)),
+    sa.Column("accepted", sa.Boolean),
+)
+
+webhook_seen = sa.Table(
+    "webhook_seen",
+    metadata,
+    sa.Column("source", _id(64), primary_key=True),
+    sa.Column("webhook_id", _id(200), primary_key=True),
+    sa.Column("seen_at", Instant, nullable=False, index=True),
+    sa.Column("incident_id", _id(32), nullable=False),
+)
+
+fact = sa.Table(
+    "fact",
+    metadata,
+    sa.Column("fact_id", BigAutoId, primary_key=True, autoincrement=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("name", _id(100), nullable=False),
+    sa.Column("value", sa.JSON),
+    sa.Column("recorded_at", Instant, nullable=False),
+    sa.Column("recorded_by", _id(100)),
+    sa.Column("reason", sa.Text),
+)
+
+affected = sa.Table(
+    "affected",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("root", _id(64), primary_key=True),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("standing", _id(16), nullable=False),
+    sa.Column("departed", sa.Boolean, nullable=False),
+    sa.Column("late", sa.Boolean, nullable=False),
+    sa.Column("member_leaf", _id(64), nullable=False, comment="SHA-256 leaf of the resolution's Merkle tree"),
+    sa.Column("event", LongText, nullable=False, comment="CustomerAffected as received; contact sealed"),
+    sa.Index("ix_affected_incident_revision_partition", "incident_id", "revision", "partition"),
+)
+
+resolution = sa.Table(
+    "resolution",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("partition_count", sa.Integer, nullable=False),
+    sa.Column("affected_count", sa.Integer, nullable=False),
+    sa.Column("possible_count", sa.Integer, nullable=False),
+    sa.Column("merkle_root", _id(64), nullable=False),
+    sa.Column("event", LongText, nullable=False, comment="PartitionResolved as received"),
+    sa.Column("received_at", Instant, nullable=False),
+)
+
+plan = sa.Table(
+    "plan",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("state", _id(16), nullable=False, comment="gathering, complete, superseded"),
+    sa.Column("rules_sha256", _id(64)),
+    sa.Column("residents", sa.JSON, comment="people per jurisdiction, unknown apart"),
+    sa.Column("recipient_count", sa.Integer),
+    sa.Column("held_count", sa.Integer),
+    sa.Column("completed_at", Instant),
+)
+
+obligation = sa.Table(
+    "obligation",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("controller", _id(64), primary_key=True),
+    sa.Column("regime_id", _id(64), primary_key=True),
+    sa.Column("status", _id(64), nullable=False),
+    sa.Column("recipient", _id(64), nullable=False),
+    sa.Column("deadline_at", Instant),
+    sa.Column("conservative_deadline_at", Instant),
+    sa.Column("detail", sa.JSON, nullable=False, comment="the whole answer of obligations_for"),
+    sa.Column("met_at", Instant),
+    sa.Column("met_by", _id(100)),
+    sa.Column("reference", sa.String(200)),
+)
+
+notice_bundle = sa.Table(
+    "notice_bundle",
+    metadata,
+    sa.Column("bundle_sha256", _id(64), primary_key=True),
+    sa.Column("name", _id(100), nullable=False, index=True),
+    sa.Column("jurisdictions", sa.JSON, nullable=False),
+    sa.Column("approved_at", Instant, nullable=False),
+    sa.Column("approved_by", _id(100), nullable=False),
+    sa.Column("valid_until", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
+    sa.Column("revoked_by", _id(100)),
+    sa.Column("reason", sa.Text),
+)
+
+segment = sa.Table(
+    "segment",
+    metadata,
+    sa.Column("segment_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("name", _id(100), nullable=False),
+    sa.Column(
+        "key", sa.JSON, nullable=False, comment="what all its people share: controller, locale, disclosures, ..."
+    ),
+    sa.Column("bundle_sha256", _id(64)),
+    sa.Column("channels", sa.JSON, nullable=False, comment="channels in order of fallback"),
+    sa.Column("lane", _id(32), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, comment="lower goes first among equal deadlines"),
+    sa.Column("sms_details", sa.Boolean, nullable=False, comment="may an SMS say what leaked, or only point to log-in"),
+    sa.Column("count", sa.Integer, nullable=False),
+)
+
+recipient = sa.Table(
+    "recipient",
+    metadata,
+    sa.Column("recipient_id", _id(100), primary_key=True, comment="incident id : root"),
+    sa.Column("incident_id", _id(32), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("root", _id(64), nullable=False),
+    sa.Column("roots", sa.JSON, nullable=False, comment="all roots merged into this person"),
+    sa.Column("subject_commitment", _id(64), nullable=False),
+    sa.Column("customer_id", sa.BigInteger),
+    sa.Column("controller", _id(64), nullable=False),
+    sa.Column("website_id", sa.Integer, nullable=False),
+    sa.Column("store_id", sa.Integer, nullable=False),
+    sa.Column("locale", _id(16), nullable=False),
+    sa.Column("residence", sa.JSON, nullable=False),
+    sa.Column("jurisdictions", sa.JSON, nullable=False, comment="regimes whose individual notice this person is owed"),
+    sa.Column("standing", _id(16), nullable=False),
+    sa.Column("late", sa.Boolean, nullable=False),
+    sa.Column("highest_sensitivity", _id(16), nullable=False),
+    sa.Column("segment_id", _id(64), index=True),
+    sa.Column("channels", sa.JSON, nullable=False, comment="channels that exist for this person"),
+    sa.Column("contact", sa.JSON, comment="sealed; removed when the incident closes"),
+    sa.Column("why", sa.JSON, nullable=False),
+    sa.Column("deadline_at", Instant, comment="earliest deadline owed to this person, conservative"),
+    sa.Column("held_reason", _id(200)),
+    sa.Column("final_state", _id(32), comment="reached, substituted, unreachable_reported"),
+    sa.Column("final_at", Instant),
+    sa.Index("ix_recipient_incident_final", "incident_id", "final_state"),
+)
+
+release = sa.Table(
+    "release",
+    metadata,
+    sa.Column("release_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column(
+        "policy", sa.JSON, nullable=False, comment="scope, rules, bundles, channels, frozen list's root, late cap"
+    ),
+    sa.Column("policy_sha256", _id(64), nullable=False),
+    sa.Column("mode", _id(32), nullable=False, comment="two_approvers, four_eyes, break_glass"),
+    sa.Column("state", _id(16), nullable=False, comment="prepared, releasing, paused, finished, cancelled, void"),
+    sa.Column("late_cap", sa.Integer, nullable=False),
+    sa.Column("prepared_by", _id(100), nullable=False),
+    sa.Column("prepared_at", Instant, nullable=False),
+    sa.Column("released_at", Instant),
+    sa.Column("finished_at", Instant),
+)
+
+approval = sa.Table(
+    "approval",
+    metadata,
+    sa.Column("release_id", _id(64), primary_key=True),
+    sa.Column("person", _id(100), primary_key=True),
+    sa.Column("role", _id(32), nullable=False),
+    sa.Column("policy_sha256", _id(64), nullable=False),
+    sa.Column("approved_at", Instant, nullable=False),
+    sa.Column("reason", sa.Text),
+)
+
+gate = sa.Table(
+    "gate",
+    metadata,
+    sa.Column("gate_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("kind", _id(32), nullable=False, comment="law_enforcement_hold, authority_first, notice_incomplete"),
+    sa.Column("covers", sa.JSON, nullable=False, comment="jurisdictions, or ['*']"),
+    sa.Column("set_at", Instant, nullable=False),
+    sa.Column("set_by", _id(100), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("lifted_at", Instant),
+    sa.Column("lifted_by", _id(100)),
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("attempt_id", _id(64), primary_key=True),
+    sa.Column("recipient_id", _id(100), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("incident_id", _id(32), nullable=False),
+    sa.Column("release_id", _id(64), nullable=False),
+    sa.Column("channel", _id(16), nullable=False),
+    sa.Column("provider", _id(32), nullable=False),
+    sa.Column("state", _id(16), nullable=False),
+    sa.Column("state_at", Instant, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("commanded_at", Instant),
+    sa.Column("intended_at", Instant),
+    sa.Column("dispatcher", _id(64)),
+    sa.Column("handed_over_at", Instant),
+    sa.Column("expires_at", Instant, comment="no final receipt by then: the next channel"),
+    sa.Column("send_count", sa.Integer, nullable=False, comment="provider calls begun for this attempt; at most 2"),
+    sa.Column("provider_message_id", _id(200)),
+    sa.Column("message_salt", _id(64)),
+    sa.Column("body_sha256", _id(64)),
+    sa.Column("bundle_sha256", _id(64)),
+    sa.UniqueConstraint("recipient_id", "number"),
+    sa.Index("ix_attempt_incident_state", "incident_id", "state"),
+    sa.Index("ix_attempt_state_state_at", "state", "state_at"),
+    sa.Index("ix_attempt_provider_message", "provider", "provider_message_id"),
+)
+
+receipt = sa.Table(
+    "receipt",
+    metadata,
+    sa.Column("provider", _id(32), primary_key=True),
+    sa.Column("provider_event_id", _id(200), primary_key=True),
+    sa.Column("provider_message_id", _id(200), nullable=False),
+    sa.Column("attempt_id", _id(64), index=True, comment="null: of a message we do not know yet"),
+    sa.Column("kind", _id(32), nullable=False),
+    sa.Column("sub_type", _id(64)),
+    sa.Column("occurred_at", Instant, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("raw_sha256", _id(64), nullable=False),
+    sa.Column("applied", sa.Boolean, nullable=False, comment="false: kept aside or without effect on the state"),
+    sa.Index("ix_receipt_message", "provider", "provider_message_id"),
+)
+
+person_key = sa.Table(
+    "person_key",
+    metadata,
+    sa.Column("root", _id(64), primary_key=True),
+    sa.Column("key", sa.LargeBinary(32), comment="null once erased: the commitments are unlinkable then"),
+    sa.Column("made_at", Instant, nullable=False),
+    sa.Column("erased_at", Instant),
+)
+
+page = sa.Table(
+    "page",
+    metadata,
+    sa.Column("page_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), index=True),
+    sa.Column("kind", _id(64), nullable=False),
+    sa.Column("severity", _id(16), nullable=False),
+    sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("title", sa.String(300), nullable=False),
+    sa.Column("body", sa.JSON, nullable=False, comment="counts, earliest deadline, the next command; no personal data"),
+    sa.Column("raised_at", Instant, nullable=False),
+    sa.Column("acknowledged_at", Instant),
+    sa.Column("acknowledged_by", _id(100)),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("outbox_id", BigAutoId, primary_key=True, autoincrement=True),
+    sa.Column(
+        "number", sa.BigInteger, unique=True, comment="given in publishing order before the first attempt to publish"
+    ),
+    sa.Column("topic", _id(64), nullable=False),
+    sa.Column("root", _id(100), nullable=False, comment="decides the partition"),
+    sa.Column("key", _id(200), nullable=False),
+    sa.Column("ce_type", _id(100), nullable=False),
+    sa.Column("event_id", _id(64), nullable=False),
+    sa.Column("value", LongText, nullable=False),
+    sa.Column("written_at", Instant, nullable=False),
+)
+
+outbox_number = sa.Table(
+    "outbox_number",
+    metadata,
+    sa.Column("name", _id(16), primary_key=True),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+kafka_position = sa.Table(
+    "kafka_position",
+    metadata,
+    sa.Column("stage", _id(32), primary_key=True),
+    sa.Column("topic", _id(64), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", _id(64), primary_key=True),
+    sa.Column("holder", _id(100), nullable=False),
+    sa.Column("fencing", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+)
