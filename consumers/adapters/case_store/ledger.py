@@ -1,0 +1,971 @@
+"""The ledger: every attempt, its state, and what follows from it. The truth of delivery; the topics are only a belt.
+
+Every change of an attempt goes through `_apply`: transition by the domain's table, the outcome into the outbox, and the
+person's next channel or end, all in the caller's one transaction. So a crash leaves nobody between two channels.
+"""
+
+import hashlib
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import (
+    AttemptState,
+    CaseEvent,
+    Channel,
+    DeliverNotice,
+    DeliveryOutcome,
+    SealedContact,
+)
+from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_COMMANDS, DELIVERY_OUTCOMES
+from bridge.runtime.clock import Clock
+from bridge.runtime.kafka import Positions
+from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import (
+    attempt,
+    gate,
+    incident,
+    page,
+    receipt,
+    recipient,
+    release,
+    segment,
+)
+from consumers.domain.delivery import (
+    ARRIVED,
+    FAILED,
+    PersonEnd,
+    Tried,
+    Trigger,
+    next_state,
+    what_next,
+)
+from consumers.domain.delivery import expires_at as when_next_channel
+from consumers.domain.gates import Gate, gate_for
+from consumers.domain.ledger import Command, Counts, Handed, Intent, Lane, SentReport
+from consumers.domain.sending import Receipt, ReceiptKind
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPolicy:
+    """What the ledger needs of the settings."""
+
+    provider_of: Mapping[Channel, str]
+    receipt_timeout: timedelta
+    needed_after: timedelta = timedelta(hours=1)
+    """What the next channel needs before a deadline."""
+
+
+@dataclass(slots=True)
+class _Change:
+    """One trigger for one attempt, with what the attempt learns by it."""
+
+    attempt_id: str
+    trigger: Trigger | ReceiptKind
+    occurred_at: datetime
+    learned: dict[str, Any] = field(default_factory=dict)
+    sub_type: str | None = None
+
+
+class Ledger:
+    """Reads and changes attempts. Implements what release, dispatch and receipts ask for."""
+
+    def __init__(self, database: CaseDatabase, clock: Clock, policy: DeliveryPolicy) -> None:
+        self._database = database
+        self._clock = clock
+        self._policy = policy
+
+    # --- release: planning attempts and metering commands -------------------------------------------------------
+
+    def begin_attempts(self, limit: int) -> int:
+        """Give up to `limit` recipients of running releases their first attempt, or their end; return how many."""
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> int:
+            begun = 0
+            for row in connection.execute(_running_releases()).mappings().all():
+                begun += self._begin_release(connection, row, limit - begun, now)
+                if begun >= limit:
+                    break
+            return begun
+
+        return self._database.writing(work)
+
+    def _begin_release(self, connection: sa.Connection, row: Mapping[Any, Any], limit: int, now: datetime) -> int:
+        late_used = connection.execute(
+            sa.select(sa.func.count())
+            .select_from(recipient)
+            .where(
+                (recipient.c.incident_id == row["incident_id"])
+                & recipient.c.late
+                & sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
+            )
+        ).scalar_one()
+        conditions = [
+            recipient.c.incident_id == row["incident_id"],
+            recipient.c.final_state.is_(None),
+            recipient.c.held_reason.is_(None),
+            recipient.c.segment_id.is_not(None),
+            ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
+        ]
+        if row["mode"] == "break_glass":
+            conditions.append(recipient.c.deadline_at <= now + timedelta(hours=24))
+        rows = (
+            connection.execute(
+                sa.select(
+                    recipient.c.recipient_id,
+                    recipient.c.channels,
+                    recipient.c.late,
+                    recipient.c.subject_commitment,
+                    segment.c.channels.label("policy"),
+                    segment.c.bundle_sha256,
+                    segment.c.segment_id,
+                )
+                .join(segment, segment.c.segment_id == recipient.c.segment_id)
+                .where(*conditions)
+                .order_by(recipient.c.late, recipient.c.deadline_at, segment.c.priority, recipient.c.recipient_id)
+                .limit(max(limit, 0))
+            )
+            .mappings()
+            .all()
+        )
+        approved: Mapping[str, Any] = row["policy"].get("segments", {})
+        cap = row["late_cap"]
+        attempts: list[dict[str, Any]] = []
+        ended: list[tuple[str, PersonEnd, str]] = []
+        for person in rows:
+            if person["segment_id"] not in approved:
+                # nobody approved this text for these people: they wait for an approval of their own
+                continue
+            if person["late"]:
+                if late_used >= cap:
+                    continue
+                late_used += 1
+            following = what_next((), _channels(person["policy"]), _channels(person["channels"]))
+            if following.channel is not None:
+                attempts.append(
+                    self._new_attempt(
+                        person["recipient_id"], row["incident_id"], row["release_id"], 1, following.channel,
+                        person["bundle_sha256"], row["epoch"], now,
+                    )
+                )  # fmt: skip
+            elif following.end is not None:
+                ended.append((person["recipient_id"], following.end, person["subject_commitment"]))
+        if attempts:
+            connection.execute(sa.insert(attempt), attempts)
+        self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
+        return len(attempts) + len(ended)
+
+    def _new_attempt(
+        self,
+        recipient_id: str,
+        incident_id: str,
+        release_id: str,
+        number: int,
+        channel: Channel,
+        bundle_sha256: str | None,
+        epoch: int,
+        now: datetime,
+    ) -> dict[str, Any]:
+        return {
+            "attempt_id": hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32],
+            "recipient_id": recipient_id,
+            "number": number,
+            "incident_id": incident_id,
+            "release_id": release_id,
+            "channel": channel.value,
+            "provider": self._policy.provider_of[channel],
+            "state": AttemptState.PLANNED.value,
+            "state_at": now,
+            "epoch": epoch,
+            "send_count": 0,
+            "message_salt": secrets.token_hex(16),
+            "bundle_sha256": bundle_sha256,
+        }
+
+    def meter(self, lane: Lane) -> int:
+        """Put commands for the most urgent planned attempts of `lane` on the belt; return how many.
+
+        The belt holds at most `lane.belt` commands that nobody has taken up. Command, epoch and outbox row are one
+        transaction: a crash leaves either a planned attempt or a command that will be published.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> int:
+            on_belt = connection.execute(
+                sa.select(sa.func.count())
+                .select_from(attempt)
+                .where((attempt.c.state == AttemptState.COMMANDED) & (attempt.c.channel == lane.channel))
+            ).scalar_one()
+            room = min(lane.belt - on_belt, lane.at_once)
+            if room <= 0:
+                return 0
+            rows = self._most_urgent(connection, lane, room)
+            if not rows:
+                return 0
+            connection.execute(
+                sa.update(attempt)
+                .where((attempt.c.attempt_id == sa.bindparam("b_id")) & (attempt.c.state == AttemptState.PLANNED))
+                .values(
+                    state=AttemptState.COMMANDED.value, state_at=now, commanded_at=now, epoch=sa.bindparam("b_epoch")
+                ),
+                [{"b_id": row["attempt_id"], "b_epoch": row["current_epoch"]} for row in rows],
+            )
+            outbox.append(
+                connection,
+                (
+                    outbox.Outgoing(
+                        DELIVERY_COMMANDS,
+                        root=row["recipient_id"],
+                        key=row["recipient_id"],
+                        event_id=f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}",
+                        event=DeliverNotice(
+                            incident_id=row["incident_id"],
+                            release_id=row["release_id"],
+                            epoch=row["current_epoch"],
+                            recipient_id=row["recipient_id"],
+                            attempt_id=row["attempt_id"],
+                            channel=Channel(row["channel"]),
+                            lane=row["lane"],
+                            deadline_at=row["deadline_at"],
+                        ),
+                    )
+                    for row in rows
+                ),
+                now,
+            )
+            return len(rows)
+
+        return self._database.writing(work)
+
+    def _most_urgent(self, connection: sa.Connection, lane: Lane, room: int) -> list[Mapping[Any, Any]]:
+        gated = {
+            row.incident_id
+            for row in connection.execute(sa.select(gate.c.incident_id).where(gate.c.lifted_at.is_(None)).distinct())
+        }
+        query = (
+            sa.select(
+                attempt.c.attempt_id,
+                attempt.c.recipient_id,
+                attempt.c.incident_id,
+                attempt.c.release_id,
+                attempt.c.channel,
+                attempt.c.send_count,
+                recipient.c.residence,
+                recipient.c.deadline_at,
+                segment.c.lane,
+                incident.c.epoch.label("current_epoch"),
+            )
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .join(segment, segment.c.segment_id == recipient.c.segment_id)
+            .join(release, release.c.release_id == attempt.c.release_id)
+            .join(incident, incident.c.incident_id == attempt.c.incident_id)
+            .where(
+                (attempt.c.state == AttemptState.PLANNED)
+                & (attempt.c.channel == lane.channel)
+                & (release.c.state == "releasing")
+            )
+            .order_by(
+                recipient.c.deadline_at.is_(None), recipient.c.deadline_at, segment.c.priority, attempt.c.attempt_id
+            )
+        )
+        chosen: list[Mapping[Any, Any]] = []
+        gates: dict[str, list[Gate]] = {name: _open_gates(connection, name) for name in gated}
+        for row in connection.execute(query if gated else query.limit(room)).mappings():
+            if row["incident_id"] in gated and gate_for(_codes(row["residence"]), gates[row["incident_id"]]):
+                continue
+            chosen.append(row)
+            if len(chosen) >= room:
+                break
+        return chosen
+
+    def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int:
+        """Settle what has waited too long; return how many attempts moved.
+
+        A command nobody took goes back to planned (losing the whole topic loses no notice); an intent whose dispatcher
+        fell silent is unknown; an unknown one is repeated once, then given up; a message without a final receipt has
+        expired. Each of them takes the person to the next channel where one is due.
+        """
+        now = self._clock.now()
+        stale = (
+            (AttemptState.COMMANDED, attempt.c.state_at < now - command_patience, Trigger.RECALL),
+            (AttemptState.INTENDED, attempt.c.state_at < now - intent_patience, Trigger.LOST),
+            (
+                AttemptState.UNKNOWN,
+                (attempt.c.state_at < now - unknown_patience) & (attempt.c.send_count < 2),
+                Trigger.REPEAT,
+            ),
+            (
+                AttemptState.UNKNOWN,
+                (attempt.c.state_at < now - unknown_patience) & (attempt.c.send_count >= 2),
+                Trigger.EXPIRE,
+            ),
+            (AttemptState.HANDED_OVER, attempt.c.expires_at < now, Trigger.EXPIRE),
+        )
+
+        def work(connection: sa.Connection) -> int:
+            changes = [
+                _Change(attempt_id, trigger, now)
+                for state, condition, trigger in stale
+                for attempt_id in connection.execute(
+                    sa.select(attempt.c.attempt_id).where((attempt.c.state == state) & condition).limit(_CHUNK)
+                ).scalars()
+            ]
+            return self._apply(connection, changes, now)
+
+        return self._database.writing(work)
+
+    def finish_releases(self) -> Sequence[str]:
+        """Mark releases whose every person has an end; return their ids."""
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> Sequence[str]:
+            finished: list[str] = []
+            for row in connection.execute(_running_releases()).mappings().all():
+                if row["mode"] == "break_glass":
+                    continue
+                counts = self._counts(connection, row["incident_id"])
+                if counts.people == 0 or counts.open or counts.held:
+                    continue
+                connection.execute(
+                    sa.update(release)
+                    .where(release.c.release_id == row["release_id"])
+                    .values(state="finished", finished_at=now)
+                )
+                outbox.append(
+                    connection,
+                    [
+                        _case_event(
+                            "release.finished",
+                            row["incident_id"],
+                            f"{row['release_id']}-finished",
+                            now,
+                            {
+                                "release_id": row["release_id"],
+                                "mode": row["mode"],
+                                "people": counts.people,
+                                "reached": counts.reached,
+                                "substituted": counts.substituted,
+                                "unreachable": counts.unreachable,
+                                "held": counts.held,
+                            },
+                            exercise=bool(row["exercise"]),
+                        )
+                    ],
+                    now,
+                )
+                finished.append(row["release_id"])
+            return finished
+
+        return self._database.writing(work)
+
+    def counts(self, incident_id: str) -> Counts:
+        """Return how far an incident's people are."""
+        with self._database.read() as connection:
+            return self._counts(connection, incident_id)
+
+    @staticmethod
+    def _counts(connection: sa.Connection, incident_id: str) -> Counts:
+        ends: dict[str | None, int] = defaultdict(int)
+        held = 0
+        for row in connection.execute(
+            sa.select(recipient.c.final_state, recipient.c.held_reason.is_not(None).label("held"), sa.func.count())
+            .where(recipient.c.incident_id == incident_id)
+            .group_by(recipient.c.final_state, recipient.c.held_reason.is_not(None))
+        ):
+            ends[row[0]] += row[2]
+            if row[0] is None and row[1]:
+                held += row[2]
+        return Counts(
+            people=sum(ends.values()),
+            reached=ends[PersonEnd.REACHED],
+            substituted=ends[PersonEnd.SUBSTITUTED],
+            unreachable=ends[PersonEnd.UNREACHABLE_REPORTED],
+            held=held,
+            open=ends[None] - held,
+        )
+
+    # --- dispatch: intent before send, outcome after -----------------------------------------------------------
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+        """Return where `stage` left off."""
+        return positions.read_positions(self._database, stage, partitions)
+
+    def intend(self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions) -> Sequence[Intent]:
+        """Claim the attempts that may be sent now, and move the position past their commands; return the claims.
+
+        The claim is conditional on the state `commanded`, so two dispatchers cannot own one attempt; a command that is
+        not in the ledger, is stale, or meets a gate mails nobody. A crash right after this leaves `intended` attempts
+        that the sweeper turns to `unknown`.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> Sequence[Intent]:
+            rows = self._claimable(connection, [command.attempt_id for command in commands])
+            gates: dict[str, list[Gate]] = {}
+            by_id = {row["attempt_id"]: row for row in rows}
+            claims: list[Mapping[Any, Any]] = []
+            recalled: list[_Change] = []
+            strangers = 0
+            for command in commands:
+                row = by_id.pop(command.attempt_id, None)
+                if (
+                    row is None
+                    or row["recipient_id"] != command.recipient_id
+                    or row["release_id"] != command.release_id
+                ):
+                    strangers += row is None
+                    continue
+                if row["state"] != AttemptState.COMMANDED:
+                    continue
+                if row["incident_id"] not in gates:
+                    gates[row["incident_id"]] = _open_gates(connection, row["incident_id"])
+                stale = row["release_state"] != "releasing" or row["current_epoch"] != command.epoch
+                if stale or gate_for(_codes(row["residence"]), gates[row["incident_id"]]):
+                    recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
+                else:
+                    claims.append(row)
+            if strangers:
+                self._report_strangers(connection, commands, {row["attempt_id"] for row in rows}, now)
+            self._apply(connection, recalled, now)
+            self._apply(
+                connection,
+                [
+                    _Change(
+                        row["attempt_id"],
+                        Trigger.INTEND,
+                        now,
+                        {"intended_at": now, "dispatcher": dispatcher, "send_count": row["send_count"] + 1},
+                    )
+                    for row in claims
+                ],
+                now,
+            )
+            positions.write_positions(connection, stage, after)
+            return tuple(_intent(row) for row in claims)
+
+        return self._database.writing(work)
+
+    @staticmethod
+    def _claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> list[Mapping[Any, Any]]:
+        rows: list[Mapping[Any, Any]] = []
+        for start in range(0, len(attempt_ids), _CHUNK):
+            rows.extend(
+                connection.execute(
+                    sa.select(
+                        attempt.c.attempt_id,
+                        attempt.c.recipient_id,
+                        attempt.c.incident_id,
+                        attempt.c.release_id,
+                        attempt.c.channel,
+                        attempt.c.provider,
+                        attempt.c.state,
+                        attempt.c.send_count,
+                        attempt.c.bundle_sha256,
+                        recipient.c.root,
+                        recipient.c.customer_id,
+                        recipient.c.locale,
+                        recipient.c.website_id,
+                        recipient.c.contact,
+                        recipient.c.residence,
+                        recipient.c.segment_id,
+                        recipient.c.deadline_at,
+                        segment.c.key.label("segment_key"),
+                        release.c.state.label("release_state"),
+                        incident.c.epoch.label("current_epoch"),
+                        incident.c.exercise,
+                        incident.c.detected_at,
+                    )
+                    .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                    .join(segment, segment.c.segment_id == recipient.c.segment_id)
+                    .join(release, release.c.release_id == attempt.c.release_id)
+                    .join(incident, incident.c.incident_id == attempt.c.incident_id)
+                    .where(attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK]))
+                    .with_for_update(of=attempt)
+                ).mappings()
+            )
+        return rows
+
+    @staticmethod
+    def _report_strangers(
+        connection: sa.Connection, commands: Sequence[Command], known: set[str], now: datetime
+    ) -> None:
+        first = next(command for command in commands if command.attempt_id not in known)
+        upsert(
+            connection,
+            page,
+            [
+                {
+                    "page_id": hashlib.sha256(f"stranger/{first.attempt_id}".encode()).hexdigest(),
+                    "incident_id": None,
+                    "kind": "delivery.command_not_in_ledger",
+                    "severity": "critical",
+                    "roles": ["sre", "responder"],
+                    "title": "A delivery command that Tocsin did not issue; nobody was mailed",
+                    "body": {"next": "tocsin topics show delivery-commands"},
+                    "raised_at": now,
+                }
+            ],
+        )
+
+    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]:
+        """Return the current epoch of each incident whose release runs; absent ones must not be sent."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(incident.c.incident_id, incident.c.epoch).where(
+                    incident.c.incident_id.in_(sorted(set(incident_ids)))
+                    & sa.exists().where(
+                        (release.c.incident_id == incident.c.incident_id) & (release.c.state == "releasing")
+                    )
+                )
+            )
+            return {row.incident_id: row.epoch for row in rows}
+
+    def report(self, reports: Sequence[SentReport]) -> None:
+        """Write what providers said. Account notices leave through the outbox in the same transaction.
+
+        A crash before this leaves `intended`: the receipts, which carry the attempt's tag, settle it.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> None:
+            changes: list[_Change] = []
+            notices: list[outbox.Outgoing] = []
+            for item in reports:
+                learned: dict[str, Any] = {"body_sha256": item.body_sha256}
+                if item.provider_message_id is not None:
+                    learned["provider_message_id"] = item.provider_message_id
+                if item.trigger is Trigger.ACCEPTED:
+                    learned["handed_over_at"] = now
+                    learned["expires_at"] = when_next_channel(
+                        now, self._policy.receipt_timeout, item.deadline_at, self._policy.needed_after
+                    )
+                if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
+                    # nothing left the house: this call does not count against the one repeat
+                    learned["send_count"] = item.send_count - 1
+                changes.append(_Change(item.attempt_id, item.trigger, now, learned, item.code))
+                if item.notice is not None:
+                    notices.append(
+                        outbox.Outgoing(
+                            ACCOUNT_NOTICES,
+                            root=f"customer/{item.notice.customer_id}",
+                            key=f"notice/{item.notice.notice_id}",
+                            event_id=item.notice.notice_id,
+                            event=item.notice,
+                        )
+                    )
+            outbox.append(connection, notices, now)
+            self._apply(connection, changes, now)
+            self._match_strays(connection, [item for item in reports if item.provider_message_id], now)
+
+        self._database.writing(work)
+
+    def _match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
+        for start in range(0, len(reports), _CHUNK):
+            by_message = {item.provider_message_id: item.attempt_id for item in reports[start : start + _CHUNK]}
+            strays = (
+                connection.execute(
+                    sa.select(receipt).where(
+                        receipt.c.provider_message_id.in_(list(by_message)) & receipt.c.attempt_id.is_(None)
+                    )
+                )
+                .mappings()
+                .all()
+            )
+            changes: list[_Change] = []
+            for stray in sorted(strays, key=lambda row: row["occurred_at"]):
+                attempt_id = by_message[stray["provider_message_id"]]
+                connection.execute(
+                    sa.update(receipt)
+                    .where(
+                        (receipt.c.provider == stray["provider"])
+                        & (receipt.c.provider_event_id == stray["provider_event_id"])
+                    )
+                    .values(attempt_id=attempt_id, applied=True)
+                )
+                changes.append(
+                    _Change(attempt_id, ReceiptKind(stray["kind"]), stray["occurred_at"], sub_type=stray["sub_type"])
+                )
+            self._apply(connection, changes, now)
+
+    # --- receipts ------------------------------------------------------------------------------------------------
+
+    def settle_receipts(
+        self, receipts: Sequence[Receipt], *, stage: str = "", after: Positions | None = None
+    ) -> Handed:
+        """Store receipts and apply them; the same receipt twice changes nothing. Return what happened to them.
+
+        One of a message that we do not know (yet) is kept aside and matched when its attempt learns its message id.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> Handed:
+            fresh = self._unseen(connection, receipts)
+            owners = self._owners(connection, fresh)
+            changes: list[_Change] = []
+            rows: list[dict[str, Any]] = []
+            for item in fresh:
+                owner = owners.get(item.provider_event_id)
+                rows.append(
+                    {
+                        "provider": item.provider,
+                        "provider_event_id": item.provider_event_id,
+                        "provider_message_id": item.provider_message_id,
+                        "attempt_id": owner,
+                        "kind": item.kind.value,
+                        "sub_type": item.sub_type,
+                        "occurred_at": item.occurred_at,
+                        "received_at": now,
+                        "raw_sha256": item.raw_sha256,
+                        "applied": owner is not None,
+                    }
+                )
+                if owner is not None:
+                    learned: dict[str, Any] = {}
+                    if item.provider_message_id:
+                        learned["provider_message_id"] = item.provider_message_id
+                    if item.kind is ReceiptKind.DELAYED:
+                        learned["expires_at"] = now + self._policy.receipt_timeout
+                    changes.append(_Change(owner, item.kind, item.occurred_at, learned, item.sub_type))
+            upsert(connection, receipt, rows)
+            self._apply(connection, sorted(changes, key=lambda change: change.occurred_at), now)
+            if after:
+                positions.write_positions(connection, stage, after)
+            return Handed(
+                applied=len(changes), kept_aside=len(fresh) - len(changes), repeated=len(receipts) - len(fresh)
+            )
+
+        return self._database.writing(work)
+
+    @staticmethod
+    def _unseen(connection: sa.Connection, receipts: Sequence[Receipt]) -> list[Receipt]:
+        unique = {(item.provider, item.provider_event_id): item for item in receipts}
+        ids = [event_id for _, event_id in unique]
+        seen = {
+            (row.provider, row.provider_event_id)
+            for start in range(0, len(ids), _CHUNK)
+            for row in connection.execute(
+                sa.select(receipt.c.provider, receipt.c.provider_event_id).where(
+                    receipt.c.provider_event_id.in_(ids[start : start + _CHUNK])
+                )
+            )
+        }
+        return [item for identity, item in unique.items() if identity not in seen]
+
+    @staticmethod
+    def _owners(connection: sa.Connection, receipts: Sequence[Receipt]) -> Mapping[str, str]:
+        tags = sorted({item.attempt_id for item in receipts if item.attempt_id})
+        messages = sorted({item.provider_message_id for item in receipts if not item.attempt_id})
+        known: set[str] = set()
+        by_message: dict[tuple[str, str], str] = {}
+        for start in range(0, len(tags), _CHUNK):
+            known.update(
+                connection.execute(
+                    sa.select(attempt.c.attempt_id).where(attempt.c.attempt_id.in_(tags[start : start + _CHUNK]))
+                ).scalars()
+            )
+        for start in range(0, len(messages), _CHUNK):
+            for row in connection.execute(
+                sa.select(attempt.c.provider, attempt.c.provider_message_id, attempt.c.attempt_id).where(
+                    attempt.c.provider_message_id.in_(messages[start : start + _CHUNK])
+                )
+            ):
+                by_message[(row.provider, row.provider_message_id)] = row.attempt_id
+        owners: dict[str, str] = {}
+        for item in receipts:
+            if item.attempt_id in known:
+                owners[item.provider_event_id] = str(item.attempt_id)
+            elif (item.provider, item.provider_message_id) in by_message:
+                owners[item.provider_event_id] = by_message[(item.provider, item.provider_message_id)]
+        return owners
+
+    # --- the one place where attempts change ---------------------------------------------------------------------
+
+    def _apply(self, connection: sa.Connection, changes: Sequence[_Change], now: datetime) -> int:
+        if not changes:
+            return 0
+        ids = sorted({change.attempt_id for change in changes})
+        rows = {row["attempt_id"]: dict(row) for row in self._attempt_rows(connection, ids)}
+        outcomes: list[outbox.Outgoing] = []
+        moved: set[str] = set()
+        touched: set[str] = set()
+        for change in changes:
+            row = rows.get(change.attempt_id)
+            if row is None:
+                continue
+            before = AttemptState(row["state"])
+            after = next_state(before, change.trigger)
+            row.update(change.learned)
+            touched.add(change.attempt_id)
+            if after is before:
+                continue
+            row["state"] = after.value
+            row["state_at"] = now
+            row["transition"] = row.get("transition", 0) + 1
+            if after is AttemptState.HANDED_OVER and row["expires_at"] is None:
+                row["handed_over_at"] = now
+                row["expires_at"] = now + self._policy.receipt_timeout
+            moved.add(change.attempt_id)
+            outcomes.append(_outcome(row, before, after, change, now))
+        self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])
+        outbox.append(connection, outcomes, now)
+        self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
+        return len(moved)
+
+    @staticmethod
+    def _attempt_rows(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Mapping[Any, Any]]:
+        for start in range(0, len(ids), _CHUNK):
+            yield from connection.execute(
+                sa.select(attempt, recipient.c.subject_commitment, incident.c.exercise)
+                .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                .join(incident, incident.c.incident_id == attempt.c.incident_id)
+                .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+                .with_for_update(of=attempt)
+            ).mappings()
+
+    @staticmethod
+    def _store(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        names = (
+            "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count",
+            "provider_message_id", "body_sha256",
+        )  # fmt: skip
+        if rows:
+            connection.execute(
+                sa.update(attempt)
+                .where(attempt.c.attempt_id == sa.bindparam("b_attempt_id"))
+                .values({name: sa.bindparam(f"b_{name}") for name in names}),
+                [{f"b_{name}": row[name] for name in (*names, "attempt_id")} for row in rows],
+            )
+
+    def _advance(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+        """Give everybody whose attempt arrived or failed what follows: the next channel, or an end."""
+        people = sorted({row["recipient_id"] for row in rows if AttemptState(row["state"]) in ARRIVED | FAILED})
+        for start in range(0, len(people), _CHUNK):
+            self._advance_people(connection, people[start : start + _CHUNK], now)
+
+    def _advance_people(self, connection: sa.Connection, people: Sequence[str], now: datetime) -> None:
+        tried: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
+        for row in connection.execute(
+            sa.select(
+                attempt.c.attempt_id,
+                attempt.c.recipient_id,
+                attempt.c.channel,
+                attempt.c.state,
+                attempt.c.number,
+                attempt.c.release_id,
+            )
+            .where(attempt.c.recipient_id.in_(people))
+            .order_by(attempt.c.number)
+        ).mappings():
+            tried[row["recipient_id"]].append(row)
+        known = (
+            connection.execute(
+                sa.select(
+                    recipient.c.recipient_id,
+                    recipient.c.incident_id,
+                    recipient.c.channels,
+                    recipient.c.final_state,
+                    recipient.c.subject_commitment,
+                    segment.c.channels.label("policy"),
+                    segment.c.bundle_sha256,
+                    incident.c.epoch,
+                    incident.c.exercise,
+                )
+                .join(segment, segment.c.segment_id == recipient.c.segment_id)
+                .join(incident, incident.c.incident_id == recipient.c.incident_id)
+                .where(recipient.c.recipient_id.in_(people))
+            )
+            .mappings()
+            .all()
+        )
+        new_attempts: list[dict[str, Any]] = []
+        ends: dict[tuple[str, bool], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
+        superfluous: list[_Change] = []
+        for person in known:
+            attempts = tried[person["recipient_id"]]
+            following = what_next(
+                [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
+                _channels(person["policy"]),
+                _channels(person["channels"]),
+            )
+            if following.channel is not None:
+                new_attempts.append(
+                    self._new_attempt(
+                        person["recipient_id"], person["incident_id"], attempts[-1]["release_id"],
+                        attempts[-1]["number"] + 1, following.channel, person["bundle_sha256"], person["epoch"], now,
+                    )
+                )  # fmt: skip
+            elif following.end is not None and following.end != person["final_state"]:
+                key = (person["incident_id"], bool(person["exercise"]))
+                ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
+                # a late delivery ends it: what has not left the house yet need not leave any more
+                superfluous.extend(
+                    _Change(row["attempt_id"], Trigger.CANCEL, now)
+                    for row in attempts
+                    if AttemptState(row["state"]) in (AttemptState.PLANNED, AttemptState.COMMANDED)
+                )
+        if new_attempts:
+            connection.execute(sa.insert(attempt), new_attempts)
+        for (incident_id, exercise), ended in ends.items():
+            self._end_people(connection, incident_id, ended, now, exercise=exercise)
+        self._apply(connection, superfluous, now)
+
+    @staticmethod
+    def _end_people(
+        connection: sa.Connection,
+        incident_id: str,
+        ended: Sequence[tuple[str, PersonEnd, str]],
+        now: datetime,
+        *,
+        exercise: bool,
+    ) -> None:
+        if not ended:
+            return
+        connection.execute(
+            sa.update(recipient)
+            .where(recipient.c.recipient_id == sa.bindparam("b_id"))
+            .values(final_state=sa.bindparam("b_end"), final_at=now),
+            [{"b_id": recipient_id, "b_end": end.value} for recipient_id, end, _ in ended],
+        )
+        outbox.append(
+            connection,
+            (
+                _case_event(
+                    "person.finished",
+                    incident_id,
+                    hashlib.sha256(f"{recipient_id}/{end}".encode()).hexdigest()[:32],
+                    now,
+                    {"subject": commitment, "state": end.value},
+                    exercise=exercise,
+                )
+                for recipient_id, end, commitment in ended
+            ),
+            now,
+        )
+
+
+def _running_releases() -> sa.Select[Any]:
+    return (
+        sa.select(
+            release.c.release_id,
+            release.c.incident_id,
+            release.c.mode,
+            release.c.policy,
+            release.c.late_cap,
+            incident.c.epoch,
+            incident.c.exercise,
+        )
+        .join(incident, incident.c.incident_id == release.c.incident_id)
+        .where(release.c.state == "releasing")
+        .order_by(release.c.released_at)
+    )
+
+
+def _open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
+    return [
+        Gate(row.gate_id, row.kind, tuple(row.covers))
+        for row in connection.execute(
+            sa.select(gate.c.gate_id, gate.c.kind, gate.c.covers).where(
+                (gate.c.incident_id == incident_id) & gate.c.lifted_at.is_(None)
+            )
+        )
+    ]
+
+
+def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:
+    return [claim["code"] for claim in residence]
+
+
+def _channels(names: Sequence[str]) -> list[Channel]:
+    return [Channel(name) for name in names]
+
+
+def _intent(row: Mapping[Any, Any]) -> Intent:
+    return Intent(
+        attempt_id=row["attempt_id"],
+        recipient_id=row["recipient_id"],
+        incident_id=row["incident_id"],
+        release_id=row["release_id"],
+        channel=Channel(row["channel"]),
+        provider=row["provider"],
+        epoch=row["current_epoch"],
+        send_count=row["send_count"] + 1,
+        root=row["root"],
+        customer_id=row["customer_id"],
+        locale=row["locale"],
+        website_id=row["website_id"],
+        contact=None if row["contact"] is None else SealedContact.model_validate(row["contact"]),
+        segment_id=row["segment_id"],
+        segment_key=row["segment_key"],
+        bundle_sha256=row["bundle_sha256"],
+        deadline_at=row["deadline_at"],
+        detected_at=row["detected_at"],
+        exercise=bool(row["exercise"]),
+    )
+
+
+def _outcome(
+    row: Mapping[str, Any], before: AttemptState, after: AttemptState, change: _Change, now: datetime
+) -> outbox.Outgoing:
+    message_id = row["provider_message_id"]
+    # an attempt may pass through the same state twice (throttled, repeated): the call's number tells them apart
+    identity = (
+        f"{row['attempt_id']}/{before}/{after}/{change.trigger}/{row['send_count']}/{change.occurred_at.isoformat()}"
+    )
+    outcome_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return outbox.Outgoing(
+        DELIVERY_OUTCOMES,
+        root=row["recipient_id"],
+        key=row["recipient_id"],
+        event_id=outcome_id,
+        event=DeliveryOutcome(
+            outcome_id=outcome_id,
+            incident_id=row["incident_id"],
+            recipient_id=row["recipient_id"],
+            subject_commitment=row["subject_commitment"],
+            attempt_id=row["attempt_id"],
+            attempt_number=row["number"],
+            channel=Channel(row["channel"]),
+            provider=row["provider"],
+            state=after,
+            previous_state=before,
+            sub_type=change.sub_type,
+            body_sha256=row["body_sha256"],
+            bundle_sha256=row["bundle_sha256"],
+            provider_message_sha256=None
+            if message_id is None
+            else hashlib.sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest(),
+            receipt_kind=change.trigger.value if isinstance(change.trigger, ReceiptKind) else None,
+            occurred_at=change.occurred_at,
+            recorded_at=now,
+            exercise=bool(row["exercise"]),
+        ),
+    )
+
+
+def _case_event(
+    kind: str, incident_id: str, event_id: str, now: datetime, body: dict[str, Any], *, exercise: bool
+) -> outbox.Outgoing:
+    return outbox.Outgoing(
+        CASE_EVENTS,
+        root=incident_id,
+        key=incident_id,
+        event_id=event_id,
+        event=CaseEvent(
+            case_event_id=event_id,
+            kind=kind,
+            incident_id=incident_id,
+            actor=None,
+            occurred_at=now,
+            body=body,
+            exercise=exercise,
+        ),
+    )

@@ -1,0 +1,168 @@
+"""The delivery state machine: one table for an attempt, and what a person's attempts add up to.
+
+Sent is not delivered. Receipts come late, twice, out of order and contradict each other; each such case is a row here.
+A pair that is not in the table changes nothing. Not for deciding *whether* somebody is notified, nor when.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from bridge.contracts.events import AttemptState, Channel
+from consumers.domain.sending import ReceiptKind, SendState
+
+
+class Trigger(StrEnum):
+    """What happens to an attempt besides receipts."""
+
+    COMMAND = "command"
+    INTEND = "intend"
+    ACCEPTED = "accepted"
+    THROTTLED = "throttled"
+    REFUSED = "refused"
+    LOST = "lost"
+    """Nobody knows whether the provider took it: time-out, connection reset, or the dispatcher died."""
+    REPEAT = "repeat"
+    """Unknown for too long and not yet repeated: a repeated legal notice is better than a missing one, once."""
+    EXPIRE = "expire"
+    RECALL = "recall"
+    """The command is stale: paused, re-planned or never picked up."""
+    CANCEL = "cancel"
+
+
+class PersonEnd(StrEnum):
+    """How a person ends; nobody is left in between."""
+
+    REACHED = "reached"
+    SUBSTITUTED = "substituted"
+    UNREACHABLE_REPORTED = "unreachable_reported"
+
+
+_S, _T, _R = AttemptState, Trigger, ReceiptKind
+
+_BEFORE_OUTCOME = (_S.INTENDED, _S.UNKNOWN, _S.HANDED_OVER)
+"""The provider may have the message; a receipt that overtakes the dispatcher's own note finds it `intended`."""
+
+_OWN: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
+    (_S.PLANNED, _T.COMMAND): _S.COMMANDED,
+    (_S.PLANNED, _T.CANCEL): _S.CANCELLED,
+    (_S.COMMANDED, _T.INTEND): _S.INTENDED,
+    (_S.COMMANDED, _T.RECALL): _S.PLANNED,
+    (_S.COMMANDED, _T.CANCEL): _S.CANCELLED,
+    (_S.INTENDED, _T.ACCEPTED): _S.HANDED_OVER,
+    (_S.INTENDED, _T.THROTTLED): _S.PLANNED,
+    (_S.INTENDED, _T.RECALL): _S.PLANNED,
+    (_S.INTENDED, _T.REFUSED): _S.REJECTED,
+    (_S.INTENDED, _T.LOST): _S.UNKNOWN,
+    (_S.UNKNOWN, _T.ACCEPTED): _S.HANDED_OVER,
+    (_S.UNKNOWN, _T.REFUSED): _S.REJECTED,
+    (_S.UNKNOWN, _T.REPEAT): _S.PLANNED,
+    (_S.UNKNOWN, _T.EXPIRE): _S.EXPIRED,
+    (_S.HANDED_OVER, _T.EXPIRE): _S.EXPIRED,
+    (_S.DELIVERED, _R.READ): _S.READ,
+    # an asynchronous bounce after the receiving server had said yes: the message did not arrive
+    (_S.DELIVERED, _R.BOUNCED_HARD): _S.BOUNCED,
+    (_S.DELIVERED, _R.BOUNCED_SOFT): _S.BOUNCED,
+    # a complaint is made about a message that arrived
+    (_S.DELIVERED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.BOUNCED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.BOUNCED, _R.READ): _S.READ,
+    # too late for the plan, still true: the person has it
+    (_S.EXPIRED, _R.DELIVERED): _S.DELIVERED,
+    (_S.EXPIRED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.EXPIRED, _R.READ): _S.READ,
+    (_S.EXPIRED, _R.BOUNCED_HARD): _S.BOUNCED,
+    (_S.EXPIRED, _R.BOUNCED_SOFT): _S.BOUNCED,
+    (_S.EXPIRED, _R.REJECTED): _S.REJECTED,
+    # a repeat was planned or is on its way while the first message's receipt arrives after all
+    (_S.PLANNED, _R.DELIVERED): _S.DELIVERED,
+    (_S.PLANNED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.COMMANDED, _R.DELIVERED): _S.DELIVERED,
+    (_S.COMMANDED, _R.COMPLAINED): _S.COMPLAINED,
+}
+_REPORTED: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
+    (before, receipt): after
+    for before in _BEFORE_OUTCOME
+    for receipt, after in {
+        _R.SENT: _S.HANDED_OVER,
+        _R.DELAYED: _S.HANDED_OVER,
+        _R.DELIVERED: _S.DELIVERED,
+        _R.BOUNCED_HARD: _S.BOUNCED,
+        # SES reports a soft bounce when it has given up on the message
+        _R.BOUNCED_SOFT: _S.BOUNCED,
+        _R.COMPLAINED: _S.COMPLAINED,
+        _R.REJECTED: _S.REJECTED,
+        _R.RENDERING_FAILED: _S.REJECTED,
+        _R.READ: _S.READ,
+    }.items()
+    if (before, after) != (_S.HANDED_OVER, _S.HANDED_OVER)
+}
+TRANSITIONS = _OWN | _REPORTED
+"""State and trigger -> next state; a pair that is missing changes nothing."""
+
+ARRIVED = frozenset({_S.DELIVERED, _S.READ, _S.COMPLAINED})
+FAILED = frozenset({_S.BOUNCED, _S.REJECTED, _S.EXPIRED})
+LIVE = frozenset({_S.PLANNED, _S.COMMANDED, _S.INTENDED, _S.HANDED_OVER, _S.UNKNOWN})
+
+OF_SEND: dict[SendState, Trigger] = {
+    SendState.ACCEPTED: Trigger.ACCEPTED,
+    SendState.THROTTLED: Trigger.THROTTLED,
+    SendState.REJECTED: Trigger.REFUSED,
+    SendState.UNKNOWN: Trigger.LOST,
+}
+"""What a provider's answer does to the attempt."""
+
+
+def next_state(state: AttemptState, trigger: Trigger | ReceiptKind) -> AttemptState:
+    """Return the state after `trigger`; the same state where the table says nothing."""
+    return TRANSITIONS.get((state, trigger), state)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt of a person as the next decision sees it."""
+
+    channel: Channel
+    state: AttemptState
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a person needs now: another channel, an end, or patience (both None)."""
+
+    channel: Channel | None = None
+    end: PersonEnd | None = None
+
+
+def what_next(tried: Sequence[Tried], policy: Sequence[Channel], available: Sequence[Channel]) -> Next:
+    """Return what follows from a person's attempts under the channel order `policy`.
+
+    Each available channel is tried once, in policy order. One that arrived ends it; while one is live nothing more is
+    started. A person for whom no channel is left or ever was is `unreachable_reported`: counted, and told in public.
+    """
+    if any(attempt.state in ARRIVED for attempt in tried):
+        return Next(end=PersonEnd.REACHED)
+    if any(attempt.state in LIVE for attempt in tried):
+        return Next()
+    used = {attempt.channel for attempt in tried}
+    for channel in policy:
+        if channel in available and channel not in used:
+            return Next(channel=channel)
+    if any(attempt.state is _S.CANCELLED for attempt in tried):
+        return Next()
+    return Next(end=PersonEnd.UNREACHABLE_REPORTED)
+
+
+def expires_at(
+    handed_over_at: datetime, timeout: timedelta, deadline_at: datetime | None, needed_after: timedelta
+) -> datetime:
+    """Return when the next channel must begin if no final receipt came.
+
+    Never later than the deadline less what the next channel needs, and never before half a minute has passed: a
+    deadline that lies behind us makes nothing arrive sooner.
+    """
+    latest = handed_over_at + timeout
+    if deadline_at is not None:
+        latest = min(latest, deadline_at - needed_after)
+    return max(latest, handed_over_at + min(timeout, timedelta(seconds=30)))

@@ -1,0 +1,88 @@
+"""What release, dispatch and receipts exchange with the ledger: small frozen facts, no SQL and no provider."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bridge.contracts.events import AccountNotice, Channel, SealedContact
+from consumers.domain.delivery import Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """How much of one channel may lie on the belt, and how much of it is put there at once."""
+
+    channel: Channel
+    belt: int
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A delivery command as read from the topic; nothing in it is believed before the ledger confirms it."""
+
+    attempt_id: str
+    recipient_id: str
+    release_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A claimed attempt with all that is needed to send it. The contact is still sealed."""
+
+    attempt_id: str
+    recipient_id: str
+    incident_id: str
+    release_id: str
+    channel: Channel
+    provider: str
+    epoch: int
+    send_count: int
+    root: str
+    customer_id: int | None
+    locale: str
+    website_id: int
+    contact: SealedContact | None = field(repr=False)
+    segment_id: str
+    segment_key: Mapping[str, Any]
+    bundle_sha256: str | None
+    deadline_at: datetime | None
+    detected_at: datetime
+    exercise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SentReport:
+    """What became of one claimed attempt. `notice` is the account notice to post, for that channel."""
+
+    attempt_id: str
+    trigger: Trigger
+    send_count: int
+    deadline_at: datetime | None = None
+    provider_message_id: str | None = None
+    body_sha256: str | None = None
+    code: str | None = None
+    notice: AccountNotice | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What became of a batch of receipts."""
+
+    applied: int
+    kept_aside: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far an incident's people are; `open` have no end yet and are not held."""
+
+    people: int
+    reached: int
+    substituted: int
+    unreachable: int
+    held: int
+    open: int

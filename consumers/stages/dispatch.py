@@ -1,0 +1,323 @@
+"""Stage dispatch: turns verified commands into provider calls. The only stage that ever sees an address in clear.
+
+A command holds ids only. Dispatch verifies it against the ledger, records the intent, unseals the contact, fills the
+approved text, checks the epoch once more, calls the provider, and records the outcome. It decides neither who is told
+nor by which channel.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from bridge.contracts.errors import TocsinError
+from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, SealedContact
+from bridge.contracts.topics import DELIVERY_COMMANDS
+from bridge.runtime.clock import Clock
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import Positions
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health, counter, histogram
+from consumers.domain.delivery import OF_SEND, Trigger
+from consumers.domain.ledger import Command, Intent, SentReport
+from consumers.domain.sending import BulkEmail, EmailEntry, EmailProvider, SendResult, SmsProvider
+
+log = structlog.get_logger()
+
+STAGE = "dispatch"
+
+SENT = counter(
+    "tocsin_deliveries_total",
+    "provider answers to notices",
+    question="does each channel accept what we hand over?",
+    labels={
+        "channel": [channel.value for channel in Channel],
+        "state": ["accepted", "throttled", "refused", "lost", "recall"],
+    },
+)
+CALL_SECONDS = histogram(
+    "tocsin_provider_call_seconds",
+    "duration of one provider call",
+    question="is a provider slowing us down?",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    labels={"channel": ["email", "sms"]},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EmailTemplate:
+    """The approved text that an audience shares; `{{slot}}` is filled for each person."""
+
+    from_address: str
+    reply_to: str | None
+    subject: str
+    html: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEmail:
+    """One person's e-mail before sending: the shared text, their slots, and the hash of the filled body."""
+
+    template: EmailTemplate
+    slots: Mapping[str, str] = field(repr=False)
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedText:
+    """A text that is final as it stands (SMS), with its hash."""
+
+    text: str = field(repr=False)
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAccountNotice:
+    """An account notice: approved text without names."""
+
+    title: str
+    body: str
+    body_sha256: str
+
+
+class DispatchLedger(Protocol):
+    """What dispatch asks of the ledger."""
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions: ...
+    def intend(
+        self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions
+    ) -> Sequence[Intent]: ...
+    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]: ...
+    def report(self, reports: Sequence[SentReport]) -> None: ...
+
+
+class ContactOpener(Protocol):
+    """Opens sealed contacts."""
+
+    def open(self, sealed: SealedContact, root: str) -> Contact: ...
+
+
+class NoticeTexts(Protocol):
+    """The approved texts, filled for one person. Raises TocsinError when a text cannot be had."""
+
+    def email(self, intent: Intent, contact: Contact) -> PreparedEmail: ...
+    def sms(self, intent: Intent, contact: Contact) -> PreparedText: ...
+    def account_notice(self, intent: Intent) -> PreparedAccountNotice: ...
+
+
+class Addressing(Protocol):
+    """Where a message really goes under `delivery.mode`: the person, or a simulator."""
+
+    def email(self, intent: Intent, address: str) -> str: ...
+    def phone(self, intent: Intent, number: str) -> str: ...
+
+
+class Dispatch:
+    """The handler behind the stage."""
+
+    def __init__(
+        self,
+        ledger: DispatchLedger,
+        opener: ContactOpener,
+        texts: NoticeTexts,
+        addressing: Addressing,
+        email: EmailProvider,
+        sms: SmsProvider,
+        clock: Clock,
+        dispatcher: str,
+    ) -> None:
+        self._ledger = ledger
+        self._opener = opener
+        self._texts = texts
+        self._addressing = addressing
+        self._email = email
+        self._sms = sms
+        self._clock = clock
+        self._dispatcher = dispatcher
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return self._ledger.positions(STAGE, partitions)
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Nothing is in flight between batches."""
+
+    def tick(self) -> None:
+        """Nothing is due between batches."""
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        """Send what `batch` commands and may be sent.
+
+        A crash before `intend` reads the batch again. After it the attempts are `intended` and the position is past
+        them: the release stage turns them to `unknown`, receipts or one repeat settle them.
+        """
+        commands = [
+            Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch)
+            for event in (received.event for received in batch)
+            if isinstance(event, DeliverNotice)
+        ]
+        intents = self._ledger.intend(commands, self._dispatcher, STAGE, positions)
+        by_channel: dict[Channel, list[Intent]] = defaultdict(list)
+        for intent in intents:
+            by_channel[intent.channel].append(intent)
+        self._send_emails(by_channel[Channel.EMAIL])
+        self._send_texts(by_channel[Channel.SMS])
+        self._post_notices(by_channel[Channel.ACCOUNT_NOTICE])
+
+    def _send_emails(self, intents: Sequence[Intent]) -> None:
+        audiences: dict[tuple[str, EmailTemplate], list[tuple[Intent, EmailEntry, str]]] = defaultdict(list)
+        failed: list[SentReport] = []
+        for intent in intents:
+            try:
+                contact = self._contact(intent)
+                if contact.email is None:
+                    raise _NoAddress("NO_ADDRESS")
+                prepared = self._texts.email(intent, contact)
+                address = self._addressing.email(intent, contact.email)
+            except TocsinError as error:
+                failed.append(_unsendable(intent, error))
+                continue
+            entry = EmailEntry(intent.attempt_id, address, prepared.slots)
+            audiences[(intent.incident_id, prepared.template)].append((intent, entry, prepared.body_sha256))
+        if failed:
+            self._report(Channel.EMAIL, failed)
+        for (incident_id, template), people in audiences.items():
+            for start in range(0, len(people), self._email.max_entries):
+                self._send_bulk(incident_id, template, people[start : start + self._email.max_entries])
+
+    def _send_bulk(
+        self, incident_id: str, template: EmailTemplate, people: Sequence[tuple[Intent, EmailEntry, str]]
+    ) -> None:
+        if self._ledger.epochs([incident_id]).get(incident_id) != people[0][0].epoch:
+            self._report(Channel.EMAIL, [_recalled(intent) for intent, _, _ in people])
+            return
+        message = BulkEmail(
+            from_address=template.from_address,
+            reply_to=template.reply_to,
+            subject=template.subject,
+            html=template.html,
+            text=template.text,
+            incident_id=incident_id,
+            entries=[entry for _, entry, _ in people],
+        )
+        with CALL_SECONDS.labels("email").time():
+            results = self._email.send_bulk(message)
+        self._report(
+            Channel.EMAIL,
+            [_reported(intent, result, body) for (intent, _, body), result in zip(people, results, strict=True)],
+        )
+
+    def _send_texts(self, intents: Sequence[Intent]) -> None:
+        for intent in intents:
+            try:
+                contact = self._contact(intent)
+                if contact.phone is None:
+                    raise _NoAddress("NO_PHONE")
+                prepared = self._texts.sms(intent, contact)
+                number = self._addressing.phone(intent, contact.phone)
+            except TocsinError as error:
+                self._report(Channel.SMS, [_unsendable(intent, error)])
+                continue
+            if self._ledger.epochs([intent.incident_id]).get(intent.incident_id) != intent.epoch:
+                self._report(Channel.SMS, [_recalled(intent)])
+                continue
+            with CALL_SECONDS.labels("sms").time():
+                result = self._sms.send(intent.attempt_id, number, prepared.text)
+            self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256)])
+
+    def _post_notices(self, intents: Sequence[Intent]) -> None:
+        reports: list[SentReport] = []
+        for intent in intents:
+            try:
+                if intent.customer_id is None:
+                    raise _NoAddress("NO_ACCOUNT")
+                prepared = self._texts.account_notice(intent)
+            except TocsinError as error:
+                reports.append(_unsendable(intent, error))
+                continue
+            notice = AccountNotice(
+                notice_id=intent.attempt_id,
+                incident_id=intent.incident_id,
+                customer_id=intent.customer_id,
+                locale=intent.locale,
+                title=prepared.title,
+                body=prepared.body,
+                posted_at=self._clock.now(),
+            )
+            reports.append(
+                SentReport(
+                    intent.attempt_id,
+                    Trigger.ACCEPTED,
+                    intent.send_count,
+                    deadline_at=intent.deadline_at,
+                    body_sha256=prepared.body_sha256,
+                    notice=notice,
+                )
+            )
+        if reports:
+            self._report(Channel.ACCOUNT_NOTICE, reports)
+
+    def _contact(self, intent: Intent) -> Contact:
+        if intent.contact is None:
+            raise _NoAddress("NO_CONTACT")
+        return self._opener.open(intent.contact, intent.root)
+
+    def _report(self, channel: Channel, reports: Sequence[SentReport]) -> None:
+        self._ledger.report(reports)
+        for item in reports:
+            SENT.labels(channel.value, item.trigger.value).inc()
+
+
+class _NoAddress(TocsinError):
+    """The contact has nothing for this channel; the message is a code, never a value."""
+
+
+def _unsendable(intent: Intent, error: TocsinError) -> SentReport:
+    code = str(error) if isinstance(error, _NoAddress) else type(error).__name__
+    log.error("attempt cannot be sent", attempt=intent.attempt_id, incident=intent.incident_id, code=code)
+    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=code)
+
+
+def _recalled(intent: Intent) -> SentReport:
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count)
+
+
+def _reported(intent: Intent, result: SendResult, body_sha256: str) -> SentReport:
+    return SentReport(
+        intent.attempt_id,
+        OF_SEND[result.state],
+        intent.send_count,
+        deadline_at=intent.deadline_at,
+        provider_message_id=result.provider_message_id,
+        body_sha256=body_sha256,
+        code=result.code,
+    )
+
+
+class DispatchStage:
+    """Reads delivery commands as a member of the group `dispatch`."""
+
+    def __init__(self, kafka: Kafka, handler: Dispatch, dead_letters: DeadLetters, health: Health) -> None:
+        self._kafka = kafka
+        self._handler = handler
+        self._dead_letters = dead_letters
+        self._health = health
+
+    def run(self, stop: threading.Event) -> None:
+        """Dispatch until `stop`; a batch in hand is finished first."""
+        self._health.ready()
+        consume(
+            self._kafka,
+            STAGE,
+            [DELIVERY_COMMANDS],
+            self._handler,
+            stop=stop,
+            dead_letters=self._dead_letters,
+            health=self._health,
+            batch_size=200,
+            poll_seconds=0.1,
+        )

@@ -1,0 +1,151 @@
+"""Stage outbox: publishes what other stages and commands wrote to the outbox table, in order, and then forgets it.
+
+A stage of its own, so that one process publishes for all of them, commands of people included: order and numbering need
+a single writer. A lease keeps a second one in waiting; the transactional id fences a first one that came back to life.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from bridge.contracts.envelope import seal_bytes
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.topics import TOPICS
+from bridge.runtime.clock import Clock
+from bridge.runtime.kafka import NotPublished, Publisher
+from bridge.runtime.telemetry import Health, counter, gauge
+
+log = structlog.get_logger()
+
+PUBLISHED = counter("tocsin_outbox_published_total", "outbox rows published", question="do decisions reach the topics?")
+DEPTH = gauge("tocsin_outbox_waiting_count", "outbox rows not yet published", question="does the outbox keep up?")
+AGE = gauge(
+    "tocsin_outbox_oldest_age_seconds", "age of the oldest row not yet published", question="does the outbox keep up?"
+)
+
+_TOPICS = {topic.name: topic for topic in TOPICS}
+
+
+class WaitingRow(Protocol):
+    """A row of the outbox."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def root(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def ce_type(self) -> str: ...
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    @property
+    def written_at(self) -> datetime: ...
+
+
+class OutboxTable(Protocol):
+    """Where rows wait."""
+
+    def next_batch(self, limit: int) -> Sequence[WaitingRow]: ...
+    def settle(self, batch: Sequence[WaitingRow]) -> None: ...
+    def depth(self) -> tuple[int, datetime | None]: ...
+
+
+class Lease(Protocol):
+    """Who publishes."""
+
+    def take(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+class OutboxStage:
+    """Publishes the outbox while it holds the lease."""
+
+    def __init__(
+        self,
+        table: OutboxTable,
+        lease: Lease,
+        open_publisher: Callable[[], Publisher],
+        clock: Clock,
+        health: Health,
+        *,
+        batch_size: int = 1000,
+        idle_seconds: float = 0.05,
+    ) -> None:
+        self._table = table
+        self._lease = lease
+        self._open_publisher = open_publisher
+        self._clock = clock
+        self._health = health
+        self._batch_size = batch_size
+        self._idle_seconds = idle_seconds
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish until `stop`; wait while another holds the lease or Kafka is away. Raises Fenced when taken over."""
+        publisher: Publisher | None = None
+        observed = 0.0
+        try:
+            while not stop.is_set():
+                if not self._lease.take():
+                    publisher = None
+                    self._health.ready()
+                    stop.wait(1.0)
+                    continue
+                try:
+                    if publisher is None:
+                        publisher = self._open_publisher()
+                        self._health.ready()
+                    count = self.publish_once(publisher)
+                    self._health.ready("kafka")
+                except (NotPublished, Unreachable) as error:
+                    log.warning("outbox waits", reason=str(error))
+                    self._health.missing("kafka", str(error))
+                    stop.wait(1.0)
+                    continue
+                if time.monotonic() - observed > 1:
+                    self._observe()
+                    observed = time.monotonic()
+                if count == 0:
+                    stop.wait(self._idle_seconds)
+        finally:
+            self._lease.release()
+
+    def publish_once(self, publisher: Publisher) -> int:
+        """Publish the next batch in one transaction; return how many rows it held.
+
+        A crash after the commit and before `settle` publishes the batch again under the same numbers.
+        """
+        batch = self._table.next_batch(self._batch_size)
+        if not batch:
+            return 0
+        with publisher.transaction():
+            for row in batch:
+                publisher.send(
+                    _TOPICS[row.topic],
+                    seal_bytes(
+                        row.value.encode(),
+                        ce_type=row.ce_type,
+                        key=row.key,
+                        root=row.root,
+                        source="/tocsin/case",
+                        at=row.written_at,
+                        event_id=row.event_id,
+                        sequence=row.number,
+                    ),
+                )
+        self._table.settle(batch)
+        PUBLISHED.inc(len(batch))
+        return len(batch)
+
+    def _observe(self) -> None:
+        waiting, oldest = self._table.depth()
+        DEPTH.set(waiting)
+        AGE.set(0 if oldest is None else max(0.0, (self._clock.now() - oldest).total_seconds()))

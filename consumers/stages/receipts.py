@@ -1,0 +1,158 @@
+"""Stage receipts: what providers report later, and reads of account notices, settled into the ledger exactly once.
+
+From the receipt queue (SQS) and from `delivery-outcomes` (account-page reads that the relay captured). A message that
+cannot be read goes to the dead letters with its bytes; one that belongs to no known attempt is kept aside.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import NoticeRead
+from bridge.contracts.topics import DELIVERY_OUTCOMES
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import Positions
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health, counter
+from consumers.domain.ledger import Handed
+from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, ReceiptSource
+
+log = structlog.get_logger()
+
+STAGE = "receipts"
+
+RECEIVED = counter(
+    "tocsin_receipts_total",
+    "receipts by what became of them",
+    question="do providers report, and do we know what about?",
+    labels={"result": ["applied", "kept_aside", "repeated", "undecodable"]},
+)
+BY_KIND = counter(
+    "tocsin_receipts_by_kind_total",
+    "receipts by provider event",
+    question="how many messages arrive, bounce or draw complaints?",
+    labels={"kind": [kind.value for kind in ReceiptKind]},
+)
+
+
+class ReceiptLedger(Protocol):
+    """What receipts asks of the ledger."""
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions: ...
+    def settle_receipts(
+        self, receipts: Sequence[Receipt], *, stage: str = "", after: Positions | None = None
+    ) -> Handed: ...
+
+
+class Receipts:
+    """The handler: reads by topic, provider events between batches."""
+
+    def __init__(
+        self, ledger: ReceiptLedger, sources: Sequence[ReceiptSource], dead_letters: DeadLetters, health: Health
+    ) -> None:
+        self._ledger = ledger
+        self._sources = sources
+        self._dead_letters = dead_letters
+        self._health = health
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return self._ledger.positions(STAGE, partitions)
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Nothing is in flight between batches."""
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        """Settle account-page reads. Our own outcomes travel on the same topic and are passed over."""
+        reads = [_read_receipt(received.event) for received in batch if isinstance(received.event, NoticeRead)]
+        self._count(reads, self._ledger.settle_receipts(reads, stage=STAGE, after=positions))
+
+    def tick(self) -> None:
+        """Settle what waits in the queues; at most two seconds at a time, so that the group does not lose us."""
+        until = time.monotonic() + 2
+        for source in self._sources:
+            while time.monotonic() < until and self.drain_once(source):
+                continue
+
+    def drain_once(self, source: ReceiptSource) -> int:
+        """Settle up to 200 deliveries of `source`; return how many there were.
+
+        They are removed from the queue only after the ledger has them: a crash between delivers them again, and the
+        event id makes the repeat harmless.
+        """
+        deliveries: list[ReceiptDelivery] = []
+        try:
+            while len(deliveries) < 200:
+                more = source.receive(10, 0)
+                deliveries.extend(more)
+                if len(more) < 10:
+                    break
+            self._health.ready(source.name)
+        except Unreachable as error:
+            self._health.missing(source.name, str(error))
+            log.warning("receipts wait", source=source.name, reason=str(error))
+        if not deliveries:
+            return 0
+        receipts = [receipt for delivery in deliveries for receipt in delivery.receipts]
+        for delivery in deliveries:
+            if delivery.error is not None:
+                self._keep(source.name, delivery)
+        self._dead_letters.flush()
+        self._count(receipts, self._ledger.settle_receipts(receipts))
+        source.settle([delivery.handle for delivery in deliveries])
+        return len(deliveries)
+
+    def _keep(self, source: str, delivery: ReceiptDelivery) -> None:
+        offset = int(hashlib.sha256(delivery.raw).hexdigest()[:15], 16)
+        self._dead_letters.put_raw(f"queue:{source}", 0, offset, None, delivery.raw, [], delivery.error or "unreadable")
+        RECEIVED.labels("undecodable").inc()
+
+    @staticmethod
+    def _count(receipts: Sequence[Receipt], handed: Handed) -> None:
+        RECEIVED.labels("applied").inc(handed.applied)
+        RECEIVED.labels("kept_aside").inc(handed.kept_aside)
+        RECEIVED.labels("repeated").inc(handed.repeated)
+        for receipt in receipts:
+            BY_KIND.labels(receipt.kind.value).inc()
+
+
+def _read_receipt(event: NoticeRead) -> Receipt:
+    return Receipt(
+        provider="store",
+        provider_event_id=f"{event.notice_id}/read",
+        provider_message_id=event.notice_id,
+        attempt_id=event.notice_id,
+        kind=ReceiptKind.READ,
+        sub_type=None,
+        occurred_at=event.read_at,
+        raw_sha256=hashlib.sha256(event.model_dump_json().encode()).hexdigest(),
+    )
+
+
+class ReceiptsStage:
+    """Reads outcomes as a member of the group `receipts`, and the queues in between."""
+
+    def __init__(self, kafka: Kafka, handler: Receipts, dead_letters: DeadLetters, health: Health) -> None:
+        self._kafka = kafka
+        self._handler = handler
+        self._dead_letters = dead_letters
+        self._health = health
+
+    def run(self, stop: threading.Event) -> None:
+        """Settle until `stop`."""
+        self._health.ready()
+        consume(
+            self._kafka,
+            STAGE,
+            [DELIVERY_OUTCOMES],
+            self._handler,
+            stop=stop,
+            dead_letters=self._dead_letters,
+            health=self._health,
+            poll_seconds=0.1,
+        )

@@ -1,0 +1,118 @@
+"""Stage release: meters delivery commands out of the ledger, most urgent first, never more than a short belt.
+
+It starts what two people approved, sweeps up what got stuck and marks what is finished. It sends nothing and decides
+nothing about who may be told: approvals, gates and segments were decided before.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import Channel
+from bridge.runtime.settings import Delivery
+from bridge.runtime.telemetry import Health, counter
+from consumers.domain.ledger import Lane
+
+log = structlog.get_logger()
+
+COMMANDED = counter(
+    "tocsin_delivery_commands_total",
+    "delivery commands put on the belt",
+    question="does the release go on?",
+    labels={"channel": [channel.value for channel in Channel]},
+)
+SWEPT = counter(
+    "tocsin_delivery_swept_total",
+    "attempts that had waited too long and were moved on",
+    question="do attempts get stuck between dispatch and receipts?",
+)
+
+
+class ReleaseLedger(Protocol):
+    """What release asks of the ledger."""
+
+    def begin_attempts(self, limit: int) -> int: ...
+    def meter(self, lane: Lane) -> int: ...
+    def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int: ...
+    def finish_releases(self) -> Sequence[str]: ...
+
+
+class Lease(Protocol):
+    """Who meters."""
+
+    def take(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+class ReleaseStage:
+    """One active meter; a second one waits for its lease."""
+
+    def __init__(
+        self, ledger: ReleaseLedger, lease: Lease, delivery: Delivery, health: Health, *, tick_seconds: float = 0.25
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._delivery = delivery
+        self._health = health
+        self._tick_seconds = tick_seconds
+        self._credit: dict[Channel, float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Meter until `stop`."""
+        before = time.monotonic()
+        swept = 0.0
+        self._health.ready()
+        try:
+            while not stop.is_set():
+                now = time.monotonic()
+                try:
+                    if self._lease.take():
+                        self.tick(now - before)
+                        if now - swept > 1:
+                            self._sweep()
+                            swept = now
+                    self._health.ready("case store")
+                except Unreachable as error:
+                    log.warning("release waits", reason=str(error))
+                    self._health.missing("case store", str(error))
+                before = now
+                stop.wait(self._tick_seconds)
+        finally:
+            self._lease.release()
+
+    def tick(self, elapsed_seconds: float) -> int:
+        """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
+        self._ledger.begin_attempts(2000)
+        issued = 0
+        for channel, rate in self._rates():
+            # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
+            credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
+            lane = Lane(channel, belt=max(1, int(rate * self._delivery.belt_seconds)), at_once=int(credit))
+            count = self._ledger.meter(lane) if lane.at_once else 0
+            self._credit[channel] = credit - count
+            COMMANDED.labels(channel.value).inc(count)
+            issued += count
+        return issued
+
+    def _rates(self) -> Sequence[tuple[Channel, float]]:
+        return (
+            (Channel.EMAIL, self._delivery.email_per_second),
+            (Channel.SMS, self._delivery.sms_per_second),
+            (Channel.ACCOUNT_NOTICE, 500.0),
+        )
+
+    def _sweep(self) -> None:
+        patience = timedelta(seconds=self._delivery.belt_seconds)
+        count = self._ledger.sweep(
+            command_patience=patience * 2,
+            intent_patience=timedelta(seconds=max(10.0, self._delivery.belt_seconds)),
+            unknown_patience=min(timedelta(seconds=self._delivery.receipt_timeout_seconds), timedelta(minutes=5)),
+        )
+        SWEPT.inc(count)
+        for release_id in self._ledger.finish_releases():
+            log.info("release finished", release=release_id)
