@@ -1,0 +1,37 @@
+"""Every benchmark still works, at toy size; and the runner says what it cannot do."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from tests.bench import run
+
+
+def test_every_bench_runs_at_toy_size(subtests: pytest.Subtests) -> None:
+    for name in run.names():
+        with subtests.test(name):
+            assert run.run(name, "toy")
+
+
+@pytest.fixture
+def bench_without_peer(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = ModuleType("tests.bench.lonely")
+
+    def main(size: str) -> dict[str, object]:
+        raise run.PeerMissing("kafka-streams is not installed")
+
+    monkeypatch.setattr(module, "main", main, raising=False)
+    monkeypatch.setitem(sys.modules, "tests.bench.lonely", module)
+    monkeypatch.setattr(run, "names", lambda: ["lonely"])
+    return "lonely"
+
+
+def test_a_missing_peer_ends_it_by_name(bench_without_peer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([bench_without_peer]) == 2
+    assert capsys.readouterr().err == "lonely: kafka-streams is not installed\n"
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["nothing"]) == 2
+    assert "nothing" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""Fixtures that every kind of test may ask for. Servers start when the first test asks, once a run; see README.md."""
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+
+import hypothesis
+import pytest
+
+from tests.servers import kafka, mariadb
+from tests.servers.choice import Missing, Way, look_around, way_to
+
+# Ordinary runs try the same cases every time, and no slow moment of a shared machine fails them; chance is for the soak.
+hypothesis.settings.load_profile("ci")
+hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
+
+
+def _way_or_skip(server: str, programs: Sequence[str]) -> Way:
+    here = look_around(programs, os.environ)
+    way = way_to(server, programs, here)
+    if isinstance(way, Missing):
+        if here.must_have:
+            pytest.fail(way.reason)
+        pytest.skip(way.reason)
+    return way
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[kafka.KafkaServer]:
+    """One Apache Kafka broker for the whole run. Share it by `topic_prefix`."""
+    with kafka.kafka_server(_way_or_skip("Apache Kafka", kafka.PROGRAMS)) as server:
+        yield server
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics, groups and transactional ids that no other test has (`settings.kafka.topic_prefix`)."""
+    return f"test-{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[mariadb.MariaDbServer]:
+    """One MariaDB server for the whole run."""
+    with mariadb.mariadb_server(_way_or_skip("MariaDB", mariadb.PROGRAMS)) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_database(mariadb_server: mariadb.MariaDbServer) -> Iterator[mariadb.StoreDatabase]:
+    """A store's database of its own: Magento's tables with triggers, no row."""
+    with mariadb.fresh_database(mariadb_server, with_tables=True) as store:
+        yield store
+
+
+@pytest.fixture
+def empty_mariadb_database(mariadb_server: mariadb.MariaDbServer) -> Iterator[mariadb.StoreDatabase]:
+    """A database without tables, for what creates its own (the case store)."""
+    with mariadb.fresh_database(mariadb_server, with_tables=False) as database:
+        yield database

@@ -1,0 +1,150 @@
+"""One Apache Kafka broker in KRaft mode, small and quick, with the settings that tests rely on."""
+
+import tempfile
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from testcontainers.core.container import DockerContainer
+
+from tests.servers.choice import Way
+from tests.servers.local import ServerDidNotStart, free_port, run_to_end, running, scratch_folder
+
+VERSION = "4.1.1"
+IMAGE = f"apache/kafka:{VERSION}"
+PROGRAMS = ("java", "mvn")
+POM = Path(__file__).with_name("kafka-jars.xml")
+LOG4J2 = Path(__file__).with_name("kafka-log4j2.yaml")
+CACHE = Path(__file__).parents[2] / ".cache"
+# Quick to start rather than quick to run: no second compiler, one collector thread, and a heap that leaves room for tests.
+JVM = ("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaServer:
+    """Where the broker is. Topics must be created: the broker makes none by itself."""
+
+    bootstrap_servers: str
+
+
+def broker_settings(port: int, controller_port: int, data: str, bind: str = "127.0.0.1") -> dict[str, str]:
+    """Return the settings of one node that is broker and controller, reached at 127.0.0.1:`port`."""
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "listeners": f"PLAINTEXT://{bind}:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": data,
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "group.initial.rebalance.delay.ms": "0",
+        # So that a test which kills a consumer need not wait long for its partitions.
+        "group.min.session.timeout.ms": "1000",
+        "log.cleaner.dedupe.buffer.size": "4194304",
+        "log.cleaner.backoff.ms": "500",
+        "log.index.size.max.bytes": "1048576",
+    }
+
+
+def as_properties(settings: Mapping[str, str]) -> str:
+    """Return the text of a server.properties file."""
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings as the official image reads them: KAFKA_ and the name in capitals, dots as underscores."""
+    return {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in settings.items()}
+
+
+@contextmanager
+def kafka_server(way: Way) -> Iterator[KafkaServer]:
+    """Yield a broker that answers. Raises ServerDidNotStart."""
+    with _in_docker() if way is Way.DOCKER else _as_process() as server:
+        yield server
+
+
+@contextmanager
+def _as_process() -> Iterator[KafkaServer]:
+    jars = kafka_jars()
+    with scratch_folder("kafka") as scratch:
+        port, controller_port = free_port(), free_port()
+        properties = scratch / "server.properties"
+        properties.write_text(
+            as_properties(broker_settings(port, controller_port, str(scratch / "data"))), encoding="utf-8"
+        )
+        java = ("java", *JVM, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
+        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        run_to_end(
+            "kafka.tools.StorageTool",
+            (*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", properties),
+            scratch / "format.log",
+            timeout_seconds=60,
+        )
+        address = f"127.0.0.1:{port}"
+        with running("kafka", (*java, "kafka.Kafka", properties), scratch, lambda: _answers(address)):
+            yield KafkaServer(address)
+
+
+@contextmanager
+def _in_docker() -> Iterator[KafkaServer]:
+    # The port outside must be known before the start, because the broker tells it to its clients.
+    port = free_port()
+    container = DockerContainer(IMAGE).with_bind_ports(port, port)
+    settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0")
+    for name, value in as_environment(settings).items():
+        container = container.with_env(name, value)
+    with container:
+        address = f"127.0.0.1:{port}"
+        _wait_for_container(container, address)
+        yield KafkaServer(address)
+
+
+def _wait_for_container(container: DockerContainer, address: str, attempts: int = 120) -> None:
+    for _ in range(attempts):
+        if _answers(address):
+            return
+    raise ServerDidNotStart(f"{IMAGE} did not answer\n{container.get_logs()[0].decode(errors='replace')[-2000:]}")
+
+
+def _answers(address: str) -> bool:
+    client = AdminClient({"bootstrap.servers": address, "socket.timeout.ms": "1000", "log_level": "0"})
+    try:
+        return bool(client.list_topics(timeout=0.5).brokers)
+    except KafkaException:
+        return False
+
+
+def kafka_jars() -> Path:
+    """Return the folder of Kafka's released jars; Maven brings them the first time. Raises ServerDidNotStart."""
+    folder = CACHE / f"kafka-{VERSION}"
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="kafka-", dir=CACHE) as part:
+        jars = Path(part) / "jars"
+        run_to_end(
+            "Maven",
+            (
+                *("mvn", "--quiet", "--batch-mode", "--file", POM, "dependency:copy-dependencies"),
+                *(f"-Dkafka.version={VERSION}", f"-DoutputDirectory={jars}"),
+            ),
+            Path(part) / "maven.log",
+            timeout_seconds=600,
+        )
+        # A rename is whole or not there; it fails only if another run was faster.
+        with suppress(OSError):
+            jars.rename(folder)
+    return folder

@@ -1,0 +1,91 @@
+"""Builds the triggers that Magento's mview would create for the module's views, from the module's own XML.
+
+Written after the behaviour of `Magento\\Framework\\Mview\\View\\Subscription` in 2.4.7: one AFTER trigger for each event
+of a table, with a statement for every view that watches it; an UPDATE is told only if a column that is not ignored has
+another value (`<=>`, so NULL is a value like any other). Not for a real store: there Magento does it.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = Path(__file__).parents[2] / "magento_module"
+EVENTS = ("INSERT", "UPDATE", "DELETE")
+ALWAYS_IGNORED = frozenset({"updated_at"})
+"""What Magento's own configuration ignores in every table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One table that a view watches."""
+
+    view: str
+    table: str
+    entity_column: str
+    additional: tuple[tuple[str, str], ...] = ()
+    """Further columns of the row and their names in the changelog."""
+    ignored: frozenset[str] = frozenset()
+    """Columns whose change alone is not told."""
+
+
+def shipped_views() -> list[Subscription]:
+    """Read the module's etc/mview.xml and the ignored columns of its etc/di.xml."""
+    ignored = _ignored_columns(ET.parse(MODULE / "etc" / "di.xml").getroot())
+    return [
+        Subscription(
+            view=view.attrib["id"],
+            table=table.attrib["name"],
+            entity_column=table.attrib["entity_column"],
+            additional=tuple(
+                (c.attrib["name"], c.attrib["cl_name"]) for c in table.iterfind("additionalColumns/column")
+            ),
+            ignored=ignored.get((view.attrib["id"], table.attrib["name"]), frozenset()),
+        )
+        for view in ET.parse(MODULE / "etc" / "mview.xml").getroot().iterfind("view")
+        for table in view.iterfind("subscriptions/table")
+    ]
+
+
+def _ignored_columns(di: ET.Element) -> dict[tuple[str, str], frozenset[str]]:
+    argument = di.find("type/arguments/argument[@name='ignoredUpdateColumnsBySubscription']")
+    if argument is None:
+        return {}
+    return {
+        (view.attrib["name"], table.attrib["name"]): frozenset(
+            column.attrib["name"] for column in table.iterfind("item") if (column.text or "").strip() == "true"
+        )
+        for view in argument.iterfind("item")
+        for table in view.iterfind("item")
+    }
+
+
+def triggers(subscriptions: Iterable[Subscription], columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield CREATE TRIGGER statements; `columns` are those of each watched table, as the database has them.
+
+    Raises KeyError for a table that the database does not have.
+    """
+    by_table: dict[str, list[Subscription]] = {}
+    for subscription in subscriptions:
+        by_table.setdefault(subscription.table, []).append(subscription)
+    for table, watchers in by_table.items():
+        for event in EVENTS:
+            body = "\n".join(_statement(event, watcher, columns[table]) for watcher in watchers)
+            yield (
+                f"CREATE TRIGGER `trg_{table}_after_{event.lower()}` AFTER {event} ON `{table}` FOR EACH ROW\n"
+                f"BEGIN\n{body}\nEND"
+            )
+
+
+def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -> str:
+    row = "OLD" if event == "DELETE" else "NEW"
+    names = ["`entity_id`", *(f"`{name}`" for _, name in subscription.additional)]
+    values = [
+        f"{row}.`{column}`" for column in (subscription.entity_column, *(name for name, _ in subscription.additional))
+    ]
+    insert = f"INSERT IGNORE INTO `{subscription.view}_cl` ({', '.join(names)}) VALUES ({', '.join(values)});"
+    if event != "UPDATE":
+        return insert
+    told = [column for column in columns if column not in subscription.ignored | ALWAYS_IGNORED]
+    changed = " OR ".join(f"NOT(NEW.`{column}` <=> OLD.`{column}`)" for column in told)
+    return f"IF ({changed}) THEN {insert} END IF;" if told else insert
