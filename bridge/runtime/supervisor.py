@@ -1,0 +1,172 @@
+"""Keeps several processes running on one machine: starts them, restarts what dies, forwards signals, ends cleanly.
+
+Knows no stage: a child is a name and a command. A child that ends with exit code 2 (wrong use or settings) would only
+fail again, so everything ends with it. Children never outlive the supervisor, even when it is killed.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+log = structlog.get_logger()
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    not_before: float = 0.0
+    output: IO[bytes] | None = field(default=None, repr=False)
+
+
+def die_with_parent() -> Callable[[], None]:
+    """Return a function for a child between fork and exec: the kernel kills it when its parent dies (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def _arm() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return _arm
+
+
+class Supervisor:
+    """Runs children until told to stop. `logs` is a folder with one file a child; None lets them share stderr."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        logs: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        grace_seconds: float = 30.0,
+    ) -> None:
+        self._children = [_Child(name, command) for name, command in commands.items()]
+        self._logs = logs
+        self._environment = None if environment is None else dict(environment)
+        self._grace_seconds = grace_seconds
+        self._arm = die_with_parent()
+        self.restarts: dict[str, int] = {child.name: 0 for child in self._children}
+
+    def run(self, stop: threading.Event) -> int:
+        """Keep the children running until `stop` is set or one refuses its settings; return the exit code.
+
+        0 if every child ended cleanly when asked, 2 if one refused its settings, 1 if one had to be killed.
+        """
+        try:
+            while not stop.is_set():
+                refused = self.tend()
+                if refused is not None:
+                    log.error("a process refuses its settings; stopping all", process=refused)
+                    self.stop()
+                    return 2
+                stop.wait(0.1)
+        finally:
+            clean = self.stop()
+        return 0 if clean else 1
+
+    def tend(self) -> str | None:
+        """Start what is not running; return the name of a child that ended with exit code 2, else None."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is None:
+                if now >= child.not_before:
+                    self._start(child)
+                continue
+            code = child.process.poll()
+            if code is None:
+                if child.failures and now - child.started > 30:
+                    child.failures = 0
+                continue
+            self._close(child)
+            if code == 2:
+                return child.name
+            child.failures += 1
+            delay = min(10.0, 0.2 * 2 ** min(child.failures - 1, 6))
+            child.not_before = now + delay
+            self.restarts[child.name] += 1
+            log.warning("a process ended; it is started again", process=child.name, exit_code=code, in_seconds=delay)
+        return None
+
+    def _start(self, child: _Child) -> None:
+        if self._logs is not None:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            child.output = (self._logs / f"{child.name}.log").open("ab")
+        child.process = subprocess.Popen(  # noqa: S603  our own interpreter with our own arguments
+            child.command,
+            stdin=subprocess.DEVNULL,
+            stderr=child.output,
+            stdout=child.output,
+            env=self._environment,
+            preexec_fn=self._arm,
+            start_new_session=True,
+        )
+        child.started = time.monotonic()
+
+    def _close(self, child: _Child) -> None:
+        child.process = None
+        if child.output is not None:
+            child.output.close()
+            child.output = None
+
+    def pid(self, name: str) -> int | None:
+        """Return the process id of child `name`, or None while it is not running."""
+        for child in self._children:
+            if child.name == name and child.process is not None and child.process.poll() is None:
+                return child.process.pid
+        return None
+
+    def stop(self) -> bool:
+        """Ask every child to end, wait, kill what does not; return whether all ended by themselves."""
+        running = [child for child in self._children if child.process is not None]
+        for child in running:
+            if child.process is not None and child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+        clean = True
+        until = time.monotonic() + self._grace_seconds
+        for child in running:
+            if child.process is None:
+                continue
+            try:
+                code = child.process.wait(max(0.1, until - time.monotonic()))
+                if code not in (0, 2):
+                    log.warning("a process did not end cleanly", process=child.name, exit_code=code)
+                    clean = False
+            except subprocess.TimeoutExpired:
+                log.error("a process did not end in time and is killed", process=child.name)
+                child.process.kill()
+                child.process.wait()
+                clean = False
+            self._close(child)
+        return clean
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM or SIGINT sets. Call it from the main thread."""
+    stop = threading.Event()
+
+    def _stop(_number: int, _frame: object) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    return stop
