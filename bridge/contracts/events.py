@@ -164,6 +164,8 @@ class CustomerDeparted(_Person):
     """A deleted customer who is still owed a notice until `expires_at`."""
 
     ce_type: ClassVar[str] = "tocsin.customer.departed.v1"
+    attribute_hmacs: dict[str, Sha256] = Field(default_factory=dict)
+    """As last seen: who held a value without a record is still possibly affected."""
     departed_at: Instant
     expires_at: Instant
 
@@ -253,6 +255,7 @@ class PartitionResolved(Event):
     position_offset: int
     """Next offset of `store-changes` that the partition had not read yet."""
     affected_count: int
+    """Everyone published, the possible ones included."""
     possible_count: int
     merkle_root: Sha256
     """RFC 6962 root over `consumers.domain.resolution.member_leaf` of every affected, sorted by root."""

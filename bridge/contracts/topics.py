@@ -50,8 +50,8 @@ STORE_CHANGES = Topic(
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 DEPARTED_CUSTOMERS = Topic(
-    "tocsin.departed-customers", "deleted customers who are still owed a notice", "root", 6, "compact", None,
-    ("index",), ("index",), (CustomerDeparted, EntityRemoved),
+    "tocsin.departed-customers", "deleted customers who are still owed a notice, and records deleted by SQL", "entity", 6,
+    "compact", None, ("index",), ("index",), (CustomerDeparted, ProvenanceRecorded, EntityRemoved),
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 LEAK_ALERTS = Topic(

@@ -1,0 +1,222 @@
+"""Asks every index worker and adds up what they say; names the partitions that did not answer.
+
+A partition that is silent is never counted as empty: whoever prints a number says from how many partitions it comes.
+"""
+
+import http.client
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import structlog
+from pydantic import ValidationError
+
+from bridge.contracts.errors import BadInput, Unreachable
+from bridge.contracts.events import Coverage, Sensitivity
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.queries import (
+    Answer,
+    DataMap,
+    DataMapRow,
+    IndexStatus,
+    Inspection,
+    KnownNames,
+    PartitionDataMap,
+    PartitionNames,
+    PartitionPreview,
+    PartitionStatus,
+    Preview,
+    PreviewAsked,
+    WorkerAnswer,
+)
+from bridge.contracts.scope import Scope
+
+log = structlog.get_logger()
+
+A = TypeVar("A", PartitionPreview, PartitionStatus, PartitionNames, Inspection, PartitionDataMap)
+
+
+class IndexClient:
+    """Scatter-gather over the workers whose addresses lie in `run_directory`.
+
+    Every method raises Unreachable if no worker at all answers, and says in its answer which partitions did not.
+    """
+
+    def __init__(self, run_directory: Path, *, timeout_seconds: float = 30.0) -> None:
+        self._run_directory = run_directory
+        self._timeout_seconds = timeout_seconds
+
+    def preview(self, scope: Scope) -> Preview:
+        """Count what a scope concerns now, without opening anything."""
+        count, answers = self._gather(
+            PartitionPreview, "POST", "/preview", PreviewAsked(scope=scope).model_dump_json().encode()
+        )
+        return Preview(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            affected_count=sum(each.affected_count for each in answers.values()),
+            possible_count=sum(each.possible_count for each in answers.values()),
+            departed_count=sum(each.departed_count for each in answers.values()),
+            record_count=sum(each.record_count for each in answers.values()),
+            by_jurisdiction=_summed(each.by_jurisdiction for each in answers.values()),
+            by_kind=_summed(each.by_kind for each in answers.values()),
+            by_sensitivity=_summed(each.by_sensitivity for each in answers.values()),
+            by_channel=_summed(each.by_channel for each in answers.values()),
+            coverage=merged_coverage(each.coverage for each in answers.values()),
+        )
+
+    def status(self) -> IndexStatus:
+        """Return where every partition stands."""
+        count, answers = self._gather(PartitionStatus, "GET", "/status")
+        return IndexStatus(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            partitions=tuple(answers[partition] for partition in sorted(answers)),
+        )
+
+    def known_names(self) -> KnownNames:
+        """Return the model ids with their versions, and the attributes, that records know."""
+        count, answers = self._gather(PartitionNames, "GET", "/names")
+        models: dict[str, set[str]] = {}
+        attributes: set[str] = set()
+        for each in answers.values():
+            attributes.update(each.attributes)
+            for model, versions in each.models.items():
+                models.setdefault(model, set()).update(versions)
+        return KnownNames(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            models={model: tuple(sorted(versions)) for model, versions in sorted(models.items())},
+            attributes=tuple(sorted(attributes)),
+        )
+
+    def inspect(self, root: str) -> Inspection:
+        """Return what the index holds of `root`. Raises Unreachable if its partition has no owner that answers."""
+        count, answers = self._gather(Inspection, "GET", f"/inspect?root={quote(root, safe='')}")
+        partition = partition_of(root, count)
+        if partition not in answers:
+            raise Unreachable(
+                f"partition {partition} of {count}, which holds {root}, has no owner that answers; see `tocsin index status`"
+            )
+        return answers[partition]
+
+    def data_map(self) -> DataMap:
+        """Return AI systems against attributes, over all partitions that answered."""
+        count, answers = self._gather(PartitionDataMap, "GET", "/data-map")
+        rows: dict[tuple[str, str, str, str], list[DataMapRow]] = {}
+        for each in answers.values():
+            for row in each.rows:
+                rows.setdefault((row.model_id, row.model_version, row.entity_type, row.attribute), []).append(row)
+        return DataMap(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            rows=tuple(_merged_row(rows[key]) for key in sorted(rows)),
+            untagged=_summed(each.untagged for each in answers.values()),
+        )
+
+    def _gather(self, kind: type[A], method: str, path: str, body: bytes | None = None) -> tuple[int, dict[int, A]]:
+        addresses = self._addresses()
+        if not addresses:
+            raise Unreachable(
+                f"no index worker has left its address in {self._run_directory}; start `tocsin run index`"
+            )
+        with ThreadPoolExecutor(max_workers=min(16, len(addresses))) as pool:
+            found = list(pool.map(lambda address: self._ask(address, method, path, body), addresses))
+        said = [each for each in found if each is not None]
+        if not said:
+            raise Unreachable(
+                f"none of {len(addresses)} index workers answers ({', '.join(addresses)}); see their log, or start "
+                "`tocsin run index`"
+            )
+        answers: dict[int, A] = {}
+        for worker in said:
+            for item in worker.answers:
+                answer = kind.model_validate(item)
+                # Two workers may claim a partition while it moves; the one that has read further owns it.
+                known = answers.get(answer.partition)
+                if known is None or _position(answer) >= _position(known):
+                    answers[answer.partition] = answer
+        return max(worker.partition_count for worker in said), answers
+
+    def _addresses(self) -> list[str]:
+        addresses = []
+        for path in sorted(self._run_directory.glob("index-*.json")):
+            try:
+                addresses.append(str(json.loads(path.read_text(encoding="utf-8"))["address"]))
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("an address file cannot be read", file=path.name, reason=type(error).__name__)
+        return addresses
+
+    def _ask(self, address: str, method: str, path: str, body: bytes | None) -> WorkerAnswer | None:
+        url = urlsplit(address)
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=self._timeout_seconds)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            log.info("an index worker does not answer", address=address, reason=type(error).__name__)
+            return None
+        finally:
+            connection.close()
+        if response.status == 400:
+            raise BadInput(str(json.loads(content).get("error", "not a question that the index understands")))
+        if response.status != 200:
+            log.warning("an index worker could not answer", address=address, status=response.status)
+            return None
+        try:
+            return WorkerAnswer.model_validate_json(content)
+        except ValidationError:
+            log.warning("an index worker answers in another version's words", address=address)
+            return None
+
+
+def merged_coverage(parts: Iterable[Sequence[Coverage]]) -> tuple[Coverage, ...]:
+    """Add up the partitions' coverage: recorded since the earliest instant anywhere, untagged values summed."""
+    since: dict[tuple[str, str], datetime | None] = {}
+    untagged: dict[tuple[str, str], int] = {}
+    for part in parts:
+        for each in part:
+            key = (each.model_id, each.attribute)
+            known = since.get(key)
+            instants = [at for at in (known, each.recorded_since) if at is not None]
+            since[key] = min(instants) if instants else None
+            untagged[key] = untagged.get(key, 0) + each.untagged_count
+    return tuple(
+        Coverage(model_id=model, attribute=attribute, recorded_since=since[model, attribute], untagged_count=count)
+        for (model, attribute), count in sorted(untagged.items())
+    )
+
+
+def _position(answer: Answer) -> int:
+    return int(getattr(answer, "position_offset", 0))
+
+
+def _silent(count: int, answers: Mapping[int, Any]) -> tuple[int, ...]:
+    return tuple(partition for partition in range(count) if partition not in answers)
+
+
+def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items()))
+
+
+def _merged_row(rows: Sequence[DataMapRow]) -> DataMapRow:
+    order = [each.value for each in Sensitivity]
+    return rows[0].model_copy(
+        update={
+            "record_count": sum(row.record_count for row in rows),
+            "root_count": sum(row.root_count for row in rows),
+            "highest_sensitivity": max((row.highest_sensitivity for row in rows), key=order.index),
+            "legal_bases": tuple(sorted({each for row in rows for each in row.legal_bases})),
+            "storage_locations": tuple(sorted({each for row in rows for each in row.storage_locations})),
+            "last_generated_at": max(row.last_generated_at for row in rows),
+        }
+    )

@@ -1,0 +1,98 @@
+"""A scope as a DuckDB expression over a record `r` and its person `p`, with NULL as the third truth value.
+
+Says exactly what `consumers.domain.scope_matching.verdict` says; a property test holds the two equal.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.contracts.scope import Scope
+from consumers.domain.scope_matching import UNKNOWN_VERSIONS
+
+_SCALARS = {
+    "model_ids": "r.model_id",
+    "run_ids": "r.run_id",
+    "dataset_versions": "r.dataset_version",
+    "attributes": "r.attribute",
+    "entity_types": "r.entity_type",
+    "source_systems": "r.source_system",
+    "storage_locations": "r.storage_location",
+    "kinds": "r.kind",
+    "sensitivities": "r.sensitivity",
+    "record_ids": "r.record_id",
+}
+_NUMBERS = {"website_ids": "p.website_id", "store_ids": "p.store_id"}
+
+
+def compile_scope(scope: Scope) -> tuple[str, list[Any]]:
+    """Return a Boolean expression and its positional parameters."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+
+    def add(term: str, *values: Any) -> None:
+        terms.append(term)
+        parameters.extend(values)
+
+    for name, column in _SCALARS.items():
+        if wanted := getattr(scope, name):
+            add(_among(column, "VARCHAR"), list(wanted))
+    for name, column in _NUMBERS.items():
+        if wanted := getattr(scope, name):
+            add(_among(column, "BIGINT"), list(wanted))
+    if scope.model_versions:
+        add(
+            "(CASE WHEN list_contains(?::VARCHAR[], r.model_version) THEN TRUE "
+            "WHEN r.model_version IS NULL OR list_contains(?::VARCHAR[], r.model_version) THEN NULL ELSE FALSE END)",
+            list(scope.model_versions),
+            list(UNKNOWN_VERSIONS),
+        )
+    if scope.categories:
+        add(_overlaps("r.categories"), list(scope.categories))
+    if scope.countries:
+        add(_overlaps("nullif(p.jurisdictions, []::VARCHAR[])"), [code.upper() for code in scope.countries])
+    if scope.roots:
+        roots = list(scope.roots)
+        add(
+            "(list_contains(?::VARCHAR[], r.root)"
+            " OR coalesce(list_contains(?::VARCHAR[], 'customer/' || r.customer_id), FALSE)"
+            " OR coalesce(list_contains(?::VARCHAR[], 'customer/' || p.customer_id), FALSE))",
+            roots,
+            roots,
+            roots,
+        )
+    if scope.generated_from is not None:
+        add("(r.generated_at >= ?::TIMESTAMP)", stored(scope.generated_from))
+    for end in (scope.generated_to, scope.exposed_to):
+        if end is not None:
+            add("(r.generated_at <= ?::TIMESTAMP)", stored(end))
+    if scope.exposed_from is not None:
+        start = stored(scope.exposed_from)
+        add("(r.deleted_at IS NULL OR r.deleted_at > ?::TIMESTAMP OR r.generated_at >= ?::TIMESTAMP)", start, start)
+    for part in scope.all_of:
+        term, values = compile_scope(part)
+        add(term, *values)
+    if scope.any_of:
+        compiled = [compile_scope(part) for part in scope.any_of]
+        add(_joined(" OR ", [term for term, _ in compiled]), *(value for _, values in compiled for value in values))
+    for part in scope.none_of:
+        term, values = compile_scope(part)
+        add(f"(NOT {term})", *values)
+    return _joined(" AND ", terms), parameters
+
+
+def stored(at: datetime) -> datetime:
+    """Return an instant as the index stores it: UTC without a zone."""
+    return at.astimezone(UTC).replace(tzinfo=None)
+
+
+def _joined(operator: str, terms: Sequence[str]) -> str:
+    return f"({operator.join(terms)})" if terms else "TRUE"
+
+
+def _among(column: str, kind: str) -> str:
+    return f"(CASE WHEN {column} IS NULL THEN NULL ELSE list_contains(?::{kind}[], {column}) END)"
+
+
+def _overlaps(column: str) -> str:
+    return f"(CASE WHEN {column} IS NULL THEN NULL ELSE list_has_any({column}, ?::VARCHAR[]) END)"

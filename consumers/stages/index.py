@@ -1,0 +1,641 @@
+"""The index stage: keeps the provenance index of its partitions, and answers incidents from it.
+
+Reads `store-changes` and `departed-customers` as one group, co-partitioned, and all of `incidents` by assignment. Every
+answer is frozen outside the worker before anybody hears of it. Not for what an answer leads to: planning does that.
+"""
+
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from typing import Any, Protocol
+
+import structlog
+
+from bridge.contracts.envelope import Message, seal_envelope, tombstone
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import (
+    Coverage,
+    CustomerAffected,
+    CustomerChanged,
+    CustomerDeparted,
+    EntityRemoved,
+    IncidentRevised,
+    OrderChanged,
+    PartitionResolved,
+    ProvenanceRecorded,
+)
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import (
+    AFFECTED_CUSTOMERS,
+    DEPARTED_CUSTOMERS,
+    INCIDENTS,
+    RESOLUTIONS,
+    STORE_CHANGES,
+    Topic,
+)
+from bridge.runtime.clock import Clock
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import Positions
+from bridge.runtime.settings import Settings
+from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from consumers.domain.resolution import Found, Person, affected, set_root
+
+log = structlog.get_logger()
+
+GROUP = "index"
+SOURCE = "/index"
+RETENTION = "unlimited"
+"""Stated in every record: provenance is kept until its store's operator removes it."""
+
+_AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
+_PROVENANCE_PREFIX = "provenance/"
+_SOURCES = (STORE_CHANGES, DEPARTED_CUSTOMERS)
+
+APPLIED = counter(
+    "tocsin_index_changes_total",
+    "changes of the store that the index holds",
+    question="does the index follow the store?",
+)
+PARTITIONS = gauge(
+    "tocsin_index_partitions_count", "partitions that this worker owns", question="does every partition have an owner?"
+)
+PENDING = gauge(
+    "tocsin_index_pending_resolutions_count",
+    "owned partitions that have not yet answered an open incident",
+    question="does a resolution hang, and where?",
+)
+RESOLUTION = histogram(
+    "tocsin_index_resolution_seconds",
+    "from the start of a partition's evaluation to its published record",
+    question="how fast are the affected known?",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+
+class PartitionFile(Protocol):
+    """One partition's part of the index, held by this process alone."""
+
+    def positions(self) -> dict[str, int]: ...
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def persons(self, roots: Iterable[str]) -> dict[str, Person]: ...
+    def records(self, record_ids: Iterable[str]) -> list[ProvenanceRecorded]: ...
+    def put_persons(self, persons: Sequence[CustomerChanged | OrderChanged]) -> None: ...
+    def drop_persons(self, roots: Sequence[str]) -> None: ...
+    def put_departed(self, departed: Sequence[CustomerDeparted]) -> None: ...
+    def drop_departed(self, roots: Sequence[str]) -> None: ...
+    def expired(self, now: datetime) -> list[str]: ...
+    def put_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
+    def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
+    def mark_deleted(self, deleted_at: Mapping[str, datetime]) -> None: ...
+    def set_positions(self, positions: Mapping[str, int]) -> None: ...
+    def note_head(self, at: datetime) -> None: ...
+    def answer(self, scope: Scope, roots: Iterable[str] | None = None) -> list[Found]: ...
+    def coverage(self, scope: Scope) -> tuple[Coverage, ...]: ...
+    def is_resolved(self, incident_id: str, revision: int) -> bool: ...
+    def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, str]: ...
+    def mark_resolved(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None: ...
+    def add_members(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None: ...
+    def freeze(self, header: Mapping[str, Any], members: Sequence[CustomerAffected]) -> bytes: ...
+    def thaw(self, content: bytes) -> tuple[dict[str, Any], list[CustomerAffected]]: ...
+
+
+class Index(Protocol):
+    """The files of this worker."""
+
+    def open(
+        self,
+        partition: int,
+        *,
+        topic: str,
+        cluster: str,
+        partition_count: int,
+        bounds: Mapping[str, tuple[int, int]],
+        now: datetime,
+    ) -> PartitionFile: ...
+    def close(self, partition: int | None = None) -> None: ...
+    def rebuild_asked(self, partition: int) -> bool: ...
+
+
+class ArtefactStore(Protocol):
+    """Durable storage outside this worker."""
+
+    def put_once(self, key: str, content: bytes) -> str:
+        """Store `content` under `key` unless it is taken; return the SHA-256 of what the key names."""
+        ...
+
+    def find(self, key: str) -> str | None: ...
+    def get(self, sha256: str) -> bytes: ...
+
+
+class Incidents(Protocol):
+    """The topic of incidents, read from its start by this worker alone."""
+
+    def read_to_end(self, partition_count: int, stop: threading.Event) -> list[IncidentRevised]: ...
+    def poll(self) -> list[IncidentRevised]: ...
+
+
+class Heads(Protocol):
+    """How far the topics reach."""
+
+    def bounds(self, topic: Topic, partition: int) -> tuple[int, int]:
+        """Return the first and the next offset (low and high watermark)."""
+        ...
+
+    def nothing_between(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
+        """Return whether no readable message lies in [position, upto): transaction markers take offsets too."""
+        ...
+
+
+class Outgoing(Protocol):
+    """Where events are published."""
+
+    def partition_count(self, topic: Topic) -> int: ...
+    def send(self, topic: Topic, message: Message) -> None: ...
+    def flush(self, timeout_seconds: float = 30.0) -> None: ...
+
+
+class ReadApi(Protocol):
+    """The owner's read API."""
+
+    def start(self, partition_count: int) -> None: ...
+    def announce(self, partitions: Sequence[int]) -> None: ...
+    def stop(self) -> None: ...
+
+
+class _RebuildAsked(Exception):
+    """Somebody asked for a rebuild: leave the group and join it again, which opens the files anew."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """A batch folded to its outcome: for each key what holds after its last message."""
+
+    persons: dict[str, CustomerChanged | OrderChanged] = field(default_factory=dict)
+    leaving: dict[str, tuple[datetime, CustomerChanged | OrderChanged | None]] = field(default_factory=dict)
+    """Removed roots: when, and the state earlier in the same batch."""
+    records: dict[str, ProvenanceRecorded] = field(default_factory=dict)
+    deleted: dict[str, datetime] = field(default_factory=dict)
+    departed: dict[str, CustomerDeparted] = field(default_factory=dict)
+    expired: set[str] = field(default_factory=set)
+    kept: dict[str, ProvenanceRecorded] = field(default_factory=dict)
+    misplaced: list[Received] = field(default_factory=list)
+    """Events that this topic never carries."""
+
+    def touched(self) -> set[str]:
+        """Return the roots that may newly fall under a scope."""
+        return {*self.persons, *(each.root for each in (*self.records.values(), *self.kept.values())), *self.leaving}
+
+
+def fold(batch: Iterable[Received]) -> Changes:
+    """Return what a batch of one partition amounts to."""
+    changes = Changes()
+    for message in batch:
+        event = message.event
+        if message.topic == DEPARTED_CUSTOMERS.name:
+            _fold_departed(changes, message)
+        elif isinstance(event, CustomerChanged | OrderChanged):
+            changes.persons[event.root] = event
+            changes.leaving.pop(event.root, None)
+        elif isinstance(event, ProvenanceRecorded):
+            changes.records[event.record_id] = event
+            changes.deleted.pop(event.record_id, None)
+        elif isinstance(event, EntityRemoved) and event.key.startswith(_PROVENANCE_PREFIX):
+            changes.deleted.setdefault(event.key.removeprefix(_PROVENANCE_PREFIX), _occurred_at(message))
+        elif isinstance(event, EntityRemoved):
+            changes.leaving[event.root] = (_occurred_at(message), changes.persons.pop(event.root, None))
+        else:
+            changes.misplaced.append(message)
+    return changes
+
+
+def _fold_departed(changes: Changes, message: Received) -> None:
+    event = message.event
+    if isinstance(event, CustomerDeparted):
+        changes.departed[event.root] = event
+        changes.expired.discard(event.root)
+    elif isinstance(event, ProvenanceRecorded):
+        changes.kept[event.record_id] = event
+    elif isinstance(event, EntityRemoved):
+        if not event.key.startswith(_PROVENANCE_PREFIX):
+            changes.departed.pop(event.root, None)
+            changes.expired.add(event.root)
+    else:
+        changes.misplaced.append(message)
+
+
+def _occurred_at(message: Received) -> datetime:
+    text = message.headers.get("ce_time", b"").decode(errors="replace")
+    try:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.fromtimestamp(message.timestamp_ms / 1000, UTC)
+
+
+class IndexStage:
+    """Handler of the consume loop: applies batches, resolves incidents, and holds open incidents against every change."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        index: Index,
+        artefacts: ArtefactStore,
+        incidents: Incidents,
+        heads: Heads,
+        outgoing: Outgoing,
+        api: ReadApi,
+        dead_letters: DeadLetters,
+        clock: Clock,
+        cluster: str,
+        upkeep_seconds: float = 30.0,
+    ) -> None:
+        self._settings = settings
+        self._index = index
+        self._artefacts = artefacts
+        self._incidents = incidents
+        self._heads = heads
+        self._outgoing = outgoing
+        self._api = api
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._cluster = cluster
+        self._upkeep_seconds = upkeep_seconds
+        self._files: dict[int, PartitionFile] = {}
+        self._newest: dict[str, IncidentRevised] = {}
+        self._targets: dict[tuple[str, int, int], dict[str, int]] = {}
+        self._probed: dict[int, dict[str, int]] = {}
+        self._upkeep_due = 0.0
+        self._partition_count = 0
+
+    def run(self, stop: threading.Event, health: Health) -> None:
+        """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
+        try:
+            self.prepare(stop, health)
+            while not stop.is_set():
+                try:
+                    consume(
+                        self._settings.kafka,
+                        GROUP,
+                        _SOURCES,
+                        self,
+                        stop=stop,
+                        dead_letters=self._dead_letters,
+                        health=health,
+                    )
+                except _RebuildAsked:
+                    log.info("leaving the group to rebuild as asked")
+        finally:
+            self._api.stop()
+            self._index.close()
+
+    def prepare(self, stop: threading.Event, health: Health) -> None:
+        """Learn all open incidents before anything is served. Raises Refused if the two sources are not co-partitioned."""
+        counts = {topic.name: self._outgoing.partition_count(topic) for topic in _SOURCES}
+        if len(set(counts.values())) != 1:
+            raise Refused(
+                f"{counts}: these topics need the same number of partitions, or departed customers end up with a worker "
+                "that does not hold their records; create a new generation with equal counts"
+            )
+        for topic in (AFFECTED_CUSTOMERS, RESOLUTIONS):
+            self._outgoing.partition_count(topic)
+        self._partition_count = counts[STORE_CHANGES.name]
+        health.missing("incidents", "reading all incidents")
+        for incident in self._incidents.read_to_end(self._outgoing.partition_count(INCIDENTS), stop):
+            self._take(incident)
+        health.ready("incidents")
+        self._api.start(self._partition_count)
+        health.ready()
+
+    # The consume loop's calls
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        positions: dict[tuple[str, int], int] = {}
+        for partition in sorted({number for topic, number in partitions if topic == STORE_CHANGES.name}):
+            file = self._index.open(
+                partition,
+                topic=self._settings.kafka.topic_prefix + STORE_CHANGES.name,
+                cluster=self._cluster,
+                partition_count=self._partition_count,
+                bounds={topic.name: self._heads.bounds(topic, partition) for topic in _SOURCES},
+                now=self._clock.now(),
+            )
+            self._files[partition] = file
+            positions |= {(topic, partition): offset for topic, offset in file.positions().items()}
+            for incident in self._open_incidents():
+                self._aim(incident, partition)
+        self._owned_changed()
+        return positions
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        for partition in {number for topic, number in partitions if topic == STORE_CHANGES.name}:
+            self._files.pop(partition, None)
+            self._probed.pop(partition, None)
+            self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
+            self._index.close(partition)
+        self._owned_changed()
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        for partition in sorted({number for _, number in positions}):
+            file = self._files.get(partition)
+            if file is None:
+                raise Refused(
+                    f"a message of partition {partition} arrived, which this worker does not own; starting anew"
+                )
+            changes = fold(message for message in batch if message.partition == partition)
+            for message in changes.misplaced:
+                self._set_aside(message)
+            with file.transaction():
+                self._apply(file, changes)
+                self._add_late(partition, file, changes.touched())
+                # A crash from here to the commit publishes the same again: departed people and kept records under their
+                # keys, late additions under their ids. After the commit nothing is owed.
+                self._outgoing.flush()
+                file.set_positions(
+                    {topic: offset for (topic, number), offset in positions.items() if number == partition}
+                )
+        APPLIED.inc(len(batch))
+
+    def tick(self) -> None:
+        for incident in self._incidents.poll():
+            self._take(incident)
+        pending = 0
+        for partition, file in self._files.items():
+            for incident in self._open_incidents():
+                target = self._targets.get((incident.incident_id, incident.revision, partition))
+                if target is None:
+                    continue
+                if self._reached(partition, file, target):
+                    self._resolve(partition, file, incident)
+                else:
+                    pending += 1
+            self._probed[partition] = file.positions() if pending else {}
+        PENDING.set(pending)
+        if time.monotonic() >= self._upkeep_due:
+            self._upkeep_due = time.monotonic() + self._upkeep_seconds
+            self._keep_up()
+
+    def _set_aside(self, message: Received) -> None:
+        self._dead_letters.put_raw(
+            message.topic,
+            message.partition,
+            message.offset,
+            message.key.encode(),
+            message.value,
+            list(message.headers.items()),
+            f"{message.event.ce_type} does not belong on this topic; find out who writes there",
+        )
+        self._dead_letters.flush()
+
+    # Applying changes
+
+    def _apply(self, file: PartitionFile, changes: Changes) -> None:
+        """Write a batch's outcome; departed people and deleted records go to their topic, unflushed."""
+        now = self._clock.now()
+        retention = timedelta(days=self._settings.relay.departed_retention_days)
+        file.put_persons(list(changes.persons.values()))
+        if changes.departed:
+            file.put_departed(list(changes.departed.values()))
+        if changes.expired:
+            file.drop_departed(sorted(changes.expired))
+        if changes.leaving:
+            held = file.persons(changes.leaving)
+            owed = []
+            for root, (left_at, earlier) in changes.leaving.items():
+                person = earlier or held.get(root)
+                if retention and isinstance(person, CustomerChanged | OrderChanged) and left_at + retention > now:
+                    owed.append(_departing(person, left_at, left_at + retention))
+            file.put_departed(owed)
+            for each in owed:
+                self._send(DEPARTED_CUSTOMERS, each, key=each.root, root=each.root)
+            file.drop_persons(sorted(changes.leaving))
+        file.put_records(list(changes.records.values()))
+        if changes.kept:
+            file.keep_records(list(changes.kept.values()))
+        if changes.deleted:
+            file.mark_deleted(changes.deleted)
+            # Compaction will remove the record and in time its tombstone: this copy is what a rebuild finds.
+            for record in file.records(changes.deleted):
+                self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
+
+    def _add_late(self, partition: int, file: PartitionFile, touched: set[str]) -> None:
+        """Publish, unflushed, those of `touched` who newly fall under an incident that this partition has answered."""
+        if not touched:
+            return
+        for incident in self._open_incidents():
+            if incident.scope is not None and file.is_resolved(incident.incident_id, incident.revision):
+                self._publish_late(partition, file, incident, file.answer(incident.scope, sorted(touched)))
+
+    def _publish_late(
+        self, partition: int, file: PartitionFile, incident: IncidentRevised, found: Sequence[Found]
+    ) -> None:
+        known = file.members(incident.incident_id, incident.revision, [each.root for each in found])
+        # Who was only possible and may have been excluded as such is published again once there is a record.
+        new = [
+            each
+            for each in found
+            if each.root not in known or (known[each.root], each.standing) == ("possible", "recorded")
+        ]
+        for each in new:
+            late = affected(
+                each, incident_id=incident.incident_id, revision=incident.revision, partition=partition, late=True
+            )
+            self._send_affected(late)
+        if new:
+            log.info("late additions", incident=incident.incident_id, revision=incident.revision, people=len(new))
+            file.add_members(incident.incident_id, incident.revision, {each.root: each.standing for each in new})
+
+    # Answering incidents
+
+    def _take(self, incident: IncidentRevised) -> None:
+        known = self._newest.get(incident.incident_id)
+        if known is not None and known.revision > incident.revision:
+            return
+        self._newest[incident.incident_id] = incident
+        self._targets = {key: target for key, target in self._targets.items() if key[0] != incident.incident_id}
+        if incident.status == "open":
+            for partition in self._files:
+                self._aim(incident, partition)
+
+    def _open_incidents(self) -> list[IncidentRevised]:
+        return [each for each in self._newest.values() if each.status == "open" and each.scope is not None]
+
+    def _aim(self, incident: IncidentRevised, partition: int) -> None:
+        """Fix how far the partition must have read before it may answer: to what was published when it took the incident."""
+        if incident.scope is None or self._files[partition].is_resolved(incident.incident_id, incident.revision):
+            return
+        self._targets[incident.incident_id, incident.revision, partition] = {
+            topic.name: self._heads.bounds(topic, partition)[1] for topic in _SOURCES
+        }
+
+    def _reached(self, partition: int, file: PartitionFile, target: Mapping[str, int]) -> bool:
+        positions = file.positions()
+        for topic in _SOURCES:
+            position = positions.get(topic.name, 0)
+            if position >= target[topic.name]:
+                continue
+            # Asking the broker is for a reader that stands still: only markers of transactions may lie ahead of it.
+            if self._probed.get(partition, {}).get(topic.name, 0) != position or partition not in self._probed:
+                return False
+            if not self._heads.nothing_between(topic, partition, position, target[topic.name]):
+                return False
+        return True
+
+    def _resolve(self, partition: int, file: PartitionFile, incident: IncidentRevised) -> None:
+        """Freeze the partition's answer, publish it, and only then call it answered."""
+        started = time.monotonic()
+        key = self._artefact_key(partition, incident)
+        scope = incident.scope
+        assert scope is not None
+        sha256 = self._artefacts.find(key)
+        just_found = False
+        if sha256 is None:
+            frozen = self._frozen(partition, file, incident, started)
+            # A crash before the next line leaves nothing: the answer is found anew, at the position of that time.
+            sha256 = self._artefacts.put_once(key, frozen)
+            just_found = sha256 == hashlib.sha256(frozen).hexdigest()
+        # From here on a crash, a lost file or another owner finds the frozen answer and publishes the same people again
+        # under the same ids, so that planning never sees two answers of one partition.
+        header, members = file.thaw(self._artefacts.get(sha256))
+        resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256)
+        if set_root(members) != resolved.merkle_root or len(members) != resolved.affected_count:
+            raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
+        persons = file.persons([member.root for member in members])
+        for member in members:
+            person = persons.get(member.root)
+            self._send_affected(
+                member
+                if person is None
+                else member.model_copy(update={"contact": person.contact, "email_hmac": person.email_hmac})
+            )
+        # A crash before the flush leaves some people published and no record: planning waits, and all are sent again.
+        self._outgoing.flush()
+        self._send(
+            RESOLUTIONS,
+            resolved,
+            key=f"{incident.incident_id}/{incident.revision}/{partition}",
+            root=incident.incident_id,
+        )
+        self._outgoing.flush()
+        with file.transaction():
+            file.mark_resolved(
+                incident.incident_id, incident.revision, {member.root: member.standing for member in members}
+            )
+            if not just_found:
+                # What changed since that answer (a restart, a rebuilt file, another owner) was never held against it.
+                self._publish_late(partition, file, incident, file.answer(scope))
+                self._outgoing.flush()
+        # A crash before this commit publishes people and record once more, with the same content.
+        del self._targets[incident.incident_id, incident.revision, partition]
+        RESOLUTION.observe(time.monotonic() - started)
+        log.info(
+            "resolved",
+            incident=incident.incident_id,
+            revision=incident.revision,
+            partition=partition,
+            affected=resolved.affected_count,
+            possible=resolved.possible_count,
+        )
+
+    def _frozen(self, partition: int, file: PartitionFile, incident: IncidentRevised, started: float) -> bytes:
+        assert incident.scope is not None
+        members = [
+            affected(each, incident_id=incident.incident_id, revision=incident.revision, partition=partition)
+            for each in file.answer(incident.scope)
+        ]
+        header = {
+            "incident_id": incident.incident_id,
+            "revision": incident.revision,
+            "partition": partition,
+            "partition_count": self._partition_count,
+            "scope_sha256": incident.scope.sha256(),
+            "position_topic": STORE_CHANGES.name,
+            "position_offset": file.positions().get(STORE_CHANGES.name, 0),
+            "affected_count": len(members),
+            "possible_count": sum(member.standing == "possible" for member in members),
+            "merkle_root": set_root(members),
+            "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
+            "code_version": _code_version(),
+            "retention": RETENTION,
+            "duration_seconds": round(time.monotonic() - started, 6),
+            "resolved_at": self._clock.now().isoformat(),
+        }
+        return file.freeze(header, members)
+
+    def _artefact_key(self, partition: int, incident: IncidentRevised) -> str:
+        assert incident.scope is not None
+        # The scope's hash keeps an answer apart from one to another scope under the same number (a case store restored).
+        scope = incident.scope.sha256()[:16]
+        return f"resolutions/{incident.incident_id}/{incident.revision}/p{partition}-of-{self._partition_count}-{scope}.parquet"
+
+    # Upkeep
+
+    def _keep_up(self) -> None:
+        now = self._clock.now()
+        for partition, file in self._files.items():
+            if self._index.rebuild_asked(partition):
+                raise _RebuildAsked
+            expired = file.expired(now)
+            for root in expired:
+                self._outgoing.send(DEPARTED_CUSTOMERS, tombstone(key=root, root=root, source=SOURCE, at=now))
+            # A crash before the flush leaves rows that are still expired: their tombstones are sent again.
+            self._outgoing.flush()
+            positions = file.positions()
+            at_head = all(
+                positions.get(topic.name, 0) >= (high := self._heads.bounds(topic, partition)[1])
+                or self._heads.nothing_between(topic, partition, positions.get(topic.name, 0), high)
+                for topic in _SOURCES
+            )
+            with file.transaction():
+                file.drop_departed(expired)
+                if at_head:
+                    file.note_head(now)
+
+    def _owned_changed(self) -> None:
+        PARTITIONS.set(len(self._files))
+        self._api.announce(sorted(self._files))
+
+    def _send_affected(self, event: CustomerAffected) -> None:
+        name = f"{event.incident_id}/{event.root}/{event.revision}"
+        if event.late:
+            name += f"/late/{event.standing}"
+        self._send(
+            AFFECTED_CUSTOMERS,
+            event,
+            key=f"{event.incident_id}/{event.root}",
+            root=event.root,
+            event_id=str(uuid.uuid5(_AFFECTED_NAMESPACE, name)),
+        )
+
+    def _send(
+        self,
+        topic: Topic,
+        event: CustomerAffected | CustomerDeparted | ProvenanceRecorded | PartitionResolved,
+        *,
+        key: str,
+        root: str,
+        event_id: str | None = None,
+    ) -> None:
+        self._outgoing.send(
+            topic,
+            seal_envelope(event, key=key, root=root, source=SOURCE, at=self._clock.now(), event_id=event_id),
+        )
+
+
+def _departing(person: CustomerChanged | OrderChanged, left_at: datetime, expires_at: datetime) -> CustomerDeparted:
+    facts = {name: getattr(person, name) for name in CustomerDeparted.model_fields if hasattr(person, name)}
+    return CustomerDeparted(**facts, departed_at=left_at, expires_at=expires_at)
+
+
+def _code_version() -> str:
+    try:
+        return metadata.version("tocsin")
+    except metadata.PackageNotFoundError:
+        return "not installed"

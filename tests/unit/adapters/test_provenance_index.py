@@ -1,0 +1,413 @@
+"""The index file: it answers what the definition says, survives what happens to files, and has one owner."""
+
+import multiprocessing
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.events import (
+    CustomerChanged,
+    CustomerDeparted,
+    Kind,
+    OrderChanged,
+    ProvenanceRecorded,
+    Residence,
+    SealedContact,
+    Sensitivity,
+)
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import STORE_CHANGES
+from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from consumers.domain.resolution import Person, affected, set_root
+from consumers.domain.scope_matching import UntaggedValue, named_models, verdict
+from tests.unit.domain.test_scope_matching import record
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+BASE = datetime(2026, 3, 1, tzinfo=UTC)
+HASH = "ab" * 32
+
+
+def opened(index: ProvenanceIndex, partition: int = 0, **changes: Any) -> PartitionFile:
+    facts: dict[str, Any] = {
+        "topic": STORE_CHANGES.name,
+        "cluster": "c",
+        "partition_count": 4,
+        "bounds": {STORE_CHANGES.name: (0, 1000)},
+        "now": NOW,
+    }
+    return index.open(partition, **(facts | changes))
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[ProvenanceIndex]:
+    index = ProvenanceIndex(tmp_path / "index", takeover_seconds=0.2)
+    yield index
+    index.close()
+
+
+def customer(number: int, **changes: Any) -> CustomerChanged:
+    facts: dict[str, Any] = {
+        "root": f"customer/{number}",
+        "customer_id": number,
+        "website_id": 1,
+        "store_id": 1,
+        "locale": "de_DE",
+        "residence": (Residence(code="DE", source="default_billing"),),
+        "contact": SealedContact(key_id="k", wrapped_key="d3JhcHBlZA==", nonce="bm9uY2U=", ciphertext="c2VhbGVk"),
+        "email_hmac": HASH,
+    }
+    return CustomerChanged(**(facts | changes))
+
+
+# What random histories are made of: few values, so that records and scopes meet often.
+_INSTANTS = st.integers(0, 6).map(lambda days: BASE + timedelta(days=days))
+_MODELS = st.sampled_from(["m1", "m2"])
+_VERSIONS = st.sampled_from(["1", "2", "unknown", ""])
+_ATTRIBUTES = st.sampled_from(["score", "band", "text"])
+_COUNTRIES = st.sampled_from(["DE", "US-CA", "US-NY"])
+_MAYBE = st.sampled_from([None, "x", "y"])
+_KINDS = st.sampled_from(list(Kind))
+_SENSITIVITIES = st.sampled_from(list(Sensitivity))
+_CATEGORIES = st.lists(st.sampled_from(["c1", "c2"]), max_size=2, unique=True).map(tuple)
+_ROOTS = st.sampled_from(["customer/1", "customer/2", "customer/3", "order/1", "order/2"])
+
+
+@st.composite
+def _records(draw: st.DrawFn) -> list[ProvenanceRecorded]:
+    return [
+        record(
+            record_id=f"r{number}",
+            root=(root := draw(_ROOTS)),
+            customer_id=int(root.partition("/")[2])
+            if root.startswith("customer")
+            else draw(st.sampled_from([None, 1])),
+            attribute=draw(_ATTRIBUTES),
+            model_id=draw(_MODELS),
+            model_version=draw(_VERSIONS),
+            run_id=draw(_MAYBE),
+            source_system=draw(_MAYBE),
+            generated_at=draw(_INSTANTS),
+            deleted_at=draw(st.none() | _INSTANTS),
+            kind=draw(_KINDS),
+            sensitivity=draw(_SENSITIVITIES),
+            categories=draw(_CATEGORIES),
+        )
+        for number in range(draw(st.integers(0, 8)))
+    ]
+
+
+@st.composite
+def _persons(draw: st.DrawFn) -> list[Person]:
+    persons: list[Person] = []
+    for root in sorted(draw(st.sets(_ROOTS))):
+        kind, _, number = root.partition("/")
+        facts: dict[str, Any] = {
+            "root": root,
+            "website_id": draw(st.integers(1, 2)),
+            "store_id": draw(st.integers(1, 2)),
+            "locale": "en_US",
+            "residence": tuple(
+                Residence(code=code, source="last_order")
+                for code in draw(st.lists(_COUNTRIES, max_size=2, unique=True))
+            ),
+        }
+        if kind == "order":
+            customer_id = draw(st.sampled_from([None, 2]))
+            persons.append(OrderChanged(**facts, customer_id=customer_id, order_id=int(number)))
+            continue
+        facts["attribute_hmacs"] = dict.fromkeys(draw(st.sets(_ATTRIBUTES)), HASH)
+        if draw(st.booleans()):
+            persons.append(CustomerChanged(**facts, customer_id=int(number)))
+        else:
+            gone = {"departed_at": NOW, "expires_at": NOW + timedelta(days=1)}
+            persons.append(CustomerDeparted(**facts, customer_id=int(number), **gone))
+    return persons
+
+
+def _scopes(depth: int = 2) -> st.SearchStrategy[Scope]:
+    few: dict[str, st.SearchStrategy[Any]] = {
+        "model_ids": st.sampled_from(["m1", "m2", "m3"]),
+        "model_versions": _VERSIONS,
+        "run_ids": st.sampled_from(["x", "y"]),
+        "source_systems": st.sampled_from(["x", "y"]),
+        "attributes": _ATTRIBUTES,
+        "entity_types": st.sampled_from(["customer", "order"]),
+        "kinds": _KINDS.map(str),
+        "sensitivities": _SENSITIVITIES.map(str),
+        "categories": st.sampled_from(["c1", "c2"]),
+        "record_ids": st.integers(0, 8).map(lambda number: f"r{number}"),
+        "roots": _ROOTS,
+        "website_ids": st.integers(1, 2),
+        "store_ids": st.integers(1, 2),
+        "countries": st.sampled_from(["DE", "US", "US-CA", "us-ny"]),
+    }
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        name: st.lists(values, min_size=1, max_size=2, unique=True).map(tuple) for name, values in few.items()
+    }
+    for window in ("generated", "exposed"):
+        fields[f"{window}_from"] = _INSTANTS
+        fields[f"{window}_to"] = _INSTANTS
+    if depth:
+        parts = st.lists(_scopes(depth - 1), min_size=1, max_size=2).map(tuple)
+        fields |= dict.fromkeys(("all_of", "any_of", "none_of"), parts)
+
+    def build(chosen: dict[str, Any]) -> Scope:
+        for window in ("generated", "exposed"):
+            start, end = chosen.get(f"{window}_from"), chosen.get(f"{window}_to")
+            if start is not None and end is not None and start > end:
+                chosen = chosen | {f"{window}_from": end, f"{window}_to": start}
+        return Scope(**chosen)
+
+    # Few fields at a time: a scope that asks for everything matches nothing.
+    return (
+        st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)
+        .flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
+        .map(build)
+    )
+
+
+def _oracle(
+    scope: Scope, records: list[ProvenanceRecorded], persons: dict[str, Person]
+) -> dict[str, tuple[str, frozenset[str]]]:
+    """The answer by definition: standing and record ids by root."""
+    certain: dict[str, set[str]] = {}
+    uncertain: dict[str, set[str]] = {}
+    for each in records:
+        said = verdict(scope, each, persons.get(each.root))
+        if said is not False:
+            (certain if said else uncertain).setdefault(each.root, set()).add(each.record_id)
+    answer = {root: ("possible", frozenset(ids)) for root, ids in uncertain.items()}
+    answer |= {root: ("recorded", frozenset(ids)) for root, ids in certain.items()}
+    seen = {each.model_id for each in records}
+    for root, person in persons.items():
+        for attribute in getattr(person, "attribute_hmacs", {}):
+            if any(each.root == root and each.attribute == attribute for each in records):
+                continue
+            writers: set[str | None] = {each.model_id for each in records if each.attribute == attribute}
+            if not writers or named_models(scope) - seen:
+                writers.add(None)
+            values = [UntaggedValue(root, person.customer_id, attribute, writer) for writer in writers]
+            if any(verdict(scope, value, person) is not False for value in values):
+                answer.setdefault(root, ("possible", frozenset()))
+    return answer
+
+
+@pytest.fixture(scope="module")
+def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PartitionFile]:
+    index = ProvenanceIndex(tmp_path_factory.mktemp("shared"))
+    yield opened(index)
+    index.close()
+
+
+@given(records=_records(), persons=_persons(), scopes=st.lists(_scopes(), min_size=1, max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_file_answers_what_the_definition_says(
+    shared_file: PartitionFile, records: list[ProvenanceRecorded], persons: list[Person], scopes: list[Scope]
+) -> None:
+    class _Undo(Exception):
+        pass
+
+    by_root = {person.root: person for person in persons}
+    with pytest.raises(_Undo), shared_file.transaction():
+        shared_file.put_persons([each for each in persons if not isinstance(each, CustomerDeparted)])
+        shared_file.put_departed([each for each in persons if isinstance(each, CustomerDeparted)])
+        shared_file.put_records(records)
+        assert shared_file.records([each.record_id for each in records]) == records
+        assert shared_file.persons(by_root) == by_root
+        for scope in scopes:
+            found = shared_file.answer(scope)
+            expected = _oracle(scope, records, by_root)
+            assert {
+                each.root: (each.standing, frozenset(each.why.record_ids if each.why else ())) for each in found
+            } == expected
+            assert [each.root for each in found] == sorted(expected)
+            part = set(list(expected)[:2]) | {"customer/1"}
+            assert {each.root for each in shared_file.answer(scope, part)} == part & set(expected)
+        raise _Undo
+
+
+def test_state_and_position_survive_together_or_not_at_all(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    with file.transaction():
+        file.put_persons([customer(1)])
+        file.set_positions({STORE_CHANGES.name: 5})
+    with pytest.raises(RuntimeError), file.transaction():
+        file.put_persons([customer(2)])
+        file.set_positions({STORE_CHANGES.name: 6})
+        raise RuntimeError
+    index.close(0)
+    file = opened(index)
+    assert file.positions() == {STORE_CHANGES.name: 5}
+    assert file.persons(["customer/1", "customer/2"]) == {"customer/1": customer(1)}
+
+
+def test_a_deleted_record_stays_and_the_stores_own_word_wins_over_a_kept_copy(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_records([record()])
+    file.mark_deleted({"r1": NOW})
+    file.mark_deleted({"r1": NOW + timedelta(days=1)})
+    assert file.records(["r1"]) == [record(deleted_at=NOW)]
+    file.put_records([record()])
+    file.keep_records([record(deleted_at=NOW), record(record_id="r2", deleted_at=NOW)])
+    assert [each.deleted_at for each in file.records(["r1", "r2"])] == [None, NOW]
+
+
+def test_a_present_customer_hides_a_departed_one(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    gone = CustomerDeparted(
+        root="customer/1", customer_id=1, website_id=1, store_id=1, locale="", departed_at=NOW, expires_at=NOW
+    )
+    file.put_departed([gone])
+    assert file.persons(["customer/1"]) == {"customer/1": gone}
+    assert file.expired(NOW) == ["customer/1"]
+    file.put_persons([customer(1)])
+    assert file.persons(["customer/1"]) == {"customer/1": customer(1)}
+
+
+@pytest.mark.parametrize("damage", ["foreign", "truncated", "empty", "asked"])
+def test_a_file_that_cannot_serve_is_rebuilt(index: ProvenanceIndex, damage: str) -> None:
+    file = opened(index)
+    with file.transaction():
+        file.put_records([record(record_id=f"r{number}") for number in range(20_000)])
+        file.set_positions({STORE_CHANGES.name: 5})
+    index.close(0)
+    content = file.path.read_bytes()
+    if damage == "foreign":
+        file.path.write_bytes(b"no database" * 1000)
+    elif damage == "truncated":
+        file.path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        file.path.write_bytes(b"")
+    else:
+        index.ask_rebuild(0)
+    file = opened(index)
+    assert file.positions() == {}
+    assert file.status().record_count == 0
+    assert not index.rebuild_asked(0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster": "another"},
+        {"topic": "another"},
+        {"partition_count": 6},
+        {"bounds": {STORE_CHANGES.name: (6, 1000)}},
+        {"bounds": {STORE_CHANGES.name: (0, 4)}},
+        {"now": NOW + timedelta(days=7)},
+    ],
+    ids=["cluster", "topic", "partition count", "below the log's start", "beyond its end", "too old"],
+)
+def test_a_file_of_another_topic_or_time_is_rebuilt(index: ProvenanceIndex, changes: dict[str, Any]) -> None:
+    opened(index).set_positions({STORE_CHANGES.name: 5})
+    index.close(0)
+    assert opened(index).positions() == {STORE_CHANGES.name: 5}
+    index.close(0)
+    assert opened(index, **changes).positions() == {}
+
+
+def _hold(directory: Path, holding: Any, release: Any) -> None:
+    index = ProvenanceIndex(directory)
+    opened(index)
+    holding.set()
+    release.wait(30)
+    index.close()
+
+
+def test_two_processes_never_hold_the_same_partition(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    holding, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, holding, release))
+    holder.start()
+    try:
+        assert holding.wait(30)
+        index = ProvenanceIndex(tmp_path, takeover_seconds=0.3)
+        opened(index, 1)
+        with pytest.raises(Unreachable, match=f"process {holder.pid} still holds"):
+            opened(index, 0)
+        release.set()
+        patient = ProvenanceIndex(tmp_path, takeover_seconds=30)
+        assert opened(patient, 0).positions() == {}
+        patient.close()
+        index.close()
+    finally:
+        release.set()
+        holder.join(30)
+    assert holder.exitcode == 0
+
+
+def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_persons([customer(1), customer(2)])
+    file.put_records([record(), record(record_id="it's", root="customer/2", customer_id=2)])
+    found = file.answer(Scope(model_ids=("fraud-scorer",)))
+    members = [affected(each, incident_id="INC-2026-0001", revision=1, partition=0) for each in found]
+    assert all(member.contact is not None for member in members)
+    content = file.freeze({"merkle_root": set_root(members), "note": "it's"}, members)
+    assert b"c2VhbGVk" not in content
+    header, thawed = file.thaw(content)
+    assert header == {"merkle_root": set_root(members), "note": "it's"}
+    assert set_root(thawed) == set_root(members)
+    assert [each.contact for each in thawed] == [None, None]
+    with pytest.raises(Refused):
+        file.thaw(content[:100])
+    assert list(file.path.parent.glob("*.partial")) == []
+
+
+def test_coverage_says_since_when_and_how_many_values_have_no_record(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_persons(
+        [
+            customer(1, attribute_hmacs={"fraud_score": HASH}),
+            customer(2, attribute_hmacs={"fraud_score": HASH, "income_band": HASH}),
+        ]
+    )
+    file.put_records([record()])
+    covered = {
+        (each.model_id, each.attribute): (each.recorded_since, each.untagged_count)
+        for each in file.coverage(Scope(model_ids=("fraud-scorer", "ghost")))
+    }
+    assert covered == {
+        ("fraud-scorer", "fraud_score"): (BASE, 1),
+        ("fraud-scorer", "income_band"): (None, 1),
+        ("ghost", "income_band"): (None, 1),
+        ("ghost", "*"): (None, 1),
+    }
+
+
+def test_an_empty_partition_covers_nothing(index: ProvenanceIndex) -> None:
+    covered = opened(index).coverage(Scope())
+    assert [(each.model_id, each.attribute, each.recorded_since) for each in covered] == [("*", "*", None)]
+
+
+def test_preview_counts_people_by_where_they_live_and_what_is_held(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_persons([customer(1, channels=("email", "sms")), customer(2, residence=())])
+    file.put_records([record(), record(record_id="r2"), record(record_id="r3", root="customer/2", kind=Kind.SYNTHETIC)])
+    preview = file.preview(Scope(model_ids=("fraud-scorer",)))
+    assert (preview.affected_count, preview.possible_count, preview.record_count) == (2, 0, 3)
+    assert preview.by_jurisdiction == {"DE": 1, "unknown": 1}
+    assert preview.by_kind == {"derived": 1, "synthetic": 1}
+    assert preview.by_channel == {"email": 1, "sms": 1, "none": 1}
+    assert file.names().models == {"fraud-scorer": ("7",)}
+    assert file.data_map().rows[0].record_count == 3
+    seen = file.inspect("customer/1")
+    assert seen.person.has_contact
+    assert "c2VhbGVk" not in seen.model_dump_json()
+
+
+def test_readers_on_other_threads_see_committed_state_only(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_persons([customer(1)])
+    with file.transaction():
+        file.put_persons([customer(2)])
+        with index.reading() as readers:
+            assert [reader.status().customer_count for reader in readers] == [1]
+    with index.reading() as readers:
+        assert [reader.status().customer_count for reader in readers] == [2]
