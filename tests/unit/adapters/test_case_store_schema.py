@@ -1,0 +1,82 @@
+"""One linear migration history that makes exactly the declared tables, and the store's transactions."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from bridge.contracts.errors import BadInput
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase, heads, migrate, upsert
+from consumers.adapters.case_store.positions import read_positions, release_lease, take_lease, write_positions
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> CaseDatabase:
+    opened = CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}")
+    migrate(opened)
+    return opened
+
+
+def test_there_is_one_head() -> None:
+    assert len(heads()) == 1
+
+
+def test_migrations_make_exactly_the_declared_tables(database: CaseDatabase) -> None:
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_migrating_twice_at_once_is_harmless(tmp_path: Path) -> None:
+    stores = [CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}") for _ in range(3)]
+    threads = [threading.Thread(target=migrate, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with stores[0].read() as connection:
+        assert sa.inspect(connection).has_table("attempt")
+
+
+def test_an_unsupported_database_is_refused() -> None:
+    with pytest.raises(BadInput, match="postgresql is not supported"):
+        CaseDatabase("postgresql://x/y")
+
+
+def test_a_failed_transaction_leaves_nothing(database: CaseDatabase) -> None:
+    with pytest.raises(RuntimeError), database.write() as connection:
+        write_positions(connection, "s", {("t", 0): 5})
+        raise RuntimeError
+    assert read_positions(database, "s", [("t", 0)]) == {}
+
+
+def test_a_naive_instant_is_refused(database: CaseDatabase) -> None:
+    with pytest.raises(sa.exc.StatementError, match="naive"), database.write() as connection:
+        upsert(
+            connection,
+            tables.person_key,
+            [{"root": "customer/1", "key": b"k", "made_at": datetime(2026, 1, 1)}],  # noqa: DTZ001
+        )
+
+
+def test_positions_move_forward_and_are_kept_per_stage(database: CaseDatabase) -> None:
+    with database.write() as connection:
+        write_positions(connection, "a", {("t", 0): 5, ("t", 1): 7})
+        write_positions(connection, "a", {("t", 0): 9})
+        write_positions(connection, "b", {("t", 0): 1})
+    assert read_positions(database, "a", [("t", 0), ("t", 1), ("t", 2)]) == {("t", 0): 9, ("t", 1): 7}
+
+
+def test_a_lease_has_one_holder_and_a_rising_fencing_number(database: CaseDatabase) -> None:
+    assert take_lease(database, "outbox", "a", NOW, 10) == 1
+    assert take_lease(database, "outbox", "b", NOW, 10) is None
+    assert take_lease(database, "outbox", "a", NOW, 10) == 1
+    assert take_lease(database, "outbox", "b", NOW + timedelta(seconds=11), 10) == 2
+    release_lease(database, "outbox", "b")
+    assert take_lease(database, "outbox", "a", NOW + timedelta(seconds=12), 10) == 3

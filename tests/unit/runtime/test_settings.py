@@ -1,0 +1,92 @@
+"""Settings: unknown keys, wrong values, the environment, masking, and the file that init writes."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.settings import Settings, load_settings
+from bridge.runtime.settings_file import commented_settings
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "tocsin.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    path = written(tmp_path, '[kafka]\nbootstrap_server = "x:1"\n')
+    with pytest.raises(
+        BadInput, match=r"tocsin\.toml: kafka\.bootstrap_server: unknown key; did you mean 'bootstrap_servers'"
+    ):
+        load_settings(path)
+
+
+def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="did you mean 'delivery'"):
+        load_settings(written(tmp_path, "[deliverry]\n"))
+
+
+def test_an_unknown_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_KAFKKA__BOOTSTRAP_SERVERS", "x:1")
+    with pytest.raises(BadInput, match="did you mean 'TOCSIN_KAFKA'"):
+        load_settings(None)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, '[kafka]\nbootstrap_servers = "file:1"\ntopic_prefix = "p."\n')
+    monkeypatch.setenv("TOCSIN_KAFKA__BOOTSTRAP_SERVERS", "env:1")
+    kafka = load_settings(path).kafka
+    assert (kafka.bootstrap_servers, kafka.topic_prefix) == ("env:1", "p.")
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, '[paths]\ndata = "d"\n'))
+    assert settings.paths.data == tmp_path / "d"
+    assert settings.case_store.url.get_secret_value() == f"sqlite:///{tmp_path}/data/case.db"
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="tocsin init"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_a_broken_file_says_the_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="line 2"):
+        load_settings(written(tmp_path, "[kafka]\nbootstrap_servers = \n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[delivery]\nmode = "live"\n', "aws_account"),
+        ('[delivery]\nendpoint_url = "http://10.0.0.8:1"\n', "loopback"),
+        ('[delivery]\nmode = "simulator"\nendpoint_url = "http://127.0.0.1:1"\n', "sandbox"),
+        ('[delivery]\nmode = "lively"\n', "'lively'"),
+    ],
+)
+def test_delivery_that_could_reach_the_wrong_people_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_settings(written(tmp_path, text))
+
+
+def test_passwords_are_masked_and_never_echoed(tmp_path: Path) -> None:
+    path = written(tmp_path, '[store]\nurl = "mysql+pymysql://user:hunter2@db/magento"\n')
+    shown = str(load_settings(path).masked())
+    assert "hunter2" not in shown
+    assert "user:**********@db" in shown
+
+
+def test_the_default_mode_reaches_nobody() -> None:
+    assert Settings().delivery.mode == "sandbox"
+
+
+def test_the_file_that_init_writes_is_accepted_and_changes_nothing(tmp_path: Path) -> None:
+    text = commented_settings({"delivery": {"aws_region": "eu-west-1"}})
+    assert tomllib.loads(text)["delivery"] == {"aws_region": "eu-west-1"}
+    settings = load_settings(written(tmp_path, text))
+    assert settings.delivery.aws_region == "eu-west-1"
+    for section in Settings.model_fields:
+        assert f"[{section}]" in text
