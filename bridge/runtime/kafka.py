@@ -198,10 +198,8 @@ def new_consumer(kafka: Kafka, group: str, **overrides: Any) -> Consumer:
     return Consumer(config | {key.replace("_", "."): value for key, value in overrides.items()})
 
 
-def cluster_id(kafka: Kafka, stop: threading.Event | None = None) -> str:
+def cluster_id(kafka: Kafka) -> str:
     """Return the cluster's id. Raises Unreachable."""
-    del stop
-
     try:
         metadata = AdminClient(client_settings(kafka)).list_topics(timeout=15)
     except KafkaException as error:
