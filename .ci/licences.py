@@ -61,14 +61,14 @@ def locked_names(lock: str) -> list[str]:
 def licences_of(dist: Distribution) -> list[str]:
     """Return what `dist` says of its licence: one expression, or its classifiers, or its licence field."""
     metadata = dist.metadata
-    if expression := metadata.get("License-Expression"):
-        return [expression]
+    if "License-Expression" in metadata:
+        return [metadata["License-Expression"]]
     classifiers = [
         value.rsplit(" :: ", 1)[-1]
         for value in metadata.get_all("Classifier") or []
         if value.startswith("License :: ") and value != "License :: OSI Approved"
     ]
-    return classifiers or [metadata.get("License") or "none stated"]
+    return classifiers or [(metadata["License"] if "License" in metadata else "") or "none stated"]
 
 
 def is_allowed(licence: str) -> bool:

@@ -17,7 +17,7 @@ from tests.servers.choice import Way, find_program
 from tests.servers.local import ServerDidNotStart, free_port, run_to_end, running, scratch_folder
 
 IMAGE = "mariadb:10.11"
-PROGRAMS = ("mariadbd", "mariadb-install-db")
+PROGRAMS = ("mariadbd", "mariadb-install-db", "my_print_defaults")
 TABLES = Path(__file__).with_name("magento_tables.sql")
 ROOT_PASSWORD = "root"
 SETTINGS = (
