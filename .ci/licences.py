@@ -68,7 +68,7 @@ def licences_of(dist: Distribution) -> list[str]:
         for value in metadata.get_all("Classifier") or []
         if value.startswith("License :: ") and value != "License :: OSI Approved"
     ]
-    return classifiers or [(metadata["License"] if "License" in metadata else "") or "none stated"]
+    return classifiers or (metadata.get_all("License") or [])[:1] or ["none stated"]
 
 
 def is_allowed(licence: str) -> bool:
