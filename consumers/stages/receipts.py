@@ -87,11 +87,7 @@ class Receipts:
         """
         deliveries: list[ReceiptDelivery] = []
         try:
-            while len(deliveries) < 200:
-                more = source.receive(10, 0)
-                deliveries.extend(more)
-                if len(more) < 10:
-                    break
+            deliveries.extend(source.receive(200, 0))
             self._health.ready(source.name)
         except Unreachable as error:
             self._health.missing(source.name, str(error))
