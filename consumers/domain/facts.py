@@ -1,0 +1,259 @@
+"""What is known of an incident, as the law asks for it. A fact left out is unknown, not false.
+
+Pure data with its checks: every key has a type and a vocabulary, instants carry offsets, unknown keys are refused with
+the nearest known name. What follows from the facts is decided in `obligations`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from bridge.contracts.errors import BadInput, nearest
+from consumers.domain import jurisdictions
+
+Role = Literal["controller", "processor", "provider", "deployer"]
+EntityKind = Literal[
+    "online_retailer",
+    "body_corporate",
+    "credit_institution",
+    "payment_institution",
+    "e_money_institution",
+    "account_information_service_provider",
+    "investment_firm",
+    "crypto_asset_service_provider",
+    "insurance_undertaking",
+    "central_counterparty",
+    "trading_venue",
+    "other_dora_financial_entity",
+    "nis2_essential",
+    "nis2_important",
+    "trust_service_provider",
+    "manufacturer_digital_product",
+    "payment_service_provider_gb",
+    "critical_infrastructure_ch",
+    "critical_infrastructure_cn",
+    "critical_infrastructure_us",
+    "nonbank_financial_institution_ftc",
+    "national_bank",
+    "state_bank",
+    "bank_holding_company",
+    "bank_service_provider",
+    "insured_credit_union",
+    "glba_financial_institution",
+    "sec_registrant",
+    "sec_covered_institution_larger",
+    "sec_covered_institution_smaller",
+    "service_provider_sec_covered",
+    "hipaa_covered_entity",
+    "hipaa_business_associate",
+    "information_broker_or_data_collector",
+    "frfi",
+    "apra_regulated",
+    "mas_regulated",
+    "other",
+]
+Licence = Literal["none", "nydfs_covered_entity"]
+GdprRisk = Literal["unlikely", "risk", "high"]
+LeakSensitivity = Literal["real", "derived_or_memorised", "synthetic_only"]
+SeriousIncident = Literal["none", "general", "death", "widespread"]
+AiSystem = Literal["none", "not_high_risk", "high_risk_annex_iii", "high_risk_annex_i", "gpai", "gpai_systemic_risk"]
+
+
+def _utc(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no ISO 8601 instant; write it like 2026-06-08T03:12:00Z") from None
+    if not isinstance(value, datetime):
+        raise ValueError("an instant is written as ISO 8601 with its offset, like 2026-06-08T03:12:00Z")
+    if value.utcoffset() is None:
+        raise ValueError(f"{value.isoformat()} has no offset; write Z or +02:00 behind it")
+    return value.astimezone(UTC)
+
+
+def _known_key(key: str) -> str:
+    if key.islower() and key.replace("-", "").isalnum():
+        return key  # a regime_id; `obligations_for` knows which exist
+    try:
+        return jurisdictions.jurisdiction(key)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+def _territory(code: str) -> str:
+    if code in jurisdictions.COUNTRIES | jurisdictions.FREE_ZONES:
+        return code
+    known = jurisdictions.COUNTRIES | jurisdictions.FREE_ZONES
+    raise ValueError(f"{code!r} is no country{nearest(code, known)}; use ISO 3166-1 codes such as DE, US, AE-DIFC")
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Key = Annotated[str, AfterValidator(_known_key)]
+Instant = Annotated[datetime, BeforeValidator(_utc)]
+KeyedInstant = Instant | dict[Key, Instant]
+KeyedBool = StrictBool | dict[Key, StrictBool]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Country = Annotated[str, AfterValidator(_territory)]
+
+
+class Facts(BaseModel):
+    """The facts of one incident for one controller. Instants are kept in UTC; None means unknown or not recorded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detected_at: Instant | None = None
+    """First technical alert or report. Starts no clock by itself."""
+    aware_at: Instant | None = None
+    """The entity became aware: the general clock outside the GDPR."""
+    controller_aware_at: Instant | None = None
+    """Reasonable certainty that personal data were compromised (EDPB Guidelines 9/2022)."""
+    processor_aware_at: Instant | None = None
+    processor_notified_controller_at: Instant | None = None
+    discovered_at: Instant | None = None
+    determined_at: Instant | None = None
+    determined_material_at: Instant | None = None
+    confirmed_at: Instant | None = None
+    classified_major_at: Instant | None = None
+    initial_submitted_at: KeyedInstant | None = None
+    intermediate_submitted_at: KeyedInstant | None = None
+    notification_submitted_at: KeyedInstant | None = None
+    assessed_notifiable_at: Instant | None = None
+    known_personal_data_affected_at: Instant | None = None
+    noticed_at: Instant | None = None
+    paid_at: Instant | None = None
+    aware_and_scope_identified_at: Instant | None = None
+    match_test_positive_at: Instant | None = None
+    corrective_measure_available_at: Instant | None = None
+    individual_notices_sent_at: KeyedInstant | None = None
+    le_hold_from: KeyedInstant | None = None
+    le_hold_released_at: KeyedInstant | None = None
+
+    role: Role | None = None
+    entity: Annotated[tuple[EntityKind, ...], BeforeValidator(_as_list)] | None = None
+    """All that apply; what is not named is denied."""
+    licensee: Annotated[tuple[Licence, ...], BeforeValidator(_as_list)] | None = None
+    establishments: tuple[Country, ...] | None = None
+    targets: tuple[Country, ...] | None = None
+    residents: dict[str, Count] | None = None
+    """Affected people by residence; what is not named is 0. `unknown` counts those whose residence nobody knows."""
+    data_elements: tuple[str, ...] | None = None
+    statutory_pi: KeyedBool | None = None
+    """Counsel's override of what the data elements give."""
+    sensitivity: LeakSensitivity | None = None
+    encrypted: StrictBool | None = None
+    key_compromised: StrictBool | None = None
+    data_recoverable: StrictBool | None = None
+    gdpr_risk: GdprRisk | None = None
+    harm_likely: KeyedBool | None = None
+    significant_harm: KeyedBool | None = None
+    relevant_risk: StrictBool | None = None
+    serious_incident: SeriousIncident | None = None
+    ai_system: AiSystem | None = None
+    external_attack: StrictBool | None = None
+    significant: KeyedBool | None = None
+    small_agent: StrictBool | None = None
+    glba_exempt: StrictBool | None = None
+    controller_zone: str | None = None
+    """Zone in which times are shown. Never moves a deadline."""
+
+    @field_validator("residents")
+    @classmethod
+    def _fold_residences(cls, residents: dict[str, int] | None) -> dict[str, int] | None:
+        if residents is None:
+            return None
+        folded: dict[str, int] = {}
+        for code, count in residents.items():
+            try:
+                home = code if code == jurisdictions.UNKNOWN_RESIDENCE else jurisdictions.jurisdiction(code)
+            except BadInput as error:
+                raise ValueError(str(error)) from None
+            folded[home] = folded.get(home, 0) + count
+        return folded
+
+    @field_validator("controller_zone")
+    @classmethod
+    def _zone_exists(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError):
+                raise ValueError(f"{zone!r} is no IANA zone; write it like Europe/Berlin") from None
+        return zone
+
+    @model_validator(mode="after")
+    def _release_follows_hold(self) -> Self:
+        released = self.le_hold_released_at
+        if released is None:
+            return self
+        releases = released if isinstance(released, dict) else {None: released}
+        for key, at in releases.items():
+            begin = self.le_hold_from.get(key or "") if isinstance(self.le_hold_from, dict) else self.le_hold_from
+            if begin is not None and at < begin:
+                where = f"le_hold_released_at[{key}]" if key else "le_hold_released_at"
+                raise ValueError(f"{where} {at.isoformat()} lies before le_hold_from {begin.isoformat()}")
+            if begin is None and (self.le_hold_from is None or key):
+                raise ValueError(f"le_hold_released_at{f'[{key}]' if key else ''} is given without le_hold_from")
+        return self
+
+    def instants(self) -> dict[str, datetime]:
+        """Return every recorded instant by fact, without holds; of a keyed one the earliest."""
+        found = {}
+        for name in INSTANTS:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                value = min(value.values(), default=None)
+            if value is not None:
+                found[name] = value
+        return found
+
+
+INSTANTS = tuple(name for name in Facts.model_fields if name.endswith("_at") and name != "le_hold_released_at")
+ENTITIES: frozenset[str] = frozenset(get_args(EntityKind))
+
+
+def parse_facts(value: Mapping[str, Any], *, source: str = "facts") -> Facts:
+    """Return `value` as Facts. Raises BadInput naming `source`, the key, and what to write instead."""
+    try:
+        return Facts.model_validate(value)
+    except ValidationError as error:
+        complaints = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_ARMS) or "the facts"
+            if problem["type"] == "extra_forbidden":
+                complaints.append(f"unknown key {key!r}{nearest(key, Facts.model_fields)}")
+            elif problem["type"] == "literal_error":
+                word = str(problem["input"])
+                allowed = _vocabulary(problem)
+                complaints.append(f"{key}: {word!r} is not known{nearest(word, allowed)}; one of {', '.join(allowed)}")
+            else:
+                complaints.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+        raise BadInput(f"{source}: " + "; ".join(dict.fromkeys(complaints))) from None
+
+
+_UNION_ARMS = {"bool", "[key]"} | {
+    "function-before[_utc(), datetime]",
+    "dict[function-after[_known_key(), str],function-before[_utc(), datetime]]",
+    "dict[function-after[_known_key(), str],bool]",
+}
+
+
+def _vocabulary(problem: Any) -> list[str]:
+    expected = str(problem.get("ctx", {}).get("expected", ""))
+    return [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(",") if word.strip()]

@@ -1,0 +1,152 @@
+"""Where people live, as the law sees it: codes, which jurisdictions cover a residence, and what a person triggers there.
+
+Codes are ISO 3166-1 (`DE`), ISO 3166-2 for the United States and Canada (`US-CA`, `CA-QC`), and two financial free
+zones that legislate for themselves (`AE-DIFC`, `AE-ADGM`; codes of this project). `US-CA` is California, `CA` is Canada.
+Not for the conditions of a duty (`obligations`) nor for how time is counted (`deadlines`).
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import date, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from bridge.contracts.errors import BadInput, nearest
+from consumers.domain.elements import exposes
+
+if TYPE_CHECKING:
+    from consumers.domain.obligations import Obligation
+    from consumers.domain.rules import Rules
+
+UNKNOWN_RESIDENCE = "unknown"
+"""The bucket of people whose residence nobody knows: they are told all the same, with the strictest notice."""
+
+
+def _codes(text: str, prefix: str = "") -> frozenset[str]:
+    return frozenset(prefix + code for code in text.split())
+
+
+COUNTRIES = _codes(
+    """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA
+    CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA
+    GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP
+    KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS
+    MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS
+    RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW
+    TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+    """
+)
+US_STATES = _codes(
+    "AL AK AZ AR CA CO CT DE DC FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR "
+    "PA RI SC SD TN TX UT VT VA WA WV WI WY PR GU VI AS MP UM",
+    "US-",
+)
+CA_PROVINCES = _codes("AB BC MB NB NL NS NT NU ON PE QC SK YT", "CA-")
+FREE_ZONES = frozenset({"AE-DIFC", "AE-ADGM"})
+EU = _codes("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK")
+EEA = EU | {"IS", "LI", "NO"}
+JURISDICTIONS = COUNTRIES | US_STATES | CA_PROVINCES | FREE_ZONES
+
+_PROVINCES_WITH_OWN_LAW = frozenset({"CA-QC", "CA-AB", "CA-BC"})
+"""Substantially similar to PIPEDA, which so leaves residents of these provinces to the provincial law."""
+_PART_OF = {
+    # Outermost regions where Union law applies (Art. 355 TFEU) and the United States' territories have ISO codes of
+    # their own; a shop's address carries those, the law is that of the whole.
+    **dict.fromkeys(("GF", "GP", "MF", "MQ", "RE", "YT"), "FR"),
+    "AX": "FI",
+    **{code: f"US-{code}" for code in ("AS", "GU", "MP", "PR", "UM", "VI")},
+}
+
+
+@lru_cache(maxsize=4096)
+def jurisdiction(code: str) -> str:
+    """Return the jurisdiction whose law follows from residence code `code`.
+
+    Subdivisions outside the United States and Canada fold into their country (`DE-BY` is `DE`); overseas parts into
+    the whole (`PR` is `US-PR`, `RE` is `FR`). Raises BadInput for a code that does not exist.
+    """
+    code = _PART_OF.get(code, code)
+    if code in JURISDICTIONS:
+        return code
+    country, dash, subdivision = code.partition("-")
+    folds = dash and subdivision.isalnum() and 1 <= len(subdivision) <= 3 and country in COUNTRIES - {"US", "CA"}
+    if folds:
+        return _PART_OF.get(country, country)
+    hint = "; did you mean 'GB'?" if code == "UK" else nearest(code, JURISDICTIONS)
+    raise BadInput(f"residence {code!r} does not exist{hint}; use ISO 3166 codes such as DE, US-CA, CA-QC")
+
+
+def members(law_of: str) -> frozenset[str]:
+    """Return the countries that law of `law_of` (`EU`, `EEA` or one code) covers."""
+    return {"EU": EU, "EEA": EEA}.get(law_of) or frozenset({law_of})
+
+
+def covers(law_of: str, code: str) -> bool:
+    """Say whether law of `law_of` follows residence `code`.
+
+    Canada's PIPEDA leaves Quebec, Alberta and British Columbia to the provinces; that federal works keep it there is
+    for `obligations` to see, which knows the entity.
+    """
+    home = jurisdiction(code)
+    if law_of == "CA":
+        return home == "CA" or (home in CA_PROVINCES and home not in _PROVINCES_WITH_OWN_LAW)
+    if law_of == "US":
+        return home == "US" or home in US_STATES
+    return home in members(law_of)
+
+
+def provinces_with_own_law() -> frozenset[str]:
+    """Return the provinces where PIPEDA binds federal works alone."""
+    return _PROVINCES_WITH_OWN_LAW
+
+
+def regimes_for_person(
+    residence_codes: Collection[str], element_set: Collection[str], rules: "Rules", on: date
+) -> tuple[str, ...]:
+    """Return the regimes of individual notice that a person's exposed `element_set` triggers where they may live.
+
+    Every residence in doubt counts: the union is returned, sorted. `on` is the incident's date (definitions are
+    dated). A combination that only a person can decide counts as triggered. Without any residence the answer is
+    `("unknown",)`. Regimes that hang on what the controller is (HIPAA, Reg S-P, DORA clients) are not a matter of
+    residence and not named here. Raises BadInput for a residence or an element that does not exist.
+    """
+    known = frozenset(code for code in residence_codes if code != UNKNOWN_RESIDENCE)
+    if not known:
+        return (UNKNOWN_RESIDENCE,)
+    return _regimes_for(known, frozenset(element_set), rules, on)
+
+
+@lru_cache(maxsize=16384)
+def _regimes_for(
+    residence_codes: frozenset[str], elements: frozenset[str], rules: "Rules", on: date
+) -> tuple[str, ...]:
+    """A leak of 20,000 people has a few dozen different pairs of residence and elements: each is worked out once."""
+    rules.check_elements(elements)
+    found = []
+    for duty in rules.duties:
+        if duty.recipient != "individual" or duty.territory not in ("residents", "establishment_or_targeting"):
+            continue
+        if not any(covers(duty.jurisdiction, code) for code in residence_codes):
+            continue
+        if duty.version_on(on) is None:
+            continue
+        combinations = rules.combinations.get(duty.regime_id, ())
+        if any(exposes(combination, elements, on) is not False for combination in combinations):
+            found.append(duty.regime_id)
+    return tuple(sorted(found))
+
+
+def earliest_deadline(obligations: Iterable["Obligation"], residence: str) -> datetime | None:
+    """Return the earliest instant by which a person of `residence` must have been told, or None if no date binds.
+
+    Counts notices to individuals that are due, and pending ones by their conservative date. For `"unknown"` the
+    earliest of all jurisdictions.
+    """
+    dates = [
+        at
+        for obligation in obligations
+        if obligation.recipient == "individual" and obligation.status in ("due", "pending")
+        if residence == UNKNOWN_RESIDENCE or covers(obligation.jurisdiction, residence)
+        if (at := obligation.deadline_at or obligation.conservative_deadline_at) is not None
+    ]
+    return min(dates, default=None)

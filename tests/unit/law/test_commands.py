@@ -1,0 +1,120 @@
+"""What a lawyer sees of `tocsin law`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.parts import Parts
+from consumers.law.commands import law
+from consumers.law.loader import LawFolder
+
+SHIPPED = Path(__file__).parents[3] / "templates" / "law"
+FACTS = {
+    "detected_at": "2026-06-08T03:12:00Z",
+    "controller_aware_at": "2026-06-09T14:00:00Z",
+    "role": "controller",
+    "establishments": ["DE"],
+    "residents": {"DE": 3},
+    "data_elements": ["email"],
+    "sensitivity": "real",
+    "encrypted": False,
+    "gdpr_risk": "high",
+}
+FIELDS = {
+    "regime_id",
+    "recipient",
+    "status",
+    "deadline_local",
+    "deadline_utc",
+    "relief_latest_utc",
+    "conservative_deadline_utc",
+    "clock_starts",
+    "started_at",
+    "citation",
+    "confidence",
+    "because",
+    "missing_facts",
+}
+
+
+def _run(*arguments: str) -> Result:
+    parts = Parts()
+    parts.provide(LawFolder, lambda: LawFolder(SHIPPED))
+    return CliRunner().invoke(law, arguments, obj=parts)
+
+
+@pytest.fixture
+def facts_file(tmp_path: Path) -> Path:
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(FACTS), encoding="utf-8")
+    return path
+
+
+def test_check_says_what_it_checked() -> None:
+    result = _run("check")
+    assert result.exit_code == 0
+    assert "235 duties in 247 versions" in result.output
+
+
+def test_check_names_the_slip(tmp_path: Path) -> None:
+    result = _run("check", "--templates", str(tmp_path))
+    assert isinstance(result.exception, BadInput)
+    assert result.exception.exit_code == 2
+
+
+def test_plan_as_json_has_the_fields_that_others_read(facts_file: Path) -> None:
+    result = _run("plan", str(facts_file), "--json")
+    assert result.exit_code == 0
+    records = json.loads(result.output)
+    assert records[0].keys() >= FIELDS
+    assert len({record["regime_id"] for record in records}) == 235
+    by_id = {record["regime_id"]: record for record in records}
+    assert by_id["eu-gdpr-33"]["deadline_utc"] == "2026-06-12T14:00:00Z"
+    assert by_id["eu-gdpr-33"]["deadline_local"] == "2026-06-12T16:00:00+02:00"
+    assert by_id["eu-gdpr-33"]["conservative_deadline_utc"] == "2026-06-11T03:12:00Z"
+
+
+def test_plan_reads_like_a_list_of_duties(facts_file: Path) -> None:
+    result = _run("plan", str(facts_file), "--as-of", "2026-06-10T14:00:00Z")
+    assert "2026-06-12 16:00 CEST (2026-06-12T14:00Z, in 2 d)" in result.output
+    assert "GDPR Art 33(1)" in result.output
+    assert "235 considered" in result.output
+    assert "missing: entity" in result.output
+    assert "no legal advice" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no JSON"),
+        ("[]", "one JSON object"),
+        ('{"aware_at": null, "aware_at": null}', "written twice"),
+        ('{"awre_at": null}', "did you mean 'aware_at'"),
+    ],
+)
+def test_facts_that_cannot_be_read_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(text, encoding="utf-8")
+    result = _run("plan", str(path))
+    assert isinstance(result.exception, BadInput)
+    assert words in str(result.exception)
+
+
+def test_a_naive_as_of_is_refused(facts_file: Path) -> None:
+    result = _run("plan", str(facts_file), "--as-of", "2026-06-10T14:00:00")
+    assert "no offset" in str(result.exception)
+
+
+def test_explain_says_every_version() -> None:
+    result = _run("explain", "us-tx-ag")
+    assert result.exit_code == 0
+    assert "version 1" in result.output
+    assert "P60D" in result.output
+    assert "at least 250 residents" in result.output
+
+
+def test_explain_names_the_nearest_rule() -> None:
+    assert "did you mean 'us-tx-ag'" in str(_run("explain", "us-tx-gaa").exception)
