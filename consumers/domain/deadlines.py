@@ -37,6 +37,15 @@ class Period:
     """Counted from 31 December of the year of the event."""
 
 
+@lru_cache(maxsize=1024)
+def zone_info(name: str) -> ZoneInfo:
+    """Return the IANA zone `name`; kept for good, where `zoneinfo` itself keeps eight and reads the rest anew.
+
+    Raises ZoneInfoNotFoundError or ValueError for a name that is none.
+    """
+    return ZoneInfo(name)
+
+
 @lru_cache(maxsize=256)
 def parse_period(text: str) -> Period:
     """Return `text` (`PT72H`, `P30D`, `P4BD`, `P1M`, `P60D_after_calendar_year_end`) as a Period; BadInput if none."""
@@ -61,7 +70,7 @@ def deadline(started_at: datetime, period: Period, anchor: str, zone: str, calen
     """
     if period.hours:
         return started_at.astimezone(UTC) + timedelta(hours=period.hours)
-    day = _last_day(started_at.astimezone(ZoneInfo(zone)).date(), period, calendar)
+    day = _last_day(started_at.astimezone(zone_info(zone)).date(), period, calendar)
     if anchor == "end_of_day_inclusive":
         day -= timedelta(days=1)
     return _at(day, _CLOSE_OF_FILING if anchor == "close_1730" else _END_OF_DAY, zone)
@@ -69,7 +78,7 @@ def deadline(started_at: datetime, period: Period, anchor: str, zone: str, calen
 
 def relief(deadline_at: datetime, kind: str, zone: str, calendar: str) -> datetime | None:
     """Return until when a deadline that falls on a weekend or holiday may still be met, or None if it does not."""
-    day = deadline_at.astimezone(ZoneInfo(zone)).date()
+    day = deadline_at.astimezone(zone_info(zone)).date()
     if is_business_day(day, calendar):
         return None
     following = next_business_day(day, calendar)
@@ -107,7 +116,7 @@ def _last_day(day: date, period: Period, calendar: str) -> date:
 
 
 def _at(day: date, clock: time, zone: str) -> datetime:
-    return datetime.combine(day, clock, ZoneInfo(zone)).astimezone(UTC)
+    return datetime.combine(day, clock, zone_info(zone)).astimezone(UTC)
 
 
 def _counts_all_the_same(day: date, calendar: str) -> bool:

@@ -81,6 +81,7 @@ def members(law_of: str) -> frozenset[str]:
     return {"EU": EU, "EEA": EEA}.get(law_of) or frozenset({law_of})
 
 
+@lru_cache(maxsize=32768)
 def covers(law_of: str, code: str) -> bool:
     """Say whether law of `law_of` follows residence `code`.
 

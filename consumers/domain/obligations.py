@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain import deadlines
@@ -104,7 +103,7 @@ class Obligation:
     @property
     def deadline_local(self) -> datetime | None:
         """The deadline on the clock of its zone."""
-        return None if self.deadline_at is None else self.deadline_at.astimezone(ZoneInfo(self.zone))
+        return None if self.deadline_at is None else self.deadline_at.astimezone(deadlines.zone_info(self.zone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +208,7 @@ class _Case:
             if clock is not None and (at := self.instant(clock, duty)) is not None:
                 dating.append(at)
         earliest = min(dating, default=self.facts.detected_at or self.earliest or self.as_of)
-        return earliest.astimezone(ZoneInfo(self.zone(duty))).date()
+        return earliest.astimezone(deadlines.zone_info(self.zone(duty))).date()
 
     def residents(self, law_of: str) -> int | None:
         """Return how many affected people live where law of `law_of` follows residence."""

@@ -8,7 +8,7 @@ so makes its versions. Not for reading files (`source`) nor for joining them (`l
 
 from datetime import date
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -67,7 +67,7 @@ def _trigger(text: str) -> str:
 def _zone(name: str) -> str:
     if name != "by_member_state":
         try:
-            ZoneInfo(name)
+            deadlines.zone_info(name)
         except (ZoneInfoNotFoundError, ValueError):
             raise ValueError(f"{name!r} is no IANA zone; write it like Europe/Berlin, or by_member_state") from None
     return name
