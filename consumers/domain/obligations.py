@@ -132,6 +132,14 @@ def obligations_for(
     return tuple(sorted(_bind_dora_limbs(case, answers), key=_order))
 
 
+def notices_to_individuals(obligations: Iterable[Obligation]) -> dict[str, Obligation]:
+    """Return, by regime, the notices to individuals that are owed or still pending on a fact or a person.
+
+    What a person of some residence is owed is the meeting of these with `jurisdictions.regimes_for_person`.
+    """
+    return {o.regime_id: o for o in obligations if o.recipient == "individual" and o.status in OWED | {Status.PENDING}}
+
+
 def _order(obligation: Obligation) -> tuple[float, int, str, str]:
     at = obligation.deadline_at
     if at is None and obligation.status is Status.PENDING:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from bridge.contracts.errors import nearest
 from consumers.domain import deadlines
-from consumers.domain.facts import AiSystem, EntityKind, Facts, Licence, Role
+from consumers.domain.facts import AiSystem, Country, EntityKind, Facts, Licence, Role
 from consumers.domain.jurisdictions import JURISDICTIONS
 from consumers.domain.rules import (
     HARM_TESTS,
@@ -276,11 +276,19 @@ class ControllerEntry(Entry):
     websites: tuple[int, ...] = ()
     default: bool = False
     """Answers for every website that no other controller names."""
-    establishments: tuple[str, ...]
-    targets: tuple[str, ...] = ()
-    entity: tuple[EntityKind, ...] = ()
+    establishments: tuple[Country, ...]
+    targets: tuple[Country, ...] = ()
+    entity: Annotated[tuple[EntityKind, ...], Field(min_length=1)]
+    licensee: tuple[Licence, ...] = ("none",)
+    glba_exempt: bool | None = None
+    """A financial institution under GLBA Title V; left out: not known, and duties that ask stay pending."""
     role: Role = "controller"
     dpo: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the controller's entry says of an incident's facts, for `parse_facts` to take in."""
+        known = self.model_dump(include={"role", "entity", "licensee", "establishments", "targets", "glba_exempt"})
+        return {key: value for key, value in known.items() if value is not None}
 
 
 class ControllersFile(Entry):

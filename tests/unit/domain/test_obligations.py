@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.contracts.errors import BadInput
 from consumers.domain.facts import Facts, parse_facts
-from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
+from consumers.domain.obligations import OWED, Obligation, Status, notices_to_individuals, obligations_for
 from consumers.domain.rules import Rules
 
 AS_OF = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -181,6 +181,13 @@ def test_a_state_that_exempts_financial_institutions_asks_whether_this_is_one(ru
     open_question = answers({k: v for k, v in KNOWN.items() if k != "glba_exempt"}, rules)[key]
     assert open_question.status is Status.PENDING
     assert open_question.missing_facts == ("glba_exempt",)
+
+
+def test_the_notices_to_individuals_are_those_owed_or_open(rules: Rules) -> None:
+    owed = notices_to_individuals(obligations_for(parse_facts(KNOWN), rules, AS_OF))
+    assert set(owed) == {"eu-gdpr-34", "gb-ukgdpr-34", "us-ca-ind", "us-tx-ind", "us-az-ind"}
+    low = notices_to_individuals(obligations_for(parse_facts({**KNOWN, "gdpr_risk": "risk"}), rules, AS_OF))
+    assert set(low) == {"us-ca-ind", "us-tx-ind", "us-az-ind"}
 
 
 def test_doubtful_law_says_ask_counsel(rules: Rules) -> None:

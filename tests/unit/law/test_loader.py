@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridge.contracts.errors import BadInput
+from consumers.domain.facts import parse_facts
 from consumers.domain.rules import Rules
 from consumers.law.loader import load_controllers, load_rules
 
@@ -139,6 +140,10 @@ def test_old_versions_are_numbered_from_the_newest(rules: Rules) -> None:
 def test_the_shipped_controllers_answer_for_every_website() -> None:
     controllers = load_controllers(SHIPPED)
     assert controllers.of_website(1) == controllers.of_website(999)
+    _, controller = controllers.of_website(1)
+    facts = parse_facts(controller.facts())
+    assert facts.role == "controller"
+    assert facts.establishments == ("DE",)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,7 @@ def test_the_shipped_controllers_answer_for_every_website() -> None:
     [
         ("    default: true\n", "", "exactly one controller"),
         ("    role: controller", "    roel: controller", "did you mean 'role'"),
+        ("establishments: [DE]", "establishments: [US-CA]", "'US-CA' is no country"),
     ],
 )
 def test_controllers_that_cannot_be_meant_are_refused(folder: Path, old: str, new: str, words: str) -> None:
