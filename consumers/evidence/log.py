@@ -1,0 +1,298 @@
+"""The writer of the log: appends entries, then signs. Never signs two roots for one size, whatever dies when.
+
+The order is the argument. A batch is durable in four steps:
+1. tiles and entry bundles, synced. A crash here leaves files beyond the signed size; opening sets them aside.
+2. the *memory*: the signed checkpoint, kept outside the log's folder. This is the moment of signing. A crash after it
+   leaves a log whose published checkpoint is older than the memory; opening finds the tiles and publishes.
+3. the checkpoint, published by atomic replacement.
+4. partial tiles whose full tile is there are removed. A crash here leaves some, which are byte prefixes and do no harm.
+The memory is also what recognises a log that was rolled back, forked or replaced since.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
+from consumers.evidence.faults import (
+    Forked,
+    Malformed,
+    MemoryMissing,
+    NotProved,
+    RolledBack,
+    TileDamaged,
+    WriterFailed,
+    WrongKey,
+)
+from consumers.evidence.merkle import HASH_BYTES, leaf_hash
+from consumers.evidence.note import SigningKey
+from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
+from consumers.evidence.tiles import (
+    ENTRIES,
+    WIDTH,
+    Frontier,
+    TileName,
+    encode_entry,
+    encode_tile,
+    parse_path,
+    right_edge,
+    tiles_of,
+)
+
+
+class TileStore(LogFiles, Protocol):
+    """A log's folder as its one writer needs it. Every method is durable when it returns."""
+
+    def lock(self) -> None:
+        """Become the one writer until `close`. Raises LogInUse."""
+        ...
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write files below `tile/`, each whole or not at all. Existing ones are replaced."""
+        ...
+
+    def publish(self, checkpoint: bytes) -> None:
+        """Replace the checkpoint, atomically."""
+        ...
+
+    def remember(self, checkpoint: bytes) -> None:
+        """Replace the memory of what was signed last, atomically."""
+        ...
+
+    def remembered(self) -> bytes | None:
+        """Return the memory of what was signed last, or None if there is none."""
+        ...
+
+    def where_remembered(self) -> str:
+        """Return where the memory is kept, for messages to people."""
+        ...
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files below `tile/`, and the folders of partial tiles that this empties."""
+        ...
+
+    def set_aside(self, paths: Iterable[str], label: str) -> None:
+        """Move files below `tile/` to a place outside it, named by `label`."""
+        ...
+
+    def close(self) -> None:
+        """Give up the lock."""
+        ...
+
+
+class LogWriter:
+    """The one writer of a log. Get it by `open`; use it from one thread."""
+
+    def __init__(self, store: TileStore, key: SigningKey, frontier: Frontier, bundle: list[bytes]) -> None:
+        self._store = store
+        self._key = key
+        self._frontier = frontier
+        self._bundle = bundle
+        self._failed = False
+
+    @classmethod
+    def open(cls, store: TileStore, key: SigningKey) -> "LogWriter":
+        """Lock the log, check that it is the one signed last, finish what a crash interrupted, and return its writer.
+
+        An empty folder becomes a new log with a signed checkpoint of size 0. Raises LogInUse, WrongKey, RolledBack,
+        Forked, MemoryMissing or TileDamaged, each saying what to do; nothing was changed then.
+        """
+        try:
+            store.lock()
+            return cls._recovered(store, key)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def _recovered(cls, store: TileStore, key: SigningKey) -> "LogWriter":
+        signed = _signed_last(store, key)
+        if signed is None:
+            fresh = Checkpoint(key.verifier.name, 0, Frontier().root())
+            # A crash between these two leaves a memory of size 0 and no checkpoint: read as this same fresh log.
+            store.remember(fresh.sign(key))
+            store.publish(fresh.sign(key))
+            return cls(store, key, Frontier(), [])
+        reader = LogReader(store, signed.size)
+        _refuse_missing(store, signed.size)
+        frontier = _frontier_of(reader)
+        if frontier.root() != signed.root:
+            raise TileDamaged(
+                f"the tiles do not add up to the root signed for size {signed.size}: a tile at the right edge was "
+                "altered; compare with a copy by `tocsin evidence verify DIR`"
+            )
+        bundle = _tail_of(reader)
+        memory = store.remembered()
+        if memory is not None and store.read(CHECKPOINT) != memory:
+            store.publish(memory)
+        # Set aside, not removed: should both checkpoint and memory be old copies, these are entries signed since.
+        store.set_aside(sorted(_leftovers(store, signed.size)), f"beyond-{signed.size}")
+        return cls(store, key, frontier, bundle)
+
+    @property
+    def size(self) -> int:
+        """How many entries are signed."""
+        return self._frontier.size
+
+    def reader(self) -> LogReader:
+        """Return a reader of all signed entries."""
+        return LogReader(self._store, self.size)
+
+    def backwards(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, entry), last entry first."""
+        return self.reader().backwards()
+
+    def append(self, entries: Sequence[bytes]) -> range:
+        """Append `entries` and sign; return their indices. They are durable and published on return.
+
+        Raises Malformed, before anything is written, if an entry is too long. After any other error the writer takes no
+        more: only opening the log again can tell how far it came.
+        """
+        if self._failed:
+            raise WriterFailed("an earlier write to the evidence log failed; open the log again to go on")
+        if not entries:
+            return range(self.size, self.size)
+        frontier, bundle = self._frontier.copy(), list(self._bundle)
+        files: dict[str, bytes] = {}
+        completed: list[TileName] = []
+        for entry in entries:
+            bundle.append(encode_entry(entry))
+            for name, hashes in frontier.add(leaf_hash(entry)):
+                files[name.path] = encode_tile(hashes)
+                completed.append(name)
+            if len(bundle) == WIDTH:
+                name = TileName(ENTRIES, frontier.size // WIDTH - 1)
+                files[name.path] = b"".join(bundle)
+                completed.append(name)
+                bundle = []
+        unchanged = set(right_edge(self.size))
+        for name, hashes in frontier.partials():
+            # Upper levels change seldom; a partial tile of the same width is the same tile.
+            if name not in unchanged:
+                files[name.path] = encode_tile(hashes)
+        if bundle:
+            files[TileName(ENTRIES, frontier.size // WIDTH, len(bundle)).path] = b"".join(bundle)
+        signed = Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(self._key)
+        self._failed = True
+        self._store.put(files)
+        self._store.remember(signed)
+        self._store.publish(signed)
+        self._store.remove(_partials_of(self._store, completed, self.size))
+        self._failed = False
+        appended = range(self.size, frontier.size)
+        self._frontier, self._bundle = frontier, bundle
+        return appended
+
+    def close(self) -> None:
+        """Give up the lock. Nothing is pending."""
+        self._store.close()
+
+
+def _signed_last(store: TileStore, key: SigningKey) -> Checkpoint | None:
+    """Return what was signed last, or None for a log that does not exist yet."""
+    published, memory = store.read(CHECKPOINT), store.remembered()
+    if published is None and any(True for _ in store.names()):
+        raise RolledBack("there are tiles and no checkpoint: it was lost; restore the newest copy of it")
+    if memory is None:
+        if published is None:
+            return None
+        head = _opened(published, key, "the log's checkpoint")
+        raise MemoryMissing(
+            f"there is a log of size {head.size}, and no record at {store.where_remembered()} of what was signed last; "
+            "if you are sure that this is the newest copy of the log, copy its file `checkpoint` there"
+        )
+    last = _opened(memory, key, f"the record of what was signed last, {store.where_remembered()},")
+    if published is None:
+        if last.size == 0:
+            return last
+        raise RolledBack(
+            f"size {last.size} was signed last, and the log's folder has no checkpoint: it was emptied, replaced or "
+            "the setting paths.data points elsewhere"
+        )
+    head = _opened(published, key, "the log's checkpoint")
+    if head.size == last.size and head.root != last.root:
+        raise Forked(
+            f"the log has another root for size {head.size} than the one signed last: two histories; stop here"
+        )
+    if head.size > last.size:
+        raise Forked(
+            f"the log has a checkpoint of size {head.size}, and this writer signed {last.size} last: another writer has "
+            f"the same key, or {store.where_remembered()} was restored from a backup"
+        )
+    if head.size < last.size and not all(store.size_of(name.path) is not None for name in _newest(last.size)):
+        raise RolledBack(
+            f"size {last.size} was signed last, and the log ends at {head.size}: it was restored from an older copy; "
+            "restore a newer one, the missing entries were already published"
+        )
+    return last
+
+
+def _opened(signed: bytes, key: SigningKey, what: str) -> Checkpoint:
+    try:
+        return open_checkpoint(signed, [key.verifier])
+    except NotProved as fault:
+        raise WrongKey(f"{what} was not signed by this key: {fault}") from None
+    except Malformed as fault:
+        raise TileDamaged(f"{what} cannot be read: {fault}") from None
+
+
+def _newest(size: int) -> list[TileName]:
+    """Return the tiles and the bundle that hold the last entries of a log of `size`."""
+    width = size % WIDTH or WIDTH
+    return [TileName(level, (size - 1) // WIDTH, width) for level in (0, ENTRIES)]
+
+
+def _refuse_missing(store: TileStore, size: int) -> None:
+    for name in tiles_of(size):
+        found = store.size_of(name.path)
+        if found is None:
+            raise TileDamaged(f"{name.path} is missing under the signed size {size}; restore it from a copy")
+        least = name.width * (2 if name.level == ENTRIES else HASH_BYTES)
+        if found < least or (name.level != ENTRIES and found != least):
+            raise TileDamaged(
+                f"{name.path} is {'truncated' if found < least else 'too long'}: {found} bytes instead of "
+                f"{'at least ' if name.level == ENTRIES else ''}{least}; restore it from a copy"
+            )
+
+
+def _frontier_of(reader: LogReader) -> Frontier:
+    frontier = Frontier(reader.size)
+    for name in right_edge(reader.size):
+        frontier.levels.extend([] for _ in range(name.level + 1 - len(frontier.levels)))
+        frontier.levels[name.level] = list(reader.tile(name.level, name.index))
+    return frontier
+
+
+def _tail_of(reader: LogReader) -> list[bytes]:
+    """Return the encoded entries of the last, partial bundle after checking the last bundle against its tile."""
+    if not reader.size:
+        return []
+    last = (reader.size - 1) // WIDTH
+    entries, hashes = reader.bundle(last), reader.tile(0, last)
+    for place, (entry, expected) in enumerate(zip(entries, hashes, strict=True)):
+        if leaf_hash(entry) != expected:
+            raise TileDamaged(f"entry {last * WIDTH + place} does not hash to its leaf; restore its bundle from a copy")
+    return [encode_entry(entry) for entry in entries] if reader.size % WIDTH else []
+
+
+def _leftovers(store: TileStore, size: int) -> Iterator[str]:
+    """Yield files below `tile/` that reach beyond the signed size: written by a batch that was never signed."""
+    for path in store.names():
+        try:
+            name = parse_path(path)
+        except Malformed:
+            continue
+        covered = size if name.level == ENTRIES else size >> (8 * name.level)
+        if name.index * WIDTH + name.width > covered:
+            yield path
+
+
+def _partials_of(store: TileStore, completed: Iterable[TileName], old_size: int) -> list[str]:
+    """Return the partial files of tiles that this batch completed; only those begun before it have any."""
+    begun = {name.completed for name in right_edge(old_size)} | {TileName(ENTRIES, old_size // WIDTH)}
+    return [
+        path
+        for tile in completed
+        if tile in begun
+        for path in (TileName(tile.level, tile.index, width).path for width in range(1, WIDTH))
+        if store.size_of(path) is not None
+    ]

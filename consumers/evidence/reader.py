@@ -1,0 +1,143 @@
+"""Reading a log: its files by Protocol, its entries and hashes within a signed size, and proofs made from them.
+
+What a reader returns is as trustworthy as its files; `verifier` checks them.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from consumers.evidence.faults import Malformed, NotProved, TileDamaged
+from consumers.evidence.merkle import HASH_BYTES, consistency_proof, inclusion_proof, root_over, tree_root
+from consumers.evidence.tiles import (
+    ENTRIES,
+    HEIGHT,
+    WIDTH,
+    TileName,
+    bundle_prefix,
+    decode_bundle,
+    decode_tile,
+    width_in,
+)
+
+CHECKPOINT = "checkpoint"
+
+
+class LogFiles(Protocol):
+    """A log's folder, read only. Paths are relative, with slashes."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's bytes, or None if there is none."""
+        ...
+
+    def size_of(self, path: str) -> int | None:
+        """Return a file's size in bytes, or None if there is none."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """Yield the path of every file below `tile/`."""
+        ...
+
+
+class LogFolder:
+    """A log's folder on disk, or an auditor's copy of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def size_of(self, path: str) -> int | None:
+        try:
+            return (self.root / path).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self) -> Iterator[str]:
+        for folder, _, files in os.walk(self.root / "tile"):
+            for file in files:
+                yield (Path(folder) / file).relative_to(self.root).as_posix()
+
+
+class LogReader:
+    """The first `size` entries of a log."""
+
+    def __init__(self, files: LogFiles, size: int) -> None:
+        self._files = files
+        self.size = size
+        self._tile_cached = lru_cache(maxsize=64)(self._tile)
+
+    def bytes_of(self, name: TileName) -> bytes:
+        """Return a tile's or bundle's bytes: the partial file, or the prefix of the full one that replaced it.
+
+        Raises TileDamaged if neither is there.
+        """
+        stored = self._files.read(name.path)
+        if stored is not None:
+            return stored
+        whole = None if name.full else self._files.read(name.completed.path)
+        if whole is None:
+            raise TileDamaged(f"{name.path} is missing")
+        return bundle_prefix(whole, name.width) if name.level == ENTRIES else whole[: name.width * HASH_BYTES]
+
+    def tile(self, level: int, index: int) -> list[bytes]:
+        """Return the hashes of a tile as far as this size reaches. Raises TileDamaged."""
+        return self._tile_cached(level, index)
+
+    def _tile(self, level: int, index: int) -> list[bytes]:
+        name = TileName(level, index, width_in(self.size, level, index))
+        try:
+            return decode_tile(self.bytes_of(name), name)
+        except Malformed as fault:
+            raise TileDamaged(str(fault)) from None
+
+    def bundle(self, index: int) -> list[bytes]:
+        """Return the entries of a bundle as far as this size reaches. Raises TileDamaged."""
+        name = TileName(ENTRIES, index, width_in(self.size, ENTRIES, index))
+        try:
+            return decode_bundle(self.bytes_of(name), name)
+        except Malformed as fault:
+            raise TileDamaged(str(fault)) from None
+
+    def entry(self, index: int) -> bytes:
+        """Return entry `index`. Raises NotProved if there is none."""
+        if not 0 <= index < self.size:
+            raise NotProved(f"there is no entry {index}; the log has {self.size}, counted from 0")
+        return self.bundle(index // WIDTH)[index % WIDTH]
+
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, entry), first entry first."""
+        for index in range(-(-self.size // WIDTH)):
+            yield from enumerate(self.bundle(index), index * WIDTH)
+
+    def backwards(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, entry), last entry first."""
+        for index in reversed(range(-(-self.size // WIDTH))):
+            entries = self.bundle(index)
+            for place in reversed(range(len(entries))):
+                yield index * WIDTH + place, entries[place]
+
+    def node(self, height: int, index: int) -> bytes:
+        """Return the hash of a complete subtree, from one tile."""
+        inner = height % HEIGHT
+        first = index << inner
+        hashes = self.tile(height // HEIGHT, first // WIDTH)
+        return root_over(hashes[first % WIDTH : first % WIDTH + (1 << inner)])
+
+    def root(self) -> bytes:
+        """Return the root that the tiles give for this size."""
+        return tree_root(self.size, self.node)
+
+    def inclusion_proof(self, index: int) -> tuple[bytes, ...]:
+        """Return the path from entry `index` to the root. Raises NotProved if there is no such entry."""
+        return inclusion_proof(index, self.size, self.node)
+
+    def consistency_proof(self, old_size: int) -> tuple[bytes, ...]:
+        """Return the proof that this tree extends its first `old_size` entries."""
+        return consistency_proof(old_size, self.size, self.node)
