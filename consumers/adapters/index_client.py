@@ -158,8 +158,8 @@ class IndexClient:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            log.info("an index worker does not answer", address=address, reason=type(error).__name__)
+        except (OSError, http.client.HTTPException):
+            # A worker that died leaves its address behind; what it owned is named as silent unless another answers.
             return None
         finally:
             connection.close()

@@ -271,7 +271,8 @@ class IndexStage:
         self._files: dict[int, PartitionFile] = {}
         self._newest: dict[str, IncidentRevised] = {}
         self._targets: dict[tuple[str, int, int], dict[str, int]] = {}
-        self._probed: dict[int, dict[str, int]] = {}
+        self._stood_at: dict[int, dict[str, int]] = {}
+        self._empty: dict[tuple[str, int], tuple[int, int]] = {}
         self._upkeep_due = 0.0
         self._partition_count = 0
 
@@ -291,7 +292,9 @@ class IndexStage:
                         health=health,
                     )
                 except _RebuildAsked:
-                    log.info("leaving the group to rebuild as asked")
+                    log.info("left the group to rebuild as asked")
+                    self._files.clear()
+                    self._index.close()
         finally:
             self._api.stop()
             self._index.close()
@@ -337,7 +340,7 @@ class IndexStage:
     def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
         for partition in {number for topic, number in partitions if topic == STORE_CHANGES.name}:
             self._files.pop(partition, None)
-            self._probed.pop(partition, None)
+            self._stood_at.pop(partition, None)
             self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
             self._index.close(partition)
         self._owned_changed()
@@ -376,7 +379,8 @@ class IndexStage:
                     self._resolve(partition, file, incident)
                 else:
                     pending += 1
-            self._probed[partition] = file.positions() if pending else {}
+            if pending:
+                self._stood_at[partition] = file.positions()
         PENDING.set(pending)
         if time.monotonic() >= self._upkeep_due:
             self._upkeep_due = time.monotonic() + self._upkeep_seconds
@@ -478,15 +482,29 @@ class IndexStage:
     def _reached(self, partition: int, file: PartitionFile, target: Mapping[str, int]) -> bool:
         positions = file.positions()
         for topic in _SOURCES:
-            position = positions.get(topic.name, 0)
-            if position >= target[topic.name]:
+            position, wanted = positions.get(topic.name, 0), target[topic.name]
+            if position >= wanted or self._known_empty(topic, partition, position, wanted):
                 continue
-            # Asking the broker is for a reader that stands still: only markers of transactions may lie ahead of it.
-            if self._probed.get(partition, {}).get(topic.name, 0) != position or partition not in self._probed:
+            # Asking the broker takes a second: only for a reader that stands still, so before markers of transactions.
+            stood_at = self._stood_at.get(partition)
+            if stood_at is None or stood_at.get(topic.name, 0) != position:
                 return False
-            if not self._heads.nothing_between(topic, partition, position, target[topic.name]):
+            if not self._at_head(topic, partition, position, wanted):
                 return False
         return True
+
+    def _known_empty(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
+        start, end = self._empty.get((topic.name, partition), (0, 0))
+        return position == start and upto <= end
+
+    def _at_head(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
+        """Return whether everything readable before `upto` is read, and remember it: offsets are never used again."""
+        if position >= upto or self._known_empty(topic, partition, position, upto):
+            return True
+        if self._heads.nothing_between(topic, partition, position, upto):
+            self._empty[topic.name, partition] = (position, upto)
+            return True
+        return False
 
     def _resolve(self, partition: int, file: PartitionFile, incident: IncidentRevised) -> None:
         """Freeze the partition's answer, publish it, and only then call it answered."""
@@ -589,8 +607,7 @@ class IndexStage:
             self._outgoing.flush()
             positions = file.positions()
             at_head = all(
-                positions.get(topic.name, 0) >= (high := self._heads.bounds(topic, partition)[1])
-                or self._heads.nothing_between(topic, partition, positions.get(topic.name, 0), high)
+                self._at_head(topic, partition, positions.get(topic.name, 0), self._heads.bounds(topic, partition)[1])
                 for topic in _SOURCES
             )
             with file.transaction():

@@ -1,0 +1,406 @@
+"""The index stage against a real index file and a broker in memory: what it publishes, when, and what a crash leaves."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import (
+    CustomerAffected,
+    CustomerDeparted,
+    EntityRemoved,
+    Event,
+    IncidentRevised,
+    NoticeRead,
+    PartitionResolved,
+    ProvenanceRecorded,
+)
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import (
+    AFFECTED_CUSTOMERS,
+    DEAD_LETTERS,
+    DEPARTED_CUSTOMERS,
+    RESOLUTIONS,
+    STORE_CHANGES,
+    Topic,
+)
+from bridge.runtime.clock import SetClock
+from bridge.runtime.consume import Received
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import NotPublished
+from bridge.runtime.settings import Paths, Relay, Settings
+from bridge.runtime.telemetry import Health
+from consumers.adapters.artefact_store import DirectoryArtefactStore
+from consumers.adapters.provenance_index import ProvenanceIndex
+from consumers.domain.resolution import set_root
+from consumers.stages.index import IndexStage
+from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
+from tests.unit.domain.test_scope_matching import record
+
+SCOPE = Scope(model_ids=("fraud-scorer",), model_versions=("7",))
+
+
+class Broker:
+    """Outgoing events and watermarks, in memory; `failing` makes the next flush fail."""
+
+    def __init__(self) -> None:
+        self.queued: list[tuple[str, Message]] = []
+        self.published: list[tuple[str, Message]] = []
+        self.high = 0
+        self.failing = False
+        self.markers_only = False
+
+    def partition_count(self, topic: Topic) -> int:
+        return 1
+
+    def send(self, topic: Topic, message: Message) -> None:
+        self.queued.append((topic.name, message))
+
+    def flush(self, timeout_seconds: float = 30.0) -> None:
+        if self.failing:
+            self.queued.clear()
+            raise NotPublished("no acknowledgement")
+        self.published += self.queued
+        self.queued.clear()
+
+    def bounds(self, topic: Topic, partition: int) -> tuple[int, int]:
+        return 0, self.high if topic == STORE_CHANGES else 0
+
+    def nothing_between(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
+        return self.markers_only
+
+    def events(self, topic: Topic) -> list[Any]:
+        return [
+            open_envelope(message.key.encode(), message.value, dict(message.headers))
+            for name, message in self.published
+            if name == topic.name
+        ]
+
+    def ids(self, topic: Topic) -> list[str]:
+        return [dict(message.headers)["ce_id"].decode() for name, message in self.published if name == topic.name]
+
+
+class Incidents:
+    def __init__(self) -> None:
+        self.waiting: list[IncidentRevised] = []
+
+    def read_to_end(self, partition_count: int, stop: threading.Event) -> list[IncidentRevised]:
+        return self.poll()
+
+    def poll(self) -> list[IncidentRevised]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+class NoApi:
+    def start(self, partition_count: int) -> None: ...
+    def announce(self, partitions: Sequence[int]) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Bench:
+    """One worker that owns partition 0; `restart` is a crash with everything durable kept."""
+
+    def __init__(self, folder: Path, retention_days: int = 30) -> None:
+        self.folder = folder
+        self.settings = Settings(
+            paths=Paths(data=folder),
+            relay=Relay(departed_retention_days=retention_days, departed_legal_ground="GDPR Art. 17(3)(e)"),
+        )
+        self.clock = SetClock(NOW)
+        self.broker = Broker()
+        self.incidents = Incidents()
+        self.offset = 0
+        self.start()
+
+    def start(self) -> None:
+        self.index = ProvenanceIndex(self.settings.paths.index)
+        self.stage = IndexStage(
+            self.settings,
+            index=self.index,
+            artefacts=DirectoryArtefactStore(self.settings.paths.artefacts),
+            incidents=self.incidents,
+            heads=self.broker,
+            outgoing=self.broker,
+            api=NoApi(),
+            dead_letters=DeadLetters(lambda: self.broker, "index", self.clock),  # type: ignore[arg-type,return-value]  # a fake
+            clock=self.clock,
+            cluster="c",
+            upkeep_seconds=0,
+        )
+        self.stage.prepare(threading.Event(), Health())
+        positions = self.stage.assigned([(STORE_CHANGES.name, 0), (DEPARTED_CUSTOMERS.name, 0)])
+        self.offset = positions.get((STORE_CHANGES.name, 0), 0)
+
+    def restart(self, *, lose_file: bool = False) -> None:
+        self.index.close()
+        if lose_file:
+            (self.settings.paths.index / "p0.duckdb").unlink()
+        self.start()
+
+    def feed(self, *events: Event | tuple[Event, datetime], topic: Topic = STORE_CHANGES) -> None:
+        batch = [
+            Received(
+                topic=topic.name,
+                partition=0,
+                offset=self.offset + number,
+                key="",
+                event=event[0] if isinstance(event, tuple) else event,
+                tombstone=isinstance(event, tuple),
+                headers={"ce_time": event[1].isoformat().encode()} if isinstance(event, tuple) else {},
+                value=b"",
+            )
+            for number, event in enumerate(events)
+        ]
+        if topic == STORE_CHANGES:
+            self.broker.high = max(self.broker.high, self.offset + len(events))
+        self.stage.handle(batch, {(topic.name, 0): self.offset + len(events)})
+        if topic == STORE_CHANGES:
+            self.offset += len(events)
+
+    def alert(self, revision: int = 1, scope: Scope | None = SCOPE, status: Any = "open") -> None:
+        self.incidents.waiting.append(
+            IncidentRevised(
+                incident_id="INC-2026-0001",
+                revision=revision,
+                status=status,
+                scope=scope,
+                scope_sha256=None if scope is None else scope.sha256(),
+                detected_at=NOW,
+            )
+        )
+        self.ticks()
+
+    def ticks(self) -> None:
+        for _ in range(3):
+            self.stage.tick()
+
+    def affected(self) -> list[CustomerAffected]:
+        return self.broker.events(AFFECTED_CUSTOMERS)
+
+    def resolutions(self) -> list[PartitionResolved]:
+        return self.broker.events(RESOLUTIONS)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.index.close()
+
+
+def removed(root: str, key: str | None = None, at: datetime = NOW) -> tuple[Event, datetime]:
+    return EntityRemoved(root=root, key=key or root), at
+
+
+def records_of(number: int, **changes: Any) -> ProvenanceRecorded:
+    facts = {"root": f"customer/{number}", "customer_id": number, "record_id": f"r{number}"}
+    return record(**(facts | changes))
+
+
+def test_an_incident_is_answered_with_its_people_and_a_record_that_fits_them(bench: Bench) -> None:
+    bench.feed(customer(1), customer(2), records_of(1), records_of(2, model_version="6"), records_of(3))
+    bench.alert()
+    assert [(each.root, each.standing, each.departed) for each in bench.affected()] == [
+        ("customer/1", "recorded", False),
+        ("customer/3", "recorded", True),
+    ]
+    (resolved,) = bench.resolutions()
+    assert (resolved.affected_count, resolved.possible_count, resolved.position_offset) == (2, 0, 5)
+    assert resolved.merkle_root == set_root(bench.affected())
+    assert resolved.scope_sha256 == SCOPE.sha256()
+    assert bench.affected()[0].contact == customer(1).contact
+    bench.ticks()
+    assert len(bench.resolutions()) == 1
+
+
+def test_nobody_answers_before_having_read_what_was_published_when_the_incident_came(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.broker.high = 2
+    bench.alert()
+    assert bench.resolutions() == []
+    bench.feed(records_of(2))
+    bench.ticks()
+    assert [each.affected_count for each in bench.resolutions()] == [2]
+
+
+def test_transaction_markers_at_the_end_do_not_hold_an_answer_up(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.broker.high = 2
+    bench.broker.markers_only = True
+    bench.alert()
+    assert [each.affected_count for each in bench.resolutions()] == [1]
+
+
+def test_an_unresolved_scope_and_a_closed_incident_ask_nothing(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.alert(scope=None)
+    bench.alert(revision=2, status="closed")
+    assert bench.resolutions() == []
+    assert bench.affected() == []
+
+
+def test_a_corrected_scope_is_answered_anew_and_the_older_revision_no_more(bench: Bench) -> None:
+    bench.feed(records_of(1), records_of(2, model_version="6"))
+    bench.alert()
+    bench.alert(revision=2, scope=Scope(model_ids=("fraud-scorer",)))
+    bench.alert(revision=1)
+    assert [(each.revision, each.affected_count) for each in bench.resolutions()] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("lose_file", [False, True])
+def test_a_crash_before_the_record_publishes_the_same_answer_again(bench: Bench, lose_file: bool) -> None:
+    bench.feed(customer(1), records_of(1))
+    bench.broker.failing = True
+    with pytest.raises(NotPublished):
+        bench.alert()
+    bench.broker.failing = False
+    bench.restart(lose_file=lose_file)
+    if lose_file:
+        bench.feed(customer(1), records_of(1), records_of(2))
+    else:
+        bench.feed(records_of(2))
+    bench.alert()
+    (resolved,) = bench.resolutions()
+    on_time = [each for each in bench.affected() if not each.late]
+    assert [each.root for each in on_time] == ["customer/1"]
+    assert resolved.merkle_root == set_root(on_time)
+    assert [each.root for each in bench.affected() if each.late] == ["customer/2"]
+
+
+def test_a_lost_file_repeats_its_answer_under_the_same_ids(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1))
+    bench.alert()
+    bench.restart(lose_file=True)
+    bench.feed(customer(1), records_of(1))
+    bench.alert()
+    first, second = bench.resolutions()
+    assert first == second
+    one, again = bench.broker.ids(AFFECTED_CUSTOMERS)
+    assert one == again
+
+
+def test_an_altered_artefact_is_never_published(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.broker.failing = True
+    with pytest.raises(NotPublished):
+        bench.alert()
+    bench.broker.failing = False
+    (stored,) = (bench.settings.paths.artefacts / "objects").rglob("*/*")
+    stored.write_bytes(stored.read_bytes()[:-1])
+    bench.restart()
+    with pytest.raises(Refused, match="altered"):
+        bench.alert()
+    assert bench.affected() == []
+
+
+def test_a_late_change_adds_the_person_once(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.alert()
+    bench.feed(records_of(2), records_of(3, model_version="6"))
+    bench.feed(customer(2), records_of(2, record_id="r2b"))
+    assert [(each.root, each.late) for each in bench.affected()] == [("customer/1", False), ("customer/2", True)]
+    bench.alert(revision=2, status="closed")
+    bench.feed(records_of(4))
+    assert len(bench.affected()) == 2
+
+
+def test_a_late_addition_whose_publish_fails_is_not_forgotten(bench: Bench) -> None:
+    bench.alert()
+    bench.broker.failing = True
+    with pytest.raises(NotPublished):
+        bench.feed(records_of(2))
+    bench.broker.failing = False
+    bench.restart()
+    assert bench.offset == 0
+    bench.alert()
+    bench.feed(records_of(2))
+    assert [each.root for each in bench.affected()] == ["customer/2"]
+
+
+def test_a_value_without_a_record_makes_its_holder_possible_and_a_record_makes_it_sure(bench: Bench) -> None:
+    bench.feed(customer(1, attribute_hmacs={"fraud_score": HASH}), customer(2), records_of(2))
+    bench.alert()
+    (resolved,) = bench.resolutions()
+    assert (resolved.affected_count, resolved.possible_count) == (2, 1)
+    assert [each.untagged_count for each in resolved.coverage] == [1]
+    assert [(each.root, each.standing, each.why is None) for each in bench.affected()] == [
+        ("customer/1", "possible", True),
+        ("customer/2", "recorded", False),
+    ]
+    bench.feed(records_of(1))
+    assert [(each.root, each.standing, each.late) for each in bench.affected()[2:]] == [
+        ("customer/1", "recorded", True)
+    ]
+    assert len(set(bench.broker.ids(AFFECTED_CUSTOMERS))) == 3
+
+
+def test_a_deleted_customer_is_still_found_with_their_contact_until_their_time_is_over(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1))
+    bench.feed(removed("customer/1", at=NOW - timedelta(days=1)))
+    (departed,) = bench.broker.events(DEPARTED_CUSTOMERS)
+    assert departed.expires_at == NOW + timedelta(days=29)
+    assert departed.contact == customer(1).contact
+    bench.alert()
+    (found,) = bench.affected()
+    assert (found.departed, found.contact) == (True, customer(1).contact)
+    bench.clock.at = NOW + timedelta(days=29)
+    bench.ticks()
+    assert bench.broker.events(DEPARTED_CUSTOMERS)[1:] == [EntityRemoved(root="customer/1", key="customer/1")]
+    bench.ticks()
+    assert len(bench.broker.events(DEPARTED_CUSTOMERS)) == 2
+
+
+def test_departed_people_and_deleted_records_survive_a_rebuild_after_compaction(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1), records_of(2))
+    bench.feed(removed("customer/1"), removed("customer/2", "provenance/r2", NOW - timedelta(days=2)))
+    kept = bench.broker.events(DEPARTED_CUSTOMERS)
+    bench.restart(lose_file=True)
+    bench.feed(*kept, topic=DEPARTED_CUSTOMERS)
+    bench.feed(records_of(1))
+    bench.broker.high = bench.offset
+    bench.alert(scope=Scope(model_ids=("fraud-scorer",), exposed_to=NOW - timedelta(days=3)))
+    assert [(each.root, each.departed) for each in bench.affected()] == [("customer/1", True), ("customer/2", True)]
+    assert bench.affected()[0].contact == customer(1).contact
+    bench.alert(revision=2, scope=Scope(model_ids=("fraud-scorer",), exposed_from=NOW - timedelta(days=1)))
+    assert [each.root for each in bench.affected()[2:]] == ["customer/1"]
+
+
+def test_without_a_retention_decision_a_deleted_customers_contact_is_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, retention_days=0)
+    bench.feed(customer(1), records_of(1))
+    bench.feed(removed("customer/1"))
+    bench.alert()
+    assert bench.broker.events(DEPARTED_CUSTOMERS) == []
+    assert [(each.root, each.departed, each.contact) for each in bench.affected()] == [("customer/1", True, None)]
+    bench.index.close()
+
+
+def test_changes_of_one_batch_keep_their_order(bench: Bench) -> None:
+    bench.feed(customer(1), removed("customer/1"), customer(2), removed("customer/2"), customer(2, locale="fr_FR"))
+    assert [each.root for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, CustomerDeparted)] == [
+        "customer/1"
+    ]
+    with bench.index.reading() as (reader,):
+        persons = reader.persons(["customer/1", "customer/2"])
+    assert isinstance(persons["customer/1"], CustomerDeparted)
+    assert persons["customer/2"].locale == "fr_FR"
+
+
+def test_an_event_that_does_not_belong_here_is_set_aside(bench: Bench) -> None:
+    bench.feed(NoticeRead(notice_id="n", customer_id=1, read_at=NOW), customer(1))
+    (letter,) = bench.broker.events(DEAD_LETTERS)
+    assert "does not belong" in letter.error
+    with bench.index.reading() as (reader,):
+        assert reader.status().customer_count == 1
+
+
+def test_sources_with_different_partition_counts_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.broker, "partition_count", lambda topic: 4 if topic == STORE_CHANGES else 6)
+    with pytest.raises(Refused, match="same number of partitions"):
+        bench.stage.prepare(threading.Event(), Health())
