@@ -139,6 +139,8 @@ class Delivery(Section):
         default=None, description="the sandbox's address; loopback only; sandbox mode only"
     )
     configuration_set: str = "tocsin"
+    from_address: str = Field(default="security@shop.invalid", description="sender of notices; a verified SES identity")
+    reply_to: str | None = None
     receipts_queue: str = Field(default="tocsin-receipts", description="name of the SQS queue")
     certificate_hosts: tuple[str, ...] = Field(
         default=("sns.*.amazonaws.com",), description="hosts whose certificates may sign SNS messages"
@@ -149,6 +151,9 @@ class Delivery(Section):
         default=4 * 3600,
         gt=0,
         description="no final receipt by then: the next channel; never later than the deadline allows",
+    )
+    account_notice_timeout_seconds: float = Field(
+        default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
     )
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"
@@ -167,6 +172,9 @@ class Delivery(Section):
 
 class Evidence(Section):
     origin: str = Field(default="tocsin.invalid/log", description="name of the log, as in its checkpoints")
+    private_key: SecretStr | None = Field(
+        default=None, description="instead of the key file, by environment: TOCSIN_EVIDENCE__PRIVATE_KEY"
+    )
     batch_seconds: float = Field(default=0.5, gt=0)
 
 

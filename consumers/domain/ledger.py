@@ -60,7 +60,6 @@ class SentReport:
     attempt_id: str
     trigger: Trigger
     send_count: int
-    deadline_at: datetime | None = None
     provider_message_id: str | None = None
     body_sha256: str | None = None
     code: str | None = None

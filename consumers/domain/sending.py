@@ -57,6 +57,43 @@ class SendResult:
     """The provider's own status word (`MESSAGE_REJECTED`, `TooManyRequestsException`); never free text."""
 
 
+@dataclass(frozen=True, slots=True)
+class EmailTemplate:
+    """The approved text that an audience shares; `{{slot}}` is filled for each person."""
+
+    from_address: str
+    reply_to: str | None
+    subject: str
+    html: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEmail:
+    """One person's e-mail before sending: the shared text, their slots, and the hash of the filled body."""
+
+    template: EmailTemplate
+    slots: Mapping[str, str] = field(repr=False)
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedText:
+    """A text that is final as it stands (SMS), with its hash."""
+
+    text: str = field(repr=False)
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAccountNotice:
+    """An account notice: approved text without names."""
+
+    title: str
+    body: str
+    body_sha256: str
+
+
 class EmailProvider(Protocol):
     """Sends one text to up to `max_entries` recipients."""
 

@@ -8,7 +8,6 @@ nor by which channel.
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -24,7 +23,17 @@ from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, histogram
 from consumers.domain.delivery import OF_SEND, Trigger
 from consumers.domain.ledger import Command, Intent, SentReport
-from consumers.domain.sending import BulkEmail, EmailEntry, EmailProvider, SendResult, SmsProvider
+from consumers.domain.sending import (
+    BulkEmail,
+    EmailEntry,
+    EmailProvider,
+    EmailTemplate,
+    PreparedAccountNotice,
+    PreparedEmail,
+    PreparedText,
+    SendResult,
+    SmsProvider,
+)
 
 log = structlog.get_logger()
 
@@ -46,43 +55,6 @@ CALL_SECONDS = histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     labels={"channel": ["email", "sms"]},
 )
-
-
-@dataclass(frozen=True, slots=True)
-class EmailTemplate:
-    """The approved text that an audience shares; `{{slot}}` is filled for each person."""
-
-    from_address: str
-    reply_to: str | None
-    subject: str
-    html: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedEmail:
-    """One person's e-mail before sending: the shared text, their slots, and the hash of the filled body."""
-
-    template: EmailTemplate
-    slots: Mapping[str, str] = field(repr=False)
-    body_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedText:
-    """A text that is final as it stands (SMS), with its hash."""
-
-    text: str = field(repr=False)
-    body_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedAccountNotice:
-    """An account notice: approved text without names."""
-
-    title: str
-    body: str
-    body_sha256: str
 
 
 class DispatchLedger(Protocol):
@@ -253,7 +225,6 @@ class Dispatch:
                     intent.attempt_id,
                     Trigger.ACCEPTED,
                     intent.send_count,
-                    deadline_at=intent.deadline_at,
                     body_sha256=prepared.body_sha256,
                     notice=notice,
                 )
@@ -291,7 +262,6 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str) -> SentRepor
         intent.attempt_id,
         OF_SEND[result.state],
         intent.send_count,
-        deadline_at=intent.deadline_at,
         provider_message_id=result.provider_message_id,
         body_sha256=body_sha256,
         code=result.code,

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
@@ -51,11 +51,14 @@ class WaitingRow(Protocol):
     def written_at(self) -> datetime: ...
 
 
-class OutboxTable(Protocol):
+Row = TypeVar("Row", bound=WaitingRow)
+
+
+class OutboxTable(Protocol[Row]):
     """Where rows wait."""
 
-    def next_batch(self, limit: int) -> Sequence[WaitingRow]: ...
-    def settle(self, batch: Sequence[WaitingRow]) -> None: ...
+    def next_batch(self, limit: int) -> Sequence[Row]: ...
+    def settle(self, batch: Sequence[Row]) -> None: ...
     def depth(self) -> tuple[int, datetime | None]: ...
 
 
@@ -66,12 +69,12 @@ class Lease(Protocol):
     def release(self) -> None: ...
 
 
-class OutboxStage:
+class OutboxStage(Generic[Row]):
     """Publishes the outbox while it holds the lease."""
 
     def __init__(
         self,
-        table: OutboxTable,
+        table: OutboxTable[Row],
         lease: Lease,
         open_publisher: Callable[[], Publisher],
         clock: Clock,

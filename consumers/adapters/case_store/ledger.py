@@ -59,7 +59,8 @@ class DeliveryPolicy:
     """What the ledger needs of the settings."""
 
     provider_of: Mapping[Channel, str]
-    receipt_timeout: timedelta
+    timeout_of: Mapping[Channel, timedelta]
+    """How long a final receipt may take on each channel."""
     needed_after: timedelta = timedelta(hours=1)
     """What the next channel needs before a deadline."""
 
@@ -543,11 +544,6 @@ class Ledger:
                 learned: dict[str, Any] = {"body_sha256": item.body_sha256}
                 if item.provider_message_id is not None:
                     learned["provider_message_id"] = item.provider_message_id
-                if item.trigger is Trigger.ACCEPTED:
-                    learned["handed_over_at"] = now
-                    learned["expires_at"] = when_next_channel(
-                        now, self._policy.receipt_timeout, item.deadline_at, self._policy.needed_after
-                    )
                 if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
                     # nothing left the house: this call does not count against the one repeat
                     learned["send_count"] = item.send_count - 1
@@ -632,8 +628,6 @@ class Ledger:
                     learned: dict[str, Any] = {}
                     if item.provider_message_id:
                         learned["provider_message_id"] = item.provider_message_id
-                    if item.kind is ReceiptKind.DELAYED:
-                        learned["expires_at"] = now + self._policy.receipt_timeout
                     changes.append(_Change(owner, item.kind, item.occurred_at, learned, item.sub_type))
             upsert(connection, receipt, rows)
             self._apply(connection, sorted(changes, key=lambda change: change.occurred_at), now)
@@ -705,14 +699,17 @@ class Ledger:
             after = next_state(before, change.trigger)
             row.update(change.learned)
             touched.add(change.attempt_id)
+            if change.trigger is ReceiptKind.DELAYED and after is AttemptState.HANDED_OVER:
+                # the provider is still trying: the wait for its last word starts anew
+                row["expires_at"] = self._expires_at(row, now)
             if after is before:
                 continue
             row["state"] = after.value
             row["state_at"] = now
             row["transition"] = row.get("transition", 0) + 1
-            if after is AttemptState.HANDED_OVER and row["expires_at"] is None:
+            if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
-                row["expires_at"] = now + self._policy.receipt_timeout
+                row["expires_at"] = self._expires_at(row, now)
             moved.add(change.attempt_id)
             outcomes.append(_outcome(row, before, after, change, now))
         self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])
@@ -720,11 +717,15 @@ class Ledger:
         self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
         return len(moved)
 
+    def _expires_at(self, row: Mapping[str, Any], now: datetime) -> datetime:
+        timeout = self._policy.timeout_of[Channel(row["channel"])]
+        return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
+
     @staticmethod
     def _attempt_rows(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Mapping[Any, Any]]:
         for start in range(0, len(ids), _CHUNK):
             yield from connection.execute(
-                sa.select(attempt, recipient.c.subject_commitment, incident.c.exercise)
+                sa.select(attempt, recipient.c.subject_commitment, recipient.c.deadline_at, incident.c.exercise)
                 .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
                 .join(incident, incident.c.incident_id == attempt.c.incident_id)
                 .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))

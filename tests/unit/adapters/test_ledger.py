@@ -37,7 +37,8 @@ class Case:
             self.database,
             self.clock,
             DeliveryPolicy(
-                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"}, timedelta(hours=4)
+                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
+                dict.fromkeys(Channel, timedelta(hours=4)),
             ),
         )
         with self.database.write() as connection:
@@ -284,13 +285,7 @@ def test_a_throttled_call_does_not_use_up_the_repeat(case: Case) -> None:
 def test_silence_brings_the_next_channel_before_the_deadline(case: Case) -> None:
     person = case.person(1, deadline_at=NOW + timedelta(hours=2))
     (intent,) = case.claim(EMAIL_LANE)
-    case.ledger.report(
-        [
-            SentReport(
-                intent.attempt_id, Trigger.ACCEPTED, 1, deadline_at=NOW + timedelta(hours=2), provider_message_id="m"
-            )
-        ]
-    )
+    case.ledger.report([SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, provider_message_id="m")])
     sweep(case, timedelta(minutes=61))
     assert case.states(person) == [("email", "expired"), ("sms", "planned")]
 

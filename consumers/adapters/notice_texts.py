@@ -1,0 +1,91 @@
+"""What dispatch sends: the approved text of a person's segment, filled for them, with the hash of the final body.
+
+Composes once a segment and keeps the result; only bundles whose hash is in the segment's key are ever opened, so an edit
+in counsel's folder changes nothing that runs.
+"""
+
+from collections import OrderedDict
+from datetime import UTC, datetime
+
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import Contact
+from consumers.adapters.notice_renderer import compose
+from consumers.adapters.template_catalog import ApprovedBundles
+from consumers.domain.ledger import Intent
+from consumers.domain.notices import ComposedNotice, body_sha256, fill, slots_for
+from consumers.domain.segments import segment_key_from
+from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedText
+
+_KEPT_SEGMENTS = 256
+
+
+class ApprovedTexts:
+    """Fills approved notices. `from_address` and `reply_to` are the sender's."""
+
+    def __init__(self, bundles: ApprovedBundles, from_address: str, reply_to: str | None) -> None:
+        self._bundles = bundles
+        self._from_address = from_address
+        self._reply_to = reply_to
+        self._composed: OrderedDict[str, ComposedNotice] = OrderedDict()
+
+    def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
+        """Return the person's e-mail. Raises TocsinError when its text cannot be had."""
+        notice = self._notice(intent)
+        slots = slots_for(contact, intent.incident_id, _day(intent.detected_at).date(), notice.language)
+        final = [fill(part, slots) for part in (notice.subject, notice.html, notice.text)]
+        template = EmailTemplate(self._from_address, self._reply_to, notice.subject, notice.html, notice.text)
+        return PreparedEmail(template, slots, body_sha256(*final))
+
+    def sms(self, intent: Intent, contact: Contact) -> PreparedText:  # noqa: ARG002  an SMS holds nothing of the person
+        """Return the person's text message."""
+        notice = self._notice(intent)
+        return PreparedText(notice.sms, body_sha256(notice.sms))
+
+    def account_notice(self, intent: Intent) -> PreparedAccountNotice:
+        """Return what the person's account page shows."""
+        notice = self._notice(intent)
+        return PreparedAccountNotice(
+            notice.account_title, notice.account_body, body_sha256(notice.account_title, notice.account_body)
+        )
+
+    def _notice(self, intent: Intent) -> ComposedNotice:
+        known = self._composed.get(intent.segment_id)
+        if known is not None:
+            self._composed.move_to_end(intent.segment_id)
+            return known
+        key = segment_key_from(intent.segment_key)
+        if key.bundle_sha256 is None or key.bundle_sha256 != intent.bundle_sha256:
+            raise Refused(f"segment {intent.segment_id[:12]} has no approved bundle; prepare the release anew")
+        notice = compose(self._bundles.load(key.bundle_sha256), key)
+        self._composed[intent.segment_id] = notice
+        if len(self._composed) > _KEPT_SEGMENTS:
+            self._composed.popitem(last=False)
+        return notice
+
+
+def _day(at: datetime) -> datetime:
+    return at.astimezone(UTC)
+
+
+class Addresses:
+    """Where a message really goes under `delivery.mode`: to the person, or to the provider's simulator.
+
+    An exercise never leaves for a person outside the sandbox. Simulated numbers are SNS's own sandbox destinations.
+    """
+
+    _SIMULATED_EMAIL = "success@simulator.amazonses.com"
+    _SIMULATED_PHONE = "+14254147755"
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def email(self, intent: Intent, address: str) -> str:
+        """Return the address to use for `address`."""
+        return self._SIMULATED_EMAIL if self._simulated(intent) else address
+
+    def phone(self, intent: Intent, number: str) -> str:
+        """Return the number to use for `number`."""
+        return self._SIMULATED_PHONE if self._simulated(intent) else number
+
+    def _simulated(self, intent: Intent) -> bool:
+        return self._mode == "simulator" or (self._mode == "live" and intent.exercise)

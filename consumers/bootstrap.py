@@ -1,0 +1,250 @@
+"""The composition root: which part is built from what, and which stage from which parts. Sees everything, decides nothing.
+
+A process imports only what its own stage needs, so imports stand in the functions that build.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Protocol
+
+from bridge.contracts.errors import BadInput
+from bridge.contracts.events import Channel
+from bridge.runtime.clock import Clock, SystemClock
+from bridge.runtime.parts import Parts
+from bridge.runtime.settings import Settings, load_settings
+from bridge.runtime.telemetry import Health
+
+if TYPE_CHECKING:
+    from bridge.runtime.dead_letters import DeadLetters
+    from bridge.runtime.kafka import Publisher
+    from consumers.adapters.aws import AwsConfig
+    from consumers.adapters.case_store.engine import CaseDatabase
+    from consumers.adapters.case_store.ledger import Ledger
+
+
+class Stage(Protocol):
+    """One step of the flow, in a process of its own."""
+
+    def run(self, stop: Event) -> None:
+        """Work until `stop` is set; what is in hand is finished first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a stage's process is."""
+
+    name: str
+    health: Health
+    clock: Clock
+
+    @property
+    def holder(self) -> str:
+        """A name that no other process has, for leases and claims."""
+        return f"{self.name}@{socket.gethostname()}:{os.getpid()}"
+
+
+def parts_for(config: Path | None) -> Parts:
+    """Return the registry of everything that commands and stages may ask for; nothing is built before it is asked for."""
+    parts = Parts()
+    parts.provide(Settings, lambda: load_settings(config))
+    parts.provide(Clock, SystemClock)
+    _provide_case_store(parts)
+    return parts
+
+
+def _provide_case_store(parts: Parts) -> None:
+    from consumers.adapters.case_store.engine import CaseDatabase, migrate
+
+    def database() -> CaseDatabase:
+        opened = CaseDatabase(parts.get(Settings).case_store.url.get_secret_value())
+        migrate(opened)
+        return opened
+
+    parts.provide(CaseDatabase, database)
+
+
+class HeldLease:
+    """A lease of the case store, renewed well before it ends. `take` is cheap to call often."""
+
+    def __init__(
+        self, database: "CaseDatabase", name: str, holder: str, clock: Clock, *, seconds: float = 10.0
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._holder = holder
+        self._clock = clock
+        self._seconds = seconds
+        self._renew_after = 0.0
+
+    def take(self) -> bool:
+        """Return whether this process holds the lease now."""
+        from consumers.adapters.case_store.positions import take_lease
+
+        if time.monotonic() < self._renew_after:
+            return True
+        asked = time.monotonic()
+        held = take_lease(self._database, self._name, self._holder, self._clock.now(), self._seconds) is not None
+        self._renew_after = asked + self._seconds / 3 if held else 0.0
+        return held
+
+    def release(self) -> None:
+        """Give it up."""
+        from consumers.adapters.case_store.positions import release_lease
+
+        self._renew_after = 0.0
+        release_lease(self._database, self._name, self._holder)
+
+
+def _publisher(parts: Parts, transactional_id: str | None = None) -> "Publisher":
+    from bridge.runtime.kafka import Publisher
+
+    return Publisher(parts.get(Settings).kafka, transactional_id=transactional_id)
+
+
+def _dead_letters(parts: Parts, process: Process) -> "DeadLetters":
+    from bridge.runtime.dead_letters import DeadLetters
+
+    return DeadLetters(lambda: _publisher(parts), process.name, process.clock)
+
+
+def _database(parts: Parts) -> "CaseDatabase":
+    from consumers.adapters.case_store.engine import CaseDatabase
+
+    return parts.get(CaseDatabase)
+
+
+def _ledger(parts: Parts, process: Process) -> "Ledger":
+    from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+
+    delivery = parts.get(Settings).delivery
+    receipts = timedelta(seconds=delivery.receipt_timeout_seconds)
+    reading = timedelta(seconds=delivery.account_notice_timeout_seconds)
+    policy = DeliveryPolicy(
+        {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
+        {Channel.EMAIL: receipts, Channel.SMS: receipts, Channel.ACCOUNT_NOTICE: reading},
+    )
+    return Ledger(_database(parts), process.clock, policy)
+
+
+def aws_config(settings: Settings) -> "AwsConfig":
+    """Return where AWS is. Raises BadInput in sandbox mode without the sandbox's address: AWS itself is never meant."""
+    from consumers.adapters.aws import AwsConfig
+
+    if settings.delivery.mode == "sandbox" and settings.delivery.endpoint_url is None:
+        raise BadInput(
+            'delivery.mode = "sandbox" needs delivery.endpoint_url, the address of the AWS sandbox; start one with '
+            "`python -m consumers.sandbox`"
+        )
+    return AwsConfig(region=settings.delivery.aws_region, endpoint_url=settings.delivery.endpoint_url)
+
+
+def _outbox(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.case_store.outbox import Outbox
+    from consumers.stages.outbox import OutboxStage
+
+    database = _database(parts)
+    return OutboxStage(
+        Outbox(database),
+        HeldLease(database, "outbox", process.holder, process.clock),
+        lambda: _publisher(parts, "outbox"),
+        process.clock,
+        process.health,
+    )
+
+
+def _release(parts: Parts, process: Process) -> Stage:
+    from consumers.stages.release import ReleaseStage
+
+    return ReleaseStage(
+        _ledger(parts, process),
+        HeldLease(_database(parts), "release", process.holder, process.clock),
+        parts.get(Settings).delivery,
+        process.health,
+    )
+
+
+def _clock(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.case_store.clocks import Clocks
+    from consumers.stages.clock import ClockStage
+
+    return ClockStage(Clocks(_database(parts), process.clock), process.clock, process.health)
+
+
+def _receipts(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
+    from consumers.stages.receipts import Receipts, ReceiptsStage
+
+    settings = parts.get(Settings)
+    source = SqsReceipts(
+        aws_config(settings), settings.delivery.receipts_queue, SnsSignatures(settings.delivery.certificate_hosts)
+    )
+    dead_letters = _dead_letters(parts, process)
+    handler = Receipts(_ledger(parts, process), [source], dead_letters, process.health)
+    return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
+
+
+def _index(parts: Parts, process: Process) -> Stage:
+    from bridge.runtime.kafka import cluster_id
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
+    from consumers.adapters.index_server import IndexServer
+    from consumers.adapters.provenance_index import ProvenanceIndex
+    from consumers.stages.index import IndexStage
+
+    settings = parts.get(Settings)
+    dead_letters = _dead_letters(parts, process)
+    index = ProvenanceIndex(settings.paths.index, rebuild_after=timedelta(days=settings.index.rebuild_after_days))
+    return IndexStage(
+        settings,
+        index=index,
+        artefacts=DirectoryArtefactStore(settings.paths.artefacts),
+        incidents=IncidentFeed(settings.kafka, dead_letters),
+        heads=TopicHeads(settings.kafka),
+        outgoing=_publisher(parts),
+        api=IndexServer(settings.index.host, settings.paths.run, index),
+        dead_letters=dead_letters,
+        clock=process.clock,
+        cluster=cluster_id(settings.kafka),
+    )
+
+
+def _evidence(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.tile_store import TileFolder
+    from consumers.evidence.keys import read_signing_key
+    from consumers.evidence.leaves import discover
+    from consumers.evidence.log import LogWriter
+    from consumers.stages.evidence import EvidenceStage
+
+    settings = parts.get(Settings)
+    given = settings.evidence.private_key
+    key = read_signing_key(
+        settings.paths.evidence_key, settings.evidence.origin, text=given.get_secret_value() if given else None
+    )
+    return EvidenceStage(
+        settings.kafka,
+        lambda: LogWriter.open(TileFolder(settings.paths.evidence), key),
+        discover(),
+        secret=key.derived_secret("unlisted"),
+        clock=process.clock,
+        dead_letters=_dead_letters(parts, process),
+        health=process.health,
+        batch_seconds=settings.evidence.batch_seconds,
+    )
+
+
+STAGES: dict[str, Callable[[Parts, Process], Stage]] = {
+    "index": _index,
+    "release": _release,
+    "receipts": _receipts,
+    "clock": _clock,
+    "evidence": _evidence,
+    "outbox": _outbox,
+}
+"""Every stage by the name that `tocsin run` knows, in the order of the flow."""
