@@ -1,0 +1,176 @@
+"""AWS clients as Tocsin wants them: one frozen configuration, no retry where a repeat could reach a person twice.
+
+Credentials come from the environment as boto3 finds them, except for a loopback endpoint (the sandbox), which gets
+made-up ones: no real credential is ever sent to it. Nothing here says what is sent; see `ses`, `sns_sms`,
+`sqs_receipts`.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+)
+
+from bridge.contracts.errors import BadInput, Unreachable
+from consumers.domain.sending import SendState
+
+NEVER_SENT = (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+)
+"""Failures in which no byte of a request can have been taken."""
+
+SES_EVENT_TYPES = ("SEND", "DELIVERY", "BOUNCE", "COMPLAINT", "DELIVERY_DELAY", "REJECT", "RENDERING_FAILURE")
+SMS_STATUS_TOPIC = "tocsin-sms-status"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsConfig:
+    """Where AWS is and how patient we are."""
+
+    region: str
+    endpoint_url: str | None = None
+    """The sandbox's address (loopback), or None for AWS itself."""
+    connect_timeout_seconds: float = 5
+    read_timeout_seconds: float = 30
+    """Longer than a long poll (20 s). A send that takes longer is `UNKNOWN`."""
+    retries: int = 4
+    """Attempts for calls that are safe to repeat. Sends are never repeated here: dispatch owns that decision."""
+    max_connections: int = 10
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url is not None and not is_loopback(urlsplit(self.endpoint_url).hostname or ""):
+            raise BadInput(
+                f"AWS endpoint {self.endpoint_url!r}: only a loopback address (the sandbox), or none for AWS"
+            )
+
+
+def client(config: AwsConfig, service: str, *, may_repeat: bool) -> Any:
+    """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`). Raises BadInput without credentials.
+
+    `may_repeat` says whether the SDK may repeat a call whose answer was lost.
+    """
+    made_up: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    if config.endpoint_url is not None:
+        made_up = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"}
+        settings = {"proxies": {}, "ignore_configured_endpoint_urls": True}
+    session = boto3.session.Session(region_name=config.region, **made_up)
+    if session.get_credentials() is None:
+        raise BadInput("no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role")
+    return session.client(
+        service,
+        endpoint_url=config.endpoint_url,
+        config=Config(
+            connect_timeout=config.connect_timeout_seconds,
+            read_timeout=config.read_timeout_seconds,
+            retries={"total_max_attempts": config.retries if may_repeat else 1, "mode": "standard"},
+            max_pool_connections=config.max_connections,
+            **settings,
+        ),
+    )
+
+
+def caller_account(config: AwsConfig) -> str:
+    """Return the 12-digit AWS account that our credentials belong to. Raises Unreachable or BadInput."""
+    with unreachable("AWS STS"):
+        account: str = client(config, "sts", may_repeat=True).get_caller_identity()["Account"]
+    return account
+
+
+@contextmanager
+def unreachable(what: str) -> Iterator[None]:
+    """Turn whatever keeps AWS from answering into Unreachable; `what` names the part, for example `SQS queue x`."""
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise BadInput(f"{what}: no usable AWS credentials ({type(error).__name__})") from None
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        raise Unreachable(f"{what}: {error.operation_name} answered {code}") from None
+    except BotoCoreError as error:
+        raise Unreachable(f"{what}: {type(error).__name__}; is the network open and the region right?") from None
+
+
+def failed_call_state(error: BotoCoreError | ClientError, rejections: frozenset[str]) -> tuple[SendState, str]:
+    """Return what a failed send means for everything in it, and the provider's word for it.
+
+    `rejections` are the error codes that blame the message itself. Any other refusal (4xx) took nothing and may pass
+    later: credentials, quota, pauses, an unverified sender. Every 5xx and every lost connection may have been taken.
+    """
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
+        if status >= 500:
+            return SendState.UNKNOWN, code
+        return (SendState.REJECTED if code in rejections else SendState.THROTTLED), code
+    code = type(error).__name__
+    return (SendState.THROTTLED if isinstance(error, NEVER_SENT) else SendState.UNKNOWN), code
+
+
+def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_set: str, receipts_queue: str) -> None:
+    """Create in the sandbox what a real account is given by its owners: the sender, the configuration set, and the way
+    of receipts from SES and SMS through SNS into the queue. May be repeated.
+
+    Raises BadInput if `config` is not the sandbox: in a real account this is infrastructure, and not ours to make.
+    """
+    if config.endpoint_url is None:
+        raise BadInput("only the sandbox is provisioned by Tocsin; in an AWS account create these resources yourself")
+    ses, sns, sqs = (client(config, service, may_repeat=True) for service in ("sesv2", "sns", "sqs"))
+    with unreachable("AWS sandbox"):
+        queue_url = sqs.create_queue(QueueName=receipts_queue, Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+        queue_arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        topics = [
+            sns.create_topic(Name=name, Attributes={"SignatureVersion": "2"})["TopicArn"]
+            for name in (f"{configuration_set}-ses-events", SMS_STATUS_TOPIC)
+        ]
+        for topic in topics:
+            sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue_arn)
+        with _existing(ses.exceptions.AlreadyExistsException):
+            ses.create_email_identity(EmailIdentity=sender_domain)
+        with _existing(ses.exceptions.AlreadyExistsException):
+            ses.create_configuration_set(ConfigurationSetName=configuration_set)
+        with _existing(ses.exceptions.AlreadyExistsException):
+            ses.create_configuration_set_event_destination(
+                ConfigurationSetName=configuration_set,
+                EventDestinationName="receipts",
+                EventDestination={
+                    "Enabled": True,
+                    "MatchingEventTypes": list(SES_EVENT_TYPES),
+                    "SnsDestination": {"TopicArn": topics[0]},
+                },
+            )
+
+
+@contextmanager
+def _existing(already_exists: type[ClientError]) -> Iterator[None]:
+    try:
+        yield
+    except already_exists:
+        return
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host` (a name or an address, no port) is this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

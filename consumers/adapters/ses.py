@@ -1,0 +1,120 @@
+"""E-mail by Amazon SES v2: one approved text to up to 50 recipients in one SendBulkEmail call.
+
+The text goes along as inline template content; SES fills the slots and escapes nothing (the slots come escaped). Each
+entry carries its attempt as a message tag, so that receipts find it. Never retries: what became of a call whose answer
+was lost is settled by receipts.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from consumers.adapters.aws import AwsConfig, client, failed_call_state
+from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState
+
+ATTEMPT_TAG = "attempt"
+INCIDENT_TAG = "incident"
+
+ENTRY_STATES: dict[str, SendState] = {
+    "SUCCESS": SendState.ACCEPTED,
+    "MESSAGE_REJECTED": SendState.REJECTED,
+    "INVALID_PARAMETER": SendState.REJECTED,
+    "FAILED": SendState.REJECTED,
+    "TRANSIENT_FAILURE": SendState.THROTTLED,
+    "ACCOUNT_THROTTLED": SendState.THROTTLED,
+    "ACCOUNT_DAILY_QUOTA_EXCEEDED": SendState.THROTTLED,
+    # Faults of the account or its set-up, cured by a person and not by another channel: the message waits.
+    "ACCOUNT_SUSPENDED": SendState.THROTTLED,
+    "ACCOUNT_SENDING_PAUSED": SendState.THROTTLED,
+    "CONFIGURATION_SET_NOT_FOUND": SendState.THROTTLED,
+    "CONFIGURATION_SET_SENDING_PAUSED": SendState.THROTTLED,
+    "INVALID_SENDING_POOL_NAME": SendState.THROTTLED,
+    "MAIL_FROM_DOMAIN_NOT_VERIFIED": SendState.THROTTLED,
+    "TEMPLATE_NOT_FOUND": SendState.THROTTLED,
+}
+"""Every BulkEmailEntryResult status; a test holds this against botocore's model."""
+
+BAD_REQUEST = "BadRequestException"
+"""The one error of a whole call that may be a single entry's fault. `MessageRejected` is not: for a whole call it means
+a sender that is not verified, which a person cures."""
+
+_TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,256}")
+
+
+class SesEmail:
+    """An EmailProvider (`consumers.domain.sending`)."""
+
+    name = "ses"
+    max_entries = 50
+
+    def __init__(self, config: AwsConfig, configuration_set: str) -> None:
+        self._ses = client(config, "sesv2", may_repeat=False)
+        self._configuration_set = configuration_set
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        """Return one result for each entry, in order. Raises ValueError for more entries than one call takes, or for
+        an id that cannot be a tag."""
+        if not 0 < len(message.entries) <= self.max_entries:
+            raise ValueError(f"a bulk call takes 1 to {self.max_entries} entries, got {len(message.entries)}")
+        request = self._request(message)
+        return self._send(request, message.entries, request.pop("BulkEmailEntries"))
+
+    def _send(
+        self, request: dict[str, Any], entries: Sequence[EmailEntry], wire_entries: list[dict[str, Any]]
+    ) -> Sequence[SendResult]:
+        try:
+            answer = self._ses.send_bulk_email(**request, BulkEmailEntries=wire_entries)
+        except ParamValidationError:
+            raise
+        except (ClientError, BotoCoreError) as error:
+            state, code = failed_call_state(error, frozenset({BAD_REQUEST}))
+            if code == BAD_REQUEST and len(entries) > 1:
+                # Nothing was taken, and one recipient's fault must not cost the others their mail: halve and try again.
+                half = len(entries) // 2
+                return [
+                    *self._send(request, entries[:half], wire_entries[:half]),
+                    *self._send(request, entries[half:], wire_entries[half:]),
+                ]
+            return [SendResult(entry.attempt_id, state, code=code) for entry in entries]
+        results = answer["BulkEmailEntryResults"]
+        if len(results) != len(entries):
+            return [SendResult(entry.attempt_id, SendState.UNKNOWN, code="ResultCountMismatch") for entry in entries]
+        return [_result(entry, result) for entry, result in zip(entries, results, strict=True)]
+
+    def _request(self, message: BulkEmail) -> dict[str, Any]:
+        for value in (message.incident_id, *(entry.attempt_id for entry in message.entries)):
+            if not _TAG_VALUE.fullmatch(value):
+                raise ValueError(f"{value!r} cannot be an SES tag: letters, digits, _ and - only")
+        incident = {"Name": INCIDENT_TAG, "Value": message.incident_id}
+        return {
+            "FromEmailAddress": message.from_address,
+            **({"ReplyToAddresses": [message.reply_to]} if message.reply_to else {}),
+            "ConfigurationSetName": self._configuration_set,
+            "DefaultContent": {
+                "Template": {
+                    "TemplateContent": {"Subject": message.subject, "Html": message.html, "Text": message.text},
+                    "TemplateData": "{}",
+                }
+            },
+            "BulkEmailEntries": [
+                {
+                    "Destination": {"ToAddresses": [entry.to_address]},
+                    # An entry's tags replace the default ones, so each carries both.
+                    "ReplacementTags": [{"Name": ATTEMPT_TAG, "Value": entry.attempt_id}, incident],
+                    "ReplacementEmailContent": {
+                        "ReplacementTemplate": {"ReplacementTemplateData": json.dumps(dict(entry.slots))}
+                    },
+                }
+                for entry in message.entries
+            ],
+        }
+
+
+def _result(entry: EmailEntry, result: dict[str, Any]) -> SendResult:
+    status = result.get("Status", "")
+    # A status newer than this table says nothing to us: receipts settle it.
+    state = ENTRY_STATES.get(status, SendState.UNKNOWN)
+    return SendResult(entry.attempt_id, state, result.get("MessageId"), None if status == "SUCCESS" else status)

@@ -1,0 +1,5 @@
+"""`python -m consumers.sandbox`."""
+
+from consumers.sandbox.server import main
+
+main()

@@ -1,0 +1,123 @@
+"""The mailbox: what was sent, as its readers see it (`/_mailbox`) and as an oracle counts it (`/_mailbox.json`).
+
+The page shows strangers' HTML: it is escaped into a sandboxed frame, and a policy forbids it to load or run anything.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from consumers.sandbox.events import Fate, Message
+from consumers.sandbox.state import State
+
+PAGE_SIZE = 20
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+OUTCOMES = {
+    ("email", Fate.DELIVERED): "Delivered",
+    ("email", Fate.BOUNCED): "Bounced: its reader never saw it",
+    ("email", Fate.SUPPRESSED): "On the suppression list: never sent",
+    ("email", Fate.RENDERING_FAILED): "A slot had no value: never sent",
+    ("sms", Fate.DELIVERED): "Accepted by the carrier",
+    ("sms", Fate.BOUNCED): "The carrier could not reach the phone",
+}
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+def listing(state: State, number: int, message: Message, *, with_bodies: bool = True) -> dict[str, Any]:
+    """Return one message as `/_mailbox.json` shows it. `number` counts from 1 in order of acceptance."""
+    text = state.text_of(message)
+    return {
+        "number": number,
+        "message_id": message.id,
+        "channel": message.channel,
+        "to": message.to,
+        "from": message.sender,
+        "reply_to": list(message.reply_to),
+        "subject": text.subject,
+        **({"html": text.html, "text": text.text} if with_bodies else {}),
+        "tags": dict(message.tags),
+        "attempt_id": message.tags.get("attempt"),
+        "configuration_set": message.configuration_set,
+        "received_at": message.received_at.isoformat(),
+        "behaviour": message.behaviour,
+        "fate": message.fate,
+        "final_event": message.final_event,
+        "final_event_at": message.due_at.isoformat(),
+    }
+
+
+def json_chunks(state: State, after: int, *, with_bodies: bool) -> Iterator[bytes]:
+    """Yield the listing of all messages past number `after`, then the counts by recipient, as one JSON object."""
+    with state.changed:
+        messages = state.messages[after:]
+        recipients = {
+            key: {"accepted": state.accepted[key], "throttled": state.throttled[key]}
+            for key in sorted(state.accepted.keys() | state.throttled.keys())
+        }
+    yield b'{"messages":['
+    for number, message in enumerate(messages, after + 1):
+        separator = b"," if number > after + 1 else b""
+        yield separator + json.dumps(listing(state, number, message, with_bodies=with_bodies)).encode()
+    yield b'],"recipients":' + json.dumps(recipients).encode() + b"}"
+
+
+def page(state: State, number: int, to: str) -> bytes:
+    """Return page `number` (from 1, newest first) of the messages whose recipient contains `to`, as HTML."""
+    with state.changed:
+        everything: Sequence[Message] = list(state.messages)
+    chosen = [message for message in reversed(everything) if to.lower() in message.to.lower()]
+    start = (number - 1) * PAGE_SIZE
+    rows = []
+    for message in chosen[start : start + PAGE_SIZE]:
+        text = state.text_of(message)
+        rows.append(
+            {
+                "channel": message.channel,
+                "to": message.to,
+                "sender": message.sender,
+                "subject": text.subject,
+                "html": text.html,
+                "text": text.text,
+                "received_at": message.received_at.isoformat(timespec="seconds"),
+                "outcome": OUTCOMES[message.channel, message.fate],
+                "reached": message.fate is Fate.DELIVERED,
+            }
+        )
+    emails = sum(1 for message in everything if message.channel == "email")
+    return (
+        _TEMPLATES.get_template("mailbox.html.j2")
+        .render(
+            total=len(everything),
+            emails=emails,
+            sms=len(everything) - emails,
+            to=to,
+            shown=len(chosen),
+            first=start + 1,
+            last=start + len(rows),
+            page=rows,
+            newer=_link(number - 1, to) if number > 1 else "",
+            older=_link(number + 1, to) if start + PAGE_SIZE < len(chosen) else "",
+        )
+        .encode()
+    )
+
+
+def _link(number: int, to: str) -> str:
+    return "/_mailbox?" + urlencode({"page": number, **({"to": to} if to else {})})

@@ -1,0 +1,375 @@
+"""SES v2 as far as Tocsin uses it: sending, the suppression list, configuration sets, identities, the account.
+
+What is played: https://docs.aws.amazon.com/ses/latest/APIReference-V2/. As in SES, template slots are filled unescaped,
+a missing slot is accepted and reported as a rendering failure, and a hard bounce puts the address on the suppression
+list. Unlike SES, a created identity is verified at once, and a message has exactly one recipient.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from email import message_from_bytes, policy
+from email.utils import parseaddr
+from typing import Any
+from uuid import uuid4
+
+from consumers.sandbox import events
+from consumers.sandbox.events import Fate, Message
+from consumers.sandbox.fates import Behaviour, recipient_key, script_for
+from consumers.sandbox.journal import Record
+from consumers.sandbox.state import State
+from consumers.sandbox.texts import Text, UnknownExpression, slot_values, template
+from consumers.sandbox.wire import AwsError, Call
+
+MAX_BULK_ENTRIES = 50
+MAX_SEND_RATE = 10_000.0
+MAX_24_HOUR_SEND = 10_000_000.0
+
+_ADDRESS = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+\.[^\s@<>,;\"()]+")
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
+
+
+class SimpleEmailService:
+    """The operations; each runs with the state's lock held and returns the answer's members."""
+
+    def __init__(self, state: State, receipt_delay_seconds: float) -> None:
+        self._state = state
+        self._delay = timedelta(seconds=receipt_delay_seconds)
+
+    def operations(self) -> dict[str, Callable[[Call], dict[str, Any]]]:
+        """Return the handler of each operation by its name."""
+        return {
+            "SendEmail": self.send_email,
+            "SendBulkEmail": self.send_bulk_email,
+            "GetAccount": self.get_account,
+            "PutSuppressedDestination": self.put_suppressed,
+            "GetSuppressedDestination": self.get_suppressed,
+            "ListSuppressedDestinations": self.list_suppressed,
+            "DeleteSuppressedDestination": self.delete_suppressed,
+            "CreateConfigurationSet": self.create_configuration_set,
+            "GetConfigurationSet": self.get_configuration_set,
+            "ListConfigurationSets": self.list_configuration_sets,
+            "CreateConfigurationSetEventDestination": self.create_event_destination,
+            "GetConfigurationSetEventDestinations": self.get_event_destinations,
+            "CreateEmailIdentity": self.create_identity,
+            "GetEmailIdentity": self.get_identity,
+            "ListEmailIdentities": self.list_identities,
+        }
+
+    def send_bulk_email(self, call: Call) -> dict[str, Any]:
+        """Accept, throttle or refuse each entry."""
+        entries = call.params["BulkEmailEntries"]
+        if not 0 < len(entries) <= MAX_BULK_ENTRIES:
+            raise AwsError(
+                "BadRequestException", f"a bulk call takes 1 to {MAX_BULK_ENTRIES} entries, not {len(entries)}"
+            )
+        sender = self._sender(call)
+        content = call.params["DefaultContent"].get("Template", {})
+        text = _template_text(content)
+        defaults = content.get("TemplateData")
+        default_tags = call.params.get("DefaultEmailTags", ())
+        now = self._state.clock.now()
+        results: list[dict[str, Any]] = []
+        accepted: list[Message] = []
+        throttled: list[Record] = []
+        tries = Counter(self._state.throttled)
+        for entry in entries:
+            try:
+                to = _only_recipient(entry["Destination"])
+                tags = _tags([*default_tags, *entry.get("ReplacementTags", ())])
+                replacement = entry.get("ReplacementEmailContent", {}).get("ReplacementTemplate", {})
+                slots = slot_values(defaults, replacement.get("ReplacementTemplateData"))
+            except ValueError as error:
+                results.append({"Status": "INVALID_PARAMETER", "Error": str(error)})
+                continue
+            message = self._message(call, sender, to, text, slots, tags, now, tries)
+            if message is None:
+                throttled.append({"record": "throttled", "to": recipient_key(to)})
+                results.append({"Status": "ACCOUNT_THROTTLED", "Error": "Maximum sending rate exceeded."})
+            else:
+                accepted.append(message)
+                results.append({"Status": "SUCCESS", "MessageId": message.id})
+        self._state.commit(*self._state.message_records(text, accepted), *throttled)
+        return {"BulkEmailEntryResults": results}
+
+    def send_email(self, call: Call) -> dict[str, Any]:
+        """Accept one mail: a simple, a raw or a template one."""
+        sender = self._sender(call)
+        content = call.params["Content"]
+        if len(content) != 1:
+            raise AwsError("BadRequestException", "Content needs exactly one of Simple, Raw and Template")
+        values: dict[str, str] = {}
+        try:
+            to = _only_recipient(call.params.get("Destination", {}))
+            tags = _tags(call.params.get("EmailTags", ()))
+            if "Template" in content:
+                text = _template_text(content["Template"])
+                values = slot_values(content["Template"].get("TemplateData"))
+            elif "Simple" in content:
+                simple = content["Simple"]
+                body = simple["Body"]
+                text = Text(
+                    simple["Subject"]["Data"], *(body.get(part, {}).get("Data", "") for part in ("Html", "Text"))
+                )
+            else:
+                text = _raw_text(content["Raw"]["Data"])
+        except ValueError as error:
+            raise AwsError("BadRequestException", str(error)) from None
+        now = self._state.clock.now()
+        message = self._message(call, sender, to, text, values, tags, now, Counter(self._state.throttled))
+        if message is None:
+            self._state.commit({"record": "throttled", "to": recipient_key(to)})
+            raise AwsError("TooManyRequestsException", "Maximum sending rate exceeded.")
+        self._state.commit(*self._state.message_records(text, [message]))
+        return {"MessageId": message.id}
+
+    def get_account(self, _call: Call) -> dict[str, Any]:
+        """Return quotas and what was sent in the last 24 hours."""
+        since = self._state.clock.now() - timedelta(hours=24)
+        sent = sum(1 for message in self._state.messages if message.channel == "email" and message.received_at > since)
+        return {
+            "DedicatedIpAutoWarmupEnabled": False,
+            "EnforcementStatus": "HEALTHY",
+            "ProductionAccessEnabled": True,
+            "SendingEnabled": True,
+            "SendQuota": {
+                "Max24HourSend": MAX_24_HOUR_SEND,
+                "MaxSendRate": MAX_SEND_RATE,
+                "SentLast24Hours": float(sent),
+            },
+            "SuppressionAttributes": {"SuppressedReasons": ["BOUNCE", "COMPLAINT"]},
+        }
+
+    def put_suppressed(self, call: Call) -> dict[str, Any]:
+        """Put an address on the account's suppression list."""
+        address = call.params["EmailAddress"]
+        if not _ADDRESS.fullmatch(address):
+            raise AwsError("BadRequestException", "EmailAddress is no e-mail address")
+        at = self._state.clock.now().isoformat()
+        self._state.commit({"record": "suppressed", "address": address, "reason": call.params["Reason"], "at": at})
+        return {}
+
+    def get_suppressed(self, call: Call) -> dict[str, Any]:
+        """Return one entry of the suppression list."""
+        return {"SuppressedDestination": self._suppression(call)}
+
+    def list_suppressed(self, call: Call) -> dict[str, Any]:
+        """Return a page of the suppression list, by address."""
+        reasons = call.params.get("Reasons", ("BOUNCE", "COMPLAINT"))
+        chosen = [entry for _, entry in sorted(self._state.suppressed.items()) if entry.reason in reasons]
+        page, token = _page(chosen, call, "InvalidNextTokenException")
+        summaries = [{"EmailAddress": e.address, "Reason": e.reason, "LastUpdateTime": e.at} for e in page]
+        return {"SuppressedDestinationSummaries": summaries, **token}
+
+    def delete_suppressed(self, call: Call) -> dict[str, Any]:
+        """Take an address off the suppression list."""
+        self._state.commit({"record": "unsuppressed", "address": self._suppression(call)["EmailAddress"]})
+        return {}
+
+    def create_configuration_set(self, call: Call) -> dict[str, Any]:
+        """Create a configuration set; its options are kept and shown, not played."""
+        name = call.params["ConfigurationSetName"]
+        if not _TAG.fullmatch(name):
+            raise AwsError("BadRequestException", "a configuration set's name has letters, digits, _ and - only")
+        if name in self._state.configuration_sets:
+            raise AwsError("AlreadyExistsException", f"Configuration set <{name}> already exists.")
+        self._state.commit({"record": "configuration_set", "request": {**call.params}})
+        return {}
+
+    def get_configuration_set(self, call: Call) -> dict[str, Any]:
+        """Return a configuration set as it was created."""
+        name = self._known_set(call.params["ConfigurationSetName"])
+        return dict(self._state.configuration_sets[name].request)
+
+    def list_configuration_sets(self, call: Call) -> dict[str, Any]:
+        """Return a page of names."""
+        page, token = _page(sorted(self._state.configuration_sets), call, "BadRequestException")
+        return {"ConfigurationSets": page, **token}
+
+    def create_event_destination(self, call: Call) -> dict[str, Any]:
+        """Send a configuration set's events to an SNS topic; SES publishes a test message there first, and so do we."""
+        name = self._known_set(call.params["ConfigurationSetName"])
+        destination = call.params["EventDestination"]
+        label = call.params["EventDestinationName"]
+        if label in self._state.configuration_sets[name].destinations:
+            raise AwsError("AlreadyExistsException", f"Event destination <{label}> already exists.")
+        if "SnsDestination" not in destination or not destination.get("MatchingEventTypes"):
+            raise AwsError("BadRequestException", "the sandbox needs an SnsDestination and MatchingEventTypes")
+        arn = destination["SnsDestination"]["TopicArn"]
+        if arn not in self._state.topics:
+            raise AwsError("BadRequestException", f"Could not publish to SNS topic <{arn}>")
+        self._state.commit(
+            {"record": "event_destination", "configuration_set": name, "name": label, "destination": destination},
+            {
+                "record": "published",
+                "topic": arn,
+                "id": str(uuid4()),
+                "subject": events.SES_SUBJECT,
+                "message": events.SES_TEST_MESSAGE,
+                "at": self._state.clock.now().isoformat(),
+            },
+        )
+        return {}
+
+    def get_event_destinations(self, call: Call) -> dict[str, Any]:
+        """Return where a configuration set's events go."""
+        known = self._state.configuration_sets[self._known_set(call.params["ConfigurationSetName"])]
+        return {"EventDestinations": [{"Name": name, **value} for name, value in known.destinations.items()]}
+
+    def create_identity(self, call: Call) -> dict[str, Any]:
+        """Create a domain or an address to send from; verified at once, as there is no DNS here."""
+        name = call.params["EmailIdentity"].lower()
+        if name in self._state.identities:
+            raise AwsError("AlreadyExistsException", "Email identity already exists.")
+        self._state.commit({"record": "identity", "name": name})
+        return {"IdentityType": _identity_type(name), "VerifiedForSendingStatus": True}
+
+    def get_identity(self, call: Call) -> dict[str, Any]:
+        """Return a verified identity."""
+        name = call.params["EmailIdentity"].lower()
+        if name not in self._state.identities:
+            raise AwsError("NotFoundException", "Email identity does not exist.")
+        return {
+            "IdentityType": _identity_type(name),
+            "FeedbackForwardingStatus": False,
+            "VerifiedForSendingStatus": True,
+            "VerificationStatus": "SUCCESS",
+        }
+
+    def list_identities(self, call: Call) -> dict[str, Any]:
+        """Return a page of identities, by name."""
+        page, token = _page(sorted(self._state.identities), call, "BadRequestException")
+        identities = [
+            {
+                "IdentityType": _identity_type(name),
+                "IdentityName": name,
+                "SendingEnabled": True,
+                "VerificationStatus": "SUCCESS",
+            }
+            for name in page
+        ]
+        return {"EmailIdentities": identities, **token}
+
+    def _sender(self, call: Call) -> str:
+        """Return the bare From address. Raises what SES says of an unverified one or an unknown configuration set."""
+        sender = parseaddr(call.params.get("FromEmailAddress", ""))[1].lower()
+        if not _ADDRESS.fullmatch(sender):
+            raise AwsError("BadRequestException", "FromEmailAddress is no e-mail address")
+        labels = sender.rpartition("@")[2].split(".")
+        covering = {".".join(labels[n:]) for n in range(len(labels))} | {sender}
+        if not covering & self._state.identities:
+            raise AwsError(
+                "MessageRejected",
+                "Email address is not verified. The following identities failed the check in region "
+                f"{call.region.upper()}: {sender.rpartition('@')[2]}",
+            )
+        configuration_set = call.params.get("ConfigurationSetName")
+        if configuration_set is not None:
+            self._known_set(configuration_set)
+        return sender
+
+    def _known_set(self, name: str) -> str:
+        if name not in self._state.configuration_sets:
+            raise AwsError("NotFoundException", f"Configuration set <{name}> does not exist.")
+        return name
+
+    def _message(
+        self,
+        call: Call,
+        sender: str,
+        to: str,
+        text: Text,
+        slots: Mapping[str, str],
+        tags: Mapping[str, str],
+        now: datetime,
+        tries: Counter[str],
+    ) -> Message | None:
+        """Return the accepted message, or None if this try is throttled (counted in `tries`)."""
+        script = script_for(to, self._state.scripts)
+        if script.behaviour is Behaviour.THROTTLE and tries[recipient_key(to)] < script.times:
+            tries[recipient_key(to)] += 1
+            return None
+        missing = text.missing(slots)
+        if missing is not None:
+            fate = Fate.RENDERING_FAILED
+        elif to.lower() in self._state.suppressed:
+            fate = Fate.SUPPRESSED
+        else:
+            fate = Fate.BOUNCED if script.behaviour is Behaviour.BOUNCE else Fate.DELIVERED
+        return Message(
+            id=f"{int(now.timestamp() * 1000):016x}-{uuid4()}-000000",
+            channel="email",
+            to=to,
+            sender=sender,
+            reply_to=tuple(call.params.get("ReplyToAddresses", ())),
+            text_sha256=text.sha256,
+            slots=slots,
+            tags=tags,
+            configuration_set=call.params.get("ConfigurationSetName"),
+            region=call.region,
+            received_at=now,
+            due_at=now + self._delay,
+            behaviour=script.behaviour,
+            fate=fate,
+            missing_slot=missing,
+        )
+
+    def _suppression(self, call: Call) -> dict[str, Any]:
+        entry = self._state.suppressed.get(call.params["EmailAddress"].lower())
+        if entry is None:
+            raise AwsError("NotFoundException", "Email address does not exist on your suppression list.")
+        return {"EmailAddress": entry.address, "Reason": entry.reason, "LastUpdateTime": entry.at}
+
+
+def _identity_type(name: str) -> str:
+    return "EMAIL_ADDRESS" if "@" in name else "DOMAIN"
+
+
+def _only_recipient(destination: Mapping[str, Any]) -> str:
+    recipients = [
+        address for kind in ("ToAddresses", "CcAddresses", "BccAddresses") for address in destination.get(kind, ())
+    ]
+    if len(recipients) != 1 or len(destination.get("ToAddresses", ())) != 1:
+        raise ValueError("the sandbox takes exactly one recipient, in ToAddresses")
+    address = parseaddr(recipients[0])[1] if "<" in recipients[0] else recipients[0].strip()
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError("Illegal address")
+    return address
+
+
+def _tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    for tag in tags:
+        if not (_TAG.fullmatch(tag["Name"]) and _TAG.fullmatch(tag["Value"])):
+            raise ValueError("tags have letters, digits, _ and - only, at most 256")
+    return {tag["Name"]: tag["Value"] for tag in tags}
+
+
+def _template_text(content: Mapping[str, Any]) -> Text:
+    inline = content.get("TemplateContent")
+    if inline is None:
+        raise AwsError("BadRequestException", "the sandbox keeps no templates; send TemplateContent")
+    if "Subject" not in inline or not ("Html" in inline or "Text" in inline):
+        raise AwsError("BadRequestException", "TemplateContent needs a Subject and an Html or a Text part")
+    try:
+        return template(inline["Subject"], inline.get("Html", ""), inline.get("Text", ""))
+    except UnknownExpression as error:
+        raise AwsError("BadRequestException", str(error)) from None
+
+
+def _raw_text(raw: bytes) -> Text:
+    mail = message_from_bytes(raw, policy=policy.default)
+    parts = {kind: mail.get_body(preferencelist=(kind,)) for kind in ("html", "plain")}
+    html, plain = (part.get_content() if part is not None else "" for part in parts.values())
+    return Text(str(mail.get("Subject", "")), html, plain)
+
+
+def _page(items: Sequence[Any], call: Call, error: str) -> tuple[list[Any], dict[str, str]]:
+    """Return one page and the token of the next; a token is a position."""
+    size = call.params.get("PageSize", 1000)
+    token = call.params.get("NextToken", "0")
+    if not token.isdecimal() or int(token) > len(items):
+        raise AwsError(error, "The specified token is invalid.")
+    start = int(token)
+    end = start + size
+    return list(items[start:end]), {"NextToken": str(end)} if end < len(items) else {}

@@ -1,0 +1,219 @@
+"""Our AWS adapters against the sandbox, and against moto where moto has the call."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import botocore.session
+import pytest
+from moto.server import ThreadedMotoServer
+
+from bridge.contracts.errors import BadInput, Unreachable
+from consumers.adapters.aws import AwsConfig, caller_account, client, provision_sandbox
+from consumers.adapters.ses import ENTRY_STATES, SesEmail
+from consumers.adapters.sns_sms import SnsSms
+from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
+from consumers.domain.sending import ReceiptKind, SendState
+from tests.contract.aws_sandbox import CONFIGURATION_SET, Aws, bulk, drain, entry, running
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws() -> Iterator[Aws]:
+    with running() as started:
+        yield started
+
+
+def test_every_bulk_status_that_botocore_knows_has_a_state() -> None:
+    model = botocore.session.get_session().get_service_model("sesv2")
+    assert set(ENTRY_STATES) == set(model.shape_for("BulkEmailStatus").enum)
+
+
+def test_a_mail_arrives_filled_unescaped_and_its_receipts_name_the_attempt(aws: Aws) -> None:
+    results = aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com"), entry("a-2", "bo+bounce@x.example.com")))
+    assert [(r.attempt_id, r.state) for r in results] == [("a-1", SendState.ACCEPTED), ("a-2", SendState.ACCEPTED)]
+
+    mail = aws.mailbox()["messages"][0]
+    assert mail["subject"] == "About your data, <Ann & Bo>"
+    assert mail["html"] == "<p>Dear &lt;Ann &amp; Bo&gt;,</p>"
+    assert (mail["attempt_id"], mail["tags"]["incident"]) == ("a-1", "INC-2026-0001")
+    assert mail["reply_to"] == ["dpo@shop.example.com"]
+
+    found = {(r.attempt_id, r.kind, r.sub_type) for d in drain(aws.receipts(), 4) for r in d.receipts}
+    assert found == {
+        ("a-1", ReceiptKind.SENT, None),
+        ("a-1", ReceiptKind.DELIVERED, None),
+        ("a-2", ReceiptKind.SENT, None),
+        ("a-2", ReceiptKind.BOUNCED_HARD, "General"),
+    }
+
+
+def test_a_bounced_address_is_suppressed_and_bounces_at_once_the_next_time(aws: Aws) -> None:
+    for attempt in ("a-1", "a-2"):
+        aws.email.send_bulk(bulk(entry(attempt, "bo+bounce@x.example.com")))
+    sub_types = {r.attempt_id: r.sub_type for d in drain(aws.receipts(), 4) for r in d.receipts if r.sub_type}
+    assert sub_types == {"a-1": "General", "a-2": "OnAccountSuppressionList"}
+
+
+def test_a_missing_slot_is_accepted_and_reported_as_a_rendering_failure(aws: Aws) -> None:
+    (result,) = aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com", name="Ann")))
+    assert result.state is SendState.ACCEPTED
+    (delivery,) = drain(aws.receipts(), 1)
+    assert [(r.attempt_id, r.kind) for r in delivery.receipts] == [("a-1", ReceiptKind.RENDERING_FAILED)]
+
+
+def test_a_throttled_recipient_waits_and_is_accepted_in_the_end(aws: Aws) -> None:
+    aws.script({"cy@x.example.com": {"behaviour": "throttle", "times": 1}})
+    states = [aws.email.send_bulk(bulk(entry("a-1", "cy@x.example.com")))[0].state for _ in range(2)]
+    assert states == [SendState.THROTTLED, SendState.ACCEPTED]
+    assert aws.mailbox()["recipients"]["cy@x.example.com"] == {"accepted": 1, "throttled": 1}
+
+
+def test_one_bad_address_costs_nobody_else_the_mail(aws: Aws) -> None:
+    results = aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com"), entry("a-2", "no address")))
+    assert [(r.state, r.code) for r in results] == [
+        (SendState.ACCEPTED, None),
+        (SendState.REJECTED, "INVALID_PARAMETER"),
+    ]
+
+
+def test_an_unverified_sender_makes_mails_wait() -> None:
+    with running() as aws:
+        message = bulk(entry("a-1", "ann@x.example.com"))
+        stranger = type(message)(
+            **{n: getattr(message, n) for n in message.__slots__} | {"from_address": "a@b.example"}
+        )
+        (result,) = aws.email.send_bulk(stranger)
+        assert (result.state, result.code) == (SendState.THROTTLED, "MessageRejected")
+        assert aws.mailbox()["messages"] == []
+
+
+def test_an_id_that_cannot_be_a_tag_is_our_own_bug(aws: Aws) -> None:
+    with pytest.raises(ValueError, match="cannot be an SES tag"):
+        aws.email.send_bulk(bulk(entry("a/1", "ann@x.example.com")))
+
+
+def test_an_sms_is_sent_and_its_status_comes_back(aws: Aws) -> None:
+    aws.script({"+4915100000002": "bounce"})
+    results = [aws.sms.send(f"s-{n}", f"+491510000000{n}", "Look at your account page.") for n in (1, 2)]
+    kinds = {r.provider_message_id: (r.provider, r.kind) for d in drain(aws.receipts(), 2) for r in d.receipts}
+    assert kinds == {
+        results[0].provider_message_id: ("sns", ReceiptKind.DELIVERED),
+        results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD),
+    }
+    assert aws.sms.send("s-3", "no number", "x").state is SendState.REJECTED
+
+
+def test_a_throttled_sms_waits(aws: Aws) -> None:
+    aws.script({"+4915100000009": {"behaviour": "throttle", "times": 1}})
+    assert [aws.sms.send("s-1", "+4915100000009", "x").state for _ in range(2)] == [
+        SendState.THROTTLED,
+        SendState.ACCEPTED,
+    ]
+
+
+def _no_answer(keep_open: bool) -> tuple[AwsConfig, socket.socket]:
+    """Return a listener that takes one request and never answers: resetting at once, or silent."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def take() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            while keep_open and connection.recv(65536):
+                continue
+
+    threading.Thread(target=take, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return AwsConfig("eu-central-1", url, read_timeout_seconds=0.3), listener
+
+
+@pytest.mark.parametrize("keep_open", [True, False], ids=["timeout", "reset"])
+def test_a_lost_answer_leaves_every_entry_unknown_and_is_not_repeated(keep_open: bool) -> None:
+    config, listener = _no_answer(keep_open)
+    with listener:
+        results = SesEmail(config, CONFIGURATION_SET).send_bulk(
+            bulk(entry("a-1", "a@x.example"), entry("a-2", "b@x.example"))
+        )
+        listener.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert [r.state for r in results] == [SendState.UNKNOWN, SendState.UNKNOWN]
+
+
+def test_a_refused_connection_took_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        config = AwsConfig("eu-central-1", f"http://127.0.0.1:{gone.getsockname()[1]}", retries=1)
+    assert SesEmail(config, "x").send_bulk(bulk(entry("a-1", "a@x.example")))[0].state is SendState.THROTTLED
+    assert SnsSms(config).send("s-1", "+4915100000001", "x").state is SendState.THROTTLED
+    with pytest.raises(Unreachable, match="SQS queue q"):
+        SqsReceipts(config, "q", SnsSignatures(())).receive(1, 0)
+    with pytest.raises(Unreachable, match="AWS STS"):
+        caller_account(config)
+
+
+def test_only_loopback_is_a_sandbox_and_only_a_sandbox_is_provisioned() -> None:
+    with pytest.raises(BadInput, match="loopback"):
+        AwsConfig("eu-central-1", "http://192.0.2.1:4566")
+    with pytest.raises(BadInput, match="only the sandbox"):
+        provision_sandbox(AwsConfig("eu-central-1"), sender_domain="x", configuration_set="x", receipts_queue="x")
+
+
+def test_no_real_credential_reaches_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAREAL")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "real")
+    made = client(AwsConfig("eu-central-1", "http://127.0.0.1:1"), "sts", may_repeat=True)
+    assert made._request_signer._credentials.access_key == "sandbox"
+
+
+def test_unsettled_receipts_come_again_and_settled_ones_do_not(aws: Aws) -> None:
+    queue = client(aws.config, "sqs", may_repeat=True)
+    url = queue.create_queue(QueueName="short", Attributes={"VisibilityTimeout": "0"})["QueueUrl"]
+    queue.send_message(QueueUrl=url, MessageBody="{}")
+    receipts = SqsReceipts(aws.config, "short", SnsSignatures(()))
+    first, second = (receipts.receive(1, 0) for _ in range(2))
+    assert first[0].raw == second[0].raw == b"{}"
+    receipts.settle([second[0].handle])
+    assert receipts.receive(1, 0) == []
+
+
+class TestMoto:
+    """The same adapters on another implementation (it has neither SendBulkEmail nor real signatures)."""
+
+    def test_account(self, moto: str) -> None:
+        assert caller_account(AwsConfig("eu-central-1", moto)) == "123456789012"
+
+    def test_sms(self, moto: str) -> None:
+        sms = SnsSms(AwsConfig("eu-central-1", moto), "Shop")
+        assert sms.send("s-1", "+4915100000001", "x").state is SendState.ACCEPTED
+        assert sms.send("s-2", "no number", "x").state is SendState.REJECTED
+
+    def test_receipts_are_received_settled_and_refused_for_motos_made_up_signature(self, moto: str) -> None:
+        config = AwsConfig("eu-central-1", moto)
+        made_up: dict[str, Any] = {
+            "aws_access_key_id": "x",
+            "aws_secret_access_key": "x",
+            "region_name": "eu-central-1",
+        }
+        sqs, sns = (boto3.client(name, endpoint_url=moto, **made_up) for name in ("sqs", "sns"))
+        url = sqs.create_queue(QueueName="q")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        topic = sns.create_topic(Name="t")["TopicArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        sns.publish(TopicArn=topic, Message="{}")
+        receipts = SqsReceipts(config, "q", SnsSignatures(("sns.*.amazonaws.com",), "999999999999"))
+        (delivery,) = receipts.receive(10, 1)
+        assert delivery.error == "SNS topic belongs to another AWS account"
+        receipts.settle([delivery.handle])
+        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        assert counts["ApproximateNumberOfMessagesNotVisible"] == "0"
