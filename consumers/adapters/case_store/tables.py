@@ -58,6 +58,10 @@ incident = sa.Table(
     sa.Column("year", sa.Integer, nullable=False),
     sa.Column("source", _id(64), nullable=False),
     sa.Column("fingerprint", _id(200), nullable=False),
+    sa.Column(
+        "fingerprint_sha256", _id(64), nullable=False, comment="compared instead of the text: no collation makes two one"
+    ),
+    sa.Column("occurrence", sa.Integer, nullable=False, comment="2 and up: it fired anew after its incident had ended"),
     sa.Column("title", sa.String(300), nullable=False),
     sa.Column("scenario", _id(100)),
     sa.Column("state", _id(32), nullable=False, comment="suspected, verifying, confirmed, dismissed, closed"),
@@ -74,8 +78,15 @@ incident = sa.Table(
     sa.Column("acknowledged_at", Instant),
     sa.Column("acknowledged_by", _id(100)),
     sa.Column("epoch", sa.Integer, nullable=False, comment="dispatch refuses commands of an older epoch"),
-    sa.UniqueConstraint("source", "fingerprint"),
+    sa.UniqueConstraint("source", "fingerprint_sha256", "occurrence"),
     sa.UniqueConstraint("year", "number"),
+)
+
+incident_number = sa.Table(
+    "incident_number",
+    metadata,
+    sa.Column("year", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.Integer, nullable=False),
 )
 
 alert = sa.Table(
@@ -106,7 +117,7 @@ webhook_seen = sa.Table(
     "webhook_seen",
     metadata,
     sa.Column("source", _id(64), primary_key=True),
-    sa.Column("webhook_id", _id(200), primary_key=True),
+    sa.Column("webhook_sha256", _id(64), primary_key=True, comment="of the id: no collation makes two ids one"),
     sa.Column("seen_at", Instant, nullable=False, index=True),
     sa.Column("incident_id", _id(32), nullable=False),
 )
@@ -258,6 +269,7 @@ release = sa.Table(
     sa.Column("state", _id(16), nullable=False, comment="prepared, releasing, paused, finished, cancelled, void"),
     sa.Column("late_cap", sa.Integer, nullable=False),
     sa.Column("prepared_by", _id(100), nullable=False),
+    sa.Column("prepared_role", _id(32), nullable=False),
     sa.Column("prepared_at", Instant, nullable=False),
     sa.Column("released_at", Instant),
     sa.Column("finished_at", Instant),
@@ -355,6 +367,19 @@ page = sa.Table(
     sa.Column("raised_at", Instant, nullable=False),
     sa.Column("acknowledged_at", Instant),
     sa.Column("acknowledged_by", _id(100)),
+)
+
+act = sa.Table(
+    "act",
+    metadata,
+    sa.Column("case_event_id", _id(64), primary_key=True),
+    sa.Column("incident_id", _id(32), index=True),
+    sa.Column("kind", _id(64), nullable=False),
+    sa.Column("person", _id(100), nullable=False),
+    sa.Column("role", _id(32), nullable=False),
+    sa.Column("reason", sa.Text, comment="free text stays here; its leaf holds a salted hash"),
+    sa.Column("reason_salt", _id(32)),
+    sa.Column("occurred_at", Instant, nullable=False),
 )
 
 outbox = sa.Table(

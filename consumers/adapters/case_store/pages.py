@@ -1,0 +1,33 @@
+"""Rows of pages: who must look at what. Delivering them to telephones is the pager's business."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from consumers.adapters.case_store.engine import upsert
+from consumers.adapters.case_store.tables import page
+from consumers.case.store import PageRecord
+
+
+class PageRows:
+    """Pages of incidents."""
+
+    _connection: sa.Connection
+
+    def raise_page(self, record: PageRecord) -> None:
+        upsert(self._connection, page, [asdict(record)])
+
+    def pages(self, incident_id: str) -> Sequence[PageRecord]:
+        rows = self._connection.execute(
+            sa.select(page).where(page.c.incident_id == incident_id).order_by(page.c.raised_at)
+        ).mappings()
+        return [PageRecord(**row) for row in rows]
+
+    def acknowledge_pages(self, incident_id: str, *, by: str, at: datetime) -> None:
+        self._connection.execute(
+            sa.update(page)
+            .where((page.c.incident_id == incident_id) & page.c.acknowledged_at.is_(None))
+            .values(acknowledged_at=at, acknowledged_by=by)
+        )

@@ -1,0 +1,87 @@
+"""Rows of releases, approvals and gates, and the segments and obligations that planning wrote. SQL only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from consumers.adapters.case_store.tables import approval, gate, obligation, release, segment
+from consumers.case.store import ApprovalRecord, GateRecord, ObligationRecord, ReleaseRecord, SegmentRecord
+
+
+class ReleaseRows:
+    """What is released, by whose approval, and what holds it back."""
+
+    _connection: sa.Connection
+    _locking: bool
+
+    def segments(self, incident_id: str, revision: int) -> Sequence[SegmentRecord]:
+        rows = self._connection.execute(
+            sa.select(segment)
+            .where((segment.c.incident_id == incident_id) & (segment.c.revision == revision))
+            .order_by(segment.c.segment_id)
+        ).mappings()
+        return [
+            SegmentRecord(row["segment_id"], row["name"], row["bundle_sha256"], row["channels"], row["count"])
+            for row in rows
+        ]
+
+    def obligations(self, incident_id: str, revision: int) -> Sequence[ObligationRecord]:
+        rows = self._connection.execute(
+            sa.select(obligation)
+            .where((obligation.c.incident_id == incident_id) & (obligation.c.revision == revision))
+            .order_by(
+                obligation.c.conservative_deadline_at.is_(None),
+                obligation.c.conservative_deadline_at,
+                obligation.c.regime_id,
+            )
+        ).mappings()
+        return [
+            ObligationRecord(
+                row["controller"], row["regime_id"], row["status"], row["recipient"], row["deadline_at"],
+                row["conservative_deadline_at"], row["met_at"],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def releases(self, incident_id: str) -> Sequence[ReleaseRecord]:
+        rows = self._connection.execute(
+            sa.select(release)
+            .where(release.c.incident_id == incident_id)
+            .order_by(release.c.prepared_at.desc(), release.c.release_id)
+        ).mappings()
+        return [ReleaseRecord(**row) for row in rows]
+
+    def release(self, release_id: str) -> ReleaseRecord | None:
+        query = sa.select(release).where(release.c.release_id == release_id)
+        row = self._connection.execute(query.with_for_update() if self._locking else query).mappings().first()
+        return None if row is None else ReleaseRecord(**row)
+
+    def add_release(self, record: ReleaseRecord) -> None:
+        self._connection.execute(sa.insert(release).values(**asdict(record)))
+
+    def update_release(self, release_id: str, changes: Mapping[str, Any]) -> None:
+        self._connection.execute(sa.update(release).where(release.c.release_id == release_id).values(**changes))
+
+    def approvals(self, release_id: str) -> Sequence[ApprovalRecord]:
+        rows = self._connection.execute(
+            sa.select(approval).where(approval.c.release_id == release_id).order_by(approval.c.approved_at)
+        ).mappings()
+        return [ApprovalRecord(**row) for row in rows]
+
+    def add_approval(self, record: ApprovalRecord) -> None:
+        self._connection.execute(sa.insert(approval).values(**asdict(record)))
+
+    def gates(self, incident_id: str) -> Sequence[GateRecord]:
+        rows = self._connection.execute(
+            sa.select(gate).where(gate.c.incident_id == incident_id).order_by(gate.c.set_at)
+        ).mappings()
+        return [GateRecord(**row) for row in rows]
+
+    def add_gate(self, record: GateRecord) -> None:
+        self._connection.execute(sa.insert(gate).values(**asdict(record)))
+
+    def lift_gate(self, gate_id: str, *, by: str, at: datetime) -> None:
+        self._connection.execute(sa.update(gate).where(gate.c.gate_id == gate_id).values(lifted_at=at, lifted_by=by))

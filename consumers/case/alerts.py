@@ -1,0 +1,183 @@
+"""What an alert means before anything is written: its scope against the names that the index knows.
+
+An alert is never refused for its meaning. What is not understood makes the scope *unresolved*: it says which names are
+unknown, which known ones are near, and what to type. Not here: mappings (an adapter), signatures (`webhooks`), and
+opening the incident (`intake_rules`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from bridge.contracts.errors import BadInput
+from bridge.contracts.events import AlertReceived
+from bridge.contracts.scope import Scope
+
+_AHEAD = timedelta(minutes=5)
+"""How far a monitor's clock may be ahead before a window counts as lying in the future."""
+
+
+class Unreadable(BadInput):
+    """The bytes are no alert under the source's mapping. They are kept, and a person looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeFault:
+    """One thing in a scope that could not be understood."""
+
+    field: str
+    value: str
+    why: str
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAlert:
+    """An alert as its mapping gives it. The event's own `scope` is None; `given` is the scope as the monitor wrote it."""
+
+    alert: AlertReceived
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The names in the provenance index. `complete` is False when not every partition answered."""
+
+    versions_by_model: Mapping[str, frozenset[str]]
+    attributes: frozenset[str]
+    complete: bool = True
+
+
+class KnownNames(Protocol):
+    """Where known names come from: the index."""
+
+    def known_names(self) -> Known:
+        """Return the known names. Raises Unreachable when no partition answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedScope:
+    """A scope that can be resolved, or why not. `unchecked`: nobody could compare its names with the index."""
+
+    scope: Scope | None
+    faults: tuple[ScopeFault, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    unchecked: bool = False
+
+    def unresolved(self) -> dict[str, Any] | None:
+        """Return what the incident keeps as `scope_unresolved`; None when everything was understood."""
+        if self.scope is not None:
+            return {"unchecked": True} if self.unchecked else None
+        return {
+            "unknown": [{"field": each.field, "value": each.value, "why": each.why} for each in self.faults],
+            "nearest": {each.value: list(each.nearest) for each in self.faults if each.nearest},
+            "as_given": dict(self.given),
+            "type": f"tocsin incident rescope INCIDENT {_what_to_set(self.faults)} --reason TEXT",
+        }
+
+
+def judge_scope(given: Mapping[str, Any], known: Known | None, arrived_at: datetime) -> JudgedScope:
+    """Return the scope in `given` if every name in it is known and its windows make sense; else what is wrong.
+
+    `known` None: the index did not answer, so the scope is taken as given and marked unchecked. A scope that restricts
+    nothing is not taken to mean everything.
+    """
+    if not given:
+        return JudgedScope(None, (ScopeFault("scope", "", "the alert names none"),))
+    try:
+        scope = Scope.model_validate(listed(given))
+    except ValidationError as error:
+        return JudgedScope(None, tuple(_faults_of(error, given)), given)
+    if not scope.canonical():
+        return JudgedScope(None, (ScopeFault("scope", "", "it restricts nothing"),), given)
+    faults = list(_window_faults(scope, arrived_at))
+    unchecked = known is None or not known.versions_by_model
+    if known is not None and not unchecked:
+        unknown = list(_unknown_names(scope, known))
+        if known.complete:
+            faults += unknown
+        elif unknown:
+            # a partition that did not answer may well hold the name
+            unchecked = True
+    if faults:
+        return JudgedScope(None, tuple(faults), given)
+    return JudgedScope(scope, given=given, unchecked=unchecked)
+
+
+def listed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` with a single value where the scope has a list made a list; nulls are left out."""
+    result: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in ("all_of", "any_of", "none_of") and isinstance(value, list):
+            result[name] = [listed(part) if isinstance(part, Mapping) else part for part in value]
+        elif name in _LISTS and not isinstance(value, list):
+            result[name] = [value]
+        else:
+            result[name] = value
+        if name in _TEXTS and isinstance(result[name], list):
+            # a monitor may well write version 7 as a number
+            result[name] = [str(item) if type(item) in (int, float) else item for item in result[name]]
+    return result
+
+
+_WINDOWS = ("generated_from", "generated_to", "exposed_from", "exposed_to")
+_NUMBERS = ("website_ids", "store_ids")
+_LISTS = frozenset(Scope.model_fields) - frozenset(_WINDOWS) - {"all_of", "any_of", "none_of"}
+_TEXTS = _LISTS - frozenset(_NUMBERS)
+
+
+def _faults_of(error: ValidationError, given: Mapping[str, Any]) -> Iterable[ScopeFault]:
+    for item in error.errors(include_url=False)[:20]:
+        place = ".".join(str(part) for part in item["loc"]) or "scope"
+        top = str(item["loc"][0]) if item["loc"] else "scope"
+        if item["type"] == "extra_forbidden":
+            close = tuple(get_close_matches(str(item["loc"][-1]), list(Scope.model_fields), n=3))
+            yield ScopeFault(place, str(item["loc"][-1])[:200], "a scope has no such field", close)
+        else:
+            value = given.get(top, "") if len(item["loc"]) == 1 else item.get("input", "")
+            yield ScopeFault(place, str(value)[:200] if top != "scope" else "", item["msg"])
+
+
+def _window_faults(scope: Scope, arrived_at: datetime) -> Iterable[ScopeFault]:
+    for name in ("generated_from", "exposed_from"):
+        start = getattr(scope, name)
+        if start is not None and start > arrived_at + _AHEAD:
+            yield ScopeFault(name, start.isoformat(), "lies in the future")
+    for part in (*scope.all_of, *scope.any_of, *scope.none_of):
+        yield from _window_faults(part, arrived_at)
+
+
+def _unknown_names(scope: Scope, known: Known) -> Iterable[ScopeFault]:
+    models = known.versions_by_model
+    versions: set[str] = set()
+    for model_id in scope.model_ids or models:
+        versions |= models.get(model_id, frozenset())
+    all_versions = {version for each in models.values() for version in each}
+    for name, values, names in (
+        ("model_ids", scope.model_ids, set(models)),
+        ("model_versions", scope.model_versions, versions or all_versions),
+        ("attributes", scope.attributes, set(known.attributes)),
+    ):
+        for value in values:
+            if value not in names:
+                close = get_close_matches(value, sorted(names), n=3, cutoff=0.5)
+                if not close and name == "model_versions":
+                    close = sorted(names)[-3:]
+                yield ScopeFault(name, value, "the index knows no such name", tuple(close))
+    for part in (*scope.all_of, *scope.any_of, *scope.none_of):
+        yield from _unknown_names(part, known)
+
+
+def _what_to_set(faults: Sequence[ScopeFault]) -> str:
+    settings = []
+    for each in faults:
+        if each.field in Scope.model_fields:
+            settings.append(f"--set {each.field}={each.nearest[0] if each.nearest else 'VALUE'}")
+    return " ".join(dict.fromkeys(settings)) or "--scope FILE"

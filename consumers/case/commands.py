@@ -1,0 +1,650 @@
+"""`tocsin incident`, `tocsin alert` and `tocsin people`: what staff type. Wiring around the rules of this room.
+
+Whatever decides asks who (a token from --token-file, TOCSIN_TOKEN_FILE or TOCSIN_TOKEN), and is checked and recorded
+there, not here.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import yaml
+from pydantic import ValidationError
+
+from bridge.contracts.envelope import fields_at_fault, seal_bytes
+from bridge.contracts.errors import BadInput, Refused, Unreachable
+from bridge.contracts.events import AlertReceived, json_schema
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import LEAK_ALERTS
+from bridge.runtime.clock import Clock
+from bridge.runtime.kafka import Publisher
+from bridge.runtime.parts import Parts
+from bridge.runtime.printing import instant, print_json, print_table
+from bridge.runtime.settings import Settings
+from consumers.case import releasing, workflow
+from consumers.case.acting import Actor, actor_of, record_act
+from consumers.case.overview import Overview, overview
+from consumers.case.people import add_person, load_people, read_token, staff_commitment
+from consumers.case.permissions import Act, Role, permitting_roles
+from consumers.case.store import CaseStore, IncidentRecord, ReleaseRecord
+from consumers.case.webhooks import Secrets, load_secrets
+from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
+from consumers.domain.facts import Facts
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_reason = click.option("--reason", help="Why; kept in the case store, its salted hash in the evidence log.")
+_token_file = click.option(
+    "--token-file", type=click.Path(path_type=Path, dir_okay=False), help="File with your token."
+)
+
+
+def authenticated(parts: Parts, token_file: Path | None) -> Actor:
+    """Return who is typing. Raises BadInput without a token, Refused for one that is nobody's."""
+    settings = parts.get(Settings)
+    person = load_people(settings.paths.people).authenticate(read_token(os.environ, token_file))
+    return actor_of(person, _staff_key(settings))
+
+
+def _staff_key(settings: Settings) -> bytes:
+    try:
+        key = settings.paths.staff_key.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"{settings.paths.staff_key} cannot be read ({type(error).__name__}); `tocsin init` makes the keys"
+        ) from None
+    if len(key) < 32:
+        raise BadInput(f"{settings.paths.staff_key} holds {len(key)} bytes; a staff key has at least 32")
+    return key
+
+
+def _instant_of(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"--at {text}: not an instant; write 2026-11-23T03:10:00+01:00") from None
+    if at.tzinfo is None:
+        raise BadInput(f"--at {text}: has no time zone; write 2026-11-23T03:10:00+01:00 or ...Z")
+    return at.astimezone(UTC)
+
+
+def _assignments(pairs: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"--set {pair}: write name=value")
+        found.setdefault(name.strip(), []).append(value.strip())
+    return found
+
+
+# --- tocsin incident ---------------------------------------------------------------------------------------------
+
+
+@click.group()
+def incident() -> None:
+    """Incidents: what leaked, who is concerned, who decides what next."""
+
+
+@incident.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also those that have ended.")
+@_token_file
+@_as_json
+@click.pass_obj
+def list_(parts: Parts, everything: bool, token_file: Path | None, as_json: bool) -> None:
+    """List incidents, newest first."""
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    now = parts.get(Clock).now()
+    records = [
+        each
+        for each in parts.get(CaseStore).look(lambda case: case.incidents())
+        if everything or each.state not in ("dismissed", "closed")
+    ]
+    if as_json:
+        print_json([_incident_facts(each) for each in records])
+        return
+    rows = [
+        {
+            "incident": each.incident_id + (" (exercise)" if each.exercise else ""),
+            "state": each.state,
+            "detected": instant(each.detected_at, now),
+            "repeats": each.repeat_count,
+            "scope": "resolved" if each.scope is not None else "UNRESOLVED",
+            "title": each.title,
+        }
+        for each in records
+    ]
+    print_table(rows, ("incident", "state", "detected", "repeats", "scope", "title"))
+
+
+def _incident_facts(record: IncidentRecord) -> dict[str, Any]:
+    return asdict(record)
+
+
+@incident.command()
+@click.argument("incident_id")
+@_token_file
+@_as_json
+@click.pass_obj
+def show(parts: Parts, incident_id: str, token_file: Path | None, as_json: bool) -> None:
+    """Show one incident: what is known, what is not, both clocks, who must do what next."""
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    seen = overview(parts.get(CaseStore), incident_id)
+    if as_json:
+        facts = asdict(seen)
+        facts["partitions"].pop("coverage")
+        print_json({**facts, "coverage": [each.model_dump(mode="json") for each in seen.partitions.coverage]})
+        return
+    for line in show_lines(seen, parts.get(Clock).now()):
+        click.echo(line)
+
+
+def show_lines(seen: Overview, now: datetime) -> list[str]:
+    """Return one screen about an incident; its last line begins with `next:`."""
+    record = seen.incident
+    lines = [
+        f"{record.incident_id}{' (exercise)' if record.exercise else ''} {record.state}: {record.title}",
+        f"detected:     {instant(record.detected_at, now)} by {record.source}"
+        + (f", {record.repeat_count} repeats" if record.repeat_count else ""),
+        f"acknowledged: {instant(record.acknowledged_at, now)} by {record.acknowledged_by}"
+        if record.acknowledged_at
+        else "acknowledged: no",
+        f"scope:        revision {record.revision}, "
+        + (json.dumps(record.scope, sort_keys=True) if record.scope is not None else "unresolved"),
+        f"people:       {seen.people}",
+    ]
+    if seen.plan is not None and seen.plan.residents:
+        homes = sorted(seen.plan.residents.items(), key=lambda item: -item[1])
+        total = sum(seen.plan.residents.values())
+        lines.append(f"live in:      {', '.join(f'{code} {count:,}' for code, count in homes[:12])} of {total:,}")
+    lines += [f"known:        {name} = {value}" for name, value in sorted(seen.facts.items()) if value is not None]
+    lines += [f"not known:    {each}" for each in seen.not_known]
+    lines += _clock_lines(seen, now)
+    lines += [f"held:         {each.kind} for {', '.join(each.covers)} ({each.gate_id})" for each in seen.gates]
+    lines += [
+        f"proposed:     another scope: tocsin incident rescope {record.incident_id} --proposal {each.proposal_id}"
+        for each in seen.proposals
+    ]
+    if seen.segments_without_text:
+        lines.append(f"no text:      {len(seen.segments_without_text)} segments have no approved text")
+    for view in seen.releases:
+        if view.record.state == "void":
+            continue
+        who = "; ".join(f"{person} as {role}" for person, role, _at in view.approvals) or "nobody yet"
+        lines.append(
+            f"release:      {view.record.release_id} {view.record.state} ({view.record.mode}), approved by {who}"
+            + (f"; missing: {view.missing}" if view.missing else "")
+        )
+    if seen.ends:
+        total = sum(seen.ends.values())
+        lines.append(
+            "reached:      " + ", ".join(f"{state} {n:,}" for state, n in sorted(seen.ends.items())) + f" of {total:,}"
+        )
+    if seen.next is None:
+        lines.append("next: nothing; it has ended")
+    else:
+        lines.append(f"who is next:  {seen.next.who} ({seen.next.why})")
+        lines.append(f"next: {seen.next.command}")
+    return lines
+
+
+def _clock_lines(seen: Overview, now: datetime) -> list[str]:
+    dated = [each for each in seen.obligations if each.conservative_deadline_at or each.deadline_at]
+    undated = len(seen.obligations) - len(dated)
+    lines = []
+    for each in dated[:8]:
+        conservative = instant(each.conservative_deadline_at, now) if each.conservative_deadline_at else "none"
+        recorded = instant(each.deadline_at, now) if each.deadline_at else "not started"
+        met = ", met" if each.met_at else ""
+        lines.append(
+            f"clock:        {each.regime_id} to {each.recipient} ({each.controller}, {each.status}{met}): "
+            f"conservative {conservative}; recorded {recorded}"
+        )
+    if len(dated) > 8 or undated:
+        lines.append(f"clock:        {max(0, len(dated) - 8)} more with a date, {undated} without; "
+                     f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
+    return lines
+
+
+@incident.command()
+@click.argument("incident_id")
+@_reason
+@_token_file
+@click.pass_obj
+def ack(parts: Parts, incident_id: str, reason: str | None, token_file: Path | None) -> None:
+    """Acknowledge: you are looking. Pages about it stop."""
+    actor = authenticated(parts, token_file)
+    workflow.acknowledge(parts.get(CaseStore), incident_id, actor, parts.get(Clock).now(), reason)
+    _say_next(parts, incident_id, f"{incident_id} is acknowledged")
+
+
+def _say_next(parts: Parts, incident_id: str, done: str) -> None:
+    click.echo(done)
+    following = overview(parts.get(CaseStore), incident_id).next
+    if following is not None:
+        click.echo(f"next: {following.command}")
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--as", "names", required=True, help="Instants, comma separated: controller_aware_at,discovered_at")
+@click.option("--at", required=True, help="ISO 8601 with an offset.")
+@_reason
+@_token_file
+@click.pass_obj
+def aware(parts: Parts, incident_id: str, names: str, at: str, reason: str | None, token_file: Path | None) -> None:
+    """Record since when the company is aware; the recorded clocks start there."""
+    actor = authenticated(parts, token_file)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    workflow.record_awareness(
+        parts.get(CaseStore), incident_id, chosen, _instant_of(at), actor, parts.get(Clock).now(), reason
+    )
+    _say_next(parts, incident_id, f"{incident_id}: {', '.join(chosen)} recorded")
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Record a fact; VALUE is JSON or a word.")
+@_reason
+@_token_file
+@_as_json
+@click.pass_obj
+def facts(
+    parts: Parts, incident_id: str, pairs: tuple[str, ...], reason: str | None, token_file: Path | None, as_json: bool
+) -> None:
+    """Show the recorded facts, or record some with --set."""
+    actor = authenticated(parts, token_file)
+    store = parts.get(CaseStore)
+    if pairs:
+        values = {name: _value(texts[-1]) for name, texts in _assignments(pairs).items()}
+        workflow.record_facts(store, incident_id, values, actor, parts.get(Clock).now(), reason)
+    actor.acting_for(Act.VIEW_INCIDENT)
+    known = store.look(lambda case: workflow.known_facts(case, workflow.found(case, incident_id)))
+    missing = [name for name in Facts.model_fields if known.get(name) is None]
+    if as_json:
+        print_json({"known": known, "unknown": missing})
+        return
+    print_table([{"fact": name, "value": value} for name, value in sorted(known.items())], ("fact", "value"))
+    click.echo(f"unknown: {', '.join(missing)}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--proposal", "proposal_id", help="Accept this proposed scope.")
+@click.option("--scope", "scope_file", type=click.Path(path_type=Path, dir_okay=False), help="JSON or YAML file.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Change one field; repeat for several values."
+)
+@click.option("--as-given", is_flag=True, help="Take the scope just as the alert gave it, unknown names included.")
+@_reason
+@_token_file
+@click.pass_obj
+def rescope(
+    parts: Parts,
+    incident_id: str,
+    proposal_id: str | None,
+    scope_file: Path | None,
+    pairs: tuple[str, ...],
+    as_given: bool,
+    reason: str | None,
+    token_file: Path | None,
+) -> None:
+    """Correct the scope: a new revision, resolved anew. Prepared and running releases become void."""
+    if sum((proposal_id is not None, scope_file is not None, bool(pairs) or as_given)) > 1:
+        raise BadInput("one of --proposal, --scope and --set/--as-given, not several")
+    actor = authenticated(parts, token_file)
+    done = workflow.rescope(
+        parts.get(CaseStore),
+        incident_id,
+        actor,
+        parts.get(Clock).now(),
+        scope=None if scope_file is None else _read_scope(scope_file),
+        settings=_assignments(pairs),
+        proposal_id=proposal_id,
+        as_given=as_given,
+        reason=reason,
+    )
+    voided = f"; void now: {', '.join(done.voided)}" if done.voided else ""
+    _say_next(parts, incident_id, f"{incident_id}: revision {done.incident.revision} is being resolved{voided}")
+
+
+def _read_scope(path: Path) -> Scope:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON or YAML ({type(error).__name__})") from None
+    try:
+        return Scope.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {fields_at_fault(error)}") from None
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--late-cap", type=click.IntRange(min=0), help="How many late additions the approval covers.")
+@_reason
+@_token_file
+@_as_json
+@click.pass_obj
+def prepare(
+    parts: Parts, incident_id: str, late_cap: int | None, reason: str | None, token_file: Path | None, as_json: bool
+) -> None:
+    """Freeze what would be released, for two people to approve."""
+    actor = authenticated(parts, token_file)
+    approvals = parts.get(Settings).approvals
+    done = releasing.prepare(
+        parts.get(CaseStore),
+        incident_id,
+        actor,
+        parts.get(Clock).now(),
+        mode=Mode(approvals.mode),
+        late_cap=approvals.late_cap if late_cap is None else late_cap,
+        reason=reason,
+    )
+    policy = done.release.policy
+    if as_json:
+        print_json({"release_id": done.release.release_id, "policy_sha256": done.release.policy_sha256, "policy": policy,
+                    "people_without_text": done.people_without_text, "late_count": done.late_count})  # fmt: skip
+        return
+    click.echo(f"release {done.release.release_id}{' (prepared before)' if done.again else ''}: "
+               f"{policy['recipient_count']:,} people in {len(policy['segments'])} segments, mode {policy['mode']}, "
+               f"{done.late_count:,} late of at most {policy['late_cap']:,}")  # fmt: skip
+    if done.people_without_text:
+        click.echo(f"{done.people_without_text:,} of them have no approved text ({len(done.segments_without_text)} "
+                   f"segments) and will wait: tocsin notices segments {incident_id}")  # fmt: skip
+    click.echo(f"policy {done.release.policy_sha256}")
+    click.echo(f"next: tocsin incident approve {incident_id} --policy {done.release.policy_sha256}")
+
+
+@incident.command()
+@click.argument("name", metavar="INCIDENT_OR_RELEASE")
+@click.option("--policy", required=True, help="The policy's SHA-256, as you saw it.")
+@click.option("--role", type=click.Choice([str(role) for role in Role]), help="The role you act under.")
+@_reason
+@_token_file
+@_as_json
+@click.pass_obj
+def approve(
+    parts: Parts,
+    name: str,
+    policy: str,
+    role: str | None,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Approve what was prepared. The approval that satisfies the rule starts the release."""
+    actor = authenticated(parts, token_file)
+    done = releasing.approve(
+        parts.get(CaseStore),
+        name,
+        policy,
+        actor,
+        parts.get(Clock).now(),
+        mode=Mode(parts.get(Settings).approvals.mode),
+        role=None if role is None else Role(role),
+        reason=reason,
+    )
+    if as_json:
+        print_json({"release_id": done.release.release_id, "state": done.release.state, "role": done.role,
+                    "releasing": done.releasing, "missing": done.missing})  # fmt: skip
+        return
+    click.echo(f"approved by {actor.person_id} as {done.role}")
+    click.echo(f"releasing now: tocsin delivery status {done.release.incident_id}" if done.releasing
+               else f"still missing: {done.missing}")  # fmt: skip
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--break-glass", is_flag=True, help="Release at once to those whose deadline falls within 24 h.")
+@_reason
+@_token_file
+@click.pass_obj
+def release(parts: Parts, incident_id: str, break_glass: bool, reason: str | None, token_file: Path | None) -> None:
+    """Say whether the release runs or which approvals are missing; with --break-glass, release on one word."""
+    actor = authenticated(parts, token_file)
+    store = parts.get(CaseStore)
+    if break_glass:
+        started = releasing.break_glass(store, incident_id, actor, parts.get(Clock).now(), reason)
+        click.echo(f"release {started.release_id} runs, for people whose deadline lies before "
+                   f"{started.policy['deadline_before']}; all approvers are paged")  # fmt: skip
+        return
+    actor.acting_for(Act.VIEW_INCIDENT)
+    _say_status(*releasing.release_status(store, incident_id))
+
+
+def _say_status(record: ReleaseRecord, missing: str | None) -> None:
+    if missing is not None:
+        raise Refused(f"release {record.release_id} waits; missing: {missing}. The approval that completes it starts it: "
+                      f"tocsin incident approve {record.incident_id} --policy {record.policy_sha256}")  # fmt: skip
+    click.echo(f"release {record.release_id} is {record.state}; see tocsin delivery status {record.incident_id}")
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--unnotified", is_flag=True, help="Close although people are without an end state.")
+@_reason
+@_token_file
+@click.pass_obj
+def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, token_file: Path | None) -> None:
+    """Close an incident: its sealed contacts are removed, the index stops answering for it."""
+    actor = authenticated(parts, token_file)
+    done = workflow.close(
+        parts.get(CaseStore), incident_id, actor, parts.get(Clock).now(), unnotified=unnotified, reason=reason
+    )
+    click.echo(f"{incident_id} is closed; {done.contacts_removed:,} sealed contacts removed, "
+               f"{done.without_end:,} people without an end state")  # fmt: skip
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--kind", type=click.Choice(workflow.GATE_KINDS), required=True)
+@click.option("--covers", multiple=True, required=True, help="Jurisdiction (DE, US-CA, unknown) or '*'; repeatable.")
+@_reason
+@_token_file
+@click.pass_obj
+def hold(
+    parts: Parts, incident_id: str, kind: str, covers: tuple[str, ...], reason: str | None, token_file: Path | None
+) -> None:
+    """Keep people of some jurisdictions from being told, until it is lifted."""
+    actor = authenticated(parts, token_file)
+    gate_id = workflow.set_gate(parts.get(CaseStore), incident_id, kind, covers, actor, parts.get(Clock).now(), reason)
+    click.echo(f"held: {', '.join(covers)}; lift it with: tocsin incident lift {incident_id} {gate_id} --reason TEXT")
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.argument("gate_id")
+@_reason
+@_token_file
+@click.pass_obj
+def lift(parts: Parts, incident_id: str, gate_id: str, reason: str | None, token_file: Path | None) -> None:
+    """Lift a hold."""
+    actor = authenticated(parts, token_file)
+    workflow.lift_gate(parts.get(CaseStore), incident_id, gate_id, actor, parts.get(Clock).now(), reason)
+    click.echo(f"lifted: {gate_id}")
+
+
+# --- tocsin alert ------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def alert() -> None:
+    """Leak alerts, as an AI monitor would send them."""
+
+
+@alert.command("schema")
+def alert_schema() -> None:
+    """Print the JSON Schema of an alert in Tocsin's own format."""
+    schema = json_schema(AlertReceived)
+    # the source is who signs, not what the body says
+    schema["properties"].pop("source", None)
+    schema["required"] = [name for name in schema.get("required", []) if name not in ("source", "detected_at")]
+    print_json(schema)
+
+
+@alert.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--source", help="Name of the monitor in intake.secrets; needed where there are several.")
+@click.option("--exercise", is_flag=True, help="Mark the incident as an exercise.")
+@click.option("--http", "by_http", is_flag=True, help="Post to the running intake instead of the topic.")
+@_as_json
+@click.pass_obj
+def send(parts: Parts, file: Any, source: str | None, exercise: bool, by_http: bool, as_json: bool) -> None:
+    """Sign the alert in FILE ("-" is standard input) and send it to intake."""
+    settings = parts.get(Settings)
+    name, signer = _signer(settings, source)
+    body: bytes = file.read()
+    if exercise:
+        body = _as_exercise(body)
+    webhook_id = f"msg_{uuid.uuid4().hex}"
+    headers = signer.sign(webhook_id, parts.get(Clock).now(), body) if signer is not None else {}
+    if by_http:
+        answer = _post(settings, name, headers, body)
+        print_json(answer) if as_json else click.echo(f"taken: {', '.join(answer['incident_ids'])}")
+        return
+    _publish(settings, name, headers, body, parts.get(Clock).now())
+    if as_json:
+        print_json({"topic": LEAK_ALERTS.name, "source": name, "webhook_id": webhook_id, "signed": signer is not None})
+    else:
+        click.echo(f"sent to {LEAK_ALERTS.name} as {name}{'' if signer else ', unsigned'}; see: tocsin incident list")
+
+
+def _publish(settings: Settings, source: str, headers: Mapping[str, str], body: bytes, at: datetime) -> None:
+    message = seal_bytes(
+        body, ce_type=AlertReceived.ce_type, key=source, root=source, source=f"/monitors/{source}", at=at
+    )
+    publisher = Publisher(settings.kafka)
+    try:
+        signature = [(name, value.encode()) for name, value in headers.items()]
+        partition = partition_of(source, publisher.partition_count(LEAK_ALERTS))
+        publisher.send_raw(LEAK_ALERTS, partition, source.encode(), body, [*message.headers, *signature])
+        publisher.flush()
+    finally:
+        publisher.close()
+
+
+def _signer(settings: Settings, source: str | None) -> tuple[str, Secrets | None]:
+    known = settings.intake.secrets
+    if source is None:
+        if len(known) > 1:
+            raise BadInput(f"--source: which one? intake.secrets names {', '.join(sorted(known))}")
+        source = next(iter(known), "operator")
+    return source, load_secrets(source, known[source]) if source in known else None
+
+
+def _as_exercise(body: bytes) -> bytes:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise BadInput("--exercise: FILE must hold a JSON object in the format of `tocsin alert schema`")
+    return json.dumps({**document, "exercise": True}).encode()
+
+
+def _post(settings: Settings, source: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    run_file = settings.paths.run / "intake.json"
+    try:
+        address = json.loads(run_file.read_text(encoding="utf-8"))["alerts"]
+    except (OSError, ValueError, KeyError):
+        raise Unreachable(f"no address of intake in {run_file}; start it with `tocsin run intake`") from None
+    parts = urlsplit(address)
+    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
+    try:
+        connection.request("POST", f"{parts.path}/{source}", body, dict(headers))
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"intake at {address} does not answer ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    if response.status != 202:
+        raise Refused(f"intake answers {response.status}: {answer.get('error', '')}")
+    return answer
+
+
+# --- tocsin people -----------------------------------------------------------------------------------------------
+
+
+@click.group()
+def people() -> None:
+    """Staff: who they are, which roles they have."""
+
+
+@people.command()
+@click.argument("name")
+@click.option("--id", "person_id", required=True, help="Short id: lower-case letters, digits, '-'.")
+@click.option("--role", "roles", multiple=True, required=True, type=click.Choice([str(role) for role in Role]))
+@_token_file
+@click.pass_obj
+def add(parts: Parts, name: str, person_id: str, roles: tuple[str, ...], token_file: Path | None) -> None:
+    """Add a person and print their token, once. The first person of an empty file needs no token."""
+    settings = parts.get(Settings)
+    path = settings.paths.people
+    actor = authenticated(parts, token_file) if path.exists() and len(load_people(path)) else None
+    role = None if actor is None else actor.acting_for(Act.MANAGE_PEOPLE)
+    token = add_person(path, person_id, name, [Role(each) for each in roles])
+    if actor is not None and role is not None:
+        who, acting = actor, role
+        body = {"person": staff_commitment(_staff_key(settings), person_id), "roles": list(roles)}
+        now = parts.get(Clock).now()
+        parts.get(CaseStore).change(lambda case: record_act(case, who, acting, "people.added", body, at=now))
+    click.echo(f"{person_id} is in {path}. Their token, shown only now:", err=True)
+    click.echo(token)
+
+
+@people.command("list")
+@_as_json
+@click.pass_obj
+def list_people(parts: Parts, as_json: bool) -> None:
+    """List staff by id, with their roles; names stay in the file."""
+    everybody = load_people(parts.get(Settings).paths.people)
+    rows = [
+        {"id": each.person_id, "roles": ", ".join(each.roles), "tokens": len(each.token_hashes)} for each in everybody
+    ]
+    print_json(rows) if as_json else print_table(rows, ("id", "roles", "tokens"))
+
+
+@people.command()
+@_as_json
+@click.pass_obj
+def check(parts: Parts, as_json: bool) -> None:
+    """Check the people file, and whether the approval rule can be met by who is in it."""
+    settings = parts.get(Settings)
+    everybody = load_people(settings.paths.people)
+    approvers = [each for each in everybody if set(each.roles) & set(APPROVING_ROLES)]
+    preparers = [each for each in everybody if set(each.roles) & set(permitting_roles(Act.PREPARE))]
+    met = can_be_met(
+        Mode(settings.approvals.mode),
+        [(each.person_id, [str(role) for role in each.roles]) for each in everybody],
+        [str(role) for role in permitting_roles(Act.PREPARE)],
+    )
+    if as_json:
+        print_json({"people": len(everybody), "approvers": len(approvers), "preparers": len(preparers),
+                    "mode": settings.approvals.mode, "can_be_met": met})  # fmt: skip
+    else:
+        click.echo(f"{len(everybody)} people, {len(preparers)} may prepare, {len(approvers)} may approve")
+    if not met:
+        raise Refused(
+            f"approvals.mode = {settings.approvals.mode} cannot be met by these people; add one with another role "
+            "of dpo, counsel or approver"
+        )
+
+
+COMMANDS: list[click.Command] = [incident, alert, people]

@@ -1,0 +1,159 @@
+"""Every kind of case event that this room writes, with the fields of its body. What is not declared is not written.
+
+Bodies hold enums, numbers, instants, hashes, commitments and our own ids: they are destined for the evidence log. Free
+text (reasons, titles) and staff names stay in the case store; a reason is represented by a salted SHA-256 whose salt
+lies beside it in the table `act`.
+"""
+
+import hashlib
+import re
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.contracts.errors import TocsinError
+from bridge.contracts.events import CaseEvent, Scalar
+from consumers.case.permissions import Role
+from consumers.domain.approvals import Mode
+from consumers.domain.facts import Facts
+
+Body = Mapping[str, Scalar | Sequence[str] | Sequence[int]]
+
+
+class UndeclaredEvent(TocsinError):
+    """A bug of ours: an event of an unknown kind, or a body that its declaration does not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyField:
+    """One field of a body: a shape that a regular expression or a Python type fixes, or a closed list of words."""
+
+    shape: str
+    """`sha256`, `id`, `count`, `flag`, `instant`, `codes` or `word`."""
+    words: tuple[str, ...] = ()
+    optional: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Return whether `value` has this shape."""
+        if value is None:
+            return self.optional
+        if self.shape == "count":
+            return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if self.shape == "flag":
+            return isinstance(value, bool)
+        if self.shape == "codes":
+            return isinstance(value, list) and all(isinstance(item, str) and _CODE.fullmatch(item) for item in value)
+        if self.shape == "word":
+            return value in self.words
+        return isinstance(value, str) and _SHAPES[self.shape].fullmatch(value) is not None
+
+
+_CODE = re.compile(r"[A-Za-z0-9*_-]{1,16}")
+_SHAPES = {
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "id": re.compile(r"[0-9a-f]{32}"),
+    "instant": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z"),
+}
+
+_SHA256 = BodyField("sha256")
+_MAYBE_SHA256 = BodyField("sha256", optional=True)
+_ID = BodyField("id")
+_COUNT = BodyField("count")
+_FLAG = BodyField("flag")
+_INSTANT = BodyField("instant")
+_MODE = BodyField("word", tuple(Mode))
+_STATE = BodyField("word", ("suspected", "verifying", "confirmed", "dismissed", "closed"))
+_FACT = BodyField("word", tuple(Facts.model_fields))
+_GATE = BodyField("word", ("law_enforcement_hold", "authority_first", "notice_incomplete"))
+_RELEASE = {"release_id": _ID, "policy_sha256": _SHA256, "mode": _MODE}
+
+CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
+    "incident.opened": {
+        "revision": _COUNT, "detected_at": _INSTANT, "scope_sha256": _MAYBE_SHA256, "scope_resolved": _FLAG,
+        "unsigned_source": _FLAG, "readable": _FLAG, "alert_sha256": _SHA256,
+    },
+    "incident.scope_proposed": {"proposal_id": _ID, "alert_sha256": _SHA256},
+    "incident.alert_after_end": {"alert_sha256": _SHA256},
+    "incident.rescoped": {"revision": _COUNT, "scope_sha256": _SHA256, "reason_sha256": _SHA256, "voided": _COUNT},
+    "incident.acknowledged": {"state": _STATE, "reason_sha256": _MAYBE_SHA256},
+    "incident.closed": {
+        "from": _STATE, "reason_sha256": _SHA256, "contacts_removed": _COUNT, "without_end": _COUNT,
+    },
+    "fact.recorded": {"name": _FACT, "value_sha256": _SHA256, "reason_sha256": _SHA256},
+    "fact.instant_recorded": {"name": _FACT, "at": _INSTANT, "reason_sha256": _SHA256},
+    "gate.set": {"gate_id": _ID, "gate": _GATE, "covers": BodyField("codes"), "reason_sha256": _SHA256},
+    "gate.lifted": {"gate_id": _ID, "gate": _GATE, "reason_sha256": _SHA256},
+    "release.prepared": {
+        **_RELEASE, "revision": _COUNT, "recipient_count": _COUNT, "late_cap": _COUNT, "voided": _COUNT,
+        "reason_sha256": _MAYBE_SHA256,
+    },
+    "release.approved": {**_RELEASE, "approval_count": _COUNT, "reason_sha256": _MAYBE_SHA256},
+    "release.started": {**_RELEASE, "recipient_count": _COUNT, "approval_count": _COUNT},
+    "release.glass_broken": {
+        **_RELEASE, "deadline_before": _INSTANT, "within_reach_count": _COUNT, "reason_sha256": _SHA256,
+    },
+    "people.added": {
+        "person": _SHA256, "roles": BodyField("codes"),
+    },
+    "person.looked_at": {
+        "view": BodyField("word", ("subject_export", "delivery_find", "notice_preview")), "subject_commitment": _SHA256,
+        "reason_sha256": _MAYBE_SHA256,
+    },
+}  # fmt: skip
+"""Kind -> field -> shape. The evidence log's allow-list is built from this."""
+
+
+def case_event(
+    kind: str,
+    *,
+    incident_id: str | None,
+    actor: str | None,
+    role: Role | None,
+    at: datetime,
+    body: Body,
+    exercise: bool = False,
+) -> CaseEvent:
+    """Return a case event with an id of its own. Raises UndeclaredEvent if its declaration does not allow it."""
+    check_body(kind, body)
+    return CaseEvent(
+        case_event_id=uuid.uuid4().hex,
+        kind=kind,
+        incident_id=incident_id,
+        actor=actor,
+        role=None if role is None else role.value,
+        occurred_at=at,
+        body=dict(body),  # type: ignore[arg-type]  # lists are checked by shape above
+        exercise=exercise,
+    )
+
+
+def check_body(kind: str, body: Mapping[str, Any]) -> None:
+    """Raise UndeclaredEvent unless `body` has exactly the declared fields, each in its shape. Never shows a value."""
+    declared = CASE_EVENT_KINDS.get(kind)
+    if declared is None:
+        raise UndeclaredEvent(f"case event {kind!r} is not declared in CASE_EVENT_KINDS")
+    for name in body.keys() | declared.keys():
+        if name not in declared:
+            raise UndeclaredEvent(f"case event {kind}: field {name!r} is not declared")
+        if name not in body and not declared[name].optional:
+            raise UndeclaredEvent(f"case event {kind}: field {name!r} is missing")
+        if not declared[name].allows(body.get(name)):
+            raise UndeclaredEvent(f"case event {kind}: field {name!r} has not the shape {declared[name].shape}")
+
+
+def written(at: datetime) -> str:
+    """Return an instant as bodies hold it."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def new_salt() -> str:
+    """Return 16 random bytes in hex, kept in the case store beside what they hide."""
+    return secrets.token_hex(16)
+
+
+def salted_sha256(salt: str, text: str) -> str:
+    """Return SHA-256(salt || UTF-8 text) in hex; `salt` is hex."""
+    return hashlib.sha256(bytes.fromhex(salt) + text.encode()).hexdigest()

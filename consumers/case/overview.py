@@ -1,0 +1,204 @@
+"""What is known of an incident and what is not, in one answer: for `incident show`, and for whoever asks by JSON.
+
+Counts always say of how many, and from how many partitions. While anything about coverage is open, the answer is never
+"nobody". Holds no personal data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bridge.contracts.events import Coverage
+from bridge.contracts.scope import Scope
+from consumers.case.releasing import of_partitions
+from consumers.case.store import (
+    CaseStore,
+    CaseWork,
+    GateRecord,
+    IncidentRecord,
+    ObligationRecord,
+    PartitionsRecord,
+    PlanRecord,
+    ProposalRecord,
+    ReleaseRecord,
+)
+from consumers.case.workflow import AWARENESS, found, known_facts
+from consumers.domain import approvals as rule
+from consumers.domain.approvals import Mode
+from consumers.domain.resolution import is_complete
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """Who must do what, with the very command."""
+
+    who: str
+    command: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseView:
+    """A release with its approvals."""
+
+    record: ReleaseRecord
+    approvals: Sequence[tuple[str, str, datetime]]
+    """Person, role, when."""
+    missing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One incident."""
+
+    incident: IncidentRecord
+    people: str
+    """In one sentence: how many, of how many, from how many partitions."""
+    partitions: PartitionsRecord
+    plan: PlanRecord | None
+    facts: Mapping[str, Any]
+    not_known: Sequence[str]
+    obligations: Sequence[ObligationRecord]
+    proposals: Sequence[ProposalRecord]
+    releases: Sequence[ReleaseView]
+    gates: Sequence[GateRecord]
+    ends: Mapping[str, int]
+    segments_without_text: Sequence[str]
+    next: NextStep | None
+
+
+def overview(store: CaseStore, incident_id: str) -> Overview:
+    """Return everything about an incident, read at one moment. Raises BadInput if there is none of this id."""
+
+    def work(case: CaseWork) -> Overview:
+        incident = found(case, incident_id)
+        partitions = case.partitions(incident_id, incident.revision)
+        plan = case.plan(incident_id, incident.revision)
+        facts = known_facts(case, incident)
+        releases = [_release_view(case, each) for each in case.releases(incident_id)]
+        segments = case.segments(incident_id, incident.revision)
+        proposals = [each for each in case.proposals(incident_id) if each.decided_at is None]
+        without_text = [each.name for each in segments if each.bundle_sha256 is None]
+        ends = case.ends(incident_id)
+        return Overview(
+            incident=incident,
+            people=people_in_words(incident, partitions),
+            partitions=partitions,
+            plan=plan,
+            facts=facts,
+            not_known=list(_not_known(incident, partitions, facts)),
+            obligations=case.obligations(incident_id, incident.revision),
+            proposals=proposals,
+            releases=releases,
+            gates=[each for each in case.gates(incident_id) if each.lifted_at is None],
+            ends=ends,
+            segments_without_text=without_text,
+            next=next_step(incident, plan, partitions, facts, releases, without_text, len(segments)),
+        )
+
+    return store.look(work)
+
+
+def _release_view(case: CaseWork, record: ReleaseRecord) -> ReleaseView:
+    approvals = case.approvals(record.release_id)
+    missing = None
+    if record.state == "prepared":
+        preparer = rule.Act(record.prepared_by, record.prepared_role)
+        missing = rule.missing(Mode(record.mode), preparer, [rule.Act(each.person, each.role) for each in approvals])
+    return ReleaseView(record, [(each.person, each.role, each.approved_at) for each in approvals], missing)
+
+
+def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord) -> str:
+    """Return how many people are affected as far as is known. "Nobody" only when every partition says so with
+    coverage from before the exposure window and without untagged writes.
+    """
+    answered = of_partitions(partitions)
+    if incident.scope is None:
+        return "not known: the scope is not resolved yet"
+    if partitions.partition_count is None:
+        return "not known yet: no partition has answered"
+    recorded = partitions.affected_count - partitions.possible_count
+    complete = partitions.answered >= partitions.partition_count
+    words = f"{partitions.affected_count:,} people from {answered}: {recorded:,} by record"
+    untagged = sum(each.untagged_count for each in partitions.coverage)
+    if partitions.possible_count or untagged:
+        words += f", {partitions.possible_count:,} possible ({untagged:,} untagged writes)"
+    if not complete:
+        return f"{words}; the others have not answered, so there may be more"
+    if is_complete(list(partitions.coverage), Scope.model_validate(incident.scope).exposed_from):
+        return words if partitions.affected_count else f"nobody, says every partition ({answered}), by full coverage"
+    return f"{words}; coverage is incomplete, so there may be more"
+
+
+def _not_known(incident: IncidentRecord, partitions: PartitionsRecord, facts: Mapping[str, Any]) -> Sequence[str]:
+    unknown = []
+    unresolved = incident.scope_unresolved or {}
+    for each in unresolved.get("unknown", []):
+        near = ", ".join(unresolved.get("nearest", {}).get(each["value"], []))
+        shown = f" {each['value']!r}" if each["value"] else ""
+        unknown.append(f"{each['field']}{shown}: {each['why']}{f'; near: {near}' if near else ''}")
+    if unresolved.get("unchecked"):
+        unknown.append("the names in the scope were not compared with the index: it did not answer when the alert came")
+    if incident.unsigned_source:
+        unknown.append("the source is unsigned: anybody who can write the topic may have sent this")
+    if incident.scope is not None:
+        if partitions.partition_count is None or partitions.answered < partitions.partition_count:
+            unknown.append(f"who is affected: {of_partitions(partitions)} have answered")
+        unknown += [_gap(each) for each in partitions.coverage if each.untagged_count or each.recorded_since is None]
+        if Scope.model_validate(incident.scope).exposed_from is None:
+            unknown.append("since when the data lay open: the scope has no exposed_from")
+    if not any(name in facts for name in AWARENESS):
+        unknown.append("awareness: nobody has recorded any; the conservative clock runs from the detection")
+    return list(dict.fromkeys(unknown))
+
+
+def _gap(each: Coverage) -> str:
+    if each.recorded_since is None:
+        return f"coverage: writes of {each.model_id} to {each.attribute} were never recorded"
+    return f"coverage: {each.untagged_count:,} untagged writes of {each.model_id} to {each.attribute}"
+
+
+def next_step(
+    incident: IncidentRecord,
+    plan: PlanRecord | None,
+    partitions: PartitionsRecord,
+    facts: Mapping[str, Any],
+    releases: Sequence[ReleaseView],
+    without_text: Sequence[str],
+    segment_count: int,
+) -> NextStep | None:
+    """Return the one next thing to do; None when the incident has ended."""
+    name = incident.incident_id
+    if incident.state in ("dismissed", "closed"):
+        return None
+    if incident.acknowledged_at is None:
+        return NextStep("responder", f"tocsin incident ack {name}", "nobody has acknowledged it")
+    if incident.scope is None:
+        typed = str((incident.scope_unresolved or {}).get("type", f"tocsin incident rescope {name} --scope FILE"))
+        return NextStep("responder or dpo", typed, "its scope is unresolved")
+    ordinary = [each for each in releases if each.record.mode != Mode.BREAK_GLASS]
+    newest = ordinary[0] if ordinary else None
+    if newest is not None and newest.record.state == "prepared":
+        return NextStep(
+            newest.missing or "an approver",
+            f"tocsin incident approve {name} --policy {newest.record.policy_sha256}",
+            "it waits for approval",
+        )
+    running = next((each for each in ordinary if each.record.state in ("releasing", "paused")), None)
+    if running is not None:
+        return NextStep("sre", f"tocsin delivery status {name}", f"its release is {running.record.state}")
+    if not any(fact in facts for fact in AWARENESS):
+        return NextStep(
+            "responder, dpo or counsel",
+            f"tocsin incident aware {name} --as controller_aware_at --at INSTANT --reason TEXT",
+            "awareness is not recorded",
+        )
+    if plan is None or plan.state != "complete":
+        return NextStep("nobody: wait", f"tocsin incident show {name}", f"{of_partitions(partitions)} have answered")
+    finished = any(each.record.state == "finished" for each in ordinary)
+    if finished or (not plan.recipient_count and not partitions.affected_count):
+        return NextStep("dpo", f"tocsin incident close {name} --reason TEXT", "everybody has an end state")
+    if without_text and len(without_text) == segment_count:
+        return NextStep("counsel", f"tocsin notices segments {name}", "no segment has an approved text")
+    return NextStep("responder, dpo or counsel", f"tocsin incident prepare {name}", "the plan is complete")

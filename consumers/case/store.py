@@ -1,0 +1,311 @@
+"""The case store as this room needs it: records, and one transaction as a unit of work. SQL lives in the adapter.
+
+`CaseStore.change` runs a function in one transaction: rows, case events and what the index must know are written
+together or not at all. The function may run again when the server chose it as a deadlock's victim, so it does nothing
+but read and write through the work that it is given.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised
+
+T = TypeVar("T")
+
+Positions = Mapping[tuple[str, int], int]
+"""Next Kafka offset to read, by (logical topic name, partition)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentRecord:
+    """An incident. `scope` is canonical; None while `scope_unresolved` says what was not understood."""
+
+    incident_id: str
+    number: int
+    year: int
+    source: str
+    fingerprint: str
+    occurrence: int
+    title: str
+    scenario: str | None
+    state: str
+    revision: int
+    scope: Mapping[str, Any] | None
+    scope_sha256: str | None
+    scope_unresolved: Mapping[str, Any] | None
+    unsigned_source: bool
+    exercise: bool
+    repeat_count: int
+    detected_at: datetime
+    opened_at: datetime
+    closed_at: datetime | None = None
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    epoch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRecord:
+    """An alert as it arrived, bytes and all."""
+
+    alert_id: str
+    incident_id: str
+    source: str
+    received_at: datetime
+    signed: bool
+    readable: bool
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalRecord:
+    """Another scope for an open incident, as a repeated alert named it. Nobody acts on it before a person accepts."""
+
+    proposal_id: str
+    incident_id: str
+    scope: Mapping[str, Any]
+    proposed_at: datetime
+    decided_at: datetime | None = None
+    decided_by: str | None = None
+    accepted: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FactRecord:
+    """One recorded fact. Corrections are new records: the newest of a name holds, the others are its history."""
+
+    incident_id: str
+    name: str
+    value: Any
+    recorded_at: datetime
+    recorded_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PageRecord:
+    """Somebody must look: to whom, about what, and the command to type. Holds no personal data."""
+
+    page_id: str
+    incident_id: str | None
+    kind: str
+    severity: str
+    roles: Sequence[str]
+    title: str
+    body: Mapping[str, Any]
+    raised_at: datetime
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActRecord:
+    """What a named person did and why. `case_event_id` leads to its leaf; salt and reason open the leaf's hash."""
+
+    case_event_id: str
+    incident_id: str | None
+    kind: str
+    person: str
+    role: str
+    reason: str | None
+    reason_salt: str | None
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """Planning's answer to one revision."""
+
+    state: str
+    rules_sha256: str | None
+    residents: Mapping[str, int]
+    recipient_count: int
+    held_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsRecord:
+    """How many partitions answered to a revision, what they said, and what planning holds of it."""
+
+    answered: int
+    partition_count: int | None
+    affected_count: int
+    possible_count: int
+    persisted_count: int
+    coverage: Sequence[Coverage]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """An audience that shares one text and one order of channels."""
+
+    segment_id: str
+    name: str
+    bundle_sha256: str | None
+    channels: Sequence[str]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObligationRecord:
+    """One duty with both clocks."""
+
+    controller: str
+    regime_id: str
+    status: str
+    recipient: str
+    deadline_at: datetime | None
+    conservative_deadline_at: datetime | None
+    met_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRecord:
+    """A release policy and how far it is."""
+
+    release_id: str
+    incident_id: str
+    revision: int
+    policy: Mapping[str, Any]
+    policy_sha256: str
+    mode: str
+    state: str
+    late_cap: int
+    prepared_by: str
+    prepared_role: str
+    prepared_at: datetime
+    released_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """One person's approval, under one role, of one policy."""
+
+    release_id: str
+    person: str
+    role: str
+    policy_sha256: str
+    approved_at: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GateRecord:
+    """What keeps those whom it covers from being told yet."""
+
+    gate_id: str
+    incident_id: str
+    kind: str
+    covers: Sequence[str]
+    set_at: datetime
+    set_by: str
+    reason: str | None
+    lifted_at: datetime | None = None
+    lifted_by: str | None = None
+
+
+class CaseWork(Protocol):
+    """What can be read and written within one transaction."""
+
+    # incidents
+    def next_number(self, year: int) -> int:
+        """Return the next incident number of `year`, and keep others from numbering until the transaction ends.
+
+        A transaction that is rolled back gives its number back: there are no gaps.
+        """
+        ...
+
+    def lock_intake(self, year: int) -> None:
+        """Keep other intakes waiting until this transaction ends, so that one fingerprint opens one incident."""
+        ...
+
+    def incident(self, incident_id: str) -> IncidentRecord | None:
+        """Return an incident. In a changing transaction it stays locked until the end."""
+        ...
+
+    def incidents(self) -> Sequence[IncidentRecord]: ...
+    def latest_of(self, source: str, fingerprint: str) -> IncidentRecord | None: ...
+    def add_incident(self, record: IncidentRecord) -> None: ...
+    def update_incident(self, incident_id: str, changes: Mapping[str, Any]) -> None: ...
+    def add_alert(self, record: AlertRecord) -> bool:
+        """Keep an alert; return False if one of this id is there already."""
+        ...
+
+    def add_proposal(self, record: ProposalRecord) -> bool: ...
+    def proposals(self, incident_id: str) -> Sequence[ProposalRecord]: ...
+    def decide_proposal(self, proposal_id: str, *, by: str, at: datetime, accepted: bool) -> None: ...
+    def webhook_incident(self, source: str, webhook_id: str) -> str | None:
+        """Return the incident that a webhook id led to, or None if it was never seen."""
+        ...
+
+    def remember_webhook(self, source: str, webhook_id: str, incident_id: str, at: datetime) -> None: ...
+    def forget_webhooks(self, before: datetime) -> None: ...
+    def add_fact(self, record: FactRecord) -> None: ...
+    def facts(self, incident_id: str) -> Sequence[FactRecord]:
+        """Return every recorded fact, oldest first."""
+        ...
+
+    def remove_contacts(self, incident_id: str) -> int:
+        """Remove the sealed contacts of an incident's people, wherever they are held; return of how many."""
+        ...
+
+    # planning's results
+    def plan(self, incident_id: str, revision: int) -> PlanRecord | None: ...
+    def partitions(self, incident_id: str, revision: int) -> PartitionsRecord: ...
+    def segments(self, incident_id: str, revision: int) -> Sequence[SegmentRecord]: ...
+    def obligations(self, incident_id: str, revision: int) -> Sequence[ObligationRecord]: ...
+    def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
+        """Return the ids of an incident's people, sorted: those in the frozen list, or the late additions."""
+        ...
+
+    def without_end_count(self, incident_id: str) -> int: ...
+    def within_deadline_count(self, incident_id: str, before: datetime) -> int: ...
+    def ends(self, incident_id: str) -> Mapping[str, int]:
+        """Return how many people ended in each end state; `open` are those without one."""
+        ...
+
+    # releases
+    def releases(self, incident_id: str) -> Sequence[ReleaseRecord]:
+        """Return an incident's releases, newest first."""
+        ...
+
+    def release(self, release_id: str) -> ReleaseRecord | None: ...
+    def add_release(self, record: ReleaseRecord) -> None: ...
+    def update_release(self, release_id: str, changes: Mapping[str, Any]) -> None: ...
+    def approvals(self, release_id: str) -> Sequence[ApprovalRecord]: ...
+    def add_approval(self, record: ApprovalRecord) -> None: ...
+    def gates(self, incident_id: str) -> Sequence[GateRecord]: ...
+    def add_gate(self, record: GateRecord) -> None: ...
+    def lift_gate(self, gate_id: str, *, by: str, at: datetime) -> None: ...
+
+    # pages, acts, and what leaves
+    def raise_page(self, record: PageRecord) -> None:
+        """Write a page; one of the same id is left as it is."""
+        ...
+
+    def pages(self, incident_id: str) -> Sequence[PageRecord]: ...
+    def acknowledge_pages(self, incident_id: str, *, by: str, at: datetime) -> None: ...
+    def add_act(self, record: ActRecord) -> None: ...
+    def acts(self, incident_id: str) -> Sequence[ActRecord]: ...
+    def publish_case_event(self, event: CaseEvent) -> None: ...
+    def publish_incident(self, event: IncidentRevised) -> None: ...
+    def move_positions(self, stage: str, positions: Positions) -> None: ...
+
+
+class CaseStore(Protocol):
+    """Where cases are kept."""
+
+    def change(self, work: Callable[[CaseWork], T]) -> T:
+        """Run `work` in one write transaction. Raises Unreachable, and what `work` raises, with nothing written."""
+        ...
+
+    def look(self, work: Callable[[CaseWork], T]) -> T:
+        """Run `work` for reading only."""
+        ...
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+        """Return where `stage` left off."""
+        ...

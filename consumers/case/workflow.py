@@ -1,0 +1,416 @@
+"""What people do to an incident: acknowledge, correct its scope, record facts and awareness, hold, close.
+
+Each function checks the permission, writes its rows and its case event, and tells the index what it must know, in one
+transaction of the store. Releasing has a module of its own.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from bridge.contracts.errors import BadInput, Refused, nearest
+from bridge.contracts.scope import Scope
+from consumers.case.acting import Actor, needed, record_act
+from consumers.case.alerts import listed
+from consumers.case.events import Body, written
+from consumers.case.intake_rules import announce
+from consumers.case.permissions import Act
+from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
+from consumers.domain.approvals import Mode
+from consumers.domain.facts import Facts, parse_facts
+
+
+class State(StrEnum):
+    """Where an incident stands."""
+
+    SUSPECTED = "suspected"
+    VERIFYING = "verifying"
+    CONFIRMED = "confirmed"
+    DISMISSED = "dismissed"
+    CLOSED = "closed"
+
+
+class Move(StrEnum):
+    """What can happen to its state."""
+
+    ACKNOWLEDGE = "acknowledge"
+    RELEASE = "release"
+    DISMISS = "dismiss"
+    CLOSE = "close"
+
+
+TRANSITIONS: Mapping[tuple[State, Move], State] = {
+    (State.SUSPECTED, Move.ACKNOWLEDGE): State.VERIFYING,
+    (State.VERIFYING, Move.ACKNOWLEDGE): State.VERIFYING,
+    (State.CONFIRMED, Move.ACKNOWLEDGE): State.CONFIRMED,
+    # who releases notices says by it that the leak is real
+    (State.SUSPECTED, Move.RELEASE): State.CONFIRMED,
+    (State.VERIFYING, Move.RELEASE): State.CONFIRMED,
+    (State.CONFIRMED, Move.RELEASE): State.CONFIRMED,
+    (State.SUSPECTED, Move.DISMISS): State.DISMISSED,
+    (State.VERIFYING, Move.DISMISS): State.DISMISSED,
+    (State.SUSPECTED, Move.CLOSE): State.CLOSED,
+    (State.VERIFYING, Move.CLOSE): State.CLOSED,
+    (State.CONFIRMED, Move.CLOSE): State.CLOSED,
+    (State.DISMISSED, Move.CLOSE): State.CLOSED,
+}
+"""All that can happen. What is not here is refused."""
+
+AWARENESS: tuple[str, ...] = (
+    "aware_at", "controller_aware_at", "processor_aware_at", "discovered_at", "determined_at", "determined_material_at",
+    "confirmed_at", "noticed_at", "aware_and_scope_identified_at",
+)  # fmt: skip
+"""Instants that a named person records by `incident aware`."""
+
+VOIDABLE = ("prepared", "releasing", "paused")
+_AHEAD = timedelta(minutes=1)
+
+
+def moved(incident: IncidentRecord, move: Move) -> State:
+    """Return the state after `move`. Raises Refused when the table has no such row."""
+    try:
+        return TRANSITIONS[State(incident.state), move]
+    except KeyError:
+        raise Refused(f"{incident.incident_id} is {incident.state}; it cannot {move} from there") from None
+
+
+def found(work: CaseWork, incident_id: str) -> IncidentRecord:
+    """Return the incident. Raises BadInput with the nearest id."""
+    incident = work.incident(incident_id)
+    if incident is None:
+        known = [each.incident_id for each in work.incidents()]
+        raise BadInput(f"there is no incident {incident_id}{nearest(incident_id, known)}; see `tocsin incident list`")
+    return incident
+
+
+def still_open(work: CaseWork, incident_id: str) -> IncidentRecord:
+    """Return an incident that has not ended. Raises BadInput or Refused."""
+    incident = found(work, incident_id)
+    if incident.state in (State.DISMISSED, State.CLOSED):
+        raise Refused(f"{incident_id} is {incident.state}; nothing about it changes any more")
+    return incident
+
+
+def acknowledge(store: CaseStore, incident_id: str, actor: Actor, now: datetime, reason: str | None = None) -> None:
+    """Somebody looks: pages about it stop, a suspected incident is being verified. Repeating it changes nothing."""
+    role = actor.acting_for(Act.ACKNOWLEDGE)
+
+    def work(case: CaseWork) -> None:
+        incident = found(case, incident_id)
+        state = moved(incident, Move.ACKNOWLEDGE)
+        case.acknowledge_pages(incident_id, by=actor.person_id, at=now)
+        if incident.acknowledged_at is not None:
+            return
+        case.update_incident(
+            incident_id, {"state": state.value, "acknowledged_at": now, "acknowledged_by": actor.person_id}
+        )
+        record_act(
+            case, actor, role, "incident.acknowledged", {"state": state.value}, at=now, incident=incident, reason=reason
+        )
+
+    store.change(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescoped:
+    """A corrected scope in force."""
+
+    incident: IncidentRecord
+    voided: Sequence[str]
+
+
+def rescope(
+    store: CaseStore,
+    incident_id: str,
+    actor: Actor,
+    now: datetime,
+    *,
+    scope: Scope | None = None,
+    settings: Mapping[str, Sequence[str]] | None = None,
+    proposal_id: str | None = None,
+    as_given: bool = False,
+    reason: str | None,
+) -> Rescoped:
+    """Give an incident another scope: a new revision that the index resolves anew.
+
+    The scope is `scope`, an accepted proposal, or the one in force (or as the alert gave it) with `settings` changed.
+    Releases of the old revision are void and the epoch rises, so that commands still on the belt mail nobody.
+    """
+    role = actor.acting_for(Act.RESCOPE)
+    why = needed(reason)
+
+    def work(case: CaseWork) -> Rescoped:
+        incident = still_open(case, incident_id)
+        new = (
+            scope if scope is not None else _scope_from(case, incident, settings or {}, proposal_id, as_given=as_given)
+        )
+        if not new.canonical():
+            raise BadInput(
+                "a scope that restricts nothing would reach every customer; name at least one model or field"
+            )
+        if new.sha256() == incident.scope_sha256:
+            raise Refused(f"{incident_id} has this very scope already")
+        if proposal_id is not None:
+            case.decide_proposal(proposal_id, by=actor.person_id, at=now, accepted=True)
+        voided = void_releases(case, incident_id)
+        revised = replace(
+            incident,
+            revision=incident.revision + 1,
+            scope=new.canonical(),
+            scope_sha256=new.sha256(),
+            scope_unresolved=None,
+            epoch=incident.epoch + 1,
+        )
+        case.update_incident(
+            incident_id,
+            {
+                "revision": revised.revision,
+                "scope": revised.scope,
+                "scope_sha256": revised.scope_sha256,
+                "scope_unresolved": None,
+                "epoch": revised.epoch,
+            },
+        )
+        announce(case, revised)
+        body: Body = {"revision": revised.revision, "scope_sha256": new.sha256(), "voided": len(voided)}
+        record_act(case, actor, role, "incident.rescoped", body, at=now, incident=revised, reason=why)
+        return Rescoped(revised, voided)
+
+    return store.change(work)
+
+
+def void_releases(case: CaseWork, incident_id: str) -> Sequence[str]:
+    """Void what was prepared or runs; return the release ids."""
+    voided = []
+    for release in case.releases(incident_id):
+        if release.state in VOIDABLE:
+            case.update_release(release.release_id, {"state": "void"})
+            voided.append(release.release_id)
+    return voided
+
+
+def _scope_from(
+    case: CaseWork,
+    incident: IncidentRecord,
+    settings: Mapping[str, Sequence[str]],
+    proposal_id: str | None,
+    *,
+    as_given: bool,
+) -> Scope:
+    if proposal_id is not None:
+        waiting = [each for each in case.proposals(incident.incident_id) if each.decided_at is None]
+        chosen = next((each for each in waiting if each.proposal_id == proposal_id), None)
+        if chosen is None:
+            known = [each.proposal_id for each in waiting]
+            raise BadInput(f"{incident.incident_id} has no open proposal {proposal_id}{nearest(proposal_id, known)}")
+        return Scope.model_validate(chosen.scope)
+    if not settings and not as_given:
+        raise BadInput("say the new scope: --proposal ID, --scope FILE, --set field=value, or --as-given")
+    basis = dict(incident.scope or (incident.scope_unresolved or {}).get("as_given", {}))
+    for name, values in settings.items():
+        if name not in Scope.model_fields:
+            raise BadInput(f"--set {name}: a scope has no such field{nearest(name, Scope.model_fields)}")
+        basis[name] = values[-1] if name.endswith(("_from", "_to")) else list(values)
+        if basis[name] in ("", [""]):
+            del basis[name]
+    try:
+        return Scope.model_validate(listed(basis))
+    except ValueError as error:
+        first = str(error).splitlines()
+        raise BadInput(f"the scope is not valid: {' '.join(line.strip() for line in first[1:3])}") from None
+
+
+def known_facts(case: CaseWork, incident: IncidentRecord) -> dict[str, Any]:
+    """Return what is known: of each fact the newest record, and the detection."""
+    facts: dict[str, Any] = {"detected_at": incident.detected_at.isoformat()}
+    for record in case.facts(incident.incident_id):
+        facts[record.name] = record.value
+    return facts
+
+
+def record_awareness(
+    store: CaseStore,
+    incident_id: str,
+    names: Sequence[str],
+    at: datetime,
+    actor: Actor,
+    now: datetime,
+    reason: str | None,
+) -> None:
+    """Record that the company became aware at `at`, in the senses that `names` names. Corrections keep history."""
+    role = actor.acting_for(Act.RECORD_AWARENESS)
+    why = needed(reason)
+    for name in names:
+        if name not in AWARENESS:
+            raise BadInput(f"--as {name}: not an instant of awareness{nearest(name, AWARENESS)}; "
+                           f"known: {', '.join(AWARENESS)}")  # fmt: skip
+    if not names:
+        raise BadInput(f"--as: name at least one of {', '.join(AWARENESS)}")
+    if at > now + _AHEAD:
+        raise BadInput(f"--at {at.isoformat()} lies in the future; awareness is recorded, not planned")
+
+    def work(case: CaseWork) -> None:
+        incident = still_open(case, incident_id)
+        for name in names:
+            _record(case, incident, name, written(at), actor, now, why)
+            body = {"name": name, "at": written(at)}
+            record_act(case, actor, role, "fact.instant_recorded", body, at=now, incident=incident, reason=why)
+
+    store.change(work)
+
+
+def record_facts(
+    store: CaseStore, incident_id: str, values: Mapping[str, Any], actor: Actor, now: datetime, reason: str | None
+) -> None:
+    """Record facts; a value of None makes a fact unknown again. Raises BadInput for what is no fact or has no sense."""
+    role = actor.acting_for(Act.RECORD_FACT)
+    why = needed(reason)
+    for name in values:
+        if name not in Facts.model_fields:
+            raise BadInput(f"--set {name}: no such fact{nearest(name, Facts.model_fields)}")
+        if name in AWARENESS:
+            raise BadInput(f"--set {name}: awareness is recorded by `tocsin incident aware --as {name} --at INSTANT`")
+        if name == "detected_at":
+            raise BadInput("--set detected_at: the detection is the alert's own and does not change")
+
+    def work(case: CaseWork) -> None:
+        incident = still_open(case, incident_id)
+        merged = {name: value for name, value in {**known_facts(case, incident), **values}.items() if value is not None}
+        parse_facts(merged, source=f"facts of {incident_id}")
+        for name, value in values.items():
+            _record(case, incident, name, value, actor, now, why)
+            canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            body = {"name": name, "value_sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+            record_act(case, actor, role, "fact.recorded", body, at=now, incident=incident, reason=why)
+
+    store.change(work)
+
+
+def _record(
+    case: CaseWork, incident: IncidentRecord, name: str, value: Any, actor: Actor, now: datetime, reason: str
+) -> None:
+    case.add_fact(FactRecord(incident.incident_id, name, value, now, actor.person_id, reason))
+
+
+GATE_KINDS = ("law_enforcement_hold", "authority_first", "notice_incomplete")
+
+
+def set_gate(
+    store: CaseStore,
+    incident_id: str,
+    kind: str,
+    covers: Sequence[str],
+    actor: Actor,
+    now: datetime,
+    reason: str | None,
+) -> str:
+    """Hold the people whom `covers` names (jurisdictions, or `*`) until the gate is lifted; return the gate's id."""
+    role = actor.acting_for(Act.SET_GATE)
+    why = needed(reason)
+    if kind not in GATE_KINDS:
+        raise BadInput(f"--kind {kind}: unknown{nearest(kind, GATE_KINDS)}; known: {', '.join(GATE_KINDS)}")
+    codes = sorted(set(covers))
+    if not codes:
+        raise BadInput("--covers: name jurisdictions such as DE or US-CA, or '*' for everybody")
+    for code in codes:
+        if code not in ("*", "unknown") and not _is_code(code):
+            raise BadInput(f"--covers {code}: not a jurisdiction; write DE, US-CA, unknown, or '*'")
+    gate_id = uuid.uuid4().hex
+
+    def work(case: CaseWork) -> None:
+        incident = still_open(case, incident_id)
+        case.add_gate(GateRecord(gate_id, incident_id, kind, codes, now, actor.person_id, why))
+        body: Body = {"gate_id": gate_id, "gate": kind, "covers": codes}
+        record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why)
+
+    store.change(work)
+    return gate_id
+
+
+def _is_code(code: str) -> bool:
+    country, _, part = code.partition("-")
+    return len(country) == 2 and country.isascii() and country.isupper() and (not part or part.isalnum())
+
+
+def lift_gate(
+    store: CaseStore, incident_id: str, gate_id: str, actor: Actor, now: datetime, reason: str | None
+) -> None:
+    """Lift a gate. Lifting one that is lifted already changes nothing."""
+    role = actor.acting_for(Act.LIFT_GATE)
+    why = needed(reason)
+
+    def work(case: CaseWork) -> None:
+        incident = found(case, incident_id)
+        gates = {gate.gate_id: gate for gate in case.gates(incident_id)}
+        gate = gates.get(gate_id)
+        if gate is None:
+            raise BadInput(f"{incident_id} has no gate {gate_id}{nearest(gate_id, gates)}")
+        if gate.lifted_at is not None:
+            return
+        case.lift_gate(gate_id, by=actor.person_id, at=now)
+        body = {"gate_id": gate_id, "gate": gate.kind}
+        record_act(case, actor, role, "gate.lifted", body, at=now, incident=incident, reason=why)
+
+    store.change(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What closing did."""
+
+    contacts_removed: int
+    without_end: int
+
+
+def close(
+    store: CaseStore,
+    incident_id: str,
+    actor: Actor,
+    now: datetime,
+    *,
+    unnotified: bool = False,
+    reason: str | None,
+) -> Closed:
+    """Close an incident: no release of it runs any more, its sealed contacts go, the index stops answering for it.
+
+    Refuses while a release runs, and while people are without an end unless `unnotified` says that this is meant. The
+    number of them is in the case event.
+    """
+    role = actor.acting_for(Act.CLOSE)
+    why = needed(reason)
+
+    def work(case: CaseWork) -> Closed:
+        incident = found(case, incident_id)
+        state = moved(incident, Move.CLOSE)
+        open_count = case.without_end_count(incident_id)
+        _refuse_while_running(case, incident, open_count)
+        partitions = case.partitions(incident_id, incident.revision)
+        uncertain = incident.scope is None or partitions.answered < (partitions.partition_count or 1)
+        if (open_count or uncertain or (partitions.affected_count and not case.ends(incident_id))) and not unnotified:
+            count = max(open_count, partitions.affected_count)
+            known = f"{count} people have no end state" if count else "not every partition has answered who is affected"
+            raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
+        void_releases(case, incident_id)
+        removed = case.remove_contacts(incident_id)
+        case.update_incident(incident_id, {"state": state.value, "closed_at": now, "epoch": incident.epoch + 1})
+        announce(case, replace(incident, state=state.value))
+        body: Body = {"from": incident.state, "contacts_removed": removed, "without_end": open_count}
+        record_act(case, actor, role, "incident.closed", body, at=now, incident=incident, reason=why)
+        return Closed(removed, open_count)
+
+    return store.change(work)
+
+
+def _refuse_while_running(case: CaseWork, incident: IncidentRecord, open_count: int) -> None:
+    for release in case.releases(incident.incident_id):
+        # what broke the glass reaches its few and then stands by; it keeps nobody from closing
+        if release.state in ("releasing", "paused") and release.mode != Mode.BREAK_GLASS and open_count:
+            raise Refused(
+                f"{incident.incident_id}: release {release.release_id} is {release.state} and {open_count} people have "
+                f"no end state; see `tocsin delivery status {incident.incident_id}`"
+            )

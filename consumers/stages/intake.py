@@ -1,0 +1,437 @@
+"""Stage intake: takes alerts from AI monitors, over HTTP and from the topic `tocsin.leak-alerts`, and opens incidents.
+
+An alert is never refused for its meaning: what cannot be understood opens a suspected incident all the same. Refused
+are only strangers. HTTP answers, on `POST /alerts/<source>` with Standard Webhooks headers:
+
+    202  {"incident_id": ..., "incident_ids": [...]}   taken; it is in the case store
+    401  no or a wrong signature, or a timestamp outside the tolerance
+    404  no such source (`intake.secrets` names them)
+    409  this webhook id was taken before; {"incident_id": ...} says what it led to, and nothing was done
+    411, 413  no length, or more than 1 MiB
+    503  the case store does not answer: send it again
+
+On the topic the key is the source and the same headers sign; without them, and without `intake.trusted_topic_acl`, the
+incident is marked `unsigned source`. What is neither signed nor readable there is a dead letter.
+Not here: what an alert means (`consumers.case`), how payloads are read (an adapter), who is paged.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaError
+from confluent_kafka import Message as _KafkaMessage
+from confluent_kafka import TopicPartition as _TopicPartition
+
+from bridge.contracts.errors import BadInput, Unreachable
+from bridge.contracts.topics import LEAK_ALERTS
+from bridge.runtime.clock import Clock
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import new_consumer
+from bridge.runtime.settings import Intake, Kafka
+from bridge.runtime.telemetry import Health, counter
+from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
+from consumers.case.intake_rules import Arrival, Taken, take
+from consumers.case.store import CaseStore, CaseWork, Positions
+from consumers.case.webhooks import BadSignature, Secrets
+
+log = structlog.get_logger()
+
+STAGE = "intake"
+MAX_BODY_BYTES = 1024 * 1024
+_SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_REMEMBERED = timedelta(days=31)
+"""Longer than the topic keeps alerts: no signed message can come back after its id was forgotten."""
+
+ALERTS = counter(
+    "tocsin_alerts_total",
+    "messages from AI monitors by what became of them",
+    question="do our monitors reach us, and does anybody try who should not?",
+    labels={
+        "way": ["http", "topic"],
+        "outcome": ["opened", "repeated", "unreadable", "bad_signature", "replayed", "unknown_source", "too_large"],
+    },
+)
+
+
+class AlertReader(Protocol):
+    """Reads a monitor's payload by the source's mapping."""
+
+    def read(self, source: str, body: bytes, headers: Mapping[str, str], arrived_at: datetime) -> Sequence[ReadAlert]:
+        """Return the alerts in `body`, at least one. Raises Unreadable."""
+        ...
+
+
+class Replayed(Exception):
+    """This webhook id was taken before."""
+
+    def __init__(self, incident_id: str) -> None:
+        super().__init__(incident_id)
+        self.incident_id = incident_id
+
+
+class Reception:
+    """Takes one verified message into the case store, whichever way it came."""
+
+    def __init__(self, store: CaseStore, reader: AlertReader, names: KnownNames) -> None:
+        self._store = store
+        self._reader = reader
+        self._names = names
+
+    def read(
+        self, source: str, body: bytes, headers: Mapping[str, str], arrived_at: datetime
+    ) -> Sequence[tuple[ReadAlert, JudgedScope]]:
+        """Return the alerts in `body` with their scopes judged; none if it cannot be read."""
+        try:
+            alerts = self._reader.read(source, body, headers, arrived_at)
+        except Unreadable as error:
+            log.warning("unreadable alert", source=source, reason=str(error))
+            return ()
+        known = self._known_names()
+        return [(alert, judge_scope(alert.given, known, arrived_at)) for alert in alerts]
+
+    def _known_names(self) -> Known | None:
+        try:
+            return self._names.known_names()
+        except Unreachable as error:
+            log.warning("the index does not answer; names in the scope are taken as given", reason=str(error))
+            return None
+
+    def take(self, arrival: Arrival, *, webhook_id: str | None, positions: Positions | None = None) -> Sequence[Taken]:
+        """Store `arrival` with its webhook id and position in one transaction. Raises Replayed and Unreachable."""
+
+        def work(case: CaseWork) -> Sequence[Taken] | Replayed:
+            if positions:
+                case.move_positions(STAGE, positions)
+            case.lock_intake(arrival.arrived_at.year)
+            if webhook_id is not None:
+                before = case.webhook_incident(arrival.source, webhook_id)
+                if before is not None:
+                    return Replayed(before)
+            taken = take(case, arrival)
+            if webhook_id is not None:
+                case.remember_webhook(arrival.source, webhook_id, taken[0].incident_id, arrival.arrived_at)
+                case.forget_webhooks(arrival.arrived_at - _REMEMBERED)
+            return taken
+
+        result = self._store.change(work)
+        if isinstance(result, Replayed):
+            raise result
+        for each in result:
+            log.info("alert taken", incident=each.incident_id, opened=each.opened, signed=arrival.signed)
+        return result
+
+    def skip(self, positions: Positions) -> None:
+        """Move the position past a message that left nothing here."""
+        self._store.change(lambda case: case.move_positions(STAGE, positions))
+
+    def positions(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        """Return where the topic was left off."""
+        return self._store.positions(STAGE, partitions)
+
+
+def _count(way: str, arrival: Arrival, taken: Sequence[Taken]) -> None:
+    for each in taken:
+        outcome = "unreadable" if not arrival.alerts else "opened" if each.opened else "repeated"
+        ALERTS.labels(way, outcome).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: Mapping[str, Any]
+
+
+class HttpIntake:
+    """The HTTP endpoint, a thread a request. Its address goes to `run_file`."""
+
+    def __init__(
+        self,
+        reception: Reception,
+        secrets: Mapping[str, Secrets],
+        settings: Intake,
+        clock: Clock,
+        run_file: Path | None,
+    ) -> None:
+        self._reception = reception
+        self._secrets = dict(secrets)
+        self._tolerance = timedelta(seconds=settings.tolerance_seconds)
+        self._clock = clock
+        self._server = _Server((settings.host, settings.port), _handler_of(self))
+        self.port: int = self._server.server_address[1]
+        self.address = f"http://{settings.host}:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="intake-http", daemon=True)
+        if run_file is not None:
+            run_file.parent.mkdir(parents=True, exist_ok=True)
+            partial = run_file.with_suffix(".partial")
+            partial.write_text(json.dumps({"alerts": f"{self.address}/alerts"}), encoding="utf-8")
+            partial.replace(run_file)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more requests; return when those in flight are answered."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    def knows(self, source: str) -> bool:
+        """Return whether alerts of `source` are taken here."""
+        return source in self._secrets
+
+    def answer(self, source: str, headers: Mapping[str, str], body: bytes) -> _Answer:
+        """Verify, store, and say what came of it."""
+        now = self._clock.now()
+        try:
+            webhook_id = self._secrets[source].verify(headers, body, now=now, tolerance=self._tolerance)
+        except BadSignature as error:
+            ALERTS.labels("http", "bad_signature").inc()
+            log.warning("alert refused", source=source, reason=str(error))
+            return _Answer(401, {"error": str(error)})
+        try:
+            arrival = Arrival(
+                source, f"webhook/{webhook_id}", body, now, signed=True,
+                alerts=self._reception.read(source, body, headers, now),
+            )  # fmt: skip
+            taken = self._reception.take(arrival, webhook_id=webhook_id)
+        except Replayed as replayed:
+            ALERTS.labels("http", "replayed").inc()
+            return _Answer(409, {"error": "this webhook-id was taken before", "incident_id": replayed.incident_id})
+        except Unreachable as error:
+            log.error("alert not taken", source=source, reason=str(error))
+            return _Answer(503, {"error": "the case store does not answer; send it again"})
+        _count("http", arrival, taken)
+        ids = list(dict.fromkeys(each.incident_id for each in taken))
+        return _Answer(202, {"incident_id": ids[0], "incident_ids": ids})
+
+
+class _Server(ThreadingHTTPServer):
+    # requests in flight are answered before the process ends; each is bounded by the handler's timeout
+    daemon_threads = False
+    block_on_close = True
+
+
+def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
+    class _Handler(BaseHTTPRequestHandler):
+        timeout = 10
+        server_version = "tocsin"
+        sys_version = ""
+
+        def do_POST(self) -> None:
+            source = self.path.partition("?")[0].removeprefix("/alerts/")
+            if not self.path.startswith("/alerts/") or not intake.knows(source):
+                ALERTS.labels("http", "unknown_source").inc()
+                self._answer(_Answer(404, {"error": "no such source; intake.secrets names those that may send"}))
+                return
+            length = self.headers.get("Content-Length", "")
+            if not (length.isascii() and length.isdigit()):
+                self._answer(_Answer(411, {"error": "send a Content-Length"}))
+                return
+            if len(length) > 9 or int(length) > MAX_BODY_BYTES:
+                ALERTS.labels("http", "too_large").inc()
+                self._answer(_Answer(413, {"error": f"at most {MAX_BODY_BYTES} bytes"}))
+                return
+            body = self.rfile.read(int(length))
+            if len(body) != int(length):
+                self._answer(_Answer(400, {"error": "the body is shorter than its Content-Length"}))
+                return
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            try:
+                answer = intake.answer(source, headers, body)
+            except Exception:
+                log.exception("alert not taken", source=source)
+                self._answer(_Answer(500, {"error": "not taken; send it again"}))
+                return
+            self._answer(answer)
+
+        def do_GET(self) -> None:
+            self._answer(_Answer(405, {"error": "POST /alerts/<source>"}))
+
+        def _answer(self, answer: _Answer) -> None:
+            content = json.dumps(answer.body).encode()
+            # one request a connection: an unread body must not be taken for the next request
+            self.close_connection = True
+            self.send_response(answer.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing: what was taken or refused is logged above, without the address."""
+
+    return _Handler
+
+
+class TopicIntake:
+    """Reads `tocsin.leak-alerts`: bytes, not events, since signatures and mappings need them."""
+
+    def __init__(
+        self,
+        reception: Reception,
+        secrets: Mapping[str, Secrets],
+        settings: Intake,
+        clock: Clock,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._reception = reception
+        self._secrets = dict(secrets)
+        self._trusted = settings.trusted_topic_acl is not None
+        self._tolerance = timedelta(seconds=settings.tolerance_seconds)
+        self._clock = clock
+        self._dead_letters = dead_letters
+
+    def run(self, kafka: Kafka, stop: threading.Event, health: Health) -> None:
+        """Read until `stop`. Raises Unreachable when the topic does not exist."""
+        consumer = new_consumer(kafka, STAGE)
+        prefix = kafka.topic_prefix
+
+        def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
+            left_off = self._reception.positions([(p.topic.removeprefix(prefix), p.partition) for p in partitions])
+            for each in partitions:
+                each.offset = left_off.get((each.topic.removeprefix(prefix), each.partition), OFFSET_BEGINNING)
+            consumer.assign(partitions)
+            health.ready("assignment")
+
+        health.missing("assignment", "waiting for partitions")
+        consumer.subscribe([prefix + LEAK_ALERTS.name], on_assign=on_assign)
+        try:
+            while not stop.is_set():
+                for message in consumer.consume(100, timeout=0.2):
+                    error = message.error()
+                    if error is None:
+                        self._until_stored(message, stop, health)
+                    elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise Unreachable(f"{error.str()}; run `tocsin topics apply` first")
+                    elif not error.retriable() and error.code() != KafkaError._PARTITION_EOF:
+                        log.warning("kafka is not reachable; waiting", reason=error.name())
+                    if stop.is_set():
+                        break
+        finally:
+            consumer.close()
+
+    def _until_stored(self, message: _KafkaMessage, stop: threading.Event, health: Health) -> None:
+        while not stop.is_set():
+            try:
+                self.handle(
+                    int(message.partition() or 0), int(message.offset() or 0), message.key(), message.value() or b"",
+                    _pairs(message), message.timestamp()[1],
+                )  # fmt: skip
+            except Unreachable as error:
+                health.missing("case store", str(error))
+                log.warning("intake waits", reason=str(error))
+                stop.wait(1.0)
+                continue
+            health.ready("case store")
+            return
+
+    def handle(
+        self,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        body: bytes,
+        headers: Sequence[tuple[str, bytes | None]],
+        timestamp_ms: int,
+    ) -> Sequence[Taken]:
+        """Take one message; its position moves in the same transaction. A crash before it takes the message again."""
+        now = self._clock.now()
+        after = {(LEAK_ALERTS.name, partition): offset + 1}
+        source = _source_of(key)
+        texts = {name.lower(): (value or b"").decode("latin-1") for name, value in headers}
+        webhook_id = self._signed_by(source, texts, body, timestamp_ms)
+        alerts = self._reception.read(source, body, texts, now)
+        signed = webhook_id is not None or self._trusted
+        if not alerts and not signed:
+            self._dead_letters.put_raw(
+                LEAK_ALERTS.name, partition, offset, key, body, list(headers),
+                "neither signed nor readable under the source's mapping",
+            )  # fmt: skip
+            self._dead_letters.flush()
+            self._reception.skip(after)
+            return ()
+        arrival = Arrival(source, f"topic/{partition}/{offset}", body, now, signed=signed, alerts=alerts)
+        try:
+            taken = self._reception.take(arrival, webhook_id=webhook_id, positions=after)
+        except Replayed:
+            ALERTS.labels("topic", "replayed").inc()
+            return ()
+        _count("topic", arrival, taken)
+        return taken
+
+    def _signed_by(self, source: str, headers: Mapping[str, str], body: bytes, timestamp_ms: int) -> str | None:
+        """Return the webhook id if the message is signed by its source. Measured against the time it was sent."""
+        if source not in self._secrets or "webhook-signature" not in headers:
+            return None
+        sent_at = datetime.fromtimestamp(timestamp_ms / 1000, UTC) if timestamp_ms > 0 else self._clock.now()
+        try:
+            return self._secrets[source].verify(headers, body, now=sent_at, tolerance=self._tolerance)
+        except BadSignature as error:
+            ALERTS.labels("topic", "bad_signature").inc()
+            log.warning("alert on the topic is not signed by its source", source=source, reason=str(error))
+            return None
+
+
+def _pairs(message: _KafkaMessage) -> list[tuple[str, bytes | None]]:
+    pairs: Any = message.headers() or ()
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
+
+
+def _source_of(key: bytes | None) -> str:
+    """Return the source that the key names; for a key that is none, a name made of it."""
+    text = (key or b"").decode("latin-1")
+    if _SOURCE.fullmatch(text):
+        return text
+    return f"unknown-{hashlib.sha256(key or b'').hexdigest()[:12]}"
+
+
+class IntakeStage:
+    """Both ways in, until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        store: CaseStore,
+        reader: AlertReader,
+        names: KnownNames,
+        secrets: Mapping[str, Secrets],
+        settings: Intake,
+        kafka: Kafka,
+        run_file: Path,
+        clock: Clock,
+        dead_letters: Callable[[], DeadLetters],
+        health: Health,
+    ) -> None:
+        unknown = sorted(set(settings.mappings) - set(secrets))
+        if unknown and settings.trusted_topic_acl is None:
+            raise BadInput(f"intake.mappings.{unknown[0]}: intake.secrets has no such source; give it a secret file")
+        self._reception = Reception(store, reader, names)
+        self._secrets = secrets
+        self._settings = settings
+        self._kafka = kafka
+        self._run_file = run_file
+        self._clock = clock
+        self._dead_letters = dead_letters
+        self._health = health
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve HTTP and read the topic until `stop`; then settle what is in flight. Raises what the topic's side does."""
+        http = HttpIntake(self._reception, self._secrets, self._settings, self._clock, self._run_file)
+        topic = TopicIntake(self._reception, self._secrets, self._settings, self._clock, self._dead_letters())
+        http.start()
+        self._health.ready()
+        log.info("intake listens", address=http.address, sources=sorted(self._secrets))
+        try:
+            topic.run(self._kafka, stop, self._health)
+        finally:
+            http.stop()

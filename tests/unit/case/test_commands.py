@@ -1,0 +1,163 @@
+"""The commands as staff type them: who is asked, what is printed, how it ends."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.contracts.errors import BadInput, Refused, TocsinError
+from bridge.runtime.clock import Clock
+from bridge.runtime.parts import Parts
+from bridge.runtime.settings import Approvals, Intake, Paths, Settings
+from consumers.case.commands import COMMANDS
+from consumers.case.people import add_person
+from consumers.case.permissions import Role
+from consumers.case.store import CaseStore
+from tests.unit.case.cases import GIVEN, NOW, Case
+
+GROUPS = {command.name: command for command in COMMANDS}
+
+
+class Desk:
+    """A settings folder with staff, and a way to type."""
+
+    def __init__(self, case: Case, folder: Path, *, mode: str = "two_approvers") -> None:
+        (folder / "keys").mkdir()
+        (folder / "keys" / "staff.key").write_bytes(b"k" * 32)
+        secret = folder / "monitor.secret"
+        secret.write_text("whsec_" + base64.b64encode(b"s" * 32).decode(), encoding="ascii")
+        self.people = folder / "people.toml"
+        self.settings = Settings(
+            paths=Paths(data=folder / "data", keys=folder / "keys", people=self.people),
+            approvals=Approvals.model_validate({"mode": mode}),
+            intake=Intake(secrets={"monitor": secret}),
+        )
+        self.parts = Parts()
+        self.parts.provide(Settings, lambda: self.settings)
+        self.parts.provide(Clock, lambda: case.clock)
+        self.parts.provide(CaseStore, lambda: case.store)
+        self.tokens = {
+            name: add_person(self.people, name, f"{name} Probe", [role])
+            for name, role in (("rae", Role.RESPONDER), ("dan", Role.DPO), ("col", Role.COUNSEL), ("adm", Role.ADMIN))
+        }
+
+    def type(self, group: str, *words: str, who: str | None = None, given: str = "") -> Result:
+        token = {"TOCSIN_TOKEN": self.tokens[who]} if who else {"TOCSIN_TOKEN": ""}
+        return CliRunner().invoke(GROUPS[group], list(words), obj=self.parts, env=token, input=given)
+
+    def ok(self, group: str, *words: str, who: str | None = None) -> str:
+        result = self.type(group, *words, who=who)
+        assert result.exception is None, result.exception
+        return result.output
+
+    def error(self, group: str, *words: str, who: str | None = None) -> TocsinError:
+        result = self.type(group, *words, who=who)
+        assert isinstance(result.exception, TocsinError), (result.output, result.exception)
+        return result.exception
+
+
+@pytest.fixture
+def desk(case: Case, tmp_path: Path) -> Desk:
+    return Desk(case, tmp_path)
+
+
+def test_from_the_page_to_the_release(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    shown = desk.ok("incident", "show", name, who="rae")
+    assert shown.splitlines()[-1] == f"next: tocsin incident ack {name}"
+    assert len(shown.splitlines()) < 25
+    assert f"next: tocsin incident aware {name}" in desk.ok("incident", "ack", name, who="rae")
+    at = NOW.isoformat()
+    desk.ok("incident", "aware", name, "--as", "controller_aware_at", "--at", at, "--reason", "match", who="dan")
+    case.plan(name)
+    prepared = json.loads(desk.ok("incident", "prepare", name, "--json", who="rae"))
+    policy = prepared["policy_sha256"]
+    refused = desk.error("incident", "release", name, who="rae")
+    assert (type(refused), refused.exit_code) == (Refused, 1)
+    assert "two persons acting under two of dpo, counsel, approver" in str(refused)
+    assert "still missing" in desk.ok("incident", "approve", name, "--policy", policy, who="dan")
+    assert "releasing now" in desk.ok("incident", "approve", name, "--policy", policy, who="col")
+    assert "is releasing" in desk.ok("incident", "release", name, who="rae")
+    facts = json.loads(desk.ok("incident", "show", name, "--json", who="dan"))
+    assert facts["next"]["command"] == f"tocsin delivery status {name}"
+
+
+def test_who_is_asked_first(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    for words in (("show", name), ("list",), ("ack", name), ("prepare", name), ("close", name, "--reason", "x")):
+        nobody = desk.error("incident", *words)
+        assert (type(nobody), nobody.exit_code) == (BadInput, 2)
+        assert "may not" in str(desk.error("incident", *words, who="adm"))
+    assert case.kinds() == ["incident.opened"]
+
+
+def test_an_unresolved_scope_says_what_is_near_and_what_to_type(case: Case, desk: Desk) -> None:
+    name = case.receive({**GIVEN, "model_versions": ["77"]}).incident_id
+    desk.ok("incident", "ack", name, who="rae")
+    shown = desk.ok("incident", "show", name, who="rae")
+    assert "model_versions '77': the index knows no such name; near: 7" in shown
+    command = shown.splitlines()[-1].removeprefix("next: tocsin incident ")
+    assert command == f"rescope {name} --set model_versions=7 --reason TEXT"
+    assert "revision 2 is being resolved" in desk.ok("incident", *command.split(), who="rae")
+    assert "UNRESOLVED" not in desk.ok("incident", "list", who="rae")
+
+
+def test_facts_holds_and_closing(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    desk.ok("incident", "facts", name, "--set", "encrypted=false", "--reason", "seen", who="dan")
+    known = json.loads(desk.ok("incident", "facts", name, "--json", who="dan"))["known"]
+    assert known["encrypted"] is False
+    held = desk.ok(
+        "incident", "hold", name, "--kind", "law_enforcement_hold", "--covers", "DE", "--reason", "letter", who="dan"
+    )
+    lift = held.strip().split("tocsin incident ")[1].split()
+    assert "held:         law_enforcement_hold for DE" in desk.ok("incident", "show", name, who="dan")
+    desk.ok("incident", *lift, who="dan")
+    assert "release first" in str(desk.error("incident", "close", name, "--reason", "x", who="dan"))
+    assert "is closed" in desk.ok("incident", "close", name, "--reason", "x", "--unnotified", who="dan")
+    assert name not in desk.ok("incident", "list", who="dan")
+    assert name in desk.ok("incident", "list", "--all", who="dan")
+
+
+def test_naive_instants_and_unknown_fields_are_refused(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    words = ("aware", name, "--as", "aware_at", "--at", "2026-03-01T10:00:00", "--reason", "x")
+    assert "has no time zone" in str(desk.error("incident", *words, who="dan"))
+    fault = desk.error("incident", "rescope", name, "--set", "model_idz=x", "--reason", "x", who="rae")
+    assert "did you mean 'model_ids'" in str(fault)
+
+
+def test_people_are_added_by_an_admin_and_the_rule_is_checked(case: Case, desk: Desk) -> None:
+    assert "may not people.manage" in str(
+        desk.error("people", "add", "New Person", "--id", "new", "--role", "viewer", who="dan")
+    )
+    result = desk.type("people", "add", "New Person", "--id", "new", "--role", "approver", who="adm")
+    assert result.exception is None
+    assert result.stdout.strip().startswith("tocsin_new_")
+    assert case.kinds() == ["people.added"]
+    assert "New Person" not in desk.ok("people", "list")
+    assert json.loads(desk.ok("people", "check", "--json"))["can_be_met"] is True
+
+
+def test_a_rule_that_cannot_be_met_is_a_no(case: Case, desk: Desk) -> None:
+    desk.people.unlink()
+    desk.ok("people", "add", "First Admin", "--id", "first", "--role", "admin")
+    fault = desk.error("people", "check")
+    assert (fault.exit_code, "cannot be met" in str(fault)) == (1, True)
+
+
+def test_the_alert_schema_is_what_a_monitor_writes(desk: Desk) -> None:
+    schema: dict[str, Any] = json.loads(desk.ok("alert", "schema"))
+    assert "source" not in schema["properties"]
+    assert schema["required"] == ["fingerprint"]
+
+
+def test_sending_says_what_is_missing(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "alert.json"
+    file.write_text("[]", encoding="utf-8")
+    assert "must hold a JSON object" in str(desk.error("alert", "send", str(file), "--exercise"))
+    fault = desk.error("alert", "send", str(file), "--http")
+    assert (fault.exit_code, "tocsin run intake" in str(fault)) == (3, True)

@@ -1,0 +1,188 @@
+"""An approval binds what was seen; the second one starts the release; broken glass reaches few."""
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.contracts.errors import BadInput, Refused
+from consumers.adapters.case_store import tables
+from consumers.case import releasing
+from consumers.case.permissions import Role
+from consumers.case.releasing import Prepared, policy_sha256
+from consumers.domain.approvals import Mode
+from tests.unit.case.cases import APPROVER, COUNSEL, DPO, NOW, RESPONDER, VIEWER, Case, staff
+
+TWO = Mode.TWO_APPROVERS
+
+
+def planned(case: Case, **plan: object) -> str:
+    name = case.receive().incident_id
+    case.plan(name, **plan)  # type: ignore[arg-type]  # passed on as they are
+    return name
+
+
+def prepare(case: Case, name: str, *, mode: Mode = TWO) -> Prepared:
+    return releasing.prepare(case.store, name, RESPONDER, NOW, mode=mode, late_cap=5)
+
+
+def test_preparing_waits_for_every_partition(case: Case) -> None:
+    name = case.receive().incident_id
+    case.resolve(name, partitions=1, of=6, affected=4)
+    with pytest.raises(Refused, match="1 of 6 partitions have answered, and 0 of 4 affected people"):
+        prepare(case, name)
+    case.execute(sa.delete(tables.resolution))
+    case.plan(name, state="gathering")
+    with pytest.raises(Refused, match="2 of 2 partitions"):
+        prepare(case, name)
+
+
+def test_the_policy_binds_all_that_approvers_saw(case: Case) -> None:
+    name = planned(case)
+    case.add_segment(name, "s2", bundle=None)
+    case.add_person(name, "customer/late", late=True)
+    done = prepare(case, name)
+    policy = done.release.policy
+    assert policy.keys() == {
+        "incident_id", "revision", "scope_sha256", "rules_sha256", "bundles", "segments", "recipients_root",
+        "recipient_count", "late_cap", "mode", "exercise",
+    }  # fmt: skip
+    assert policy["segments"] == {"s1": {"bundle_sha256": "b" * 64, "channels": ["email", "sms"]}}
+    assert (policy["recipient_count"], done.late_count, done.people_without_text) == (3, 1, 3)
+    assert policy_sha256(policy) == done.release.policy_sha256
+    assert prepare(case, name).again
+    assert len(case.rows(tables.release)) == 1
+
+
+def test_the_second_approval_releases_and_confirms(case: Case) -> None:
+    name = planned(case)
+    policy = prepare(case, name).release.policy_sha256
+    first = releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO)
+    assert not first.releasing
+    assert first.missing == "one more person acting as counsel or approver, neither rae nor dan"
+    assert releasing.release_status(case.store, name)[1] == first.missing
+    second = releasing.approve(case.store, first.release.release_id, policy, COUNSEL, NOW, mode=TWO)
+    assert second.releasing
+    assert (second.release.state, second.release.released_at) == ("releasing", NOW)
+    assert case.rows(tables.incident)[0]["state"] == "confirmed"
+    assert case.kinds()[-3:] == ["release.approved", "release.approved", "release.started"]
+    modes = {e["body"]["mode"] for e in case.published("tocsin.case-events") if e["kind"].startswith("release.")}
+    assert modes == {"two_approvers"}
+    with pytest.raises(Refused, match="is releasing"):
+        releasing.approve(case.store, name, policy, APPROVER, NOW, mode=TWO)
+
+
+def test_who_cannot_count_is_refused_by_name(case: Case) -> None:
+    name = planned(case)
+    both = staff("rae", Role.RESPONDER, Role.DPO)
+    policy = prepare(case, name).release.policy_sha256
+    with pytest.raises(Refused, match="rae prepared it"):
+        releasing.approve(case.store, name, policy, both, NOW, mode=TWO)
+    with pytest.raises(Refused, match="may not release.approve"):
+        releasing.approve(case.store, name, policy, VIEWER, NOW, mode=TWO)
+    releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO)
+    with pytest.raises(Refused, match="approved already"):
+        releasing.approve(case.store, name, policy, staff("dan", Role.DPO, Role.COUNSEL), NOW, mode=TWO)
+    with pytest.raises(Refused, match="acts as dpo, as dan did"):
+        releasing.approve(case.store, name, policy, staff("eve", Role.DPO), NOW, mode=TWO)
+    with pytest.raises(BadInput, match="--role viewer"):
+        releasing.approve(case.store, name, policy, COUNSEL, NOW, mode=TWO, role=Role.VIEWER)
+    assert case.rows(tables.release)[0]["state"] == "prepared"
+    assert len(case.rows(tables.approval)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (sa.update(tables.segment).values(bundle_sha256="d" * 64), "bundles, segments"),
+        (sa.update(tables.segment).values(channels=["sms"]), "segments"),
+        (sa.update(tables.plan).values(rules_sha256="d" * 64), "rules_sha256"),
+        (
+            sa.delete(tables.recipient).where(tables.recipient.c.root == "customer/0"),
+            "recipient_count, recipients_root",
+        ),
+        (sa.update(tables.incident).values(scope_sha256="d" * 64), "scope_sha256"),
+    ],
+)
+def test_an_approval_is_refused_when_what_was_prepared_has_changed(case: Case, change: sa.Update, named: str) -> None:
+    name = planned(case)
+    policy = prepare(case, name).release.policy_sha256
+    releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO)
+    case.execute(change)
+    with pytest.raises(Refused, match=f"{named} changed since"):
+        releasing.approve(case.store, name, policy, COUNSEL, NOW, mode=TWO)
+    with pytest.raises(Refused, match="the policy that waits is"):
+        releasing.approve(case.store, name, "0" * 64, COUNSEL, NOW, mode=TWO)
+    assert len(case.rows(tables.approval)) == 1
+
+
+def test_another_rule_in_force_refuses_and_late_additions_do_not(case: Case) -> None:
+    name = planned(case)
+    policy = prepare(case, name).release.policy_sha256
+    with pytest.raises(Refused, match="mode changed since"):
+        releasing.approve(case.store, name, policy, DPO, NOW, mode=Mode.FOUR_EYES)
+    case.add_person(name, "customer/late", late=True)
+    assert releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO).missing
+
+
+def test_preparing_anew_voids_the_older_policy_and_its_approvals(case: Case) -> None:
+    name = planned(case)
+    old = prepare(case, name).release
+    releasing.approve(case.store, name, old.policy_sha256, DPO, NOW, mode=TWO)
+    case.add_person(name, "customer/77")
+    new = prepare(case, name).release
+    assert new.release_id != old.release_id
+    assert not releasing.approve(case.store, name, new.policy_sha256, COUNSEL, NOW, mode=TWO).releasing
+    with pytest.raises(Refused, match="is void"):
+        releasing.approve(case.store, old.release_id, old.policy_sha256, APPROVER, NOW, mode=TWO)
+
+
+def test_a_release_that_runs_is_not_prepared_twice_unless_a_text_came_later(case: Case) -> None:
+    name = planned(case)
+    case.add_segment(name, "s2", bundle=None)
+    policy = prepare(case, name, mode=Mode.FOUR_EYES).release.policy_sha256
+    releasing.approve(case.store, name, policy, DPO, NOW, mode=Mode.FOUR_EYES)
+    with pytest.raises(Refused, match="is releasing already"):
+        prepare(case, name, mode=Mode.FOUR_EYES)
+    case.execute(sa.update(tables.segment).where(tables.segment.c.segment_id == "s2").values(bundle_sha256="e" * 64))
+    assert not prepare(case, name, mode=Mode.FOUR_EYES).again
+
+
+def test_broken_glass_runs_on_one_word_for_near_deadlines_and_pages_approvers(case: Case) -> None:
+    name = planned(case, deadline=NOW + timedelta(hours=30))
+    with pytest.raises(Refused, match="nobody with an approved text has a deadline"):
+        releasing.break_glass(case.store, name, DPO, NOW, "regulator calls")
+    case.execute(
+        sa.update(tables.recipient)
+        .where(tables.recipient.c.root == "customer/1")
+        .values(deadline_at=NOW + timedelta(hours=20))
+    )
+    with pytest.raises(BadInput, match="needs a reason"):
+        releasing.break_glass(case.store, name, DPO, NOW, None)
+    waiting = prepare(case, name).release
+    started = releasing.break_glass(case.store, name, DPO, NOW, "regulator calls")
+    assert (started.mode, started.state, started.released_at) == ("break_glass", "releasing", NOW)
+    assert started.policy["deadline_before"] == "2026-03-03T03:00:00Z"
+    [page] = [row for row in case.rows(tables.page) if row["kind"] == "glass_broken"]
+    assert page["roles"] == ["dpo", "counsel", "approver"]
+    body = next(e for e in case.published("tocsin.case-events") if e["kind"] == "release.glass_broken")["body"]
+    assert body["within_reach_count"] == 1
+    with pytest.raises(Refused, match="is releasing already"):
+        releasing.break_glass(case.store, name, DPO, NOW, "again")
+    releasing.approve(case.store, name, waiting.policy_sha256, COUNSEL, NOW, mode=TWO)
+    assert releasing.approve(case.store, name, waiting.policy_sha256, APPROVER, NOW, mode=TWO).releasing
+
+
+def test_nothing_with_an_approved_text_is_nothing_to_release(case: Case) -> None:
+    name = planned(case)
+    case.execute(sa.update(tables.segment).values(bundle_sha256=None))
+    with pytest.raises(Refused, match="no segment has an approved text"):
+        prepare(case, name)
+
+
+def test_an_approval_needs_something_prepared(case: Case) -> None:
+    name = planned(case)
+    with pytest.raises(Refused, match="nothing is prepared"):
+        releasing.approve(case.store, name, "0" * 64, DPO, NOW, mode=TWO)
+    with pytest.raises(BadInput, match="neither an incident nor a release"):
+        releasing.approve(case.store, "whatever", "0" * 64, DPO, NOW, mode=TWO)

@@ -1,0 +1,143 @@
+"""Intake from the topic: signed, trusted by its ACL, unsigned, unreadable, replayed; the position moves with the result."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.contracts.envelope import Message
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.topics import Topic
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.settings import Intake
+from consumers.adapters.alert_mappings import AlertMappings
+from consumers.adapters.case_store import tables
+from consumers.case.alerts import Known
+from consumers.case.webhooks import Secrets
+from consumers.stages.intake import Reception, TopicIntake
+from tests.unit.case.cases import GIVEN, KNOWN, NOW, Case
+
+SECRETS = Secrets((b"s" * 32,))
+BODY = json.dumps({"fingerprint": "leak-1", "title": "Log exposed", "scope": GIVEN}).encode()
+TEMPLATES = Path(__file__).parents[3] / "templates" / "alert-mappings"
+AT_MS = int(NOW.timestamp() * 1000)
+
+
+class Names:
+    def __init__(self) -> None:
+        self.known: Known | None = KNOWN
+
+    def known_names(self) -> Known:
+        if self.known is None:
+            raise Unreachable("no partition answers")
+        return self.known
+
+
+class Letters:
+    """Keeps dead letters as a publisher would send them."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+
+    def send(self, topic: Topic, message: Message) -> None:
+        assert message.value is not None
+        self.sent.append(json.loads(message.value))
+
+    def flush(self) -> None: ...
+
+
+class World:
+    """Topic intake over a case store on SQLite."""
+
+    def __init__(self, case: Case, **settings: Any) -> None:
+        self.case = case
+        self.names = Names()
+        self.letters = Letters()
+        self.reception = Reception(case.store, AlertMappings(TEMPLATES, {}), self.names)
+        dead_letters = DeadLetters(lambda: self.letters, "intake", case.clock)  # type: ignore[arg-type,return-value]
+        self.topic = TopicIntake(
+            self.reception, {"monitor": SECRETS}, Intake(**settings), case.clock, dead_letters
+        )  # fmt: skip
+        self.offset = 0
+
+    def send(
+        self, body: bytes = BODY, *, key: bytes = b"monitor", headers: Mapping[str, str] | None = None
+    ) -> Sequence[str]:
+        pairs = [(name, value.encode()) for name, value in (headers or {}).items()]
+        taken = self.topic.handle(0, self.offset, key, body, pairs, AT_MS)
+        self.offset += 1
+        assert self.case.rows(tables.kafka_position)[0]["next_offset"] == self.offset
+        return [each.incident_id for each in taken]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    made = Case(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_a_signed_alert_is_taken_once_even_if_it_is_sent_again(case: Case) -> None:
+    world = World(case)
+    headers = SECRETS.sign("msg_1", NOW, BODY)
+    assert world.send(headers=headers) == ["INC-2026-0001"]
+    assert world.send(headers=headers) == []
+    [row] = case.rows(tables.incident)
+    assert (row["unsigned_source"], row["repeat_count"]) == (False, 0)
+
+
+def test_without_a_signature_the_incident_says_so_and_with_a_trusted_acl_it_does_not(case: Case) -> None:
+    World(case).send()
+    assert case.rows(tables.incident)[0]["unsigned_source"] is True
+
+
+def test_the_acl_is_trusted_when_settings_name_it(case: Case) -> None:
+    World(case, trusted_topic_acl="User:monitors").send()
+    assert case.rows(tables.incident)[0]["unsigned_source"] is False
+
+
+def test_a_wrong_signature_is_no_signature_and_burns_no_id(case: Case) -> None:
+    world = World(case)
+    forged = Secrets((b"x" * 32,)).sign("msg_1", NOW, BODY)
+    world.send(headers=forged)
+    late = SECRETS.sign("msg_2", NOW - timedelta(hours=1), BODY)
+    world.send(headers=late)
+    assert case.rows(tables.webhook_seen) == []
+    assert case.rows(tables.incident)[0]["unsigned_source"] is True
+    assert case.rows(tables.incident)[0]["repeat_count"] == 1
+
+
+def test_unreadable_signed_opens_an_incident_unsigned_becomes_a_dead_letter(case: Case) -> None:
+    world = World(case)
+    junk = b"\xff\x00junk"
+    assert world.send(junk) == []
+    [letter] = world.letters.sent
+    assert letter["topic"] == "tocsin.leak-alerts"
+    assert case.rows(tables.incident) == []
+    assert world.send(junk, headers=SECRETS.sign("msg_1", NOW, junk)) == ["INC-2026-0001"]
+    assert case.rows(tables.alert)[0]["body"] == junk
+    assert len(world.letters.sent) == 1
+
+
+def test_a_key_that_is_no_source_still_opens_an_incident(case: Case) -> None:
+    assert World(case).send(key=b"\xffSomething Odd") == ["INC-2026-0001"]
+    assert case.rows(tables.incident)[0]["source"].startswith("unknown-")
+
+
+def test_while_the_index_is_away_the_alert_is_taken_as_given(case: Case) -> None:
+    world = World(case)
+    world.names.known = None
+    world.send()
+    [row] = case.rows(tables.incident)
+    assert (row["scope"]["model_versions"], row["scope_unresolved"]) == (["7"], {"unchecked": True})
+
+
+def test_a_message_that_was_read_before_a_crash_is_taken_once(case: Case) -> None:
+    world = World(case)
+    world.send()
+    world.offset = 0
+    world.send()
+    assert case.rows(tables.incident)[0]["repeat_count"] == 0
