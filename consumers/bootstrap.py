@@ -212,6 +212,7 @@ def _index(parts: Parts, process: Process) -> Stage:
         dead_letters=dead_letters,
         clock=process.clock,
         cluster=cluster_id(settings.kafka),
+        health=process.health,
     )
 
 

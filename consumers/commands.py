@@ -49,8 +49,9 @@ def initialise(
 
     The settings file is written last: a crash before it leaves no installation that half works.
     """
-    from bridge.runtime.sealing import write_new_keys
-    from consumers.case.people import write_first_people
+    from bridge.runtime.sealing import generate_join_key, generate_sealing_keys, write_key_file
+    from consumers.case.people import add_person
+    from consumers.case.permissions import Role
     from consumers.evidence.keys import write_new_key
 
     settings_file = folder / "tocsin.toml"
@@ -62,10 +63,14 @@ def initialise(
     draft = folder / ".tocsin.toml.partial"
     draft.write_text(text, encoding="utf-8")
     settings = load_settings(draft)
-    write_new_keys(settings.paths)
+    sealing = generate_sealing_keys()
+    write_key_file(settings.paths.sealing_private_key, sealing.private)
+    write_key_file(settings.paths.sealing_public_key, sealing.public)
+    write_key_file(settings.paths.join_key, generate_join_key())
+    write_key_file(settings.paths.staff_key, generate_join_key())
     write_new_key(settings.paths.evidence_key, settings.evidence.origin)
     shutil.copytree(shipped_templates(), settings.paths.templates)
-    token = write_first_people(settings.paths.people, person_id=admin_id, name=admin_name)
+    token = add_person(settings.paths.people, admin_id, admin_name, [Role.ADMIN])
     draft.replace(settings_file)
     return token
 

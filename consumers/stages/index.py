@@ -255,6 +255,7 @@ class IndexStage:
         dead_letters: DeadLetters,
         clock: Clock,
         cluster: str,
+        health: Health,
         upkeep_seconds: float = 30.0,
     ) -> None:
         self._settings = settings
@@ -265,6 +266,7 @@ class IndexStage:
         self._outgoing = outgoing
         self._api = api
         self._dead_letters = dead_letters
+        self._health = health
         self._clock = clock
         self._cluster = cluster
         self._upkeep_seconds = upkeep_seconds
@@ -276,10 +278,10 @@ class IndexStage:
         self._upkeep_due = 0.0
         self._partition_count = 0
 
-    def run(self, stop: threading.Event, health: Health) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
         try:
-            self.prepare(stop, health)
+            self.prepare(stop)
             while not stop.is_set():
                 try:
                     consume(
@@ -289,7 +291,7 @@ class IndexStage:
                         self,
                         stop=stop,
                         dead_letters=self._dead_letters,
-                        health=health,
+                        health=self._health,
                     )
                 except _RebuildAsked:
                     log.info("left the group to rebuild as asked")
@@ -299,7 +301,7 @@ class IndexStage:
             self._api.stop()
             self._index.close()
 
-    def prepare(self, stop: threading.Event, health: Health) -> None:
+    def prepare(self, stop: threading.Event) -> None:
         """Learn all open incidents before anything is served. Raises Refused if the two sources are not co-partitioned."""
         counts = {topic.name: self._outgoing.partition_count(topic) for topic in _SOURCES}
         if len(set(counts.values())) != 1:
@@ -310,12 +312,12 @@ class IndexStage:
         for topic in (AFFECTED_CUSTOMERS, RESOLUTIONS):
             self._outgoing.partition_count(topic)
         self._partition_count = counts[STORE_CHANGES.name]
-        health.missing("incidents", "reading all incidents")
+        self._health.missing("incidents", "reading all incidents")
         for incident in self._incidents.read_to_end(self._outgoing.partition_count(INCIDENTS), stop):
             self._take(incident)
-        health.ready("incidents")
+        self._health.ready("incidents")
         self._api.start(self._partition_count)
-        health.ready()
+        self._health.ready()
 
     # The consume loop's calls
 

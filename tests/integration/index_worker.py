@@ -40,10 +40,11 @@ def main(settings_file: str) -> None:
         dead_letters=dead_letters,
         clock=clock,
         cluster=cluster_id(settings.kafka),
+        health=Health(),
         upkeep_seconds=0.5,
     )
     try:
-        stage.run(stop, Health())
+        stage.run(stop)
     finally:
         feed.close()
         heads.close()

@@ -131,9 +131,10 @@ class Bench:
             dead_letters=DeadLetters(lambda: self.broker, "index", self.clock),  # type: ignore[arg-type,return-value]  # a fake
             clock=self.clock,
             cluster="c",
+            health=Health(),
             upkeep_seconds=0,
         )
-        self.stage.prepare(threading.Event(), Health())
+        self.stage.prepare(threading.Event())
         positions = self.stage.assigned([(STORE_CHANGES.name, 0), (DEPARTED_CUSTOMERS.name, 0)])
         self.offset = positions.get((STORE_CHANGES.name, 0), 0)
 
@@ -403,4 +404,4 @@ def test_an_event_that_does_not_belong_here_is_set_aside(bench: Bench) -> None:
 def test_sources_with_different_partition_counts_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.broker, "partition_count", lambda topic: 4 if topic == STORE_CHANGES else 6)
     with pytest.raises(Refused, match="same number of partitions"):
-        bench.stage.prepare(threading.Event(), Health())
+        bench.stage.prepare(threading.Event())

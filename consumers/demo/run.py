@@ -1,0 +1,536 @@
+"""Runs the demo: a shop, the real processes, a leak, two approvals, and the story of it.
+
+Every process is the one that production runs; embedded are Kafka (librdkafka's mock cluster), the store (SQLite with
+Magento's tables and triggers) and AWS (the sandbox). People act through the command line, with their own tokens.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.errors import TocsinError
+from bridge.magento.demo_store import create_demo_store
+from bridge.runtime.settings import load_settings
+from bridge.runtime.supervisor import Supervisor, die_with_parent, stop_on_signals
+from consumers.adapters.aws import provision_sandbox
+from consumers.adapters.index_client import IndexClient
+from consumers.bootstrap import STAGES, aws_config
+from consumers.case.people import add_person
+from consumers.case.permissions import Role
+from consumers.commands import initialise, metrics_addresses, stage_command
+from consumers.demo import oracle, shop, witnesses
+from consumers.demo.narrator import Narrator
+from consumers.evidence.keys import read_vkey, vkey_path
+from consumers.evidence.leaves import discover
+from consumers.evidence.reader import LogFolder
+from consumers.evidence.verifier import verify_log
+
+MONITOR = "model-monitor"
+STAFF: Mapping[str, tuple[str, Role]] = {
+    "rosa": ("Rosa Responder", Role.RESPONDER),
+    "dora": ("Dora Dpo", Role.DPO),
+    "carl": ("Carl Counsel", Role.COUNSEL),
+    "ada": ("Ada Approver", Role.APPROVER),
+}
+"""Who acts. Named after what they do."""
+
+
+class DemoFailed(TocsinError):
+    """The demo did not come to its end, or its witnesses disagree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for."""
+
+    customers: int
+    seed: int
+    keep: Path | None
+    exit_at_end: bool
+    before_end: str | None
+    kill: str | None = None
+
+
+def run_demo(options: Options) -> int:
+    """Run the whole demo; return its exit code: 0 only if all witnesses agree with what the scenario expects."""
+    stop = stop_on_signals()
+    with ExitStack() as stack:
+        if options.keep is None:
+            folder = Path(tempfile.mkdtemp(prefix="tocsin-demo-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        else:
+            folder = options.keep.resolve()
+            if folder.exists() and any(folder.iterdir()):
+                raise DemoFailed(f"{folder} is not empty; name a new folder for --keep")
+        return _Demo(options, folder, stack, stop, Narrator()).run()
+
+
+class _Demo:
+    def __init__(
+        self, options: Options, folder: Path, stack: ExitStack, stop: threading.Event, narrator: Narrator
+    ) -> None:
+        self._options = options
+        self._folder = folder
+        self._stack = stack
+        self._stop = stop
+        self._tell = narrator
+        self._config = folder / "tocsin.toml"
+        self._store = folder / "store.db"
+        self._tokens: dict[str, Path] = {}
+        self._supervisor: Supervisor | None = None
+
+    # --- the story ---------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        tell = self._tell
+        tell.chapter("A shop whose AI writes about its customers")
+        self._start_surroundings()
+        self._make_shop()
+        self._start_stages()
+        self._approve_texts()
+        self._carry_changes()
+        incident_id = self._leak()
+        self._show_what_is_owed(incident_id)
+        self._approve_release(incident_id)
+        self._deliver(incident_id)
+        faults = self._compare(incident_id)
+        self._summary(incident_id, faults)
+        if self._options.before_end:
+            self._before_end(self._options.before_end)
+        if not self._options.exit_at_end:
+            tell.say("Everything stays up for you to look at. Ctrl-C ends it.")
+            self._stop.wait()
+        self._end()
+        return 1 if faults else 0
+
+    def _start_surroundings(self) -> None:
+        kafka = self._spawn("kafka", [sys.executable, "-m", "bridge.runtime.embedded_kafka"])["bootstrap_servers"]
+        sandbox: str = self._spawn(
+            "sandbox",
+            [sys.executable, "-m", "consumers.sandbox", "--port", "0", "--folder", str(self._folder / "mailbox")],
+        )["url"]
+        secret = self._folder / "keys" / "model-monitor.secret"
+        changes: dict[str, dict[str, Any]] = {
+            "kafka": {"bootstrap_servers": kafka, "embedded": True},
+            "store": {
+                "url": "sqlite:///store.db",
+                "base_url": "https://shop.example.com/",
+                "default_country": "DE",
+                "registered_attributes": list(shop.REGISTERED_ATTRIBUTES),
+            },
+            "case_store": {"url": "sqlite:///case.db"},
+            "paths": {"data": "."},
+            "relay": {"departed_retention_days": 365, "departed_legal_ground": "GDPR Art. 17(3)(b)"},
+            "intake": {
+                "port": 0,
+                "secrets": {MONITOR: str(secret.relative_to(self._folder))},
+                "mappings": {MONITOR: "generic"},
+            },
+            "delivery": {
+                "mode": "sandbox",
+                "endpoint_url": sandbox,
+                "from_address": "security@shop.example.com",
+                "certificate_hosts": [sandbox.removeprefix("http://")],
+                "email_per_second": 200,
+                "sms_per_second": 50,
+                "receipt_timeout_seconds": 600,
+                "account_notice_timeout_seconds": 15,
+            },
+            "evidence": {"origin": "demo.example.com/log"},
+            "metrics": {"port_base": 0},
+        }
+        admin = initialise(self._folder, admin_name="Adam Admin", admin_id="adam", changes=changes)
+        self._keep_token("adam", admin)
+        self._settings = load_settings(self._config)
+        for person_id, (name, role) in STAFF.items():
+            self._keep_token(person_id, add_person(self._settings.paths.people, person_id, name, [role]))
+        secret.touch(mode=0o600)
+        secret.write_text("whsec_" + os.urandom(24).hex() + "\n", encoding="ascii")
+        provision_sandbox(
+            aws_config(self._settings),
+            sender_domain="shop.example.com",
+            configuration_set=self._settings.delivery.configuration_set,
+            receipts_queue=self._settings.delivery.receipts_queue,
+        )
+        self._sandbox = sandbox
+        self._kafka = kafka
+
+    def _make_shop(self) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        self._shop = shop.make_shop(self._options.customers, self._options.seed, now)
+        create_demo_store(self._store)
+        self._engine = sa.create_engine(f"sqlite:///{self._store}", connect_args={"timeout": 60})
+        self._stack.callback(self._engine.dispose)
+        with self._engine.begin() as connection:
+            shop.write_base(connection)
+            shop.write_people(connection, self._shop)
+        people = self._shop.people
+        guests = sum(person.customer_id is None for person in people)
+        places = len({person.place.code for person in people})
+        self._tell.say(
+            f"{len(people) - guests:,} customers and {guests:,} guests in {places} jurisdictions; three AI systems in four "
+            f"versions each wrote {sum(1 for _ in self._shop.records):,} values about them (seed {self._options.seed})."
+        )
+        failing = {person.phone: "bounce" for person in people if person.phone and not person.sms_works}
+        self._post(f"{self._sandbox}/_control/behaviours", failing)
+
+    def _start_stages(self) -> None:
+        commands = {stage: stage_command(self._config, stage) for stage in STAGES}
+        self._supervisor = Supervisor(commands, logs=self._folder / "logs", environment=self._environment())
+        self._supervising = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._halt = threading.Event()
+        self._supervising.start()
+        self._stack.callback(self._end)
+        self._tell.say(f"{len(STAGES)} processes started: {', '.join(STAGES)}.")
+
+    def _supervise(self) -> None:
+        assert self._supervisor is not None
+        self._exit_code = self._supervisor.run(self._halt)
+
+    def _approve_texts(self) -> None:
+        until = (self._shop.now + timedelta(days=365)).date().isoformat()
+        self._type("carl", "notices", "approve", "ai-data-leak", "--jurisdictions", "*", "--until", until)
+
+    def _carry_changes(self) -> None:
+        self._tell.chapter("The store's changes travel into the provenance index, contacts sealed")
+        self._await_index()
+        with self._engine.begin() as connection:
+            left = shop.delete_leavers(connection, self._shop)
+        self._tell.say(f"{left} customers delete their accounts; what leaked about them may still be owed a notice.")
+        self._await_index()
+        status = IndexClient(self._settings.paths.run).status()
+        self._tell.say(
+            f"The index holds {sum(each.record_count for each in status.partitions):,} records about "
+            f"{sum(each.customer_count + each.order_count for each in status.partitions):,} customers and orders in "
+            f"{status.partition_count} partitions."
+        )
+
+    def _leak(self) -> str:
+        start, end = shop.exposure_window(self._shop.now)
+        self._tell.chapter(
+            f"A monitor reports: the output log of {shop.LEAKED_MODEL} version {shop.LEAKED_VERSION} lay open from "
+            f"{start:%d %b} to {end:%d %b}"
+        )
+        alert = {
+            "source": MONITOR,
+            "fingerprint": f"{shop.LEAKED_MODEL}-{shop.LEAKED_VERSION}-output-log",
+            "title": f"Output log of {shop.LEAKED_MODEL} {shop.LEAKED_VERSION} was public",
+            "detected_at": self._shop.now.isoformat(),
+            "scenario": "inference_log_exposed",
+            "scope": {
+                "model_ids": [shop.LEAKED_MODEL],
+                "model_versions": [shop.LEAKED_VERSION],
+                "exposed_from": start.isoformat(),
+                "exposed_to": end.isoformat(),
+            },
+        }
+        file = self._folder / "alert.json"
+        file.write_text(json.dumps(alert, indent=1), encoding="utf-8")
+        self._type("rosa", "alert", "send", str(file), "--source", MONITOR)
+        incident_id: str = self._until(self._first_incident, "intake opens the incident", 60)
+        self._until(
+            lambda: self._plan_state(incident_id) == "complete", "every partition answers and planning ends", 180
+        )
+        return str(incident_id)
+
+    def _show_what_is_owed(self, incident_id: str) -> None:
+        self._tell.chapter("Who is affected and why, and what each law demands")
+        self._type("rosa", "incident", "ack", incident_id)
+        self._type("rosa", "incident", "show", incident_id)
+        rows = self._query(
+            "SELECT regime_id, recipient, status, COALESCE(deadline_at, conservative_deadline_at) AS by_when, detail "
+            "FROM obligation WHERE incident_id = :i AND status IN ('due', 'pending', 'due_no_fixed_deadline') "
+            "ORDER BY by_when IS NULL, by_when LIMIT 14",
+            i=incident_id,
+        )
+        self._tell.table(
+            [
+                {
+                    "duty": row["regime_id"],
+                    "tell": row["recipient"],
+                    "status": row["status"],
+                    "by (UTC)": (row["by_when"] or "without undue delay")[:16],
+                    "law": json.loads(row["detail"]).get("citation", "")[:60],
+                }
+                for row in rows
+            ],
+            ["duty", "tell", "status", "by (UTC)", "law"],
+            "The most urgent duties (conservative dates until awareness is recorded)",
+        )
+
+    def _approve_release(self, incident_id: str) -> None:
+        self._tell.chapter("Two people approve what will go out")
+        prepared = json.loads(self._type("rosa", "incident", "prepare", incident_id, "--json", quiet=True))
+        policy = prepared["policy_sha256"]
+        self._tell.say(f"rosa prepares a release; its policy is {policy[:16]}...")
+        self._type("dora", "incident", "approve", incident_id, "--policy", policy, "--reason", "numbers checked")
+        self._type("carl", "incident", "approve", incident_id, "--policy", policy, "--reason", "text and law checked")
+
+    def _deliver(self, incident_id: str) -> None:
+        self._tell.chapter("Notices leave; what fails moves to the next channel")
+        told_first = fell_back = killed = False
+        deadline = time.monotonic() + 900
+        shown = 0.0
+        while True:
+            counts = self._attempts(incident_id)
+            if not told_first and counts.get(("email", "delivered")):
+                told_first = True
+                self._tell.say(f"First notice delivered {self._tell.seconds:.0f} s after the start.")
+            if not killed and self._options.kill and sum(counts.values()) > len(counts) * 5:
+                killed = True
+                self._kill(self._options.kill)
+            if not fell_back and any(channel == "sms" for channel, _ in counts):
+                fell_back = True
+                self._tell.say(
+                    "A mail bounced: its reader now gets an SMS without details that leads to the account page."
+                )
+            if time.monotonic() - shown > 3:
+                shown = time.monotonic()
+                self._tell.say(", ".join(f"{channel} {state} {n:,}" for (channel, state), n in sorted(counts.items())))
+            with self._engine.begin() as connection:
+                shop.read_account_notices(connection, self._shop, datetime.now(UTC))
+            if self._finished(incident_id):
+                break
+            if time.monotonic() > deadline or self._stop.is_set() or not self._supervising.is_alive():
+                raise DemoFailed(f"the release did not finish; logs are in {self._folder / 'logs'} (use --keep)")
+            time.sleep(0.5)
+        self._until(self._outbox_is_empty, "the outbox is published", 60)
+        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        self._until(
+            lambda: not oracle.compare_log(rows, witnesses.log_tally(self._settings.paths.evidence, incident_id)),
+            "the evidence log has every attempt",
+            60,
+            give_up=False,
+        )
+
+    def _compare(self, incident_id: str) -> list[str]:
+        self._tell.chapter("Three witnesses are compared with what the scenario expects")
+        expected = oracle.expectations(self._shop)
+        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        messages = witnesses.mailbox(self._sandbox)
+        tally = witnesses.log_tally(self._settings.paths.evidence, incident_id)
+        languages = sorted({item.locale.partition("_")[0] for item in expected})
+        sentences = witnesses.sentences(self._settings.paths.templates, languages)
+        faults = [
+            *oracle.compare_ledger(expected, rows),
+            *oracle.compare_mailbox(expected, messages, sentences),
+            *oracle.compare_log(rows, tally),
+        ]
+        vkey = vkey_path(self._settings.paths.evidence_key)
+        shutil.copyfile(vkey, self._settings.paths.evidence / "log.vkey")
+        report = verify_log(LogFolder(self._settings.paths.evidence), [read_vkey(str(vkey))], discover())
+        self._tell.say(f"Evidence log, verified offline: {report.sentences()[0]}")
+        faults.extend(report.problems)
+        for fault in faults:
+            self._tell.say(f"DIFFERS: {fault}")
+        if not faults:
+            self._tell.say(
+                f"Ledger, mailbox and evidence log agree with each other and with the scenario for all {len(expected):,} people."
+            )
+        return faults
+
+    def _summary(self, incident_id: str, faults: Sequence[str]) -> None:
+        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        ends = Counter(row.end or "without an end" for row in rows)
+        checkpoint = (self._settings.paths.evidence / "checkpoint").read_text(encoding="utf-8").splitlines()
+        addresses = metrics_addresses(self._settings)
+        facts: list[tuple[str, Any]] = [
+            ("incident", incident_id),
+            ("people affected", f"{len(rows):,}"),
+            *((f"  {end}", f"{count:,}") for end, count in sorted(ends.items())),
+            ("evidence log", f"{int(checkpoint[1]):,} entries, root {checkpoint[2][:16]}..."),
+            ("result", "all witnesses agree" if not faults else f"{len(faults)} differences"),
+            ("took", f"{self._tell.seconds:.0f} s"),
+            ("mailbox", f"{self._sandbox}/_mailbox"),
+            *((f"metrics of {stage}", address) for stage, address in sorted(addresses.items())),
+        ]
+        self._tell.table([{"what": what, "value": value} for what, value in facts], ["what", "value"], "Summary")
+        summary = {
+            "incident": incident_id,
+            "kafka": self._kafka,
+            "sandbox": self._sandbox,
+            "metrics": addresses,
+            "seed": self._options.seed,
+            "customers": self._options.customers,
+            "now": self._shop.now.isoformat(),
+            "people": len(rows),
+            "ends": dict(ends),
+            "faults": list(faults),
+        }
+        (self._folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+    # --- means -------------------------------------------------------------------------------------------------
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+        return kept | {"PYTHONUNBUFFERED": "1"}
+
+    def _spawn(self, name: str, command: Sequence[str]) -> dict[str, Any]:
+        """Start an embedded part; return the JSON line that it prints once it answers."""
+        logs = self._folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log = self._stack.enter_context((logs / f"{name}.log").open("ab"))
+        process = subprocess.Popen(  # noqa: S603  our own modules
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, preexec_fn=die_with_parent(),
+            start_new_session=True, env=self._environment(),
+        )  # fmt: skip
+        self._stack.callback(_terminate, process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise DemoFailed(f"the embedded {name} did not start; see {logs / name}.log")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _keep_token(self, person_id: str, token: str) -> None:
+        path = self._folder / "keys" / f"{person_id}.token"
+        path.touch(mode=0o600)
+        path.write_text(token + "\n", encoding="utf-8")
+        self._tokens[person_id] = path
+
+    def _type(self, who: str, *command: str, quiet: bool = False) -> str:
+        """Run a `tocsin` command as `who`; return what it printed. Raises DemoFailed if it does not succeed."""
+        done = subprocess.run(  # noqa: S603  our own command line
+            [sys.executable, "-m", "consumers.cli", "--config", str(self._config), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env=self._environment() | {"TOCSIN_TOKEN_FILE": str(self._tokens[who])},
+        )
+        if done.returncode:
+            raise DemoFailed(
+                f"`tocsin {' '.join(command)}` by {who} ended with {done.returncode}: {done.stderr.strip()}"
+            )
+        if not quiet:
+            self._tell.typed(who, command, done.stdout)
+        return done.stdout
+
+    def _post(self, url: str, body: Mapping[str, Any]) -> None:
+        request = urllib.request.Request(  # noqa: S310  loopback
+            url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+            return
+
+    def _until(self, condition: Callable[[], Any], what: str, seconds: float, *, give_up: bool = True) -> Any:
+        """Wait until `condition` gives something true; return it. Raises DemoFailed when it takes too long."""
+        end = time.monotonic() + seconds
+        while True:
+            found = condition()
+            if found:
+                return found
+            if self._stop.is_set():
+                raise DemoFailed("stopped")
+            if time.monotonic() > end or (self._supervisor is not None and not self._supervising.is_alive()):
+                if not give_up:
+                    return found
+                raise DemoFailed(f"waited {seconds:.0f} s in vain until {what}; logs are in {self._folder / 'logs'}")
+            time.sleep(0.1)
+
+    def _await_index(self) -> None:
+        """Wait until the relay has published every change and the index has read it."""
+        self._until(lambda: witnesses.open_changes(self._store) == 0, "the relay has carried every change", 240)
+        self._until(self._index_has_caught_up, "the index has read every change", 240)
+        self._tell.say(f"Relay and index have caught up after {self._tell.seconds:.0f} s.")
+
+    def _index_has_caught_up(self) -> bool:
+        from confluent_kafka import Consumer, TopicPartition
+
+        from bridge.contracts.topics import STORE_CHANGES
+        from bridge.runtime.kafka import client_settings
+
+        try:
+            status = IndexClient(self._settings.paths.run).status()
+        except TocsinError:
+            return False
+        if not status.complete:
+            return False
+        consumer = Consumer(client_settings(self._settings.kafka) | {"group.id": "demo"})
+        try:
+            return all(
+                each.position_offset
+                >= consumer.get_watermark_offsets(TopicPartition(STORE_CHANGES.name, each.partition), timeout=10)[1]
+                for each in status.partitions
+            )
+        finally:
+            consumer.close()
+
+    def _case_engine(self) -> sa.Engine:
+        if not hasattr(self, "_cases"):
+            self._cases = sa.create_engine(
+                self._settings.case_store.url.get_secret_value(), connect_args={"timeout": 60}
+            )
+            self._stack.callback(self._cases.dispose)
+        return self._cases
+
+    def _query(self, sql: str, **parameters: Any) -> list[Mapping[Any, Any]]:
+        with self._case_engine().connect() as connection:
+            return list(connection.execute(sa.text(sql), parameters).mappings())
+
+    def _first_incident(self) -> str | None:
+        rows = self._query("SELECT incident_id FROM incident ORDER BY incident_id LIMIT 1")
+        return str(rows[0]["incident_id"]) if rows else None
+
+    def _plan_state(self, incident_id: str) -> str | None:
+        rows = self._query(
+            "SELECT state FROM plan WHERE incident_id = :i ORDER BY revision DESC LIMIT 1", i=incident_id
+        )
+        return str(rows[0]["state"]) if rows else None
+
+    def _attempts(self, incident_id: str) -> dict[tuple[str, str], int]:
+        return {
+            (row["channel"], row["state"]): row["n"]
+            for row in self._query(
+                "SELECT channel, state, COUNT(*) AS n FROM attempt WHERE incident_id = :i GROUP BY channel, state",
+                i=incident_id,
+            )
+        }
+
+    def _finished(self, incident_id: str) -> bool:
+        return bool(self._query("SELECT 1 FROM release WHERE incident_id = :i AND state = 'finished'", i=incident_id))
+
+    def _outbox_is_empty(self) -> bool:
+        return not self._query("SELECT 1 FROM outbox LIMIT 1")
+
+    def _kill(self, stage: str) -> None:
+        assert self._supervisor is not None
+        pid = self._supervisor.pid(stage)
+        if pid is not None:
+            os.kill(pid, 9)
+            self._tell.say(f"(the process {stage} was killed; it starts again by itself)")
+
+    def _before_end(self, command: str) -> None:
+        done = subprocess.run(  # noqa: S602  the caller's own command
+            command, shell=True, check=False, env=dict(os.environ) | {"TOCSIN_DEMO_DIR": str(self._folder)}
+        )
+        if done.returncode:
+            raise DemoFailed(f"--before-end: the command ended with {done.returncode}")
+
+    def _end(self) -> None:
+        self._halt.set()
+        self._supervising.join(60)
+
+
+def _terminate(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
