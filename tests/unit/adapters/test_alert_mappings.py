@@ -62,7 +62,8 @@ def test_what_is_no_json_object_is_unreadable(body: bytes) -> None:
 
 
 def test_an_alertmanager_payload_without_alerts_is_unreadable() -> None:
-    for payload in ({}, {"alerts": []}, {"alerts": {}}, {"alerts": ["x"]}, {"alerts": [{}] * 501}):
+    payloads: list[dict[str, Any]] = [{}, {"alerts": []}, {"alerts": {}}, {"alerts": ["x"]}, {"alerts": [{}] * 501}]
+    for payload in payloads:
         with pytest.raises(Unreadable):
             read("prom", payload)
 

@@ -29,9 +29,9 @@ STAFF_KEY = b"k" * 32
 class Case:
     """A store and the ways to look into it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.clock = SetClock(NOW)
-        self.database = CaseDatabase(f"sqlite:///{folder / 'case.db'}")
+        self.database = CaseDatabase(url or f"sqlite:///{folder / 'case.db'}")
         tables.metadata.create_all(self.database.engine)
         self.store = SqlCaseStore(self.database, self.clock)
         self._messages = 0
@@ -79,9 +79,10 @@ class Case:
     ) -> None:
         """Let `partitions` of `of` partitions answer, with `affected` people in the first."""
         for partition in range(partitions):
+            count = 0 if partition else affected
             event = PartitionResolved(
                 incident_id=incident_id, revision=1, partition=partition, partition_count=of, scope_sha256="0" * 64,
-                position_topic="tocsin.store-changes", position_offset=1, affected_count=0 if partition else affected, possible_count=0,
+                position_topic="tocsin.store-changes", position_offset=1, affected_count=count, possible_count=0,
                 merkle_root="0" * 64, artefact="a", artefact_sha256="0" * 64, code_version="0", retention="P1Y",
                 duration_seconds=0.1, resolved_at=NOW,
                 coverage=(Coverage(model_id="fraud-scorer", attribute="fraud_score",
@@ -90,7 +91,7 @@ class Case:
             self.execute(
                 sa.insert(tables.resolution).values(
                     incident_id=incident_id, revision=1, partition=partition, partition_count=of,
-                    affected_count=0 if partition else affected, possible_count=0, merkle_root="0" * 64, event=event.model_dump_json(),
+                    affected_count=count, possible_count=0, merkle_root="0" * 64, event=event.model_dump_json(),
                     received_at=NOW,
                 )
             )  # fmt: skip

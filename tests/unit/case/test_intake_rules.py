@@ -1,6 +1,9 @@
 """One incident per (source, fingerprint): nothing lost, nothing closed, nothing taken twice."""
 
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from bridge.contracts.events import CaseEvent, IncidentRevised
 from consumers.adapters.case_store import tables
@@ -89,18 +92,17 @@ def test_an_unknown_version_opens_an_unresolved_incident_with_near_names_and_a_c
 
 
 def test_a_window_that_makes_no_sense_or_no_scope_at_all_is_unresolved(case: Case) -> None:
-    for n, given in enumerate(
-        (
-            {**GIVEN, "exposed_from": "since Tuesday"},
-            {**GIVEN, "exposed_from": "2026-03-01T00:00:00"},
-            {**GIVEN, "exposed_from": "2031-01-01T00:00:00Z"},
-            {**GIVEN, "exposed_to": "2026-01-01T00:00:00Z"},
-            {**GIVEN, "model_version": "7"},
-            {"scope": "[1]"},
-            {"model_ids": []},
-            {},
-        )
-    ):
+    odd: tuple[dict[str, Any], ...] = (
+        {**GIVEN, "exposed_from": "since Tuesday"},
+        {**GIVEN, "exposed_from": "2026-03-01T00:00:00"},
+        {**GIVEN, "exposed_from": "2031-01-01T00:00:00Z"},
+        {**GIVEN, "exposed_to": "2026-01-01T00:00:00Z"},
+        {**GIVEN, "model_version": "7"},
+        {"scope": "[1]"},
+        {"model_ids": []},
+        {},
+    )
+    for n, given in enumerate(odd):
         case.receive(given, fingerprint=f"leak-{n}")
     rows = case.rows(tables.incident)
     assert len(rows) == 8
@@ -150,10 +152,8 @@ def test_a_rolled_back_opening_leaves_no_gap(case: Case) -> None:
         take(work, Arrival("monitor", "m", b"x", NOW, signed=True))  # type: ignore[arg-type]  # a CaseWork it is
         raise RuntimeError("killed")
 
-    try:
+    with pytest.raises(RuntimeError, match="killed"):
         case.store.change(failing)
-    except RuntimeError:
-        pass
     assert case.receive().incident_id == "INC-2026-0001"
 
 
