@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from consumers.adapters.aws import AwsConfig
     from consumers.adapters.case_store.engine import CaseDatabase
     from consumers.adapters.case_store.ledger import Ledger
+    from consumers.adapters.index_client import IndexClient
+    from consumers.adapters.template_catalog import ApprovedBundles
+    from consumers.case.alerts import Known
 
 
 class Stage(Protocol):
@@ -56,11 +59,22 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Settings, lambda: load_settings(config))
     parts.provide(Clock, SystemClock)
     _provide_case_store(parts)
+    _provide_law(parts)
     return parts
 
 
+def _provide_law(parts: Parts) -> None:
+    from consumers.law.loader import LawFolder
+
+    parts.provide(LawFolder, lambda: LawFolder(parts.get(Settings).paths.templates / "law"))
+
+
 def _provide_case_store(parts: Parts) -> None:
+    from consumers.adapters.attempt_references import CaseAttemptReferences
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
+    from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.case.store import CaseStore
+    from consumers.evidence.commands import AttemptReferences
 
     def database() -> CaseDatabase:
         opened = CaseDatabase(parts.get(Settings).case_store.url.get_secret_value())
@@ -68,6 +82,8 @@ def _provide_case_store(parts: Parts) -> None:
         return opened
 
     parts.provide(CaseDatabase, database)
+    parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
+    parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
 
 
 class HeldLease:
@@ -143,6 +159,163 @@ def aws_config(settings: Settings) -> "AwsConfig":
             "`python -m consumers.sandbox`"
         )
     return AwsConfig(region=settings.delivery.aws_region, endpoint_url=settings.delivery.endpoint_url)
+
+
+def _relay(parts: Parts, process: Process) -> Stage:
+    from bridge.magento.store import open_store
+    from bridge.relay import TRANSACTIONAL_ID, RelayStage
+    from bridge.runtime.sealing import Sealer, load_join_key, load_public_key
+
+    settings = parts.get(Settings)
+    return RelayStage(
+        open_store(settings.store, process.clock),
+        lambda: _publisher(parts, TRANSACTIONAL_ID),
+        Sealer(load_public_key(settings.paths.sealing_public_key), process.clock),
+        load_join_key(settings.paths.join_key),
+        settings.relay,
+        process.clock,
+        process.health,
+    )
+
+
+def _account_notices(parts: Parts, process: Process) -> Stage:
+    from bridge.account_notices import AccountNoticesStage
+    from bridge.magento.notices import AccountNoticeTable
+
+    settings = parts.get(Settings)
+    return AccountNoticesStage(
+        AccountNoticeTable(settings.store), settings.kafka, _dead_letters(parts, process), process.health
+    )
+
+
+class _IndexNames:
+    """The index's names in the case room's words."""
+
+    def __init__(self, client: "IndexClient") -> None:
+        self._client = client
+
+    def known_names(self) -> "Known":
+        """Return the known names. Raises Unreachable when no partition answers."""
+        from consumers.case.alerts import Known
+
+        names = self._client.known_names()
+        versions = {model: frozenset(versions) for model, versions in names.models.items()}
+        return Known(versions, frozenset(names.attributes), names.complete)
+
+
+def _intake(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.alert_mappings import AlertMappings
+    from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.index_client import IndexClient
+    from consumers.case.webhooks import load_secrets
+    from consumers.stages.intake import IntakeStage
+
+    settings = parts.get(Settings)
+    return IntakeStage(
+        store=SqlCaseStore(_database(parts), process.clock),
+        reader=AlertMappings(settings.paths.templates / "alert-mappings", settings.intake.mappings),
+        names=_IndexNames(IndexClient(settings.paths.run)),
+        secrets={source: load_secrets(source, file) for source, file in settings.intake.secrets.items()},
+        settings=settings.intake,
+        kafka=settings.kafka,
+        run_file=settings.paths.run / "intake.json",
+        clock=process.clock,
+        dead_letters=lambda: _dead_letters(parts, process),
+        health=process.health,
+    )
+
+
+def _bundles(settings: Settings) -> "ApprovedBundles":
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.adapters.template_catalog import ApprovedBundles
+
+    return ApprovedBundles(settings.paths.templates, DirectoryArtefactStore(settings.paths.artefacts))
+
+
+def _planning(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.case_store.bundles import SqlApprovals
+    from consumers.adapters.case_store.planning import SqlPlanningStore
+    from consumers.adapters.notice_renderer import compose
+    from consumers.adapters.template_catalog import TemplateCatalog
+    from consumers.domain.notices import Sender
+    from consumers.law.loader import load_controllers, load_rules
+    from consumers.stages.planning import Law, Planning, PlanningStage
+
+    settings = parts.get(Settings)
+    law = settings.paths.templates / "law"
+    controllers = load_controllers(law)
+    database = _database(parts)
+    lease = HeldLease(database, "planning", process.holder, process.clock)
+
+    def sender_of(website_id: int) -> Sender:
+        shop = settings.store.base_url.rstrip("/")
+        _, controller = controllers.of_website(website_id)
+        return Sender(
+            name=controller.name,
+            contact=settings.delivery.reply_to or settings.delivery.from_address,
+            shop_url=f"{shop}/",
+            account_url=f"{shop}/customer/account/",
+        )
+
+    handler = Planning(
+        SqlPlanningStore(database, process.clock),
+        Law(load_rules(law), controllers),
+        TemplateCatalog(settings.paths.templates, _bundles(settings), SqlApprovals(database), process.clock),
+        compose,
+        sender_of,
+        lease,
+        process.clock,
+    )
+    return PlanningStage(settings.kafka, handler, lease, _dead_letters(parts, process), process.health)
+
+
+def _dispatch(parts: Parts, process: Process) -> Stage:
+    from bridge.runtime.sealing import Opener, load_private_keys
+    from consumers.adapters.notice_texts import Addresses, ApprovedTexts
+    from consumers.adapters.ses import SesEmail
+    from consumers.adapters.sns_sms import SnsSms
+    from consumers.stages.dispatch import Dispatch, DispatchStage
+
+    settings = parts.get(Settings)
+    config = aws_config(settings)
+    refuse_wrong_account(settings, config)
+    handler = Dispatch(
+        _ledger(parts, process),
+        Opener(load_private_keys(settings.paths.sealing_private_key)),
+        ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to),
+        Addresses(settings.delivery.mode),
+        SesEmail(config, settings.delivery.configuration_set),
+        SnsSms(config),
+        process.clock,
+        process.holder,
+    )
+    return DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
+
+
+def refuse_wrong_account(settings: Settings, config: "AwsConfig") -> None:
+    """Keep a copy of the shop from writing to real people: `live` must be the account and the shop that it names.
+
+    Raises Refused that says what differs, Unreachable when AWS STS or the store does not answer.
+    """
+    from bridge.contracts.errors import Refused
+    from bridge.magento.identity import base_url_of
+    from consumers.adapters.aws import caller_account
+
+    delivery = settings.delivery
+    if delivery.mode != "live":
+        return
+    account = caller_account(config)
+    if account != delivery.aws_account:
+        raise Refused(
+            f"delivery.aws_account is {delivery.aws_account}, but these credentials belong to {account}; nothing is sent. "
+            "Correct the settings or the credentials"
+        )
+    base_url = base_url_of(settings.store)
+    if base_url.rstrip("/") != str(delivery.base_url).rstrip("/"):
+        raise Refused(
+            f"delivery.base_url is {delivery.base_url}, but the store says {base_url}; nothing is sent. Is this a copy of "
+            "the shop?"
+        )
 
 
 def _outbox(parts: Parts, process: Process) -> Stage:
@@ -241,8 +414,13 @@ def _evidence(parts: Parts, process: Process) -> Stage:
 
 
 STAGES: dict[str, Callable[[Parts, Process], Stage]] = {
+    "relay": _relay,
+    "account-notices": _account_notices,
+    "intake": _intake,
     "index": _index,
+    "planning": _planning,
     "release": _release,
+    "dispatch": _dispatch,
     "receipts": _receipts,
     "clock": _clock,
     "evidence": _evidence,
