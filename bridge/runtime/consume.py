@@ -121,7 +121,7 @@ def _decoded(messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadL
         if error is not None:
             _raise_unless_passing(error)
             continue
-        headers = _headers_of(message)
+        headers = headers_of(message)
         topic = str(message.topic()).removeprefix(prefix)
         try:
             event = open_envelope(message.key(), message.value(), headers)
@@ -147,7 +147,8 @@ def _decoded(messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadL
     return batch
 
 
-def _headers_of(message: _KafkaMessage) -> dict[str, bytes]:
+def headers_of(message: _KafkaMessage) -> dict[str, bytes]:
+    """Return a message's headers, the last of each name."""
     pairs: Any = message.headers() or ()
     return {name: value.encode() if isinstance(value, str) else value or b"" for name, value in pairs}
 

@@ -1,0 +1,230 @@
+"""The bridge's commands: `tocsin relay`, `tocsin topics`, `tocsin dead-letters`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+import sqlalchemy as sa
+
+from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.events import DeadLettered
+from bridge.contracts.topics import TOPICS
+from bridge.magento.backfill import ENTITIES, Backfill
+from bridge.magento.grants import grants
+from bridge.runtime.kafka import Publisher
+from bridge.runtime.parts import Parts
+from bridge.runtime.printing import print_json, print_table
+from bridge.runtime.redrive import dead_letters, find, original_value, redrive
+from bridge.runtime.settings import Settings
+from bridge.runtime.topics_admin import Difference, TopicsAdmin
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_EMBEDDED = "the embedded Kafka makes its topics by itself: nothing to do"
+
+
+# relay
+
+
+@click.group()
+def relay() -> None:
+    """From the store's tables into Kafka."""
+
+
+@relay.command("grants")
+@click.option("--user", help="Account; default: the one in store.url.")
+@click.option("--host", default="%", show_default=True, help="From where that account connects.")
+@click.pass_obj
+def relay_grants(parts: Parts, user: str | None, host: str) -> None:
+    """Print the only rights that the bridge needs in Magento's database, ready for `mysql`."""
+    store = parts.get(Settings).store
+    try:
+        url = sa.make_url(store.url.get_secret_value())
+    except sa.exc.ArgumentError:
+        raise BadInput("store.url is no SQLAlchemy URL; it looks like mysql+pymysql://user@host/database") from None
+    if url.get_backend_name() == "sqlite":
+        click.echo("-- a file has no accounts: nothing to grant")
+        return
+    if not url.database or not (user or url.username):
+        raise BadInput("store.url names no database or no account; give them there, or the account with --user")
+    for line in grants(url.database, user or str(url.username), host, store.table_prefix):
+        click.echo(line)
+
+
+@relay.command("backfill")
+@click.option("--entity", "names", multiple=True, type=click.Choice(list(ENTITIES)), help="Only this; default all.")
+@click.option("--chunk", type=click.IntRange(1, 100_000), default=5000, show_default=True, help="Rows at a time.")
+@click.option("--per-second", type=click.IntRange(1), default=50_000, show_default=True, help="At most so many rows.")
+@click.option("--restart", is_flag=True, help="Start over instead of going on where it was stopped.")
+@click.option("--dry-run", is_flag=True, help="Only say how much there is to do.")
+@click.pass_obj
+def relay_backfill(
+    parts: Parts, names: Sequence[str], chunk: int, per_second: int, restart: bool, dry_run: bool
+) -> None:
+    """Enqueue every row once more; the running relay publishes them. Can be stopped, and goes on where it was."""
+    settings = parts.get(Settings)
+    backfill = Backfill(settings.store, settings.paths.data / "relay-backfill.json")
+    try:
+        for name in names or list(ENTITIES):
+            if restart and not dry_run:
+                backfill.restart(name)
+            left = backfill.left(name, from_start=restart)
+            if dry_run:
+                click.echo(f"{name}: {left} to enqueue")
+                continue
+            with click.progressbar(length=left, label=f"{name:16}", file=sys.stderr) as bar:
+                for count in backfill.run(name, chunk):
+                    bar.update(count)
+                    time.sleep(count / per_second)
+            click.echo(f"{name}: {left} enqueued")
+    finally:
+        backfill.close()
+
+
+# topics
+
+
+@click.group()
+def topics() -> None:
+    """The topics: declared in one place, created and kept so."""
+
+
+@topics.command("show")
+@_AS_JSON
+def topics_show(as_json: bool) -> None:
+    """Print the declaration."""
+    rows = [
+        {
+            "topic": topic.name,
+            "key": topic.key,
+            "partitions": topic.partitions,
+            "cleanup": topic.cleanup,
+            "retention": "for ever" if topic.retention_ms is None else f"{topic.retention_ms // 86_400_000} d",
+            "writers": ", ".join(topic.writers),
+            "readers": ", ".join(topic.readers),
+            "purpose": topic.purpose,
+        }
+        for topic in TOPICS
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, list(rows[0])[:-1])
+
+
+@topics.command("diff")
+@_AS_JSON
+@click.pass_obj
+def topics_diff(parts: Parts, as_json: bool) -> None:
+    """Print what is not as declared; exit code 1 if anything."""
+    kafka = parts.get(Settings).kafka
+    found = [] if kafka.embedded else TopicsAdmin(kafka).differences()
+    _print_differences(found, as_json)
+    if kafka.embedded and not as_json:
+        click.echo(_EMBEDDED)
+    elif not found and not as_json:
+        click.echo(f"all {len(TOPICS)} topics are as declared")
+    if found:
+        raise Refused(f"{len(found)} differences; `tocsin topics apply` sets right what may be changed in place")
+
+
+@topics.command("apply")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@_AS_JSON
+@click.pass_obj
+def topics_apply(parts: Parts, dry_run: bool, as_json: bool) -> None:
+    """Create what is missing and alter what differs; never a partition count."""
+    kafka = parts.get(Settings).kafka
+    if kafka.embedded:
+        if as_json:
+            print_json([])
+        else:
+            click.echo(_EMBEDDED)
+        return
+    admin = TopicsAdmin(kafka)
+    found = admin.differences() if dry_run else admin.apply()
+    _print_differences(found, as_json)
+    if not as_json:
+        click.echo(f"{len(found)} {'to do' if dry_run else 'done'}; {len(TOPICS)} topics are declared")
+
+
+def _print_differences(found: Sequence[Difference], as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(each) for each in found])
+    elif found:
+        print_table([asdict(each) for each in found], ["topic", "what", "declared", "actual", "remedy"])
+
+
+# dead letters
+
+
+@click.group("dead-letters")
+def dead_letter_group() -> None:
+    """Messages that could not be processed."""
+
+
+def _row(letter: DeadLettered) -> dict[str, object]:
+    return {
+        "id": letter.dead_letter_id,
+        "failed_at": letter.failed_at.isoformat(timespec="seconds"),
+        "consumer": letter.consumer,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error": letter.error,
+    }
+
+
+@dead_letter_group.command("list")
+@_AS_JSON
+@click.pass_obj
+def dead_letters_list(parts: Parts, as_json: bool) -> None:
+    """Print all that are kept, oldest first."""
+    rows = [_row(letter) for letter in dead_letters(parts.get(Settings).kafka)]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(rows, list(rows[0]))
+    else:
+        click.echo("no dead letters")
+
+
+@dead_letter_group.command("show")
+@click.argument("dead_letter_id")
+@click.option("--value", "only_value", is_flag=True, help="Write the original bytes and nothing else.")
+@click.pass_obj
+def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> None:
+    """Print one, by its id or the start of it. Key, header and value are base64: they may be anything."""
+    (letter,) = find(list(dead_letters(parts.get(Settings).kafka)), [dead_letter_id])
+    if only_value:
+        sys.stdout.buffer.write(original_value(letter) or b"")
+    else:
+        print_json(letter.model_dump(mode="json"))
+
+
+@dead_letter_group.command("redrive")
+@click.argument("dead_letter_ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that are kept.")
+@click.option("--topic", help="With --all: only those of this topic.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.pass_obj
+def dead_letters_redrive(
+    parts: Parts, dead_letter_ids: Sequence[str], everything: bool, topic: str | None, dry_run: bool
+) -> None:
+    """Put messages back where they came from, byte for byte. What fails again becomes a dead letter again."""
+    if everything == bool(dead_letter_ids):
+        raise BadInput("name the dead letters to put back, or give --all")
+    kafka = parts.get(Settings).kafka
+    letters = list(dead_letters(kafka))
+    chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
+    for letter in chosen:
+        click.echo(f"{letter.dead_letter_id} -> {letter.topic} [{letter.partition}]")
+    if not dry_run and chosen:
+        publisher = Publisher(kafka)
+        redrive(publisher, chosen)
+        publisher.close()
+    click.echo(f"{len(chosen)} {'to put back' if dry_run else 'put back'}")
+
+
+COMMANDS: list[click.Command] = [relay, topics, dead_letter_group]

@@ -1,0 +1,130 @@
+"""Backfill: every row once more through the same changelogs that live changes take, so that there is only one path.
+
+Walks primary keys in chunks and notes each finished chunk in a file: what is stopped goes on where it was.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from bridge.contracts.errors import BadInput, Unreachable, nearest
+from bridge.magento import statements
+from bridge.magento.changelogs import View
+from bridge.magento.store import checked_prefix, prepare_session, store_engine, translated
+from bridge.runtime.settings import Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Entity:
+    view: View
+    table: str
+    key: str
+    additional: str = ""
+
+
+ENTITIES: Mapping[str, _Entity] = {
+    "customers": _Entity(View.CUSTOMER, "customer_entity", "entity_id"),
+    "provenance": _Entity(View.PROVENANCE, "tocsin_provenance", "id", ", record_id, root"),
+    # An order is published only once it holds provenance; these are they.
+    "orders": _Entity(View.ORDER, "tocsin_provenance", "order_id"),
+    "account-notices": _Entity(View.ACCOUNT_NOTICE, "tocsin_account_notice", "id"),
+}
+
+_LAST_OF_CHUNK = (
+    "SELECT MAX(chunk.number), COUNT(*) FROM (SELECT DISTINCT {key} AS number FROM {p}{table} WHERE {key} > :after"
+    " ORDER BY {key} LIMIT {limit}) AS chunk"
+)
+_ENQUEUE = (
+    "INSERT INTO {p}{changelog} (entity_id{additional}) SELECT DISTINCT {key}{additional} FROM {p}{table}"
+    " WHERE {key} > :after AND {key} <= :last"
+)
+_COUNT = "SELECT COUNT(DISTINCT {key}) FROM {p}{table} WHERE {key} > :after"
+
+
+class Backfill:
+    """Enqueues all of the store. `progress` is the file that remembers how far it came."""
+
+    def __init__(self, settings: Store, progress: Path) -> None:
+        self._settings = settings
+        self._prefix = checked_prefix(settings.table_prefix)
+        self._engine = store_engine(settings)
+        self._progress = progress
+
+    def left(self, name: str, *, from_start: bool = False) -> int:
+        """Return how many of entity `name` are still to be enqueued, or how many there are."""
+        after = 0 if from_start else self._reached(name)
+        with self._connected() as connection:
+            return int(connection.execute(self._text(_COUNT, entity(name)), {"after": after}).scalar_one())
+
+    def run(self, name: str, chunk: int) -> Iterator[int]:
+        """Enqueue the rest of entity `name`; yield the size of each chunk once it is durable. Raises Unreachable.
+
+        A crash after a chunk and before it is noted enqueues it again, which only publishes the same state again.
+        """
+        kind = entity(name)
+        while True:
+            after = self._reached(name)
+            with self._connected() as connection:
+                values = {"after": after}
+                last, count = connection.execute(self._text(_LAST_OF_CHUNK, kind, chunk), values).one()
+                if last is None:
+                    break
+                connection.execute(self._text(_ENQUEUE, kind), values | {"last": last})
+            self._note(name, int(last))
+            yield int(count)
+        self._note(name, None)
+
+    def restart(self, name: str) -> None:
+        """Forget how far entity `name` came."""
+        self._note(name, None)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        with translated(self._settings, Unreachable), self._engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                # READ COMMITTED: INSERT ... SELECT then locks no row of the shop's tables.
+                prepare_session(connection)
+            yield connection
+
+    def _text(self, template: str, kind: _Entity, limit: int = 0) -> sa.TextClause:
+        text = (
+            template.replace("{table}", kind.table).replace("{key}", kind.key).replace("{additional}", kind.additional)
+        )
+        return sa.text(statements.filled(text.replace("{changelog}", kind.view.changelog), self._prefix, limit=limit))
+
+    def _reached(self, name: str) -> int:
+        return self._notes().get(name, 0)
+
+    def _notes(self) -> dict[str, int]:
+        try:
+            notes = json.loads(self._progress.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            notes = None
+        if not isinstance(notes, dict) or not all(isinstance(reached, int) for reached in notes.values()):
+            raise BadInput(f"{self._progress} does not hold a backfill's progress; remove it to start over")
+        return notes
+
+    def _note(self, name: str, reached: int | None) -> None:
+        notes = {key: value for key, value in self._notes().items() if key != name}
+        if reached is not None:
+            notes[name] = reached
+        self._progress.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._progress.with_suffix(".partial")
+        partial.write_text(json.dumps(notes), encoding="utf-8")
+        partial.replace(self._progress)
+
+
+def entity(name: str) -> _Entity:
+    """Return what is walked for `name`. Raises BadInput for an unknown one."""
+    if name not in ENTITIES:
+        raise BadInput(f"no entity {name!r}{nearest(name, ENTITIES)} (known: {', '.join(ENTITIES)})")
+    return ENTITIES[name]

@@ -1,0 +1,161 @@
+"""The SQL that MariaDB, MySQL and the demo's SQLite share: `{p}` is the store's table prefix, `{ids}` a list of integers.
+
+An entity's state is one row: its id and a JSON document that the database builds, so that a wide row costs the driver one
+column. Values that may be anything (decimals, times, JSON columns) travel as text: a bad one then spoils itself only.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from bridge.contracts.errors import BadInput
+from bridge.magento.catalog import Attribute
+from bridge.magento.changelogs import View
+
+_ADDRESS = (
+    "'{alias}_country', {t}.country_id, '{alias}_region_id', {t}.region_id, '{alias}_region', {t}.region, "
+    "'{alias}_postcode', {t}.postcode, '{alias}_city', {t}.city, '{alias}_street', {t}.street, "
+    "'{alias}_telephone', {t}.telephone, '{alias}_first_name', {t}.firstname, '{alias}_last_name', {t}.lastname"
+)
+
+
+def _address(alias: str, table: str) -> str:
+    return _ADDRESS.replace("{alias}", alias).replace("{t}", table)
+
+
+# In two nested documents, because SQLite limits a function's arguments.
+_CUSTOMERS = """
+SELECT c.entity_id, JSON_OBJECT(
+    'website_id', c.website_id, 'store_id', c.store_id, 'email', c.email,
+    'first_name', c.firstname, 'last_name', c.lastname,
+    {billing}, {shipping},
+    'order_country', oa.country_id, 'order_region_id', oa.region_id,
+    'attributes', JSON_OBJECT({attributes})
+)
+FROM {p}customer_entity c
+LEFT JOIN {p}customer_address_entity b ON b.entity_id = c.default_billing AND b.parent_id = c.entity_id
+LEFT JOIN {p}customer_address_entity s ON s.entity_id = c.default_shipping AND s.parent_id = c.entity_id
+LEFT JOIN {p}sales_order o
+    ON o.entity_id = (SELECT MAX(latest.entity_id) FROM {p}sales_order latest WHERE latest.customer_id = c.entity_id)
+LEFT JOIN {p}sales_order_address oa ON oa.entity_id = o.billing_address_id AND oa.parent_id = o.entity_id
+WHERE c.entity_id IN ({ids})
+"""
+
+_ATTRIBUTE = (
+    "'{code}', (SELECT CAST(v.value AS CHAR) FROM {p}customer_entity_{type} v"
+    " WHERE v.entity_id = c.entity_id AND v.attribute_id = {id})"
+)
+
+# NULL instead of a document: the order is there and holds no provenance.
+_ORDERS = """
+SELECT o.entity_id, CASE WHEN EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)
+THEN JSON_OBJECT(
+    'customer_id', o.customer_id, 'store_id', o.store_id, 'email', o.customer_email,
+    'first_name', o.customer_firstname, 'last_name', o.customer_lastname,
+    {billing}, {shipping}
+) END
+FROM {p}sales_order o
+LEFT JOIN {p}sales_order_address b ON b.entity_id = o.billing_address_id AND b.parent_id = o.entity_id
+LEFT JOIN {p}sales_order_address s ON s.entity_id = o.shipping_address_id AND s.parent_id = o.entity_id
+WHERE o.entity_id IN ({ids})
+"""
+
+PROVENANCE = """
+SELECT r.id, JSON_OBJECT(
+    'record_id', r.record_id, 'root', r.root, 'customer_id', r.customer_id, 'order_id', r.order_id,
+    'entity_type', r.entity_type, 'entity_id', r.entity_id, 'attribute', r.attribute,
+    'model_id', r.model_id, 'model_version', r.model_version, 'run_id', r.run_id, 'dataset_version', r.dataset_version,
+    'generated_at', CAST(r.generated_at AS CHAR), 'deleted_at', CAST(r.deleted_at AS CHAR),
+    'supersedes', r.supersedes, 'kind', r.kind, 'confidence', CAST(r.confidence AS CHAR),
+    'sensitivity', r.sensitivity, 'categories', CAST(r.categories AS CHAR), 'elements', CAST(r.elements AS CHAR),
+    'source_system', r.source_system, 'storage_location', r.storage_location,
+    'input_fields', CAST(r.input_fields AS CHAR), 'legal_basis', r.legal_basis,
+    'created_at', CAST(r.created_at AS CHAR)
+)
+FROM {p}tocsin_provenance r
+WHERE r.id IN ({ids})
+"""
+
+READ_NOTICES = """
+SELECT n.notice_id, n.customer_id, CAST(n.read_at AS CHAR)
+FROM {p}tocsin_account_notice n
+WHERE n.id IN ({ids}) AND n.read_at IS NOT NULL
+ORDER BY n.id
+"""
+
+CUSTOMERS_OF_ORDERS = (
+    "SELECT DISTINCT o.customer_id FROM {p}sales_order o WHERE o.entity_id IN ({ids}) AND o.customer_id IS NOT NULL"
+)
+ORDERS_OF_CUSTOMERS = (
+    "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.customer_id IN ({ids}) AND r.order_id IS NOT NULL"
+)
+
+STORES = "SELECT t.store_id, t.website_id FROM {p}store t"
+CONFIGURATION = (
+    "SELECT d.path, d.scope, d.scope_id, d.value FROM {p}core_config_data d"
+    " WHERE d.path IN ('general/locale/code', 'general/country/default') AND d.value IS NOT NULL"
+)
+REGIONS = "SELECT g.region_id, g.country_id, g.code FROM {p}directory_country_region g WHERE g.code IS NOT NULL"
+ATTRIBUTES = (
+    "SELECT a.attribute_code, a.attribute_id, a.backend_type FROM {p}eav_attribute a"
+    " JOIN {p}eav_entity_type t ON t.entity_type_id = a.entity_type_id WHERE t.entity_type_code = 'customer'"
+)
+
+ADD_HEARTBEAT = "INSERT INTO {p}tocsin_heartbeat (id, relay, beat_at) VALUES (1, :relay, :beat_at)"
+BEAT = "UPDATE {p}tocsin_heartbeat SET relay = :relay, beat_at = :beat_at WHERE id = 1"
+
+ADD_NOTICE = (
+    "INSERT INTO {p}tocsin_account_notice"
+    " (notice_id, customer_id, incident_id, title, body, locale, created_at, withdrawn_at)"
+    " VALUES (:notice_id, :customer_id, :incident_id, :title, :body, :locale, :created_at, :withdrawn_at)"
+)
+# Withdrawn is final, and a withdrawal carries no text: so repeats and replays in any order end the same.
+CHANGE_NOTICE = (
+    "UPDATE {p}tocsin_account_notice SET title = :title, body = :body, locale = :locale"
+    " WHERE notice_id = :notice_id AND withdrawn_at IS NULL"
+)
+WITHDRAW_NOTICE = (
+    "UPDATE {p}tocsin_account_notice SET withdrawn_at = :withdrawn_at"
+    " WHERE notice_id = :notice_id AND withdrawn_at IS NULL"
+)
+HAS_NOTICE = "SELECT 1 FROM {p}tocsin_account_notice WHERE notice_id = :notice_id"
+
+BACKEND_TYPES = ("varchar", "int", "decimal", "text", "datetime")
+
+
+def customers(attributes: Iterable[Attribute]) -> str:
+    """Return the query for customers' states with the values of `attributes`. Raises BadInput for an unsafe code."""
+    parts = []
+    for attribute in attributes:
+        if not attribute.code.replace("_", "").isalnum() or not attribute.code.isascii():
+            raise BadInput(f"store.registered_attributes: {attribute.code!r} is no attribute code (a-z, 0-9, _)")
+        if attribute.backend_type not in BACKEND_TYPES:
+            raise BadInput(
+                f"store.registered_attributes: {attribute.code!r} has backend type {attribute.backend_type!r}; its values lie"
+                f" in no value table (one of {', '.join(BACKEND_TYPES)})"
+            )
+        part = _ATTRIBUTE.replace("{code}", attribute.code).replace("{type}", attribute.backend_type)
+        parts.append(part.replace("{id}", str(attribute.attribute_id)))
+    text = _CUSTOMERS.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
+    return text.replace("{attributes}", ", ".join(parts))
+
+
+def orders() -> str:
+    """Return the query for orders' states."""
+    return _ORDERS.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
+
+
+def changelog(view: View) -> str:
+    """Return the query for the oldest rows of a view's changelog; `{limit}` of them."""
+    columns = "version_id, entity_id, record_id, root" if view is View.PROVENANCE else "version_id, entity_id"
+    text = "SELECT {columns} FROM {p}{changelog} ORDER BY version_id LIMIT {limit}"
+    return text.replace("{columns}", columns).replace("{changelog}", view.changelog)
+
+
+def settling(view: View) -> str:
+    """Return the statement that deletes the rows that were read."""
+    return "DELETE FROM {p}{changelog} WHERE version_id IN ({ids})".replace("{changelog}", view.changelog)
+
+
+def filled(text: str, prefix: str, ids: Sequence[int] = (), limit: int = 0) -> str:
+    """Return a statement ready to run: prefix, integers and limit in place."""
+    listed = ",".join(str(int(number)) for number in ids)
+    return text.replace("{p}", prefix).replace("{ids}", listed).replace("{limit}", str(int(limit)))

@@ -1,0 +1,254 @@
+"""Sealing: who may read a contact, and the keyed hashes by which contacts are joined without being read.
+
+A contact is AES-256-GCM under a data key that the relay makes at start and hourly and keeps in memory only; the data key
+is wrapped to dispatch's public key by HPKE (RFC 9180: X25519, HKDF-SHA256, AES-256-GCM). So whoever takes the relay's
+machine opens no earlier hour. The root is authenticated with it: a sealed contact put under another root does not open.
+Not here: what a contact is (`bridge.contracts.events`) and who may ask for it to be opened.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from pydantic import ValidationError
+
+from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.events import Contact, SealedContact
+from bridge.runtime.clock import Clock
+
+DATA_KEY_LIFETIME = timedelta(hours=1)
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_INFO = b"tocsin contact data key v1"
+_OPENED_KEYS_KEPT = 1024
+
+
+class KeyNotHeld(Refused):
+    """The contact is sealed to a key that is not here: a fault of this installation, not of the contact."""
+
+
+def key_id_of(public_key: bytes) -> str:
+    """Return the name of a public key: the first 16 hex digits of its SHA-256."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _DataKey:
+    cipher: AESGCM = field(repr=False)
+    wrapped: str
+    made_at: datetime
+
+
+class Sealer:
+    """Seals contacts to dispatch's `public_key` (32 bytes, X25519). Raises BadInput if it is no such key."""
+
+    def __init__(self, public_key: bytes, clock: Clock) -> None:
+        try:
+            self._public_key = X25519PublicKey.from_public_bytes(public_key)
+        except ValueError:
+            raise BadInput(
+                "the sealing public key is not an X25519 key of 32 bytes; `tocsin init` writes one"
+            ) from None
+        self.key_id = key_id_of(public_key)
+        self._clock = clock
+        self._data_key = self._new_data_key()
+
+    def _new_data_key(self) -> _DataKey:
+        secret = AESGCM.generate_key(256)
+        wrapped = _SUITE.encrypt(secret, self._public_key, info=_INFO)
+        return _DataKey(AESGCM(secret), base64.b64encode(wrapped).decode(), self._clock.now())
+
+    def seal(self, contact: Contact, root: str) -> SealedContact:
+        """Return `contact` sealed for `root`."""
+        if self._clock.now() - self._data_key.made_at >= DATA_KEY_LIFETIME:
+            self._data_key = self._new_data_key()
+        # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._data_key.cipher.encrypt(nonce, contact.model_dump_json().encode(), root.encode())
+        return SealedContact(
+            key_id=self.key_id,
+            wrapped_key=self._data_key.wrapped,
+            nonce=base64.b64encode(nonce).decode(),
+            ciphertext=base64.b64encode(sealed).decode(),
+        )
+
+
+class Opener:
+    """Opens what was sealed to any of `private_keys` (32 bytes each): the present one, and old ones until all is resealed.
+
+    Keeps unwrapped data keys in memory, because thousands of contacts share one.
+    """
+
+    def __init__(self, private_keys: Iterable[bytes]) -> None:
+        self._private_keys: dict[str, X25519PrivateKey] = {}
+        for secret in private_keys:
+            try:
+                key = X25519PrivateKey.from_private_bytes(secret)
+            except ValueError:
+                raise BadInput("a sealing private key is not an X25519 key of 32 bytes") from None
+            self._private_keys[key_id_of(key.public_key().public_bytes_raw())] = key
+        self._data_keys: OrderedDict[tuple[str, str], AESGCM] = OrderedDict()
+
+    def open(self, sealed: SealedContact, root: str) -> Contact:
+        """Return the contact sealed for `root`.
+
+        Raises KeyNotHeld when no private key fits, Refused when the seal is not whole (changed, or sealed for another root).
+        """
+        cipher = self._data_key(sealed)
+        try:
+            nonce, ciphertext = _from_base64(sealed.nonce), _from_base64(sealed.ciphertext)
+            clear = cipher.decrypt(nonce, ciphertext, root.encode())
+        except (InvalidTag, ValueError):
+            raise Refused(
+                f"the contact of {root} does not open: it was changed, or sealed for another root; publish it again with "
+                "`tocsin relay backfill`"
+            ) from None
+        try:
+            return Contact.model_validate_json(clear)
+        except ValidationError:
+            raise Refused(f"the contact of {root} opens to something that this version cannot read") from None
+
+    def _data_key(self, sealed: SealedContact) -> AESGCM:
+        known = (sealed.key_id, sealed.wrapped_key)
+        cipher = self._data_keys.get(known)
+        if cipher is not None:
+            self._data_keys.move_to_end(known)
+            return cipher
+        private_key = self._private_keys.get(sealed.key_id)
+        if private_key is None:
+            held = ", ".join(self._private_keys) or "none"
+            raise KeyNotHeld(f"sealed to key {sealed.key_id}, and no such private key is here (held: {held})")
+        try:
+            cipher = AESGCM(_SUITE.decrypt(_from_base64(sealed.wrapped_key), private_key, info=_INFO))
+        except (InvalidTag, ValueError):
+            raise Refused(f"a data key wrapped to {sealed.key_id} does not open: it was changed") from None
+        self._data_keys[known] = cipher
+        if len(self._data_keys) > _OPENED_KEYS_KEPT:
+            self._data_keys.popitem(last=False)
+        return cipher
+
+
+def _from_base64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+# Joining -------------------------------------------------------------------------------------------------------------
+
+
+def email_sha256(email: str) -> str:
+    """Return SHA-256, in hex, of the trimmed and lower-cased e-mail: the form in which address lists are often shared."""
+    return hashlib.sha256(email.strip().lower().encode()).hexdigest()
+
+
+def email_hmac(join_key: bytes, email: str) -> str:
+    """Return the join key's hash of an e-mail, in hex."""
+    return hashed_email_hmac(join_key, email_sha256(email))
+
+
+def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
+    """Return the same from an already hashed e-mail. Raises BadInput if it is not 64 hex digits."""
+    try:
+        digest = bytes.fromhex(sha256_hex.strip())
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise BadInput("a hashed e-mail must be 64 hex digits: SHA-256 of the trimmed, lower-cased address")
+    return hmac.digest(join_key, digest, "sha256").hex()
+
+
+def value_hmac(join_key: bytes, attribute: str, value: str) -> str:
+    """Return the join key's hash of an attribute's value, in hex; equal values of two attributes hash differently."""
+    return hmac.digest(join_key, b"attribute\0" + attribute.encode() + b"\0" + value.encode(), "sha256").hex()
+
+
+# Key files: one base64 key a line, the present one first; `#` starts a comment ---------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SealingKeys:
+    """A fresh pair. The private half belongs to dispatch and the audited view only."""
+
+    private: bytes = field(repr=False)
+    public: bytes
+
+
+def generate_sealing_keys() -> SealingKeys:
+    """Make a key pair for sealing."""
+    key = X25519PrivateKey.generate()
+    return SealingKeys(key.private_bytes_raw(), key.public_key().public_bytes_raw())
+
+
+def generate_join_key() -> bytes:
+    """Make a join key. It does not rotate: every hash made with it would lose its partners."""
+    return os.urandom(KEY_BYTES)
+
+
+def write_key_file(path: Path, *keys: bytes) -> None:
+    """Write `keys` to a new file that only its owner may read. Raises Refused if it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Refused(f"{path} exists; a key is never overwritten: move it away first if you mean it") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.writelines(base64.b64encode(key).decode() + "\n" for key in keys)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_public_key(path: Path) -> bytes:
+    """Read the public key that the relay seals to. Raises BadInput."""
+    return _read_keys(path, secret=False)[0]
+
+
+def load_private_keys(path: Path) -> list[bytes]:
+    """Read dispatch's private keys, the present one first. Raises BadInput, also if others may read the file."""
+    return _read_keys(path, secret=True)
+
+
+def load_join_key(path: Path) -> bytes:
+    """Read the join key. Raises BadInput, also if others may read the file."""
+    return _read_keys(path, secret=True)[0]
+
+
+def _read_keys(path: Path, *, secret: bool) -> list[bytes]:
+    try:
+        with path.open(encoding="ascii") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        raise BadInput(f"no key file at {path}; `tocsin init` writes it, or set paths.keys") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as a key file: {type(error).__name__}") from None
+    unwanted = 0o077 if secret else 0o022
+    if mode & unwanted:
+        raise BadInput(
+            f"{path} has mode {mode:04o}: others may {'read' if secret else 'change'} it; run chmod 600 {path}"
+        )
+    keys = []
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            key = _from_base64(text)
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise BadInput(f"{path}, line {number}: not {KEY_BYTES} bytes in base64")
+        keys.append(key)
+    if not keys:
+        raise BadInput(f"{path} holds no key")
+    return keys

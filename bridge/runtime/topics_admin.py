@@ -1,0 +1,183 @@
+"""Topics as declared against topics as they are: what differs, and bringing it in line.
+
+Creates and alters; never changes a partition count, which would move roots to other partitions. Knows no event.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented there, not listed in its __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConfigSource,
+    NewTopic,
+    ResourceType,
+)
+
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.topics import TOPICS, Topic
+from bridge.runtime.kafka import client_settings
+from bridge.runtime.settings import Kafka
+
+_TIMEOUT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing in which a topic is not as declared. `remedy` "none": no command may change it in place."""
+
+    topic: str
+    what: str
+    declared: str
+    actual: str | None
+    remedy: Literal["create", "alter", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicAsIs:
+    """A topic as the cluster has it."""
+
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
+
+
+def declared_settings(topic: Topic, broker_count: int) -> dict[str, str]:
+    """Return the configuration that `topic` must have on a cluster of `broker_count`."""
+    settings = {"cleanup.policy": topic.cleanup} | topic.settings
+    if topic.retention_ms is not None:
+        settings["retention.ms"] = str(topic.retention_ms)
+    if broker_count >= 3:
+        # One broker may fail and nothing acknowledged is lost.
+        settings["min.insync.replicas"] = "2"
+    return settings
+
+
+def replication(broker_count: int) -> int:
+    """Return how many copies a topic has on a cluster of `broker_count`."""
+    return min(3, broker_count)
+
+
+def differences_of(topic: Topic, actual: TopicAsIs | None, broker_count: int) -> list[Difference]:
+    """Return what is not as declared."""
+    if actual is None:
+        return [Difference(topic.name, "topic", f"{topic.partitions} partitions", None, "create")]
+    found = []
+    if actual.partitions != topic.partitions:
+        found.append(Difference(topic.name, "partitions", str(topic.partitions), str(actual.partitions), "none"))
+    if actual.replication < replication(broker_count):
+        copies = str(replication(broker_count))
+        found.append(Difference(topic.name, "replication", copies, str(actual.replication), "none"))
+    for name, value in sorted(declared_settings(topic, broker_count).items()):
+        if actual.settings.get(name) != value:
+            found.append(Difference(topic.name, name, value, actual.settings.get(name), "alter"))
+    return found
+
+
+class TopicsAdmin:
+    """The declared topics on one cluster. Raises Unreachable when it does not answer, Refused when it says no."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._prefix = kafka.topic_prefix
+        self._admin = AdminClient(client_settings(kafka))
+
+    def actual(self) -> dict[str, TopicAsIs]:
+        """Return the declared topics that exist, by logical name."""
+        metadata = self._metadata()
+        here = [topic for topic in TOPICS if self._prefix + topic.name in metadata.topics]
+        resources = [ConfigResource(ResourceType.TOPIC, self._prefix + topic.name) for topic in here]
+        # The client refuses an empty question.
+        answers = self._admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS) if resources else {}
+        result = {}
+        for topic, resource in zip(here, resources, strict=True):
+            partitions = metadata.topics[self._prefix + topic.name].partitions
+            configuration = self._answer(answers[resource], topic.name)
+            result[topic.name] = TopicAsIs(
+                partitions=len(partitions),
+                replication=min((len(partition.replicas) for partition in partitions.values()), default=0),
+                settings={name: str(entry.value) for name, entry in configuration.items()},
+            )
+        return result
+
+    def differences(self) -> list[Difference]:
+        """Return everything that is not as declared."""
+        actual, brokers = self.actual(), len(self._metadata().brokers)
+        return [each for topic in TOPICS for each in differences_of(topic, actual.get(topic.name), brokers)]
+
+    def apply(self) -> list[Difference]:
+        """Create and alter what is needed; return what was done.
+
+        Raises Refused, before anything is changed, if a topic differs in what cannot be changed in place. A crash in
+        between leaves some topics done; running it again does the rest.
+        """
+        found = self.differences()
+        fixed = [each for each in found if each.remedy == "none"]
+        if fixed:
+            listed = "; ".join(f"{each.topic}: {each.what} {each.actual}, declared {each.declared}" for each in fixed)
+            raise Refused(
+                f"{listed}. This is never changed in place (other partitions would hold a root's past); nothing was done. "
+                "Remove a topic that holds nothing yet, or move to a topic of the right shape with your broker's tools"
+            )
+        brokers = len(self._metadata().brokers)
+        by_name = {topic.name: topic for topic in TOPICS}
+        self._create([by_name[each.topic] for each in found if each.remedy == "create"], brokers)
+        self._alter([each for each in found if each.remedy == "alter"])
+        return found
+
+    def _create(self, topics: Sequence[Topic], brokers: int) -> None:
+        if not topics:
+            return
+        wanted = [
+            NewTopic(
+                self._prefix + topic.name,
+                num_partitions=topic.partitions,
+                replication_factor=replication(brokers),
+                config=declared_settings(topic, brokers),
+            )
+            for topic in topics
+        ]
+        answers = self._admin.create_topics(wanted, operation_timeout=_TIMEOUT_SECONDS)
+        for name, answer in answers.items():
+            self._answer(answer, name)
+
+    def _alter(self, changes: Sequence[Difference]) -> None:
+        if not changes:
+            return
+        resources = [
+            ConfigResource(
+                ResourceType.TOPIC,
+                self._prefix + name,
+                incremental_configs=[
+                    ConfigEntry(
+                        each.what,
+                        each.declared,
+                        source=ConfigSource.DYNAMIC_TOPIC_CONFIG,
+                        incremental_operation=AlterConfigOpType.SET,
+                    )
+                    for each in changes
+                    if each.topic == name
+                ],
+            )
+            for name in dict.fromkeys(each.topic for each in changes)
+        ]
+        for resource, answer in self._admin.incremental_alter_configs(resources).items():
+            self._answer(answer, resource.name)
+
+    def _metadata(self) -> Any:
+        try:
+            return self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+
+    @staticmethod
+    def _answer(answer: Any, name: str) -> Any:
+        try:
+            return answer.result(timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise Refused(f"topic {name}: {error.args[0].str()}") from error
+        except TimeoutError as error:
+            raise Unreachable(f"topic {name}: no answer within {_TIMEOUT_SECONDS:.0f} s") from error
