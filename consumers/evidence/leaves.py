@@ -56,6 +56,8 @@ Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """A random id of ours, as 32 hexadecimal digits."""
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9*_-]{1,16}$")]
 """A short code: a jurisdiction, a role."""
+Cluster = Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
+"""A Kafka cluster's id."""
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$")]
 
 
@@ -68,7 +70,7 @@ class Fields(BaseModel):
 class Source(Fields):
     """Where on the bus a leaf's event stands."""
 
-    cluster: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+    cluster: Cluster
     topic: Annotated[str, Field(pattern=r"^tocsin\.[a-z-]{1,64}$")]
     topic_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")] | None = None
     """Tells a topic from one of the same name that was deleted; absent where the broker has none."""
@@ -117,7 +119,7 @@ class UnlistedEvent(EventLeaf):
 class PartitionPosition(Fields):
     """The next offset to be logged of one partition."""
 
-    cluster: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+    cluster: Cluster
     topic: Annotated[str, Field(pattern=r"^tocsin\.[a-z-]{1,64}$")]
     topic_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")] | None = None
     partition: Count

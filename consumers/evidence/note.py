@@ -6,6 +6,7 @@ What a note's text means is no business of this module (see `checkpoint`).
 import base64
 import binascii
 import hashlib
+import hmac
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -153,6 +154,11 @@ class SigningKey:
         """Return the private form that `parse` reads. Secret."""
         seed = self._private.private_bytes_raw()
         return f"{_PRIVATE_MARK}{self.verifier.name}+{self.verifier.key_id.hex()}+{encode_base64(_ED25519 + seed)}"
+
+    def derived_secret(self, purpose: str) -> bytes:
+        """Return 32 secret bytes for another use by this key's holder; they say nothing about the key."""
+        label = b"tocsin derived secret v1\x00" + purpose.encode() + b"\x00"
+        return hmac.digest(self._private.private_bytes_raw(), label, "sha256")
 
     def sign(self, text: str) -> Signature:
         """Return the signature of `text`."""

@@ -97,7 +97,7 @@ class OpenLog(Log, Protocol):
 class Evidence:
     """The handler for `consume`. Buffers for up to `batch_seconds`, so that checkpoints do not outnumber messages.
 
-    `secret` keys the hashes of what is not allow-listed; it stays the same when the log's signing key changes.
+    `secret` keys the hashes of what is not allow-listed; whoever keeps it can recognise such a message later.
     `topic_ids` by logical topic name, as far as the broker tells them.
     """
 
@@ -414,16 +414,33 @@ def _recovered(evidence: Log, cluster_id: str) -> tuple[dict[_Key, int], list[Pa
 
 
 def topic_ids(kafka: Kafka) -> dict[str, str]:
-    """Return the ids of this stage's topics by logical name, as far as the broker tells them. Raises Unreachable."""
+    """Return the ids of this stage's topics by logical name. Raises Unreachable.
+
+    None on the embedded cluster, which cannot tell them: it lives in memory, and each has a cluster id of its own.
+    """
+    if kafka.embedded:
+        return {}
     names = {kafka.topic_prefix + topic.name: topic.name for topic in TOPICS}
-    futures = AdminClient(client_settings(kafka)).describe_topics(TopicCollection(list(names)), request_timeout=15)
+    # Held until the answers are here: a client that is collected ends its own requests.
+    admin = AdminClient(client_settings(kafka))
+    futures = admin.describe_topics(TopicCollection(list(names)), request_timeout=15)
     found: dict[str, str] = {}
     for name, future in futures.items():
         try:
             described = future.result()
         except KafkaException as error:
             raise Unreachable(f"Kafka does not describe topic {name}: {error.args[0].str()}") from error
-        topic_id = str(described.topic_id)
-        if topic_id.strip("A") not in ("", "None"):
+        topic_id = spelled_as_kafka_does(str(described.topic_id))
+        if topic_id is not None:
             found[names[name]] = topic_id
     return found
+
+
+def spelled_as_kafka_does(topic_id: str) -> str | None:
+    """Return a topic id in URL-safe base64, or None for the zero id of a broker without ids.
+
+    librdkafka writes standard base64: the same topic must not have two names in the log.
+    """
+    if topic_id.strip("A=") in ("", "None"):
+        return None
+    return topic_id.replace("+", "-").replace("/", "_").rstrip("=")

@@ -139,7 +139,7 @@ def test_every_consistency_proof_proves_its_pair_and_nothing_else(data: st.DataO
     check_consistency(old, new, old_root, new_root, proof)
     with pytest.raises(NotProved):
         check_consistency(old, new, leaf_hash(b"other"), new_root, proof)
-    if 0 < old:
+    if old > 0:
         with pytest.raises(NotProved):
             check_consistency(old, new, old_root, leaf_hash(b"other"), proof)
         with pytest.raises(NotProved):

@@ -100,7 +100,8 @@ def test_a_tile_of_another_length_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 511, 512, 513, 65535, 65536, 65537])
 def test_the_frontier_gives_the_trees_root_and_completes_each_full_tile_once(size: int) -> None:
-    frontier, completed = Frontier(), []
+    frontier = Frontier()
+    completed: list[TileName] = []
     hashes = [leaf_hash(b"%d" % index) for index in range(size)]
     for leaf in hashes:
         completed.extend(name for name, _ in frontier.add(leaf))
