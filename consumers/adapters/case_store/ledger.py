@@ -37,6 +37,7 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
 )
+from consumers.domain.approvals import BREAK_GLASS_REACH
 from consumers.domain.delivery import (
     ARRIVED,
     FAILED,
@@ -118,7 +119,8 @@ class Ledger:
             ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
         ]
         if row["mode"] == "break_glass":
-            conditions.append(recipient.c.deadline_at <= now + timedelta(hours=24))
+            # counted from the release, not from now: as days pass it must not come to reach everybody on one word
+            conditions.append(recipient.c.deadline_at <= row["released_at"] + BREAK_GLASS_REACH)
         rows = (
             connection.execute(
                 sa.select(
@@ -143,8 +145,9 @@ class Ledger:
         attempts: list[dict[str, Any]] = []
         ended: list[tuple[str, PersonEnd, str]] = []
         for person in rows:
-            if person["segment_id"] not in approved:
-                # nobody approved this text for these people: they wait for an approval of their own
+            text_and_channels = {"bundle_sha256": person["bundle_sha256"], "channels": list(person["policy"])}
+            if approved.get(person["segment_id"]) != text_and_channels:
+                # nobody approved this text and these channels for these people: they wait for an approval of their own
                 continue
             if person["late"]:
                 if late_used >= cap:
@@ -861,6 +864,7 @@ def _running_releases() -> sa.Select[Any]:
             release.c.mode,
             release.c.policy,
             release.c.late_cap,
+            release.c.released_at,
             incident.c.epoch,
             incident.c.exercise,
         )

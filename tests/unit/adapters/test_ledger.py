@@ -22,6 +22,7 @@ from consumers.domain.sending import Receipt, ReceiptKind
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
+APPROVED = {"bundle_sha256": "b" * 64, "channels": ["email", "sms", "account_notice"]}
 EMAIL_LANE = Lane(Channel.EMAIL, belt=1000, at_once=1000)
 SMS_LANE = Lane(Channel.SMS, belt=1000, at_once=1000)
 
@@ -44,7 +45,8 @@ class Case:
         with self.database.write() as connection:
             connection.execute(
                 sa.insert(tables.incident).values(
-                    incident_id=INCIDENT, number=1, year=2026, source="monitor", fingerprint="f", title="t",
+                    incident_id=INCIDENT, number=1, year=2026, source="monitor", fingerprint="f",
+                    fingerprint_sha256="f" * 64, occurrence=1, title="t",
                     state="confirmed", revision=1, unsigned_source=False, exercise=False, repeat_count=0,
                     detected_at=NOW, opened_at=NOW, epoch=1,
                 )
@@ -57,9 +59,9 @@ class Case:
             )  # fmt: skip
             connection.execute(
                 sa.insert(tables.release).values(
-                    release_id="r1", incident_id=INCIDENT, revision=1, policy={"segments": {"s1": []}},
+                    release_id="r1", incident_id=INCIDENT, revision=1, policy={"segments": {"s1": APPROVED}},
                     policy_sha256="0" * 64, mode="two_approvers", state="releasing", late_cap=1, prepared_by="p",
-                    prepared_at=NOW, released_at=NOW,
+                    prepared_role="responder", prepared_at=NOW, released_at=NOW,
                 )
             )  # fmt: skip
 
@@ -353,6 +355,16 @@ def test_break_glass_reaches_only_those_whose_deadline_is_near(case: Case) -> No
     with case.database.write() as connection:
         connection.execute(sa.update(tables.release).values(mode="break_glass"))
     assert [intent.recipient_id for intent in case.claim(EMAIL_LANE)] == [near]
+    case.clock.at += timedelta(hours=48)
+    assert case.ledger.begin_attempts(10) == 0
+
+
+@pytest.mark.parametrize("change", [{"bundle_sha256": "c" * 64}, {"channels": ["sms"]}])
+def test_a_text_or_channels_other_than_approved_reach_nobody(case: Case, change: dict[str, Any]) -> None:
+    case.person(1)
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.segment).values(**change))
+    assert case.ledger.begin_attempts(10) == 0
 
 
 def test_somebody_without_any_channel_ends_at_once_as_unreachable(case: Case) -> None:
