@@ -4,6 +4,7 @@ where their reader's own store says.
 The partition is set explicitly from the root. Production consumers read committed records only.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,11 +48,14 @@ class Publisher:
     """Publishes messages on the partition of their root. One thread at a time.
 
     With a `transactional_id`, `transaction()` makes a batch visible at once and fences every earlier holder of the id.
-    Raises NotPublished, Fenced or Unreachable; never returns from `flush` with a record unacknowledged.
+    Raises NotPublished, Fenced or Unreachable; never returns from `flush` with a record unacknowledged. Once a
+    transaction has failed, its outcome may be unknown: open a new publisher, which begins by ending it. Whoever does so
+    must still be entitled to the id, for that shuts out every other holder.
     """
 
-    def __init__(self, kafka: Kafka, *, transactional_id: str | None = None) -> None:
+    def __init__(self, kafka: Kafka, *, transactional_id: str | None = None, patience_seconds: float = 15.0) -> None:
         self._kafka = kafka
+        self._patience_seconds = patience_seconds
         config = client_settings(kafka) | {
             "enable.idempotence": True,
             "compression.type": "lz4",
@@ -66,7 +70,7 @@ class Publisher:
         self._partition_counts: dict[str, int] = {}
         self._failed: list[KafkaError] = []
         if self._transactional:
-            self._call(self._producer.init_transactions, 30.0)
+            self._call(self._producer.init_transactions, patience_seconds)
 
     def partition_count(self, topic: Topic) -> int:
         """Return the number of partitions that `topic` really has."""
@@ -119,10 +123,13 @@ class Publisher:
 
         A crash before the commit leaves an open transaction that the next `init_transactions` of this id aborts.
         """
+        self._producer.poll(0)
+        # reports on records that an abort purged say nothing about this transaction
+        self._failed = []
         self._call(self._producer.begin_transaction)
         try:
             yield
-            self._call(self._producer.commit_transaction, 30.0)
+            self._call(self._producer.commit_transaction, self._patience_seconds)
             if self._failed:
                 failed, self._failed = self._failed, []
                 raise NotPublished(f"{len(failed)} records were not published: {failed[0].str()}")
@@ -140,11 +147,12 @@ class Publisher:
             raise self._translated(error) from error
 
     def _call(self, function: Any, *arguments: Any) -> None:
+        give_up_at = time.monotonic() + self._patience_seconds
         while True:
             try:
                 function(*arguments)
             except KafkaException as error:
-                if error.args[0].retriable():
+                if error.args[0].retriable() and time.monotonic() < give_up_at:
                     self._producer.poll(0.1)
                     continue
                 raise self._translated(error) from error

@@ -12,13 +12,14 @@ from typing import Protocol
 
 import structlog
 
-from bridge.contracts.errors import TocsinError
+from bridge.contracts.errors import Refused, TocsinError
 from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, SealedContact
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
+from bridge.runtime.sealing import KeyNotHeld
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, histogram
 from consumers.domain.delivery import OF_SEND, Trigger
@@ -69,7 +70,7 @@ class DispatchLedger(Protocol):
 
 
 class ContactOpener(Protocol):
-    """Opens sealed contacts."""
+    """Opens sealed contacts. Raises KeyNotHeld, or Refused when this one contact cannot be read."""
 
     def open(self, sealed: SealedContact, root: str) -> Contact: ...
 
@@ -126,6 +127,9 @@ class Dispatch:
 
         A crash before `intend` reads the batch again. After it the attempts are `intended` and the position is past
         them: the release stage turns them to `unknown`, receipts or one repeat settle them.
+
+        A contact without an address fails that person's attempt. A fault of our own (a key that is not here, a text that
+        cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised.
         """
         commands = [
             Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch)
@@ -136,13 +140,19 @@ class Dispatch:
         by_channel: dict[Channel, list[Intent]] = defaultdict(list)
         for intent in intents:
             by_channel[intent.channel].append(intent)
-        self._send_emails(by_channel[Channel.EMAIL])
-        self._send_texts(by_channel[Channel.SMS])
-        self._post_notices(by_channel[Channel.ACCOUNT_NOTICE])
+        faults = [
+            *self._send_emails(by_channel[Channel.EMAIL]),
+            *self._send_texts(by_channel[Channel.SMS]),
+            *self._post_notices(by_channel[Channel.ACCOUNT_NOTICE]),
+        ]
+        if faults:
+            # the supervisor's growing pause before a restart is what keeps this from spinning
+            raise faults[0]
 
-    def _send_emails(self, intents: Sequence[Intent]) -> None:
+    def _send_emails(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
         audiences: dict[tuple[str, EmailTemplate], list[tuple[Intent, EmailEntry, str]]] = defaultdict(list)
         failed: list[SentReport] = []
+        faults: list[TocsinError] = []
         for intent in intents:
             try:
                 contact = self._contact(intent)
@@ -150,8 +160,12 @@ class Dispatch:
                     raise _NoAddress("NO_ADDRESS")
                 prepared = self._texts.email(intent, contact)
                 address = self._addressing.email(intent, contact.email)
-            except TocsinError as error:
-                failed.append(_unsendable(intent, error))
+            except _NoAddress as lack:
+                failed.append(_unsendable(intent, lack))
+                continue
+            except TocsinError as fault:
+                failed.append(_held_back(intent, fault))
+                faults.append(fault)
                 continue
             entry = EmailEntry(intent.attempt_id, address, prepared.slots)
             audiences[(intent.incident_id, prepared.template)].append((intent, entry, prepared.body_sha256))
@@ -160,6 +174,7 @@ class Dispatch:
         for (incident_id, template), people in audiences.items():
             for start in range(0, len(people), self._email.max_entries):
                 self._send_bulk(incident_id, template, people[start : start + self._email.max_entries])
+        return faults
 
     def _send_bulk(
         self, incident_id: str, template: EmailTemplate, people: Sequence[tuple[Intent, EmailEntry, str]]
@@ -183,7 +198,8 @@ class Dispatch:
             [_reported(intent, result, body) for (intent, _, body), result in zip(people, results, strict=True)],
         )
 
-    def _send_texts(self, intents: Sequence[Intent]) -> None:
+    def _send_texts(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
+        faults: list[TocsinError] = []
         for intent in intents:
             try:
                 contact = self._contact(intent)
@@ -191,8 +207,12 @@ class Dispatch:
                     raise _NoAddress("NO_PHONE")
                 prepared = self._texts.sms(intent, contact)
                 number = self._addressing.phone(intent, contact.phone)
-            except TocsinError as error:
-                self._report(Channel.SMS, [_unsendable(intent, error)])
+            except _NoAddress as lack:
+                self._report(Channel.SMS, [_unsendable(intent, lack)])
+                continue
+            except TocsinError as fault:
+                self._report(Channel.SMS, [_held_back(intent, fault)])
+                faults.append(fault)
                 continue
             if self._ledger.epochs([intent.incident_id]).get(intent.incident_id) != intent.epoch:
                 self._report(Channel.SMS, [_recalled(intent)])
@@ -200,16 +220,27 @@ class Dispatch:
             with CALL_SECONDS.labels("sms").time():
                 result = self._sms.send(intent.attempt_id, number, prepared.text)
             self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256)])
+        return faults
 
-    def _post_notices(self, intents: Sequence[Intent]) -> None:
+    def _post_notices(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
         reports: list[SentReport] = []
+        faults: list[TocsinError] = []
+        # e-mails of the same batch may have taken a while: a pause in between counts for these, too
+        epochs = self._ledger.epochs(intent.incident_id for intent in intents) if intents else {}
         for intent in intents:
+            if epochs.get(intent.incident_id) != intent.epoch:
+                reports.append(_recalled(intent))
+                continue
             try:
                 if intent.customer_id is None:
                     raise _NoAddress("NO_ACCOUNT")
                 prepared = self._texts.account_notice(intent)
-            except TocsinError as error:
-                reports.append(_unsendable(intent, error))
+            except _NoAddress as lack:
+                reports.append(_unsendable(intent, lack))
+                continue
+            except TocsinError as fault:
+                reports.append(_held_back(intent, fault))
+                faults.append(fault)
                 continue
             notice = AccountNotice(
                 notice_id=intent.attempt_id,
@@ -231,11 +262,17 @@ class Dispatch:
             )
         if reports:
             self._report(Channel.ACCOUNT_NOTICE, reports)
+        return faults
 
     def _contact(self, intent: Intent) -> Contact:
         if intent.contact is None:
             raise _NoAddress("NO_CONTACT")
-        return self._opener.open(intent.contact, intent.root)
+        try:
+            return self._opener.open(intent.contact, intent.root)
+        except KeyNotHeld:
+            raise
+        except Refused:
+            raise _NoAddress("CONTACT_UNREADABLE") from None
 
     def _report(self, channel: Channel, reports: Sequence[SentReport]) -> None:
         self._ledger.report(reports)
@@ -247,10 +284,19 @@ class _NoAddress(TocsinError):
     """The contact has nothing for this channel; the message is a code, never a value."""
 
 
-def _unsendable(intent: Intent, error: TocsinError) -> SentReport:
-    code = str(error) if isinstance(error, _NoAddress) else type(error).__name__
-    log.error("attempt cannot be sent", attempt=intent.attempt_id, incident=intent.incident_id, code=code)
-    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=code)
+def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:
+    log.error("attempt cannot be sent", attempt=intent.attempt_id, incident=intent.incident_id, code=str(lack))
+    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack))
+
+
+def _held_back(intent: Intent, fault: TocsinError) -> SentReport:
+    log.error(
+        "attempt waits for a fault to be mended",
+        attempt=intent.attempt_id,
+        incident=intent.incident_id,
+        fault=type(fault).__name__,
+    )
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count)
 
 
 def _recalled(intent: Intent) -> SentReport:

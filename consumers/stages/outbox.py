@@ -7,16 +7,17 @@ a single writer. A lease keeps a second one in waiting; the transactional id fen
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from bridge.contracts.envelope import seal_bytes
+from bridge.contracts.envelope import Message, seal_bytes
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.topics import TOPICS
+from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.clock import Clock
-from bridge.runtime.kafka import NotPublished, Publisher
+from bridge.runtime.kafka import NotPublished
 from bridge.runtime.telemetry import Health, counter, gauge
 
 log = structlog.get_logger()
@@ -62,6 +63,13 @@ class OutboxTable(Protocol[Row]):
     def depth(self) -> tuple[int, datetime | None]: ...
 
 
+class TransactionalPublisher(Protocol):
+    """Publishes a batch whole or not at all. Raises NotPublished, Fenced or Unreachable."""
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def send(self, topic: Topic, message: Message) -> None: ...
+
+
 class Lease(Protocol):
     """Who publishes."""
 
@@ -76,7 +84,7 @@ class OutboxStage(Generic[Row]):
         self,
         table: OutboxTable[Row],
         lease: Lease,
-        open_publisher: Callable[[], Publisher],
+        open_publisher: Callable[[], TransactionalPublisher],
         clock: Clock,
         health: Health,
         *,
@@ -93,7 +101,7 @@ class OutboxStage(Generic[Row]):
 
     def run(self, stop: threading.Event) -> None:
         """Publish until `stop`; wait while another holds the lease or Kafka is away. Raises Fenced when taken over."""
-        publisher: Publisher | None = None
+        publisher: TransactionalPublisher | None = None
         observed = 0.0
         try:
             while not stop.is_set():
@@ -109,6 +117,8 @@ class OutboxStage(Generic[Row]):
                     count = self.publish_once(publisher)
                     self._health.ready("kafka")
                 except (NotPublished, Unreachable) as error:
+                    # what became of its transaction is unknown; a new one, opened under the lease, begins by ending it
+                    publisher = None
                     log.warning("outbox waits", reason=str(error))
                     self._health.missing("kafka", str(error))
                     stop.wait(1.0)
@@ -121,7 +131,7 @@ class OutboxStage(Generic[Row]):
         finally:
             self._lease.release()
 
-    def publish_once(self, publisher: Publisher) -> int:
+    def publish_once(self, publisher: TransactionalPublisher) -> int:
         """Publish the next batch in one transaction; return how many rows it held.
 
         A crash after the commit and before `settle` publishes the batch again under the same numbers.

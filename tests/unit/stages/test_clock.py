@@ -1,0 +1,153 @@
+"""The clock stage: each mark is told once, the highest only, and a silent case store is waited for."""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.contracts.errors import Unreachable
+from bridge.runtime.clock import SetClock
+from bridge.runtime.telemetry import Health
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.clocks import Clocks
+from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.domain.clocks import Mark, RunningClock
+from consumers.stages.clock import CLOSEST, RUNNING, ClockStage
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+INCIDENT = "INC-2026-0001"
+
+
+class FakeTable:
+    """Clocks and the marks already told."""
+
+    def __init__(self, *clocks: RunningClock) -> None:
+        self.clocks = list(clocks)
+        self.told: list[Mark] = []
+
+    def running(self) -> Sequence[RunningClock]:
+        return self.clocks
+
+    def tell(self, marks: Sequence[Mark]) -> int:
+        new = [mark for mark in marks if mark not in self.told]
+        self.told.extend(new)
+        return len(new)
+
+
+def clock_of(regime: str = "eu-gdpr-33", hours: float = 72) -> RunningClock:
+    return RunningClock(
+        INCIDENT, 1, "c", regime, "supervisory_authority", START, START + timedelta(hours=hours), True, False
+    )
+
+
+def test_each_mark_is_told_once_in_order() -> None:
+    now, table = SetClock(START), FakeTable(clock_of())
+    stage = ClockStage(table, now, Health())
+    told = 0
+    for minute in range(0, 73 * 60, 10):
+        now.at = START + timedelta(minutes=minute)
+        told += stage.look()
+    assert [mark.percent for mark in table.told] == [50, 75, 90, 100]
+    assert told == 4
+
+
+def test_who_starts_late_hears_the_highest_mark_only() -> None:
+    table = FakeTable(clock_of(), clock_of("us-tx", hours=1))
+    assert ClockStage(table, SetClock(START + timedelta(hours=65)), Health()).look() == 2
+    assert {mark.clock.regime_id: mark.percent for mark in table.told} == {"eu-gdpr-33": 90, "us-tx": 100}
+
+
+def test_the_closest_deadline_is_shown() -> None:
+    stage = ClockStage(FakeTable(clock_of(), clock_of("x", 2)), SetClock(START), Health())
+    stage.look()
+    assert (CLOSEST._value.get(), RUNNING._value.get()) == (7200, 2)
+    ClockStage(FakeTable(), SetClock(START), Health()).look()
+    assert (CLOSEST._value.get(), RUNNING._value.get()) == (float("inf"), 0)
+
+
+def test_a_silent_case_store_is_waited_for_and_said() -> None:
+    stop, health = threading.Event(), Health()
+    seen: list[dict[str, str]] = []
+
+    class Silent(FakeTable):
+        def running(self) -> Sequence[RunningClock]:
+            seen.append(health.reasons())
+            if len(seen) == 1:
+                raise Unreachable("the case store does not answer")
+            if len(seen) == 3:
+                stop.set()
+            return ()
+
+    ClockStage(Silent(), SetClock(START), health, look_seconds=0.001).run(stop)
+    assert [list(reasons) for reasons in seen] == [[], ["case store"], []]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> CaseDatabase:
+    opened = CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}")
+    migrate(opened)
+    with opened.write() as connection:
+        connection.execute(
+            sa.insert(tables.incident).values(
+                incident_id=INCIDENT, number=1, year=2026, source="monitor", fingerprint="f",
+                fingerprint_sha256="0" * 64, occurrence=1, title="t",
+                state="confirmed", revision=1, unsigned_source=False, exercise=False, repeat_count=0,
+                detected_at=START, opened_at=START, epoch=1,
+            )
+        )  # fmt: skip
+        connection.execute(
+            sa.insert(tables.obligation).values(
+                incident_id=INCIDENT, revision=1, controller="c", regime_id="eu-gdpr-33", status="due",
+                recipient="supervisory_authority", conservative_deadline_at=START + timedelta(hours=72), detail={},
+            )
+        )  # fmt: skip
+    return opened
+
+
+def test_two_clocks_on_one_store_tell_a_mark_once_with_page_and_event(database: CaseDatabase) -> None:
+    now = SetClock(START + timedelta(hours=40))
+    stages = [ClockStage(Clocks(database, now), now, Health()) for _ in range(2)]
+    assert sum(stage.look() for _ in range(3) for stage in stages) == 1
+    with database.read() as connection:
+        (page,) = connection.execute(sa.select(tables.page)).mappings().all()
+        (row,) = connection.execute(sa.select(tables.outbox)).mappings().all()
+    assert (page["kind"], page["severity"]) == ("deadline.warned", "warning")
+    assert row["event_id"] == page["page_id"]
+    now.at = START + timedelta(hours=80)
+    assert stages[0].look() == 1
+
+
+@pytest.mark.parametrize(
+    "over",
+    [{"met_at": START}, {"status": "not_due"}, {"conservative_deadline_at": None}],
+    ids=lambda over: next(iter(over)),
+)
+def test_a_duty_that_is_met_not_owed_or_without_a_date_has_no_clock(
+    database: CaseDatabase, over: dict[str, Any]
+) -> None:
+    with database.write() as connection:
+        connection.execute(sa.update(tables.obligation).values(**over))
+    assert Clocks(database, SetClock(START)).running() == ()
+
+
+@pytest.mark.parametrize(
+    "over", [{"closed_at": START}, {"state": "dismissed"}, {"revision": 2}], ids=lambda o: next(iter(o))
+)
+def test_an_incident_that_is_closed_dismissed_or_revised_has_no_old_clocks(
+    database: CaseDatabase, over: dict[str, Any]
+) -> None:
+    with database.write() as connection:
+        connection.execute(sa.update(tables.incident).values(**over))
+    assert Clocks(database, SetClock(START)).running() == ()
+
+
+def test_a_recorded_deadline_replaces_the_conservative_one(database: CaseDatabase) -> None:
+    recorded = START + timedelta(hours=90)
+    with database.write() as connection:
+        connection.execute(sa.update(tables.obligation).values(deadline_at=recorded))
+    (running,) = Clocks(database, SetClock(START)).running()
+    assert (running.deadline_at, running.conservative) == (recorded, False)

@@ -1,0 +1,370 @@
+"""Dispatch: who is called with what, what becomes of each answer, and what never reaches a log."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import structlog
+
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.events import Channel, Contact, DeliverNotice, NoticeRead, SealedContact
+from bridge.runtime.clock import SetClock
+from bridge.runtime.consume import Received
+from bridge.runtime.kafka import Positions
+from bridge.runtime.sealing import KeyNotHeld
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import Command, Intent, SentReport
+from consumers.domain.sending import (
+    BulkEmail,
+    EmailTemplate,
+    PreparedAccountNotice,
+    PreparedEmail,
+    PreparedText,
+    SendResult,
+    SendState,
+)
+from consumers.stages.dispatch import Dispatch
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+INCIDENT = "INC-2026-0001"
+TEMPLATE = EmailTemplate("security@shop.example.com", None, "Subject", "<p>{{name_html}}</p>", "{{name}}")
+ADDRESS, PHONE, NAME = "zibbet@mail.example.com", "+491579999999", "Zibbet Quorn"
+AFTER = {("tocsin.delivery-commands", 3): 18}
+
+
+class World:
+    """The ledger, the providers and everything else that dispatch meets, with a journal of what happened in which order."""
+
+    max_entries = 50
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.journal: list[str] = []
+        self.intents: dict[str, Intent] = {}
+        self.contacts: dict[str, Contact | Exception] = {}
+        self.epoch_of = {INCIDENT: 1}
+        self.reports: dict[str, SentReport] = {}
+        self.mails: list[BulkEmail] = []
+        self.texts: list[tuple[str, str, str]] = []
+        self.answers: dict[str, SendResult] = {}
+        self.text_fault: Exception | None = None
+        self.positions_after: Positions | None = None
+        self.asked: list[Command] = []
+        self.pause_after_calls: int | None = None
+        self.dispatch = Dispatch(self, self, Texts(self), Addresses(), self, Sms(self), SetClock(NOW), "d1")
+
+    def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
+        attempt_id = f"a{number:03}"
+        sealed = SealedContact(key_id="k", wrapped_key="w", nonce="n", ciphertext=attempt_id)
+        if contact is not None:
+            self.contacts[attempt_id] = contact
+        fields: dict[str, Any] = {
+            "attempt_id": attempt_id, "recipient_id": f"{INCIDENT}:customer/{number}", "incident_id": INCIDENT,
+            "release_id": "r1", "channel": channel, "provider": "fake", "epoch": 1, "send_count": 1,
+            "root": f"customer/{number}", "customer_id": number, "locale": "en", "website_id": 1,
+            "contact": None if contact is None else sealed, "segment_id": "s1", "segment_key": {},
+            "bundle_sha256": "b" * 64, "deadline_at": None, "detected_at": NOW, "exercise": False,
+        }  # fmt: skip
+        self.intents[attempt_id] = Intent(**(fields | other))
+        return attempt_id
+
+    def run(self) -> None:
+        self.dispatch.handle([command_for(intent, n) for n, intent in enumerate(self.intents.values())], AFTER)
+
+    # what dispatch asks of the ledger
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return {partition: 7 for partition in partitions if stage == "dispatch"}
+
+    def intend(self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions) -> Sequence[Intent]:
+        self.journal.append("intend")
+        self.asked.extend(commands)
+        self.positions_after = after
+        assert (dispatcher, stage) == ("d1", "dispatch")
+        return [self.intents[command.attempt_id] for command in commands]
+
+    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]:
+        self.journal.append("epochs")
+        return {name: self.epoch_of[name] for name in incident_ids if name in self.epoch_of}
+
+    def report(self, reports: Sequence[SentReport]) -> None:
+        self.journal.append("report")
+        for item in reports:
+            assert item.attempt_id not in self.reports, "reported twice"
+            self.reports[item.attempt_id] = item
+
+    # contacts
+
+    def open(self, sealed: SealedContact, root: str) -> Contact:
+        found = self.contacts[sealed.ciphertext]
+        assert root == self.intents[sealed.ciphertext].root
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    # e-mail
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        self.called()
+        self.mails.append(message)
+        return [self.answer(entry.attempt_id) for entry in message.entries]
+
+    def answer(self, attempt_id: str) -> SendResult:
+        return self.answers.get(attempt_id, SendResult(attempt_id, SendState.ACCEPTED, f"m-{attempt_id}"))
+
+    def called(self) -> None:
+        self.journal.append("call")
+        if self.pause_after_calls is not None and self.journal.count("call") >= self.pause_after_calls:
+            self.epoch_of[INCIDENT] = 2
+
+
+class Sms:
+    """Sends text messages."""
+
+    name = "fake"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+        self._world.called()
+        self._world.texts.append((attempt_id, phone_e164, text))
+        return self._world.answer(attempt_id)
+
+
+class Texts:
+    """The approved texts."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
+        self._fault()
+        subject = f"Subject {intent.segment_id}"
+        template = EmailTemplate(TEMPLATE.from_address, None, subject, TEMPLATE.html, TEMPLATE.text)
+        return PreparedEmail(template, {"name": str(contact.first_name)}, body_of(intent))
+
+    def sms(self, intent: Intent, contact: Contact) -> PreparedText:
+        self._fault()
+        return PreparedText("Please log in.", body_of(intent))
+
+    def account_notice(self, intent: Intent) -> PreparedAccountNotice:
+        self._fault()
+        return PreparedAccountNotice("Title", "Body", body_of(intent))
+
+    def _fault(self) -> None:
+        if self._world.text_fault is not None:
+            raise self._world.text_fault
+
+
+class Addresses:
+    """Sends everything where it says."""
+
+    def email(self, intent: Intent, address: str) -> str:
+        return address
+
+    def phone(self, intent: Intent, number: str) -> str:
+        return number
+
+
+def body_of(intent: Intent) -> str:
+    return hashlib.sha256(intent.attempt_id.encode()).hexdigest()
+
+
+def contact(**fields: Any) -> Contact:
+    return Contact(**({"email": ADDRESS, "phone": PHONE, "first_name": NAME, "last_name": NAME} | fields))
+
+
+def command_for(intent: Intent, offset: int) -> Received:
+    event = DeliverNotice(
+        incident_id=intent.incident_id, release_id=intent.release_id, epoch=1, recipient_id=intent.recipient_id,
+        attempt_id=intent.attempt_id, channel=intent.channel, lane="email",
+    )  # fmt: skip
+    return Received("tocsin.delivery-commands", 3, offset, intent.recipient_id, event, False, {}, None)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+BY_CHANNEL = [Channel.EMAIL, Channel.SMS]
+
+
+@pytest.mark.parametrize("channel", BY_CHANNEL)
+@pytest.mark.parametrize(
+    ("state", "trigger"),
+    [
+        (SendState.ACCEPTED, Trigger.ACCEPTED),
+        (SendState.THROTTLED, Trigger.THROTTLED),
+        (SendState.REJECTED, Trigger.REFUSED),
+        (SendState.UNKNOWN, Trigger.LOST),
+    ],
+)
+def test_every_answer_of_a_provider_is_reported(
+    world: World, channel: Channel, state: SendState, trigger: Trigger
+) -> None:
+    attempt = world.person(1, channel, contact(), send_count=2)
+    world.answers[attempt] = SendResult(attempt, state, "m-1" if state is SendState.ACCEPTED else None, "CODE")
+    world.run()
+    report = world.reports[attempt]
+    assert (report.trigger, report.send_count, report.code) == (trigger, 2, "CODE")
+    assert report.provider_message_id == ("m-1" if state is SendState.ACCEPTED else None)
+    assert report.body_sha256 == body_of(world.intents[attempt])
+
+
+def test_every_state_of_a_provider_was_tried_above() -> None:
+    assert set(SendState) == {SendState.ACCEPTED, SendState.THROTTLED, SendState.REJECTED, SendState.UNKNOWN}
+
+
+def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: World) -> None:
+    world.person(1, Channel.EMAIL, contact())
+    world.run()
+    assert world.journal == ["intend", "epochs", "call", "report"]
+    assert world.positions_after == AFTER
+
+
+def test_the_position_moves_even_when_a_batch_holds_no_command(world: World) -> None:
+    stranger = NoticeRead(notice_id="n", customer_id=1, read_at=NOW)
+    world.dispatch.handle([Received("t", 3, 17, "k", stranger, False, {}, None)], AFTER)
+    assert (world.asked, world.positions_after) == ([], AFTER)
+
+
+def test_what_the_ledger_does_not_confirm_is_not_sent(world: World) -> None:
+    attempt = world.person(1, Channel.EMAIL, contact())
+    command = command_for(world.intents[attempt], 0)
+    world.intend = lambda *_: ()  # type: ignore[method-assign]  # the ledger refuses every command
+    world.dispatch.handle([command], AFTER)
+    assert (world.mails, world.reports) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("channel", "known", "code"),
+    [
+        (Channel.EMAIL, contact(email=None), "NO_ADDRESS"),
+        (Channel.EMAIL, None, "NO_CONTACT"),
+        (Channel.SMS, contact(phone=None), "NO_PHONE"),
+        (Channel.SMS, None, "NO_CONTACT"),
+        (Channel.EMAIL, Refused("the contact was changed"), "CONTACT_UNREADABLE"),
+        (Channel.SMS, Refused("the contact was changed"), "CONTACT_UNREADABLE"),
+    ],
+)
+def test_a_person_who_cannot_be_addressed_fails_alone(
+    world: World, channel: Channel, known: Contact | Exception | None, code: str
+) -> None:
+    lacking = world.person(1, channel, known)
+    other = world.person(2, channel, contact())
+    world.run()
+    assert (world.reports[lacking].trigger, world.reports[lacking].code) == (Trigger.REFUSED, code)
+    assert world.reports[other].trigger is Trigger.ACCEPTED
+    assert [entry.attempt_id for mail in world.mails for entry in mail.entries] + [t[0] for t in world.texts] == [other]
+
+
+def test_a_guest_has_no_account_page(world: World) -> None:
+    guest = world.person(1, Channel.ACCOUNT_NOTICE, None, customer_id=None)
+    world.run()
+    assert (world.reports[guest].trigger, world.reports[guest].code) == (Trigger.REFUSED, "NO_ACCOUNT")
+
+
+@pytest.mark.parametrize("channel", BY_CHANNEL)
+def test_a_missing_private_key_fails_nobody_and_ends_the_stage(world: World, channel: Channel) -> None:
+    """Else one wrong key file would turn everybody into somebody who cannot be reached."""
+    waiting = world.person(1, channel, KeyNotHeld("no such private key"))
+    other = world.person(2, channel, contact())
+    with pytest.raises(KeyNotHeld):
+        world.run()
+    assert world.reports[waiting].trigger is Trigger.RECALL
+    assert world.reports[other].trigger is Trigger.ACCEPTED
+
+
+@pytest.mark.parametrize("channel", [*BY_CHANNEL, Channel.ACCOUNT_NOTICE])
+@pytest.mark.parametrize("fault", [Unreachable("artefact store"), Refused("no such bundle")])
+def test_a_text_that_cannot_be_had_fails_nobody_and_ends_the_stage(
+    world: World, channel: Channel, fault: Exception
+) -> None:
+    attempt = world.person(1, channel, contact())
+    world.text_fault = fault
+    with pytest.raises(type(fault)):
+        world.run()
+    assert world.reports[attempt].trigger is Trigger.RECALL
+
+
+@pytest.mark.parametrize("channel", [*BY_CHANNEL, Channel.ACCOUNT_NOTICE])
+@pytest.mark.parametrize("epochs", [{INCIDENT: 2}, {}], ids=["newer epoch", "no running release"])
+def test_a_pause_between_intent_and_call_sends_nothing(world: World, channel: Channel, epochs: dict[str, int]) -> None:
+    attempt = world.person(1, channel, contact())
+    world.epoch_of = epochs
+    world.run()
+    assert world.reports[attempt].trigger is Trigger.RECALL
+    assert (world.mails, world.texts, world.reports[attempt].notice) == ([], [], None)
+
+
+def test_a_pause_in_the_middle_of_a_batch_stops_the_rest(world: World) -> None:
+    for number in range(120):
+        world.person(number, Channel.EMAIL, contact())
+    late = [world.person(200, Channel.SMS, contact()), world.person(201, Channel.ACCOUNT_NOTICE, None)]
+    world.pause_after_calls = 2
+    world.run()
+    assert [len(mail.entries) for mail in world.mails] == [50, 50]
+    triggers = [world.reports[attempt].trigger for attempt in world.intents]
+    assert (triggers.count(Trigger.ACCEPTED), triggers.count(Trigger.RECALL)) == (100, 22)
+    assert all(world.reports[attempt].trigger is Trigger.RECALL for attempt in late)
+
+
+def test_a_call_holds_at_most_what_the_provider_takes_and_one_text(world: World) -> None:
+    for number in range(120):
+        world.person(number, Channel.EMAIL, contact(), segment_id="s1" if number < 70 else "s2")
+    world.run()
+    assert [(mail.subject, len(mail.entries)) for mail in world.mails] == [
+        ("Subject s1", 50), ("Subject s1", 20), ("Subject s2", 50),
+    ]  # fmt: skip
+    assert len(world.reports) == 120
+
+
+def test_people_of_two_incidents_share_no_call(world: World) -> None:
+    world.epoch_of = {INCIDENT: 1, "INC-2026-0002": 1}
+    world.person(1, Channel.EMAIL, contact())
+    world.person(2, Channel.EMAIL, contact(), incident_id="INC-2026-0002")
+    world.run()
+    assert [mail.incident_id for mail in world.mails] == [INCIDENT, "INC-2026-0002"]
+
+
+def test_each_entry_goes_to_its_own_person(world: World) -> None:
+    first = world.person(1, Channel.EMAIL, contact(email="one@mail.example.com"))
+    second = world.person(2, Channel.EMAIL, contact(email="two@mail.example.com"))
+    world.run()
+    (mail,) = world.mails
+    assert {entry.attempt_id: entry.to_address for entry in mail.entries} == {
+        first: "one@mail.example.com",
+        second: "two@mail.example.com",
+    }
+
+
+def test_an_account_notice_is_handed_over_with_its_text_and_no_name(world: World) -> None:
+    attempt = world.person(42, Channel.ACCOUNT_NOTICE, contact())
+    world.run()
+    report = world.reports[attempt]
+    assert report.trigger is Trigger.ACCEPTED
+    assert report.notice is not None
+    assert (report.notice.notice_id, report.notice.customer_id, report.notice.posted_at) == (attempt, 42, NOW)
+    assert NAME not in report.notice.model_dump_json()
+
+
+def test_nothing_personal_is_logged_or_shown(world: World) -> None:
+    faulty = KeyNotHeld("sealed to key 1234")
+    everybody: list[Contact | Exception] = [contact(), contact(email=None), Refused("x"), faulty, contact(phone=None)]
+    for number, known in enumerate(everybody):
+        world.person(number, Channel.EMAIL, known)
+        world.person(100 + number, Channel.SMS, known)
+    with structlog.testing.capture_logs() as logs, pytest.raises(KeyNotHeld) as raised:
+        world.run()
+    shown = repr(logs) + str(raised.value) + repr(world.mails) + repr(world.reports)
+    assert len(logs) >= 5
+    for personal in (ADDRESS, PHONE, NAME, "Zibbet"):
+        assert personal not in shown
+
+
+def test_reading_begins_where_the_ledger_says(world: World) -> None:
+    assert world.dispatch.assigned([("tocsin.delivery-commands", 0)]) == {("tocsin.delivery-commands", 0): 7}

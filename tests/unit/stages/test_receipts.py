@@ -1,0 +1,183 @@
+"""Receipts: nothing leaves the queue before the ledger has it, and what cannot be read is kept with its bytes."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import AttemptState, Channel, DeliveryOutcome, Event, NoticeRead
+from bridge.runtime.consume import Received
+from bridge.runtime.dead_letters import TooManyDeadLetters
+from bridge.runtime.kafka import Positions
+from bridge.runtime.telemetry import Health
+from consumers.domain.ledger import Handed
+from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
+from consumers.stages.receipts import Receipts
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+AFTER = {("tocsin.delivery-outcomes", 1): 9}
+
+
+class World:
+    """Ledger, queue and dead letters, with a journal of the order."""
+
+    name = "sqs"
+
+    def __init__(self) -> None:
+        self.journal: list[str] = []
+        self.waiting: list[ReceiptDelivery] = []
+        self.settled: list[str] = []
+        self.receipts: list[Receipt] = []
+        self.after: list[tuple[str, Positions | None]] = []
+        self.letters: list[tuple[Any, ...]] = []
+        self.fail: dict[str, Exception] = {}
+        self.health = Health()
+        self.health.ready()
+        self.receipts_stage = Receipts(self, [self], self, self.health)  # type: ignore[arg-type]  # as DeadLetters
+
+    def _did(self, what: str) -> None:
+        if what in self.fail:
+            raise self.fail[what]
+        self.journal.append(what)
+
+    # the ledger
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return dict.fromkeys(partitions, 5)
+
+    def settle_receipts(
+        self, receipts: Sequence[Receipt], *, stage: str = "", after: Positions | None = None
+    ) -> Handed:
+        self._did("ledger")
+        known = {receipt.provider_event_id for receipt in self.receipts}
+        fresh = [receipt for receipt in receipts if receipt.provider_event_id not in known]
+        self.receipts.extend(fresh)
+        self.after.append((stage, after))
+        return Handed(len(fresh), 0, len(receipts) - len(fresh))
+
+    # the queue
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
+        self._did("receive")
+        return [delivery for delivery in self.waiting if delivery.handle not in self.settled][:limit]
+
+    def settle(self, handles: Sequence[str]) -> None:
+        self._did("settle")
+        self.settled.extend(handles)
+
+    # dead letters
+
+    def put_raw(self, *parts: Any) -> None:
+        self._did("letter")
+        self.letters.append(parts)
+
+    def flush(self) -> None:
+        self._did("flush")
+
+
+def receipt(name: str, kind: ReceiptKind = ReceiptKind.DELIVERED) -> Receipt:
+    return Receipt("ses", name, f"m-{name}", None, kind, None, NOW, "0" * 64)
+
+
+def delivery(name: str) -> ReceiptDelivery:
+    return ReceiptDelivery(f"h-{name}", [receipt(name)], raw=name.encode())
+
+
+UNREADABLE = ReceiptDelivery("h-bad", [], error="not an SNS envelope", raw=b"\x00garbage")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_the_queue_is_settled_only_after_the_ledger(world: World) -> None:
+    world.waiting = [delivery("1"), UNREADABLE]
+    assert world.receipts_stage.drain_once(world) == 2
+    assert world.journal == ["receive", "letter", "flush", "ledger", "settle"]
+    assert world.settled == ["h-1", "h-bad"]
+
+
+@pytest.mark.parametrize("step", ["ledger", "flush", "letter"])
+def test_a_failure_before_the_end_leaves_everything_in_the_queue(world: World, step: str) -> None:
+    world.waiting = [delivery("1"), UNREADABLE]
+    world.fail[step] = Unreachable("gone")
+    with pytest.raises(Unreachable):
+        world.receipts_stage.drain_once(world)
+    assert world.settled == []
+
+
+def test_a_crash_after_the_ledger_repeats_and_changes_nothing(world: World) -> None:
+    world.waiting = [delivery("1")]
+    world.fail["settle"] = Unreachable("gone")
+    with pytest.raises(Unreachable):
+        world.receipts_stage.drain_once(world)
+    del world.fail["settle"]
+    assert world.receipts_stage.drain_once(world) == 1
+    assert ([r.provider_event_id for r in world.receipts], world.settled) == (["1"], ["h-1"])
+
+
+def test_an_unreadable_message_is_kept_with_its_bytes_and_reason(world: World) -> None:
+    world.waiting = [UNREADABLE, UNREADABLE]
+    world.receipts_stage.drain_once(world)
+    topic, _partition, offset, _key, value, _headers, reason = world.letters[0]
+    assert (topic, value, reason) == ("queue:sqs", b"\x00garbage", "not an SNS envelope")
+    assert world.letters[1][2] == offset, "the same bytes again are the same dead letter"
+
+
+def test_too_many_unreadable_ones_stop_the_stage_with_nothing_settled(world: World) -> None:
+    world.waiting = [UNREADABLE, delivery("1")]
+    world.fail["letter"] = TooManyDeadLetters("stopped")
+    with pytest.raises(TooManyDeadLetters):
+        world.receipts_stage.tick()
+    assert (world.settled, world.receipts) == ([], [])
+
+
+def test_an_unreachable_queue_is_waited_for_and_said(world: World) -> None:
+    world.waiting = [delivery("1")]
+    world.fail["receive"] = Unreachable("no answer")
+    world.receipts_stage.tick()
+    assert world.health.reasons() == {"sqs": "no answer"}
+    del world.fail["receive"]
+    world.receipts_stage.tick()
+    assert (world.health.reasons(), world.settled) == ({}, ["h-1"])
+
+
+def test_a_tick_empties_the_queue_in_portions(world: World) -> None:
+    world.waiting = [delivery(str(number)) for number in range(450)]
+    world.receipts_stage.tick()
+    assert (len(world.settled), world.journal.count("settle")) == (450, 3)
+
+
+def test_a_read_notice_settles_its_attempt_and_moves_the_position(world: World) -> None:
+    read = NoticeRead(notice_id="a1", customer_id=4, read_at=NOW)
+    ours = DeliveryOutcome(
+        outcome_id="o", incident_id="INC-2026-0001", recipient_id="r", subject_commitment="0" * 64, attempt_id="a1",
+        attempt_number=1, channel=Channel.EMAIL, provider="ses", state=AttemptState.DELIVERED,
+        previous_state=AttemptState.HANDED_OVER, occurred_at=NOW, recorded_at=NOW,
+    )  # fmt: skip
+    world.receipts_stage.handle([received(read), received(ours)], AFTER)
+    (kept,) = world.receipts
+    assert (kept.provider, kept.attempt_id, kept.kind, kept.occurred_at) == ("store", "a1", ReceiptKind.READ, NOW)
+    assert world.after == [("receipts", AFTER)]
+
+
+def test_a_batch_of_our_own_outcomes_moves_the_position_alone(world: World) -> None:
+    world.receipts_stage.handle([], AFTER)
+    assert (world.receipts, world.after) == ([], [("receipts", AFTER)])
+
+
+def test_the_same_read_twice_has_one_identity(world: World) -> None:
+    for _ in range(2):
+        world.receipts_stage.handle([received(NoticeRead(notice_id="a1", customer_id=4, read_at=NOW))], AFTER)
+    assert len(world.receipts) == 1
+
+
+def test_reading_begins_where_the_ledger_says(world: World) -> None:
+    assert world.receipts_stage.assigned([("tocsin.delivery-outcomes", 1)]) == {("tocsin.delivery-outcomes", 1): 5}
+
+
+def received(event: Event) -> Received:
+    return Received("tocsin.delivery-outcomes", 1, 8, "k", event, False, {}, None)

@@ -1,0 +1,182 @@
+"""Release: how much it puts on the belt, when it holds still, and what it sweeps."""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import Channel
+from bridge.runtime.settings import Delivery
+from bridge.runtime.telemetry import Health
+from consumers.domain.ledger import Lane
+from consumers.stages.release import ReleaseStage
+
+
+class FakeLedger:
+    """A ledger with as many planned attempts as asked for."""
+
+    def __init__(self, planned: int = 1_000_000) -> None:
+        self.planned = dict.fromkeys(Channel, planned)
+        self.lanes: list[Lane] = []
+        self.issued = dict.fromkeys(Channel, 0)
+        self.sweeps: list[dict[str, timedelta]] = []
+        self.finished = 0
+        self.on_begin: Callable[[], None] = lambda: None
+
+    def begin_attempts(self, limit: int) -> int:
+        self.on_begin()
+        return 0
+
+    def meter(self, lane: Lane) -> int:
+        self.lanes.append(lane)
+        count = min(lane.at_once, self.planned[lane.channel])
+        self.planned[lane.channel] -= count
+        self.issued[lane.channel] += count
+        return count
+
+    def sweep(self, **patience: timedelta) -> int:
+        self.sweeps.append(patience)
+        return 0
+
+    def finish_releases(self) -> Sequence[str]:
+        self.finished += 1
+        return ()
+
+
+class FakeLease:
+    """A lease that is held or not."""
+
+    def __init__(self, held: bool = True) -> None:
+        self.held = held
+        self.asked = 0
+        self.released = False
+
+    def take(self) -> bool:
+        self.asked += 1
+        return self.held
+
+    def release(self) -> None:
+        self.released = True
+
+
+def stage_of(ledger: FakeLedger, lease: FakeLease | None = None, **delivery: Any) -> ReleaseStage:
+    settings = Delivery(**({"email_per_second": 10, "sms_per_second": 4} | delivery))
+    return ReleaseStage(ledger, lease or FakeLease(), settings, Health(), tick_seconds=0.001)
+
+
+def test_a_second_of_work_is_what_the_provider_grants() -> None:
+    ledger = FakeLedger()
+    stage = stage_of(ledger)
+    for _ in range(40):
+        stage.tick(0.25)
+    assert (ledger.issued[Channel.EMAIL], ledger.issued[Channel.SMS]) == (100, 40)
+    assert Channel.LETTER not in {lane.channel for lane in ledger.lanes}
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=40), st.floats(0.1, 200))
+def test_no_pause_ever_makes_a_burst(pauses: list[float], rate: float) -> None:
+    ledger = FakeLedger()
+    stage = stage_of(ledger, email_per_second=rate)
+    for pause in pauses:
+        before = ledger.issued[Channel.EMAIL]
+        stage.tick(pause)
+        assert ledger.issued[Channel.EMAIL] - before <= max(rate, 1.0)
+    assert ledger.issued[Channel.EMAIL] <= rate * sum(pauses) + 1e-6
+
+
+def test_less_than_one_a_second_still_gets_through() -> None:
+    ledger = FakeLedger()
+    stage = stage_of(ledger, email_per_second=0.5)
+    for _ in range(40):
+        stage.tick(0.25)
+    assert ledger.issued[Channel.EMAIL] == 5
+
+
+def test_credit_that_found_nothing_to_send_is_not_saved_up() -> None:
+    ledger = FakeLedger(planned=0)
+    stage = stage_of(ledger)
+    for _ in range(100):
+        stage.tick(1.0)
+    ledger.planned = dict.fromkeys(Channel, 1000)
+    assert stage.tick(0.0) <= 10 + 4 + 500
+    assert ledger.issued[Channel.EMAIL] == 10
+
+
+def test_the_belt_holds_its_seconds_of_work_and_at_least_one() -> None:
+    ledger = FakeLedger()
+    stage_of(ledger, belt_seconds=30).tick(1.0)
+    assert {lane.channel: lane.belt for lane in ledger.lanes}[Channel.EMAIL] == 300
+    slow = FakeLedger()
+    stage_of(slow, email_per_second=0.01, belt_seconds=1).tick(100.0)
+    assert {lane.channel: lane.belt for lane in slow.lanes}[Channel.EMAIL] == 1
+
+
+def test_who_has_no_lease_meters_nothing() -> None:
+    ledger, lease, stop = FakeLedger(), FakeLease(held=False), threading.Event()
+    thread = threading.Thread(target=stage_of(ledger, lease).run, args=(stop,))
+    thread.start()
+    wait_until(lambda: lease.asked > 3)
+    stop.set()
+    thread.join(5)
+    assert (ledger.lanes, ledger.sweeps, lease.released) == ([], [], True)
+
+
+def test_it_sweeps_and_finishes_beside_metering() -> None:
+    ledger, stop = FakeLedger(), threading.Event()
+    thread = threading.Thread(target=stage_of(ledger, belt_seconds=20).run, args=(stop,))
+    thread.start()
+    wait_until(lambda: ledger.finished > 0)
+    stop.set()
+    thread.join(5)
+    assert ledger.sweeps[0] == {
+        "command_patience": timedelta(seconds=40),
+        "intent_patience": timedelta(seconds=20),
+        "unknown_patience": timedelta(minutes=5),
+    }
+
+
+def test_an_unreachable_case_store_is_waited_for_and_said() -> None:
+    ledger, stop, health = FakeLedger(), threading.Event(), Health()
+    answers = [False]
+
+    def begin() -> None:
+        if not answers[0]:
+            raise Unreachable("the case store does not answer")
+
+    ledger.on_begin = begin
+    lease = FakeLease()
+    stage = ReleaseStage(ledger, lease, Delivery(email_per_second=1000), health, tick_seconds=0.001)
+    thread = threading.Thread(target=stage.run, args=(stop,))
+    thread.start()
+    wait_until(lambda: "case store" in health.reasons())
+    answers[0] = True
+    wait_until(lambda: ledger.issued[Channel.EMAIL] > 0 and not health.reasons())
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_any_other_error_ends_the_stage_and_gives_the_lease_up() -> None:
+    ledger, lease = FakeLedger(), FakeLease()
+
+    def begin() -> None:
+        raise ZeroDivisionError
+
+    ledger.on_begin = begin
+    with pytest.raises(ZeroDivisionError):
+        stage_of(ledger, lease).run(threading.Event())
+    assert lease.released
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    waiting = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        waiting.wait(0.01)
+    raise AssertionError(f"not within {seconds} s")
