@@ -356,7 +356,9 @@ def _receipts(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     source = SqsReceipts(
-        aws_config(settings), settings.delivery.receipts_queue, SnsSignatures(settings.delivery.certificate_hosts)
+        aws_config(settings),
+        settings.delivery.receipts_queue,
+        SnsSignatures(settings.delivery.certificate_hosts, account=settings.delivery.aws_account),
     )
     dead_letters = _dead_letters(parts, process)
     handler = Receipts(_ledger(parts, process), [source], dead_letters, process.health)

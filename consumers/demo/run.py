@@ -145,7 +145,7 @@ class _Demo:
                 "mode": "sandbox",
                 "endpoint_url": sandbox,
                 "from_address": "security@shop.example.com",
-                "certificate_hosts": [sandbox.removeprefix("http://")],
+                "certificate_hosts": ["127.0.0.1"],
                 "email_per_second": 200,
                 "sms_per_second": 50,
                 "receipt_timeout_seconds": 600,
