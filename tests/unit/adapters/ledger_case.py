@@ -1,0 +1,401 @@
+"""What the ledger promises, from approval to each person's end, whichever database is below. Not collected by itself:
+`test_ledger.py` runs it on SQLite, `tests/integration/test_case_store.py` on MariaDB.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.contracts.events import AttemptState, Channel
+from bridge.runtime.clock import SetClock
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+from consumers.adapters.case_store.outbox import Outbox
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import Command, Intent, Lane, SentReport
+from consumers.domain.sending import Receipt, ReceiptKind
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+INCIDENT = "INC-2026-0001"
+APPROVED = {"bundle_sha256": "b" * 64, "channels": ["email", "sms", "account_notice"]}
+EMAIL_LANE = Lane(Channel.EMAIL, belt=1000, at_once=1000)
+SMS_LANE = Lane(Channel.SMS, belt=1000, at_once=1000)
+
+
+class Case:
+    """A case store with one running release."""
+
+    def __init__(self, database: CaseDatabase) -> None:
+        self.clock = SetClock(NOW)
+        self.database = database
+        migrate(self.database)
+        self.ledger = Ledger(
+            self.database,
+            self.clock,
+            DeliveryPolicy(
+                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
+                dict.fromkeys(Channel, timedelta(hours=4)),
+            ),
+        )
+        with self.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.incident).values(
+                    incident_id=INCIDENT, number=1, year=2026, source="monitor", fingerprint="f",
+                    fingerprint_sha256="f" * 64, occurrence=1, title="t",
+                    state="confirmed", revision=1, unsigned_source=False, exercise=False, repeat_count=0,
+                    detected_at=NOW, opened_at=NOW, epoch=1,
+                )
+            )  # fmt: skip
+            connection.execute(
+                sa.insert(tables.segment).values(
+                    segment_id="s1", incident_id=INCIDENT, revision=1, name="all", key={}, bundle_sha256="b" * 64,
+                    channels=["email", "sms", "account_notice"], lane="email", priority=1, sms_details=False, count=0,
+                )
+            )  # fmt: skip
+            connection.execute(
+                sa.insert(tables.release).values(
+                    release_id="r1", incident_id=INCIDENT, revision=1, policy={"segments": {"s1": APPROVED}},
+                    policy_sha256="0" * 64, mode="two_approvers", state="releasing", late_cap=1, prepared_by="p",
+                    prepared_role="responder", prepared_at=NOW, released_at=NOW,
+                )
+            )  # fmt: skip
+
+    def person(self, number: int, channels: tuple[str, ...] = ("email", "sms"), **other: Any) -> str:
+        recipient_id = f"{INCIDENT}:customer/{number}"
+        row = {
+            "recipient_id": recipient_id, "incident_id": INCIDENT, "revision": 1, "root": f"customer/{number}",
+            "roots": [f"customer/{number}"], "subject_commitment": f"{number:064d}", "customer_id": number,
+            "controller": "c", "website_id": 1, "store_id": 1, "locale": "en", "standing": "recorded", "late": False,
+            "residence": [{"code": "DE", "source": "store"}], "jurisdictions": [], "highest_sensitivity": "high",
+            "segment_id": "s1", "channels": list(channels), "contact": None, "why": {},
+            "deadline_at": NOW + timedelta(hours=72),
+        }  # fmt: skip
+        with self.database.write() as connection:
+            connection.execute(sa.insert(tables.recipient).values(**(row | other)))
+        return recipient_id
+
+    def commands(self) -> list[Command]:
+        """Take the delivery commands out of the outbox."""
+        box = Outbox(self.database)
+        found: list[Command] = []
+        while batch := box.next_batch(1000):
+            for row in batch:
+                if row.topic == "tocsin.delivery-commands":
+                    value = json.loads(row.value)
+                    found.append(
+                        Command(value["attempt_id"], value["recipient_id"], value["release_id"], value["epoch"])
+                    )
+            box.settle(batch)
+        return found
+
+    def claim(self, lane: Lane) -> list[Intent]:
+        self.ledger.begin_attempts(1000)
+        self.ledger.meter(lane)
+        return list(self.ledger.intend(self.commands(), "d1", "dispatch", {("tocsin.delivery-commands", 0): 1}))
+
+    def hand_over(self, intents: list[Intent]) -> None:
+        self.ledger.report(
+            [
+                SentReport(
+                    item.attempt_id, Trigger.ACCEPTED, item.send_count, provider_message_id=f"m-{item.attempt_id}"
+                )
+                for item in intents
+            ]
+        )
+
+    def receive(self, intent: Intent, kind: ReceiptKind, event: str = "") -> None:
+        self.ledger.settle_receipts([receipt_of(intent, kind, event, self.clock.now())])
+
+    def states(self, recipient_id: str) -> list[tuple[str, str]]:
+        with self.database.read() as connection:
+            return [
+                (row.channel, row.state)
+                for row in connection.execute(
+                    sa.select(tables.attempt)
+                    .where(tables.attempt.c.recipient_id == recipient_id)
+                    .order_by(tables.attempt.c.number)
+                )
+            ]
+
+    def end(self, recipient_id: str) -> str | None:
+        with self.database.read() as connection:
+            end: str | None = connection.execute(
+                sa.select(tables.recipient.c.final_state).where(tables.recipient.c.recipient_id == recipient_id)
+            ).scalar_one()
+            return end
+
+
+def receipt_of(intent: Intent, kind: ReceiptKind, event: str, at: datetime) -> Receipt:
+    name = f"{intent.attempt_id}/{kind}/{event}"
+    return Receipt(
+        intent.provider, name, f"m-{intent.attempt_id}", intent.attempt_id, kind, None, at,
+        hashlib.sha256(name.encode()).hexdigest(),
+    )  # fmt: skip
+
+
+class LedgerCases:
+    """The promises; a subclass provides the fixture `case`."""
+
+    def test_a_delivered_mail_ends_it(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.states(person) == [("email", "delivered")]
+        assert case.end(person) == "reached"
+
+    def test_a_bounce_brings_the_next_channel_in_the_same_transaction(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+        assert case.end(person) is None
+
+    def test_the_same_receipt_twice_changes_nothing(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        for _ in range(2):
+            case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+
+    def test_a_receipt_before_the_dispatchers_own_note(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.hand_over([intent])
+        assert case.states(person) == [("email", "delivered")]
+
+    def test_a_receipt_of_an_unknown_message_is_kept_and_matched_later(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        stray = receipt_of(intent, ReceiptKind.DELIVERED, "", NOW)
+        untagged = Receipt(
+            stray.provider,
+            stray.provider_event_id,
+            stray.provider_message_id,
+            None,
+            stray.kind,
+            None,
+            NOW,
+            stray.raw_sha256,
+        )
+        assert case.ledger.settle_receipts([untagged]).kept_aside == 1
+        case.hand_over([intent])
+        assert case.end(person) == "reached"
+
+    def test_two_dispatchers_cannot_own_one_attempt(self, case: Case) -> None:
+        case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        commands = case.commands()
+        assert len(case.ledger.intend(commands, "d1", "dispatch", {})) == 1
+        assert case.ledger.intend(commands, "d2", "dispatch", {}) == ()
+
+    def test_a_command_that_the_ledger_did_not_issue_mails_nobody_and_raises_a_page(self, case: Case) -> None:
+        case.person(1)
+        assert case.ledger.intend([Command("forged", f"{INCIDENT}:customer/1", "r1", 1)], "d1", "dispatch", {}) == ()
+        with case.database.read() as connection:
+            assert connection.execute(sa.select(tables.page.c.kind)).scalars().all() == [
+                "delivery.command_not_in_ledger"
+            ]
+
+    def test_a_stale_epoch_sends_the_attempt_back(self, case: Case) -> None:
+        person = case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(epoch=2))
+        assert case.ledger.intend(case.commands(), "d1", "dispatch", {}) == ()
+        assert case.states(person) == [("email", "planned")]
+
+    def test_a_hold_stops_those_whom_it_covers_and_nobody_else(self, case: Case) -> None:
+        held = case.person(1, residence=[{"code": "US-CA", "source": "store"}])
+        free = case.person(2)
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.gate).values(
+                    gate_id="g",
+                    incident_id=INCIDENT,
+                    kind="law_enforcement_hold",
+                    covers=["US-CA"],
+                    set_at=NOW,
+                    set_by="d",
+                )
+            )
+        intents = case.claim(EMAIL_LANE)
+        assert [intent.recipient_id for intent in intents] == [free]
+        assert case.states(held) == [("email", "planned")]
+
+    def test_a_hold_that_arrives_after_the_command_still_stops_it(self, case: Case) -> None:
+        person = case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.gate).values(
+                    gate_id="g",
+                    incident_id=INCIDENT,
+                    kind="law_enforcement_hold",
+                    covers=["DE"],
+                    set_at=NOW,
+                    set_by="d",
+                )
+            )
+        assert case.ledger.intend(case.commands(), "d1", "dispatch", {}) == ()
+        assert case.states(person) == [("email", "planned")]
+
+    def test_a_crash_after_the_intent_is_settled_by_the_receipt(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        sweep(case, timedelta(minutes=1))
+        assert case.states(person) == [("email", "unknown")]
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.end(person) == "reached"
+
+    def test_an_unknown_attempt_is_repeated_once_and_then_given_up(self, case: Case) -> None:
+        person = case.person(1)
+        for expected in ("unknown", "planned"):
+            if expected == "unknown":
+                case.claim(EMAIL_LANE)
+            sweep(case, timedelta(minutes=10))
+            assert case.states(person) == [("email", expected)]
+        case.claim(EMAIL_LANE)
+        sweep(case, timedelta(minutes=10))
+        sweep(case, timedelta(minutes=10))
+        assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+    def test_a_throttled_call_does_not_use_up_the_repeat(self, case: Case) -> None:
+        person = case.person(1)
+        for _ in range(5):
+            (intent,) = case.claim(EMAIL_LANE)
+            case.ledger.report([SentReport(intent.attempt_id, Trigger.THROTTLED, intent.send_count)])
+            assert intent.send_count == 1
+        assert case.states(person) == [("email", "planned")]
+
+    def test_silence_brings_the_next_channel_before_the_deadline(self, case: Case) -> None:
+        person = case.person(1, deadline_at=NOW + timedelta(hours=2))
+        (intent,) = case.claim(EMAIL_LANE)
+        case.ledger.report([SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, provider_message_id="m")])
+        sweep(case, timedelta(minutes=61))
+        assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+    def test_a_late_delivery_recalls_the_next_channel_that_has_not_left(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        sweep(case, timedelta(hours=5))
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.states(person) == [("email", "delivered"), ("sms", "cancelled")]
+        assert case.end(person) == "reached"
+
+    def test_lost_commands_are_issued_again(self, case: Case) -> None:
+        case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        case.commands()  # the topic is lost with them
+        sweep(case, timedelta(minutes=5))
+        case.ledger.meter(EMAIL_LANE)
+        assert len(case.commands()) == 1
+
+    def test_the_belt_is_never_longer_than_allowed(self, case: Case) -> None:
+        for number in range(20):
+            case.person(number)
+        case.ledger.begin_attempts(100)
+        lane = Lane(Channel.EMAIL, belt=5, at_once=3)
+        assert [case.ledger.meter(lane) for _ in range(4)] == [3, 2, 0, 0]
+
+    def test_the_most_urgent_deadline_goes_first(self, case: Case) -> None:
+        case.person(1, deadline_at=NOW + timedelta(hours=90))
+        urgent = case.person(2, deadline_at=NOW + timedelta(hours=1))
+        case.person(3, deadline_at=None)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(Lane(Channel.EMAIL, belt=1, at_once=1))
+        assert [command.recipient_id for command in case.commands()] == [urgent]
+
+    def test_late_additions_stop_at_the_cap_of_the_approval(self, case: Case) -> None:
+        for number in range(3):
+            case.person(number, late=True)
+        case.ledger.begin_attempts(10)
+        assert case.ledger.meter(EMAIL_LANE) == 1
+
+    def test_people_of_a_segment_that_nobody_approved_wait(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.segment).values(
+                    segment_id="s2", incident_id=INCIDENT, revision=1, name="other", key={}, bundle_sha256=None,
+                    channels=["email"], lane="email", priority=1, sms_details=False, count=0,
+                )
+            )  # fmt: skip
+        person = case.person(1, segment_id="s2")
+        assert case.ledger.begin_attempts(10) == 0
+        assert case.end(person) is None
+
+    def test_break_glass_reaches_only_those_whose_deadline_is_near(self, case: Case) -> None:
+        near = case.person(1, deadline_at=NOW + timedelta(hours=23))
+        case.person(2, deadline_at=NOW + timedelta(hours=25))
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.release).values(mode="break_glass"))
+        assert [intent.recipient_id for intent in case.claim(EMAIL_LANE)] == [near]
+        case.clock.at += timedelta(hours=48)
+        assert case.ledger.begin_attempts(10) == 0
+
+    @pytest.mark.parametrize("change", [{"bundle_sha256": "c" * 64}, {"channels": ["sms"]}])
+    def test_a_text_or_channels_other_than_approved_reach_nobody(self, case: Case, change: dict[str, Any]) -> None:
+        case.person(1)
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.segment).values(**change))
+        assert case.ledger.begin_attempts(10) == 0
+
+    def test_somebody_without_any_channel_ends_at_once_as_unreachable(self, case: Case) -> None:
+        person = case.person(1, channels=())
+        case.ledger.begin_attempts(10)
+        assert case.end(person) == "unreachable_reported"
+
+    def test_a_release_finishes_only_when_everybody_has_an_end(self, case: Case) -> None:
+        case.person(1)
+        held = case.person(2, held_reason="no approved text")
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == []
+        with case.database.write() as connection:
+            connection.execute(
+                sa.update(tables.recipient)
+                .where(tables.recipient.c.recipient_id == held)
+                .values(held_reason=None, final_state="reached")
+            )
+        assert case.ledger.finish_releases() == ["r1"]
+
+    def test_outbox_numbers_stay_with_their_rows_after_a_crash(self, case: Case) -> None:
+        for number in range(3):
+            case.person(number)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        box = Outbox(case.database)
+        first = box.next_batch(2)
+        again = box.next_batch(2)  # as after a crash between publish and settle
+        assert [(row.number, row.event_id) for row in first] == [(row.number, row.event_id) for row in again]
+        box.settle(again)
+        (last,) = box.next_batch(2)
+        assert last.number == 3
+
+    def test_attempt_states_are_those_of_the_contract(self, case: Case) -> None:
+        person = case.person(1)
+        case.claim(EMAIL_LANE)
+        assert {AttemptState(state) for _, state in case.states(person)} == {AttemptState.INTENDED}
+
+
+def sweep(case: Case, later: timedelta) -> None:
+    case.clock.at += later
+    case.ledger.sweep(
+        command_patience=timedelta(seconds=60),
+        intent_patience=timedelta(seconds=30),
+        unknown_patience=timedelta(minutes=5),
+    )
