@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from bridge.contracts.errors import BadInput, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 
 T = TypeVar("T")
 
@@ -96,12 +96,20 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+_THERE_ALREADY = (1050, 1060, 1061)
+"""Table, column or index of that name exists."""
+
+
+def _code(error: OperationalError) -> object:
+    return error.orig.args[0] if error.orig is not None and error.orig.args else None
+
+
 def _is_deadlock(error: OperationalError) -> bool:
-    return bool(error.orig is not None and error.orig.args and error.orig.args[0] in (1213, 1205))
+    return _code(error) in (1213, 1205)
 
 
 def _is_absent(error: OperationalError) -> bool:
-    return bool(error.orig is not None and error.orig.args and error.orig.args[0] in (2002, 2003, 2006, 2013))
+    return _code(error) in (2002, 2003, 2006, 2013)
 
 
 def _config(connection: sa.Connection | None = None) -> Config:
@@ -114,12 +122,44 @@ def _config(connection: sa.Connection | None = None) -> Config:
 
 
 def migrate(database: CaseDatabase) -> None:
-    """Bring the schema to the newest version. Safe to call by every process at start: the first one does the work."""
+    """Bring the schema to the newest version. Safe to call by every process at start: the first one does the work.
+
+    On SQLite a crash inside leaves nothing of it. MariaDB and MySQL commit each table by itself: what a crash leaves
+    there is refused by name at the next start. Raises Refused, or Unreachable when another process takes too long.
+    """
     with database.read() as connection:
         if _current(connection) == heads()[0]:
             return
-    with database.write() as connection:
-        command.upgrade(_config(connection), "head")
+    with database.write() as connection, _alone(connection):
+        before = _current(connection)
+        if before == heads()[0]:
+            return
+        try:
+            command.upgrade(_config(connection), "head")
+        except OperationalError as error:
+            if _code(error) not in _THERE_ALREADY:
+                raise
+            advice = "empty it and start again: nothing was stored yet" if before is None else "restore its backup"
+            raise Refused(
+                f"the case store holds part of a migration after {before or 'nothing'} that was interrupted; {advice}"
+            ) from error
+
+
+@contextmanager
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """Keep other migrating processes out. SQLite's write transaction does so already; elsewhere DDL ends a transaction."""
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    # the lock's name holds for the whole server and for at most 64 characters
+    name = sa.text("SELECT CONCAT('tocsin.migrate.', SHA1(DATABASE()))")
+    lock = connection.execute(name).scalar_one()
+    if connection.execute(sa.text("SELECT GET_LOCK(:name, 120)"), {"name": lock}).scalar() != 1:
+        raise Unreachable("another process has been migrating the case store for two minutes; look what it waits for")
+    try:
+        yield
+    finally:
+        connection.execute(sa.text("DO RELEASE_LOCK(:name)"), {"name": lock})
 
 
 def heads() -> Sequence[str]:

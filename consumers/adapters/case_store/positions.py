@@ -9,6 +9,8 @@ from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.tables import kafka_position, lease
 
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def read_positions(database: CaseDatabase, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
     """Return the next offset that `stage` must read, for those of `partitions` that it has read before."""
@@ -37,23 +39,29 @@ def write_positions(connection: sa.Connection, stage: str, positions: Positions)
 
 def take_lease(database: CaseDatabase, name: str, holder: str, now: datetime, seconds: float) -> int | None:
     """Take or extend the lease `name` for `holder`; return its fencing number, or None while somebody else holds it."""
-    with database.write() as connection:
-        row = connection.execute(sa.select(lease).where(lease.c.name == name).with_for_update()).mappings().first()
-        expires_at = now + timedelta(seconds=seconds)
+
+    def work(connection: sa.Connection) -> int | None:
+        wanted = sa.select(lease).where(lease.c.name == name).with_for_update()
+        row = connection.execute(wanted).mappings().first()
         if row is None:
-            connection.execute(sa.insert(lease).values(name=name, holder=holder, fencing=1, expires_at=expires_at))
-            return 1
+            # a row that nobody holds: of several first comers each finds it then, and the lock lets one of them through
+            upsert(connection, lease, [{"name": name, "holder": "", "fencing": 0, "expires_at": _LONG_AGO}])
+            row = connection.execute(wanted).mappings().one()
         if row["holder"] != holder and row["expires_at"] > now:
             return None
         fencing = int(row["fencing"]) + (0 if row["holder"] == holder else 1)
         connection.execute(
-            sa.update(lease).where(lease.c.name == name).values(holder=holder, fencing=fencing, expires_at=expires_at)
+            sa.update(lease)
+            .where(lease.c.name == name)
+            .values(holder=holder, fencing=fencing, expires_at=now + timedelta(seconds=seconds))
         )
         return fencing
+
+    return database.writing(work)
 
 
 def release_lease(database: CaseDatabase, name: str, holder: str) -> None:
     """Give the lease up, so that a successor need not wait for its end."""
     with database.write() as connection:
         held = (lease.c.name == name) & (lease.c.holder == holder)
-        connection.execute(sa.update(lease).where(held).values(expires_at=datetime(1970, 1, 1, tzinfo=UTC)))
+        connection.execute(sa.update(lease).where(held).values(expires_at=_LONG_AGO))

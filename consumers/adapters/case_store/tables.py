@@ -59,7 +59,10 @@ incident = sa.Table(
     sa.Column("source", _id(64), nullable=False),
     sa.Column("fingerprint", _id(200), nullable=False),
     sa.Column(
-        "fingerprint_sha256", _id(64), nullable=False, comment="compared instead of the text: no collation makes two one"
+        "fingerprint_sha256",
+        _id(64),
+        nullable=False,
+        comment="compared instead of the text: no collation makes two one",
     ),
     sa.Column("occurrence", sa.Integer, nullable=False, comment="2 and up: it fired anew after its incident had ended"),
     sa.Column("title", sa.String(300), nullable=False),
@@ -349,7 +352,7 @@ person_key = sa.Table(
     "person_key",
     metadata,
     sa.Column("root", _id(64), primary_key=True),
-    sa.Column("key", sa.LargeBinary(32), comment="null once erased: the commitments are unlinkable then"),
+    sa.Column("key", sa.LargeBinary(), comment="null once erased: the commitments are unlinkable then"),
     sa.Column("made_at", Instant, nullable=False),
     sa.Column("erased_at", Instant),
 )

@@ -304,7 +304,7 @@ def upgrade() -> None:
         sa.Column("root", sa.String(length=64), nullable=False),
         sa.Column(
             "key",
-            sa.LargeBinary(length=32),
+            sa.LargeBinary(),
             nullable=True,
             comment="null once erased: the commitments are unlinkable then",
         ),

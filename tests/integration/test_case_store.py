@@ -1,0 +1,315 @@
+"""The case store on a real MariaDB: migrations, the ledger's promises, and many writers at once."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.events import CaseEvent
+from bridge.contracts.topics import CASE_EVENTS
+from consumers.adapters.case_store import outbox, tables
+from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.outbox import Outbox, Outgoing
+from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import Intent, SentReport
+from consumers.domain.sending import ReceiptKind
+from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
+from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def opened(empty_mariadb_database: StoreDatabase) -> Iterator[CaseDatabase]:
+    database = CaseDatabase(empty_mariadb_database.url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def migrated(mariadb_server: MariaDbServer) -> Iterator[CaseDatabase]:
+    """One migrated database for all cases; `database` empties it between them."""
+    with fresh_database(mariadb_server, with_tables=False) as own:
+        kept = CaseDatabase(own.url)
+        migrate(kept)
+        yield kept
+        kept.close()
+
+
+@pytest.fixture
+def database(migrated: CaseDatabase) -> CaseDatabase:
+    with migrated.write() as connection:
+        for table in tables.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
+    return migrated
+
+
+@pytest.fixture
+def case(database: CaseDatabase) -> Case:
+    return Case(database)
+
+
+class TestOnMariaDb(LedgerCases):
+    """Every promise of the ledger on MariaDB."""
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """Run `works` in threads that begin together; return what each returned. Raises what any of them raised."""
+    together = threading.Barrier(len(works))
+    results: list[Any] = [None] * len(works)
+    errors: list[BaseException] = []
+
+    def run(number: int, work: Callable[[], Any]) -> None:
+        together.wait(10)
+        try:
+            results[number] = work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    if errors:
+        raise errors[0]
+    return results
+
+
+# migrations
+
+
+def test_migrations_make_exactly_the_declared_tables(database: CaseDatabase) -> None:
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_three_processes_may_migrate_at_once(empty_mariadb_database: StoreDatabase, opened: CaseDatabase) -> None:
+    program = (
+        "import sys; from consumers.adapters.case_store.engine import CaseDatabase, migrate; "
+        "sys.stdin.readline(); database = CaseDatabase(sys.argv[1]); migrate(database); database.close()"
+    )
+    racing = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, empty_mariadb_database.url],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in racing:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[1] for process in racing]
+    assert [process.returncode for process in racing] == [0, 0, 0], said
+    with opened.read() as connection:
+        assert set(tables.metadata.tables) <= set(sa.inspect(connection).get_table_names())
+
+
+def test_what_an_interrupted_migration_left_is_refused_by_name(opened: CaseDatabase) -> None:
+    with opened.write() as connection:
+        connection.execute(sa.text("CREATE TABLE outbox (outbox_id INT)"))
+    with pytest.raises(Refused, match="empty it and start again"):
+        migrate(opened)
+
+
+def test_a_server_that_is_not_there_is_said(empty_mariadb_database: StoreDatabase) -> None:
+    gone = CaseDatabase("mysql+pymysql://tocsin@127.0.0.1:1/tocsin")
+    with pytest.raises(Unreachable, match=r"case_store\.url"):
+        migrate(gone)
+
+
+# what the columns keep
+
+
+def test_instants_bytes_and_texts_come_back_as_they_went_in(database: CaseDatabase) -> None:
+    body = bytes(range(256)) * 5000
+    with database.write() as connection:
+        connection.execute(
+            sa.insert(tables.alert).values(
+                alert_id="a", incident_id="i", source="s", received_at=NOW, signed=True, readable=False, body=body
+            )
+        )
+        connection.execute(
+            sa.insert(tables.fact).values(
+                incident_id="i", name="n", value={"k": "Zoë 🔔"}, recorded_at=NOW, reason="🔔"
+            )
+        )
+    with database.read() as connection:
+        row = connection.execute(sa.select(tables.alert)).mappings().one()
+        fact = connection.execute(sa.select(tables.fact)).mappings().one()
+    assert (row["received_at"], row["body"]) == (NOW, body)
+    assert (fact["value"], fact["reason"]) == ({"k": "Zoë 🔔"}, "🔔")
+
+
+def test_a_failed_transaction_leaves_nothing(database: CaseDatabase) -> None:
+    with pytest.raises(RuntimeError), database.write() as connection:
+        write_positions(connection, "s", {("t", 0): 5})
+        raise RuntimeError
+    assert read_positions(database, "s", [("t", 0)]) == {}
+
+
+# many at once
+
+
+def test_a_lease_that_nobody_ever_had_has_one_first_holder(database: CaseDatabase) -> None:
+    for round_number in range(20):
+        name = f"lease-{round_number}"
+        taken = at_once(*(partial(take_lease, database, name, holder, NOW, 10) for holder in ("a", "b", "c")))
+        assert sorted(taken, key=str) == [1, None, None]
+
+
+def test_deadlock_victims_begin_anew(database: CaseDatabase) -> None:
+    with database.write() as connection:
+        write_positions(connection, "s", {("t", 0): 0, ("t", 1): 0})
+    both_hold_one = threading.Barrier(2)
+    attempts: list[int] = []
+
+    def count_up(first: int, second: int) -> Callable[[], None]:
+        met = False
+
+        def work(connection: sa.Connection) -> None:
+            nonlocal met
+            attempts.append(first)
+            one_more(connection, first)
+            if not met:
+                met = True
+                both_hold_one.wait(10)
+            one_more(connection, second)
+
+        return lambda: database.writing(work)
+
+    at_once(count_up(0, 1), count_up(1, 0))
+    assert read_positions(database, "s", [("t", 0), ("t", 1)]) == {("t", 0): 2, ("t", 1): 2}
+    assert len(attempts) == 3
+
+
+def one_more(connection: sa.Connection, partition: int) -> None:
+    position = tables.kafka_position
+    connection.execute(
+        sa.update(position).where(position.c.partition == partition).values(next_offset=position.c.next_offset + 1)
+    )
+
+
+def test_dispatchers_that_read_the_same_commands_own_no_attempt_twice(case: Case) -> None:
+    people = [case.person(number) for number in range(200)]
+    case.ledger.begin_attempts(1000)
+    case.ledger.meter(EMAIL_LANE)
+    commands = case.commands()
+
+    def dispatcher(name: str, backwards: bool) -> Callable[[], list[Intent]]:
+        mine = commands[::-1] if backwards else commands
+
+        def work() -> list[Intent]:
+            return [
+                intent
+                for start in range(0, len(mine), 20)
+                for intent in case.ledger.intend(mine[start : start + 20], name, "dispatch", {("t", len(name)): start})
+            ]
+
+        return work
+
+    owned = at_once(dispatcher("d1", False), dispatcher("d22", True), dispatcher("d333", False))
+    ids = [intent.attempt_id for intents in owned for intent in intents]
+    assert len(ids) == len(set(ids)) == len(people)
+    assert all(intent.send_count == 1 for intents in owned for intent in intents)
+
+
+def test_meters_reports_receipts_and_sweeps_at_once_lose_nobody(case: Case) -> None:
+    people = [case.person(number) for number in range(120)]
+    intents = case.claim(EMAIL_LANE)
+    halves = intents[:60], intents[60:]
+
+    def report(part: Sequence[Intent]) -> Callable[[], None]:
+        def work() -> None:
+            for start in range(0, len(part), 10):
+                case.hand_over(list(part[start : start + 10]))
+
+        return work
+
+    def receive(part: Sequence[Intent]) -> Callable[[], None]:
+        def work() -> None:
+            for n, intent in enumerate(part):
+                kind = ReceiptKind.BOUNCED_HARD if n % 3 == 0 else ReceiptKind.DELIVERED
+                case.ledger.settle_receipts([receipt_of(intent, kind, "", NOW)])
+
+        return work
+
+    def sweep() -> None:
+        for _ in range(10):
+            case.ledger.sweep(
+                command_patience=timedelta(hours=1),
+                intent_patience=timedelta(hours=1),
+                unknown_patience=timedelta(hours=1),
+            )
+            case.ledger.begin_attempts(100)
+
+    # backwards, so that transactions meet in opposite order
+    at_once(report(halves[0]), report(halves[1]), receive(halves[0][::-1]), receive(halves[1][::-1]), sweep)
+    ends = [case.end(person) for person in people]
+    tried = [case.states(person) for person in people]
+    assert ends.count("reached") == 80
+    assert [("email", "bounced"), ("sms", "planned")] in tried
+    assert all(states == [("email", "delivered")] or states[0] == ("email", "bounced") for states in tried)
+    assert sum(len(states) for states in tried) == 160
+
+
+def test_the_outbox_keeps_every_row_of_many_writers_and_numbers_them_in_order(database: CaseDatabase) -> None:
+    def writer(name: str) -> Callable[[], None]:
+        def work() -> None:
+            for number in range(40):
+                database.writing(partial(outbox.append, outgoing=[outgoing(f"{name}-{number}")], at=NOW))
+
+        return work
+
+    box, done = Outbox(database), threading.Event()
+    published: list[tuple[int, str]] = []
+
+    def publisher() -> None:
+        last_look = False
+        while not last_look:
+            last_look = done.is_set()
+            while batch := box.next_batch(7):
+                published.extend((row.number, row.event_id) for row in batch)
+                box.settle(batch)
+
+    def writers() -> None:
+        try:
+            at_once(*(writer(name) for name in "abc"))
+        finally:
+            done.set()
+
+    at_once(writers, publisher)
+    assert [number for number, _ in published] == list(range(1, 121))
+    assert len({event_id for _, event_id in published}) == 120
+    for name in "abc":
+        own = [event_id for _, event_id in published if event_id.startswith(name)]
+        assert own == [f"{name}-{number}" for number in range(40)]
+
+
+def outgoing(name: str) -> Outgoing:
+    event = CaseEvent(case_event_id=name, kind="test.done", incident_id=None, actor=None, occurred_at=NOW)
+    return Outgoing(CASE_EVENTS, root="tocsin", key="tocsin", event_id=name, event=event)
+
+
+def test_a_report_of_one_and_a_receipt_of_the_other_dispatcher_agree(case: Case) -> None:
+    person = case.person(1)
+    (intent,) = case.claim(EMAIL_LANE)
+    at_once(
+        lambda: case.ledger.report([SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, provider_message_id="m")]),
+        lambda: case.receive(intent, ReceiptKind.DELIVERED),
+    )
+    assert (case.end(person), case.states(person)) == ("reached", [("email", "delivered")])
