@@ -7,7 +7,7 @@ committed offset, committed after the store has the rows, is position enough: a 
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import KafkaException
@@ -44,6 +44,22 @@ class NoticeWriting(Protocol):
     def write(self, notices: Sequence[AccountNotice], withdrawn: Sequence[tuple[str, datetime]] = ()) -> None: ...
 
 
+class KeepingAside(Protocol):
+    """Where a notice goes that can never be written (`bridge.runtime.dead_letters.DeadLetters`)."""
+
+    def put_raw(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Any,
+        reason: str,
+    ) -> None: ...
+    def flush(self) -> None: ...
+
+
 class AccountNotices:
     """The consume loop's handler."""
 
@@ -51,7 +67,7 @@ class AccountNotices:
         self,
         table: NoticeWriting,
         committed: Callable[[Sequence[tuple[str, int]]], Positions],
-        dead_letters: DeadLetters,
+        dead_letters: KeepingAside,
         stop: threading.Event,
         health: Health,
     ) -> None:

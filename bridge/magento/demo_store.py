@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
 from bridge.contracts.errors import Refused
 from bridge.magento.changelogs import View
@@ -199,7 +198,6 @@ def demo_engine(url: sa.URL, *, autocommit: bool = True) -> sa.Engine:
     """
     engine = sa.create_engine(
         url,
-        poolclass=NullPool,
         isolation_level="AUTOCOMMIT" if autocommit else "SERIALIZABLE",
         hide_parameters=True,
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
