@@ -233,8 +233,8 @@ def _bundles(settings: Settings) -> "ApprovedBundles":
 
 
 def _planning(parts: Parts, process: Process) -> Stage:
-    from consumers.adapters.case_store.bundles import SqlApprovals
-    from consumers.adapters.case_store.planning import SqlPlanningStore
+    from consumers.adapters.case_store.bundles import NoticeBundles
+    from consumers.adapters.case_store.planning import PlanningTables
     from consumers.adapters.notice_renderer import compose
     from consumers.adapters.template_catalog import TemplateCatalog
     from consumers.domain.notices import Sender
@@ -258,9 +258,9 @@ def _planning(parts: Parts, process: Process) -> Stage:
         )
 
     handler = Planning(
-        SqlPlanningStore(database, process.clock),
+        PlanningTables(database, process.clock),
         Law(load_rules(law), controllers),
-        TemplateCatalog(settings.paths.templates, _bundles(settings), SqlApprovals(database), process.clock),
+        TemplateCatalog(settings.paths.templates, _bundles(settings), NoticeBundles(database), process.clock),
         compose,
         sender_of,
         lease,

@@ -24,10 +24,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.errors import TocsinError
+from bridge.contracts.topics import STORE_CHANGES
 from bridge.magento.demo_store import create_demo_store
 from bridge.runtime.settings import load_settings
 from bridge.runtime.supervisor import Supervisor, die_with_parent, stop_on_signals
 from consumers.adapters.aws import provision_sandbox
+from consumers.adapters.incident_feed import TopicHeads
 from consumers.adapters.index_client import IndexClient
 from consumers.bootstrap import STAGES, aws_config
 from consumers.case.people import add_person
@@ -450,26 +452,22 @@ class _Demo:
         self._tell.say(f"Relay and index have caught up after {self._tell.seconds:.0f} s.")
 
     def _index_has_caught_up(self) -> bool:
-        from confluent_kafka import Consumer, TopicPartition
-
-        from bridge.contracts.topics import STORE_CHANGES
-        from bridge.runtime.kafka import client_settings
-
         try:
             status = IndexClient(self._settings.paths.run).status()
         except TocsinError:
             return False
         if not status.complete:
             return False
-        consumer = Consumer(client_settings(self._settings.kafka) | {"group.id": "demo"})
+        heads = TopicHeads(self._settings.kafka)
         try:
-            return all(
-                each.position_offset
-                >= consumer.get_watermark_offsets(TopicPartition(STORE_CHANGES.name, each.partition), timeout=10)[1]
-                for each in status.partitions
-            )
+            for each in status.partitions:
+                _, end = heads.bounds(STORE_CHANGES, each.partition)
+                # a transaction's end mark takes an offset of its own that no reader ever sees
+                if not heads.nothing_between(STORE_CHANGES, each.partition, each.position_offset, end):
+                    return False
         finally:
-            consumer.close()
+            heads.close()
+        return True
 
     def _case_engine(self) -> sa.Engine:
         if not hasattr(self, "_cases"):
