@@ -1,0 +1,108 @@
+"""Which notice bundles are approved: rows with their case events, each pair in one transaction."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import CaseEvent, Scalar
+from bridge.contracts.topics import CASE_EVENTS
+from consumers.adapters.case_store import outbox
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import notice_bundle
+from consumers.adapters.template_catalog import ApprovedRow
+
+_ROOT = "notices"
+"""Orders all events about bundles on one partition: they belong to no incident."""
+
+
+class NoticeBundles:
+    """The approvals."""
+
+    def __init__(self, database: CaseDatabase) -> None:
+        self._database = database
+
+    def in_force(self, at: datetime) -> Sequence[ApprovedRow]:
+        """Return approvals that are valid at `at` and not revoked, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(notice_bundle)
+                .where(notice_bundle.c.revoked_at.is_(None) & (notice_bundle.c.valid_until > at))
+                .order_by(notice_bundle.c.approved_at.desc(), notice_bundle.c.bundle_sha256)
+            ).mappings()
+            return tuple(
+                ApprovedRow(
+                    row["bundle_sha256"], row["name"], tuple(row["jurisdictions"]), row["approved_at"],
+                    row["valid_until"],
+                )
+                for row in rows
+            )  # fmt: skip
+
+    def approve(self, row: ApprovedRow, *, by: str, role: str, actor: str, reason: str | None) -> None:
+        """Write an approval. The same bundle approved again takes the new terms, revoked or not."""
+
+        def work(connection: sa.Connection) -> None:
+            upsert(
+                connection,
+                notice_bundle,
+                [
+                    {
+                        "bundle_sha256": row.bundle_sha256,
+                        "name": row.name,
+                        "jurisdictions": list(row.jurisdictions),
+                        "approved_at": row.approved_at,
+                        "approved_by": by,
+                        "valid_until": row.valid_until,
+                        "revoked_at": None,
+                        "revoked_by": None,
+                        "reason": reason,
+                    }
+                ],
+                update=(
+                    "jurisdictions", "approved_at", "approved_by", "valid_until", "revoked_at", "revoked_by", "reason",
+                ),
+            )  # fmt: skip
+            body: dict[str, Scalar | list[str] | list[int]] = {
+                "bundle_sha256": row.bundle_sha256,
+                "jurisdictions": list(row.jurisdictions),
+                "valid_until": _written(row.valid_until),
+            }
+            self._tell(connection, "notice.approved", body, role, actor, row.approved_at)
+
+        self._database.writing(work)
+
+    def revoke(self, bundle_sha256: str, *, by: str, role: str, actor: str, at: datetime, reason: str) -> None:
+        """Revoke an approval. Raises Refused if there is none in force."""
+
+        def work(connection: sa.Connection) -> None:
+            count = connection.execute(
+                sa.update(notice_bundle)
+                .where((notice_bundle.c.bundle_sha256 == bundle_sha256) & notice_bundle.c.revoked_at.is_(None))
+                .values(revoked_at=at, revoked_by=by, reason=reason)
+            ).rowcount
+            if not count:
+                raise Refused(f"bundle {bundle_sha256[:12]} is not approved; `tocsin notices list` shows which are")
+            self._tell(connection, "notice.revoked", {"bundle_sha256": bundle_sha256}, role, actor, at)
+
+        self._database.writing(work)
+
+    @staticmethod
+    def _tell(
+        connection: sa.Connection,
+        kind: str,
+        body: dict[str, Scalar | list[str] | list[int]],
+        role: str,
+        actor: str,
+        at: datetime,
+    ) -> None:
+        event_id = hashlib.sha256(f"{kind}/{body['bundle_sha256']}/{actor}/{at.isoformat()}".encode()).hexdigest()[:32]
+        event = CaseEvent(
+            case_event_id=event_id, kind=kind, incident_id=None, actor=actor, role=role, occurred_at=at, body=body
+        )
+        outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, _ROOT, _ROOT, event_id, event)], at)
+
+
+def _written(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,492 @@
+"""What planning reads and writes: the affected as they arrived, and people, segments and duties as they were planned.
+
+SQL only; every decision was made before. Each method that writes is one transaction.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import CustomerAffected, PartitionResolved
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import CASE_EVENTS
+from bridge.runtime.clock import Clock
+from bridge.runtime.kafka import Positions
+from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import (
+    affected,
+    attempt,
+    fact,
+    incident,
+    obligation,
+    page,
+    person_key,
+    plan,
+    recipient,
+    resolution,
+    segment,
+)
+from consumers.domain.planning import (
+    Answered,
+    Before,
+    Known,
+    OpenPlan,
+    Page,
+    PlanChange,
+    PlanId,
+    PlannedIncident,
+)
+from consumers.domain.resolution import member_leaf
+from consumers.evidence.commitment import commit, new_person_key
+from consumers.evidence.merkle import leaf_hash
+
+_CHUNK = 500
+_ENDED = ("dismissed", "closed")
+
+
+class PlanningTables:
+    """Implements what the planning stage asks of the case store."""
+
+    def __init__(self, database: CaseDatabase, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return positions.read_positions(self._database, stage, partitions)
+
+    # --- what arrives ---------------------------------------------------------------------------------------------
+
+    def persist(
+        self,
+        affected_events: Sequence[CustomerAffected],
+        answers: Sequence[PartitionResolved],
+        stage: str,
+        after: Positions,
+    ) -> None:
+        """Store what was read together with the positions after it; the first of two with one key stays.
+
+        A late event on somebody who was only possible until then takes the event's place, but not the leaf's: the
+        partition's record still covers the leaf.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> None:
+            plans = sorted(
+                {(event.incident_id, event.revision) for event in affected_events}
+                | {(event.incident_id, event.revision) for event in answers}
+            )
+            names = sorted({name for name, _ in plans})
+            ended = set(
+                connection.execute(
+                    sa.select(incident.c.incident_id).where(
+                        incident.c.incident_id.in_(names) & incident.c.state.in_(_ENDED)
+                    )
+                ).scalars()
+            )
+            rows = [_affected_row(event, keep_contact=event.incident_id not in ended) for event in affected_events]
+            upsert(connection, affected, rows)
+            for row in rows:
+                if row["late"] and row["standing"] == "recorded":
+                    connection.execute(
+                        sa.update(affected)
+                        .where(
+                            (affected.c.incident_id == row["incident_id"])
+                            & (affected.c.revision == row["revision"])
+                            & (affected.c.root == row["root"])
+                            & (affected.c.standing == "possible")
+                        )
+                        .values(event=row["event"], standing="recorded")
+                    )
+            self._keep_answers(connection, answers, now)
+            upsert(
+                connection,
+                plan,
+                [{"incident_id": name, "revision": revision, "state": "gathering"} for name, revision in plans],
+            )
+            if after:
+                positions.write_positions(connection, stage, after)
+
+        self._database.writing(work)
+
+    def _keep_answers(self, connection: sa.Connection, answers: Sequence[PartitionResolved], now: datetime) -> None:
+        for event in answers:
+            key = (
+                (resolution.c.incident_id == event.incident_id)
+                & (resolution.c.revision == event.revision)
+                & (resolution.c.partition == event.partition)
+            )
+            known = connection.execute(
+                sa.select(resolution.c.merkle_root, resolution.c.affected_count).where(key)
+            ).first()
+            if known is not None and (known.merkle_root, known.affected_count) != (
+                event.merkle_root,
+                event.affected_count,
+            ):
+                title = (
+                    f"{event.incident_id}: partition {event.partition} gave two different answers; the first one counts"
+                )
+                self._write_pages(
+                    connection,
+                    PlanId(event.incident_id, event.revision),
+                    [Page("plan.two_answers", str(event.partition), ("responder", "sre"), title, {})],
+                    now,
+                )
+        upsert(
+            connection,
+            resolution,
+            [
+                {
+                    "incident_id": event.incident_id,
+                    "revision": event.revision,
+                    "partition": event.partition,
+                    "partition_count": event.partition_count,
+                    "affected_count": event.affected_count,
+                    "possible_count": event.possible_count,
+                    "merkle_root": event.merkle_root,
+                    "event": event.model_dump_json(),
+                    "received_at": now,
+                }
+                for event in answers
+            ],
+        )
+
+    # --- what is there --------------------------------------------------------------------------------------------
+
+    def open_plans(self) -> Sequence[OpenPlan]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(incident.c.incident_id, incident.c.revision, plan.c.state)
+                .outerjoin(
+                    plan, (plan.c.incident_id == incident.c.incident_id) & (plan.c.revision == incident.c.revision)
+                )
+                .where(
+                    incident.c.state.not_in(_ENDED)
+                    & incident.c.closed_at.is_(None)
+                    & incident.c.scope_sha256.is_not(None)
+                )
+                .order_by(incident.c.incident_id)
+            ).all()
+            return tuple(
+                self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete")
+                for row in rows
+            )
+
+    @staticmethod
+    def _open_plan(connection: sa.Connection, plan_id: PlanId, complete: bool) -> OpenPlan:
+        people = connection.execute(
+            sa.select(
+                sa.func.count(),
+                sa.func.coalesce(sa.func.sum(sa.case((affected.c.standing == "recorded", 1), else_=0)), 0),
+            ).where(_of(affected, plan_id))
+        ).one()
+        answers = connection.execute(
+            sa.select(sa.func.count()).select_from(resolution).where(_of(resolution, plan_id))
+        ).scalar_one()
+        last_fact = connection.execute(
+            sa.select(sa.func.max(fact.c.fact_id)).where(fact.c.incident_id == plan_id.incident_id)
+        ).scalar()
+        return OpenPlan(plan_id, complete, int(people[0]), int(people[1]), int(answers), int(last_fact or 0))
+
+    def answers(self, plan_id: PlanId) -> tuple[PlannedIncident, Sequence[Answered]]:
+        with self._database.read() as connection:
+            return self._incident(connection, plan_id), self._answers(connection, plan_id)
+
+    @staticmethod
+    def _incident(connection: sa.Connection, plan_id: PlanId) -> PlannedIncident:
+        row = (
+            connection.execute(sa.select(incident).where(incident.c.incident_id == plan_id.incident_id))
+            .mappings()
+            .one()
+        )
+        facts = connection.execute(
+            sa.select(fact.c.name, fact.c.value)
+            .where(fact.c.incident_id == plan_id.incident_id)
+            .order_by(fact.c.fact_id)
+        )
+        return PlannedIncident(
+            plan_id=plan_id,
+            scenario=row["scenario"],
+            exercise=bool(row["exercise"]),
+            detected_at=row["detected_at"],
+            scope=None if row["scope"] is None else Scope.model_validate(row["scope"]),
+            scope_sha256=row["scope_sha256"],
+            facts={each.name: each.value for each in facts},
+        )
+
+    @staticmethod
+    def _answers(connection: sa.Connection, plan_id: PlanId) -> list[Answered]:
+        rows = connection.execute(
+            sa.select(resolution.c.event).where(_of(resolution, plan_id)).order_by(resolution.c.partition)
+        ).scalars()
+        events = [PartitionResolved.model_validate_json(text) for text in rows]
+        return [
+            Answered(
+                event.partition, event.partition_count, event.affected_count, event.merkle_root, event.scope_sha256
+            )
+            for event in events
+        ]
+
+    def member_counts(self, plan_id: PlanId) -> Mapping[int, int]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(affected.c.partition, sa.func.count())
+                .where(_of(affected, plan_id) & ~affected.c.late)
+                .group_by(affected.c.partition)
+            )
+            return {row[0]: int(row[1]) for row in rows}
+
+    def member_leaves(self, plan_id: PlanId, partition: int) -> Sequence[bytes]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(affected.c.root, affected.c.member_leaf).where(
+                    _of(affected, plan_id) & (affected.c.partition == partition) & ~affected.c.late
+                )
+            ).all()
+            # sorted here: a server's collation may order roots otherwise than the record's writer did
+            return [bytes.fromhex(row.member_leaf) for row in sorted(rows, key=lambda row: str(row.root))]
+
+    def before(self, plan_id: PlanId) -> Before:
+        """Return everything that a plan rests on, read in one transaction."""
+        with self._database.read() as connection:
+            state = connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id))).scalar()
+            begun = set(
+                connection.execute(
+                    sa.select(attempt.c.recipient_id).where(attempt.c.incident_id == plan_id.incident_id).distinct()
+                ).scalars()
+            )
+            recipients = [
+                Known(
+                    recipient_id=row["recipient_id"],
+                    roots=tuple(row["roots"]),
+                    fixed=row["recipient_id"] in begun or row["final_state"] is not None,
+                    row=dict(row),
+                )
+                for row in connection.execute(
+                    sa.select(recipient).where(recipient.c.incident_id == plan_id.incident_id)
+                ).mappings()
+            ]
+            events = connection.execute(sa.select(affected.c.event).where(_of(affected, plan_id))).scalars()
+            duties = connection.execute(
+                sa.select(obligation.c.controller, obligation.c.regime_id, obligation.c.detail).where(
+                    _of(obligation, plan_id)
+                )
+            )
+            return Before(
+                incident=self._incident(connection, plan_id),
+                complete=state == "complete",
+                answers=self._answers(connection, plan_id),
+                affected=[CustomerAffected.model_validate_json(text) for text in events],
+                recipients=recipients,
+                obligations={(row.controller, row.regime_id): row.detail for row in duties},
+            )
+
+    # --- what was planned -----------------------------------------------------------------------------------------
+
+    def write(self, change: PlanChange) -> bool:
+        """Write `change` in one transaction; return False with nothing written if the ground has moved since.
+
+        A crash inside leaves the plan as it was, and it is drawn up again; after the commit people, segments, duties,
+        pages and case events are all there.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> bool:
+            if not self._stands(connection, change):
+                return False
+            plan_id = change.plan_id
+            keys = self._person_keys(connection, [row["root"] for row in change.changed], now)
+            rows = [{**row, "subject_commitment": commit(keys[row["root"]], row["root"])} for row in change.changed]
+            for ids in _chunks(change.removed):
+                connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
+            columns = [column.name for column in recipient.columns if column.name != "recipient_id"]
+            for chunk in _chunks(rows):
+                upsert(connection, recipient, chunk, update=columns)
+            for recipient_id, roots in change.regrouped.items():
+                connection.execute(
+                    sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
+                )
+            upsert(connection, segment, change.segments, update=("count", "lane", "priority"))
+            used = sa.select(recipient.c.segment_id).where(
+                (recipient.c.incident_id == plan_id.incident_id) & recipient.c.segment_id.is_not(None)
+            )
+            connection.execute(
+                sa.delete(segment).where(
+                    (segment.c.incident_id == plan_id.incident_id) & segment.c.segment_id.not_in(used)
+                )
+            )
+            self._write_obligations(connection, change)
+            self._write_plan(connection, change, now)
+            outbox.append(
+                connection,
+                (
+                    outbox.Outgoing(CASE_EVENTS, plan_id.incident_id, plan_id.incident_id, event.case_event_id, event)
+                    for event in change.events
+                ),
+                now,
+            )
+            self._write_pages(connection, plan_id, change.pages, now)
+            return True
+
+        return self._database.writing(work)
+
+    @staticmethod
+    def _stands(connection: sa.Connection, change: PlanChange) -> bool:
+        """Return whether the incident is still open at this revision, the plan in its state, and nobody begun since."""
+        plan_id = change.plan_id
+        upsert(
+            connection,
+            plan,
+            [{"incident_id": plan_id.incident_id, "revision": plan_id.revision, "state": "gathering"}],
+        )
+        state = connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id)).with_for_update()).scalar_one()
+        current = connection.execute(
+            sa.select(incident.c.revision, incident.c.state)
+            .where(incident.c.incident_id == plan_id.incident_id)
+            .with_for_update()
+        ).one()
+        if (state == "complete") is not change.complete_before:
+            return False
+        if current.revision != plan_id.revision or current.state in _ENDED:
+            return False
+        touched = [*change.removed, *(row["recipient_id"] for row in change.changed)]
+        for ids in _chunks(touched):
+            begun = connection.execute(
+                sa.select(sa.func.count()).select_from(attempt).where(attempt.c.recipient_id.in_(ids))
+            ).scalar_one()
+            if begun:
+                return False
+        return True
+
+    @staticmethod
+    def _person_keys(connection: sa.Connection, roots: Sequence[str], now: datetime) -> dict[str, bytes]:
+        """Return the key of each root, made where there is none. An erased key is never restored: a new one is made."""
+
+        def held(wanted: Sequence[str]) -> dict[str, bytes]:
+            found: dict[str, bytes] = {}
+            for chunk in _chunks(wanted):
+                for row in connection.execute(
+                    sa.select(person_key.c.root, person_key.c.key).where(
+                        person_key.c.root.in_(chunk) & person_key.c.key.is_not(None)
+                    )
+                ):
+                    found[row.root] = bytes(row.key)
+            return found
+
+        keys = held(roots)
+        missing = sorted(set(roots) - keys.keys())
+        for chunk in _chunks(missing):
+            connection.execute(sa.delete(person_key).where(person_key.c.root.in_(chunk) & person_key.c.key.is_(None)))
+            upsert(connection, person_key, [{"root": root, "key": new_person_key(), "made_at": now} for root in chunk])
+        return keys | held(missing)
+
+    @staticmethod
+    def _write_obligations(connection: sa.Connection, change: PlanChange) -> None:
+        if not change.obligations:
+            return
+        plan_id = change.plan_id
+        met = {
+            (row["controller"], row["regime_id"]): {name: row[name] for name in ("met_at", "met_by", "reference")}
+            for row in connection.execute(
+                sa.select(obligation)
+                .where((obligation.c.incident_id == plan_id.incident_id) & obligation.c.met_at.is_not(None))
+                .order_by(obligation.c.revision)
+            ).mappings()
+        }
+        named = {(row["controller"], row["regime_id"]) for row in change.obligations}
+        for row in connection.execute(
+            sa.select(obligation.c.controller, obligation.c.regime_id).where(
+                _of(obligation, plan_id) & obligation.c.met_at.is_(None)
+            )
+        ).all():
+            if (row.controller, row.regime_id) not in named:
+                connection.execute(
+                    sa.delete(obligation).where(
+                        _of(obligation, plan_id)
+                        & (obligation.c.controller == row.controller)
+                        & (obligation.c.regime_id == row.regime_id)
+                    )
+                )
+        nothing: dict[str, Any] = {"met_at": None, "met_by": None, "reference": None}
+        upsert(
+            connection,
+            obligation,
+            # a duty that was met stays met when the scope is corrected
+            [{**row, **met.get((row["controller"], row["regime_id"]), nothing)} for row in change.obligations],
+            update=("status", "recipient", "deadline_at", "conservative_deadline_at", "detail"),
+        )
+
+    @staticmethod
+    def _write_plan(connection: sa.Connection, change: PlanChange, now: datetime) -> None:
+        values: dict[str, Any] = {
+            "state": "complete",
+            "rules_sha256": change.rules_sha256,
+            "residents": dict(change.residents),
+            "recipient_count": change.recipient_count,
+            "held_count": change.held_count,
+        }
+        if not change.complete_before:
+            values["completed_at"] = now
+        connection.execute(sa.update(plan).where(_of(plan, change.plan_id)).values(**values))
+        connection.execute(
+            sa.update(plan)
+            .where((plan.c.incident_id == change.plan_id.incident_id) & (plan.c.revision < change.plan_id.revision))
+            .values(state="superseded")
+        )
+
+    def raise_pages(self, plan_id: PlanId, pages: Sequence[Page]) -> None:
+        now = self._clock.now()
+        self._database.writing(lambda connection: self._write_pages(connection, plan_id, pages, now))
+
+    @staticmethod
+    def _write_pages(connection: sa.Connection, plan_id: PlanId, pages: Sequence[Page], now: datetime) -> None:
+        upsert(
+            connection,
+            page,
+            [
+                {
+                    "page_id": hashlib.sha256(
+                        f"{each.kind}/{plan_id.incident_id}/{plan_id.revision}/{each.about}".encode()
+                    ).hexdigest(),
+                    "incident_id": plan_id.incident_id,
+                    "kind": each.kind,
+                    "severity": each.severity,
+                    "roles": list(each.roles),
+                    "title": each.title[:300],
+                    "body": dict(each.body),
+                    "raised_at": now,
+                }
+                for each in pages
+            ],
+        )
+
+
+def _of(table: sa.Table, plan_id: PlanId) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = (table.c.incident_id == plan_id.incident_id) & (
+        table.c.revision == plan_id.revision
+    )
+    return condition
+
+
+def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
+
+
+def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, Any]:
+    record_ids = () if event.why is None else event.why.record_ids
+    kept = event if keep_contact else event.model_copy(update={"contact": None})
+    return {
+        "incident_id": event.incident_id,
+        "revision": event.revision,
+        "root": event.root,
+        "partition": event.partition,
+        "standing": event.standing,
+        "departed": event.departed,
+        "late": event.late,
+        "member_leaf": leaf_hash(member_leaf(event.root, record_ids, event.standing)).hex(),
+        "event": kept.model_dump_json(),
+    }

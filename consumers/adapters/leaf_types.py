@@ -1,0 +1,28 @@
+"""The leaf types of what planning computes and counsel approves, for the evidence log's allow-list."""
+
+from typing import Any
+
+from consumers.evidence.leaves import At, Code, Count, Digest, case_leaf
+
+_PLAN = {
+    "revision": Count, "recipient_count": Count, "held_count": Count, "segment_count": Count, "residents_sha256": Digest,
+    "segments_sha256": Digest,
+}  # fmt: skip
+
+LEAF_TYPES: list[type[Any]] = [
+    case_leaf(
+        "plan.completed",
+        _PLAN
+        | {"affected_count": Count, "partition_count": Count, "members_sha256": Digest, "rules_sha256": Digest},
+    ),
+    case_leaf("plan.extended", _PLAN | {"changed_count": Count, "removed_count": Count}),
+    case_leaf(
+        "obligations.computed",
+        {
+            "revision": Count, "controller_count": Count, "owed_count": Count, "pending_count": Count,
+            "answers_sha256": Digest, "rules_sha256": Digest, "earliest_at": At,
+        },
+    ),
+    case_leaf("notice.approved", {"bundle_sha256": Digest, "jurisdictions": tuple[Code, ...], "valid_until": At}),
+    case_leaf("notice.revoked", {"bundle_sha256": Digest}),
+]  # fmt: skip

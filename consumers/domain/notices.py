@@ -1,0 +1,172 @@
+"""A composed notice and what is done to it per person: slots filled as the provider fills them, hashes, SMS parts.
+
+One text serves a whole segment; the few values of a person are scalar slots `{{name}}`, escaped here for the part they
+stand in, because the provider replaces them raw. Not for templates (`consumers.adapters.notice_renderer`).
+"""
+
+import hashlib
+import html
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date
+
+from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.events import Contact
+
+SLOTS = ("name", "case_number", "date")
+"""Values of one person. In HTML parts they are written with the suffix `_html`."""
+SLOTS_OF_PART: Mapping[str, frozenset[str]] = {
+    "subject": frozenset({"case_number"}),
+    "html": frozenset(f"{slot}_html" for slot in SLOTS),
+    "text": frozenset(SLOTS),
+    "sms": frozenset(),
+    "account_title": frozenset(),
+    "account_body": frozenset(),
+}
+"""Which slots a part may hold. No name in a subject (header injection), none where everybody reads the same."""
+MAX_NAME_LENGTH = 80
+_SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
+_LINK = re.compile(r"://|www\.|@|\w\.\w{2,}", re.IGNORECASE)
+_GSM7 = frozenset(
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
+    "abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+_GSM7_EXTENDED = frozenset("\f^{}\\[~]|€")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who writes a notice. `contact` says whom to ask (may be empty); `account_url` leads to the shop's own page."""
+
+    name: str
+    contact: str
+    shop_url: str
+    account_url: str
+
+    def as_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return the fields for a segment's key, sorted by name."""
+        return tuple(sorted((field.name, getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How one language writes a date, and what it calls somebody whose name is not known."""
+
+    locale: str
+    months: tuple[str, ...]
+    date_pattern: str
+    """With `{day}`, `{month}` and `{year}`."""
+    unnamed: str
+
+    def written(self, day: date) -> str:
+        """Return `day` as readers of the language write it."""
+        return (
+            self.date_pattern.replace("{day}", str(day.day))
+            .replace("{month}", self.months[day.month - 1])
+            .replace("{year}", str(day.year))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedNotice:
+    """The text of one segment, `{{slot}}` left open. `sms_parts` says how many messages the SMS takes."""
+
+    language: Language
+    bundle_sha256: str
+    subject: str
+    html: str
+    text: str
+    sms: str
+    sms_parts: int
+    account_title: str
+    account_body: str
+
+
+def locale_chain(locale: str, last: str = "en") -> tuple[str, ...]:
+    """Return where to look for a locale's text: `de_AT` -> `de_AT`, `de`, `en`."""
+    normal = re.sub(r"[^A-Za-z_]", "", locale.replace("-", "_"))
+    return tuple(dict.fromkeys(part for part in (normal, normal.partition("_")[0], last) if part))
+
+
+def slots_for(contact: Contact, case_number: str, on: date, language: Language) -> dict[str, str]:
+    """Return the values of all slots for one person, escaped per part: `name` for text, `name_html` for HTML."""
+    values = {
+        "name": plain_name(contact) or language.unnamed,
+        "case_number": case_number,
+        "date": language.written(on),
+    }
+    return values | {f"{slot}_html": html.escape(value, quote=True) for slot, value in values.items()}
+
+
+def plain_name(contact: Contact) -> str:
+    """Return the person's name as one harmless line, or an empty string where there is none.
+
+    Control, bidirectional and zero-width characters and braces are removed, spaces folded, the length capped. A "name"
+    that mail programs would turn into a link is none: nobody may plant an address in our notice.
+    """
+    raw = " ".join(part for part in (contact.first_name, contact.last_name) if part)[: MAX_NAME_LENGTH * 20]
+    normal = unicodedata.normalize("NFC", raw)
+    kept = "".join(
+        " " if char.isspace() else char
+        for char in normal
+        if char.isspace() or (unicodedata.category(char)[0] != "C" and char not in "{}<>\\")
+    )
+    name = " ".join(kept.split())
+    if _LINK.search(name):
+        return ""
+    if len(name) > MAX_NAME_LENGTH:
+        name = name[: MAX_NAME_LENGTH - 1].rstrip() + "…"
+    return name
+
+
+def fill(part: str, slots: Mapping[str, str]) -> str:
+    """Return `part` with each `{{slot}}` replaced by its value, exactly as SES does: raw, once, nothing escaped.
+
+    Raises Refused for a slot without a value.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return slots[match[1]]
+        except KeyError:
+            raise Refused(f"no value for the slot {match[1]!r}; known are {', '.join(sorted(slots))}") from None
+
+    return _SLOT.sub(value, part)
+
+
+def check_slots(part: str, text: str) -> None:
+    """Check that `text` holds no braces but those of slots that `part` may have. Raises BadInput."""
+    for name in _SLOT.findall(text):
+        if name not in SLOTS_OF_PART[part]:
+            allowed = ", ".join(sorted(SLOTS_OF_PART[part])) or "none"
+            raise BadInput(f"{part}: the slot {name!r} may not stand here (allowed: {allowed})")
+    rest = _SLOT.sub("\x00", text)
+    if "{{" in rest or "}}" in rest or "{\x00" in rest or "\\\x00" in rest or "\x00}" in rest:
+        raise BadInput(f"{part}: holds double braces that are no slot; the provider would read them as a command")
+
+
+def body_sha256(*parts: str) -> str:
+    """Return the SHA-256, in hex, of a final text: its parts in UTF-8, joined by a NUL byte.
+
+    E-mail: subject, HTML, text. SMS: the one text. Account notice: title, body. Of one part it is the plain SHA-256.
+    """
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def sms_parts(text: str) -> tuple[int, str]:
+    """Return how many messages `text` takes and in which alphabet: `gsm7` (160, then 153) or `ucs2` (70, then 67).
+
+    Source: 3GPP TS 23.038, section 6.2.1; TS 23.040, section 9.2.3.24.1.
+    """
+    if all(char in _GSM7 or char in _GSM7_EXTENDED for char in text):
+        size, one, many, alphabet = sum(2 if char in _GSM7_EXTENDED else 1 for char in text), 160, 153, "gsm7"
+    else:
+        size, one, many, alphabet = len(text.encode("utf-16-be")) // 2, 70, 67, "ucs2"
+    return (1 if size <= one else -(-size // many)), alphabet
+
+
+def outside_gsm7(text: str) -> str:
+    """Return the characters of `text` that force an SMS out of the GSM 7-bit alphabet, each once."""
+    return "".join(dict.fromkeys(char for char in text if char not in _GSM7 and char not in _GSM7_EXTENDED))

@@ -1,0 +1,169 @@
+"""One person out of several roots: the same customer id, or the same e-mail address within one controller.
+
+What each root's records say is joined, so that nobody gets two notices and nobody gets half of one. Not for who is
+affected (`resolution`) nor for what they are told (`disclosure`, `segments`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge.contracts.errors import BadInput
+from bridge.contracts.events import (
+    SENSITIVITY_ORDER,
+    Channel,
+    CustomerAffected,
+    Residence,
+    SealedContact,
+    Sensitivity,
+    Why,
+)
+from consumers.domain.jurisdictions import jurisdiction
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One data subject of one incident."""
+
+    root: str
+    """The primary root: its contact is the one that is used."""
+    roots: tuple[str, ...]
+    customer_id: int | None
+    controller: str
+    website_id: int
+    store_id: int
+    locale: str
+    residence: tuple[Residence, ...]
+    homes: tuple[str, ...]
+    """Jurisdictions where the person may live, sorted; empty is unknown."""
+    channels: tuple[Channel, ...]
+    contact: SealedContact | None = field(repr=False)
+    standing: str
+    late: bool
+    sensitivity: Sensitivity
+    why: Why | None
+    """None where a value is held without any record."""
+
+    @property
+    def disclosures(self) -> tuple[str, ...]:
+        """Keys of the sentences that this person's notice must contain."""
+        return () if self.why is None else self.why.disclosures
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Data elements exposed of this person."""
+        return () if self.why is None else self.why.elements
+
+
+def merge(affected: Iterable[CustomerAffected], controller_of: Callable[[int], str]) -> list[Person]:
+    """Return the people behind `affected` (unique roots), sorted by primary root, whatever the order of arrival."""
+    members = sorted(affected, key=lambda each: each.root)
+    parent = list(range(len(members)))
+
+    def find(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    seen: dict[tuple[str, object], int] = {}
+    for index, member in enumerate(members):
+        controller = controller_of(member.website_id)
+        for mark in _marks(member, controller):
+            first = seen.setdefault(mark, index)
+            parent[find(index)] = find(first)
+    groups: dict[int, list[CustomerAffected]] = {}
+    for index, member in enumerate(members):
+        groups.setdefault(find(index), []).append(member)
+    return sorted((_person(group, controller_of) for group in groups.values()), key=lambda person: person.root)
+
+
+def _marks(member: CustomerAffected, controller: str) -> Iterable[tuple[str, object]]:
+    if member.customer_id is not None:
+        yield "customer", member.customer_id
+    elif member.root.startswith("customer/"):
+        yield "customer", int(member.root.partition("/")[2])
+    if member.email_hmac is not None:
+        yield "contact", (controller, member.email_hmac)
+
+
+def _rank(member: CustomerAffected) -> tuple[bool, bool, bool, int]:
+    """Who can be reached comes first, then customers before orders, then who is still there, then the oldest."""
+    kind, _, number = member.root.partition("/")
+    return (member.contact is None, kind != "customer", member.departed, int(number))
+
+
+def _person(members: Sequence[CustomerAffected], controller_of: Callable[[int], str]) -> Person:
+    primary, *others = sorted(members, key=_rank)
+    everyone = (primary, *others)
+    residence = tuple(dict.fromkeys(claim for member in everyone for claim in member.residence))
+    why = joined([member.why for member in everyone if member.why is not None])
+    customer_id = next((member.customer_id for member in everyone if member.customer_id is not None), None)
+    channels = list(primary.channels)
+    account = next((member for member in everyone if member.root == f"customer/{customer_id}"), None)
+    if account is not None and not account.departed and Channel.ACCOUNT_NOTICE in account.channels:
+        channels.append(Channel.ACCOUNT_NOTICE)
+    return Person(
+        root=primary.root,
+        roots=tuple(sorted(member.root for member in everyone)),
+        customer_id=customer_id,
+        controller=controller_of(primary.website_id),
+        website_id=primary.website_id,
+        store_id=primary.store_id,
+        locale=next((member.locale for member in everyone if member.locale), ""),
+        residence=residence,
+        homes=homes_of(residence),
+        channels=tuple(dict.fromkeys(channels)),
+        contact=primary.contact,
+        standing="recorded" if any(member.standing == "recorded" for member in everyone) else "possible",
+        late=all(member.late for member in everyone),
+        sensitivity=Sensitivity.CRITICAL if why is None else why.highest_sensitivity,
+        why=why,
+    )
+
+
+def joined(whys: Sequence[Why]) -> Why | None:
+    """Return what several reasons say together, every list sorted and without repeats; None for no reason."""
+    if not whys:
+        return None
+    if len(whys) == 1:
+        return whys[0]
+
+    def union(name: str) -> tuple[str, ...]:
+        return tuple(sorted({value for why in whys for value in getattr(why, name)}))
+
+    return Why(
+        record_ids=union("record_ids"),
+        attributes=union("attributes"),
+        models=union("models"),
+        kinds=tuple(sorted({kind for why in whys for kind in why.kinds})),
+        disclosures=union("disclosures"),
+        highest_sensitivity=max((why.highest_sensitivity for why in whys), key=SENSITIVITY_ORDER.index),
+        categories=union("categories"),
+        elements=union("elements"),
+        input_fields=union("input_fields"),
+    )
+
+
+def homes_of(residence: Sequence[Residence]) -> tuple[str, ...]:
+    """Return the jurisdictions of residence claims, sorted; empty where nobody knows.
+
+    The store's default country counts only where nothing else is known. A code that does not exist is no claim.
+    """
+    stated = [claim for claim in residence if claim.source != "store"] or residence
+    return tuple(sorted({home for claim in stated if (home := _home(claim.code)) is not None}))
+
+
+def _home(code: str) -> str | None:
+    try:
+        return jurisdiction(code)
+    except BadInput:
+        return None
+
+
+def residents(people: Iterable[Person], unknown: str) -> Mapping[str, int]:
+    """Return how many people may live in each jurisdiction; who may live in two counts in both, for thresholds."""
+    counts: dict[str, int] = {}
+    for person in people:
+        for home in person.homes or (unknown,):
+            counts[home] = counts.get(home, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,112 @@
+"""What planning reads, and what it writes in one transaction: the words that the stage and the case store share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bridge.contracts.events import CaseEvent, CustomerAffected
+from bridge.contracts.scope import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class PlanId:
+    """One revision of one incident."""
+
+    incident_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPlan:
+    """An open incident's current revision, and what its plan rests on; when any of it moves the plan is looked at again."""
+
+    plan_id: PlanId
+    complete: bool
+    affected_count: int
+    recorded_count: int
+    resolution_count: int
+    last_fact_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedIncident:
+    """What planning needs of an incident."""
+
+    plan_id: PlanId
+    scenario: str | None
+    exercise: bool
+    detected_at: datetime
+    scope: Scope | None
+    scope_sha256: str | None
+    facts: Mapping[str, Any]
+    """Newest recorded value by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One partition's record."""
+
+    partition: int
+    partition_count: int
+    affected_count: int
+    merkle_root: str
+    scope_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A recipient as the case store has it. `row` holds all its columns."""
+
+    recipient_id: str
+    roots: tuple[str, ...]
+    fixed: bool
+    """Somebody has begun to write to this person, or has ended it: the segment stays."""
+    row: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Somebody must look. One page for each `about`, however often it is found."""
+
+    kind: str
+    about: str
+    roles: tuple[str, ...]
+    title: str
+    body: Mapping[str, Any]
+    severity: str = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the case store knows when a plan is drawn up."""
+
+    incident: PlannedIncident
+    complete: bool
+    answers: Sequence[Answered]
+    affected: Sequence[CustomerAffected]
+    recipients: Sequence[Known]
+    obligations: Mapping[tuple[str, str], Mapping[str, Any]]
+    """`detail` by controller and regime."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """All that one transaction writes."""
+
+    plan_id: PlanId
+    complete_before: bool
+    rules_sha256: str
+    residents: Mapping[str, int]
+    recipient_count: int
+    held_count: int
+    changed: Sequence[Mapping[str, Any]]
+    """Recipient rows to insert or replace, without `subject_commitment`."""
+    regrouped: Mapping[str, Sequence[str]]
+    """More roots of people who stay as they are, by recipient id."""
+    removed: Sequence[str]
+    segments: Sequence[Mapping[str, Any]]
+    obligations: Sequence[Mapping[str, Any]]
+    """Every duty's answer if any has changed; those not named are gone. Empty: nothing has changed."""
+    events: Sequence[CaseEvent]
+    pages: Sequence[Page]

@@ -1,0 +1,302 @@
+"""Who shares one notice: the segment policy as data, and the key that all people of a segment have in common.
+
+The policy is an ordered list; the first rule that matches decides, and the last one matches everybody, so that each
+person falls in exactly one segment. Not for what the notice says (`notices`, `disclosure`) nor for whom it is approved.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bridge.contracts.errors import BadInput, nearest
+from bridge.contracts.events import SENSITIVITY_ORDER, Channel, Kind, Sensitivity
+from consumers.domain.jurisdictions import EEA, EU, JURISDICTIONS, UNKNOWN_RESIDENCE
+
+GROUPS: Mapping[str, frozenset[str]] = {"EU": EU, "EEA": EEA}
+"""Names for several jurisdictions. A country stands for its subdivisions, too (`US` for `US-CA`); `*` for everybody."""
+_TOP = ("own_texts", "rules")
+_RULE = ("name", "when", "bundle", "channels", "lane", "priority", "sms_details")
+_WHEN = (
+    "sensitivity_at_least", "kinds", "categories", "residences", "locales", "controllers", "websites", "standing",
+)  # fmt: skip
+STANDINGS = ("recorded", "possible")
+
+
+def covers(codes: Collection[str], residences: Collection[str]) -> bool:
+    """Return whether every one of `residences` (none: unknown) is covered by `codes` (jurisdictions, groups or `*`)."""
+    return all(_covered(codes, home) for home in residences or (UNKNOWN_RESIDENCE,))
+
+
+def touches(codes: Collection[str], residences: Collection[str]) -> bool:
+    """Return whether any of `residences` (none: unknown) is covered by `codes`."""
+    return any(_covered(codes, home) for home in residences or (UNKNOWN_RESIDENCE,))
+
+
+def _covered(codes: Collection[str], home: str) -> bool:
+    return any(
+        code in ("*", home) or home.startswith(f"{code}-") or home in GROUPS.get(code, frozenset()) for code in codes
+    )
+
+
+def check_codes(codes: Collection[str]) -> None:
+    """Raise BadInput for a code that names no jurisdiction, group, `unknown` or `*`."""
+    known = (*JURISDICTIONS, *GROUPS, UNKNOWN_RESIDENCE, "*")
+    for code in codes:
+        if code not in known:
+            raise BadInput(
+                f"{code!r} is no jurisdiction{nearest(code, known)}; use codes such as DE, US-CA, EU, unknown, *"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """What the policy looks at in one person."""
+
+    sensitivity: Sensitivity
+    kinds: frozenset[Kind]
+    categories: frozenset[str]
+    residences: tuple[str, ...]
+    """Jurisdictions where the person may live; empty is unknown."""
+    locale: str
+    controller: str
+    website_id: int
+    standing: str
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """Conditions of a rule, all of which must hold; within one, any of its values. Empty: no condition."""
+
+    sensitivity_at_least: Sensitivity | None = None
+    kinds: frozenset[Kind] = frozenset()
+    categories: frozenset[str] = frozenset()
+    residences: frozenset[str] = frozenset()
+    locales: frozenset[str] = frozenset()
+    controllers: frozenset[str] = frozenset()
+    websites: frozenset[int] = frozenset()
+    standing: str | None = None
+
+    @property
+    def always(self) -> bool:
+        """Whether the rule matches everybody."""
+        return self == When()
+
+    def matches(self, person: Addressee) -> bool:
+        """Return whether all conditions hold for `person`. A locale `de` stands for `de_AT`, too."""
+        if self.sensitivity_at_least is not None and SENSITIVITY_ORDER.index(
+            person.sensitivity
+        ) < SENSITIVITY_ORDER.index(self.sensitivity_at_least):
+            return False
+        return (
+            (not self.kinds or bool(self.kinds & person.kinds))
+            and (not self.categories or bool(self.categories & person.categories))
+            and (not self.residences or touches(self.residences, person.residences))
+            and (not self.locales or person.locale in self.locales or person.locale.partition("_")[0] in self.locales)
+            and (not self.controllers or person.controller in self.controllers)
+            and (not self.websites or person.website_id in self.websites)
+            and (self.standing is None or person.standing == self.standing)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: which bundle, which channels in which order, how urgent, and whether an SMS may say what leaked."""
+
+    name: str
+    when: When
+    bundle: str
+    channels: tuple[Channel, ...]
+    lane: str
+    priority: int
+    """Lower goes first among equal deadlines."""
+    sms_details: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPolicy:
+    """The whole policy. `own_texts` names groups of jurisdictions whose law asks for a text of their own, first match."""
+
+    rules: tuple[Rule, ...]
+    own_texts: Mapping[str, frozenset[str]]
+
+    def rule_for(self, person: Addressee) -> Rule:
+        """Return the one rule that decides for `person`."""
+        return next(rule for rule in self.rules if rule.when.matches(person))
+
+    def group_of(self, residences: Sequence[str]) -> str:
+        """Return the first group that any residence falls in; `general` for all others.
+
+        One claim is enough: whoever may live where a text is forbidden does not get it.
+        """
+        return next((name for name, codes in self.own_texts.items() if touches(codes, residences)), GENERAL)
+
+
+GENERAL = "general"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKey:
+    """All that the people of one segment share. What is in here, and only that, may a notice depend on."""
+
+    incident_id: str
+    revision: int
+    controller: str
+    locale: str
+    """The language of the notice after fallback, or what was asked for while no bundle is approved."""
+    disclosures: tuple[str, ...]
+    policy: str
+    """Name of the rule that decided."""
+    group: str
+    standing: str
+    bundle: str
+    bundle_sha256: str | None
+    """None: no approved bundle covers these people; they are held."""
+    channels: tuple[str, ...]
+    sms_details: bool
+    scenario: str
+    detected_on: str
+    exposed_from: str | None
+    exposed_to: str | None
+    """ISO dates."""
+    sender: tuple[tuple[str, str], ...]
+    """Who writes: fields of `notices.Sender`, as they were when the segment was made."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the key as the case store keeps it; `segment_key_from` reads it back."""
+        return {**asdict(self), "sender": dict(self.sender)}
+
+    @property
+    def segment_id(self) -> str:
+        """SHA-256, in hex, of the canonical JSON of the key."""
+        text = json.dumps(self.as_json(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def segment_key_from(value: Mapping[str, Any]) -> SegmentKey:
+    """Return what `SegmentKey.as_json` wrote. Raises BadInput if it is something else."""
+    try:
+        return SegmentKey(
+            **{
+                **value,
+                "disclosures": tuple(value["disclosures"]),
+                "channels": tuple(value["channels"]),
+                "sender": tuple(sorted(value["sender"].items())),
+            }
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise BadInput("a segment's key is not what this version writes; plan the incident anew") from None
+
+
+def parse_policy(content: Any) -> SegmentPolicy:
+    """Return the parsed YAML of `segments.yaml`. Raises BadInput listing every problem as `path.of.keys: problem`."""
+    problems: list[str] = []
+    top = content if isinstance(content, dict) else {}
+    _refuse_unknown(top, _TOP, "", problems)
+    own_texts: dict[str, frozenset[str]] = {}
+    for name, codes in (top.get("own_texts") or {}).items():
+        own_texts[str(name)] = frozenset(_words(codes, f"own_texts.{name}", problems))
+        _check(own_texts[str(name)], f"own_texts.{name}", problems)
+    raw_rules = top.get("rules")
+    if not isinstance(raw_rules, list) or not raw_rules:
+        raise BadInput("\n".join([*problems, "rules: write a list of rules; the last one without `when`"]))
+    rules = [_rule(raw, f"rules.{index}", problems) for index, raw in enumerate(raw_rules)]
+    for index, rule in enumerate(rules):
+        last = index == len(rules) - 1
+        if last and not rule.when.always:
+            problems.append(f"rules.{index}: the last rule must have no `when`: nobody may fall out")
+        if not last and rule.when.always:
+            problems.append(f"rules.{index}: has no `when`, so that the rules after it never match; move it to the end")
+        if rule.name in {other.name for other in rules[:index]}:
+            problems.append(f"rules.{index}.name: {rule.name!r} is taken by an earlier rule")
+    if GENERAL in own_texts:
+        problems.append(f"own_texts.{GENERAL}: this name is for everybody else")
+    if problems:
+        raise BadInput("\n".join(problems))
+    return SegmentPolicy(tuple(rules), own_texts)
+
+
+def _rule(raw: Any, where: str, problems: list[str]) -> Rule:
+    fields = raw if isinstance(raw, dict) else {}
+    _refuse_unknown(fields, _RULE, where, problems)
+    for name in ("name", "bundle", "lane"):
+        if not isinstance(fields.get(name), str) or not fields[name]:
+            problems.append(f"{where}.{name}: missing")
+    channels = _words(fields.get("channels"), f"{where}.channels", problems, known=list(Channel))
+    if not channels or len(set(channels)) != len(channels):
+        problems.append(f"{where}.channels: write channels in order of fallback, each once")
+    priority, details = fields.get("priority"), fields.get("sms_details", False)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        problems.append(f"{where}.priority: write a whole number; lower goes first")
+    if not isinstance(details, bool):
+        problems.append(f"{where}.sms_details: write true or false")
+    return Rule(
+        name=str(fields.get("name")),
+        when=_when(fields.get("when") or {}, f"{where}.when", problems),
+        bundle=str(fields.get("bundle")),
+        channels=tuple(Channel(name) for name in channels if name in set(Channel)),
+        lane=str(fields.get("lane")),
+        priority=priority if isinstance(priority, int) else 0,
+        sms_details=details is True,
+    )
+
+
+def _when(raw: Any, where: str, problems: list[str]) -> When:
+    fields = raw if isinstance(raw, dict) else {}
+    if fields is not raw:
+        problems.append(f"{where}: write conditions here ({', '.join(_WHEN)})")
+    _refuse_unknown(fields, _WHEN, where, problems)
+    least, standing = fields.get("sensitivity_at_least"), fields.get("standing")
+    if least is not None and least not in set(Sensitivity):
+        problems.append(f"{where}.sensitivity_at_least: one of {', '.join(Sensitivity)}")
+        least = None
+    if standing is not None and standing not in STANDINGS:
+        problems.append(f"{where}.standing: one of {', '.join(STANDINGS)}")
+        standing = None
+
+    def words(name: str, known: Sequence[str] = ()) -> list[str]:
+        return _words(fields[name], f"{where}.{name}", problems, known=known) if name in fields else []
+
+    residences = words("residences")
+    _check(residences, f"{where}.residences", problems)
+    websites = fields.get("websites", [])
+    if not isinstance(websites, list) or not all(isinstance(website, int) for website in websites):
+        problems.append(f"{where}.websites: write a list of website ids")
+        websites = []
+    return When(
+        sensitivity_at_least=None if least is None else Sensitivity(least),
+        kinds=frozenset(Kind(kind) for kind in words("kinds", list(Kind)) if kind in set(Kind)),
+        categories=frozenset(words("categories")),
+        residences=frozenset(residences),
+        locales=frozenset(words("locales")),
+        controllers=frozenset(words("controllers")),
+        websites=frozenset(websites),
+        standing=standing,
+    )
+
+
+def _words(value: Any, where: str, problems: list[str], *, known: Sequence[str] = ()) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        problems.append(f"{where}: write a list of words")
+        return []
+    problems.extend(
+        f"{where}: {word!r} is not known{nearest(word, known)}; one of {', '.join(known)}"
+        for word in value
+        if known and word not in known
+    )
+    return list(value)
+
+
+def _check(codes: Collection[str], where: str, problems: list[str]) -> None:
+    try:
+        check_codes(codes)
+    except BadInput as error:
+        problems.append(f"{where}: {error}")
+
+
+def _refuse_unknown(fields: Mapping[Any, Any], known: Sequence[str], where: str, problems: list[str]) -> None:
+    for name in fields:
+        if name not in known:
+            place = f"{where}.{name}".lstrip(".")
+            problems.append(f"{place}: unknown key{nearest(str(name), known)} (known: {', '.join(known)})")

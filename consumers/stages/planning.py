@@ -1,0 +1,782 @@
+"""Stage planning: from the affected, partition by partition, to people, duties, segments and recipients.
+
+A plan is complete when every partition's people are here, count and Merkle root equal. After that it is drawn up anew
+whenever something it rests on changes (a late addition, a fact, an approval); whoever has been written to stays as he
+was told. It sends nothing: release does, once people have approved.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from bridge.contracts.errors import BadInput, TocsinError, Unreachable
+from bridge.contracts.events import CaseEvent, CustomerAffected, Kind, PartitionResolved
+from bridge.contracts.topics import AFFECTED_CUSTOMERS, RESOLUTIONS
+from bridge.runtime.clock import Clock
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.kafka import Positions
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from consumers.domain.facts import Facts, parse_facts
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, regimes_for_person
+from consumers.domain.notices import Language, Sender
+from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
+from consumers.domain.persons import Person, merge, residents
+from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
+from consumers.domain.rules import Rules
+from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
+from consumers.evidence.merkle import root_over
+
+log = structlog.get_logger()
+
+STAGE = "planning"
+_REST_FACTOR = 5
+"""A plan that takes seconds rests so many times as long before it is drawn up again."""
+
+PERSISTED = counter(
+    "tocsin_affected_persisted_total", "affected people read and stored", question="does planning follow the index?"
+)
+PLANS = counter(
+    "tocsin_plans_total",
+    "plans drawn up",
+    question="do incidents get their plan?",
+    labels={"result": ["completed", "extended", "unchanged", "refused"]},
+)
+WAITING = gauge(
+    "tocsin_plans_waiting_count",
+    "open incidents whose partitions have not all answered",
+    question="is a partition silent?",
+)
+HELD = gauge(
+    "tocsin_recipients_held_count", "people held in open incidents", question="does somebody wait for counsel?"
+)
+PLAN_SECONDS = histogram(
+    "tocsin_plan_seconds", "from a complete resolution to a written plan", question="how long does planning take?",
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)  # fmt: skip
+
+
+class PlanningStore(Protocol):
+    """The case store as planning needs it."""
+
+    def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions: ...
+
+    def persist(
+        self, affected: Sequence[CustomerAffected], answers: Sequence[PartitionResolved], stage: str, after: Positions
+    ) -> None:
+        """Store what was read together with the positions after it; repeats change nothing."""
+        ...
+
+    def open_plans(self) -> Sequence[OpenPlan]: ...
+    def answers(self, plan_id: PlanId) -> tuple[PlannedIncident, Sequence[Answered]]: ...
+    def member_counts(self, plan_id: PlanId) -> Mapping[int, int]:
+        """Return how many people each partition's answer has here, late additions apart."""
+        ...
+
+    def member_leaves(self, plan_id: PlanId, partition: int) -> Sequence[bytes]:
+        """Return the leaf hashes of a partition's people, sorted by root, late additions apart."""
+        ...
+
+    def before(self, plan_id: PlanId) -> Before: ...
+    def write(self, change: PlanChange) -> bool:
+        """Write `change` in one transaction; return False with nothing written if the ground has moved since."""
+        ...
+
+    def raise_pages(self, plan_id: PlanId, pages: Sequence[Page]) -> None: ...
+
+
+class Controller(Protocol):
+    """The legal entity behind a website."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def establishments(self) -> tuple[str, ...]: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+    @property
+    def entity(self) -> tuple[Any, ...]: ...
+    @property
+    def role(self) -> Any: ...
+
+
+class Controllers(Protocol):
+    """Which controller answers for a website."""
+
+    def of_website(self, website_id: int) -> tuple[str, Controller]: ...
+
+
+class Bundle(Protocol):
+    """An approved bundle."""
+
+    @property
+    def sha256(self) -> str: ...
+    def language_for(self, locale: str) -> Language: ...
+
+
+class Catalog(Protocol):
+    """The approved texts."""
+
+    def refresh(self) -> tuple[str, ...]: ...
+    def policy(self) -> SegmentPolicy: ...
+    def covering(self, name: str, residences: Collection[str]) -> Bundle | None: ...
+
+
+class Composer(Protocol):
+    """Says whether a segment's notice can be composed."""
+
+    def __call__(self, bundle: Any, key: SegmentKey, /) -> object: ...
+
+
+class Lease(Protocol):
+    """Who draws up plans; everybody persists."""
+
+    def take(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """The rules in force and the legal entities."""
+
+    rules: Rules
+    controllers: Controllers
+
+
+class Planning:
+    """The handler behind the stage."""
+
+    def __init__(
+        self,
+        store: PlanningStore,
+        law: Law,
+        catalog: Catalog,
+        compose: Composer,
+        sender_of: Callable[[int], Sender],
+        lease: Lease,
+        clock: Clock,
+        *,
+        look_seconds: float = 0.5,
+        silent_seconds: float = 60.0,
+    ) -> None:
+        self._store = store
+        self._law = law
+        self._catalog = catalog
+        self._compose = compose
+        self._sender_of = sender_of
+        self._lease = lease
+        self._clock = clock
+        self._look_seconds = look_seconds
+        self._silent_seconds = silent_seconds
+        self._looked_at: datetime | None = None
+        self._rests_on: dict[PlanId, tuple[OpenPlan, tuple[str, ...]]] = {}
+        self._first_seen: dict[PlanId, datetime] = {}
+        self._rest_until: dict[PlanId, datetime] = {}
+        self._held: dict[PlanId, int] = {}
+        self._composable: dict[str, str | None] = {}
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return self._store.positions(STAGE, partitions)
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Nothing is in flight between batches."""
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        """Store the affected and the records. A crash before it reads them again; after it they are here."""
+        affected = [received.event for received in batch if isinstance(received.event, CustomerAffected)]
+        answers = [received.event for received in batch if isinstance(received.event, PartitionResolved)]
+        self._store.persist(affected, answers, STAGE, positions)
+        PERSISTED.inc(len(affected))
+
+    def tick(self) -> None:
+        now = self._clock.now()
+        if self._looked_at is not None and (now - self._looked_at).total_seconds() < self._look_seconds:
+            return
+        self._looked_at = now
+        if self._lease.take():
+            self.look()
+
+    def look(self) -> int:
+        """Draw up every plan that can be, or that rests on something that has changed; return how many were written."""
+        approved = self._catalog.refresh()
+        written = waiting = 0
+        open_plans = self._store.open_plans()
+        for each in open_plans:
+            if not each.complete and not self._all_here(each):
+                waiting += 1
+                continue
+            # A crash before the plan is written leaves it as it was: nothing is remembered but in this process, and a
+            # new one looks at every open plan once.
+            rests_on = (replace(each, complete=True), approved)
+            if self._rests_on.get(each.plan_id) != rests_on and self._rested(each):
+                moved = self._draw_up(each.plan_id)
+                if moved is not None:
+                    self._rests_on[each.plan_id] = rests_on
+                    written += moved
+        WAITING.set(waiting)
+        current = {each.plan_id for each in open_plans}
+        self._rests_on = {plan_id: known for plan_id, known in self._rests_on.items() if plan_id in current}
+        self._held = {plan_id: count for plan_id, count in self._held.items() if plan_id in current}
+        HELD.set(sum(self._held.values()))
+        self._first_seen = {plan_id: at for plan_id, at in self._first_seen.items() if plan_id in current}
+        return written
+
+    def _rested(self, plan: OpenPlan) -> bool:
+        """Return whether a plan may be drawn up again: with many people not at every single late addition."""
+        until = self._rest_until.get(plan.plan_id)
+        return not plan.complete or until is None or self._clock.now() >= until
+
+    # Is everybody here?
+
+    def _all_here(self, plan: OpenPlan) -> bool:
+        plan_id = plan.plan_id
+        incident, answers = self._store.answers(plan_id)
+        since = self._first_seen.setdefault(plan_id, self._clock.now())
+        partition_count = max((answer.partition_count for answer in answers), default=0)
+        faults = _contradictions(incident, answers)
+        missing = 0
+        counts = self._store.member_counts(plan_id) if answers else {}
+        for answer in answers:
+            count = counts.get(answer.partition, 0)
+            if count > answer.affected_count:
+                faults.append(
+                    f"partition {answer.partition}: {count} people here, its record says {answer.affected_count}"
+                )
+            elif count < answer.affected_count:
+                missing += answer.affected_count - count
+            elif root_over(self._store.member_leaves(plan_id, answer.partition)).hex() != answer.merkle_root:
+                faults.append(f"partition {answer.partition}: its people do not give its record's Merkle root")
+        if faults:
+            self._store.raise_pages(plan_id, [_mismatch(plan_id, faults)])
+            log.error("resolution does not match", incident=plan_id.incident_id, faults=faults)
+            return False
+        if partition_count and len(answers) == partition_count and not missing:
+            return True
+        if (self._clock.now() - since).total_seconds() >= self._silent_seconds:
+            self._store.raise_pages(plan_id, [_silence(plan_id, len(answers), partition_count, missing)])
+        return False
+
+    # Drawing up
+
+    def _draw_up(self, plan_id: PlanId) -> bool | None:
+        """Draw up and write a plan; return whether anything moved, or None if it must be tried again."""
+        started = time.monotonic()
+        with PLAN_SECONDS.time():
+            before = self._store.before(plan_id)
+            try:
+                change = self.plan(before)
+            except BadInput as error:
+                # A fact or a rule that cannot be used must not lose anybody: the plan waits, and somebody is told.
+                self._store.raise_pages(plan_id, [_unusable(plan_id, error)])
+                PLANS.labels("refused").inc()
+                log.error("plan refused", incident=plan_id.incident_id, reason=str(error))
+                return False
+            if not self._store.write(change):
+                PLANS.labels("refused").inc()
+                return None
+        seconds = time.monotonic() - started
+        if seconds > 1:
+            self._rest_until[plan_id] = self._clock.now() + timedelta(seconds=_REST_FACTOR * seconds)
+        self._held[plan_id] = change.held_count
+        moved = bool(change.events)
+        PLANS.labels("extended" if moved and before.complete else "completed" if moved else "unchanged").inc()
+        if moved:
+            log.info(
+                "planned", incident=plan_id.incident_id, revision=plan_id.revision, people=change.recipient_count,
+                held=change.held_count, segments=len(change.segments),
+            )  # fmt: skip
+        return moved
+
+    def plan(self, before: Before) -> PlanChange:
+        """Return what follows from `before`. Raises BadInput for a fact or rule that cannot be used."""
+        incident, now = before.incident, self._clock.now()
+        controller_of = {
+            website: self._law.controllers.of_website(website)
+            for website in {each.website_id for each in before.affected}
+        }
+        people = merge(before.affected, lambda website: controller_of[website][0])
+        matched, removed, regrouped = _matched(people, before)
+        duties = self._duties(incident, people, dict(controller_of.values()), now)
+        rows: list[dict[str, Any]] = []
+        changed: list[dict[str, Any]] = []
+        pages: list[Page] = []
+        segments: dict[str, dict[str, Any]] = {}
+        sizes: Counter[str] = Counter()
+        # ten thousand people make a few dozen audiences: each is worked out once
+        audiences: dict[tuple[Addressee, tuple[str, ...]], tuple[dict[str, Any], str | None]] = {}
+        untold = 0
+        policy = self._catalog.policy()
+        old_rows = {known.recipient_id: known.row for known in before.recipients}
+        deadlines: dict[tuple[str, tuple[str, ...]], datetime | None] = {}
+        regimes = _Regimes(self._law.rules, incident.detected_at.date())
+        for person in people:
+            known = matched.get(person.root)
+            if known is not None and known.fixed:
+                told = set((known.row["why"] or {}).get("disclosures", ()))
+                untold += not told.issuperset(person.disclosures)
+                if known.row["segment_id"] is not None:
+                    sizes[known.row["segment_id"]] += 1
+                rows.append(dict(known.row))
+                continue
+            where = (person.controller, person.homes)
+            if where not in deadlines:
+                deadlines[where] = _deadline(duties[person.controller], person.homes)
+            addressee = _addressee(person)
+            audience = (addressee, person.disclosures)
+            if audience not in audiences:
+                audiences[audience] = self._segment(incident, person, addressee, policy)
+            segment, held = audiences[audience]
+            segments[segment["segment_id"]] = segment
+            sizes[segment["segment_id"]] += 1
+            row = _row(incident, person, known, before.complete, segment["segment_id"], held)
+            row |= {"deadline_at": deadlines[where], "jurisdictions": list(regimes.of(person))}
+            rows.append(row)
+            old = old_rows.get(row["recipient_id"])
+            if old is None or any(old[name] != value for name, value in row.items()):
+                changed.append(row)
+        if untold:
+            pages.append(_untold(incident.plan_id, untold))
+        held_rows = [row for row in rows if row["held_reason"] is not None and row["final_state"] is None]
+        pages.extend(_held(incident.plan_id, held_rows, len(rows)))
+        obligations = [
+            record
+            for controller, answers in duties.items()
+            for record in _obligation_rows(incident.plan_id, controller, answers)
+        ]
+        counted = residents(people, UNKNOWN_RESIDENCE)
+        answered = {(row["controller"], row["regime_id"]): row["detail"] for row in obligations}
+        duties_moved = answered != before.obligations
+        change = PlanChange(
+            plan_id=incident.plan_id,
+            complete_before=before.complete,
+            rules_sha256=self._law.rules.rules_version,
+            residents=counted,
+            recipient_count=len(rows),
+            held_count=len(held_rows),
+            changed=changed,
+            regrouped=regrouped,
+            removed=removed,
+            segments=[{**segment, "count": sizes[segment_id]} for segment_id, segment in segments.items()],
+            obligations=obligations if duties_moved else (),
+            events=(),
+            pages=pages,
+        )
+        events = _events(before, change, rows, obligations, now)
+        return replace(change, events=events)
+
+    def _duties(
+        self,
+        incident: PlannedIncident,
+        people: Sequence[Person],
+        controllers: Mapping[str, Controller],
+        now: datetime,
+    ) -> dict[str, tuple[Obligation, ...]]:
+        """Return every duty of every controller concerned."""
+        found: dict[str, tuple[Obligation, ...]] = {}
+        regimes = _Regimes(self._law.rules, incident.detected_at.date())
+        for key, controller in sorted(controllers.items()):
+            own = [person for person in people if person.controller == key]
+            triggered: Counter[str] = Counter()
+            for person in own:
+                triggered.update(regime for regime in regimes.of(person) if regime != UNKNOWN_RESIDENCE)
+            facts = facts_of(incident, controller, own, self._law.rules)
+            found[key] = obligations_for(facts, self._law.rules, now, triggered=dict(triggered))
+        return found
+
+    def _segment(
+        self, incident: PlannedIncident, person: Person, addressee: Addressee, policy: SegmentPolicy
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return the segment that a person falls in, and why they are held, if they are."""
+        rule = policy.rule_for(addressee)
+        bundle = self._catalog.covering(rule.bundle, person.homes)
+        key = SegmentKey(
+            incident_id=incident.plan_id.incident_id,
+            revision=incident.plan_id.revision,
+            controller=person.controller,
+            locale=person.locale if bundle is None else bundle.language_for(person.locale).locale,
+            disclosures=person.disclosures,
+            policy=rule.name,
+            group=policy.group_of(person.homes),
+            standing=person.standing,
+            bundle=rule.bundle,
+            bundle_sha256=None if bundle is None else bundle.sha256,
+            channels=tuple(channel.value for channel in rule.channels),
+            sms_details=rule.sms_details,
+            scenario=incident.scenario or "",
+            detected_on=incident.detected_at.astimezone(UTC).date().isoformat(),
+            exposed_from=_day(incident.scope.exposed_from if incident.scope else None),
+            exposed_to=_day(incident.scope.exposed_to if incident.scope else None),
+            sender=self._sender_of(person.website_id).as_pairs(),
+        )
+        segment_id = key.segment_id
+        if bundle is None:
+            homes = ", ".join(person.homes) or UNKNOWN_RESIDENCE
+            held: str | None = f"no approved notice {rule.bundle} covers {homes}"[:200]
+        else:
+            if segment_id not in self._composable:
+                self._composable[segment_id] = self._why_not(bundle, key)
+            held = self._composable[segment_id]
+        return _segment_row(segment_id, key, rule), held
+
+    def _why_not(self, bundle: Bundle, key: SegmentKey) -> str | None:
+        try:
+            self._compose(bundle, key)
+        except TocsinError as error:
+            return str(error).splitlines()[0][:200]
+        return None
+
+
+class _Regimes:
+    """Which regimes a person's exposed elements trigger; words that the rules do not have are left out."""
+
+    def __init__(self, rules: Rules, on: Any) -> None:
+        self._rules = rules
+        self._on = on
+        self._found: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
+
+    def of(self, person: Person) -> tuple[str, ...]:
+        key = (person.homes, person.elements)
+        if key not in self._found:
+            self._found[key] = regimes_for_person(
+                person.homes, known_elements(person.elements, self._rules), self._rules, self._on
+            )
+        return self._found[key]
+
+
+def _addressee(person: Person) -> Addressee:
+    return Addressee(
+        sensitivity=person.sensitivity,
+        kinds=frozenset() if person.why is None else frozenset(person.why.kinds),
+        categories=frozenset() if person.why is None else frozenset(person.why.categories),
+        residences=person.homes,
+        locale=person.locale,
+        controller=person.controller,
+        website_id=person.website_id,
+        standing=person.standing,
+    )
+
+
+def known_elements(elements: Collection[str], rules: Rules) -> tuple[str, ...]:
+    """Return those of `elements` that are in the vocabulary: the store's spelling must not stop a plan."""
+    return tuple(sorted(name for name in set(elements) if name in rules.elements))
+
+
+def facts_of(incident: PlannedIncident, controller: Controller, people: Sequence[Person], rules: Rules) -> Facts:
+    """Return the facts of an incident for one controller: what people recorded, else what the records show.
+
+    Raises BadInput for a recorded fact that cannot be used.
+    """
+    kinds = {kind for person in people if person.why is not None for kind in person.why.kinds}
+    shown: dict[str, Any] = {
+        "detected_at": incident.detected_at,
+        "role": controller.role,
+        "establishments": controller.establishments,
+        "residents": residents(people, UNKNOWN_RESIDENCE),
+        "data_elements": known_elements({name for person in people for name in person.elements}, rules),
+    }
+    if controller.targets:
+        shown["targets"] = controller.targets
+    if controller.entity:
+        shown["entity"] = controller.entity
+    if kinds & {Kind.REAL, Kind.DERIVED, Kind.INFERRED}:
+        # made-up records alone prove nothing either way: whether they match a real person is for verification to say
+        shown["sensitivity"] = "real" if Kind.REAL in kinds else "derived_or_memorised"
+    return parse_facts({**shown, **incident.facts}, source=f"facts of {incident.plan_id.incident_id}")
+
+
+def _matched(
+    people: Sequence[Person], before: Before
+) -> tuple[dict[str, Known], list[str], dict[str, tuple[str, ...]]]:
+    """Return the recipient of each person (by primary root), those to remove, and roots that join a fixed one.
+
+    Whoever was written to keeps their row. A row that nobody has written to follows the person, or goes.
+    """
+    by_root: dict[str, list[Known]] = defaultdict(list)
+    for known in before.recipients:
+        for root in {*known.roots, known.row["root"]}:
+            by_root[root].append(known)
+    matched: dict[str, Known] = {}
+    regrouped: dict[str, tuple[str, ...]] = {}
+    kept: set[str] = set()
+    for person in people:
+        candidates = {known.recipient_id: known for root in person.roots for known in by_root.get(root, ())}
+        fixed = sorted(recipient_id for recipient_id, known in candidates.items() if known.fixed)
+        kept.update(fixed)
+        if fixed:
+            chosen = candidates[fixed[0]]
+            matched[person.root] = chosen
+            if missing := set(person.roots) - {root for each in fixed for root in candidates[each].roots}:
+                regrouped[chosen.recipient_id] = tuple(sorted({*chosen.roots, *missing}))
+        elif candidates:
+            own = f"{before.incident.plan_id.incident_id}:{person.root}"
+            matched[person.root] = candidates.get(own) or candidates[min(candidates)]
+            kept.add(own)
+    removed = [known.recipient_id for known in before.recipients if known.recipient_id not in kept and not known.fixed]
+    return matched, sorted(removed), regrouped
+
+
+def _row(
+    incident: PlannedIncident,
+    person: Person,
+    known: Known | None,
+    complete: bool,
+    segment_id: str,
+    held: str | None,
+) -> dict[str, Any]:
+    same_revision = known is not None and known.row["revision"] == incident.plan_id.revision
+    late = bool(known.row["late"]) if known is not None and same_revision else complete
+    return {
+        "recipient_id": f"{incident.plan_id.incident_id}:{person.root}",
+        "incident_id": incident.plan_id.incident_id,
+        "revision": incident.plan_id.revision,
+        "root": person.root,
+        "roots": list(person.roots),
+        "customer_id": person.customer_id,
+        "controller": person.controller,
+        "website_id": person.website_id,
+        "store_id": person.store_id,
+        "locale": person.locale[:16],
+        "residence": [claim.model_dump(mode="json") for claim in person.residence],
+        "standing": person.standing,
+        "late": late,
+        "highest_sensitivity": person.sensitivity.value,
+        "segment_id": segment_id,
+        "channels": [channel.value for channel in person.channels],
+        "contact": None if person.contact is None else person.contact.model_dump(mode="json"),
+        "why": {} if person.why is None else person.why.model_dump(mode="json"),
+        "held_reason": held,
+        "final_state": None,
+        "final_at": None,
+    }
+
+
+def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]:
+    return {
+        "segment_id": segment_id,
+        "incident_id": key.incident_id,
+        "revision": key.revision,
+        "name": f"{key.policy}/{key.controller}/{key.locale}/{key.group}/{key.standing}"[:100],
+        "key": key.as_json(),
+        "bundle_sha256": key.bundle_sha256,
+        "channels": list(key.channels),
+        "lane": rule.lane,
+        "priority": rule.priority,
+        "sms_details": rule.sms_details,
+    }
+
+
+def _deadline(duties: Sequence[Obligation], homes: Sequence[str]) -> datetime | None:
+    dates = [earliest_deadline(duties, home) for home in homes or (UNKNOWN_RESIDENCE,)]
+    return min((at for at in dates if at is not None), default=None)
+
+
+def _day(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).date().isoformat()
+
+
+def _obligation_rows(plan_id: PlanId, controller: str, answers: Sequence[Obligation]) -> list[dict[str, Any]]:
+    repeated = {regime for regime, count in Counter(answer.regime_id for answer in answers).items() if count > 1}
+    return [
+        {
+            "incident_id": plan_id.incident_id,
+            "revision": plan_id.revision,
+            "controller": controller,
+            # federal law counted by state answers once for each of them
+            "regime_id": f"{answer.regime_id}.{answer.jurisdiction.lower()}"
+            if answer.regime_id in repeated
+            else answer.regime_id,
+            "status": answer.status.value,
+            "recipient": answer.recipient,
+            "deadline_at": answer.deadline_at,
+            "conservative_deadline_at": answer.conservative_deadline_at,
+            "detail": json.loads(json.dumps(asdict(answer), default=_written)),
+        }
+        for answer in answers
+    ]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_written)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _events(
+    before: Before,
+    change: PlanChange,
+    rows: Sequence[Mapping[str, Any]],
+    obligations: Sequence[Mapping[str, Any]],
+    now: datetime,
+) -> list[CaseEvent]:
+    """Return what the evidence log learns: numbers and hashes, and only when something has moved."""
+    incident = before.incident
+    # ids of people could be guessed from their hash: segments and their sizes say which list it was
+    sizes = dict(Counter(str(row["segment_id"]) for row in rows))
+    events: list[tuple[str, dict[str, Any]]] = []
+    counts: dict[str, Any] = {
+        "revision": change.plan_id.revision,
+        "recipient_count": change.recipient_count,
+        "held_count": change.held_count,
+        "segment_count": len(sizes),
+        "segments_sha256": _sha256(sizes),
+        "residents_sha256": _sha256(change.residents),
+    }
+    if not before.complete:
+        answers = sorted((answer.partition, answer.merkle_root) for answer in before.answers)
+        events.append(
+            (
+                "plan.completed",
+                {
+                    **counts,
+                    "affected_count": sum(answer.affected_count for answer in before.answers),
+                    "partition_count": len(before.answers),
+                    "members_sha256": _sha256(answers),
+                    "rules_sha256": change.rules_sha256,
+                },
+            )
+        )
+    elif change.changed or change.removed or change.regrouped:
+        moved = {"changed_count": len(change.changed), "removed_count": len(change.removed)}
+        events.append(("plan.extended", {**counts, **moved}))
+    if change.obligations:
+        deadlines = [
+            row["deadline_at"] or row["conservative_deadline_at"]
+            for row in obligations
+            if row["status"] in (*OWED, Status.PENDING)
+        ]
+        earliest = min((at for at in deadlines if at is not None), default=None)
+        body: dict[str, Any] = {
+            "revision": change.plan_id.revision,
+            "controller_count": len({row["controller"] for row in obligations}),
+            "owed_count": sum(row["status"] in set(OWED) for row in obligations),
+            "pending_count": sum(row["status"] == Status.PENDING for row in obligations),
+            "answers_sha256": _sha256([row["detail"] for row in obligations]),
+            "rules_sha256": change.rules_sha256,
+        }
+        events.append(("obligations.computed", body | ({"earliest_at": _written(earliest)} if earliest else {})))
+    return [
+        CaseEvent(
+            case_event_id=_sha256([kind, change.plan_id.incident_id, body, now])[:32],
+            kind=kind,
+            incident_id=change.plan_id.incident_id,
+            actor=None,
+            occurred_at=now,
+            body=body,
+            exercise=incident.exercise,
+        )
+        for kind, body in events
+    ]
+
+
+# Pages
+
+
+def _contradictions(incident: PlannedIncident, answers: Sequence[Answered]) -> list[str]:
+    found = []
+    counts = {answer.partition_count for answer in answers}
+    if len(counts) > 1:
+        found.append(f"the records disagree on how many partitions there are: {', '.join(map(str, sorted(counts)))}")
+    for answer in answers:
+        if answer.partition >= answer.partition_count:
+            found.append(f"partition {answer.partition} of {answer.partition_count} does not exist")
+        if answer.scope_sha256 != incident.scope_sha256:
+            found.append(f"partition {answer.partition} answered to another scope")
+    return found
+
+
+def _mismatch(plan_id: PlanId, faults: Sequence[str]) -> Page:
+    return Page(
+        "plan.mismatch", _sha256(list(faults)), ("responder", "sre"),
+        f"{plan_id.incident_id}: the affected people do not match the resolution; nothing can be released",
+        {"faults": list(faults)[:20], "next": f"tocsin incident show {plan_id.incident_id}"},
+    )  # fmt: skip
+
+
+def _silence(plan_id: PlanId, answered: int, partition_count: int, missing: int) -> Page:
+    return Page(
+        "plan.silent", f"{answered}/{partition_count}", ("sre", "responder"),
+        f"{plan_id.incident_id}: {answered} of {partition_count or 'all'} partitions answered; the list is not complete",
+        {"answered": answered, "partition_count": partition_count, "people_missing": missing, "next": "tocsin index status"},
+    )  # fmt: skip
+
+
+def _unusable(plan_id: PlanId, error: BadInput) -> Page:
+    return Page(
+        "plan.unusable", _sha256(str(error)), ("dpo", "responder"),
+        f"{plan_id.incident_id}: the plan cannot be drawn up",
+        {"reason": str(error)[:1000], "next": f"tocsin incident facts {plan_id.incident_id}"},
+    )  # fmt: skip
+
+
+def _untold(plan_id: PlanId, count: int) -> Page:
+    return Page(
+        "disclosure.incomplete", str(count), ("dpo", "counsel"),
+        f"{plan_id.incident_id}: {count} people were told before it was known that more of their data leaked",
+        {"people": count, "next": f"tocsin incident show {plan_id.incident_id}"},
+    )  # fmt: skip
+
+
+def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> list[Page]:
+    if not held:
+        return []
+    reasons = Counter(str(row["held_reason"]) for row in held)
+    deadlines = [row["deadline_at"] for row in held if row["deadline_at"] is not None]
+    return [
+        Page(
+            "people.held", _sha256(sorted(reasons)), ("counsel", "dpo"),
+            f"{plan_id.incident_id}: {len(held)} of {people} people are held, because no approved text covers them",
+            {
+                "people": len(held),
+                "of": people,
+                "reasons": [f"{reason}: {count}" for reason, count in reasons.most_common(10)],
+                "earliest_deadline_at": _written(min(deadlines)) if deadlines else None,
+                "next": "tocsin notices check",
+            },
+        )
+    ]  # fmt: skip
+
+
+class PlanningStage:
+    """Reads the affected and the resolutions as a member of the group `planning`."""
+
+    def __init__(
+        self, kafka: Kafka, handler: Planning, lease: Lease, dead_letters: DeadLetters, health: Health
+    ) -> None:
+        self._kafka = kafka
+        self._handler = handler
+        self._lease = lease
+        self._dead_letters = dead_letters
+        self._health = health
+
+    def run(self, stop: threading.Event) -> None:
+        """Plan until `stop`; a batch in hand is finished first."""
+        self._health.ready()
+        try:
+            consume(
+                self._kafka,
+                STAGE,
+                [AFFECTED_CUSTOMERS, RESOLUTIONS],
+                self._handler,
+                stop=stop,
+                dead_letters=self._dead_letters,
+                health=self._health,
+            )
+        finally:
+            try:
+                self._lease.release()
+            except Unreachable as error:
+                log.warning("the lease runs out by itself", reason=str(error))

@@ -1,0 +1,512 @@
+"""Planning on a real (SQLite) case store, with the shipped law and notices and hand-made events."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.contracts.events import (
+    Channel,
+    CustomerAffected,
+    Event,
+    Kind,
+    PartitionResolved,
+    Residence,
+    SealedContact,
+    Sensitivity,
+    Why,
+)
+from bridge.contracts.scope import Scope
+from bridge.runtime.clock import SetClock
+from bridge.runtime.consume import Received
+from consumers.adapters.artefact_store import DirectoryArtefactStore
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.bundles import NoticeBundles
+from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.planning import PlanningTables
+from consumers.adapters.notice_renderer import ShopSenders, compose
+from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
+from consumers.domain.persons import merge
+from consumers.domain.resolution import set_root
+from consumers.domain.rules import Rules
+from consumers.evidence.commitment import commit
+from consumers.law.loader import Controllers, load_controllers, load_rules
+from consumers.stages.planning import Law, Planning
+
+TEMPLATES = Path(__file__).parents[3] / "templates"
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+INCIDENT = "INC-2026-0001"
+SCOPE = Scope(model_ids=("fraud-scorer",), exposed_from=NOW - timedelta(days=40), exposed_to=NOW - timedelta(days=2))
+SCORE = "derived|fraud-scorer|fraud_assessment"
+
+
+@cache
+def law() -> tuple[Rules, Controllers]:
+    return load_rules(TEMPLATES / "law"), load_controllers(TEMPLATES / "law")
+
+
+class OurLease:
+    """Nobody else plans."""
+
+    def take(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+
+@dataclass
+class World:
+    """A case store with one incident, and planning over it."""
+
+    database: CaseDatabase
+    clock: SetClock
+    templates: Path
+    artefacts: DirectoryArtefactStore
+    offset: int = 0
+
+    def planning(self) -> Planning:
+        rules, controllers = law()
+        approved = ApprovedBundles(self.templates, self.artefacts)
+        catalog = TemplateCatalog(self.templates, approved, NoticeBundles(self.database), self.clock)
+        store = PlanningTables(self.database, self.clock)
+        senders = ShopSenders(controllers, "https://shop.invalid/")
+        return Planning(store, Law(rules, controllers), catalog, compose, senders, OurLease(), self.clock)
+
+    def approve(self, *jurisdictions: str, until: datetime = NOW + timedelta(days=90)) -> str:
+        bundle = read_bundle(self.templates, "ai-data-leak")
+        ApprovedBundles(self.templates, self.artefacts).keep(bundle)
+        row = ApprovedRow(bundle.sha256, bundle.name, jurisdictions, self.clock.now(), until)
+        NoticeBundles(self.database).approve(row, by="counsel-1", role="counsel", actor="0" * 64, reason=None)
+        return bundle.sha256
+
+    def received(self, events: Iterable[Event]) -> list[Received]:
+        batch = []
+        for event in events:
+            self.offset += 1
+            batch.append(Received("t", 0, self.offset, "k", event, False, {}, None))
+        return batch
+
+    def feed(self, planning: Planning, *events: Event) -> None:
+        batch = self.received(events)
+        planning.handle(batch, {("t", 0): self.offset + 1})
+
+    def rows(self, table: sa.Table, **where: Any) -> list[Mapping[Any, Any]]:
+        with self.database.read() as connection:
+            conditions = [table.c[name] == value for name, value in where.items()]
+            return list(connection.execute(sa.select(table).where(*conditions)).mappings())
+
+    def kinds(self) -> list[str]:
+        return [json.loads(row["value"])["kind"] for row in self.rows(tables.outbox)]
+
+    def people(self) -> dict[str, Mapping[Any, Any]]:
+        return {row["root"]: row for row in self.rows(tables.recipient)}
+
+    def execute(self, statement: Any) -> None:
+        with self.database.write() as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    templates = tmp_path / "templates"
+    shutil.copytree(TEMPLATES, templates, ignore=shutil.ignore_patterns("law", "approved"))
+    database = CaseDatabase(f"sqlite:///{tmp_path}/case.db")
+    migrate(database)
+    built = World(database, SetClock(NOW), templates, DirectoryArtefactStore(tmp_path / "artefacts"))
+    row = {
+        "incident_id": INCIDENT, "number": 1, "year": 2026, "source": "monitor", "fingerprint": "f", "title": "t",
+        "state": "suspected", "revision": 1, "scope": SCOPE.canonical(), "scope_sha256": SCOPE.sha256(),
+        "unsigned_source": False, "exercise": False, "repeat_count": 0, "detected_at": NOW - timedelta(hours=1),
+        "opened_at": NOW, "epoch": 1,
+    }  # fmt: skip
+    values = {"occurrence": 1, "fingerprint_sha256": "0" * 64}
+    extra = {name: value for name, value in values.items() if name in tables.incident.c}
+    built.execute(sa.insert(tables.incident).values(**row, **extra))
+    yield built
+    database.close()
+
+
+def contact() -> SealedContact:
+    return SealedContact(key_id="k", wrapped_key="w", nonce="n", ciphertext="c")
+
+
+def why(*disclosures: str, elements: Sequence[str] = ("fraud_score", "full_name"), record: str = "r") -> Why:
+    parts = [text.split("|") for text in disclosures]
+    return Why(
+        record_ids=tuple(f"{record}-{index}" for index, _ in enumerate(disclosures)),
+        attributes=("fraud_score",),
+        models=("fraud-scorer@7",),
+        kinds=tuple(sorted({Kind(part[0]) for part in parts})),
+        disclosures=tuple(sorted(disclosures)),
+        highest_sensitivity=Sensitivity.HIGH,
+        categories=tuple(sorted({part[2] for part in parts})),
+        elements=tuple(elements),
+    )
+
+
+def someone(root: str, home: str | None = "DE", **changes: Any) -> CustomerAffected:
+    kind, _, number = root.partition("/")
+    values: dict[str, Any] = {
+        "root": root,
+        "customer_id": int(number) if kind == "customer" else None,
+        "website_id": 1,
+        "store_id": 1,
+        "locale": "de_AT",
+        "residence": () if home is None else (Residence(code=home, source="default_billing"),),
+        "channels": (Channel.EMAIL, Channel.SMS, *((Channel.ACCOUNT_NOTICE,) if kind == "customer" else ())),
+        "contact": contact(),
+        "incident_id": INCIDENT,
+        "revision": 1,
+        "partition": int(number) % 2,
+        "why": why(SCORE, record=root),
+    }
+    return CustomerAffected(**{**values, **changes})
+
+
+def answer(partition: int, members: Sequence[CustomerAffected], count: int = 2, **changes: Any) -> PartitionResolved:
+    own = [member for member in members if member.partition == partition and not member.late]
+    values: dict[str, Any] = {
+        "incident_id": INCIDENT, "revision": 1, "partition": partition, "partition_count": count,
+        "scope_sha256": SCOPE.sha256(), "position_topic": "tocsin.store-changes", "position_offset": 1,
+        "affected_count": len(own), "possible_count": sum(member.standing == "possible" for member in own),
+        "merkle_root": set_root(own), "artefact": "a", "artefact_sha256": "0" * 64, "code_version": "1",
+        "retention": "unlimited", "duration_seconds": 0.1, "resolved_at": NOW,
+    }  # fmt: skip
+    return PartitionResolved(**{**values, **changes})
+
+
+def test_plan_completes_when_every_partition_is_here(world: World) -> None:
+    sha256 = world.approve("*")
+    people = [someone("customer/1"), someone("customer/2", "US-CA", locale="en_US"), someone("order/3", "FR")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people))
+    assert planning.look() == 0
+    world.feed(planning, answer(1, people))
+    assert planning.look() == 1
+
+    rows = world.people()
+    assert set(rows) == {"customer/1", "customer/2", "order/3"}
+    for root, row in rows.items():
+        assert row["held_reason"] is None
+        assert row["deadline_at"] is None or row["deadline_at"] > NOW
+        (key,) = world.rows(tables.person_key, root=root)
+        assert row["subject_commitment"] == commit(key["key"], root)
+    segments = {row["segment_id"]: row for row in world.rows(tables.segment)}
+    assert {row["bundle_sha256"] for row in segments.values()} == {sha256}
+    assert segments[rows["customer/1"]["segment_id"]]["key"]["locale"] == "de"
+    assert segments[rows["customer/2"]["segment_id"]]["key"]["group"] == "us"
+    assert rows["customer/1"]["segment_id"] != rows["customer/2"]["segment_id"]
+    (plan,) = world.rows(tables.plan)
+    assert (plan["state"], plan["recipient_count"], plan["held_count"]) == ("complete", 3, 0)
+    assert plan["residents"] == {"DE": 1, "FR": 1, "US-CA": 1}
+    assert world.kinds() == ["notice.approved", "plan.completed", "obligations.computed"]
+    duties = {row["regime_id"]: row for row in world.rows(tables.obligation)}
+    assert duties["eu-gdpr-34"]["recipient"] == "individual"
+    assert NOW + timedelta(hours=71) in {row["conservative_deadline_at"] for row in duties.values()}
+    assert planning.look() == 0, "nothing has changed"
+    assert len(world.kinds()) == 3
+
+
+def test_repeats_and_a_restart_change_nothing(world: World) -> None:
+    world.approve("*")
+    people = [someone(f"customer/{number}") for number in range(1, 9)]
+    events = [*people, answer(0, people), answer(1, people)]
+    planning = world.planning()
+    world.feed(planning, *events)
+    planning.look()
+    before = world.people(), world.rows(tables.segment), world.kinds()
+    restarted = world.planning()
+    world.feed(restarted, *events)
+    assert restarted.look() == 0
+    assert (world.people(), world.rows(tables.segment), world.kinds()) == before
+    assert PlanningTables(world.database, world.clock).positions("planning", [("t", 0)]) == {("t", 0): world.offset + 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"merkle_root": "1" * 64}, "Merkle root"),
+        ({"affected_count": 1}, "people here"),
+        ({"scope_sha256": "1" * 64}, "another scope"),
+        ({"partition_count": 3}, "disagree"),
+    ],
+)
+def test_a_set_that_does_not_match_is_paged_and_never_planned(
+    world: World, changes: dict[str, Any], fault: str
+) -> None:
+    people = [someone(f"customer/{number}") for number in range(1, 9)]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people, **changes))
+    assert planning.look() == 0
+    assert planning.look() == 0
+    (page,) = world.rows(tables.page)
+    assert page["kind"] == "plan.mismatch"
+    assert fault in page["body"]["faults"][0]
+    assert not world.rows(tables.recipient)
+
+
+def test_a_silent_partition_is_paged(world: World) -> None:
+    people = [someone("customer/2")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people))
+    planning.look()
+    assert not world.rows(tables.page)
+    world.clock.at += timedelta(seconds=61)
+    planning.look()
+    (page,) = world.rows(tables.page)
+    assert (page["kind"], page["body"]["answered"], page["body"]["partition_count"]) == ("plan.silent", 1, 2)
+
+
+def test_roots_of_one_person_become_one_recipient(world: World) -> None:
+    world.approve("*")
+    mine = "a" * 64
+    people = [
+        someone("customer/1", email_hmac=mine),
+        someone("order/5", "AT", customer_id=1, why=why("inferred|fraud-scorer|payment_dispute", record="o")),
+        someone("order/6", email_hmac=mine, why=why("synthetic|fraud-scorer|transactions", record="p")),
+        someone("order/8", email_hmac="b" * 64),
+    ]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    rows = world.people()
+    assert set(rows) == {"customer/1", "order/8"}
+    assert rows["customer/1"]["roots"] == ["customer/1", "order/5", "order/6"]
+    (segment,) = world.rows(tables.segment, segment_id=rows["customer/1"]["segment_id"])
+    assert segment["key"]["disclosures"] == sorted(
+        [SCORE, "inferred|fraud-scorer|payment_dispute", "synthetic|fraud-scorer|transactions"]
+    )
+    assert [claim["code"] for claim in rows["customer/1"]["residence"]] == ["DE", "AT"]
+
+
+def test_without_approval_everybody_is_held_until_there_is_one(world: World) -> None:
+    people = [someone("customer/1"), someone("customer/2", "US-CA")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    assert all("no approved notice" in row["held_reason"] for row in world.people().values())
+    (page,) = world.rows(tables.page)
+    assert (page["kind"], page["body"]["people"]) == ("people.held", 2)
+
+    world.approve("EU")
+    planning.look()
+    rows = world.people()
+    assert rows["customer/1"]["held_reason"] is None
+    assert "US-CA" in rows["customer/2"]["held_reason"]
+    world.clock.at += timedelta(minutes=1)
+    world.approve("EU", "US")
+    planning.look()
+    assert all(row["held_reason"] is None and not row["late"] for row in world.people().values())
+    assert all(row["bundle_sha256"] for row in world.rows(tables.segment))
+
+
+def test_a_revoked_text_holds_those_not_yet_written_to(world: World) -> None:
+    sha256 = world.approve("*")
+    people = [someone("customer/1"), someone("customer/2")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    begin_attempt(world, f"{INCIDENT}:customer/1")
+    NoticeBundles(world.database).revoke(sha256, by="c", role="counsel", actor="0" * 64, at=NOW, reason="wrong")
+    planning.look()
+    rows = world.people()
+    assert rows["customer/1"]["held_reason"] is None
+    assert rows["customer/2"]["held_reason"]
+
+
+def test_a_missing_sentence_holds_its_people_only(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1"), someone("customer/2", why=why("inferred|unheard-of|income"))]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    rows = world.people()
+    assert rows["customer/1"]["held_reason"] is None
+    assert "inferred|unheard-of|income" in rows["customer/2"]["held_reason"]
+
+
+def test_unknown_residence_blocks_nobody(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1", None), someone("customer/2", "XX")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    rows = world.people()
+    assert all(row["held_reason"] is None and row["jurisdictions"] == ["unknown"] for row in rows.values())
+    (plan,) = world.rows(tables.plan)
+    assert plan["residents"] == {"unknown": 2}
+    assert {row["key"]["group"] for row in world.rows(tables.segment)} == {"unknown"}
+
+
+def begin_attempt(world: World, recipient_id: str) -> None:
+    world.execute(
+        sa.insert(tables.attempt).values(
+            attempt_id=recipient_id[-20:], recipient_id=recipient_id, number=1, incident_id=INCIDENT, release_id="r",
+            channel="email", provider="ses", state="handed_over", state_at=NOW, epoch=1, send_count=1,
+        )
+    )  # fmt: skip
+
+
+def test_late_people_are_added_once_and_merged(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1", email_hmac="a" * 64), someone("customer/2", email_hmac="b" * 64)]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    begin_attempt(world, f"{INCIDENT}:customer/1")
+    late = [
+        someone("customer/3", late=True),
+        someone("order/9", late=True, email_hmac="a" * 64, why=why("inferred|fraud-scorer|payment_dispute")),
+        someone("order/10", late=True, email_hmac="b" * 64, why=why("inferred|fraud-scorer|payment_dispute")),
+    ]
+    world.feed(planning, *late, *late)
+    assert planning.look() == 1
+    rows = world.people()
+    assert set(rows) == {"customer/1", "customer/2", "customer/3"}
+    assert [rows[root]["late"] for root in sorted(rows)] == [False, False, True]
+    assert rows["customer/1"]["roots"] == ["customer/1", "order/9"]
+    assert len(rows["customer/2"]["why"]["disclosures"]) == 2
+    assert [page["kind"] for page in world.rows(tables.page)] == ["disclosure.incomplete"]
+    assert world.kinds()[-1] == "plan.extended"
+
+
+def test_possible_people_get_a_notice_that_says_so_and_then_their_own(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1", standing="possible", why=None), someone("customer/2")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    row = world.people()["customer/1"]
+    assert (row["standing"], row["held_reason"], row["highest_sensitivity"]) == ("possible", None, "critical")
+    world.feed(planning, someone("customer/1", late=True))
+    planning.look()
+    row = world.people()["customer/1"]
+    assert (row["standing"], row["late"]) == ("recorded", False)
+    assert row["why"]["disclosures"] == [SCORE]
+
+
+def test_a_new_revision_supersedes_and_drops_whom_nobody_wrote_to(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1"), someone("customer/2"), someone("customer/3")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    begin_attempt(world, f"{INCIDENT}:customer/1")
+    world.execute(sa.update(tables.obligation).where(tables.obligation.c.regime_id == "eu-gdpr-34").values(met_at=NOW))
+    world.execute(sa.update(tables.incident).values(revision=2))
+    again = [replace_revision(person) for person in people[1:2]]
+    world.feed(planning, *again, answer(0, again, revision=2), answer(1, again, revision=2))
+    planning.look()
+    rows = world.people()
+    assert {root: row["revision"] for root, row in rows.items()} == {"customer/1": 1, "customer/2": 2}
+    assert {row["revision"]: row["state"] for row in world.rows(tables.plan)} == {1: "superseded", 2: "complete"}
+    assert world.rows(tables.obligation, revision=2, regime_id="eu-gdpr-34")[0]["met_at"] == NOW
+
+
+def replace_revision(person: CustomerAffected) -> CustomerAffected:
+    return person.model_copy(update={"revision": 2})
+
+
+def test_recorded_facts_move_the_clocks(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1"), someone("customer/2")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    due = {row["regime_id"]: row["deadline_at"] for row in world.rows(tables.obligation)}
+    aware = (NOW - timedelta(minutes=30)).isoformat()
+    for name, value in (("controller_aware_at", aware), ("gdpr_risk", "high"), ("encrypted", False)):
+        world.execute(sa.insert(tables.fact).values(incident_id=INCIDENT, name=name, value=value, recorded_at=NOW))
+    planning.look()
+    moved = {row["regime_id"]: row["deadline_at"] for row in world.rows(tables.obligation)}
+    assert {regime for regime in moved if moved[regime] != due[regime]}
+    assert world.kinds()[-1] == "obligations.computed"
+
+
+def test_a_fact_that_cannot_be_used_is_paged_and_loses_nobody(world: World) -> None:
+    people = [someone("customer/1")]
+    planning = world.planning()
+    world.execute(
+        sa.insert(tables.fact).values(incident_id=INCIDENT, name="gdpr_risk", value="enormous", recorded_at=NOW)
+    )
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    assert planning.look() == 0
+    assert [page["kind"] for page in world.rows(tables.page)] == ["plan.unusable"]
+    world.execute(sa.insert(tables.fact).values(incident_id=INCIDENT, name="gdpr_risk", value="high", recorded_at=NOW))
+    assert planning.look() == 1
+    assert len(world.people()) == 1
+
+
+def test_unknown_elements_of_the_store_stop_no_plan(world: World) -> None:
+    people = [someone("customer/1", why=why(SCORE, elements=("fraud_score", "shoe_size")))]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    assert planning.look() == 1
+
+
+def test_a_closed_incident_keeps_no_contact(world: World) -> None:
+    world.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW))
+    planning = world.planning()
+    world.feed(planning, someone("customer/1"))
+    assert '"contact":null' in world.rows(tables.affected)[0]["event"]
+    assert planning.look() == 0
+
+
+ROOTS = st.sampled_from([f"customer/{n}" for n in range(1, 6)] + [f"order/{n}" for n in range(1, 8)])
+DISCLOSURES = st.sampled_from([SCORE, "inferred|income-estimator|income", "synthetic|fraud-scorer|transactions"])
+
+
+@st.composite
+def affected_people(draw: st.DrawFn) -> list[CustomerAffected]:
+    people = []
+    for root in draw(st.lists(ROOTS, unique=True, max_size=9)):
+        owner = draw(st.one_of(st.none(), st.integers(1, 5))) if root.startswith("order/") else int(root[9:])
+        mail = draw(st.one_of(st.none(), st.sampled_from("abc")))
+        people.append(
+            someone(
+                root,
+                draw(st.sampled_from(["DE", "US-CA", None])),
+                customer_id=owner,
+                email_hmac=None if mail is None else mail * 64,
+                website_id=draw(st.sampled_from([1, 2])),
+                why=why(*draw(st.lists(DISCLOSURES, min_size=1, unique=True)), record=root),
+                contact=draw(st.sampled_from([None, contact()])),
+            )
+        )
+    return people
+
+
+@given(affected_people(), st.randoms(use_true_random=False))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_merging_loses_nobody_and_joins_whom_it_must(people: list[CustomerAffected], random: Any) -> None:
+    shuffled = list(people)
+    random.shuffle(shuffled)
+    merged = merge(shuffled, lambda website: f"c{website}")
+    assert merged == merge(people, lambda website: f"c{website}")
+    roots = [root for person in merged for root in person.roots]
+    assert sorted(roots) == sorted(each.root for each in people)
+    of = {root: index for index, person in enumerate(merged) for root in person.roots}
+    by_root = {each.root: each for each in people}
+    for one in people:
+        for other in people:
+            same_contact = one.email_hmac is not None and (one.email_hmac, one.website_id) == (
+                other.email_hmac,
+                other.website_id,
+            )
+            if same_contact or (one.customer_id is not None and one.customer_id == other.customer_id):
+                assert of[one.root] == of[other.root]
+    for person in merged:
+        members = [by_root[root] for root in person.roots]
+        assert set(person.disclosures) == {key for each in members if each.why for key in each.why.disclosures}
+        assert person.contact == by_root[person.root].contact
+        assert (person.contact is None) == all(each.contact is None for each in members)
