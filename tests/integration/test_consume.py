@@ -1,0 +1,372 @@
+"""The consume loop and the publisher on a real broker: nothing is skipped, and others read what we write."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as TheirPartition
+
+from bridge.contracts.envelope import Message, open_envelope, seal_envelope, tombstone
+from bridge.contracts.events import NoticeRead
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.topics import DEAD_LETTERS, DELIVERY_OUTCOMES, Topic
+from bridge.runtime.clock import SetClock
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
+from bridge.runtime.kafka import Fenced, Positions, Publisher, client_settings
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health
+from tests.servers.kafka import KafkaServer
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+TOPIC = DELIVERY_OUTCOMES
+PARTITIONS = 4
+
+
+@pytest.fixture
+def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
+    settings = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
+    admin = AdminClient(client_settings(settings))
+    wanted = [NewTopic(topic_prefix + TOPIC.name, PARTITIONS, 1), NewTopic(topic_prefix + DEAD_LETTERS.name, 1, 1)]
+    for future in admin.create_topics(wanted).values():
+        future.result(timeout=15)
+    return settings
+
+
+class Shelf:
+    """Where members keep results and positions together, as the case store does."""
+
+    def __init__(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
+        self.lock = threading.Lock()
+        self.positions = dict(positions or {})
+        self.kept: list[Received] = []
+
+    @property
+    def ids(self) -> list[str]:
+        with self.lock:
+            return [notice_of(received) for received in self.kept]
+
+
+class Member:
+    """A handler over a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.owned: set[tuple[str, int]] = set()
+        self.before_handling: Callable[[Sequence[Received], Positions], None] = lambda batch, positions: None
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        self.owned.update(partitions)
+        with self.shelf.lock:
+            return {key: self.shelf.positions[key] for key in partitions if key in self.shelf.positions}
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        self.owned.difference_update(partitions)
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        self.before_handling(batch, positions)
+        with self.shelf.lock:
+            self.shelf.kept.extend(batch)
+            self.shelf.positions.update(positions)
+
+    def tick(self) -> None:
+        """Nothing is due between batches."""
+
+
+@contextmanager
+def running(kafka: Kafka, member: Member, *, batch_size: int = 100) -> Iterator[None]:
+    """Consume on a thread until the block ends. Raises what the loop raised."""
+    stop, errors = threading.Event(), []
+
+    def work() -> None:
+        try:
+            consume_until(kafka, member, stop, batch_size=batch_size)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def consume_until(
+    kafka: Kafka, member: Member, stop: threading.Event, *, limit: int = 100, batch_size: int = 100
+) -> None:
+    letters = DeadLetters(lambda: Publisher(kafka), "test", SetClock(NOW), limit_per_minute=limit)
+    consume(
+        kafka, "group", [TOPIC], member, stop=stop, dead_letters=letters, health=Health(), batch_size=batch_size,
+        poll_seconds=0.05,
+    )  # fmt: skip
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+def read(number: int) -> Message:
+    event = NoticeRead(notice_id=f"n{number}", customer_id=number, read_at=NOW)
+    return seal_envelope(event, key=f"notice/{number}", root=f"customer/{number}", source="/relay", at=NOW)
+
+
+def notice_of(received: Received) -> str:
+    assert isinstance(received.event, NoticeRead)
+    return received.event.notice_id
+
+
+def publish(kafka: Kafka, *messages: Message, partition: int | None = None) -> None:
+    publisher = Publisher(kafka)
+    for message in messages:
+        if partition is None:
+            publisher.send(TOPIC, message)
+        else:
+            publisher.send_raw(TOPIC, partition, message.key.encode(), message.value, message.headers)
+    publisher.flush()
+
+
+def end_of(kafka: Kafka, topic: Topic, partition: int = 0) -> int:
+    client = Consumer(client_settings(kafka) | {"group.id": kafka.topic_prefix + "look"})
+    try:
+        _low, high = client.get_watermark_offsets(
+            TopicPartition(kafka.topic_prefix + topic.name, partition), timeout=15
+        )
+        return int(high)
+    finally:
+        client.close()
+
+
+def their_records(kafka: Kafka, topic: Topic) -> list[Any]:
+    """What kafka-python reads of `topic`, committed records only."""
+    name = kafka.topic_prefix + topic.name
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka.bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
+    try:
+        partitions = [TheirPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        found: list[Any] = []
+        give_up_at = time.monotonic() + 30
+        while any(consumer.position(each) < ends[each] for each in partitions):
+            assert time.monotonic() < give_up_at
+            for records in consumer.poll(timeout_ms=200).values():
+                found.extend(records)
+        return found
+    finally:
+        consumer.close()
+
+
+# reading
+
+
+def test_a_message_that_cannot_be_read_is_a_dead_letter_before_the_position_moves(kafka: Kafka) -> None:
+    garbage = Message("k", "customer/1", b"\xff\x00 not json", [("ce_type", b"tocsin.account-notice.read.v1")])
+    publish(kafka, read(1), garbage, read(2), partition=0)
+    shelf = Shelf()
+    member = Member(shelf)
+    letters_when_handling: dict[int, int] = {}
+
+    def look(_batch: Sequence[Received], positions: Positions) -> None:
+        letters_when_handling[positions[(TOPIC.name, 0)]] = end_of(kafka, DEAD_LETTERS)
+
+    member.before_handling = look
+    with running(kafka, member):
+        wait_for("all three are behind us", lambda: shelf.positions.get((TOPIC.name, 0)) == 3)
+    assert shelf.ids == ["n1", "n2"]
+    assert all(count == 1 for position, count in letters_when_handling.items() if position >= 2)
+    (letter,) = their_records(kafka, DEAD_LETTERS)
+    kept = json.loads(letter.value)
+    assert base64.b64decode(kept["value"]) == garbage.value
+    assert (kept["topic"], kept["partition"], kept["offset"], kept["consumer"]) == (TOPIC.name, 0, 1, "test")
+    assert base64.b64decode(kept["headers"]["ce_type"]) == b"tocsin.account-notice.read.v1"
+
+
+def test_past_the_bound_the_consumer_stops_and_nothing_is_skipped(kafka: Kafka) -> None:
+    garbage = [Message(f"k{number}", "customer/1", b"{}", []) for number in range(10)]
+    publish(kafka, read(1), *garbage, read(2), partition=0)
+    shelf = Shelf()
+    with pytest.raises(TooManyDeadLetters, match="nothing skipped"):
+        consume_until(kafka, Member(shelf), threading.Event(), limit=3)
+    assert shelf.positions.get((TOPIC.name, 0), 0) <= 4
+    with running(kafka, Member(shelf)):  # as with a version that can cope
+        wait_for("all are behind us", lambda: shelf.positions.get((TOPIC.name, 0)) == 12)
+    assert sorted(set(shelf.ids)) == ["n1", "n2"]
+    letters = {json.loads(record.value)["offset"] for record in their_records(kafka, DEAD_LETTERS)}
+    assert letters == set(range(1, 11))
+
+
+def test_reading_goes_on_where_the_handler_says_not_where_kafka_was_told(kafka: Kafka) -> None:
+    publish(kafka, *(read(number) for number in range(10)), partition=0)
+    publish(kafka, *(read(number) for number in range(10, 13)), partition=1)
+    first = Shelf()
+    with running(kafka, Member(first)):
+        wait_for("all are behind us", lambda: len(first.kept) == 13)
+    # the handler's store was restored from a backup: it knows of five records of partition 0 and of nothing else
+    restored = Shelf({(TOPIC.name, 0): 5})
+    with running(kafka, Member(restored)):
+        wait_for("what it lacks came again", lambda: len(restored.kept) == 8)
+    assert sorted((received.partition, received.offset) for received in restored.kept) == [
+        *((0, offset) for offset in range(5, 10)),
+        *((1, offset) for offset in range(3)),
+    ]
+
+
+def test_members_that_come_and_go_lose_nothing(kafka: Kafka) -> None:
+    total = 3000
+    shelf = Shelf()
+    first, second = Member(shelf), Member(shelf)
+    sending = threading.Event()
+
+    def send() -> None:
+        publisher = Publisher(kafka)
+        for number in range(total):
+            publisher.send(TOPIC, read(number))
+            if number % 100 == 99:
+                publisher.flush()
+                sending.wait(0.02)
+
+    sender = threading.Thread(target=send)
+    with running(kafka, second, batch_size=50):
+        with running(kafka, first, batch_size=50):
+            wait_for("both have partitions", lambda: bool(first.owned) and bool(second.owned))
+            sender.start()
+            wait_for("half is there", lambda: len(shelf.kept) > total / 2)
+        wait_for("the other took over", lambda: len(second.owned) == PARTITIONS)
+        sender.join()
+        wait_for("all are there", lambda: len(set(shelf.ids)) == total)
+    assert first.owned == set()
+    ends = {(TOPIC.name, number): end_of(kafka, TOPIC, number) for number in range(PARTITIONS)}
+    assert shelf.positions == ends
+    by_partition: dict[int, list[int]] = {}
+    for received in shelf.kept:
+        by_partition.setdefault(received.partition, []).append(received.offset)
+    for partition, offsets in by_partition.items():
+        assert set(offsets) == set(range(ends[(TOPIC.name, partition)]))
+
+
+def test_a_handler_that_fails_ends_the_loop_and_reads_the_batch_again(kafka: Kafka) -> None:
+    publish(kafka, *(read(number) for number in range(5)), partition=2)
+    shelf = Shelf()
+    failing = Member(shelf)
+
+    def fail(_batch: Sequence[Received], _positions: Positions) -> None:
+        raise ZeroDivisionError
+
+    failing.before_handling = fail
+    with pytest.raises(ZeroDivisionError):
+        consume_until(kafka, failing, threading.Event())
+    with running(kafka, Member(shelf)):
+        wait_for("all are behind us", lambda: len(shelf.kept) == 5)
+    assert shelf.ids == [f"n{number}" for number in range(5)]
+
+
+def test_a_tombstone_says_what_is_gone(kafka: Kafka) -> None:
+    publish(kafka, tombstone(key="customer/7", root="customer/7", source="/relay", at=NOW))
+    shelf = Shelf()
+    with running(kafka, Member(shelf)):
+        wait_for("it is there", lambda: len(shelf.kept) == 1)
+    (received,) = shelf.kept
+    assert (received.tombstone, received.value, received.key) == (True, None, "customer/7")
+    assert received.event.model_dump() == {"root": "customer/7", "key": "customer/7"}
+
+
+# transactions
+
+
+def test_what_was_aborted_is_never_seen(kafka: Kafka) -> None:
+    publisher = Publisher(kafka, transactional_id="one")
+    with pytest.raises(ZeroDivisionError), publisher.transaction():
+        for number in range(50):
+            publisher.send(TOPIC, read(number))
+        raise ZeroDivisionError
+    with publisher.transaction():
+        publisher.send(TOPIC, read(100))
+    shelf = Shelf()
+    with running(kafka, Member(shelf)):
+        wait_for("the committed one is there", lambda: len(shelf.kept) > 0)
+        publish(kafka, *(read(number) for number in range(101, 105)))
+        wait_for("and what followed", lambda: len(shelf.kept) == 5)
+    assert sorted(shelf.ids) == ["n100", "n101", "n102", "n103", "n104"]
+
+
+def test_an_open_transaction_of_a_dead_publisher_is_ended_by_its_successor(kafka: Kafka) -> None:
+    dead = Publisher(kafka, transactional_id="one")
+    unfinished = dead.transaction()
+    unfinished.__enter__()
+    dead.send(TOPIC, read(1))
+    successor = Publisher(kafka, transactional_id="one")
+    with successor.transaction():
+        successor.send(TOPIC, read(2))
+    with pytest.raises(Fenced):
+        unfinished.__exit__(None, None, None)
+    shelf = Shelf()
+    with running(kafka, Member(shelf)):
+        wait_for("the successor's is there", lambda: len(shelf.kept) == 1)
+    assert shelf.ids == ["n2"]
+
+
+def test_who_was_fenced_publishes_nothing_more(kafka: Kafka) -> None:
+    former = Publisher(kafka, transactional_id="one")
+    Publisher(kafka, transactional_id="one")
+    with pytest.raises(Fenced), former.transaction():
+        former.send(TOPIC, read(1))
+    assert their_records(kafka, TOPIC) == []
+
+
+# other clients
+
+
+def test_kafka_python_reads_what_we_write(kafka: Kafka) -> None:
+    publisher = Publisher(kafka, transactional_id="one")
+    messages = [read(number) for number in range(200)]
+    with publisher.transaction():
+        for message in messages:
+            publisher.send(TOPIC, message)
+    records = {record.key.decode(): record for record in their_records(kafka, TOPIC)}
+    assert len(records) == 200
+    for message in messages:
+        record = records[message.key]
+        headers = dict(record.headers)
+        assert headers == dict(message.headers)
+        assert (headers["ce_specversion"], headers["content-type"]) == (b"1.0", b"application/json")
+        assert open_envelope(record.key, record.value, headers) == open_envelope(
+            message.key.encode(), message.value, dict(message.headers)
+        )
+        assert record.partition == partition_of(message.root, PARTITIONS)
+
+
+def test_kafka_python_would_put_every_root_on_the_same_partition(kafka: Kafka) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    try:
+        roots = [f"customer/{number}" for number in range(40)] + [f"order/{number}" for number in range(40)]
+        name = kafka.topic_prefix + TOPIC.name
+        chosen = [producer.send(name, key=root.encode(), value=b"x") for root in roots]
+        producer.flush(timeout=15)
+        assert [future.get(timeout=15).partition for future in chosen] == [
+            partition_of(root, PARTITIONS) for root in roots
+        ]
+    finally:
+        producer.close()
