@@ -37,7 +37,6 @@ from consumers.domain.notices import (
     sms_parts,
 )
 from consumers.domain.segments import GENERAL, STANDINGS, SegmentKey
-from consumers.law.loader import Controllers
 
 __all__ = ["body_sha256", "check", "compose", "fill", "slots_for"]
 
@@ -466,20 +465,3 @@ def _problem(bundle: Bundle, key: SegmentKey) -> Iterator[str]:
         compose(bundle, key)
     except TocsinError as error:
         yield f"{bundle.name}/{key.locale}: {error}"
-
-
-class ShopSenders:
-    """Who writes for a website: its legal entity, and the shop's own pages."""
-
-    def __init__(self, controllers: Controllers, base_url: str) -> None:
-        self._controllers = controllers
-        self._shop_url = base_url.rstrip("/")
-
-    def __call__(self, website_id: int) -> Sender:
-        _, controller = self._controllers.of_website(website_id)
-        return Sender(
-            name=controller.name,
-            contact=controller.dpo,
-            shop_url=self._shop_url,
-            account_url=f"{self._shop_url}/customer/account/",
-        )

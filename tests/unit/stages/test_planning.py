@@ -33,7 +33,7 @@ from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.planning import PlanningTables
-from consumers.adapters.notice_renderer import ShopSenders, compose
+from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
@@ -79,8 +79,9 @@ class World:
         approved = ApprovedBundles(self.templates, self.artefacts)
         catalog = TemplateCatalog(self.templates, approved, NoticeBundles(self.database), self.clock)
         store = PlanningTables(self.database, self.clock)
-        senders = ShopSenders(controllers, "https://shop.invalid/")
-        return Planning(store, Law(rules, controllers), catalog, compose, senders, OurLease(), self.clock)
+        return Planning(
+            store, Law(rules, controllers), catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock
+        )
 
     def approve(self, *jurisdictions: str, until: datetime = NOW + timedelta(days=90)) -> str:
         bundle = read_bundle(self.templates, "ai-data-leak")
