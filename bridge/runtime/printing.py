@@ -1,9 +1,10 @@
 """What commands print: a table for people, JSON for pipes, instants in the reader's zone, in UTC and as "in 31 h"."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich import box
@@ -18,10 +19,23 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
     """Print `rows` as a plain table with `columns`, in that order; missing values as "-"."""
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    console().print(plain_table(rows, columns, title=title))
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> Table:
+    """Return `rows` as a table whose cells are folded, never cut: an id that is cut cannot be typed."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*("-" if row.get(column) is None else str(row[column]) for column in columns))
-    Console(soft_wrap=True, highlight=False).print(table)
+    return table
+
+
+def console(file: TextIO | None = None) -> Console:
+    """Return a console as wide as the reader's terminal, or 150 columns where there is none."""
+    out = file or sys.stdout
+    return Console(file=out, highlight=False, markup=False, width=None if out.isatty() else 150)
 
 
 def in_words(at: datetime, now: datetime) -> str:

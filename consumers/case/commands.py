@@ -28,17 +28,18 @@ from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.parts import Parts
-from bridge.runtime.printing import instant, print_json, print_table
+from bridge.runtime.printing import in_words, instant, print_json, print_table
 from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
 from consumers.case.acting import Actor, actor_of, record_act
 from consumers.case.overview import Overview, overview
 from consumers.case.people import add_person, load_people, read_token, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
-from consumers.case.store import CaseStore, IncidentRecord, ReleaseRecord
+from consumers.case.store import CaseStore, IncidentRecord, ObligationRecord, ReleaseRecord
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
 from consumers.domain.facts import Facts
+from consumers.domain.obligations import OWED, Status
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _reason = click.option("--reason", help="Why; kept in the case store, its salted hash in the evidence log.")
@@ -197,8 +198,8 @@ def show_lines(seen: Overview, now: datetime) -> list[str]:
 
 
 def _clock_lines(seen: Overview, now: datetime) -> list[str]:
-    dated = [each for each in seen.obligations if each.conservative_deadline_at or each.deadline_at]
-    undated = len(seen.obligations) - len(dated)
+    open_duties = [each for each in seen.obligations if each.status in OWED | {Status.PENDING}]
+    dated = [each for each in open_duties if each.watched_at is not None]
     lines = []
     for each in dated[:8]:
         conservative = instant(each.conservative_deadline_at, now) if each.conservative_deadline_at else "none"
@@ -208,10 +209,51 @@ def _clock_lines(seen: Overview, now: datetime) -> list[str]:
             f"clock:        {each.regime_id} to {each.recipient} ({each.controller}, {each.status}{met}): "
             f"conservative {conservative}; recorded {recorded}"
         )
-    if len(dated) > 8 or undated:
-        lines.append(f"clock:        {max(0, len(dated) - 8)} more with a date, {undated} without; "
+    if seen.obligations:
+        lines.append(f"duties:       {len(dated)} with a date, {len(open_duties) - len(dated)} without one, "
+                     f"{len(seen.obligations) - len(open_duties)} considered and not due; "
                      f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
     return lines
+
+
+@incident.command()
+@click.argument("incident_id")
+@click.option("--all", "everything", is_flag=True, help="Also what was considered and is not due.")
+@_token_file
+@_as_json
+@click.pass_obj
+def obligations(parts: Parts, incident_id: str, everything: bool, token_file: Path | None, as_json: bool) -> None:
+    """Show every duty by its recipient: by when, why, under which law, and which facts are missing."""
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    seen = overview(parts.get(CaseStore), incident_id)
+    now = parts.get(Clock).now()
+    chosen = [each for each in seen.obligations if everything or each.status in OWED | {Status.PENDING}]
+    chosen.sort(key=lambda each: (each.watched_at is None, each.watched_at or now, each.regime_id))
+    if as_json:
+        print_json([{"controller": each.controller, "met_at": each.met_at, **each.detail} for each in chosen])
+        return
+    for recipient in dict.fromkeys(each.recipient for each in chosen):
+        rows = [_duty_row(each, now) for each in chosen if each.recipient == recipient]
+        print_table(
+            rows, ["duty", "status", "by", "citation", "confidence", "missing"], title=recipient.replace("_", " ")
+        )
+    click.echo(f"{len(seen.obligations) - len(chosen)} considered and not due{'' if everything else ' (--all shows them)'}. "
+               "Not adopted by your counsel yet, and no legal advice.")  # fmt: skip
+
+
+def _duty_row(duty: ObligationRecord, now: datetime) -> dict[str, Any]:
+    at = duty.watched_at
+    by = "no fixed date" if at is None else f"{at:%Y-%m-%d %H:%M} UTC, {in_words(at, now)}"
+    if at is not None and duty.deadline_at is None:
+        by += " (conservative)"
+    return {
+        "duty": duty.regime_id,
+        "status": duty.status,
+        "by": by,
+        "citation": duty.detail.get("citation"),
+        "confidence": duty.detail.get("confidence"),
+        "missing": ", ".join(duty.detail.get("missing_facts", ())) or None,
+    }
 
 
 @incident.command()

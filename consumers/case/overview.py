@@ -83,7 +83,7 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
         ends = case.ends(incident_id)
         return Overview(
             incident=incident,
-            people=people_in_words(incident, partitions),
+            people=people_in_words(incident, partitions, plan),
             partitions=partitions,
             plan=plan,
             facts=facts,
@@ -109,7 +109,7 @@ def _release_view(case: CaseWork, record: ReleaseRecord) -> ReleaseView:
     return ReleaseView(record, [(each.person, each.role, each.approved_at) for each in approvals], missing)
 
 
-def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord) -> str:
+def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord, plan: PlanRecord | None = None) -> str:
     """Return how many people are affected as far as is known. "Nobody" only when every partition says so with
     coverage from before the exposure window and without untagged writes.
     """
@@ -120,7 +120,11 @@ def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord) -> s
         return "not known yet: no partition has answered"
     recorded = partitions.affected_count - partitions.possible_count
     complete = partitions.answered >= partitions.partition_count
-    words = f"{partitions.affected_count:,} people from {answered}: {recorded:,} by record"
+    words = f"{partitions.affected_count:,} people"
+    if plan is not None and plan.state == "complete":
+        # one person may be found under several accounts and guest orders
+        words = f"{plan.recipient_count:,} people ({partitions.affected_count:,} accounts and orders)"
+    words += f" from {answered}: {recorded:,} by record"
     untagged = sum(each.untagged_count for each in partitions.coverage)
     if partitions.possible_count or untagged:
         words += f", {partitions.possible_count:,} possible ({untagged:,} untagged writes)"

@@ -159,6 +159,13 @@ class ObligationRecord:
     deadline_at: datetime | None
     conservative_deadline_at: datetime | None
     met_at: datetime | None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """The law room's whole answer: citation, reasons, missing facts."""
+
+    @property
+    def watched_at(self) -> datetime | None:
+        """The date to act by: the recorded one, or while there is none the conservative one."""
+        return self.deadline_at or self.conservative_deadline_at
 
 
 @dataclass(frozen=True, slots=True)

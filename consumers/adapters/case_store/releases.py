@@ -41,7 +41,7 @@ class ReleaseRows:
         return [
             ObligationRecord(
                 row["controller"], row["regime_id"], row["status"], row["recipient"], row["deadline_at"],
-                row["conservative_deadline_at"], row["met_at"],
+                row["conservative_deadline_at"], row["met_at"], row["detail"],
             )
             for row in rows
         ]  # fmt: skip
