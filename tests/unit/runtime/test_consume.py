@@ -1,0 +1,220 @@
+"""The consume loop over a scripted consumer: order of steps, where reading begins, and which errors end it."""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.errors import TocsinError, Unreachable
+from bridge.contracts.events import NoticeRead
+from bridge.contracts.topics import DELIVERY_OUTCOMES
+from bridge.runtime.consume import Received, consume
+from bridge.runtime.kafka import Positions
+from bridge.runtime.settings import Kafka
+from bridge.runtime.telemetry import Health
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+NAME = DELIVERY_OUTCOMES.name
+KAFKA = Kafka(topic_prefix="p.")
+
+
+class Record:
+    """A message as confluent-kafka gives it."""
+
+    def __init__(
+        self, partition: int, offset: int, value: bytes | None = b"garbage", *, headers: Any = None, fault: Any = None
+    ) -> None:
+        self._fields = (f"p.{NAME}", partition, offset, b"key", value, headers, (1, 1234), fault)
+
+    topic = property(lambda self: lambda: self._fields[0])
+    partition = property(lambda self: lambda: self._fields[1])
+    offset = property(lambda self: lambda: self._fields[2])
+    key = property(lambda self: lambda: self._fields[3])
+    value = property(lambda self: lambda: self._fields[4])
+    headers = property(lambda self: lambda: self._fields[5])
+    timestamp = property(lambda self: lambda: self._fields[6])
+    error = property(lambda self: lambda: self._fields[7])
+
+
+def good(partition: int, offset: int) -> Record:
+    sealed = seal_envelope(
+        NoticeRead(notice_id=f"n{offset}", customer_id=1, read_at=NOW),
+        key="key",
+        root="customer/1",
+        source="/s",
+        at=NOW,
+    )
+    return Record(partition, offset, sealed.value, headers=list(sealed.headers))
+
+
+class World:
+    """Consumer, handler and dead letters in one, with a journal of the order."""
+
+    def __init__(self, *batches: list[Record] | Exception) -> None:
+        self.batches = list(batches)
+        self.journal: list[Any] = []
+        self.stop = threading.Event()
+        self.health = Health()
+        self.health.ready()
+        self.known: dict[tuple[str, int], int] = {}
+        self.callbacks: dict[str, Callable[..., None]] = {}
+        self.commit_error: Exception | None = None
+        self.received: list[Received] = []
+        self.assignment: list[TopicPartition] = []
+
+    def run(self) -> None:
+        consume(
+            KAFKA, "g", [DELIVERY_OUTCOMES], self, stop=self.stop, dead_letters=self, health=self.health  # type: ignore[arg-type]  # as DeadLetters
+        )  # fmt: skip
+
+    # the consumer
+
+    def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
+        self.journal.append(("subscribe", topics))
+        self.callbacks = callbacks
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assignment = partitions
+
+    def consume(self, count: int, timeout: float) -> list[Record]:
+        if not self.batches:
+            self.stop.set()
+            return []
+        batch = self.batches.pop(0)
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        if self.commit_error is not None:
+            raise self.commit_error
+        self.journal.append(("commit", [(item.topic, item.partition, item.offset) for item in offsets]))
+
+    def close(self) -> None:
+        self.journal.append("close")
+
+    # dead letters
+
+    def put(self, topic: str, message: Record, reason: str) -> None:
+        self.journal.append(("letter", topic, message.offset()))
+
+    def flush(self) -> None:
+        self.journal.append("flush")
+
+    # the handler
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        return self.known
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        self.journal.append(("revoked", list(partitions)))
+
+    def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        self.received.extend(batch)
+        self.journal.append(("handle", [item.offset for item in batch], dict(positions)))
+
+    def tick(self) -> None:
+        self.journal.append("tick")
+
+
+@pytest.fixture
+def world_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    def make(*batches: list[Record] | Exception) -> World:
+        world = World(*batches)
+        monkeypatch.setattr("bridge.runtime.consume.new_consumer", lambda kafka, group: world)
+        return world
+
+    return make
+
+
+WorldOf = Callable[..., World]
+
+
+def test_dead_letters_are_stored_then_the_batch_is_handled_then_progress_is_shown(world_of: WorldOf) -> None:
+    world = world_of([good(0, 4), Record(0, 5), good(1, 9)])
+    world.run()
+    assert world.journal == [
+        ("subscribe", [f"p.{NAME}"]),
+        ("letter", NAME, 5),
+        "flush",
+        ("handle", [4, 9], {(NAME, 0): 6, (NAME, 1): 10}),
+        ("commit", [(f"p.{NAME}", 0, 6), (f"p.{NAME}", 1, 10)]),
+        "tick",
+        "tick",
+        "close",
+    ]
+
+
+def test_a_batch_of_dead_letters_alone_moves_the_position(world_of: WorldOf) -> None:
+    world = world_of([Record(0, 5)])
+    world.run()
+    assert ("handle", [], {(NAME, 0): 6}) in world.journal
+
+
+def test_a_message_is_handed_over_with_its_logical_topic_and_headers(world_of: WorldOf) -> None:
+    world = world_of([good(3, 7)])
+    world.run()
+    (received,) = world.received
+    assert (received.topic, received.partition, received.offset, received.key) == (NAME, 3, 7, "key")
+    assert (received.headers["ce_root"], received.timestamp_ms, received.tombstone) == (b"customer/1", 1234, False)
+    assert "notice_id" not in repr(received).partition("event=")[0]
+
+
+def test_reading_begins_at_the_handlers_position_or_at_the_beginning(world_of: WorldOf) -> None:
+    world = world_of()
+    world.known = {(NAME, 0): 17}
+    world.run()
+    assert world.health.reasons() == {"assignment": "waiting for partitions"}
+    world.callbacks["on_assign"](world, [TopicPartition(f"p.{NAME}", 0), TopicPartition(f"p.{NAME}", 1)])
+    assert [item.offset for item in world.assignment] == [17, OFFSET_BEGINNING]
+    assert world.health.reasons() == {}
+    world.callbacks["on_lost"](world, [TopicPartition(f"p.{NAME}", 1)])
+    assert world.journal[-1] == ("revoked", [(NAME, 1)])
+
+
+@pytest.mark.parametrize("code", [KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT])
+def test_an_error_that_passes_is_waited_out(world_of: WorldOf, code: int) -> None:
+    world = world_of([Record(0, 0, fault=KafkaError(code))], [good(0, 1)])
+    world.run()
+    assert ("handle", [1], {(NAME, 0): 2}) in world.journal
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, "tocsin topics apply"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "Kafka: "),
+        (KafkaError._MAX_POLL_EXCEEDED, "Kafka: "),
+    ],
+)
+def test_an_error_that_does_not_ends_the_loop_by_name(world_of: WorldOf, code: int, words: str) -> None:
+    world = world_of([good(0, 1), Record(0, 0, fault=KafkaError(code))])
+    with pytest.raises(Unreachable, match=words):
+        world.run()
+    assert world.received == []
+    assert world.journal[-1] == "close"
+
+
+def test_progress_that_cannot_be_shown_stops_nothing(world_of: WorldOf) -> None:
+    world = world_of([good(0, 1)], [good(0, 2)])
+    world.commit_error = KafkaException(KafkaError(KafkaError.REBALANCE_IN_PROGRESS))
+    world.run()
+    assert [received.offset for received in world.received] == [1, 2]
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), TocsinError("x")])
+def test_what_the_handler_raises_ends_the_loop_without_showing_progress(world_of: WorldOf, fault: Exception) -> None:
+    world = world_of([good(0, 1)])
+
+    def fail(batch: Sequence[Received], positions: Positions) -> None:
+        raise fault
+
+    world.handle = fail  # type: ignore[method-assign]  # a handler that fails
+    with pytest.raises(type(fault)):
+        world.run()
+    assert world.journal[-1] == "close"
+    assert all(step[0] != "commit" for step in world.journal)

@@ -1,0 +1,119 @@
+"""Dead letters: the bytes as they came, one identity for one message, and a bound past which nothing is published."""
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.events import DeadLettered
+from bridge.contracts.topics import DEAD_LETTERS, Topic
+from bridge.runtime.clock import SetClock
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Publisher:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.flushed = 0
+
+    def send(self, topic: Topic, message: Message) -> None:
+        assert topic is DEAD_LETTERS
+        self.sent.append(message)
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
+
+    def letters(self) -> list[DeadLettered]:
+        opened = [open_envelope(sent.key.encode(), sent.value, dict(sent.headers)) for sent in self.sent]
+        assert all(isinstance(letter, DeadLettered) for letter in opened)
+        return [letter for letter in opened if isinstance(letter, DeadLettered)]
+
+
+class World:
+    """Dead letters of one consumer, its publisher and its stop-watch."""
+
+    def __init__(self, limit: int = 100) -> None:
+        self.publisher = Publisher()
+        self.opened = 0
+        self.seconds = 0.0
+        self.letters = DeadLetters(
+            self._open, "index", SetClock(NOW), limit_per_minute=limit, monotonic=lambda: self.seconds
+        )
+
+    def _open(self) -> Any:
+        self.opened += 1
+        return self.publisher
+
+    def put(self, offset: int = 0, value: bytes | None = b"x", headers: Any = ()) -> None:
+        self.letters.put_raw("tocsin.store-changes", 3, offset, b"k", value, headers, "unknown ce_type")
+
+
+@given(
+    st.binary(), st.none() | st.binary(), st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=9)))
+)
+def test_key_value_and_headers_are_kept_byte_for_byte(key: bytes, value: bytes | None, headers: Any) -> None:
+    world = World()
+    world.letters.put_raw("tocsin.store-changes", 3, 17, key, value, headers, "reason")
+    (letter,) = world.publisher.letters()
+    assert base64.b64decode(letter.key or "") == key
+    assert (letter.value is None) == (value is None)
+    assert base64.b64decode(letter.value or "") == (value or b"")
+    assert {name: base64.b64decode(text) for name, text in letter.headers.items()} == {
+        name: content or b"" for name, content in headers
+    }
+    assert (letter.topic, letter.partition, letter.offset, letter.consumer, letter.failed_at) == (
+        "tocsin.store-changes", 3, 17, "index", NOW,
+    )  # fmt: skip
+
+
+def test_the_same_message_again_is_the_same_letter() -> None:
+    world = World()
+    for offset in (1, 1, 2):
+        world.put(offset)
+    first, again, other = world.publisher.letters()
+    assert first.dead_letter_id == again.dead_letter_id != other.dead_letter_id
+
+
+def test_past_the_bound_nothing_is_published_and_the_place_is_named() -> None:
+    world = World(limit=3)
+    for offset in range(3):
+        world.put(offset)
+    with pytest.raises(TooManyDeadLetters, match=r"partition 3 offset 3 with nothing skipped.*unknown ce_type"):
+        world.put(3)
+    assert len(world.publisher.sent) == 3
+
+
+def test_the_bound_is_for_any_sixty_seconds() -> None:
+    world = World(limit=2)
+    world.put(0)
+    world.seconds = 40
+    world.put(1)
+    world.seconds = 60
+    with pytest.raises(TooManyDeadLetters):
+        world.put(2)
+    world.seconds = 60.5
+    world.put(2)
+    with pytest.raises(TooManyDeadLetters):
+        world.put(3)
+    world.seconds = 101
+    world.put(3)
+    assert len(world.publisher.sent) == 4
+
+
+def test_no_publisher_is_opened_while_all_can_be_read() -> None:
+    world = World()
+    world.letters.flush()
+    assert world.opened == 0
+    world.put(0)
+    world.put(1)
+    assert (world.opened, world.publisher.flushed) == (1, 0)
+    world.letters.flush()
+    assert world.publisher.flushed == 2

@@ -1,0 +1,115 @@
+"""Kafka clients without a broker: settings, waiting with a bound, and what each error means to a caller."""
+
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from pydantic import SecretStr
+
+from bridge.contracts.envelope import Message
+from bridge.contracts.errors import TocsinError, Unreachable
+from bridge.contracts.topics import CASE_EVENTS
+from bridge.runtime.kafka import (
+    Fenced,
+    NotPublished,
+    Publisher,
+    as_topic_partition,
+    client_settings,
+    cluster_id,
+    new_consumer,
+    partition_count,
+)
+from bridge.runtime.settings import Kafka
+
+NOWHERE = Kafka(bootstrap_servers="127.0.0.1:1", topic_prefix="p.")
+
+
+def test_secrets_and_certificates_reach_the_client() -> None:
+    kafka = Kafka(
+        bootstrap_servers="b:1", security_protocol="SASL_SSL", sasl_mechanism="SCRAM-SHA-512", sasl_username="u",
+        sasl_password=SecretStr("s"), ca_file=Path("/ca.pem"),
+    )  # fmt: skip
+    settings = client_settings(kafka)
+    assert (settings["sasl.mechanism"], settings["sasl.username"], settings["sasl.password"]) == (
+        "SCRAM-SHA-512", "u", "s",
+    )  # fmt: skip
+    assert settings["ssl.ca.location"] == "/ca.pem"
+    assert "sasl.mechanism" not in client_settings(NOWHERE)
+
+
+def test_a_broker_that_is_not_there_is_said_within_the_patience() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match=r"kafka\.bootstrap_servers"):
+        Publisher(NOWHERE, transactional_id="one", patience_seconds=0.5)
+    assert time.monotonic() - began < 10
+
+
+def test_a_record_that_nobody_acknowledges_is_not_published_and_forgotten_for_the_next_batch() -> None:
+    publisher = Publisher(NOWHERE)
+    publisher.send_raw(CASE_EVENTS, 0, b"k", b"v", [])
+    with pytest.raises(NotPublished, match="1 records were not published"):
+        publisher.flush(0.2)
+    publisher.flush(0.2)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (KafkaError._FENCED, Fenced),
+        (KafkaError.INVALID_PRODUCER_EPOCH, Fenced),
+        (KafkaError.PRODUCER_FENCED, Fenced),
+        (KafkaError._ALL_BROKERS_DOWN, Unreachable),
+        (KafkaError._TRANSPORT, Unreachable),
+        (KafkaError._TIMED_OUT, Unreachable),
+        (KafkaError.MSG_SIZE_TOO_LARGE, NotPublished),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, NotPublished),
+    ],
+)
+def test_an_error_becomes_what_a_caller_can_act_on(code: int, expected: type[TocsinError]) -> None:
+    assert type(Publisher._translated(KafkaException(KafkaError(code)))) is expected
+
+
+def test_a_topic_that_is_not_there_names_the_command_that_makes_it() -> None:
+    class Metadata:
+        topics: dict[str, object] = {}  # noqa: RUF012  an answer as the client gives it
+
+    class Client:
+        def list_topics(self, name: str, timeout: float) -> Metadata:
+            return Metadata()
+
+    with pytest.raises(Unreachable, match=r"topic p\.x does not exist; run `tocsin topics apply`"):
+        partition_count(Client(), "p.x")
+
+
+def test_the_message_goes_to_the_partition_of_its_root() -> None:
+    publisher = Publisher(NOWHERE)
+    publisher._partition_counts["p.tocsin.case-events"] = 6
+    sent: list[tuple[int, bytes]] = []
+    publisher.send_raw = lambda topic, partition, key, value, headers: sent.append((partition, key))  # type: ignore[method-assign]  # no broker
+    publisher.send(CASE_EVENTS, Message("some/key", "customer/42", b"", []))
+    assert sent == [(1, b"some/key")]
+
+
+def test_a_position_names_the_topic_with_its_prefix() -> None:
+    position = as_topic_partition(NOWHERE, "tocsin.incidents", 3, 17)
+    assert (position.topic, position.partition, position.offset) == ("p.tocsin.incidents", 3, 17)
+
+
+def test_a_setting_of_the_consumer_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(KafkaException, match=r"no\.such"):
+        new_consumer(NOWHERE, "g", no_such="x")
+    new_consumer(NOWHERE, "g", auto_offset_reset="latest").close()
+
+
+def test_the_cluster_of_nowhere_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent:
+        def __init__(self, _settings: object) -> None:
+            pass
+
+        def list_topics(self, timeout: float) -> None:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    monkeypatch.setattr("bridge.runtime.kafka.AdminClient", Absent)
+    with pytest.raises(Unreachable, match="does not answer"):
+        cluster_id(NOWHERE)

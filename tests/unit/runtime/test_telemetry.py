@@ -1,0 +1,99 @@
+"""Telemetry: health with reasons, the small server, declarations, and logs as one JSON object a line."""
+
+import json
+import logging
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+import consumers.stages.clock
+import consumers.stages.dispatch
+import consumers.stages.outbox
+import consumers.stages.receipts
+import consumers.stages.release  # noqa: F401  declares metrics
+from bridge.runtime.telemetry import DECLARATIONS, Health, TelemetryServer, configure_logs
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Health, str]]:
+    health = Health()
+    server = TelemetryServer("127.0.0.1", 0, health, run_file=tmp_path / "run" / "stage.metrics.json")
+    server.start()
+    address = json.loads((tmp_path / "run" / "stage.metrics.json").read_text(encoding="utf-8"))["metrics"]
+    yield health, address.removesuffix("/metrics")
+    server.stop()
+
+
+def get(address: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_a_process_is_ready_when_nothing_is_missing(served: tuple[Health, str]) -> None:
+    health, address = served
+    assert get(f"{address}/readyz") == (503, '{"ready": false, "missing": {"start": "starting"}}')
+    health.ready()
+    assert get(f"{address}/readyz")[0] == 200
+    health.missing("kafka", "no broker answers")
+    health.missing("case store", "gone")
+    health.ready("case store")
+    assert json.loads(get(f"{address}/readyz")[1]) == {"ready": False, "missing": {"kafka": "no broker answers"}}
+    assert get(f"{address}/healthz")[0] == 200, "alive all the same"
+
+
+def test_metrics_are_served_and_start_at_zero(served: tuple[Health, str]) -> None:
+    status, text = get(f"{served[1]}/metrics?x=1")
+    assert status == 200
+    assert re.search(r'^tocsin_deliveries_total{channel="letter",state="lost"} 0.0$', text, re.MULTILINE)
+
+
+def test_another_path_names_those_that_exist(served: tuple[Health, str]) -> None:
+    status, text = get(f"{served[1]}/")
+    assert (status, text) == (404, "not found: /metrics, /healthz, /readyz\n")
+
+
+def test_every_metric_has_its_name_help_and_question() -> None:
+    assert len(DECLARATIONS) >= 12
+    for name, declared in DECLARATIONS.items():
+        assert re.fullmatch(r"tocsin(_[a-z]+)+", name)
+        assert name.endswith("_total") == (declared.kind == "counter")
+        assert declared.help
+        assert declared.question.endswith("?")
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_log_line_is_one_json_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("index")
+    log = structlog.get_logger()
+    log.debug("not shown")
+    try:
+        raise ZeroDivisionError("by zero")
+    except ZeroDivisionError:
+        log.exception("stage ends", stage="index", lines="a\nb")
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    said = json.loads(line)
+    assert out == ""
+    assert (said["event"], said["process"], said["level"], said["lines"]) == ("stage ends", "index", "error", "a\nb")
+    assert "ZeroDivisionError" in said["exception"]
+    assert said["timestamp"].endswith("Z")
