@@ -1,9 +1,10 @@
 """Reading dead letters, and putting them back: the original bytes, on the partition where they first were."""
 
 import base64
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as _TopicPartition
 
 from bridge.contracts.envelope import open_envelope
@@ -18,6 +19,7 @@ REDRIVEN_HEADER = "tocsin-redriven"
 """Says on the message which dead letter it was."""
 
 _SILENCE_SECONDS = 15.0
+_NOT_YET_LED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
 def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
@@ -27,7 +29,7 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
     seen: set[str] = set()
     try:
         for partition in range(partition_count(consumer, name)):
-            low, high = consumer.get_watermark_offsets(_TopicPartition(name, partition), timeout=_SILENCE_SECONDS)
+            low, high = _bounds(consumer, _TopicPartition(name, partition))
             consumer.assign([_TopicPartition(name, partition, low)])
             position = low
             while position < high:
@@ -48,6 +50,21 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     finally:
         consumer.close()
+
+
+def _bounds(consumer: Consumer, partition: _TopicPartition) -> tuple[int, int]:
+    """Return the first offset and the one after the last, once the partition has a leader who says so."""
+    give_up_at = time.monotonic() + _SILENCE_SECONDS
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=_SILENCE_SECONDS)
+            return low, high
+        except KafkaException as error:
+            # A topic is led a moment after it was created; librdkafka does not call that retriable here.
+            passing = error.args[0].retriable() or error.args[0].code() in _NOT_YET_LED
+            if not passing or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.1)
 
 
 def find(letters: Sequence[DeadLettered], wanted: Sequence[str]) -> list[DeadLettered]:

@@ -1,0 +1,558 @@
+"""The relay between a real MariaDB and a real Kafka: killed, frozen, overtaken, and read by an independent client."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+import sqlalchemy as sa
+from confluent_kafka.admin import AdminClient
+from kafka import KafkaConsumer
+from kafka import TopicPartition as IndependentPartition
+from pydantic import SecretStr
+
+from bridge.contracts.envelope import open_envelope, tombstone
+from bridge.contracts.errors import Refused, TocsinError
+from bridge.contracts.events import CustomerChanged, EntityRemoved, Event, OrderChanged, ProvenanceRecorded
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, TOPICS, Topic
+from bridge.magento.backfill import Backfill
+from bridge.magento.changelogs import View
+from bridge.magento.grants import grants
+from bridge.magento.snapshots import CustomerState
+from bridge.magento.store import LeadLost, SqlStore, open_store
+from bridge.relay import TRANSACTIONAL_ID, RelayStage
+from bridge.runtime.clock import SystemClock
+from bridge.runtime.kafka import Fenced, Publisher
+from bridge.runtime.sealing import Opener, Sealer, generate_sealing_keys
+from bridge.runtime.settings import Kafka, Relay, Store
+from bridge.runtime.telemetry import Health
+from bridge.runtime.topics_admin import TopicsAdmin
+from tests.servers.kafka import KafkaServer
+from tests.servers.mariadb import StoreDatabase
+from tests.store_rows import StoreRows, add, run
+
+ROOT = Path(__file__).parents[2]
+PROCESS = Path(__file__).with_name("relay_process.py")
+KEYS = generate_sealing_keys()
+REGISTERED = ("fraud_score", "income_band")
+
+
+def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 30) -> None:
+    give_up_at = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {timeout_seconds} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Iterator[Kafka]:
+    settings = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
+    TopicsAdmin(settings).apply()
+    yield settings
+    admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
+    for future in admin.delete_topics([topic_prefix + topic.name for topic in TOPICS]).values():
+        future.result(timeout=15)
+
+
+@pytest.fixture
+def shop(mariadb_database: StoreDatabase) -> Iterator[StoreRows]:
+    engine = sa.create_engine(mariadb_database.url)
+    rows = StoreRows(engine)
+    rows.base()
+    yield rows
+    engine.dispose()
+
+
+@pytest.fixture
+def store(mariadb_database: StoreDatabase) -> Store:
+    return Store(url=SecretStr(mariadb_database.url), registered_attributes=REGISTERED)
+
+
+class Read:
+    """What kafka-python, reading committed records from the start, finds on a topic."""
+
+    def __init__(self, kafka: Kafka, topic: Topic) -> None:
+        name = kafka.topic_prefix + topic.name
+        consumer = KafkaConsumer(
+            bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False,
+            group_id=None, consumer_timeout_ms=1000,
+        )  # fmt: skip
+        self.records: list[Any] = []
+        try:
+            partitions = [IndependentPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            give_up_at = time.monotonic() + 20
+            while any(consumer.position(each) < ends[each] for each in partitions):
+                assert time.monotonic() < give_up_at, "the topic was not read to its end"
+                for found in consumer.poll(timeout_ms=200).values():
+                    self.records += found
+        finally:
+            consumer.close()
+
+    @property
+    def keys(self) -> list[str]:
+        return [record.key.decode() for record in self.records]
+
+    def newest(self) -> Mapping[str, Event]:
+        return {record.key.decode(): opened(record) for record in self.records}
+
+
+def opened(record: Any) -> Event:
+    return open_envelope(record.key, record.value, dict(record.headers))
+
+
+class Relaying:
+    """A relay on a thread of this process."""
+
+    def __init__(self, kafka: Kafka, store: Store, batch_size: int = 500) -> None:
+        clock = SystemClock()
+        self.stop = threading.Event()
+        self.error: Exception | None = None
+        self._reader = open_store(store, clock)
+        self.stage = RelayStage(
+            self._reader,
+            lambda: Publisher(kafka, transactional_id=TRANSACTIONAL_ID),
+            Sealer(KEYS.public, clock),
+            bytes(32),
+            Relay(batch_size=batch_size, idle_seconds=0.01),
+            clock,
+            Health(),
+        )
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.stage.run(self.stop)
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self) -> "Relaying":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop.set()
+        self._thread.join(60)
+        self._reader.close()
+        assert not self._thread.is_alive()
+        assert self.error is None, self.error
+
+
+def is_settled(shop: StoreRows) -> bool:
+    return not any(shop.changelog(view) for view in View)
+
+
+def relay_until_settled(kafka: Kafka, store: Store, shop: StoreRows, batch_size: int = 500) -> None:
+    with Relaying(kafka, store, batch_size):
+        wait_for("all settled", lambda: is_settled(shop))
+
+
+# What is published
+
+
+def test_an_independent_client_reads_the_shop(kafka: Kafka, store: Store, shop: StoreRows) -> None:
+    shop.customer(42, country="US", region_id=12)
+    shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
+    shop.customer(43, store_id=2, website_id=2)
+    shop.order(7, country="DE")
+    shop.order(8, customer_id=43, country="FR")
+    shop.provenance("r-1", "customer/42", confidence=0.731, generated_at="2026-03-01 10:00:00.123456")
+    shop.provenance("r-2", "order/7", kind="synthetic")
+    relay_until_settled(kafka, store, shop)
+    read = Read(kafka, STORE_CHANGES)
+    newest = read.newest()
+    assert set(newest) == {"customer/42", "customer/43", "order/7", "provenance/r-1", "provenance/r-2"}
+    for record in read.records:
+        root = dict(record.headers)["ce_root"].decode()
+        assert record.partition == partition_of(root, STORE_CHANGES.partitions)
+        for personal in (b"example.com", b"Placeholder", b"Musterweg", b"secret-hash", b"5550101"):
+            assert personal not in record.value
+    first, second, order = newest["customer/42"], newest["customer/43"], newest["order/7"]
+    assert isinstance(first, CustomerChanged)
+    assert [(claim.code, claim.source) for claim in first.residence] == [("US-CA", "default_billing")]
+    assert set(first.attribute_hmacs) == {"fraud_score"}
+    assert first.faults == ()
+    assert first.contact is not None
+    contact = Opener([KEYS.private]).open(first.contact, "customer/42")
+    assert contact.postal_address == (
+        "Placeholder Number42", "Musterweg 1", "Hinterhaus", "Beispielstadt, CA 10115", "US",
+    )  # fmt: skip
+    assert isinstance(second, CustomerChanged)
+    assert (second.locale, second.website_id) == ("en_GB", 2)
+    assert [(claim.code, claim.source) for claim in second.residence] == [
+        ("DE", "default_billing"),
+        ("FR", "last_order"),
+    ]
+    assert isinstance(order, OrderChanged)
+    assert (order.customer_id, order.locale) == (None, "de_DE")
+    record_1 = newest["provenance/r-1"]
+    assert isinstance(record_1, ProvenanceRecorded)
+    assert (record_1.generated_at.microsecond, record_1.confidence, record_1.faults) == (123456, 0.731, ())
+
+
+def test_removals_and_readings(kafka: Kafka, store: Store, shop: StoreRows) -> None:
+    shop.customer(42)
+    shop.order(7, customer_id=42)
+    shop.provenance("r-1", "order/7", customer_id=42)
+    shop.provenance("r-2", "customer/42")
+    shop.add(
+        "tocsin_account_notice", notice_id="a-1", customer_id=42, incident_id="INC-2026-0001", title="t", body="b",
+        locale="de_DE", created_at="2026-03-01 10:00:00",
+    )  # fmt: skip
+    relay_until_settled(kafka, store, shop)
+    assert Read(kafka, DELIVERY_OUTCOMES).keys == []
+    shop.run("UPDATE tocsin_account_notice SET read_at = '2026-03-02 00:00:00'")
+    shop.run("DELETE FROM customer_entity")
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-2'")
+    relay_until_settled(kafka, store, shop)
+    newest = Read(kafka, STORE_CHANGES).newest()
+    assert newest["customer/42"] == EntityRemoved(root="customer/42", key="customer/42")
+    assert newest["provenance/r-2"] == EntityRemoved(root="customer/42", key="provenance/r-2")
+    order = newest["order/7"]
+    assert isinstance(order, OrderChanged)
+    assert order.customer_id is None
+    assert Read(kafka, DELIVERY_OUTCOMES).keys == ["notice/a-1"]
+
+
+def test_a_row_that_the_database_should_not_hold_delays_nobody(kafka: Kafka, store: Store, shop: StoreRows) -> None:
+    with shop.engine.begin() as connection:
+        run(connection, "SET SESSION sql_mode = '', check_constraint_checks = 0")
+        row = {
+            "record_id": "r-1", "root": "customer/41", "customer_id": 41, "entity_type": "customer", "entity_id": 41,
+            "attribute": "fraud_score", "model_id": "scorer", "model_version": "7", "generated_at": "0000-00-00 00:00:00",
+            "kind": "odd", "sensitivity": "", "categories": "{no json", "elements": "[]",
+        }  # fmt: skip
+        add(connection, "tocsin_provenance", row)
+    shop.provenance("r-2", "customer/42")
+    relay_until_settled(kafka, store, shop)
+    newest = Read(kafka, STORE_CHANGES).newest()
+    bad = newest["provenance/r-1"]
+    assert isinstance(bad, ProvenanceRecorded)
+    assert set(bad.faults) == {"generated_at", "kind", "sensitivity", "categories"}
+    assert "provenance/r-2" in newest
+
+
+def test_a_backlog_in_many_batches_is_whole_and_in_order(kafka: Kafka, store: Store, shop: StoreRows) -> None:
+    names = ", ".join(f"({number}, 'p{number}@shop.example.com', 1, 1)" for number in range(1, 5001))
+    shop.run(f"INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES {names}")
+    with Relaying(kafka, store, batch_size=300):
+        for change in range(100):
+            shop.run("UPDATE customer_entity SET store_id = :view WHERE entity_id = 4000", view=1 + change % 2)
+        wait_for("all settled", lambda: is_settled(shop))
+    read = Read(kafka, STORE_CHANGES)
+    assert set(read.keys) == {f"customer/{number}" for number in range(1, 5001)}
+    newest = read.newest()["customer/4000"]
+    assert isinstance(newest, CustomerChanged)
+    assert newest.store_id == 2
+
+
+def test_backfill_takes_the_same_path(kafka: Kafka, store: Store, shop: StoreRows, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        shop.customer(number)
+    shop.order(7)
+    shop.provenance("r-1", "order/7")
+    for view in View:
+        shop.run(f"DELETE FROM {view.changelog}")
+    backfill = Backfill(store, tmp_path / "progress.json")
+    for entity in ("customers", "provenance", "orders", "account-notices"):
+        list(backfill.run(entity, 2))
+    backfill.close()
+    relay_until_settled(kafka, store, shop)
+    assert set(Read(kafka, STORE_CHANGES).keys) == {
+        *(f"customer/{number}" for number in range(1, 6)), "order/7", "provenance/r-1",
+    }  # fmt: skip
+
+
+# Changelogs
+
+
+def test_what_commits_late_with_a_lower_id_is_reached(
+    kafka: Kafka, store: Store, shop: StoreRows, mariadb_database: StoreDatabase
+) -> None:
+    shop.customer(1)
+    shop.customer(2)
+    relay_until_settled(kafka, store, shop)
+    late = mariadb_database.connect(autocommit=False)
+    try:
+        with Relaying(kafka, store, batch_size=2), late.cursor() as cursor:
+            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 1")
+            for change in range(20):
+                shop.run("UPDATE customer_entity SET lastname = :name WHERE entity_id = 2", name=f"N{change}")
+            wait_for("the others are settled", lambda: is_settled(shop))
+            late.commit()
+            wait_for("the late one is settled", lambda: is_settled(shop))
+    finally:
+        late.close()
+    newest = Read(kafka, STORE_CHANGES).newest()["customer/1"]
+    assert isinstance(newest, CustomerChanged)
+    assert newest.store_id == 2
+
+
+def test_only_what_was_read_is_deleted(store: Store, shop: StoreRows, mariadb_database: StoreDatabase) -> None:
+    shop.customer(1)
+    reader = SqlStore(store, SystemClock())
+    assert reader.take_lead()
+    batch = reader.next_batch(10)
+    shop.run("UPDATE customer_entity SET store_id = 2")
+    reader.settle(batch)
+    assert shop.changelog("tocsin_customer") == [1]
+    ahead = reader.next_batch(10)
+    shop.run("UPDATE customer_entity SET store_id = 1")
+    assert len(reader.next_batch(10, besides=ahead)) == 1
+    reader.close()
+
+
+def test_reading_locks_nothing_against_the_shop(store: Store, shop: StoreRows, mariadb_database: StoreDatabase) -> None:
+    """A save that is not committed yet delays neither reading nor settling, and the other way round."""
+    shop.customer(1)
+    shop.customer(2)
+    reader = SqlStore(store, SystemClock())
+    assert reader.take_lead()
+    saving = mariadb_database.connect(autocommit=False)
+    try:
+        with saving.cursor() as cursor:
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
+            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 1")
+            batch = reader.next_batch(10)
+            states = [state for state in reader.states_of(batch) if isinstance(state, CustomerState)]
+            assert {state.customer_id for state in states} == {1, 2}
+            reader.settle(batch)
+            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 2")
+        saving.commit()
+    finally:
+        saving.close()
+    assert sorted(shop.changelog("tocsin_customer")) == [1, 2]
+    reader.close()
+
+
+# Leading
+
+
+def test_a_reader_whose_session_is_killed_settles_nothing(
+    store: Store, shop: StoreRows, mariadb_database: StoreDatabase
+) -> None:
+    shop.customer(1)
+    first, second = SqlStore(store, SystemClock()), SqlStore(store, SystemClock())
+    assert first.take_lead()
+    assert not second.take_lead()
+    batch = first.next_batch(10)
+    ((session,),) = shop.run("SELECT IS_USED_LOCK(:name)", name=f"tocsin-relay:{mariadb_database.name}:")
+    shop.run(f"KILL CONNECTION {session}")
+    wait_for("the lock is free", second.take_lead)
+    with pytest.raises(LeadLost):
+        first.settle(batch)
+    assert shop.changelog("tocsin_customer") == [1]
+    first.close()
+    second.close()
+
+
+def test_a_database_without_the_module_is_refused_by_name(empty_mariadb_database: StoreDatabase) -> None:
+    reader = SqlStore(Store(url=SecretStr(empty_mariadb_database.url)), SystemClock())
+    with pytest.raises(Refused, match=r"eav_attribute.*setup:upgrade"):
+        reader.take_lead()
+    reader.close()
+
+
+def test_an_account_that_is_unknown_is_refused_without_its_password(mariadb_database: StoreDatabase) -> None:
+    url = sa.make_url(mariadb_database.url).set(username="nobody", password="hunter2")
+    reader = SqlStore(Store(url=SecretStr(url.render_as_string(hide_password=False))), SystemClock())
+    with pytest.raises(TocsinError) as refused:
+        reader.take_lead()
+    assert "hunter2" not in str(refused.value)
+    reader.close()
+
+
+def test_the_printed_grants_are_enough_and_no_more(
+    kafka: Kafka, store: Store, shop: StoreRows, mariadb_database: StoreDatabase
+) -> None:
+    account = f"relay_{os.urandom(4).hex()}"
+    shop.run(f"CREATE USER '{account}'@'%' IDENTIFIED BY 'relay'")
+    try:
+        for statement in grants(mariadb_database.name, account, "%", ""):
+            shop.run(statement)
+        url = sa.make_url(mariadb_database.url).set(username=account, password="relay")
+        restricted = store.model_copy(update={"url": SecretStr(url.render_as_string(hide_password=False))})
+        shop.customer(42)
+        shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
+        shop.order(7, customer_id=42)
+        shop.provenance("r-1", "order/7", customer_id=42)
+        shop.add(
+            "tocsin_account_notice", notice_id="a-1", customer_id=42, incident_id="INC-2026-0001", title="t", body="b",
+            locale="de_DE", created_at="2026-03-01 10:00:00", read_at="2026-03-01 10:00:01",
+        )  # fmt: skip
+        relay_until_settled(kafka, restricted, shop)
+        assert set(Read(kafka, STORE_CHANGES).keys) == {"customer/42", "order/7", "provenance/r-1"}
+        assert Read(kafka, DELIVERY_OUTCOMES).keys == ["notice/a-1"]
+        shop.run("DELETE FROM customer_entity")
+        relay_until_settled(kafka, restricted, shop)
+        server = mariadb_database.server
+        with (
+            pymysql.connect(
+                host=server.host, port=server.port, user=account, password="relay", database=mariadb_database.name
+            ) as own,
+            own.cursor() as cursor,
+        ):
+            for forbidden in (
+                "SELECT password_hash FROM customer_entity",
+                "SELECT rp_token FROM customer_entity",
+                "UPDATE customer_entity SET email = ''",
+                "DELETE FROM tocsin_provenance",
+            ):
+                with pytest.raises(pymysql.err.OperationalError):
+                    cursor.execute(forbidden)
+    finally:
+        shop.run(f"DROP USER '{account}'@'%'")
+
+
+# Processes that die and freeze
+
+
+class Process:
+    """`relay_process.py`, with what it says."""
+
+    def __init__(self, settings: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, PROCESS, settings, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+        self._said: queue.Queue[str] = queue.Queue()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._said.put(line.strip())
+
+    def says(self, word: str, timeout_seconds: float = 30) -> None:
+        give_up_at = time.monotonic() + timeout_seconds
+        while (left := give_up_at - time.monotonic()) > 0:
+            try:
+                if self._said.get(timeout=left) == word:
+                    return
+            except queue.Empty:
+                break
+        raise AssertionError(f"the relay did not say {word!r} within {timeout_seconds} s")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        self._reading.join(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+Starting = Callable[..., Process]
+
+
+@pytest.fixture
+def start(kafka: Kafka, store: Store, tmp_path: Path) -> Iterator[Starting]:
+    settings = tmp_path / "relay.json"
+    content = {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "topic_prefix": kafka.topic_prefix,
+        "url": store.url.get_secret_value(),
+        "public_key": KEYS.public.hex(),
+        "batch_size": 10,
+    }
+    settings.write_text(json.dumps(content), encoding="utf-8")
+    started: list[Process] = []
+
+    def begin(*options: str) -> Process:
+        started.append(Process(settings, *options))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.end()
+
+
+def customers(numbers: Sequence[int]) -> set[str]:
+    return {f"customer/{number}" for number in numbers}
+
+
+@pytest.mark.parametrize(("step", "repeats"), [("published", True), ("sent", False)])
+def test_a_relay_killed_in_the_middle_loses_nothing(
+    kafka: Kafka, store: Store, shop: StoreRows, start: Starting, step: str, repeats: bool
+) -> None:
+    for number in range(1, 31):
+        shop.customer(number)
+    killed = start("--hold", step)
+    killed.says(step)
+    killed.signal(signal.SIGKILL)
+    killed.process.wait(10)
+    assert len(shop.changelog("tocsin_customer")) == 30, "nothing was settled before the kill"
+    relay_until_settled(kafka, store, shop, batch_size=10)
+    keys = Read(kafka, STORE_CHANGES).keys
+    assert set(keys) == customers(range(1, 31))
+    # What was committed and not settled comes twice; what was never committed is never seen.
+    assert (len(keys) > 30) is repeats
+
+
+def test_a_frozen_relay_is_shut_out(kafka: Kafka, store: Store, shop: StoreRows, start: Starting) -> None:
+    """It wakes in the middle of a transaction: it commits nothing, settles nothing, and waits for its next turn."""
+
+    def register(number: int) -> None:
+        shop.add("customer_entity", entity_id=number, website_id=1, store_id=1, email=f"p{number}@shop.example.com")
+
+    register(1)
+    frozen = start("--hold", "sent")
+    frozen.says("sent")
+    frozen.signal(signal.SIGSTOP)
+    successor = start()
+    successor.says("leads", timeout_seconds=20)
+    wait_for("the successor settles", lambda: is_settled(shop))
+    frozen.signal(signal.SIGCONT)
+    frozen.signal(signal.SIGUSR1)
+    for number in range(2, 22):
+        register(number)
+    wait_for("the successor settles", lambda: is_settled(shop))
+    assert successor.process.poll() is None, "the one that woke did not shut out its successor"
+    successor.signal(signal.SIGTERM)
+    assert successor.process.wait(20) == 0
+    frozen.says("leads", timeout_seconds=20)
+    register(22)
+    wait_for("it leads again", lambda: is_settled(shop))
+    assert sorted(Read(kafka, STORE_CHANGES).keys) == sorted(customers(range(1, 23))), "each once"
+
+
+def test_a_standby_takes_over_from_a_dead_relay(kafka: Kafka, shop: StoreRows, start: Starting) -> None:
+    first = start()
+    first.says("leads")
+    standby = start()
+    began = time.monotonic()
+    first.signal(signal.SIGKILL)
+    standby.says("leads")
+    assert time.monotonic() - began < 5
+    shop.customer(1)
+    wait_for("the standby settles", lambda: is_settled(shop))
+
+
+def test_a_second_start_under_the_same_id_fences_the_first(kafka: Kafka) -> None:
+    first = Publisher(kafka, transactional_id=TRANSACTIONAL_ID)
+    second = Publisher(kafka, transactional_id=TRANSACTIONAL_ID)
+    with pytest.raises(Fenced), first.transaction():
+        first.send(STORE_CHANGES, tombstone(key="customer/1", root="customer/1", source="/t", at=SystemClock().now()))
+    first.close()
+    second.close()
+    assert Read(kafka, STORE_CHANGES).keys == []
