@@ -331,7 +331,8 @@ class DeliveryOutcome(Event):
     previous_state: AttemptState
     sub_type: str | None = None
     """The provider's class word (`General`, `Suppressed`), from a closed list."""
-    body_sha256: Sha256 | None = None
+    body_commitment: Sha256 | None = None
+    """HMAC of the final text's SHA-256 under the person's key: a text that holds a name could be guessed from its hash."""
     bundle_sha256: Sha256 | None = None
     provider_message_sha256: Sha256 | None = None
     """Salted hash; the id itself stays in the case store."""

@@ -352,7 +352,7 @@ def _delivery_outcome(event: DeliveryOutcome, source: Source) -> dict[str, Any]:
         "previous_state": event.previous_state,
         "sub_type": event.sub_type,
         "receipt_kind": event.receipt_kind,
-        "body_digest": event.body_sha256,
+        "body_digest": event.body_commitment,
         "bundle_sha256": event.bundle_sha256,
         "provider_message_digest": event.provider_message_sha256,
         "occurred_at": event.occurred_at,

@@ -32,6 +32,7 @@ from consumers.adapters.case_store.tables import (
     gate,
     incident,
     page,
+    person_key,
     receipt,
     recipient,
     release,
@@ -51,6 +52,7 @@ from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import Command, Counts, Handed, Intent, Lane, SentReport
 from consumers.domain.sending import Receipt, ReceiptKind
+from consumers.evidence.commitment import commit
 
 _CHUNK = 500
 
@@ -136,6 +138,8 @@ class Ledger:
                 .where(*conditions)
                 .order_by(recipient.c.late, recipient.c.deadline_at, segment.c.priority, recipient.c.recipient_id)
                 .limit(max(limit, 0))
+                # planning must not regroup somebody while their first attempt is being written
+                .with_for_update(of=recipient)
             )
             .mappings()
             .all()
@@ -350,7 +354,7 @@ class Ledger:
                         _case_event(
                             "release.finished",
                             row["incident_id"],
-                            f"{row['release_id']}-finished",
+                            hashlib.sha256(f"{row['release_id']}/finished/{now.isoformat()}".encode()).hexdigest()[:32],
                             now,
                             {
                                 "release_id": row["release_id"],
@@ -709,7 +713,6 @@ class Ledger:
                 continue
             row["state"] = after.value
             row["state_at"] = now
-            row["transition"] = row.get("transition", 0) + 1
             if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
                 row["expires_at"] = self._expires_at(row, now)
@@ -728,8 +731,15 @@ class Ledger:
     def _attempt_rows(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Mapping[Any, Any]]:
         for start in range(0, len(ids), _CHUNK):
             yield from connection.execute(
-                sa.select(attempt, recipient.c.subject_commitment, recipient.c.deadline_at, incident.c.exercise)
+                sa.select(
+                    attempt,
+                    recipient.c.subject_commitment,
+                    recipient.c.deadline_at,
+                    incident.c.exercise,
+                    person_key.c.key.label("person_key"),
+                )
                 .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                .outerjoin(person_key, person_key.c.root == recipient.c.root)
                 .join(incident, incident.c.incident_id == attempt.c.incident_id)
                 .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
                 .with_for_update(of=attempt)
@@ -765,6 +775,7 @@ class Ledger:
                 attempt.c.state,
                 attempt.c.number,
                 attempt.c.release_id,
+                attempt.c.bundle_sha256,
             )
             .where(attempt.c.recipient_id.in_(people))
             .order_by(attempt.c.number)
@@ -778,8 +789,8 @@ class Ledger:
                     recipient.c.channels,
                     recipient.c.final_state,
                     recipient.c.subject_commitment,
+                    recipient.c.segment_id,
                     segment.c.channels.label("policy"),
-                    segment.c.bundle_sha256,
                     incident.c.epoch,
                     incident.c.exercise,
                 )
@@ -790,23 +801,32 @@ class Ledger:
             .mappings()
             .all()
         )
+        approved = self._approved_segments(connection, {rows[-1]["release_id"] for rows in tried.values()})
+        reopened: set[str] = set()
+        undone: list[str] = []
         new_attempts: list[dict[str, Any]] = []
         ends: dict[tuple[str, bool], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
         superfluous: list[_Change] = []
         for person in known:
             attempts = tried[person["recipient_id"]]
+            last = attempts[-1]
+            # what was approved for these people binds the next channel too, whatever the segment says by now
+            of_release = approved[last["release_id"]].get(person["segment_id"], {})
             following = what_next(
                 [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
-                _channels(person["policy"]),
+                _channels(of_release.get("channels", person["policy"])),
                 _channels(person["channels"]),
             )
             if following.channel is not None:
                 new_attempts.append(
                     self._new_attempt(
-                        person["recipient_id"], person["incident_id"], attempts[-1]["release_id"],
-                        attempts[-1]["number"] + 1, following.channel, person["bundle_sha256"], person["epoch"], now,
+                        person["recipient_id"], person["incident_id"], last["release_id"], last["number"] + 1,
+                        following.channel, last["bundle_sha256"], person["epoch"], now,
                     )
                 )  # fmt: skip
+                reopened.add(last["release_id"])
+                if person["final_state"] is not None:
+                    undone.append(person["recipient_id"])
             elif following.end is not None and following.end != person["final_state"]:
                 key = (person["incident_id"], bool(person["exercise"]))
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
@@ -818,9 +838,25 @@ class Ledger:
                 )
         if new_attempts:
             connection.execute(sa.insert(attempt), new_attempts)
+            # a bounce after the end (asynchronous ones take days) takes end and finish back
+            connection.execute(
+                sa.update(recipient).where(recipient.c.recipient_id.in_(undone)).values(final_state=None, final_at=None)
+            )
+            connection.execute(
+                sa.update(release)
+                .where(release.c.release_id.in_(sorted(reopened)) & (release.c.state == "finished"))
+                .values(state="releasing", finished_at=None)
+            )
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise)
         self._apply(connection, superfluous, now)
+
+    @staticmethod
+    def _approved_segments(connection: sa.Connection, release_ids: set[str]) -> Mapping[str, Mapping[str, Any]]:
+        rows = connection.execute(
+            sa.select(release.c.release_id, release.c.policy).where(release.c.release_id.in_(sorted(release_ids)))
+        )
+        return {row.release_id: row.policy.get("segments", {}) for row in rows}
 
     @staticmethod
     def _end_people(
@@ -943,7 +979,7 @@ def _outcome(
             state=after,
             previous_state=before,
             sub_type=change.sub_type,
-            body_sha256=row["body_sha256"],
+            body_commitment=_body_commitment(row["person_key"], row["body_sha256"]),
             bundle_sha256=row["bundle_sha256"],
             provider_message_sha256=None
             if message_id is None
@@ -954,6 +990,11 @@ def _outcome(
             exercise=bool(row["exercise"]),
         ),
     )
+
+
+def _body_commitment(key: bytes | None, body_sha256: str | None) -> str | None:
+    """Commit to the text under the person's key. None once that key is erased: nothing may link the person any more."""
+    return None if key is None or body_sha256 is None else commit(key, f"body/{body_sha256}")
 
 
 def _case_event(

@@ -358,6 +358,26 @@ class LedgerCases:
         case.ledger.begin_attempts(10)
         assert case.end(person) == "unreachable_reported"
 
+    def test_a_bounce_after_the_end_takes_end_and_finish_back(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == ["r1"]
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+        assert case.end(person) is None
+        assert case.ledger.meter(SMS_LANE) == 1
+
+    def test_the_next_channel_is_the_one_that_was_approved(self, case: Case) -> None:
+        person = case.person(1, ("email", "sms", "account_notice"))
+        (intent,) = case.claim(EMAIL_LANE)
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.segment).values(channels=["email", "account_notice"]))
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+
     def test_a_release_finishes_only_when_everybody_has_an_end(self, case: Case) -> None:
         case.person(1)
         held = case.person(2, held_reason="no approved text")

@@ -66,7 +66,7 @@ def outcome(**changes: Any) -> DeliveryOutcome:
     return DeliveryOutcome(
         outcome_id="0" * 32, incident_id="INC-2026-0001", recipient_id="INC-2026-0001:customer/42", subject_commitment=HEX,
         attempt_id="a1b2c3d4" * 4, attempt_number=1, channel=Channel.EMAIL, provider="ses", state=AttemptState.BOUNCED,
-        previous_state=AttemptState.HANDED_OVER, sub_type="General", receipt_kind="bounced_hard", body_sha256=HEX,
+        previous_state=AttemptState.HANDED_OVER, sub_type="General", receipt_kind="bounced_hard", body_commitment=HEX,
         bundle_sha256=HEX, provider_message_sha256=HEX, occurred_at=AT, recorded_at=AT,
     ).model_copy(update=changes)  # fmt: skip
 
