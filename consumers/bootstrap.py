@@ -60,7 +60,14 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Clock, SystemClock)
     _provide_case_store(parts)
     _provide_law(parts)
+    _provide_delivery(parts)
     return parts
+
+
+def _provide_delivery(parts: Parts) -> None:
+    from consumers.stages.delivery_commands import DeliveryNumbers
+
+    parts.provide(DeliveryNumbers, lambda: _ledger(parts, Process("delivery", Health(), parts.get(Clock))))
 
 
 def _provide_law(parts: Parts) -> None:
@@ -282,7 +289,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     handler = Dispatch(
         _ledger(parts, process),
         Opener(load_private_keys(settings.paths.sealing_private_key)),
-        ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to),
+        ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to, process.clock),
         Addresses(settings.delivery.mode),
         SesEmail(config, settings.delivery.configuration_set),
         SnsSms(config),
@@ -351,6 +358,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
 
 
 def _receipts(parts: Parts, process: Process) -> Stage:
+    from bridge.runtime.sealing import load_public_key, seal_bytes
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
     from consumers.stages.receipts import Receipts, ReceiptsStage
 
@@ -361,7 +369,10 @@ def _receipts(parts: Parts, process: Process) -> Stage:
         SnsSignatures(settings.delivery.certificate_hosts, account=settings.delivery.aws_account),
     )
     dead_letters = _dead_letters(parts, process)
-    handler = Receipts(_ledger(parts, process), [source], dead_letters, process.health)
+    public_key = load_public_key(settings.paths.sealing_public_key)
+    handler = Receipts(
+        _ledger(parts, process), [source], dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
+    )
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 
 

@@ -140,6 +140,32 @@ class Opener:
         return cipher
 
 
+_BLOB_INFO = b"tocsin bytes v1"
+
+
+def seal_bytes(public_key: bytes, content: bytes) -> bytes:
+    """Return `content` sealed to dispatch's public key, for bytes that may hold addresses (a receipt nobody could read)."""
+    sealed = _SUITE.encrypt(content, X25519PublicKey.from_public_bytes(public_key), info=_BLOB_INFO)
+    return f"tocsin-sealed {key_id_of(public_key)} ".encode() + base64.b64encode(sealed)
+
+
+def open_bytes(private_keys: Iterable[bytes], sealed: bytes) -> bytes:
+    """Return what `seal_bytes` sealed. Raises KeyNotHeld, or Refused when the bytes are not whole."""
+    try:
+        mark, key_id, content = sealed.decode("ascii").split(" ")
+        blob = _from_base64(content)
+    except ValueError:
+        raise Refused("these bytes were not sealed by Tocsin") from None
+    for secret in private_keys:
+        key = X25519PrivateKey.from_private_bytes(secret)
+        if mark == "tocsin-sealed" and key_id_of(key.public_key().public_bytes_raw()) == key_id:
+            try:
+                return _SUITE.decrypt(blob, key, info=_BLOB_INFO)
+            except InvalidTag:
+                raise Refused("the sealed bytes do not open: they were changed") from None
+    raise KeyNotHeld(f"sealed to key {key_id[:16]}, and no such private key is here")
+
+
 def _from_base64(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 

@@ -5,10 +5,10 @@ in counsel's folder changes nothing that runs.
 """
 
 from collections import OrderedDict
-from datetime import UTC, datetime
 
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import Contact
+from bridge.runtime.clock import Clock
 from consumers.adapters.notice_renderer import compose
 from consumers.adapters.template_catalog import ApprovedBundles
 from consumers.domain.ledger import Intent
@@ -22,7 +22,8 @@ _KEPT_SEGMENTS = 256
 class ApprovedTexts:
     """Fills approved notices. `from_address` and `reply_to` are the sender's."""
 
-    def __init__(self, bundles: ApprovedBundles, from_address: str, reply_to: str | None) -> None:
+    def __init__(self, bundles: ApprovedBundles, from_address: str, reply_to: str | None, clock: Clock) -> None:
+        self._clock = clock
         self._bundles = bundles
         self._from_address = from_address
         self._reply_to = reply_to
@@ -31,7 +32,8 @@ class ApprovedTexts:
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
         """Return the person's e-mail. Raises TocsinError when its text cannot be had."""
         notice = self._notice(intent)
-        slots = slots_for(contact, intent.incident_id, _day(intent.detected_at).date(), notice.language)
+        # the date of the notice itself, which some statutes prescribe, not that of the incident
+        slots = slots_for(contact, intent.incident_id, self._clock.now().date(), notice.language)
         final = [fill(part, slots) for part in (notice.subject, notice.html, notice.text)]
         template = EmailTemplate(self._from_address, self._reply_to, notice.subject, notice.html, notice.text)
         return PreparedEmail(template, slots, body_sha256(*final))
@@ -61,10 +63,6 @@ class ApprovedTexts:
         if len(self._composed) > _KEPT_SEGMENTS:
             self._composed.popitem(last=False)
         return notice
-
-
-def _day(at: datetime) -> datetime:
-    return at.astimezone(UTC)
 
 
 class Addresses:

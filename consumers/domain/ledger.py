@@ -85,3 +85,13 @@ class Counts:
     unreachable: int
     held: int
     open: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCount:
+    """How many attempts of one channel and provider stand in one state."""
+
+    channel: str
+    provider: str
+    state: str
+    count: int

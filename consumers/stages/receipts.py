@@ -7,7 +7,7 @@ cannot be read goes to the dead letters with its bytes; one that belongs to no k
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -54,9 +54,15 @@ class Receipts:
     """The handler: reads by topic, provider events between batches."""
 
     def __init__(
-        self, ledger: ReceiptLedger, sources: Sequence[ReceiptSource], dead_letters: DeadLetters, health: Health
+        self,
+        ledger: ReceiptLedger,
+        sources: Sequence[ReceiptSource],
+        dead_letters: DeadLetters,
+        health: Health,
+        seal: Callable[[bytes], bytes],
     ) -> None:
         self._ledger = ledger
+        self._seal = seal
         self._sources = sources
         self._dead_letters = dead_letters
         self._health = health
@@ -105,7 +111,9 @@ class Receipts:
 
     def _keep(self, source: str, delivery: ReceiptDelivery) -> None:
         offset = int(hashlib.sha256(delivery.raw).hexdigest()[:15], 16)
-        self._dead_letters.put_raw(f"queue:{source}", 0, offset, None, delivery.raw, [], delivery.error or "unreadable")
+        # it may name its recipient: the bytes are kept, but sealed like a contact
+        sealed = self._seal(delivery.raw)
+        self._dead_letters.put_raw(f"queue:{source}", 0, offset, None, sealed, [], delivery.error or "unreadable")
         RECEIVED.labels("undecodable").inc()
 
     @staticmethod

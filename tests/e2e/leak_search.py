@@ -663,8 +663,15 @@ def demo_values(folder: Path) -> Iterator[Value]:
 def main(folder: str, answer: str, temporary: str | None = None) -> int:
     """Search the running demo in `folder`; write the places searched and the findings to `answer` as JSON."""
     places = demo_places(Path(folder), Path(temporary) if temporary else None)
-    findings = search(places, demo_values(Path(folder)))
-    report = {"places": [place.name for place in places], "findings": [asdict(finding) for finding in findings]}
+    values = list(demo_values(Path(folder)))
+    findings = search(places, values)
+    # who must be found is, so that an empty answer means something
+    in_mailbox = search(folder_places(Path(folder) / "mailbox"), values)
+    report = {
+        "places": [place.name for place in places],
+        "findings": [asdict(finding) for finding in findings],
+        "in_mailbox": sorted({finding.what for finding in in_mailbox}),
+    }
     Path(answer).write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 0
 

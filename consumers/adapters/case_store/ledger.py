@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import (
     AttemptState,
     CaseEvent,
@@ -50,7 +51,7 @@ from consumers.domain.delivery import (
 )
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.gates import Gate, gate_for
-from consumers.domain.ledger import Command, Counts, Handed, Intent, Lane, SentReport
+from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
 from consumers.domain.sending import Receipt, ReceiptKind
 from consumers.evidence.commitment import commit
 
@@ -376,9 +377,25 @@ class Ledger:
         return self._database.writing(work)
 
     def counts(self, incident_id: str) -> Counts:
-        """Return how far an incident's people are."""
+        """Return how far an incident's people are. Raises BadInput if there is no such incident."""
         with self._database.read() as connection:
+            known = connection.execute(sa.select(incident.c.incident_id)).scalars().all()
+            if incident_id not in known:
+                raise BadInput(
+                    f"there is no incident {incident_id!r}{nearest(incident_id, known)}; see `tocsin incident list`"
+                )
             return self._counts(connection, incident_id)
+
+    def by_channel(self, incident_id: str) -> Sequence[ChannelCount]:
+        """Return how many attempts stand where."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(attempt.c.channel, attempt.c.provider, attempt.c.state, sa.func.count())
+                .where(attempt.c.incident_id == incident_id)
+                .group_by(attempt.c.channel, attempt.c.provider, attempt.c.state)
+                .order_by(attempt.c.channel, attempt.c.provider, attempt.c.state)
+            )
+            return tuple(ChannelCount(*row) for row in rows)
 
     @staticmethod
     def _counts(connection: sa.Connection, incident_id: str) -> Counts:

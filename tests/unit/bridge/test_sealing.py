@@ -13,6 +13,7 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import Contact
 from bridge.runtime.clock import SetClock
 from bridge.runtime.sealing import (
+    KeyNotHeld,
     Opener,
     Sealer,
     email_hmac,
@@ -23,6 +24,8 @@ from bridge.runtime.sealing import (
     load_join_key,
     load_private_keys,
     load_public_key,
+    open_bytes,
+    seal_bytes,
     value_hmac,
     write_key_file,
 )
@@ -176,3 +179,15 @@ def test_a_file_that_holds_no_key_is_refused_without_showing_it(tmp_path: Path, 
 def test_a_missing_key_file_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="tocsin init"):
         load_public_key(tmp_path / "sealing.pub")
+
+
+def test_bytes_go_there_and_back_and_open_to_nobody_else() -> None:
+    keys, others = generate_sealing_keys(), generate_sealing_keys()
+    sealed = seal_bytes(keys.public, b"to: ann@shop.example.com")
+    assert b"ann" not in sealed
+    assert open_bytes([others.private, keys.private], sealed) == b"to: ann@shop.example.com"
+    with pytest.raises(KeyNotHeld):
+        open_bytes([others.private], sealed)
+    for changed in (sealed[:-8] + b"AAAAAAA=", b"x", b""):
+        with pytest.raises(Refused):
+            open_bytes([keys.private], changed)

@@ -35,7 +35,7 @@ class World:
         self.fail: dict[str, Exception] = {}
         self.health = Health()
         self.health.ready()
-        self.receipts_stage = Receipts(self, [self], self, self.health)  # type: ignore[arg-type]  # as DeadLetters
+        self.receipts_stage = Receipts(self, [self], self, self.health, lambda raw: b"sealed:" + raw)  # type: ignore[arg-type]  # as DeadLetters
 
     def _did(self, what: str) -> None:
         if what in self.fail:
@@ -119,11 +119,11 @@ def test_a_crash_after_the_ledger_repeats_and_changes_nothing(world: World) -> N
     assert ([r.provider_event_id for r in world.receipts], world.settled) == (["1"], ["h-1"])
 
 
-def test_an_unreadable_message_is_kept_with_its_bytes_and_reason(world: World) -> None:
+def test_an_unreadable_message_is_kept_sealed_and_with_its_reason(world: World) -> None:
     world.waiting = [UNREADABLE, UNREADABLE]
     world.receipts_stage.drain_once(world)
     topic, _partition, offset, _key, value, _headers, reason = world.letters[0]
-    assert (topic, value, reason) == ("queue:sqs", b"\x00garbage", "not an SNS envelope")
+    assert (topic, value, reason) == ("queue:sqs", b"sealed:\x00garbage", "not an SNS envelope")
     assert world.letters[1][2] == offset, "the same bytes again are the same dead letter"
 
 
