@@ -251,28 +251,52 @@ class _Demo:
         return str(incident_id)
 
     def _show_what_is_owed(self, incident_id: str) -> None:
-        self._tell.chapter("Who is affected and why, and what each law demands")
+        self._tell.chapter("Who is affected and why")
         self._type("rosa", "incident", "ack", incident_id)
+        rows = self._query("SELECT event FROM affected WHERE incident_id = :i ORDER BY root LIMIT 4", i=incident_id)
+        self._tell.table(
+            [_why(json.loads(row["event"])) for row in rows],
+            ["person", "lives in", "because", "kind of data", "reachable by"],
+            "Four of them; contacts stay sealed",
+        )
+        self._tell.chapter("What each law demands, once the facts are recorded")
+        self._type(
+            "dora", "incident", "facts", incident_id, "--set", "encrypted=false", "--set", "gdpr_risk=high",
+            "--set", "significant_harm=true", "--set", "licensee=none", "--reason", "log was public and in clear",
+        )  # fmt: skip
+        aware = self._shop.now.isoformat()
+        instants = "aware_at,controller_aware_at,discovered_at,determined_at"
+        self._type(
+            "dora",
+            "incident",
+            "aware",
+            incident_id,
+            "--as",
+            instants,
+            "--at",
+            aware,
+            "--reason",
+            "log seen by our staff",
+        )
+        self._until(lambda: self._duties(incident_id, "due") > 0, "planning applies the recorded facts", 60)
         self._type("rosa", "incident", "show", incident_id)
         rows = self._query(
-            "SELECT regime_id, recipient, status, COALESCE(deadline_at, conservative_deadline_at) AS by_when, detail "
-            "FROM obligation WHERE incident_id = :i AND status IN ('due', 'pending', 'due_no_fixed_deadline') "
-            "ORDER BY by_when IS NULL, by_when LIMIT 14",
+            "SELECT regime_id, recipient, status, deadline_at, detail FROM obligation WHERE incident_id = :i "
+            "AND status LIKE 'due%' ORDER BY deadline_at IS NULL, deadline_at, regime_id",
             i=incident_id,
         )
         self._tell.table(
             [
                 {
                     "duty": row["regime_id"],
-                    "tell": row["recipient"],
-                    "status": row["status"],
-                    "by (UTC)": (row["by_when"] or "without undue delay")[:16],
-                    "law": json.loads(row["detail"]).get("citation", "")[:60],
+                    "tell": row["recipient"].replace("_", " "),
+                    "by (UTC)": (row["deadline_at"] or row["status"].replace("_", " "))[:40],
+                    "law": json.loads(row["detail"]).get("citation", ""),
                 }
                 for row in rows
             ],
-            ["duty", "tell", "status", "by (UTC)", "law"],
-            "The most urgent duties (conservative dates until awareness is recorded)",
+            ["duty", "tell", "by (UTC)", "law"],
+            f"{len(rows)} duties are due; {self._duties(incident_id, 'not_due')} were considered and are not",
         )
 
     def _approve_release(self, incident_id: str) -> None:
@@ -491,6 +515,12 @@ class _Demo:
         )
         return str(rows[0]["state"]) if rows else None
 
+    def _duties(self, incident_id: str, status: str) -> int:
+        rows = self._query(
+            "SELECT COUNT(*) AS n FROM obligation WHERE incident_id = :i AND status = :s", i=incident_id, s=status
+        )
+        return int(rows[0]["n"])
+
     def _attempts(self, incident_id: str) -> dict[tuple[str, str], int]:
         return {
             (row["channel"], row["state"]): row["n"]
@@ -523,6 +553,18 @@ class _Demo:
     def _end(self) -> None:
         self._halt.set()
         self._supervising.join(60)
+
+
+def _why(event: Mapping[str, Any]) -> dict[str, str]:
+    """Say why one person is affected, without saying who it is."""
+    why = event["why"] or {"attributes": (), "models": (), "kinds": ()}
+    return {
+        "person": event["root"],
+        "lives in": ", ".join(sorted({claim["code"] for claim in event["residence"]})) or "unknown",
+        "because": f"{', '.join(why['models'])} wrote {', '.join(why['attributes'])}",
+        "kind of data": ", ".join(why["kinds"]),
+        "reachable by": ", ".join(event["channels"]),
+    }
 
 
 def _terminate(process: "subprocess.Popen[bytes]") -> None:
