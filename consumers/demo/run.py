@@ -1,7 +1,7 @@
 """Runs the demo: a shop, the real processes, a leak, two approvals, and the story of it.
 
-Every process is the one that production runs; embedded are Kafka (librdkafka's mock cluster), the store (SQLite with
-Magento's tables and triggers) and AWS (the sandbox). People act through the command line, with their own tokens.
+Every process is the one that production runs. Kafka, store and case store are what `surroundings` brings up; AWS is
+the sandbox. People act through the command line, with their own tokens.
 """
 
 import json
@@ -25,7 +25,6 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import TocsinError
 from bridge.contracts.topics import STORE_CHANGES
-from bridge.magento.demo_store import create_demo_store
 from bridge.runtime.settings import load_settings
 from bridge.runtime.supervisor import Supervisor, die_with_parent, stop_on_signals
 from consumers.adapters.aws import provision_sandbox
@@ -36,7 +35,10 @@ from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.commands import initialise, metrics_addresses, stage_command
 from consumers.demo import oracle, shop, witnesses
+from consumers.demo.kills import UNHURRIED, Killer, Scene
 from consumers.demo.narrator import Narrator
+from consumers.demo.progress import Progress, open_changes
+from consumers.demo.surroundings import BringUp, embedded, open_engine
 from consumers.evidence.keys import read_vkey, vkey_path
 from consumers.evidence.leaves import discover
 from consumers.evidence.reader import LogFolder
@@ -65,11 +67,15 @@ class Options:
     keep: Path | None
     exit_at_end: bool
     before_end: str | None
-    kill: str | None = None
+    kill: Sequence[str] = ()
 
 
-def run_demo(options: Options) -> int:
-    """Run the whole demo; return its exit code: 0 only if all witnesses agree with what the scenario expects."""
+def run_demo(options: Options, bring_up: BringUp = embedded) -> int:
+    """Run the whole demo; return its exit code.
+
+    0 only if all witnesses agree with what the scenario expects, every stage of `options.kill` was killed, and all
+    processes ended cleanly when asked.
+    """
     stop = stop_on_signals()
     with ExitStack() as stack:
         if options.keep is None:
@@ -79,29 +85,37 @@ def run_demo(options: Options) -> int:
             folder = options.keep.resolve()
             if folder.exists() and any(folder.iterdir()):
                 raise DemoFailed(f"{folder} is not empty; name a new folder for --keep")
-        return _Demo(options, folder, stack, stop, Narrator()).run()
+        return _Demo(options, folder, stack, stop, Narrator(), bring_up).run()
 
 
 class _Demo:
     def __init__(
-        self, options: Options, folder: Path, stack: ExitStack, stop: threading.Event, narrator: Narrator
+        self,
+        options: Options,
+        folder: Path,
+        stack: ExitStack,
+        stop: threading.Event,
+        narrator: Narrator,
+        bring_up: BringUp,
     ) -> None:
         self._options = options
         self._folder = folder
         self._stack = stack
         self._stop = stop
         self._tell = narrator
+        self._bring_up = bring_up
         self._config = folder / "tocsin.toml"
-        self._store = folder / "store.db"
         self._tokens: dict[str, Path] = {}
         self._supervisor: Supervisor | None = None
+        self._killer: Killer | None = None
+        self._exit_code = 1
 
     # --- the story ---------------------------------------------------------------------------------------------
 
     def run(self) -> int:
         tell = self._tell
         tell.chapter("A shop whose AI writes about its customers")
-        self._start_surroundings()
+        self._set_up()
         self._make_shop()
         self._start_stages()
         self._approve_texts()
@@ -110,7 +124,7 @@ class _Demo:
         self._show_what_is_owed(incident_id)
         self._approve_release(incident_id)
         self._deliver(incident_id)
-        faults = self._compare(incident_id)
+        faults = [*self._compare(incident_id), *self._unkilled()]
         self._summary(incident_id, faults)
         if self._options.before_end:
             self._before_end(self._options.before_end)
@@ -118,24 +132,27 @@ class _Demo:
             tell.say("Everything stays up for you to look at. Ctrl-C ends it.")
             self._stop.wait()
         self._end()
-        return 1 if faults else 0
+        if self._exit_code:
+            tell.say("Not every process ended cleanly when it was asked to.")
+        return 1 if faults or self._exit_code else 0
 
-    def _start_surroundings(self) -> None:
-        kafka = self._spawn("kafka", [sys.executable, "-m", "bridge.runtime.embedded_kafka"])["bootstrap_servers"]
+    def _set_up(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        surroundings = self._bring_up(self._folder, self._spawn)
         sandbox: str = self._spawn(
             "sandbox",
             [sys.executable, "-m", "consumers.sandbox", "--port", "0", "--folder", str(self._folder / "mailbox")],
         )["url"]
         secret = self._folder / "keys" / "model-monitor.secret"
         changes: dict[str, dict[str, Any]] = {
-            "kafka": {"bootstrap_servers": kafka, "embedded": True},
+            "kafka": dict(surroundings.kafka),
             "store": {
-                "url": "sqlite:///store.db",
+                "url": surroundings.store_url,
                 "base_url": "https://shop.example.com/",
                 "default_country": "DE",
                 "registered_attributes": list(shop.REGISTERED_ATTRIBUTES),
             },
-            "case_store": {"url": "sqlite:///case.db"},
+            "case_store": {"url": surroundings.case_store_url},
             "paths": {"data": "."},
             "relay": {"departed_retention_days": 365, "departed_legal_ground": "GDPR Art. 17(3)(b)"},
             "intake": {
@@ -156,8 +173,14 @@ class _Demo:
             "evidence": {"origin": "demo.example.com/log"},
             "metrics": {"port_base": 0},
         }
+        for section, values in UNHURRIED.items() if self._options.kill else ():
+            changes[section].update(values)
         admin = initialise(self._folder, admin_name="Adam Admin", admin_id="adam", changes=changes)
         self._keep_token("adam", admin)
+        # what counsel fills in for every installation: who the controller is
+        controllers = self._folder / "templates" / "law" / "controllers.yaml"
+        text = controllers.read_text(encoding="utf-8")
+        controllers.write_text(text.replace("The shop's legal entity", "Example Shop"), encoding="utf-8")
         self._settings = load_settings(self._config)
         for person_id, (name, role) in STAFF.items():
             self._keep_token(person_id, add_person(self._settings.paths.people, person_id, name, [role]))
@@ -170,15 +193,16 @@ class _Demo:
             receipts_queue=self._settings.delivery.receipts_queue,
         )
         self._sandbox = sandbox
-        self._kafka = kafka
+        self._store = self._open(self._settings.store.url.get_secret_value())
+        self._cases = self._open(self._settings.case_store.url.get_secret_value())
+        self._progress = Progress(self._cases)
+        if not self._settings.kafka.embedded:
+            self._type("adam", "topics", "apply")
 
     def _make_shop(self) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
         self._shop = shop.make_shop(self._options.customers, self._options.seed, now)
-        create_demo_store(self._store)
-        self._engine = sa.create_engine(f"sqlite:///{self._store}", connect_args={"timeout": 60})
-        self._stack.callback(self._engine.dispose)
-        with self._engine.begin() as connection:
+        with self._store.begin() as connection:
             shop.write_base(connection)
             shop.write_people(connection, self._shop)
         people = self._shop.people
@@ -192,6 +216,7 @@ class _Demo:
         self._post(f"{self._sandbox}/_control/behaviours", failing)
 
     def _start_stages(self) -> None:
+        before = open_changes(self._store)
         commands = {stage: stage_command(self._config, stage) for stage in STAGES}
         self._supervisor = Supervisor(commands, logs=self._folder / "logs", environment=self._environment())
         self._supervising = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -199,6 +224,10 @@ class _Demo:
         self._supervising.start()
         self._stack.callback(self._end)
         self._tell.say(f"{len(STAGES)} processes started: {', '.join(STAGES)}.")
+        if self._options.kill:
+            scene = Scene(self._store, before, self._progress, self._settings.paths.artefacts)
+            self._killer = Killer(self._options.kill, scene, self._supervisor, self._tell.say)
+            self._killer.start()
 
     def _supervise(self) -> None:
         assert self._supervisor is not None
@@ -211,7 +240,7 @@ class _Demo:
     def _carry_changes(self) -> None:
         self._tell.chapter("The store's changes travel into the provenance index, contacts sealed")
         self._await_index()
-        with self._engine.begin() as connection:
+        with self._store.begin() as connection:
             left = shop.delete_leavers(connection, self._shop)
         self._tell.say(f"{left} customers delete their accounts; what leaked about them may still be owed a notice.")
         self._await_index()
@@ -244,18 +273,19 @@ class _Demo:
         file = self._folder / "alert.json"
         file.write_text(json.dumps(alert, indent=1), encoding="utf-8")
         self._type("rosa", "alert", "send", str(file), "--source", MONITOR)
-        incident_id: str = self._until(self._first_incident, "intake opens the incident", 60)
+        incident_id: str = self._until(self._progress.first_incident, "intake opens the incident", 60)
         self._until(
-            lambda: self._plan_state(incident_id) == "complete", "every partition answers and planning ends", 180
+            lambda: self._progress.plan_state(incident_id) == "complete",
+            "every partition answers and planning ends",
+            180,
         )
         return str(incident_id)
 
     def _show_what_is_owed(self, incident_id: str) -> None:
         self._tell.chapter("Who is affected and why")
         self._type("rosa", "incident", "ack", incident_id)
-        rows = self._query("SELECT event FROM affected WHERE incident_id = :i ORDER BY root LIMIT 4", i=incident_id)
         self._tell.table(
-            [_why(json.loads(row["event"])) for row in rows],
+            [_why(json.loads(event)) for event in self._progress.some_affected(incident_id, 4)],
             ["person", "lives in", "because", "kind of data", "reachable by"],
             "Four of them; contacts stay sealed",
         )
@@ -278,25 +308,23 @@ class _Demo:
             "--reason",
             "log seen by our staff",
         )
-        self._until(lambda: self._duties(incident_id, "due") > 0, "planning applies the recorded facts", 60)
-        self._type("rosa", "incident", "show", incident_id)
-        rows = self._query(
-            "SELECT regime_id, recipient, status, deadline_at, detail FROM obligation WHERE incident_id = :i "
-            "AND status LIKE 'due%' ORDER BY deadline_at IS NULL, deadline_at, regime_id",
-            i=incident_id,
+        self._until(
+            lambda: self._progress.duty_count(incident_id, "due") > 0, "planning applies the recorded facts", 60
         )
+        self._type("rosa", "incident", "show", incident_id)
+        rows = self._progress.duties_due(incident_id)
         self._tell.table(
             [
                 {
                     "duty": row["regime_id"],
                     "tell": row["recipient"].replace("_", " "),
-                    "by (UTC)": (row["deadline_at"] or row["status"].replace("_", " "))[:40],
+                    "by (UTC)": str(row["deadline_at"] or row["status"].replace("_", " "))[:40],
                     "law": json.loads(row["detail"]).get("citation", ""),
                 }
                 for row in rows
             ],
             ["duty", "tell", "by (UTC)", "law"],
-            f"{len(rows)} duties are due; {self._duties(incident_id, 'not_due')} were considered and are not",
+            f"{len(rows)} duties are due; {self._progress.duty_count(incident_id, 'not_due')} were considered and are not",
         )
 
     def _approve_release(self, incident_id: str) -> None:
@@ -309,17 +337,14 @@ class _Demo:
 
     def _deliver(self, incident_id: str) -> None:
         self._tell.chapter("Notices leave; what fails moves to the next channel")
-        told_first = fell_back = killed = False
+        told_first = fell_back = False
         deadline = time.monotonic() + 900
         shown = 0.0
         while True:
-            counts = self._attempts(incident_id)
+            counts = self._progress.attempts()
             if not told_first and counts.get(("email", "delivered")):
                 told_first = True
                 self._tell.say(f"First notice delivered {self._tell.seconds:.0f} s after the start.")
-            if not killed and self._options.kill and sum(counts.values()) > len(counts) * 5:
-                killed = True
-                self._kill(self._options.kill)
             if not fell_back and any(channel == "sms" for channel, _ in counts):
                 fell_back = True
                 self._tell.say(
@@ -328,15 +353,15 @@ class _Demo:
             if time.monotonic() - shown > 3:
                 shown = time.monotonic()
                 self._tell.say(", ".join(f"{channel} {state} {n:,}" for (channel, state), n in sorted(counts.items())))
-            with self._engine.begin() as connection:
+            with self._store.begin() as connection:
                 shop.read_account_notices(connection, self._shop, datetime.now(UTC))
-            if self._finished(incident_id):
+            if self._progress.is_finished(incident_id):
                 break
             if time.monotonic() > deadline or self._stop.is_set() or not self._supervising.is_alive():
                 raise DemoFailed(f"the release did not finish; logs are in {self._folder / 'logs'} (use --keep)")
             time.sleep(0.5)
-        self._until(self._outbox_is_empty, "the outbox is published", 60)
-        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        self._until(lambda: self._progress.outbox_count() == 0, "the outbox is published", 60)
+        rows = witnesses.ledger_rows(self._cases, incident_id)
         self._until(
             lambda: not oracle.compare_log(rows, witnesses.log_tally(self._settings.paths.evidence, incident_id)),
             "the evidence log has every attempt",
@@ -347,7 +372,7 @@ class _Demo:
     def _compare(self, incident_id: str) -> list[str]:
         self._tell.chapter("Three witnesses are compared with what the scenario expects")
         expected = oracle.expectations(self._shop)
-        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        rows = witnesses.ledger_rows(self._cases, incident_id)
         messages = witnesses.mailbox(self._sandbox)
         tally = witnesses.log_tally(self._settings.paths.evidence, incident_id)
         languages = sorted({item.locale.partition("_")[0] for item in expected})
@@ -370,8 +395,12 @@ class _Demo:
             )
         return faults
 
+    def _unkilled(self) -> Sequence[str]:
+        left = self._killer.end() if self._killer is not None else ()
+        return [f"{stage} was never seen in the middle of its work, so it was not killed" for stage in left]
+
     def _summary(self, incident_id: str, faults: Sequence[str]) -> None:
-        rows = witnesses.ledger_rows(self._case_engine(), incident_id)
+        rows = witnesses.ledger_rows(self._cases, incident_id)
         ends = Counter(row.end or "without an end" for row in rows)
         checkpoint = (self._settings.paths.evidence / "checkpoint").read_text(encoding="utf-8").splitlines()
         addresses = metrics_addresses(self._settings)
@@ -388,7 +417,7 @@ class _Demo:
         self._tell.table([{"what": what, "value": value} for what, value in facts], ["what", "value"], "Summary")
         summary = {
             "incident": incident_id,
-            "kafka": self._kafka,
+            "kafka": self._settings.kafka.bootstrap_servers,
             "sandbox": self._sandbox,
             "metrics": addresses,
             "seed": self._options.seed,
@@ -398,6 +427,7 @@ class _Demo:
             "ends": dict(ends),
             "faults": list(faults),
         }
+        witnesses.keep(self._folder, self._cases, self._sandbox, incident_id)
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
     # --- means -------------------------------------------------------------------------------------------------
@@ -422,6 +452,11 @@ class _Demo:
             raise DemoFailed(f"the embedded {name} did not start; see {logs / name}.log")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _open(self, url: str) -> sa.Engine:
+        engine = open_engine(url)
+        self._stack.callback(engine.dispose)
+        return engine
 
     def _keep_token(self, person_id: str, token: str) -> None:
         path = self._folder / "keys" / f"{person_id}.token"
@@ -471,7 +506,7 @@ class _Demo:
 
     def _await_index(self) -> None:
         """Wait until the relay has published every change and the index has read it."""
-        self._until(lambda: witnesses.open_changes(self._store) == 0, "the relay has carried every change", 240)
+        self._until(lambda: open_changes(self._store) == 0, "the relay has carried every change", 240)
         self._until(self._index_has_caught_up, "the index has read every change", 240)
         self._tell.say(f"Relay and index have caught up after {self._tell.seconds:.0f} s.")
 
@@ -492,56 +527,6 @@ class _Demo:
         finally:
             heads.close()
         return True
-
-    def _case_engine(self) -> sa.Engine:
-        if not hasattr(self, "_cases"):
-            self._cases = sa.create_engine(
-                self._settings.case_store.url.get_secret_value(), connect_args={"timeout": 60}
-            )
-            self._stack.callback(self._cases.dispose)
-        return self._cases
-
-    def _query(self, sql: str, **parameters: Any) -> list[Mapping[Any, Any]]:
-        with self._case_engine().connect() as connection:
-            return list(connection.execute(sa.text(sql), parameters).mappings())
-
-    def _first_incident(self) -> str | None:
-        rows = self._query("SELECT incident_id FROM incident ORDER BY incident_id LIMIT 1")
-        return str(rows[0]["incident_id"]) if rows else None
-
-    def _plan_state(self, incident_id: str) -> str | None:
-        rows = self._query(
-            "SELECT state FROM plan WHERE incident_id = :i ORDER BY revision DESC LIMIT 1", i=incident_id
-        )
-        return str(rows[0]["state"]) if rows else None
-
-    def _duties(self, incident_id: str, status: str) -> int:
-        rows = self._query(
-            "SELECT COUNT(*) AS n FROM obligation WHERE incident_id = :i AND status = :s", i=incident_id, s=status
-        )
-        return int(rows[0]["n"])
-
-    def _attempts(self, incident_id: str) -> dict[tuple[str, str], int]:
-        return {
-            (row["channel"], row["state"]): row["n"]
-            for row in self._query(
-                "SELECT channel, state, COUNT(*) AS n FROM attempt WHERE incident_id = :i GROUP BY channel, state",
-                i=incident_id,
-            )
-        }
-
-    def _finished(self, incident_id: str) -> bool:
-        return bool(self._query("SELECT 1 FROM release WHERE incident_id = :i AND state = 'finished'", i=incident_id))
-
-    def _outbox_is_empty(self) -> bool:
-        return not self._query("SELECT 1 FROM outbox LIMIT 1")
-
-    def _kill(self, stage: str) -> None:
-        assert self._supervisor is not None
-        pid = self._supervisor.pid(stage)
-        if pid is not None:
-            os.kill(pid, 9)
-            self._tell.say(f"(the process {stage} was killed; it starts again by itself)")
 
     def _before_end(self, command: str) -> None:
         done = subprocess.run(  # noqa: S602  the caller's own command

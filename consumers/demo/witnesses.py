@@ -1,11 +1,9 @@
 """Reads what the ledger, the mailbox and the evidence log say, in the oracle's words. Reads only; judges nothing."""
 
 import json
-import sqlite3
 import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +88,15 @@ def sentences(templates: Path, languages: Sequence[str]) -> dict[str, dict[tuple
     return found
 
 
-def open_changes(store: Path) -> int:
-    """Return how many changes of the demo's store wait for the relay."""
-    with closing(sqlite3.connect(store, timeout=30)) as connection:
-        names = [
-            name
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'tocsin%cl'"
-            )
-        ]
-        return sum(int(connection.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()[0]) for name in names)  # noqa: S608
+def keep(folder: Path, engine: sa.Engine, sandbox_url: str, incident_id: str) -> None:
+    """Leave in `folder`, as readable JSON, what the mailbox shows and every partition's resolution record."""
+    messages = mailbox(sandbox_url)
+    (folder / "mailbox" / "messages.json").write_text(json.dumps(messages, indent=1), encoding="utf-8")
+    resolutions = folder / "resolutions"
+    resolutions.mkdir(exist_ok=True)
+    with engine.connect() as connection:
+        for revision, partition, event in connection.execute(
+            sa.text("SELECT revision, partition, event FROM resolution WHERE incident_id = :i"), {"i": incident_id}
+        ):
+            file = resolutions / f"{incident_id}-{revision}-{partition}.json"
+            file.write_text(json.dumps(json.loads(event), indent=1), encoding="utf-8")
