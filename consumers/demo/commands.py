@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from consumers.demo.kills import MIDDLE
 from consumers.demo.run import Options, run_demo
 
 
@@ -13,7 +14,12 @@ from consumers.demo.run import Options, run_demo
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same shop.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave everything in this new folder.")
 @click.option("--before-end", help="Shell command to run while all processes are still up; sees TOCSIN_DEMO_DIR.")
-@click.option("--kill", metavar="STAGE", help="SIGKILL this stage in the middle of the delivery.")
+@click.option(
+    "--kill",
+    multiple=True,
+    type=click.Choice(list(MIDDLE)),
+    help="SIGKILL this stage in the middle of its work; repeatable.",
+)
 @click.pass_context
 def demo(
     context: click.Context,
@@ -22,7 +28,7 @@ def demo(
     seed: int,
     keep: Path | None,
     before_end: str | None,
-    kill: str | None,
+    kill: tuple[str, ...],
 ) -> None:
     """A made-up shop, a leak, and everything that Tocsin does about it; needs nothing but Python."""
     context.exit(run_demo(Options(customers, seed, keep, exit_at_end, before_end, kill)))
