@@ -94,9 +94,10 @@ def keep(folder: Path, engine: sa.Engine, sandbox_url: str, incident_id: str) ->
     (folder / "mailbox" / "messages.json").write_text(json.dumps(messages, indent=1), encoding="utf-8")
     resolutions = folder / "resolutions"
     resolutions.mkdir(exist_ok=True)
+    # `partition` is a reserved word in MariaDB: SQLAlchemy quotes it where that is due
+    columns = [sa.column(name) for name in ("revision", "partition", "event")]
+    query = sa.select(*columns).select_from(sa.table("resolution")).where(sa.column("incident_id") == incident_id)
     with engine.connect() as connection:
-        for revision, partition, event in connection.execute(
-            sa.text("SELECT revision, partition, event FROM resolution WHERE incident_id = :i"), {"i": incident_id}
-        ):
+        for revision, partition, event in connection.execute(query):
             file = resolutions / f"{incident_id}-{revision}-{partition}.json"
             file.write_text(json.dumps(json.loads(event), indent=1), encoding="utf-8")
