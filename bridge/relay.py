@@ -10,8 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as _NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -324,13 +323,11 @@ class RelayStage:
     def _attended(self, work: Future[_T]) -> _T:
         """Wait for `work` on the other thread while showing the store that this relay lives."""
         while True:
-            try:
-                return work.result(timeout=_LOOK_SECONDS)
-            except _NotYet:
-                if work.done():
-                    raise
-                self._reader.keep_lead()
-                self._show_age()
+            wait([work], timeout=_LOOK_SECONDS)
+            if work.done():
+                return work.result()
+            self._reader.keep_lead()
+            self._show_age()
 
     def _show_age(self) -> None:
         # Changelogs carry no time. All that was committed before the last complete reading is published.

@@ -391,6 +391,29 @@ def test_a_relay_held_back_publishes_nothing_until_it_may(shop: StoreRows, topic
     wait_for("all settled", lambda: is_empty(shop))
 
 
+def test_a_slow_commit_keeps_the_lead_and_ends_with_its_own_error(
+    shop: StoreRows, topics: Topics, start: Start, store_settings: Store
+) -> None:
+    """A commit that fails with a TimeoutError of its own, after longer than one look at the lead."""
+    shop.customer(42)
+    kept = threading.Event()
+    reader = open_store(store_settings, SystemClock())
+    keep = reader.keep_lead
+
+    def keep_lead() -> None:
+        keep()
+        kept.set()
+
+    reader.keep_lead = keep_lead  # type: ignore[method-assign]  # only to see that it is called
+    topics.before_commit = lambda: wait_for("the lead is kept meanwhile", kept.is_set)
+    topics.failures = [TimeoutError("its own")]
+    running = start(reader=reader)
+    assert running.ended()
+    assert isinstance(running.error, TimeoutError)
+    assert str(running.error) == "its own"
+    assert shop.changelog("tocsin_customer") == [42]
+
+
 class Failing:
     """A reader that loses its connection once, before or after the publishing."""
 
