@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
@@ -58,9 +59,8 @@ def parts_for(config: Path | None) -> Parts:
     parts = Parts()
     parts.provide(Settings, lambda: load_settings(config))
     parts.provide(Clock, SystemClock)
-    _provide_case_store(parts)
-    _provide_law(parts)
-    _provide_delivery(parts)
+    for provide in (_provide_delivery, _provide_law, _provide_case_store):
+        parts.provide_later(partial(provide, parts))
     return parts
 
 

@@ -5,63 +5,108 @@ A room's module named `commands` or `..._commands` with a list `COMMANDS` is fou
 """
 
 import importlib
+import logging
 import pkgutil
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import click
 
 import bridge
 import consumers
-from bridge.contracts.errors import BadInput, TocsinError
+from bridge.contracts.errors import BadInput, TocsinError, nearest
 from consumers.bootstrap import parts_for
 
-
-def room_commands() -> Iterator[click.Command]:
-    """Yield every command that a room registers. Raises BadInput when two rooms claim one noun."""
-    seen: dict[str, str] = {}
-    for package in (bridge, consumers):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            name = found.name.rpartition(".")[2]
-            if name != "commands" and not name.endswith("_commands"):
-                continue
-            for command in importlib.import_module(found.name).COMMANDS:
-                if command.name in seen:
-                    raise BadInput(f"both {seen[command.name]} and {found.name} register `tocsin {command.name}`")
-                seen[command.name] = found.name
-                yield command
+_ASKED_FIRST = ("consumers", "consumers.case", "consumers.law", "consumers.evidence", "consumers.stages")
+"""Packages whose commands cost little to import. Only a matter of speed: all others are asked after them."""
 
 
-def build() -> click.Group:
-    """Return the whole command line."""
+def command_modules(packages: tuple[ModuleType, ...] = (bridge, consumers)) -> list[str]:
+    """Return the name of every module that registers commands, in the order in which they are asked; imports none."""
+    found: list[str] = []
+    for package in packages:
+        folders = [(package.__name__, list(package.__path__))]
+        while folders:
+            prefix, paths = folders.pop()
+            for module in pkgutil.iter_modules(paths, f"{prefix}."):
+                name = module.name.rpartition(".")[2]
+                if module.ispkg:
+                    folders.append((module.name, [str(Path(path) / name) for path in paths]))
+                elif name == "commands" or name.endswith("_commands"):
+                    found.append(module.name)
+    ranks = {package: rank for rank, package in enumerate(_ASKED_FIRST)}
+    return sorted(found, key=lambda name: (ranks.get(name.rpartition(".")[0], len(ranks)), name))
 
-    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path, dir_okay=False),
-        envvar="TOCSIN_CONFIG",
-        help="Settings file; default tocsin.toml in this folder.",
-    )
-    @click.version_option(version("tocsin"), prog_name="tocsin")
+
+class Rooms(click.Group):
+    """The nouns of all rooms. To run one command it imports rooms only until the noun is found: eleven stages start at
+    once, and people type many commands.
+    """
+
+    def __init__(self, modules: list[str], **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]  # passed through to click as they come
+        self._unasked = modules
+        self._registered: dict[str, str] = {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command `cmd_name`. Raises BadInput with the nearest noun when no room has it."""
+        while cmd_name not in self.commands:
+            if not self._unasked:
+                raise BadInput(
+                    f"no command {cmd_name!r}{nearest(cmd_name, self.commands) or ';'} `tocsin --help` lists all"
+                )
+            self._ask_next()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every noun. Raises BadInput when two rooms claim one."""
+        while self._unasked:
+            self._ask_next()
+        return super().list_commands(ctx)
+
+    def _ask_next(self) -> None:
+        module = self._unasked.pop(0)
+        for command in importlib.import_module(module).COMMANDS:
+            if command.name in self._registered:
+                raise BadInput(f"both {self._registered[command.name]} and {module} register `tocsin {command.name}`")
+            self._registered[command.name] = module
+            self.add_command(command)
+
+
+def build(modules: list[str] | None = None) -> Rooms:
+    """Return the whole command line, made of `modules` or of all that are found."""
+
     @click.pass_context
     def tocsin(context: click.Context, config: Path | None) -> None:
-        """Find whom a leak of AI-made data concerns, tell them as their law demands, and prove it."""
         here = Path("tocsin.toml")
         parts = parts_for(config if config is not None else here if here.exists() else None)
         context.obj = parts
         context.call_on_close(parts.close)
 
-    for command in sorted(room_commands(), key=lambda command: command.name or ""):
-        tocsin.add_command(command)
-    return tocsin
+    group = Rooms(
+        command_modules() if modules is None else modules,
+        name="tocsin",
+        callback=tocsin,
+        help="Find whom a leak of AI-made data concerns, tell them as their law demands, and prove it.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    named = click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="TOCSIN_CONFIG",
+        help="Settings file; default tocsin.toml in this folder.",
+    )
+    return click.version_option(version("tocsin"), prog_name="tocsin")(named(group))
 
 
 def main() -> None:
     """Run the command line and leave with its exit code; our own errors print one sentence, never a traceback."""
+    # what a client library logs on the way to the same failure is for stages, which configure their own logs
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
     try:
-        result = build().main(standalone_mode=False)
+        result = build().main(prog_name="tocsin", standalone_mode=False)
     except TocsinError as error:
         click.echo(f"tocsin: {error}", err=True)
         sys.exit(error.exit_code)

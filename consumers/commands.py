@@ -45,15 +45,21 @@ def init(folder: Path, admin_name: str, admin_id: str) -> None:
 def initialise(
     folder: Path, *, admin_name: str, admin_id: str, changes: dict[str, dict[str, Any]] | None = None
 ) -> str:
-    """Do what `tocsin init` does; return the administrator's token. Raises Refused if anything is there already.
+    """Do what `tocsin init` does; return the administrator's token. Raises Refused if anything is there already,
+    BadInput for a person without a name or a proper id.
 
     The settings file is written last: a crash before it leaves no installation that half works.
     """
     from bridge.runtime.sealing import generate_join_key, generate_sealing_keys, write_key_file
-    from consumers.case.people import add_person
+    from consumers.case.people import PERSON_ID, add_person
     from consumers.case.permissions import Role
     from consumers.evidence.keys import write_new_key
 
+    # said before anything is written: what was written would have to be moved away before the next try
+    if not PERSON_ID.fullmatch(admin_id):
+        raise BadInput(f"--admin-id {admin_id!r}: an id has lower-case letters, digits and '-', at most 32")
+    if not admin_name.strip():
+        raise BadInput("--admin: write the first administrator's name")
     settings_file = folder / "tocsin.toml"
     for path in (settings_file, folder / "people.toml", folder / "keys", folder / "templates"):
         if path.exists():

@@ -4,6 +4,7 @@ where their reader's own store says.
 The partition is set explicitly from the root. Production consumers read committed records only.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import Topic
 from bridge.runtime.settings import Kafka
 
+log = logging.getLogger("kafka client")
+
 
 class NotPublished(TocsinError):
     """A record was not acknowledged; nothing of the batch may be settled."""
@@ -28,12 +31,28 @@ class Fenced(Refused):
     """Another process took over this transactional id: this one must publish and delete nothing more."""
 
 
+class _Complaints:
+    """Logs what a client reports about its connections: each kind once in a while, not at every attempt."""
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self._every_seconds = every_seconds
+        self._said: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        if now - self._said.get(error.code(), -self._every_seconds) >= self._every_seconds:
+            self._said[error.code()] = now
+            log.warning("%s", error.str())
+
+
 def client_settings(kafka: Kafka) -> dict[str, Any]:
     """Return what every confluent-kafka client needs."""
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "security.protocol": kafka.security_protocol,
-        "log_level": 3,
+        # at 3 a client says "connection refused" twenty times a second for as long as the broker is away
+        "log_level": 2,
+        "error_cb": _Complaints(),
     }
     if kafka.sasl_mechanism is not None:
         config["sasl.mechanism"] = kafka.sasl_mechanism

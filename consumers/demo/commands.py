@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from consumers.demo.kills import MIDDLE
-from consumers.demo.run import Options, run_demo
 
 
 @click.command()
@@ -31,6 +30,8 @@ def demo(
     kill: tuple[str, ...],
 ) -> None:
     """A made-up shop, a leak, and everything that Tocsin does about it; needs nothing but Python."""
+    from consumers.demo.run import Options, run_demo  # everything at once: slow to import, and only needed here
+
     context.exit(run_demo(Options(customers, seed, keep, exit_at_end, before_end, kill)))
 
 

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Alembic is imported where it is used: it takes as long as all else together, and most commands only name this module.
 
 T = TypeVar("T")
 
@@ -112,7 +114,9 @@ def _is_absent(error: OperationalError) -> bool:
     return _code(error) in (2002, 2003, 2006, 2013)
 
 
-def _config(connection: sa.Connection | None = None) -> Config:
+def _config(connection: sa.Connection | None = None) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -134,6 +138,8 @@ def migrate(database: CaseDatabase) -> None:
         before = _current(connection)
         if before == heads()[0]:
             return
+        from alembic import command
+
         try:
             command.upgrade(_config(connection), "head")
         except OperationalError as error:
@@ -164,6 +170,8 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
 
 def heads() -> Sequence[str]:
     """Return the heads of the migration history; there must be exactly one."""
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(_config()).get_heads()
 
 
