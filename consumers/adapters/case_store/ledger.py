@@ -439,15 +439,15 @@ class Ledger:
             by_id = {row["attempt_id"]: row for row in rows}
             claims: list[Mapping[Any, Any]] = []
             recalled: list[_Change] = []
-            strangers = 0
+            strangers = [command.attempt_id for command in commands if command.attempt_id not in by_id]
             for command in commands:
+                # a command may lie on the belt twice: published again after a crash, or recalled and issued anew
                 row = by_id.pop(command.attempt_id, None)
                 if (
                     row is None
                     or row["recipient_id"] != command.recipient_id
                     or row["release_id"] != command.release_id
                 ):
-                    strangers += row is None
                     continue
                 if row["state"] != AttemptState.COMMANDED:
                     continue
@@ -459,7 +459,7 @@ class Ledger:
                 else:
                     claims.append(row)
             if strangers:
-                self._report_strangers(connection, commands, {row["attempt_id"] for row in rows}, now)
+                self._report_strangers(connection, strangers, now)
             self._apply(connection, recalled, now)
             self._apply(
                 connection,
@@ -520,16 +520,13 @@ class Ledger:
         return rows
 
     @staticmethod
-    def _report_strangers(
-        connection: sa.Connection, commands: Sequence[Command], known: set[str], now: datetime
-    ) -> None:
-        first = next(command for command in commands if command.attempt_id not in known)
+    def _report_strangers(connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> None:
         upsert(
             connection,
             page,
             [
                 {
-                    "page_id": hashlib.sha256(f"stranger/{first.attempt_id}".encode()).hexdigest(),
+                    "page_id": hashlib.sha256(f"stranger/{attempt_ids[0]}".encode()).hexdigest(),
                     "incident_id": None,
                     "kind": "delivery.command_not_in_ledger",
                     "severity": "critical",

@@ -190,6 +190,15 @@ class LedgerCases:
         case.hand_over([intent])
         assert case.end(person) == "reached"
 
+    def test_a_command_twice_in_one_batch_is_one_claim_and_no_stranger(self, case: Case) -> None:
+        case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        commands = case.commands()
+        assert len(case.ledger.intend([*commands, *commands], "d1", "dispatch", {})) == 1
+        with case.database.read() as connection:
+            assert connection.execute(sa.select(tables.page.c.kind)).scalars().all() == []
+
     def test_two_dispatchers_cannot_own_one_attempt(self, case: Case) -> None:
         case.person(1)
         case.ledger.begin_attempts(10)

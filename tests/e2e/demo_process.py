@@ -1,0 +1,58 @@
+"""Runs the demo as its user does, in a process of its own, and keeps what it said."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRun:
+    """A demo that has ended. What its processes wrote is in `folder`."""
+
+    folder: Path
+    exit_code: int
+    said: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the demo wrote at its end: people, ends, faults, addresses."""
+        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return summary
+
+    @property
+    def story(self) -> str:
+        """What to read when a test fails: the end of the story, and of each process's log what is no information."""
+        logs = [
+            line
+            for log in sorted((self.folder / "logs").glob("*.log"))
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if '"level": "info"' not in line
+        ]
+        return "\n".join([self.said[-6000:], *logs[-40:]])
+
+
+def run(
+    folder: Path, *options: str, module: str = "consumers.cli", given: str | None = None, seconds: float = 600
+) -> DemoRun:
+    """Run `tocsin demo --exit --keep FOLDER` with more `options`; or `module` in its place, with `given` to read."""
+    command: Sequence[str] = ("demo",) if module == "consumers.cli" else ()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *command, "--exit", "--keep", str(folder), *options],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return DemoRun(folder, done.returncode, done.stdout)
