@@ -6,6 +6,7 @@ nothing about who may be told: approvals, gates and segments were decided before
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -13,10 +14,10 @@ from typing import Protocol
 import structlog
 
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.events import Channel
+from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
-from bridge.runtime.telemetry import Health, counter
-from consumers.domain.ledger import Lane
+from bridge.runtime.telemetry import Health, counter, gauge
+from consumers.domain.ledger import ChannelCount, Lane
 
 log = structlog.get_logger()
 
@@ -31,6 +32,14 @@ SWEPT = counter(
     "attempts that had waited too long and were moved on",
     question="do attempts get stuck between dispatch and receipts?",
 )
+ATTEMPTS = gauge(
+    "tocsin_delivery_attempts_count",
+    "attempts by where they stand in the ledger, exercises left out; told by whoever meters, 0 by all others",
+    question="how far are notices, and by which channel?",
+    labels={"channel": [channel.value for channel in Channel], "state": [state.value for state in AttemptState]},
+)
+
+_COUNT_EVERY_SECONDS = 5.0
 
 
 class ReleaseLedger(Protocol):
@@ -40,6 +49,7 @@ class ReleaseLedger(Protocol):
     def meter(self, lane: Lane) -> int: ...
     def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int: ...
     def finish_releases(self) -> Sequence[str]: ...
+    def attempts(self) -> Sequence[ChannelCount]: ...
 
 
 class Lease(Protocol):
@@ -66,6 +76,7 @@ class ReleaseStage:
         """Meter until `stop`."""
         before = time.monotonic()
         swept = 0.0
+        counted: float | None = None
         self._health.ready()
         try:
             while not stop.is_set():
@@ -76,6 +87,13 @@ class ReleaseStage:
                         if now - swept > 1:
                             self._sweep()
                             swept = now
+                        if counted is None or now - counted > _COUNT_EVERY_SECONDS:
+                            show_attempts(self._ledger.attempts())
+                            counted = now
+                    elif counted is not None:
+                        # another process has the lease and counts: the sum over all of them stays right
+                        show_attempts(())
+                        counted = None
                     self._health.ready("case store")
                 except Unreachable as error:
                     log.warning("release waits", reason=str(error))
@@ -116,3 +134,13 @@ class ReleaseStage:
         SWEPT.inc(count)
         for release_id in self._ledger.finish_releases():
             log.info("release finished", release=release_id)
+
+
+def show_attempts(counts: Sequence[ChannelCount]) -> None:
+    """Let the metric say `counts`, and 0 for every channel and state that is not among them."""
+    by_label: dict[tuple[str, str], int] = defaultdict(int)
+    for each in counts:
+        by_label[(each.channel, each.state)] += each.count
+    for channel in Channel:
+        for state in AttemptState:
+            ATTEMPTS.labels(channel.value, state.value).set(by_label[(channel.value, state.value)])

@@ -397,6 +397,17 @@ class Ledger:
             )
             return tuple(ChannelCount(*row) for row in rows)
 
+    def attempts(self) -> Sequence[ChannelCount]:
+        """Return how many attempts of all incidents but exercises stand where."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(attempt.c.channel, attempt.c.provider, attempt.c.state, sa.func.count())
+                .join(incident, incident.c.incident_id == attempt.c.incident_id)
+                .where(incident.c.exercise.is_(sa.false()))
+                .group_by(attempt.c.channel, attempt.c.provider, attempt.c.state)
+            )
+            return tuple(ChannelCount(*row) for row in rows)
+
     @staticmethod
     def _counts(connection: sa.Connection, incident_id: str) -> Counts:
         ends: dict[str | None, int] = defaultdict(int)

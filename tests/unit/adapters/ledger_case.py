@@ -157,6 +157,16 @@ class LedgerCases:
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
         assert case.end(person) is None
 
+    def test_all_attempts_are_counted_where_they_stand(self, case: Case) -> None:
+        case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert {(each.channel, each.provider, each.state, each.count) for each in case.ledger.attempts()} == {
+            ("email", "ses", "bounced", 1),
+            ("sms", "sns", "planned", 1),
+        }
+
     def test_the_same_receipt_twice_changes_nothing(self, case: Case) -> None:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)

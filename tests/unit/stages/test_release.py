@@ -13,8 +13,8 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
-from consumers.domain.ledger import Lane
-from consumers.stages.release import ReleaseStage
+from consumers.domain.ledger import ChannelCount, Lane
+from consumers.stages.release import ATTEMPTS, ReleaseStage
 
 
 class FakeLedger:
@@ -46,6 +46,9 @@ class FakeLedger:
     def finish_releases(self) -> Sequence[str]:
         self.finished += 1
         return ()
+
+    def attempts(self) -> Sequence[ChannelCount]:
+        return (ChannelCount("email", "ses", "delivered", 3), ChannelCount("email", "smtp", "delivered", 2))
 
 
 class FakeLease:
@@ -138,6 +141,23 @@ def test_it_sweeps_and_finishes_beside_metering() -> None:
         "intent_patience": timedelta(seconds=20),
         "unknown_patience": timedelta(minutes=5),
     }
+
+
+def test_where_attempts_stand_is_told_by_who_has_the_lease_alone() -> None:
+    """The sum over all processes is right at any time, whoever has counted before."""
+
+    def shown(channel: str, state: str) -> float:
+        return ATTEMPTS.labels(channel, state)._value.get()
+
+    ledger, lease, stop = FakeLedger(), FakeLease(), threading.Event()
+    thread = threading.Thread(target=stage_of(ledger, lease).run, args=(stop,))
+    thread.start()
+    wait_until(lambda: shown("email", "delivered") == 5)
+    assert shown("sms", "delivered") == 0
+    lease.held = False
+    wait_until(lambda: shown("email", "delivered") == 0)
+    stop.set()
+    thread.join(5)
 
 
 def test_an_unreachable_case_store_is_waited_for_and_said() -> None:

@@ -1,0 +1,179 @@
+"""A real Prometheus scrapes the real processes of a small demo and says what the ledger says, and nobody's name."""
+
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bridge.contracts.events import AttemptState, Channel
+from bridge.runtime.settings import Metrics
+from consumers.bootstrap import STAGES
+from tests.e2e.leak_search import Piece, Place, demo_values, search
+from tests.servers import prometheus
+from tests.servers.choice import Missing, look_around, way_to
+from tests.servers.local import running, scratch_folder
+from tests.servers.prometheus import PrometheusServer, check_config, prometheus_server
+
+CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yaml"
+
+Counts = dict[tuple[str, ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A demo that has told everybody and is still up, and the Prometheus that watches it."""
+
+    folder: Path
+    prometheus: PrometheusServer
+
+    def ledger(self, sql: str) -> Counts:
+        """Return counts by all columns but the last, as the case store has them."""
+        with closing(sqlite3.connect(f"file:{self.folder / 'case.db'}?mode=ro", uri=True)) as connection:
+            return {tuple(row[:-1]): float(row[-1]) for row in connection.execute(sql) if row[-1]}
+
+    def metric(self, promql: str, *labels: str) -> Counts:
+        """Return what is not 0, by the values of `labels`."""
+        found = self.prometheus.query(promql)
+        return {tuple(series[label] for label in labels): value for series, value in found if value}
+
+
+def shipped_config() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    return config
+
+
+@pytest.fixture(scope="module")
+def programs() -> None:
+    here = replace(look_around(prometheus.PROGRAMS, os.environ), docker_answers=False, wanted="")
+    way = way_to("Prometheus", prometheus.PROGRAMS, here)
+    if isinstance(way, Missing):
+        if here.must_have:
+            pytest.fail(way.reason)
+        pytest.skip(way.reason)
+
+
+@pytest.fixture(scope="module")
+def scene(programs: None) -> Iterator[Scene]:
+    """Everything up, and the last attempt settled. The shipped configuration, with the ports that the demo really has."""
+    with scratch_folder("demo") as scratch:
+        folder = scratch / "kept"
+        summary = folder / "summary.json"
+        demo = (sys.executable, "-m", "consumers.cli", "demo", "--customers", "60", "--seed", "5", "--keep", folder)
+        with running("demo", demo, scratch, summary.exists, timeout_seconds=180):
+            wait_until(lambda: _is_json(summary), 5)
+            addresses = loads(summary.read_text(encoding="utf-8"))["metrics"]
+            config = shipped_config()
+            config["global"]["scrape_interval"] = "1s"
+            for each in config["scrape_configs"][0]["static_configs"]:
+                address = addresses[each["labels"]["stage"]]
+                each["targets"] = [address.removeprefix("http://").removesuffix("/metrics")]
+            with prometheus_server(config) as server:
+                wait_until(lambda: len(server.query("up == 1")) == len(STAGES), 20)
+                yield Scene(folder, server)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return bool(loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def test_the_shipped_configuration_scrapes_every_stage_where_it_listens() -> None:
+    (job,) = shipped_config()["scrape_configs"]
+    found = {each["labels"]["stage"]: each["targets"] for each in job["static_configs"]}
+    base = Metrics().port_base
+    assert found == {stage: [f"127.0.0.1:{base + number}"] for number, stage in enumerate(STAGES)}
+    assert list(found) == list(STAGES)
+
+
+@pytest.mark.usefixtures("programs")
+def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
+    check_config(CONFIG, tmp_path)
+
+
+def test_every_stage_is_scraped(scene: Scene) -> None:
+    up = {series["stage"] for series, value in scene.prometheus.query("up") if value == 1}
+    assert up == set(STAGES)
+
+
+def test_attempts_stand_where_the_ledger_says(scene: Scene) -> None:
+    """By channel and state; the ledger's own rows are read past all code of ours."""
+    expected = scene.ledger("SELECT channel, state, COUNT(*) FROM attempt GROUP BY channel, state")
+    assert {channel for channel, _ in expected} >= {"email", "sms"}
+    wait_until(
+        lambda: (
+            scene.metric("sum by (channel, state) (tocsin_delivery_attempts_count)", "channel", "state") == expected
+        ),
+        20,
+    )
+
+
+def test_every_answer_of_a_provider_is_counted(scene: Scene) -> None:
+    """An attempt that was handed over was accepted once; one that was rejected without was refused."""
+    answers = scene.metric("sum by (channel, state) (tocsin_deliveries_total)", "channel", "state")
+    accepted = scene.ledger(
+        "SELECT channel, 'accepted', COUNT(*) FROM attempt WHERE handed_over_at IS NOT NULL GROUP BY channel"
+    )
+    refused = scene.ledger(
+        "SELECT channel, 'refused', COUNT(*) FROM attempt WHERE handed_over_at IS NULL AND state = 'rejected'"
+        " GROUP BY channel"
+    )
+    settled = {labels: count for labels, count in answers.items() if labels[1] in ("accepted", "refused")}
+    assert settled == accepted | refused
+    assert sum(settled.values()) == sum(scene.ledger("SELECT COUNT(*) FROM attempt").values())
+
+
+def test_every_receipt_is_counted(scene: Scene) -> None:
+    expected = scene.ledger("SELECT kind, COUNT(*) FROM receipt GROUP BY kind")
+    assert {kind for (kind,) in expected} >= {"delivered", "bounced_hard", "read"}
+    assert scene.metric("sum by (kind) (tocsin_receipts_by_kind_total)", "kind") == expected
+    applied = scene.ledger("SELECT 'applied', COUNT(*) FROM receipt WHERE applied")
+    assert scene.metric("sum by (result) (tocsin_receipts_total)", "result") == applied
+
+
+def test_every_attempt_is_in_the_evidence_log(scene: Scene) -> None:
+    """What the evidence stage counts is what lies in its folder."""
+    size = int((scene.folder / "evidence" / "checkpoint").read_text(encoding="utf-8").splitlines()[1])
+    assert scene.metric("max(tocsin_evidence_size)") == {(): size}
+
+
+def test_all_label_sets_begin_at_0(scene: Scene) -> None:
+    """So that the first event of a kind is an increase, and no panel is empty for want of a series."""
+    for name in ("tocsin_delivery_attempts_count", "tocsin_deliveries_total", "tocsin_receipts_by_kind_total"):
+        assert scene.prometheus.query(f"{name} == 0"), name
+    states = {series["state"] for series, _ in scene.prometheus.query("tocsin_delivery_attempts_count")}
+    channels = {series["channel"] for series, _ in scene.prometheus.query("tocsin_delivery_attempts_count")}
+    assert (states, channels) == (set(AttemptState), set(Channel))
+
+
+def test_no_name_label_or_value_tells_anything_about_a_person(scene: Scene) -> None:
+    names = scene.prometheus.ask("series", match='{__name__=~".+"}')
+    values = scene.prometheus.ask("query", query='{__name__=~".+"}')
+    helps = scene.prometheus.ask("metadata")
+    written = dumps([names, values, helps]).encode()
+    assert b"tocsin_deliveries_total" in written
+    people = list(demo_values(scene.folder))
+    assert len(people) > 60
+
+    def place(content: bytes) -> Place:
+        return Place("prometheus", lambda: iter([Piece("series", [("", content)])]))
+
+    assert search([place(written)], people) == []
+    assert search([place(written + dumps(people[0][1]).encode())], people), "a planted value is found"
