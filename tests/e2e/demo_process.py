@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+TOO_SLOW = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,25 @@ class DemoRun:
 
 
 def run(
-    folder: Path, *options: str, module: str = "consumers.cli", given: str | None = None, seconds: float = 600
+    folder: Path, *options: str, module: str = "consumers.cli", given: str | None = None, seconds: float = 400
 ) -> DemoRun:
     """Run `tocsin demo --exit --keep FOLDER` with more `options`; or `module` in its place, with `given` to read."""
     command: Sequence[str] = ("demo",) if module == "consumers.cli" else ()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", module, *command, "--exit", "--keep", str(folder), *options],
         cwd=ROOT,
         env=environment | {"PYTHONPATH": str(ROOT)},
-        input=given,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
-        check=False,
-    )
-    return DemoRun(folder, done.returncode, done.stdout)
+    ) as demo:
+        try:
+            said, _ = demo.communicate(given, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            # asked to end, so that the story and the logs are there to read
+            demo.terminate()
+            said, _ = demo.communicate(timeout=60)
+            return DemoRun(folder, TOO_SLOW, f"{said}\nnot at its end after {seconds:.0f} s")
+    return DemoRun(folder, demo.returncode, said)

@@ -1,0 +1,56 @@
+"""`tocsin demo --exit --keep DIR` as its user runs it: green whatever the seed, and everything to check it is left."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from consumers.evidence.keys import read_vkey
+from consumers.evidence.leaves import discover
+from consumers.evidence.reader import LogFolder
+from consumers.evidence.verifier import verify_log
+from tests.e2e import demo_process
+
+CUSTOMERS = 200
+
+
+@pytest.mark.parametrize("seed", [7, 1848])
+def test_the_demo_is_green_and_leaves_its_proof(seed: int, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    done = demo_process.run(folder, "--customers", str(CUSTOMERS), "--seed", str(seed))
+    assert done.exit_code == 0, done.story
+    summary = done.summary
+    assert summary["faults"] == []
+    assert (summary["seed"], summary["customers"]) == (seed, CUSTOMERS)
+    people = sum(summary["ends"].values())
+    assert people == summary["people"] > 12
+
+    # whoever gets the folder can check it without us: log and key lie together
+    report = verify_log(LogFolder(folder / "evidence"), [read_vkey(str(folder / "evidence" / "log.vkey"))], discover())
+    assert not report.problems
+    with closing(sqlite3.connect(folder / "case.db")) as cases:
+        ((incident, told),) = cases.execute("SELECT incident_id, COUNT(*) FROM recipient GROUP BY incident_id")
+    assert (incident, told) == (summary["incident"], people)
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in (folder / "resolutions").glob("*.json")]
+    assert len(records) == 4
+    for record in records:
+        assert (folder / "artefacts" / "keys" / record["artefact"]).is_file()
+    mailbox = json.loads((folder / "mailbox" / "messages.json").read_text(encoding="utf-8"))
+    assert {message["channel"] for message in mailbox} == {"email", "sms"}
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = demo_process.run(tmp_path)
+    assert done.exit_code == 1
+    assert "not empty" in done.said
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_unknown_stage_to_kill_is_refused(tmp_path: Path) -> None:
+    done = demo_process.run(tmp_path / "demo", "--kill", "dispach")
+    assert done.exit_code == 2
+    assert "dispatch" in done.said
+    assert not (tmp_path / "demo").exists()
