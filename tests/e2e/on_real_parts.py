@@ -7,6 +7,7 @@ made-up shop into whatever database it is given.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,8 +23,8 @@ def main() -> None:
     def bring_up(_folder: Path, _start: StartPart) -> Surroundings:
         return given
 
-    def run(**options: object) -> None:
-        sys.exit(run_demo(Options(**options), bring_up))  # type: ignore[arg-type]  the demo's own options, parsed by click
+    def run(**options: Any) -> None:
+        sys.exit(run_demo(Options(**options), bring_up))
 
     click.Command("demo", params=demo.params, callback=run)(standalone_mode=False)
 
