@@ -191,7 +191,14 @@ class Publisher:
         return NotPublished(f"Kafka refused a record: {kafka_error.str()}")
 
     def close(self) -> None:
-        self._producer.flush(5)
+        """Let go. Outside a transaction a transactional publisher owes nothing: what a fenced one still holds is dropped.
+
+        (confluent-kafka's flush of a fenced producer may fail with a SystemError of its own.)
+        """
+        if self._transactional:
+            self._producer.purge(in_queue=True, in_flight=True)
+        else:
+            self._producer.flush(5)
 
 
 def partition_count(client: Any, name: str) -> int:

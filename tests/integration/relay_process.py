@@ -1,14 +1,14 @@
 """A relay as a process of its own, to be killed or frozen: `python relay_process.py SETTINGS.json [--hold STEP]`.
 
-Says `leads` when it is the active one. With `--hold` it says the step's name on first reaching it and waits there for
-SIGUSR1: `published` is after a batch's commit and before its settling, `sent` after sending and before the commit.
+Says `leads` when it is the active one. With `--hold` it says the step's name on first reaching it and waits there until
+SETTINGS.go exists: `published` is after a batch's commit and before its settling, `sent` after sending and before the
+commit. (A signal would not do: the kernel may hand it to another thread than the one that must run its handler.)
 """
 
 import argparse
 import json
-import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,13 +56,14 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-GO_ON = threading.Event()
+def holder(go: Path) -> Callable[[str], None]:
+    def hold(step: str) -> None:
+        if not go.exists():
+            say(step)
+            while not go.exists():
+                time.sleep(0.01)
 
-
-def hold(step: str) -> None:
-    if not GO_ON.is_set():
-        say(step)
-        GO_ON.wait()
+    return hold
 
 
 def main() -> int:
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("settings", type=Path)
     parser.add_argument("--hold", choices=["sent", "published"])
     arguments = parser.parse_args()
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: GO_ON.set())
+    hold = holder(arguments.settings.with_suffix(".go"))
     given = json.loads(arguments.settings.read_text(encoding="utf-8"))
     kafka = Kafka(bootstrap_servers=given["bootstrap_servers"], topic_prefix=given["topic_prefix"])
     clock = SystemClock()

@@ -515,7 +515,7 @@ def test_a_relay_killed_in_the_middle_loses_nothing(
     assert (len(keys) > 30) is repeats
 
 
-def test_a_frozen_relay_is_shut_out(kafka: Kafka, store: Store, shop: StoreRows, start: Starting) -> None:
+def test_a_frozen_relay_is_shut_out(kafka: Kafka, shop: StoreRows, start: Starting, tmp_path: Path) -> None:
     """It wakes in the middle of a transaction: it commits nothing and settles nothing.
 
     What it finds first decides what it does then: without its session it waits for its next turn, fenced by Kafka it ends
@@ -533,7 +533,7 @@ def test_a_frozen_relay_is_shut_out(kafka: Kafka, store: Store, shop: StoreRows,
     successor.says("leads", timeout_seconds=20)
     wait_for("the successor settles", lambda: is_settled(shop))
     frozen.signal(signal.SIGCONT)
-    frozen.signal(signal.SIGUSR1)
+    (tmp_path / "relay.go").touch()
     for number in range(2, 22):
         register(number)
     wait_for("the successor settles", lambda: is_settled(shop))
