@@ -80,13 +80,16 @@ class PlanningTables:
                 | {(event.incident_id, event.revision) for event in answers}
             )
             names = sorted({name for name, _ in plans})
-            ended = set(
-                connection.execute(
-                    sa.select(incident.c.incident_id).where(
-                        incident.c.incident_id.in_(names) & incident.c.state.in_(_ENDED)
-                    )
-                ).scalars()
-            )
+            ended = {
+                row.incident_id
+                for row in connection.execute(
+                    # locked: a contact must not be written while the incident is being closed and rid of contacts
+                    sa.select(incident.c.incident_id, incident.c.state)
+                    .where(incident.c.incident_id.in_(names))
+                    .with_for_update(read=True)
+                )
+                if row.state in _ENDED
+            }
             rows = [_affected_row(event, keep_contact=event.incident_id not in ended) for event in affected_events]
             upsert(connection, affected, rows)
             for row in rows:
