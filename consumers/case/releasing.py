@@ -109,8 +109,10 @@ def prepare(
 
 
 def _widens(policy: Mapping[str, Any], running: Mapping[str, Any]) -> bool:
-    """Whether `policy` covers segments that the running one does not: texts that were approved only later."""
-    return bool(set(policy["segments"]) - set(running.get("segments", {})))
+    """Whether `policy` covers people whom the running one does not: texts approved only later, or more late additions."""
+    return bool(set(policy["segments"]) - set(running.get("segments", {}))) or (
+        policy["late_cap"] > running.get("late_cap", 0)
+    )
 
 
 def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, *, again: bool) -> Prepared:

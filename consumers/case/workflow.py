@@ -190,6 +190,8 @@ def void_releases(case: CaseWork, incident_id: str) -> Sequence[str]:
     for release in case.releases(incident_id):
         if release.state in VOIDABLE:
             case.update_release(release.release_id, {"state": "void"})
+            # whoever nothing was sent to begins anew under the next release, or not at all
+            case.withdraw_attempts(release.release_id)
             voided.append(release.release_id)
     return voided
 
@@ -325,6 +327,8 @@ def set_gate(
     def work(case: CaseWork) -> None:
         incident = still_open(case, incident_id)
         case.add_gate(GateRecord(gate_id, incident_id, kind, codes, now, actor.person_id, why))
+        # recalls what dispatch has in hand already; whoever is not covered is commanded anew
+        case.update_incident(incident_id, {"epoch": incident.epoch + 1})
         body: Body = {"gate_id": gate_id, "gate": kind, "covers": codes}
         record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why)
 

@@ -29,6 +29,7 @@ from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.tables import (
+    affected,
     attempt,
     gate,
     incident,
@@ -39,7 +40,7 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
 )
-from consumers.domain.approvals import BREAK_GLASS_REACH
+from consumers.domain.approvals import BREAK_GLASS_REACH, Mode
 from consumers.domain.delivery import (
     ARRIVED,
     FAILED,
@@ -56,6 +57,7 @@ from consumers.domain.sending import Receipt, ReceiptKind
 from consumers.evidence.commitment import commit
 
 _CHUNK = 500
+_ENDED = ("dismissed", "closed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,80 @@ class Ledger:
 
         def work(connection: sa.Connection) -> int:
             begun = 0
-            for row in connection.execute(_running_releases()).mappings().all():
+            rows = connection.execute(_beginning_releases()).mappings().all()
+            for row in rows:
+                if row["mode"] != Mode.BREAK_GLASS:
+                    self._adopt(connection, row)
                 begun += self._begin_release(connection, row, limit - begun, now)
                 if begun >= limit:
-                    break
+                    return begun
+            self._page_waiting(connection, [row for row in rows if row["mode"] != Mode.BREAK_GLASS], now)
             return begun
 
         return self._database.writing(work)
+
+    @staticmethod
+    def _adopt(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
+        """Take over what waits under a void release, for people who are still affected and whose text is approved here.
+
+        Their first attempt left before the scope was corrected; the next channel must not wait for ever.
+        """
+        void = sa.select(release.c.release_id).where(
+            (release.c.incident_id == row["incident_id"]) & (release.c.state == "void")
+        )
+        people = sa.select(recipient.c.recipient_id).where(
+            (recipient.c.incident_id == row["incident_id"])
+            & recipient.c.segment_id.in_(sorted(row["policy"].get("segments", {})))
+            & sa.exists().where(
+                (affected.c.incident_id == row["incident_id"])
+                & (affected.c.revision == row["revision"])
+                & (affected.c.root == recipient.c.root)
+            )
+        )
+        connection.execute(
+            sa.update(attempt)
+            .where(
+                (attempt.c.incident_id == row["incident_id"])
+                & (attempt.c.state == AttemptState.PLANNED)
+                & attempt.c.release_id.in_(void)
+                & attempt.c.recipient_id.in_(people)
+            )
+            .values(release_id=row["release_id"])
+        )
+
+    @staticmethod
+    def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
+        """Page the approvers, once for each set of releases, when people wait whom none of these may tell."""
+        by_incident: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            by_incident[row["incident_id"]].append(row["release_id"])
+        for incident_id, release_ids in by_incident.items():
+            waiting = connection.execute(
+                sa.select(sa.func.count()).select_from(recipient).where(*_unbegun(incident_id))
+            ).scalar_one()
+            if not waiting:
+                continue
+            mark = "/".join(["release.people_wait", incident_id, *sorted(release_ids)])
+            upsert(
+                connection,
+                page,
+                [
+                    {
+                        "page_id": hashlib.sha256(mark.encode()).hexdigest(),
+                        "incident_id": incident_id,
+                        "kind": "release.people_wait",
+                        "severity": "critical",
+                        "roles": ["dpo", "counsel", "approver"],
+                        "title": f"{incident_id}: people wait whom no approval covers: their text or channels are not "
+                        "approved, or they came late and the cap is reached",
+                        "body": {
+                            "people": waiting,
+                            "next": f"tocsin incident prepare {incident_id} (--late-cap N for more late additions)",
+                        },
+                        "raised_at": now,
+                    }
+                ],
+            )
 
     def _begin_release(self, connection: sa.Connection, row: Mapping[Any, Any], limit: int, now: datetime) -> int:
         late_used = connection.execute(
@@ -114,13 +183,15 @@ class Ledger:
                 & sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
             )
         ).scalar_one()
+        approved: Mapping[str, Any] = row["policy"].get("segments", {})
+        cap = row["late_cap"]
         conditions = [
-            recipient.c.incident_id == row["incident_id"],
-            recipient.c.final_state.is_(None),
-            recipient.c.held_reason.is_(None),
-            recipient.c.segment_id.is_not(None),
-            ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
+            *_unbegun(row["incident_id"]),
+            # who must wait for another approval takes no place among those whose turn it is
+            recipient.c.segment_id.in_(sorted(approved)),
         ]
+        if late_used >= cap:
+            conditions.append(~recipient.c.late)
         if row["mode"] == "break_glass":
             # counted from the release, not from now: as days pass it must not come to reach everybody on one word
             conditions.append(recipient.c.deadline_at <= row["released_at"] + BREAK_GLASS_REACH)
@@ -145,8 +216,6 @@ class Ledger:
             .mappings()
             .all()
         )
-        approved: Mapping[str, Any] = row["policy"].get("segments", {})
-        cap = row["late_cap"]
         attempts: list[dict[str, Any]] = []
         ended: list[tuple[str, PersonEnd, str]] = []
         for person in rows:
@@ -171,6 +240,13 @@ class Ledger:
         if attempts:
             connection.execute(sa.insert(attempt), attempts)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
+        if row["state"] == "finished" and (attempts or ended):
+            # a late addition within the cap was approved with all others, however late
+            connection.execute(
+                sa.update(release)
+                .where(release.c.release_id == row["release_id"])
+                .values(state="releasing", finished_at=None)
+            )
         return len(attempts) + len(ended)
 
     def _new_attempt(
@@ -450,7 +526,7 @@ class Ledger:
             by_id = {row["attempt_id"]: row for row in rows}
             claims: list[Mapping[Any, Any]] = []
             recalled: list[_Change] = []
-            strangers = [command.attempt_id for command in commands if command.attempt_id not in by_id]
+            strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in by_id])
             for command in commands:
                 # a command may lie on the belt twice: published again after a crash, or recalled and issued anew
                 row = by_id.pop(command.attempt_id, None)
@@ -529,6 +605,21 @@ class Ledger:
                 ).mappings()
             )
         return rows
+
+    @staticmethod
+    def _strangers(connection: sa.Connection, unknown: Sequence[Command]) -> list[str]:
+        """Return the attempts of `unknown` that we never made: those of a void release were withdrawn when it ended."""
+        if not unknown:
+            return []
+        void = set(
+            connection.execute(
+                sa.select(release.c.release_id).where(
+                    release.c.release_id.in_(sorted({each.release_id for each in unknown}))
+                    & (release.c.state == "void")
+                )
+            ).scalars()
+        )
+        return [each.attempt_id for each in unknown if each.release_id not in void]
 
     @staticmethod
     def _report_strangers(connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> None:
@@ -818,6 +909,7 @@ class Ledger:
                     segment.c.channels.label("policy"),
                     incident.c.epoch,
                     incident.c.exercise,
+                    incident.c.state.label("incident_state"),
                 )
                 .join(segment, segment.c.segment_id == recipient.c.segment_id)
                 .join(incident, incident.c.incident_id == recipient.c.incident_id)
@@ -840,7 +932,8 @@ class Ledger:
             following = what_next(
                 [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
                 _channels(of_release.get("channels", person["policy"])),
-                _channels(person["channels"]),
+                # the contacts of a closed incident are gone: what fails after the end stays failed, and says so
+                () if person["incident_state"] in _ENDED else _channels(person["channels"]),
             )
             if following.channel is not None:
                 new_attempts.append(
@@ -869,7 +962,13 @@ class Ledger:
             )
             connection.execute(
                 sa.update(release)
-                .where(release.c.release_id.in_(sorted(reopened)) & (release.c.state == "finished"))
+                .where(
+                    release.c.release_id.in_(sorted(reopened))
+                    & (release.c.state == "finished")
+                    & sa.exists().where(
+                        (incident.c.incident_id == release.c.incident_id) & (incident.c.revision == release.c.revision)
+                    )
+                )
                 .values(state="releasing", finished_at=None)
             )
         for (incident_id, exercise), ended in ends.items():
@@ -917,16 +1016,52 @@ class Ledger:
         )
 
 
+def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:
+    """People whom nobody has begun to tell, although nothing but an approval keeps them waiting."""
+    return [
+        recipient.c.incident_id == incident_id,
+        recipient.c.final_state.is_(None),
+        recipient.c.held_reason.is_(None),
+        recipient.c.segment_id.is_not(None),
+        ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
+    ]
+
+
+def _beginning_releases() -> sa.Select[Any]:
+    """Releases that may begin attempts, locked: one that is voided meanwhile must not leave attempts behind."""
+    return (
+        sa.select(
+            release.c.release_id,
+            release.c.incident_id,
+            release.c.revision,
+            release.c.state,
+            release.c.mode,
+            release.c.policy,
+            release.c.late_cap,
+            release.c.released_at,
+            incident.c.epoch,
+            incident.c.exercise,
+        )
+        .join(incident, incident.c.incident_id == release.c.incident_id)
+        .where(
+            (
+                (release.c.state == "releasing")
+                | ((release.c.state == "finished") & (release.c.mode != Mode.BREAK_GLASS.value))
+            )
+            & (release.c.revision == incident.c.revision)
+            & incident.c.state.not_in(_ENDED)
+        )
+        .order_by(release.c.released_at)
+        .with_for_update(of=release)
+    )
+
+
 def _running_releases() -> sa.Select[Any]:
     return (
         sa.select(
             release.c.release_id,
             release.c.incident_id,
             release.c.mode,
-            release.c.policy,
-            release.c.late_cap,
-            release.c.released_at,
-            incident.c.epoch,
             incident.c.exercise,
         )
         .join(incident, incident.c.incident_id == release.c.incident_id)

@@ -7,7 +7,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.adapters.case_store.tables import approval, gate, obligation, release, segment
+from bridge.contracts.events import AttemptState
+from consumers.adapters.case_store.tables import (
+    affected,
+    approval,
+    attempt,
+    gate,
+    obligation,
+    recipient,
+    release,
+    segment,
+)
 from consumers.case.store import ApprovalRecord, GateRecord, ObligationRecord, ReleaseRecord, SegmentRecord
 
 
@@ -18,9 +28,16 @@ class ReleaseRows:
     _locking: bool
 
     def segments(self, incident_id: str, revision: int) -> Sequence[SegmentRecord]:
+        # who was written to under an earlier scope and is affected still keeps their text for the next channel
+        begun_before = (segment.c.revision < revision) & sa.exists().where(
+            (recipient.c.segment_id == segment.c.segment_id)
+            & (affected.c.incident_id == incident_id)
+            & (affected.c.revision == revision)
+            & (affected.c.root == recipient.c.root)
+        )
         rows = self._connection.execute(
             sa.select(segment)
-            .where((segment.c.incident_id == incident_id) & (segment.c.revision == revision))
+            .where((segment.c.incident_id == incident_id) & ((segment.c.revision == revision) | begun_before))
             .order_by(segment.c.segment_id)
         ).mappings()
         return [
@@ -64,6 +81,17 @@ class ReleaseRows:
 
     def update_release(self, release_id: str, changes: Mapping[str, Any]) -> None:
         self._connection.execute(sa.update(release).where(release.c.release_id == release_id).values(**changes))
+
+    def withdraw_attempts(self, release_id: str) -> int:
+        result = self._connection.execute(
+            sa.delete(attempt).where(
+                (attempt.c.release_id == release_id)
+                & (attempt.c.number == 1)
+                & (attempt.c.send_count == 0)
+                & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
+            )
+        )
+        return int(result.rowcount)
 
     def approvals(self, release_id: str) -> Sequence[ApprovalRecord]:
         rows = self._connection.execute(

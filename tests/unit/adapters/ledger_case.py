@@ -14,8 +14,10 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox
+from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Command, Intent, Lane, SentReport
 from consumers.domain.sending import Receipt, ReceiptKind
@@ -121,6 +123,24 @@ class Case:
                     .order_by(tables.attempt.c.number)
                 )
             ]
+
+    def pages(self) -> list[str]:
+        with self.database.read() as connection:
+            return list(connection.execute(sa.select(tables.page.c.kind)).scalars())
+
+    def void(self) -> None:
+        """What correcting the scope does to the running release."""
+        SqlCaseStore(self.database, self.clock).change(lambda work: void_releases(work, INCIDENT))
+        with self.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(revision=2, epoch=2))
+
+    def release_anew(self) -> None:
+        """Let the corrected scope's release run, its policy with the same segment."""
+        with self.database.write() as connection:
+            old = connection.execute(sa.select(tables.release)).mappings().one()
+            connection.execute(
+                sa.insert(tables.release).values(**{**old, "release_id": "r2", "revision": 2, "state": "releasing"})
+            )
 
     def end(self, recipient_id: str) -> str | None:
         with self.database.read() as connection:
@@ -396,6 +416,97 @@ class LedgerCases:
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+
+    def test_a_void_release_leaves_nobody_behind_to_whom_nothing_was_sent(self, case: Case) -> None:
+        told, waiting, on_belt = (
+            case.person(number, deadline_at=NOW + timedelta(hours=number)) for number in (1, 2, 3)
+        )
+        case.hand_over(case.claim(Lane(Channel.EMAIL, belt=1, at_once=1)))
+        case.ledger.meter(Lane(Channel.EMAIL, belt=1, at_once=1))
+        case.void()
+        assert case.states(told) == [("email", "handed_over")]
+        assert case.states(waiting) == case.states(on_belt) == []
+        assert case.ledger.intend(case.commands(), "d1", "dispatch", {}) == ()
+        assert case.pages() == [], "a withdrawn command is no stranger's"
+        case.release_anew()
+        assert {intent.recipient_id for intent in case.claim(EMAIL_LANE)} == {waiting, on_belt}
+
+    @pytest.mark.parametrize("still_affected", [True, False])
+    def test_the_next_channel_after_a_corrected_scope_needs_the_new_approval(
+        self, case: Case, still_affected: bool
+    ) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.void()
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.claim(SMS_LANE) == []
+        if still_affected:
+            with case.database.write() as connection:
+                connection.execute(
+                    sa.insert(tables.affected).values(
+                        incident_id=INCIDENT, revision=2, root="customer/1", partition=0, standing="recorded",
+                        departed=False, late=False, member_leaf="0" * 64, event="{}",
+                    )
+                )  # fmt: skip
+        case.release_anew()
+        assert [each.recipient_id for each in case.claim(SMS_LANE)] == ([person] if still_affected else [])
+
+    def test_who_waits_for_another_approval_takes_nobodys_turn(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.segment).values(
+                    segment_id="s2", incident_id=INCIDENT, revision=1, name="other", key={}, bundle_sha256="c" * 64,
+                    channels=["email"], lane="email", priority=1, sms_details=False, count=0,
+                )
+            )  # fmt: skip
+        case.person(1, segment_id="s2", deadline_at=NOW + timedelta(hours=1))
+        case.person(2, deadline_at=NOW + timedelta(hours=2))
+        assert case.ledger.begin_attempts(1) == 1
+        assert case.ledger.begin_attempts(1) == 0
+        assert case.pages() == ["release.people_wait"]
+        case.ledger.begin_attempts(1)
+        assert case.pages() == ["release.people_wait"]
+
+    def test_a_late_addition_after_the_end_is_told_under_the_cap(self, case: Case) -> None:
+        case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == ["r1"]
+        case.person(2, late=True)
+        case.person(3, late=True)
+        (late,) = case.claim(EMAIL_LANE)
+        assert case.ledger.epochs([INCIDENT]) == {INCIDENT: 1}
+        assert case.pages() == ["release.people_wait"], "the second one is past the cap"
+        case.hand_over([late])
+        case.receive(late, ReceiptKind.DELIVERED)
+        assert case.end(late.recipient_id) == "reached"
+
+    def test_a_late_addition_does_not_revive_a_release_of_another_scope(self, case: Case) -> None:
+        case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.ledger.finish_releases()
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(revision=2))
+        case.person(2)
+        assert case.ledger.begin_attempts(10) == 0
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.claim(SMS_LANE) == []
+
+    def test_a_bounce_after_closing_is_an_end_and_starts_nothing(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.ledger.finish_releases()
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW, epoch=2))
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.states(person) == [("email", "bounced")]
+        assert case.end(person) == "unreachable_reported"
 
     def test_a_release_finishes_only_when_everybody_has_an_end(self, case: Case) -> None:
         case.person(1)

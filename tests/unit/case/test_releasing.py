@@ -186,3 +186,14 @@ def test_an_approval_needs_something_prepared(case: Case) -> None:
         releasing.approve(case.store, name, "0" * 64, DPO, NOW, mode=TWO)
     with pytest.raises(BadInput, match="neither an incident nor a release"):
         releasing.approve(case.store, "whatever", "0" * 64, DPO, NOW, mode=TWO)
+
+
+def test_the_cap_for_late_additions_can_be_raised_while_a_release_runs(case: Case) -> None:
+    name = planned(case)
+    first = prepare(case, name, mode=Mode.FOUR_EYES).release
+    releasing.approve(case.store, name, first.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
+    with pytest.raises(Refused, match="is releasing already"):
+        prepare(case, name, mode=Mode.FOUR_EYES)
+    more = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=50).release
+    releasing.approve(case.store, name, more.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
+    assert {row["state"] for row in case.rows(tables.release)} == {"releasing"}

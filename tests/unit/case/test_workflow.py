@@ -128,6 +128,26 @@ def test_a_running_release_keeps_an_incident_open(case: Case) -> None:
     workflow.close(case.store, name, DPO, NOW, reason="all reached")
 
 
+def test_a_gate_recalls_what_dispatch_has_in_hand(case: Case) -> None:
+    name = case.receive().incident_id
+    workflow.set_gate(case.store, name, "law_enforcement_hold", ["DE"], DPO, NOW, "asked by the police")
+    assert case.rows(tables.incident)[0]["epoch"] == 2
+
+
+def test_people_told_under_an_earlier_scope_are_in_the_next_approval(case: Case) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+    case.execute(sa.insert(tables.plan).values(
+        incident_id=name, revision=2, state="complete", rules_sha256="a" * 64, residents={}, recipient_count=1,
+        held_count=0))  # fmt: skip
+    case.execute(sa.update(tables.incident).values(revision=2))
+    with pytest.raises(Refused, match="no segment has an approved text"):
+        releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
+    case.execute(sa.update(tables.affected).where(tables.affected.c.root == "customer/1").values(revision=2))
+    prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
+    assert list(prepared.release.policy["segments"]) == ["s1"]
+
+
 def test_another_scope_voids_what_runs_and_raises_the_epoch(case: Case) -> None:
     name = case.receive().incident_id
     case.plan(name)
