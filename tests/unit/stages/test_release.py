@@ -147,7 +147,7 @@ def test_where_attempts_stand_is_told_by_who_has_the_lease_alone() -> None:
     """The sum over all processes is right at any time, whoever has counted before."""
 
     def shown(channel: str, state: str) -> float:
-        return ATTEMPTS.labels(channel, state)._value.get()
+        return float(ATTEMPTS.labels(channel, state)._value.get())
 
     ledger, lease, stop = FakeLedger(), FakeLease(), threading.Event()
     thread = threading.Thread(target=stage_of(ledger, lease).run, args=(stop,))
