@@ -113,3 +113,18 @@ def test_the_cluster_of_nowhere_is_unreachable(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("bridge.runtime.kafka.AdminClient", Absent)
     with pytest.raises(Unreachable, match="does not answer"):
         cluster_id(NOWHERE)
+
+
+def test_a_broker_that_is_away_is_complained_about_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    """A client reports each attempt to connect, twenty a second; two kinds of trouble are told apart."""
+    complain = client_settings(NOWHERE)["error_cb"]
+    for _ in range(1000):
+        complain(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
+        complain(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))
+    assert [record.getMessage() for record in caplog.records] == ["Connection refused", "wrong password"]
+
+
+def test_a_client_writes_no_log_line_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unreachable):
+        Publisher(NOWHERE, transactional_id="one", patience_seconds=0.5)
+    assert "FAIL" not in capfd.readouterr().err
