@@ -3,6 +3,7 @@
 Creates and alters; never changes a partition count, which would move roots to other partitions. Knows no event.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,6 +79,15 @@ def differences_of(topic: Topic, actual: TopicAsIs | None, broker_count: int) ->
     return found
 
 
+def _is_led(shown: Any, topic: Topic) -> bool:
+    return (
+        shown is not None
+        and shown.error is None
+        and len(shown.partitions) == topic.partitions
+        and all(partition.leader >= 0 for partition in shown.partitions.values())
+    )
+
+
 class TopicsAdmin:
     """The declared topics on one cluster. Raises Unreachable when it does not answer, Refused when it says no."""
 
@@ -143,6 +153,21 @@ class TopicsAdmin:
         answers = self._admin.create_topics(wanted, operation_timeout=_TIMEOUT_SECONDS)
         for name, answer in answers.items():
             self._answer(answer, name)
+        self._await_leaders(topics)
+
+    def _await_leaders(self, topics: Sequence[Topic]) -> None:
+        """Return when brokers show `topics` with a leader for every partition: some time after the controller said yes."""
+        give_up_at = time.monotonic() + _TIMEOUT_SECONDS
+        while True:
+            shown = self._metadata().topics
+            waiting = [topic.name for topic in topics if not _is_led(shown.get(self._prefix + topic.name), topic)]
+            if not waiting:
+                return
+            if time.monotonic() > give_up_at:
+                raise Unreachable(
+                    f"created, but without leaders after {_TIMEOUT_SECONDS:.0f} s: {', '.join(waiting)}; look at the brokers"
+                )
+            time.sleep(0.1)
 
     def _alter(self, changes: Sequence[Difference]) -> None:
         if not changes:

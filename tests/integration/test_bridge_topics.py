@@ -88,6 +88,7 @@ def test_a_setting_is_altered_and_a_partition_count_never(kafka: Kafka) -> None:
     ]
     for future in admin.create_topics(wanted).values():
         future.result(timeout=15)
+    wait_for("the brokers show them", lambda: len(TopicsAdmin(kafka).actual()) == 2)
     with pytest.raises(Refused, match=r"tocsin\.leak-alerts: partitions 3, declared 1.*nothing was done"):
         TopicsAdmin(kafka).apply()
     assert TopicsAdmin(kafka).actual()[STORE_CHANGES.name].settings["cleanup.policy"] == "delete"
