@@ -425,6 +425,7 @@ class _Demo:
             "now": self._shop.now.isoformat(),
             "people": len(rows),
             "ends": dict(ends),
+            "restarts": dict(self._supervisor.restarts) if self._supervisor is not None else {},
             "faults": list(faults),
         }
         witnesses.keep(self._folder, self._cases, self._sandbox, incident_id)

@@ -62,3 +62,8 @@ def run(
             said, _ = demo.communicate(timeout=60)
             return DemoRun(folder, TOO_SLOW, f"{said}\nnot at its end after {seconds:.0f} s")
     return DemoRun(folder, demo.returncode, said)
+
+
+def last_words(log: Path) -> str:
+    """Return the last lines of a log file, for a failing test to show."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])

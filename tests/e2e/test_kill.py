@@ -18,6 +18,8 @@ def _demo_survives(tmp_path: Path, *stages: str, seed: int) -> None:
     done = demo_process.run(tmp_path / "demo", "--customers", "300", "--seed", str(seed), *kills)
     assert done.exit_code == 0, done.story
     assert done.summary["faults"] == []
+    # one fell because it was killed; no other fell with it
+    assert {stage for stage, count in done.summary["restarts"].items() if count} == set(stages), done.story
 
 
 def test_stages_killed_at_every_part_of_the_flow_change_nothing(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_exactly_those_concerned_are_told_on_real_parts(
     )  # fmt: skip
     assert done.exit_code == 0, done.story
     assert done.summary["faults"] == []
+    assert [stage for stage, count in done.summary["restarts"].items() if count] == [], done.story
     assert done.summary["ends"].keys() == {"reached", "unreachable_reported"}
     # and nothing embedded took part
     assert not list((tmp_path / "demo").glob("*.db"))
