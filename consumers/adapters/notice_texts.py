@@ -85,5 +85,9 @@ class Addresses:
         """Return the number to use for `number`."""
         return self._SIMULATED_PHONE if self._simulated(intent) else number
 
+    def shows_on_account_page(self, intent: Intent) -> bool:
+        """Return whether an account notice may really be posted: an account page is the shop's own, it has no simulator."""
+        return not self._simulated(intent)
+
     def _simulated(self, intent: Intent) -> bool:
         return self._mode == "simulator" or (self._mode == "live" and intent.exercise)

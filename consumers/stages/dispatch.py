@@ -7,7 +7,7 @@ nor by which channel.
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -65,7 +65,7 @@ class DispatchLedger(Protocol):
     def intend(
         self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions
     ) -> Sequence[Intent]: ...
-    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]: ...
+    def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
 
 
@@ -88,6 +88,7 @@ class Addressing(Protocol):
 
     def email(self, intent: Intent, address: str) -> str: ...
     def phone(self, intent: Intent, number: str) -> str: ...
+    def shows_on_account_page(self, intent: Intent) -> bool: ...
 
 
 class Dispatch:
@@ -179,8 +180,11 @@ class Dispatch:
     def _send_bulk(
         self, incident_id: str, template: EmailTemplate, people: Sequence[tuple[Intent, EmailEntry, str]]
     ) -> None:
-        if self._ledger.epochs([incident_id]).get(incident_id) != people[0][0].epoch:
-            self._report(Channel.EMAIL, [_recalled(intent) for intent, _, _ in people])
+        standing = self._ledger.standing([intent for intent, _, _ in people])
+        if gone := [_recalled(intent) for intent, _, _ in people if intent.attempt_id not in standing]:
+            self._report(Channel.EMAIL, gone)
+            people = [each for each in people if each[0].attempt_id in standing]
+        if not people:
             return
         message = BulkEmail(
             from_address=template.from_address,
@@ -214,7 +218,7 @@ class Dispatch:
                 self._report(Channel.SMS, [_held_back(intent, fault)])
                 faults.append(fault)
                 continue
-            if self._ledger.epochs([intent.incident_id]).get(intent.incident_id) != intent.epoch:
+            if intent.attempt_id not in self._ledger.standing([intent]):
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
             with CALL_SECONDS.labels("sms").time():
@@ -226,9 +230,9 @@ class Dispatch:
         reports: list[SentReport] = []
         faults: list[TocsinError] = []
         # e-mails of the same batch may have taken a while: a pause in between counts for these, too
-        epochs = self._ledger.epochs(intent.incident_id for intent in intents) if intents else {}
+        standing = self._ledger.standing(intents) if intents else ()
         for intent in intents:
-            if epochs.get(intent.incident_id) != intent.epoch:
+            if intent.attempt_id not in standing:
                 reports.append(_recalled(intent))
                 continue
             try:
@@ -257,7 +261,8 @@ class Dispatch:
                     Trigger.ACCEPTED,
                     intent.send_count,
                     body_sha256=prepared.body_sha256,
-                    notice=notice,
+                    # simulated: it counts as posted and nobody will read it
+                    notice=notice if self._addressing.shows_on_account_page(intent) else None,
                 )
             )
         if reports:

@@ -7,7 +7,7 @@ person's next channel or end, all in the caller's one transaction. So a crash le
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -80,6 +80,8 @@ class _Change:
     occurred_at: datetime
     learned: dict[str, Any] = field(default_factory=dict)
     sub_type: str | None = None
+    send_count: int | None = None
+    """Of a dispatcher's report: which call it speaks of."""
 
 
 class Ledger:
@@ -640,18 +642,28 @@ class Ledger:
             ],
         )
 
-    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]:
-        """Return the current epoch of each incident whose release runs; absent ones must not be sent."""
+    def standing(self, intents: Sequence[Intent]) -> Collection[str]:
+        """Return the attempts of `intents` that may be sent at this moment: still this very claim, in the same epoch, of a
+        release that runs. A dispatcher that was slow may find that the sweeper gave its claim to another.
+        """
+        claims = {item.attempt_id: (item.send_count, item.epoch) for item in intents}
+        ids = sorted(claims)
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(incident.c.incident_id, incident.c.epoch).where(
-                    incident.c.incident_id.in_(sorted(set(incident_ids)))
-                    & sa.exists().where(
-                        (release.c.incident_id == incident.c.incident_id) & (release.c.state == "releasing")
+            return {
+                row.attempt_id
+                for start in range(0, len(ids), _CHUNK)
+                for row in connection.execute(
+                    sa.select(attempt.c.attempt_id, attempt.c.send_count, incident.c.epoch)
+                    .join(release, release.c.release_id == attempt.c.release_id)
+                    .join(incident, incident.c.incident_id == attempt.c.incident_id)
+                    .where(
+                        attempt.c.attempt_id.in_(ids[start : start + _CHUNK])
+                        & (attempt.c.state == AttemptState.INTENDED)
+                        & (release.c.state == "releasing")
                     )
                 )
-            )
-            return {row.incident_id: row.epoch for row in rows}
+                if claims[row.attempt_id] == (row.send_count, row.epoch)
+            }
 
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
@@ -670,7 +682,7 @@ class Ledger:
                 if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
                     # nothing left the house: this call does not count against the one repeat
                     learned["send_count"] = item.send_count - 1
-                changes.append(_Change(item.attempt_id, item.trigger, now, learned, item.code))
+                changes.append(_Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count))
                 if item.notice is not None:
                     notices.append(
                         outbox.Outgoing(
@@ -817,6 +829,9 @@ class Ledger:
         for change in changes:
             row = rows.get(change.attempt_id)
             if row is None:
+                continue
+            if change.send_count not in (None, row["send_count"]) and change.trigger is not Trigger.ACCEPTED:
+                # an earlier call's failure says nothing of the one that another dispatcher has begun since
                 continue
             before = AttemptState(row["state"])
             after = next_state(before, change.trigger)
@@ -1052,7 +1067,8 @@ def _beginning_releases() -> sa.Select[Any]:
             & incident.c.state.not_in(_ENDED)
         )
         .order_by(release.c.released_at)
-        .with_for_update(of=release)
+        # with the incident: planning, which locks it, must not redraw people whose attempts are being written
+        .with_for_update(of=(release, incident))
     )
 
 

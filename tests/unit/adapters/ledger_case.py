@@ -310,6 +310,20 @@ class LedgerCases:
         sweep(case, timedelta(minutes=10))
         assert case.states(person) == [("email", "expired"), ("sms", "planned")]
 
+    def test_a_slow_dispatcher_finds_its_claim_gone_and_cannot_undo_the_next_one(self, case: Case) -> None:
+        person = case.person(1)
+        (slow,) = case.claim(EMAIL_LANE)
+        assert set(case.ledger.standing([slow])) == {slow.attempt_id}
+        for _ in range(2):
+            sweep(case, timedelta(minutes=10))
+        assert not case.ledger.standing([slow])
+        (again,) = case.claim(EMAIL_LANE)
+        assert not case.ledger.standing([slow])
+        for trigger in (Trigger.RECALL, Trigger.THROTTLED, Trigger.REFUSED, Trigger.LOST):
+            case.ledger.report([SentReport(slow.attempt_id, trigger, slow.send_count)])
+        assert case.states(person) == [("email", "intended")]
+        assert set(case.ledger.standing([again])) == {again.attempt_id}
+
     def test_a_throttled_call_does_not_use_up_the_repeat(self, case: Case) -> None:
         person = case.person(1)
         for _ in range(5):
@@ -477,7 +491,7 @@ class LedgerCases:
         case.person(2, late=True)
         case.person(3, late=True)
         (late,) = case.claim(EMAIL_LANE)
-        assert case.ledger.epochs([INCIDENT]) == {INCIDENT: 1}
+        assert set(case.ledger.standing([late])) == {late.attempt_id}
         assert case.pages() == ["release.people_wait"], "the second one is past the cap"
         case.hand_over([late])
         case.receive(late, ReceiptKind.DELIVERED)

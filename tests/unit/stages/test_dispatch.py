@@ -1,7 +1,7 @@
 """Dispatch: who is called with what, what becomes of each answer, and what never reaches a log."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +53,7 @@ class World:
         self.positions_after: Positions | None = None
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
+        self.taken_over: set[str] = set()
         self.dispatch = Dispatch(self, self, Texts(self), Addresses(), self, Sms(self), SetClock(NOW), "d1")
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
@@ -85,9 +86,13 @@ class World:
         assert (dispatcher, stage) == ("d1", "dispatch")
         return [self.intents[command.attempt_id] for command in commands]
 
-    def epochs(self, incident_ids: Iterable[str]) -> Mapping[str, int]:
-        self.journal.append("epochs")
-        return {name: self.epoch_of[name] for name in incident_ids if name in self.epoch_of}
+    def standing(self, intents: Sequence[Intent]) -> Collection[str]:
+        self.journal.append("standing")
+        return {
+            intent.attempt_id
+            for intent in intents
+            if self.epoch_of.get(intent.incident_id) == intent.epoch and intent.attempt_id not in self.taken_over
+        }
 
     def report(self, reports: Sequence[SentReport]) -> None:
         self.journal.append("report")
@@ -162,6 +167,9 @@ class Texts:
 class Addresses:
     """Sends everything where it says."""
 
+    def shows_on_account_page(self, intent: Intent) -> bool:
+        return not intent.exercise
+
     def email(self, intent: Intent, address: str) -> str:
         return address
 
@@ -222,7 +230,7 @@ def test_every_state_of_a_provider_was_tried_above() -> None:
 def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: World) -> None:
     world.person(1, Channel.EMAIL, contact())
     world.run()
-    assert world.journal == ["intend", "epochs", "call", "report"]
+    assert world.journal == ["intend", "standing", "call", "report"]
     assert world.positions_after == AFTER
 
 
@@ -299,6 +307,22 @@ def test_a_pause_between_intent_and_call_sends_nothing(world: World, channel: Ch
     world.run()
     assert world.reports[attempt].trigger is Trigger.RECALL
     assert (world.mails, world.texts, world.reports[attempt].notice) == ([], [], None)
+
+
+@pytest.mark.parametrize("channel", [*BY_CHANNEL, Channel.ACCOUNT_NOTICE])
+def test_a_claim_that_another_dispatcher_has_by_now_is_not_sent(world: World, channel: Channel) -> None:
+    slow, ours = world.person(1, channel, contact()), world.person(2, channel, contact())
+    world.taken_over = {slow}
+    world.run()
+    assert world.reports[slow].trigger is Trigger.RECALL
+    assert world.reports[ours].trigger is Trigger.ACCEPTED
+    assert len(world.texts) + sum(len(mail.entries) for mail in world.mails) == (channel in BY_CHANNEL)
+
+
+def test_an_exercise_puts_nothing_on_an_account_page(world: World) -> None:
+    drill = world.person(1, Channel.ACCOUNT_NOTICE, None, exercise=True)
+    world.run()
+    assert (world.reports[drill].trigger, world.reports[drill].notice) == (Trigger.ACCEPTED, None)
 
 
 def test_a_pause_in_the_middle_of_a_batch_stops_the_rest(world: World) -> None:
