@@ -182,7 +182,45 @@ def _relay(parts: Parts, process: Process) -> Stage:
         settings.relay,
         process.clock,
         process.health,
+        **({"may_publish": _IndexKeepsUp(settings)} if settings.kafka.embedded else {}),
     )
+
+
+class _IndexKeepsUp:
+    """Holds the relay back while the index lags or is away: the embedded Kafka keeps but a few MB a partition, and what
+    it has dropped before it was read would be lost. A real Kafka keeps everything, and nobody waits for anybody.
+    """
+
+    _MOST_UNREAD = 1500
+    """Messages a partition; the relay's batches add about as many again."""
+
+    def __init__(self, settings: Settings) -> None:
+        from consumers.adapters.incident_feed import TopicHeads
+        from consumers.adapters.index_client import IndexClient
+
+        self._client = IndexClient(settings.paths.run, timeout_seconds=5.0)
+        self._heads = TopicHeads(settings.kafka)
+        self._asked = 0.0
+        self._answer = False
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._asked > 0.25:
+            self._answer = self._keeps_up()
+            self._asked = time.monotonic()
+        return self._answer
+
+    def _keeps_up(self) -> bool:
+        from bridge.contracts.errors import Unreachable
+        from bridge.contracts.topics import STORE_CHANGES
+
+        try:
+            status = self._client.status()
+            return status.complete and all(
+                self._heads.bounds(STORE_CHANGES, each.partition)[1] - each.position_offset <= self._MOST_UNREAD
+                for each in status.partitions
+            )
+        except Unreachable:
+            return False
 
 
 def _account_notices(parts: Parts, process: Process) -> Stage:

@@ -503,7 +503,7 @@ class _Demo:
                 if not give_up:
                     return found
                 raise DemoFailed(f"waited {seconds:.0f} s in vain until {what}; logs are in {self._folder / 'logs'}")
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def _await_index(self) -> None:
         """Wait until the relay has published every change and the index has read it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.magento.demo_store import create_demo_store
+from bridge.magento.demo_store import create_demo_store, demo_engine
 
 StartPart = Callable[[str, Sequence[str]], Mapping[str, Any]]
 """Starts a part that lives as long as the demo, by name and command; returns the JSON line that it prints when it answers."""
@@ -43,7 +43,10 @@ def embedded(folder: Path, start: StartPart) -> Surroundings:
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Return an engine on a database of the demo; SQLite waits for other writers, as the stages do."""
-    if sa.make_url(url).get_backend_name() == "sqlite":
-        return sa.create_engine(url, connect_args={"timeout": 60})
+    """Return an engine on a database of the demo. On SQLite it waits for other writers and has foreign keys, as the
+    shop's own sessions have: an account's orders outlive it, its addresses do not.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return demo_engine(parsed, autocommit=False)
     return sa.create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True)

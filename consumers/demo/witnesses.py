@@ -95,7 +95,7 @@ def keep(folder: Path, engine: sa.Engine, sandbox_url: str, incident_id: str) ->
     resolutions = folder / "resolutions"
     resolutions.mkdir(exist_ok=True)
     # `partition` is a reserved word in MariaDB: SQLAlchemy quotes it where that is due
-    columns = [sa.column(name) for name in ("revision", "partition", "event")]
+    columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in ("revision", "partition", "event")]
     query = sa.select(*columns).select_from(sa.table("resolution")).where(sa.column("incident_id") == incident_id)
     with engine.connect() as connection:
         for revision, partition, event in connection.execute(query):
