@@ -24,16 +24,21 @@ class Clocks:
 
     def running(self) -> Sequence[RunningClock]:
         """Return the clock of every duty that is owed, has a date and is not met, in open incidents."""
+        planned = obligation.alias()
         deadline = sa.func.coalesce(
             obligation.c.deadline_at, obligation.c.conservative_deadline_at, type_=incident.c.detected_at.type
         )
+        # a corrected scope is planned anew, which takes as long as its slowest partition: until then the duties known
+        # before go on being watched
+        newest = sa.select(sa.func.max(planned.c.revision)).where(planned.c.incident_id == incident.c.incident_id)
         with self._database.read() as connection:
             rows = connection.execute(
                 sa.select(obligation, incident.c.detected_at, incident.c.exercise, deadline.label("watched"))
+                .select_from(obligation)
                 .join(
                     incident,
                     (incident.c.incident_id == obligation.c.incident_id)
-                    & (incident.c.revision == obligation.c.revision),
+                    & (obligation.c.revision == newest.correlate(incident).scalar_subquery()),
                 )
                 .where(
                     incident.c.closed_at.is_(None)

@@ -30,6 +30,7 @@ from consumers.adapters.case_store.tables import (
     recipient,
     resolution,
     scope_proposal,
+    still_concerned,
     webhook_seen,
 )
 from consumers.case.store import (
@@ -254,7 +255,7 @@ class _IncidentRows:
             self._connection.execute(
                 sa.select(sa.func.count())
                 .select_from(recipient)
-                .where((recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None))
+                .where((recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned())
             ).scalar_one()
         )
 

@@ -39,6 +39,7 @@ from consumers.adapters.case_store.tables import (
     recipient,
     release,
     segment,
+    still_concerned,
 )
 from consumers.domain.approvals import BREAK_GLASS_REACH, Mode
 from consumers.domain.delivery import (
@@ -490,9 +491,10 @@ class Ledger:
     def _counts(connection: sa.Connection, incident_id: str) -> Counts:
         ends: dict[str | None, int] = defaultdict(int)
         held = 0
+        counted = recipient.c.final_state.is_not(None) | still_concerned()
         for row in connection.execute(
             sa.select(recipient.c.final_state, recipient.c.held_reason.is_not(None).label("held"), sa.func.count())
-            .where(recipient.c.incident_id == incident_id)
+            .where((recipient.c.incident_id == incident_id) & counted)
             .group_by(recipient.c.final_state, recipient.c.held_reason.is_not(None))
         ):
             ends[row[0]] += row[2]

@@ -425,3 +425,15 @@ lease = sa.Table(
     sa.Column("fencing", sa.BigInteger, nullable=False),
     sa.Column("expires_at", Instant, nullable=False),
 )
+
+
+def still_concerned() -> sa.ColumnElement[bool]:
+    """Say of a recipient that the incident's scope in force is about them. Somebody who was written to before the scope
+    was corrected stays in the table, but nothing more is owed to them if it left them out.
+    """
+    now = sa.select(incident.c.revision).where(incident.c.incident_id == recipient.c.incident_id).scalar_subquery()
+    return (recipient.c.revision == now) | sa.exists().where(
+        (affected.c.incident_id == recipient.c.incident_id)
+        & (affected.c.revision == now)
+        & (affected.c.root == recipient.c.root)
+    )

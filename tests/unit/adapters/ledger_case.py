@@ -14,7 +14,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
-from consumers.adapters.case_store.incidents import SqlCaseStore
+from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox
 from consumers.case.workflow import void_releases
@@ -465,6 +465,11 @@ class LedgerCases:
                 )  # fmt: skip
         case.release_anew()
         assert [each.recipient_id for each in case.claim(SMS_LANE)] == ([person] if still_affected else [])
+        counts = case.ledger.counts(INCIDENT)
+        assert (counts.people, counts.open) == ((1, 1) if still_affected else (0, 0))
+        with case.database.read() as connection:
+            work = SqlCaseWork(connection, NOW)
+            assert work.without_end_count(INCIDENT) == (1 if still_affected else 0)
 
     def test_who_waits_for_another_approval_takes_nobodys_turn(self, case: Case) -> None:
         with case.database.write() as connection:

@@ -134,15 +134,26 @@ def test_a_duty_that_is_met_not_owed_or_without_a_date_has_no_clock(
     assert Clocks(database, SetClock(START)).running() == ()
 
 
-@pytest.mark.parametrize(
-    "over", [{"closed_at": START}, {"state": "dismissed"}, {"revision": 2}], ids=lambda o: next(iter(o))
-)
-def test_an_incident_that_is_closed_dismissed_or_revised_has_no_old_clocks(
-    database: CaseDatabase, over: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("over", [{"closed_at": START}, {"state": "dismissed"}], ids=lambda o: next(iter(o)))
+def test_an_incident_that_is_closed_or_dismissed_has_no_clocks(database: CaseDatabase, over: dict[str, Any]) -> None:
     with database.write() as connection:
         connection.execute(sa.update(tables.incident).values(**over))
     assert Clocks(database, SetClock(START)).running() == ()
+
+
+def test_a_revised_incident_keeps_its_clocks_until_it_is_planned_anew(database: CaseDatabase) -> None:
+    with database.write() as connection:
+        connection.execute(sa.update(tables.incident).values(revision=2))
+    clocks = Clocks(database, SetClock(START))
+    assert [each.regime_id for each in clocks.running()] == ["eu-gdpr-33"]
+    with database.write() as connection:
+        connection.execute(
+            sa.insert(tables.obligation).values(
+                incident_id=INCIDENT, revision=2, controller="c", regime_id="us-tx", status="due",
+                recipient="individual", conservative_deadline_at=START + timedelta(hours=99), detail={},
+            )
+        )  # fmt: skip
+    assert [each.regime_id for each in clocks.running()] == ["us-tx"]
 
 
 def test_a_recorded_deadline_replaces_the_conservative_one(database: CaseDatabase) -> None:
