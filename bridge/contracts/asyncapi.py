@@ -116,11 +116,6 @@ def _headers(event: type[Event]) -> dict[str, Any]:
             "ce_time": text | {"format": "date-time"},
             "ce_subject": text | {"description": "the record's key"},
             "ce_root": text | {"description": "the entity that decides the partition"},
-            "ce_sequence": text
-            | {
-                "pattern": "^[0-9]+$",
-                "description": "of what the outbox publishes: rises on each partition; a reader drops what it has seen",
-            },
             "content-type": {"const": CONTENT_TYPE},
         },
     }

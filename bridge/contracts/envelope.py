@@ -51,17 +51,9 @@ def seal_bytes(
     source: str,
     at: datetime,
     event_id: str | None = None,
-    sequence: int | None = None,
 ) -> Message:
-    """Wrap an event already in its JSON form.
-
-    `sequence` (CloudEvents' extension of that name) is given by the outbox: it rises on each partition in publishing
-    order and stays the same when a message is published again after a crash, so a reader drops what it has seen.
-    """
-    headers = list(_headers(ce_type, key, root, source, at, event_id))
-    if sequence is not None:
-        headers.append(("ce_sequence", str(sequence).encode()))
-    return Message(key, root, value, headers)
+    """Wrap an event already in its JSON form."""
+    return Message(key, root, value, _headers(ce_type, key, root, source, at, event_id))
 
 
 def tombstone(*, key: str, root: str, source: str, at: datetime) -> Message:

@@ -1,7 +1,7 @@
 """Stage outbox: publishes what other stages and commands wrote to the outbox table, in order, and then forgets it.
 
-A stage of its own, so that one process publishes for all of them, commands of people included: order and numbering need
-a single writer. A lease keeps a second one in waiting; the transactional id fences a first one that came back to life.
+A stage of its own, so that one process publishes for all of them, commands of people included: order needs a single
+writer. A lease keeps a second one in waiting; the transactional id fences a first one that came back to life.
 """
 
 import threading
@@ -34,8 +34,6 @@ _TOPICS = {topic.name: topic for topic in TOPICS}
 class WaitingRow(Protocol):
     """A row of the outbox."""
 
-    @property
-    def number(self) -> int: ...
     @property
     def topic(self) -> str: ...
     @property
@@ -134,7 +132,8 @@ class OutboxStage(Generic[Row]):
     def publish_once(self, publisher: TransactionalPublisher) -> int:
         """Publish the next batch in one transaction; return how many rows it held.
 
-        A crash after the commit and before `settle` publishes the batch again under the same numbers.
+        A crash after the commit and before `settle` publishes the batch again: the same events under the same ids. Every
+        reader bears that: the ledger claims once, the index takes the newest, evidence tells by a leaf's content.
         """
         batch = self._table.next_batch(self._batch_size)
         if not batch:
@@ -151,7 +150,6 @@ class OutboxStage(Generic[Row]):
                         source="/tocsin/case",
                         at=row.written_at,
                         event_id=row.event_id,
-                        sequence=row.number,
                     ),
                 )
         self._table.settle(batch)

@@ -1,8 +1,8 @@
 """The outbox: what is to be published lies in the same transaction as the row that it reports.
 
-`append` is called inside the writer's transaction. One publisher (the lease `outbox`) gives numbers, publishes in one
-Kafka transaction and then deletes. A crash between publish and delete publishes the same numbers again; readers drop
-what they have seen (`ce_sequence`).
+`append` is called inside the writer's transaction. One publisher (the lease `outbox`) publishes in one Kafka transaction
+and then deletes. A crash between publish and delete publishes the same events again, under the same ids. Rows about one
+incident or attempt are in the order of their commits, because whoever writes them holds its lock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from bridge.contracts.events import Event
 from bridge.contracts.topics import Topic
 from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.adapters.case_store.tables import outbox, outbox_number
+from consumers.adapters.case_store.tables import outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,6 @@ class Waiting:
     """An outbox row as its publisher sees it."""
 
     outbox_id: int
-    number: int
     topic: str
     root: str
     key: str
@@ -68,56 +67,13 @@ class Outbox:
         self._database = database
 
     def next_batch(self, limit: int) -> Sequence[Waiting]:
-        """Return the oldest waiting rows, numbered; a row once numbered keeps its number for ever."""
-        numbered = self._numbered(limit)
-        if numbered:
-            # left by a crash or an unreachable broker: first of all, and unmixed with younger rows
-            return numbered
-        with self._database.write() as connection:
-            ids = list(
-                connection.execute(sa.select(outbox.c.outbox_id).order_by(outbox.c.outbox_id).limit(limit)).scalars()
-            )
-            if not ids:
-                return ()
-            last = connection.execute(
-                sa.select(outbox_number.c.last).where(outbox_number.c.name == "outbox").with_for_update()
-            ).scalar()
-            if last is None:
-                connection.execute(sa.insert(outbox_number).values(name="outbox", last=0))
-                last = 0
-            connection.execute(
-                sa.update(outbox)
-                .where(outbox.c.outbox_id == sa.bindparam("row_id"))
-                .values(number=sa.bindparam("row_number")),
-                [{"row_id": row_id, "row_number": last + n} for n, row_id in enumerate(ids, start=1)],
-            )
-            connection.execute(
-                sa.update(outbox_number).where(outbox_number.c.name == "outbox").values(last=last + len(ids))
-            )
-        return self._numbered(limit)
-
-    def _numbered(self, limit: int) -> Sequence[Waiting]:
+        """Return the oldest waiting rows."""
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(outbox).where(outbox.c.number.is_not(None)).order_by(outbox.c.number).limit(limit)
-            ).mappings()
-            return tuple(
-                Waiting(
-                    outbox_id=row["outbox_id"],
-                    number=row["number"],
-                    topic=row["topic"],
-                    root=row["root"],
-                    key=row["key"],
-                    ce_type=row["ce_type"],
-                    event_id=row["event_id"],
-                    value=row["value"],
-                    written_at=row["written_at"],
-                )
-                for row in rows
-            )
+            rows = connection.execute(sa.select(outbox).order_by(outbox.c.outbox_id).limit(limit)).mappings()
+            return tuple(Waiting(**row) for row in rows)
 
     def settle(self, batch: Sequence[Waiting]) -> None:
-        """Forget rows whose publication was acknowledged. A crash before this publishes them again, same numbers."""
+        """Forget rows whose publication was acknowledged. A crash before this publishes them again."""
         with self._database.write() as connection:
             connection.execute(sa.delete(outbox).where(outbox.c.outbox_id.in_([row.outbox_id for row in batch])))
 

@@ -389,9 +389,6 @@ outbox = sa.Table(
     "outbox",
     metadata,
     sa.Column("outbox_id", BigAutoId, primary_key=True, autoincrement=True),
-    sa.Column(
-        "number", sa.BigInteger, unique=True, comment="given in publishing order before the first attempt to publish"
-    ),
     sa.Column("topic", _id(64), nullable=False),
     sa.Column("root", _id(100), nullable=False, comment="decides the partition"),
     sa.Column("key", _id(200), nullable=False),
@@ -399,13 +396,6 @@ outbox = sa.Table(
     sa.Column("event_id", _id(64), nullable=False),
     sa.Column("value", LongText, nullable=False),
     sa.Column("written_at", Instant, nullable=False),
-)
-
-outbox_number = sa.Table(
-    "outbox_number",
-    metadata,
-    sa.Column("name", _id(16), primary_key=True),
-    sa.Column("last", sa.BigInteger, nullable=False),
 )
 
 kafka_position = sa.Table(

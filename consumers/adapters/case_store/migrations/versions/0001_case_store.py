@@ -254,12 +254,6 @@ def upgrade() -> None:
         sa.Column(
             "outbox_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
         ),
-        sa.Column(
-            "number",
-            sa.BigInteger(),
-            nullable=True,
-            comment="given in publishing order before the first attempt to publish",
-        ),
         sa.Column("topic", sa.String(length=64), nullable=False),
         sa.Column("root", sa.String(length=100), nullable=False, comment="decides the partition"),
         sa.Column("key", sa.String(length=200), nullable=False),
@@ -272,13 +266,6 @@ def upgrade() -> None:
         ),
         sa.Column("written_at", tables.Instant(), nullable=False),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_outbox")),
-        sa.UniqueConstraint("number", name=op.f("uq_outbox_number")),
-    )
-    op.create_table(
-        "outbox_number",
-        sa.Column("name", sa.String(length=16), nullable=False),
-        sa.Column("last", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_outbox_number")),
     )
     op.create_table(
         "page",
@@ -515,7 +502,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_page_incident_id"))
 
     op.drop_table("page")
-    op.drop_table("outbox_number")
     op.drop_table("outbox")
     op.drop_table("obligation")
     with op.batch_alter_table("notice_bundle", schema=None) as batch_op:
