@@ -44,9 +44,10 @@ _ATTRIBUTE = (
     " WHERE v.entity_id = c.entity_id AND v.attribute_id = {id})"
 )
 
+_HOLDS_PROVENANCE = "EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)"
 # NULL instead of a document: the order is there and holds no provenance.
 _ORDERS = """
-SELECT o.entity_id, CASE WHEN EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)
+SELECT o.entity_id, CASE WHEN {holds_provenance}
 THEN JSON_OBJECT(
     'customer_id', o.customer_id, 'store_id', o.store_id, 'email', o.customer_email,
     'first_name', o.customer_firstname, 'last_name', o.customer_lastname,
@@ -138,9 +139,10 @@ def customers(attributes: Iterable[Attribute]) -> str:
     return text.replace("{attributes}", ", ".join(parts))
 
 
-def orders() -> str:
-    """Return the query for orders' states."""
-    return _ORDERS.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
+def orders(*, hold_provenance: bool = False) -> str:
+    """Return the query for orders' states; with `hold_provenance` of orders that are known to hold some."""
+    text = _ORDERS.replace("{holds_provenance}", "1 = 1" if hold_provenance else _HOLDS_PROVENANCE)
+    return text.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
 
 
 def changelog(view: View) -> str:

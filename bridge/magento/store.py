@@ -165,12 +165,12 @@ class SqlStore:
         if left:
             order_ids |= dict.fromkeys(row[0] for row in self._rows(statements.ORDERS_OF_CUSTOMERS, left))
         # An order's first provenance record is what makes it known.
-        order_ids |= dict.fromkeys(
+        roots = dict.fromkeys(
             int(row.root.removeprefix("order/"))
             for row in batch.provenance
             if row.root is not None and re.fullmatch(r"order/[0-9]+", row.root)
         )
-        orders = self._order_states(list(order_ids), removed)
+        orders = self._order_states(list(order_ids | roots), list(roots), removed)
         records = self._provenance_states(batch.provenance, removed)
         reads = [
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
@@ -186,9 +186,12 @@ class SqlStore:
         removed += [Removed(f"customer/{gone}", f"customer/{gone}") for gone in ids if gone not in found]
         return found
 
-    def _order_states(self, ids: Sequence[int], removed: list[State]) -> list[State]:
+    def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
         found = {row[0]: row[1] for row in self._rows(statements.orders(), ids)}
+        # A writer may name the order in the root only, where no index finds it.
+        named = [order_id for order_id in roots if order_id in found and found[order_id] is None]
+        found |= {row[0]: row[1] for row in self._rows(statements.orders(hold_provenance=True), named)}
         removed += [Removed(f"order/{gone}", f"order/{gone}") for gone in ids if gone not in found]
         return [
             order_state(order_id, document, self._catalog, country)

@@ -216,6 +216,15 @@ def test_an_order_is_published_once_it_holds_provenance(shop: StoreRows, topics:
     assert (record.root, record.order_id, record.customer_id) == ("order/7", 7, None)
 
 
+def test_an_order_that_only_a_records_root_names_is_published_too(
+    shop: StoreRows, topics: Topics, start: Start
+) -> None:
+    shop.order(7)
+    shop.provenance("r-1", "order/7", order_id=None)
+    drain(shop, start)
+    assert set(topics.newest()) == {"order/7", "provenance/r-1"}
+
+
 def test_a_deleted_customers_orders_become_guests(shop: StoreRows, topics: Topics, start: Start) -> None:
     """The foreign key nulls the order's customer and tells nobody."""
     shop.customer(42)
