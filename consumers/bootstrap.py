@@ -328,7 +328,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         _ledger(parts, process),
         Opener(load_private_keys(settings.paths.sealing_private_key)),
         ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to, process.clock),
-        Addresses(settings.delivery.mode),
+        Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
         SesEmail(config, settings.delivery.configuration_set),
         SnsSms(config),
         process.clock,

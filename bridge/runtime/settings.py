@@ -152,6 +152,9 @@ class Delivery(Section):
         gt=0,
         description="no final receipt by then: the next channel; never later than the deadline allows",
     )
+    test_store: bool = Field(
+        default=False, description="the store has no real customers: sandbox mode may post notices on its account pages"
+    )
     account_notice_timeout_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
     )
@@ -163,6 +166,8 @@ class Delivery(Section):
     def _mode_is_complete(self) -> "Delivery":
         if self.mode == "live" and not (self.aws_account and self.base_url):
             raise ValueError('delivery.mode = "live" needs delivery.aws_account and delivery.base_url')
+        if self.mode != "sandbox" and self.test_store:
+            raise ValueError(f'delivery.test_store is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
         if self.mode != "sandbox" and self.endpoint_url:
             raise ValueError(f'delivery.endpoint_url is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
         if self.endpoint_url and urlsplit(self.endpoint_url).hostname not in ("127.0.0.1", "localhost", "::1"):

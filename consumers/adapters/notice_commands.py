@@ -208,8 +208,12 @@ def revoke(parts: Parts, bundle_sha256: str, reason: str, token_file: Path | Non
         raise BadInput(
             f"{bundle_sha256!r} names {len(named)} approved bundles; give at least 8 digits of one in `tocsin notices list`"
         )
-    bundles.revoke(named[0], by=actor.person_id, role=role.value, actor=actor.commitment, at=now, reason=needed(reason))
+    stopped = bundles.revoke(
+        named[0], by=actor.person_id, role=role.value, actor=actor.commitment, at=now, reason=needed(reason)
+    )
     click.echo(f"revoked {named[0]}; whoever was to get it and has not been written to is held from now on")
+    for incident_id in stopped:
+        click.echo(f"{incident_id}: its release is void; next: tocsin incident prepare {incident_id}")
 
 
 def _last_moment(day: str) -> datetime:

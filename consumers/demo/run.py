@@ -162,6 +162,7 @@ class _Demo:
             },
             "delivery": {
                 "mode": "sandbox",
+                "test_store": True,
                 "endpoint_url": sandbox,
                 "from_address": "security@shop.example.com",
                 "certificate_hosts": ["127.0.0.1"],

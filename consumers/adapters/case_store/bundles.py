@@ -11,8 +11,10 @@ from bridge.contracts.events import CaseEvent, Scalar
 from bridge.contracts.topics import CASE_EVENTS
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
-from consumers.adapters.case_store.tables import notice_bundle
+from consumers.adapters.case_store.incidents import SqlCaseWork
+from consumers.adapters.case_store.tables import notice_bundle, release
 from consumers.adapters.template_catalog import ApprovedRow
+from consumers.case.workflow import VOIDABLE, found, void_releases
 
 _ROOT = "notices"
 """Orders all events about bundles on one partition: they belong to no incident."""
@@ -73,10 +75,14 @@ class NoticeBundles:
 
         self._database.writing(work)
 
-    def revoke(self, bundle_sha256: str, *, by: str, role: str, actor: str, at: datetime, reason: str) -> None:
-        """Revoke an approval. Raises Refused if there is none in force."""
+    def revoke(self, bundle_sha256: str, *, by: str, role: str, actor: str, at: datetime, reason: str) -> Sequence[str]:
+        """Revoke an approval; return the incidents whose release stopped by it. Raises Refused if there is none in force.
 
-        def work(connection: sa.Connection) -> None:
+        Releases that would send the text become void in the same transaction: whoever nothing was sent to is planned
+        anew, with a text that is still approved, or held. The epoch rises, so that nothing on the belt leaves any more.
+        """
+
+        def work(connection: sa.Connection) -> Sequence[str]:
             count = connection.execute(
                 sa.update(notice_bundle)
                 .where((notice_bundle.c.bundle_sha256 == bundle_sha256) & notice_bundle.c.revoked_at.is_(None))
@@ -85,8 +91,22 @@ class NoticeBundles:
             if not count:
                 raise Refused(f"bundle {bundle_sha256[:12]} is not approved; `tocsin notices list` shows which are")
             self._tell(connection, "notice.revoked", {"bundle_sha256": bundle_sha256}, role, actor, at)
+            return self._stop_releases(connection, bundle_sha256, at)
 
-        self._database.writing(work)
+        return self._database.writing(work)
+
+    @staticmethod
+    def _stop_releases(connection: sa.Connection, bundle_sha256: str, at: datetime) -> Sequence[str]:
+        case = SqlCaseWork(connection, at, locking=True)
+        running = connection.execute(
+            sa.select(release.c.incident_id, release.c.policy).where(release.c.state.in_(VOIDABLE))
+        ).all()
+        stopped = sorted({row.incident_id for row in running if bundle_sha256 in row.policy.get("bundles", ())})
+        for incident_id in stopped:
+            incident = found(case, incident_id)
+            void_releases(case, incident_id)
+            case.update_incident(incident_id, {"epoch": incident.epoch + 1})
+        return stopped
 
     @staticmethod
     def _tell(

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.case import releasing
 from consumers.case.permissions import Role
 from consumers.case.releasing import Prepared, policy_sha256
@@ -197,3 +198,24 @@ def test_the_cap_for_late_additions_can_be_raised_while_a_release_runs(case: Cas
     more = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=50).release
     releasing.approve(case.store, name, more.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
     assert {row["state"] for row in case.rows(tables.release)} == {"releasing"}
+
+
+def test_a_revoked_text_stops_the_release_that_would_send_it(case: Case) -> None:
+    name = planned(case)
+    policy = prepare(case, name).release.policy_sha256
+    for approver in (DPO, COUNSEL):
+        releasing.approve(case.store, name, policy, approver, NOW, mode=TWO)
+    (before,) = case.rows(tables.incident)
+    case.execute(
+        sa.insert(tables.notice_bundle).values(
+            bundle_sha256="b" * 64, name="n", jurisdictions=["*"], approved_at=NOW, approved_by="c",
+            valid_until=NOW + timedelta(days=1),
+        )
+    )  # fmt: skip
+    bundles = NoticeBundles(case.database)
+    assert bundles.revoke("b" * 64, by="c", role="counsel", actor="0" * 64, at=NOW, reason="wrong") == [name]
+    (row,) = case.rows(tables.release)
+    (after,) = case.rows(tables.incident)
+    assert (row["state"], after["epoch"]) == ("void", before["epoch"] + 1)
+    with pytest.raises(Refused, match="not approved"):
+        bundles.revoke("b" * 64, by="c", role="counsel", actor="0" * 64, at=NOW, reason="wrong")
