@@ -15,6 +15,20 @@ hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
 
 
+_SERVERS = frozenset({"kafka_server", "mariadb_server"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, for parallel workers, what shares something costly: a real server, or the fixtures of a file.
+
+    So every server starts once a run, in the one worker whose tests ask for it.
+    """
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("servers" if asked & _SERVERS else item.path.as_posix()))
+
+
 def _way_or_skip(server: str, programs: Sequence[str]) -> Way:
     here = look_around(programs, os.environ)
     way = way_to(server, programs, here)
