@@ -89,7 +89,8 @@ def _as_process() -> Iterator[KafkaServer]:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         run_to_end(
             "kafka.tools.StorageTool",
-            (*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", properties),
+            # one word: an id that begins with a dash would be read as an option
+            (*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", properties),
             scratch / "format.log",
             timeout_seconds=60,
         )
