@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+from bridge.runtime.run_files import write_run_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,7 @@ class TelemetryServer:
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True)
         if run_file is not None:
-            run_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = run_file.with_suffix(".partial")
-            partial.write_text(json.dumps({"metrics": f"http://{host}:{self.port}/metrics"}), encoding="utf-8")
-            partial.replace(run_file)
+            write_run_file(run_file, {"metrics": f"http://{host}:{self.port}/metrics"})
 
     def start(self) -> None:
         self._thread.start()
@@ -158,15 +157,3 @@ class TelemetryServer:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def observe_periodically(stop: threading.Event, seconds: float, observe: Callable[[], None]) -> threading.Thread:
-    """Call `observe` every `seconds` on a daemon thread until `stop` is set."""
-
-    def _loop() -> None:
-        while not stop.wait(seconds):
-            observe()
-
-    thread = threading.Thread(target=_loop, name="observe", daemon=True)
-    thread.start()
-    return thread

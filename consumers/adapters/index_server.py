@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bridge.contracts.envelope import fields_at_fault
 from bridge.contracts.errors import TocsinError
 from bridge.contracts.queries import Answer, PreviewAsked, WorkerAnswer
+from bridge.runtime.run_files import write_run_file
 from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
 
 log = structlog.get_logger()
@@ -115,21 +116,16 @@ class IndexServer:
         """Write address and owned partitions where the client looks."""
         if self._server is None:
             return
-        self._run_file.parent.mkdir(parents=True, exist_ok=True)
         host, port = self._server.server_address[:2]
-        partial = self._run_file.with_suffix(".partial")
-        partial.write_text(
-            json.dumps(
-                {
-                    "address": f"http://{host!s}:{port}",
-                    "partitions": list(partitions),
-                    "partition_count": self._partition_count,
-                    "pid": os.getpid(),
-                }
-            ),
-            encoding="utf-8",
+        write_run_file(
+            self._run_file,
+            {
+                "address": f"http://{host!s}:{port}",
+                "partitions": list(partitions),
+                "partition_count": self._partition_count,
+                "pid": os.getpid(),
+            },
         )
-        partial.replace(self._run_file)
 
     def stop(self) -> None:
         """Stop listening and withdraw the address."""

@@ -231,12 +231,6 @@ class CombinationEntry(Entry):
     note: Text | None = None
 
 
-class DefinitionEntry(Entry):
-    """What one regime calls personal information. Shared values are checked where they are merged."""
-
-    combinations: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-
-
 class JurisdictionFile(Entry):
     """The outermost keys of a jurisdiction's file; duties and definitions are read one by one."""
 

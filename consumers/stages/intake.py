@@ -36,6 +36,7 @@ from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import new_consumer
+from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
 from bridge.runtime.telemetry import Health, counter
 from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
@@ -170,10 +171,7 @@ class HttpIntake:
         self.address = f"http://{settings.host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="intake-http", daemon=True)
         if run_file is not None:
-            run_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = run_file.with_suffix(".partial")
-            partial.write_text(json.dumps({"alerts": f"{self.address}/alerts"}), encoding="utf-8")
-            partial.replace(run_file)
+            write_run_file(run_file, {"alerts": f"{self.address}/alerts"})
 
     def start(self) -> None:
         self._thread.start()
