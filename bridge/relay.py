@@ -24,8 +24,8 @@ from bridge.contracts.events import Contact as _Contact
 from bridge.contracts.events import CustomerChanged, NoticeRead, OrderChanged, ProvenanceRecorded, SealedContact
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import ChangeBatch, View
+from bridge.magento.reader import StoreReader
 from bridge.magento.snapshots import FAULTS, CustomerState, NoticeReadState, OrderState, Removed, State
-from bridge.magento.store import StoreReader
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import NotPublished
 from bridge.runtime.sealing import email_hmac, value_hmac

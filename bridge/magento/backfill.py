@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Unreachable, nearest
 from bridge.magento import statements
 from bridge.magento.changelogs import View
-from bridge.magento.store import checked_prefix, prepare_session, store_engine, translated
+from bridge.magento.session import checked_prefix, prepare_session, store_engine, translated
 from bridge.runtime.settings import Store
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import Refused
 from bridge.magento.changelogs import View
-from bridge.magento.store import SqlStore
+from bridge.magento.session import LeadSession
 
 _BUSY_SECONDS = 30
 
@@ -213,13 +213,13 @@ def demo_engine(url: sa.URL, *, autocommit: bool = True) -> sa.Engine:
     return engine
 
 
-class DemoStore(SqlStore):
-    """The demo's SQLite store. The lock is on a file beside it and ends with the process that holds it."""
+class DemoSession(LeadSession):
+    """Leads by a lock on a file beside the store, which ends with the process that holds it."""
 
     _lock_file: int | None = None
 
     def _lock(self) -> bool:
-        path = f"{self._engine.url.database}.relay-lock"
+        path = f"{self.engine.url.database}.relay-lock"
         self._lock_file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from bridge.magento.changelogs import View
+from bridge.magento.session import checked_prefix
 from bridge.magento.statements import BACKEND_TYPES
-from bridge.magento.store import checked_prefix
 
 _ADDRESS = (
     "entity_id", "parent_id", "country_id", "region_id", "region", "postcode", "city", "street", "telephone", "firstname",

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.magento.store import checked_prefix, store_engine, translated
+from bridge.magento.session import checked_prefix, store_engine, translated
 from bridge.runtime.settings import Store
 
 _PATHS = ("web/secure/base_url", "web/unsecure/base_url")

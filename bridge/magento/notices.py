@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import AccountNotice
 from bridge.magento import statements
-from bridge.magento.store import checked_prefix, prepare_session, store_engine, translated
+from bridge.magento.session import checked_prefix, prepare_session, store_engine, translated
 from bridge.runtime.settings import Store
 
 _LIMITS = {"notice_id": 64, "incident_id": 32, "title": 255, "locale": 16}

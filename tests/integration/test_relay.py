@@ -28,8 +28,9 @@ from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, TOPICS, To
 from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
 from bridge.magento.grants import grants
+from bridge.magento.reader import LeadLost
 from bridge.magento.snapshots import CustomerState
-from bridge.magento.store import LeadLost, SqlStore, open_store
+from bridge.magento.store import SqlStore, open_store
 from bridge.relay import TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, Publisher

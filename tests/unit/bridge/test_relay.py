@@ -23,7 +23,8 @@ from bridge.contracts.events import (
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import View
-from bridge.magento.store import LeadLost, StoreReader, open_store
+from bridge.magento.reader import LeadLost, StoreReader
+from bridge.magento.store import open_store
 from bridge.relay import AGE, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
