@@ -7,10 +7,11 @@ people approve; its SHA-256 names the scope in every record.
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -21,6 +22,23 @@ Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A timezone-aware instant, held in UTC; naive ones are refused."""
 
 
+_NUMBER, _LABEL = r"(0|[1-9][0-9]*)", r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_COMPARATOR = re.compile(rf"(>=|<=|>|<|=)?v?{_NUMBER}(\.{_NUMBER}(\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?)?)?")
+
+
+def _range_can_be_read(text: str) -> str:
+    parts = text.replace(",", " ").split()
+    if not parts or not all(_COMPARATOR.fullmatch(part) for part in parts):
+        raise ValueError(f"{text!r} is no version range; write comparators joined by AND, such as '>=2.1 <3'")
+    return " ".join(parts)
+
+
+VersionRange = Annotated[str, AfterValidator(_range_can_be_read)]
+"""Comparators on semantic versions (semver.org 2.0.0; missing parts are 0), all of which must hold: `>=2.1 <3`."""
+EmailHmac = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""HMAC-SHA256(join key, SHA-256(trimmed, lower-cased e-mail)), in hex: how a list of addresses names people."""
+
+
 class Scope(BaseModel):
     """Which provenance records an incident is about."""
 
@@ -28,6 +46,8 @@ class Scope(BaseModel):
 
     model_ids: tuple[str, ...] = ()
     model_versions: tuple[str, ...] = ()
+    version_ranges: tuple[VersionRange, ...] = ()
+    """A version that is not semantic can neither be confirmed nor excluded by a range."""
     run_ids: tuple[str, ...] = ()
     dataset_versions: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
@@ -39,6 +59,7 @@ class Scope(BaseModel):
     categories: tuple[str, ...] = ()
     record_ids: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    email_hmacs: tuple[EmailHmac, ...] = ()
     website_ids: tuple[int, ...] = ()
     store_ids: tuple[int, ...] = ()
     countries: tuple[str, ...] = ()
@@ -46,6 +67,9 @@ class Scope(BaseModel):
     generated_from: Instant | None = None
     generated_to: Instant | None = None
     """The record was generated in [generated_from, generated_to]."""
+    everyone: bool = False
+    """Whoever the person's fields name, whether or not a record is about them ("all customers of store 3"). Only on the
+    outermost scope, and only beside fields about people: roots, email_hmacs, website_ids, store_ids, countries."""
     exposed_from: Instant | None = None
     exposed_to: Instant | None = None
     """The record existed at some moment of [exposed_from, exposed_to], even if deleted since."""
@@ -61,12 +85,29 @@ class Scope(BaseModel):
                 raise ValueError(f"{name}_from {start.isoformat()} lies after {name}_to {end.isoformat()}")
         return self
 
+    @model_validator(mode="after")
+    def _everyone_means_people(self) -> "Scope":
+        if any(part._somewhere("everyone") for part in self.parts):
+            raise ValueError("everyone can only be said of the outermost scope")
+        asked = sorted(name for name in _ABOUT_RECORDS if self._somewhere(name))
+        if self.everyone and asked:
+            raise ValueError(f"everyone cannot be joined with {', '.join(asked)}: these ask for records")
+        return self
+
+    @property
+    def parts(self) -> tuple["Scope", ...]:
+        """Return the scopes nested directly in this one."""
+        return (*self.all_of, *self.any_of, *self.none_of)
+
+    def _somewhere(self, name: str) -> bool:
+        return getattr(self, name) not in (None, (), False) or any(part._somewhere(name) for part in self.parts)
+
     def canonical(self) -> dict[str, Any]:
         """Return the canonical form: only what restricts, every list sorted and without repeats."""
         result: dict[str, Any] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if value is None or value == ():
+            if value is None or value in ((), False):
                 continue
             if name in ("all_of", "any_of", "none_of"):
                 result[name] = sorted(
@@ -74,6 +115,8 @@ class Scope(BaseModel):
                 )
             elif isinstance(value, datetime):
                 result[name] = value.isoformat().replace("+00:00", "Z")
+            elif value is True:
+                result[name] = True
             else:
                 result[name] = sorted(set(value))
         return result
@@ -81,3 +124,7 @@ class Scope(BaseModel):
     def sha256(self) -> str:
         """Return the hash, in hex, of the canonical JSON."""
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_ABOUT_PEOPLE = frozenset({"roots", "email_hmacs", "website_ids", "store_ids", "countries", "everyone"})
+_ABOUT_RECORDS = frozenset(Scope.model_fields) - _ABOUT_PEOPLE - {"all_of", "any_of", "none_of"}

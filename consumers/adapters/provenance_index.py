@@ -41,7 +41,7 @@ from bridge.contracts.queries import (
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
-from consumers.adapters.scope_sql import compile_scope, stored
+from consumers.adapters.scope_sql import asks_for_versions, compile_scope, stored
 from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Person, why_of
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
 
@@ -198,6 +198,9 @@ class PartitionReader:
             customers[match.root] = match.customer_id
         for root, customer_id in self._untagged_holders(scope, only):
             customers.setdefault(root, customer_id)
+        named = self._everyone(scope, only) if scope.everyone else {}
+        for root, (customer_id, _) in named.items():
+            customers.setdefault(root, customer_id)
         persons = self.persons(customers)
         found = []
         for root in sorted(customers):
@@ -206,15 +209,21 @@ class PartitionReader:
                 Found(
                     root=root,
                     customer_id=customers[root],
-                    standing="recorded" if root in certain else "possible",
+                    standing="recorded" if root in certain or named.get(root, (None, False))[1] else "possible",
                     why=why_of(records) if records else None,
                     person=persons.get(root),
                 )
             )
         return found
 
+    def _compiled(self, scope: Scope) -> tuple[str, list[Any]]:
+        if not asks_for_versions(scope):
+            return compile_scope(scope)
+        rows = self._connection.execute("SELECT DISTINCT model_version FROM provenance").fetchall()
+        return compile_scope(scope, [version for (version,) in rows])
+
     def _matched(self, scope: Scope, roots: list[str] | None) -> Iterator[tuple[_Matched, bool | None]]:
-        predicate, parameters = compile_scope(scope)
+        predicate, parameters = self._compiled(scope)
         restriction = "" if roots is None else "WHERE r.root IN (SELECT unnest(?::VARCHAR[]))"
         rows = self._connection.execute(
             f"""SELECT * FROM (
@@ -243,7 +252,7 @@ class PartitionReader:
                 yield matched, row[11]
 
     def _untagged_holders(self, scope: Scope, roots: list[str] | None) -> list[tuple[str, int | None]]:
-        predicate, parameters = compile_scope(scope)
+        predicate, parameters = self._compiled(scope)
         restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
         # A value without a record counts as a record of each model that is known to write the attribute. Where the scope
         # names a model that this partition has never seen, nothing says what it writes: it may have written anything.
@@ -264,6 +273,20 @@ class PartitionReader:
             *parameters,
         )
         return [(row["root"], row["customer_id"]) for row in rows]
+
+    def _everyone(self, scope: Scope, roots: list[str] | None) -> dict[str, tuple[int | None, bool]]:
+        """Return whom the person's fields name, by root: the customer id, and whether they certainly do."""
+        predicate, parameters = compile_scope(scope)
+        restriction = "" if roots is None else "WHERE p.root IN (SELECT unnest(?::VARCHAR[]))"
+        rows = self._rows(
+            f"""SELECT root, customer_id, verdict FROM (
+                SELECT r.root, r.customer_id, {predicate} AS verdict
+                FROM person r JOIN person p ON p.root = r.root {restriction}
+            ) WHERE verdict IS NOT FALSE""",
+            *parameters,
+            *([] if roots is None else [roots]),
+        )
+        return {row["root"]: (row["customer_id"], bool(row["verdict"])) for row in rows}
 
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]:
         """Return since when this partition has records of what the scope names, and how many values have none.

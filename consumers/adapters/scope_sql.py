@@ -3,12 +3,12 @@
 Says exactly what `consumers.domain.scope_matching.verdict` says; a property test holds the two equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bridge.contracts.scope import Scope
-from consumers.domain.scope_matching import UNKNOWN_VERSIONS
+from consumers.domain.scope_matching import UNKNOWN_VERSIONS, version_within
 
 _SCALARS = {
     "model_ids": "r.model_id",
@@ -25,8 +25,17 @@ _SCALARS = {
 _NUMBERS = {"website_ids": "p.website_id", "store_ids": "p.store_id"}
 
 
-def compile_scope(scope: Scope) -> tuple[str, list[Any]]:
-    """Return a Boolean expression and its positional parameters."""
+def asks_for_versions(scope: Scope) -> bool:
+    """Return whether `compile_scope` needs the versions: DuckDB cannot compare semantic versions itself."""
+    return bool(scope.version_ranges) or any(asks_for_versions(part) for part in scope.parts)
+
+
+def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list[Any]]:
+    """Return a Boolean expression and its positional parameters.
+
+    `versions`: every version that a record has, where the scope `asks_for_versions`.
+    """
+    versions = tuple(versions)
     terms: list[str] = []
     parameters: list[Any] = []
 
@@ -47,6 +56,14 @@ def compile_scope(scope: Scope) -> tuple[str, list[Any]]:
             list(scope.model_versions),
             list(UNKNOWN_VERSIONS),
         )
+    if scope.version_ranges:
+        said = {version: version_within(scope.version_ranges, version) for version in versions}
+        add(
+            "(CASE WHEN r.model_version IS NULL OR list_contains(?::VARCHAR[], r.model_version) THEN NULL "
+            "ELSE list_contains(?::VARCHAR[], r.model_version) END)",
+            [version for version, verdict in said.items() if verdict is None],
+            [version for version, verdict in said.items() if verdict],
+        )
     if scope.categories:
         add(_overlaps("r.categories"), list(scope.categories))
     if scope.countries:
@@ -61,6 +78,11 @@ def compile_scope(scope: Scope) -> tuple[str, list[Any]]:
             roots,
             roots,
         )
+    if scope.email_hmacs:
+        add(
+            "(CASE WHEN p.root IS NULL THEN NULL ELSE coalesce(list_contains(?::VARCHAR[], p.email_hmac), FALSE) END)",
+            list(scope.email_hmacs),
+        )
     if scope.generated_from is not None:
         add("(r.generated_at >= ?::TIMESTAMP)", stored(scope.generated_from))
     for end in (scope.generated_to, scope.exposed_to):
@@ -70,13 +92,13 @@ def compile_scope(scope: Scope) -> tuple[str, list[Any]]:
         start = stored(scope.exposed_from)
         add("(r.deleted_at IS NULL OR r.deleted_at > ?::TIMESTAMP OR r.generated_at >= ?::TIMESTAMP)", start, start)
     for part in scope.all_of:
-        term, values = compile_scope(part)
+        term, values = compile_scope(part, versions)
         add(term, *values)
     if scope.any_of:
-        compiled = [compile_scope(part) for part in scope.any_of]
+        compiled = [compile_scope(part, versions) for part in scope.any_of]
         add(_joined(" OR ", [term for term, _ in compiled]), *(value for _, values in compiled for value in values))
     for part in scope.none_of:
-        term, values = compile_scope(part)
+        term, values = compile_scope(part, versions)
         add(f"(NOT {term})", *values)
     return _joined(" AND ", terms), parameters
 

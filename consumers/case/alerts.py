@@ -129,7 +129,7 @@ def listed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 _WINDOWS = ("generated_from", "generated_to", "exposed_from", "exposed_to")
 _NUMBERS = ("website_ids", "store_ids")
-_LISTS = frozenset(Scope.model_fields) - frozenset(_WINDOWS) - {"all_of", "any_of", "none_of"}
+_LISTS = frozenset(Scope.model_fields) - frozenset(_WINDOWS) - {"all_of", "any_of", "none_of", "everyone"}
 _TEXTS = _LISTS - frozenset(_NUMBERS)
 
 

@@ -8,7 +8,10 @@ record. Not for finding records: that is the index's work.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
+
+import semver
 
 from bridge.contracts.events import Residence
 from bridge.contracts.scope import Scope
@@ -68,6 +71,8 @@ class PersonFacts(Protocol):
     def store_id(self) -> int: ...
     @property
     def residence(self) -> tuple[Residence, ...]: ...
+    @property
+    def email_hmac(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def verdict(scope: Scope, record: RecordFacts, person: PersonFacts | None) -> Ve
         [
             _among(scope.model_ids, record.model_id),
             _version_among(scope.model_versions, record.model_version),
+            _version_within(scope.version_ranges, record.model_version),
             _among(scope.run_ids, record.run_id),
             _among(scope.dataset_versions, record.dataset_version),
             _among(scope.attributes, record.attribute),
@@ -121,6 +127,7 @@ def verdict(scope: Scope, record: RecordFacts, person: PersonFacts | None) -> Ve
             _overlaps(scope.categories, record.categories),
             _among(scope.record_ids, record.record_id),
             _overlaps(scope.roots, subject_roots(record, person)),
+            _addressed(scope.email_hmacs, person),
             _among(scope.website_ids, None if person is None else person.website_id),
             _among(scope.store_ids, None if person is None else person.store_id),
             _overlaps(tuple(code.upper() for code in scope.countries), jurisdictions(person) or None),
@@ -191,6 +198,47 @@ def _version_among(wanted: tuple[str, ...], version: str | None) -> Verdict:
     if not wanted or version in wanted:
         return True
     return None if version is None or version in UNKNOWN_VERSIONS else False
+
+
+def _version_within(ranges: tuple[str, ...], version: str | None) -> Verdict:
+    if not ranges:
+        return True
+    return None if version is None else version_within(ranges, version)
+
+
+@lru_cache(maxsize=4096)
+def version_within(ranges: tuple[str, ...], version: str) -> Verdict:
+    """Return whether `version` lies in one of `ranges` by the precedence of semver.org 2.0.0; None if it is not semantic.
+
+    Parts that are missing are 0 and a leading `v` is skipped, in ranges as in versions; build metadata does not count.
+    """
+    parsed = _semantic(version)
+    if parsed is None:
+        return None
+    return any(all(_holds(parsed, each) for each in written.split()) for written in ranges)
+
+
+def _semantic(version: str) -> semver.Version | None:
+    try:
+        return semver.Version.parse(version.removeprefix("v"), optional_minor_and_patch=True)
+    except ValueError:
+        return None
+
+
+def _holds(version: semver.Version, comparator: str) -> bool:
+    operator = comparator[: len(comparator) - len(comparator.lstrip("<>="))]
+    bound = _semantic(comparator[len(operator) :])
+    if bound is None:
+        raise ValueError(f"{comparator!r} is no comparator of versions")
+    compared = version.compare(bound)
+    return {">=": compared >= 0, ">": compared > 0, "<=": compared <= 0, "<": compared < 0}.get(operator, compared == 0)
+
+
+def _addressed(wanted: tuple[str, ...], person: PersonFacts | None) -> Verdict:
+    if not wanted:
+        return True
+    # Somebody known who has no address is not on a list of addresses; of somebody unknown nothing can be said.
+    return None if person is None else person.email_hmac in wanted
 
 
 def _overlaps(wanted: tuple[str, ...], values: tuple[str, ...] | None) -> Verdict:

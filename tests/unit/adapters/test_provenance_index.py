@@ -68,7 +68,9 @@ def customer(number: int, **changes: Any) -> CustomerChanged:
 # What random histories are made of: few values, so that records and scopes meet often.
 _INSTANTS = st.integers(0, 6).map(lambda days: BASE + timedelta(days=days))
 _MODELS = st.sampled_from(["m1", "m2"])
-_VERSIONS = st.sampled_from(["1", "2", "unknown", ""])
+_VERSIONS = st.sampled_from(["1", "2", "v2.1.0-rc.1", "2024.05", "unknown", ""])
+_RANGES = st.sampled_from([">=2", "<2.1", ">1 <=2.1.0", "2.0.0"])
+_HMACS = st.sampled_from([character * 64 for character in "ab"])
 _ATTRIBUTES = st.sampled_from(["score", "band", "text"])
 _COUNTRIES = st.sampled_from(["DE", "US-CA", "US-NY"])
 _MAYBE = st.sampled_from([None, "x", "y"])
@@ -116,6 +118,7 @@ def _persons(draw: st.DrawFn) -> list[Person]:
                 Residence(code=code, source="last_order")
                 for code in draw(st.lists(_COUNTRIES, max_size=2, unique=True))
             ),
+            "email_hmac": draw(st.none() | _HMACS),
         }
         if kind == "order":
             customer_id = draw(st.sampled_from([None, 2]))
@@ -130,10 +133,11 @@ def _persons(draw: st.DrawFn) -> list[Person]:
     return persons
 
 
-def _scopes(depth: int = 2) -> st.SearchStrategy[Scope]:
+def _scopes(depth: int = 2, *, people_only: bool = False) -> st.SearchStrategy[Scope]:
     few: dict[str, st.SearchStrategy[Any]] = {
         "model_ids": st.sampled_from(["m1", "m2", "m3"]),
         "model_versions": _VERSIONS,
+        "version_ranges": _RANGES,
         "run_ids": st.sampled_from(["x", "y"]),
         "source_systems": st.sampled_from(["x", "y"]),
         "attributes": _ATTRIBUTES,
@@ -146,15 +150,18 @@ def _scopes(depth: int = 2) -> st.SearchStrategy[Scope]:
         "website_ids": st.integers(1, 2),
         "store_ids": st.integers(1, 2),
         "countries": st.sampled_from(["DE", "US", "US-CA", "us-ny"]),
+        "email_hmacs": _HMACS,
     }
+    if people_only:
+        few = {name: few[name] for name in ("roots", "website_ids", "store_ids", "countries", "email_hmacs")}
     fields: dict[str, st.SearchStrategy[Any]] = {
         name: st.lists(values, min_size=1, max_size=2, unique=True).map(tuple) for name, values in few.items()
     }
-    for window in ("generated", "exposed"):
+    for window in () if people_only else ("generated", "exposed"):
         fields[f"{window}_from"] = _INSTANTS
         fields[f"{window}_to"] = _INSTANTS
     if depth:
-        parts = st.lists(_scopes(depth - 1), min_size=1, max_size=2).map(tuple)
+        parts = st.lists(_scopes(depth - 1, people_only=people_only), min_size=1, max_size=2).map(tuple)
         fields |= dict.fromkeys(("all_of", "any_of", "none_of"), parts)
 
     def build(chosen: dict[str, Any]) -> Scope:
@@ -195,7 +202,15 @@ def _oracle(
             values = [UntaggedValue(root, person.customer_id, attribute, writer) for writer in writers]
             if any(verdict(scope, value, person) is not False for value in values):
                 answer.setdefault(root, ("possible", frozenset()))
+    for root, person in persons.items() if scope.everyone else ():
+        said = verdict(scope, UntaggedValue(root, person.customer_id, "", None), person)
+        if said is not False:
+            standing, ids = answer.get(root, ("possible", frozenset()))
+            answer[root] = ("recorded" if said else standing, ids)
     return answer
+
+
+_EVERYONE = _scopes(people_only=True).map(lambda scope: scope.model_copy(update={"everyone": True}))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +224,7 @@ class _Undo(Exception):
     """Ends an example without leaving a trace in the file."""
 
 
-@given(records=_records(), persons=_persons(), scopes=st.lists(_scopes(), min_size=1, max_size=4))
+@given(records=_records(), persons=_persons(), scopes=st.lists(_scopes() | _EVERYONE, min_size=1, max_size=4))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_file_answers_what_the_definition_says(
     shared_file: PartitionFile, records: list[ProvenanceRecorded], persons: list[Person], scopes: list[Scope]

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from bridge.contracts.events import CustomerChanged, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.contracts.scope import Scope
@@ -96,6 +97,59 @@ def test_version_unknown_is_possible_unless_it_is_asked_for() -> None:
     assert verdict(Scope(model_versions=("7",)), unknown, None) is None
     assert verdict(Scope(model_versions=("unknown",)), unknown, None) is True
     assert verdict(Scope(model_ids=("other",), model_versions=("7",)), unknown, None) is False
+
+
+@pytest.mark.parametrize(
+    ("version", "ranges", "expected"),
+    [
+        ("2.1.0", (">=2.1",), True),
+        ("v2.1.0-rc.1", (">=2.1",), False),
+        ("2.1.0-rc.1", (">=2.1.0-rc.1 <2.1.0",), True),
+        ("2.10.0", (">2.9", "<1"), True),
+        ("3", (">=2 <3",), False),
+        ("3.0.0+build.7", ("=3",), True),
+        ("2024.05", (">=2",), None),
+        ("champion", (">=2",), None),
+        ("unknown", (">=2",), None),
+        ("", (">=2",), None),
+    ],
+)
+def test_a_range_compares_semantic_versions_and_decides_nothing_about_others(
+    version: str, ranges: tuple[str, ...], expected: bool | None
+) -> None:
+    assert verdict(Scope(version_ranges=ranges), record(model_version=version), None) is expected
+
+
+@pytest.mark.parametrize("written", ["", "~2", ">=2..1", "two", ">=01", ">=2 || <1"])
+def test_a_range_that_cannot_be_read_is_refused(written: str) -> None:
+    with pytest.raises(ValidationError, match=r"is no version range; write comparators"):
+        Scope(version_ranges=(written,))
+
+
+def test_a_list_of_addresses_names_people_by_keyed_hash() -> None:
+    hashed = "a" * 64
+    assert matches(Scope(email_hmacs=(hashed,)), record(), person("DE", email_hmac=hashed))
+    assert verdict(Scope(email_hmacs=(hashed,)), record(), person("DE")) is False
+    assert verdict(Scope(email_hmacs=(hashed,)), record(), None) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"everyone": True, "model_ids": ("m",)}, "everyone cannot be joined with model_ids"),
+        ({"everyone": True, "none_of": (Scope(kinds=("real",)),)}, "everyone cannot be joined with kinds"),
+        ({"any_of": (Scope(everyone=True),)}, "only be said of the outermost scope"),
+    ],
+)
+def test_everyone_is_about_people_and_not_about_records(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Scope(**fields)
+
+
+def test_the_canonical_form_names_everyone_and_sorts_ranges() -> None:
+    assert Scope(everyone=True, store_ids=(3,)).canonical() == {"everyone": True, "store_ids": [3]}
+    assert Scope(everyone=False).canonical() == {}
+    assert Scope(version_ranges=(">=2, <3", "<1")).canonical() == {"version_ranges": ["<1", ">=2 <3"]}
 
 
 def test_an_explicit_customer_finds_what_was_written_about_their_orders() -> None:
