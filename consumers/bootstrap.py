@@ -22,6 +22,8 @@ from bridge.runtime.settings import Settings, load_settings
 from bridge.runtime.telemetry import Health
 
 if TYPE_CHECKING:
+    from bridge.contracts.queries import Preview
+    from bridge.contracts.scope import Scope
     from bridge.runtime.dead_letters import DeadLetters
     from bridge.runtime.kafka import Publisher
     from consumers.adapters.aws import AwsConfig
@@ -80,6 +82,8 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.attempt_references import CaseAttemptReferences
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.index_client import IndexClient
+    from consumers.case.scoping import ScopeIndex
     from consumers.case.store import CaseStore
     from consumers.evidence.commands import AttemptReferences
 
@@ -91,6 +95,7 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
+    parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
 
 
 class HeldLease:
@@ -233,8 +238,8 @@ def _account_notices(parts: Parts, process: Process) -> Stage:
     )
 
 
-class _IndexNames:
-    """The index's names in the case room's words."""
+class _AskedIndex:
+    """The index in the case room's words."""
 
     def __init__(self, client: "IndexClient") -> None:
         self._client = client
@@ -246,6 +251,10 @@ class _IndexNames:
         names = self._client.known_names()
         versions = {model: frozenset(versions) for model, versions in names.models.items()}
         return Known(versions, frozenset(names.attributes), names.complete)
+
+    def preview(self, scope: "Scope") -> "Preview":
+        """Return how many a scope concerns now. Raises Unreachable when no partition answers."""
+        return self._client.preview(scope)
 
 
 def _intake(parts: Parts, process: Process) -> Stage:
@@ -259,7 +268,7 @@ def _intake(parts: Parts, process: Process) -> Stage:
     return IntakeStage(
         store=SqlCaseStore(_database(parts), process.clock),
         reader=AlertMappings(settings.paths.templates / "alert-mappings", settings.intake.mappings),
-        names=_IndexNames(IndexClient(settings.paths.run)),
+        names=_AskedIndex(IndexClient(settings.paths.run)),
         secrets={source: load_secrets(source, file) for source, file in settings.intake.secrets.items()},
         settings=settings.intake,
         kafka=settings.kafka,

@@ -92,13 +92,13 @@ def judge_scope(given: Mapping[str, Any], known: Known | None, arrived_at: datet
     try:
         scope = Scope.model_validate(listed(given))
     except ValidationError as error:
-        return JudgedScope(None, tuple(_faults_of(error, given)), given)
+        return JudgedScope(None, tuple(faults_of(error, given)), given)
     if not scope.canonical():
         return JudgedScope(None, (ScopeFault("scope", "", "it restricts nothing"),), given)
     faults = list(_window_faults(scope, arrived_at))
     unchecked = known is None or not known.versions_by_model
     if known is not None and not unchecked:
-        unknown = list(_unknown_names(scope, known))
+        unknown = list(unknown_names(scope, known))
         if known.complete:
             faults += unknown
         elif unknown:
@@ -133,7 +133,8 @@ _LISTS = frozenset(Scope.model_fields) - frozenset(_WINDOWS) - {"all_of", "any_o
 _TEXTS = _LISTS - frozenset(_NUMBERS)
 
 
-def _faults_of(error: ValidationError, given: Mapping[str, Any]) -> Iterable[ScopeFault]:
+def faults_of(error: ValidationError, given: Mapping[str, Any]) -> Iterable[ScopeFault]:
+    """Return what is wrong with the scope in `given`, field by field, at most twenty faults."""
     for item in error.errors(include_url=False)[:20]:
         place = ".".join(str(part) for part in item["loc"]) or "scope"
         top = str(item["loc"][0]) if item["loc"] else "scope"
@@ -154,7 +155,8 @@ def _window_faults(scope: Scope, arrived_at: datetime) -> Iterable[ScopeFault]:
         yield from _window_faults(part, arrived_at)
 
 
-def _unknown_names(scope: Scope, known: Known) -> Iterable[ScopeFault]:
+def unknown_names(scope: Scope, known: Known) -> Iterable[ScopeFault]:
+    """Return the names in `scope`, at any depth, that `known` lacks, each with the nearest known ones."""
     models = known.versions_by_model
     versions: set[str] = set()
     for model_id in scope.model_ids or models:
@@ -172,7 +174,7 @@ def _unknown_names(scope: Scope, known: Known) -> Iterable[ScopeFault]:
                     close = sorted(names)[-3:]
                 yield ScopeFault(name, value, "the index knows no such name", tuple(close))
     for part in (*scope.all_of, *scope.any_of, *scope.none_of):
-        yield from _unknown_names(part, known)
+        yield from unknown_names(part, known)
 
 
 def _what_to_set(faults: Sequence[ScopeFault]) -> str:

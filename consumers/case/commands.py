@@ -7,7 +7,7 @@ there, not here.
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http.client import HTTPConnection
@@ -16,10 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
-import yaml
-from pydantic import ValidationError
 
-from bridge.contracts.envelope import fields_at_fault, seal_bytes
+from bridge.contracts.envelope import seal_bytes
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import AlertReceived, json_schema
 from bridge.contracts.partitioner import partition_of
@@ -29,12 +27,14 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, instant, print_json, print_table
+from bridge.runtime.sealing import email_hmac, hashed_email_hmac, load_join_key
 from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
 from consumers.case.acting import Actor, actor_of, record_act
 from consumers.case.overview import Overview, overview
 from consumers.case.people import add_person, load_people, read_token, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
+from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
 from consumers.case.store import CaseStore, IncidentRecord, ObligationRecord, ReleaseRecord
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
@@ -367,13 +367,76 @@ def rescope(
 
 def _read_scope(path: Path) -> Scope:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path}: cannot be read as JSON or YAML ({type(error).__name__})") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__})") from None
+    return parse_scope(text, str(path))
+
+
+@incident.command()
+@click.argument("scope_file", metavar="SCOPE", type=click.File("r", encoding="utf-8"), required=False)
+@click.option("--customers", type=click.File("r", encoding="utf-8"), help="Only these, one id or root a line.")
+@click.option("--records", type=click.File("r", encoding="utf-8"), help="Only these provenance records, one id a line.")
+@click.option("--emails", type=click.File("r", encoding="utf-8"), help="Only these, one address or SHA-256 a line.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a scope.")
+@_token_file
+@_as_json
+@click.pass_obj
+def preview(
+    parts: Parts,
+    scope_file: Any,
+    customers: Any,
+    records: Any,
+    emails: Any,
+    schema: bool,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Count whom SCOPE (a JSON or YAML file, "-" is standard input) concerns, without opening anything."""
+    if schema:
+        print_json(Scope.model_json_schema())
+        return
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    if scope_file is None and not (customers or records or emails):
+        raise BadInput("name a SCOPE file, - for standard input, or one of --customers, --records, --emails")
     try:
-        return Scope.model_validate(document)
-    except ValidationError as error:
-        raise BadInput(f"{path}: {fields_at_fault(error)}") from None
+        scope = Scope() if scope_file is None else parse_scope(scope_file.read(), scope_file.name)
+        scope = narrowed(
+            scope,
+            customers=customers or (),
+            records=records or (),
+            addresses=emails or (),
+            keyed=_keyed_address(parts.get(Settings)) if emails else str,
+        )
+    except UnicodeDecodeError as error:
+        raise BadInput(f"a file is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    index = parts.get(ScopeIndex)
+    refuse_unknown(scope, index.known_names())
+    found = index.preview(scope)
+    if as_json:
+        print_json({"scope": scope.canonical(), "scope_sha256": scope.sha256(), **found.model_dump(mode="json")})
+        return
+    click.echo(f"{preview_in_words(found, scope)}. Scope {scope.sha256()[:16]}, nothing is opened.")
+    for name in ("jurisdiction", "kind", "sensitivity", "channel"):
+        counted: dict[str, int] = getattr(found, f"by_{name}")
+        rows = [{name: each, "people": count} for each, count in sorted(counted.items(), key=lambda pair: -pair[1])]
+        if rows:
+            print_table(rows, (name, "people"))
+    rows = [
+        {
+            "model": each.model_id,
+            "attribute": each.attribute,
+            "recorded since": each.recorded_since or "never",
+            "untagged": each.untagged_count,
+        }
+        for each in found.coverage
+    ]
+    print_table(rows, ("model", "attribute", "recorded since", "untagged"), title="coverage")
+
+
+def _keyed_address(settings: Settings) -> Callable[[str], str]:
+    key = load_join_key(settings.paths.join_key)
+    return lambda text: (email_hmac if "@" in text else hashed_email_hmac)(key, text)
 
 
 @incident.command()

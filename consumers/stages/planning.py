@@ -421,6 +421,9 @@ class Planning:
         if bundle is None:
             homes = ", ".join(person.homes) or UNKNOWN_RESIDENCE
             held: str | None = f"no approved notice {rule.bundle} covers {homes}"[:200]
+        elif person.why is None and person.standing == "recorded":
+            # Named by the scope itself, without any record: a notice that speaks of AI-made data would tell them wrong.
+            held = "no AI-made data of theirs is on record, and no approved text is for data of another kind"
         else:
             if segment_id not in self._composable:
                 self._composable[segment_id] = self._why_not(bundle, key)

@@ -9,12 +9,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError
+from bridge.contracts.queries import Preview
+from bridge.contracts.scope import Scope
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Approvals, Intake, Paths, Settings
+from consumers.case.alerts import Known
 from consumers.case.commands import COMMANDS
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
+from consumers.case.scoping import ScopeIndex
 from consumers.case.store import CaseStore
 from tests.unit.case.cases import GIVEN, NOW, Case
 
@@ -161,3 +165,43 @@ def test_sending_says_what_is_missing(desk: Desk, tmp_path: Path) -> None:
     assert "must hold a JSON object" in str(desk.error("alert", "send", str(file), "--exercise"))
     fault = desk.error("alert", "send", str(file), "--http")
     assert (fault.exit_code, "tocsin run intake" in str(fault)) == (3, True)
+
+
+class _Index:
+    """An index that knows one model and counts one person."""
+
+    def __init__(self) -> None:
+        self.asked: list[Scope] = []
+
+    def known_names(self) -> Known:
+        return Known({"fraud-scorer": frozenset({"7"})}, frozenset({"fraud_score"}))
+
+    def preview(self, scope: Scope) -> Preview:
+        self.asked.append(scope)
+        return Preview(
+            partition_count=2, silent_partitions=(), affected_count=1, possible_count=0, departed_count=0, record_count=1,
+            by_jurisdiction={"DE": 1}, by_kind={"derived": 1}, by_sensitivity={"high": 1}, by_channel={"email": 1},
+            coverage=(),
+        )  # fmt: skip
+
+
+def test_preview_counts_and_opens_nothing(desk: Desk, tmp_path: Path) -> None:
+    index = _Index()
+    desk.parts.provide(ScopeIndex, lambda: index)
+    key = tmp_path / "keys" / "join.key"
+    key.write_bytes(base64.b64encode(b"j" * 32))
+    key.chmod(0o600)
+    emails = tmp_path / "emails.txt"
+    emails.write_text("Jo@example.org\n", encoding="utf-8")
+    words = ("preview", "-", "--emails", str(emails))
+    said = desk.type("incident", *words, who="rae", given='{"model_ids": "fraud-scorer"}')
+    assert said.exception is None, said.exception
+    assert "1 by record, from 2 of 2 partitions" in said.output
+    assert "DE" in said.output
+    assert "example" not in said.output
+    assert len(index.asked[0].email_hmacs) == 1
+    unknown = desk.type("incident", "preview", "-", who="rae", given='{"model_ids": "fraud"}')
+    assert isinstance(unknown.exception, Refused)
+    assert "near: fraud-scorer" in str(unknown.exception)
+    assert isinstance(desk.type("incident", "preview", who="rae").exception, BadInput)
+    assert '"version_ranges"' in desk.ok("incident", "preview", "--schema")
