@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-import sqlalchemy as sa
 
-from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
 from bridge.contracts.topics import TOPICS
 from bridge.magento.backfill import ENTITIES, Backfill
-from bridge.magento.grants import grants
+from bridge.magento.grants import grants, rights_on
+from bridge.magento.servers import detect
+from bridge.magento.session import store_engine, store_url, translated
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
 from bridge.runtime.redrive import dead_letters, find, original_value, redrive
-from bridge.runtime.settings import Settings
+from bridge.runtime.settings import Settings, Store
 from bridge.runtime.topics_admin import Difference, TopicsAdmin
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,21 +36,59 @@ def relay() -> None:
 @relay.command("grants")
 @click.option("--user", help="Account; default: the one in store.url.")
 @click.option("--host", default="%", show_default=True, help="From where that account connects.")
+@click.option(
+    "--galera", is_flag=True, help="With what a Galera cluster needs beside, where a leased row says who leads."
+)
+@click.option(
+    "--check", is_flag=True, help="Compare with what the account in store.url has; exit code 1 if it lacks any."
+)
+@_AS_JSON
 @click.pass_obj
-def relay_grants(parts: Parts, user: str | None, host: str) -> None:
+def relay_grants(parts: Parts, user: str | None, host: str, galera: bool, check: bool, as_json: bool) -> None:
     """Print the only rights that the bridge needs in Magento's database, ready for `mysql`."""
     store = parts.get(Settings).store
-    try:
-        url = sa.make_url(store.url.get_secret_value())
-    except sa.exc.ArgumentError:
-        raise BadInput("store.url is no SQLAlchemy URL; it looks like mysql+pymysql://user@host/database") from None
+    url = store_url(store)
     if url.get_backend_name() == "sqlite":
-        click.echo("-- a file has no accounts: nothing to grant")
+        if as_json:
+            print_json({"missing": [], "excess": []} if check else [])
+        else:
+            click.echo("-- a file has no accounts: nothing to grant")
         return
     if not url.database or not (user or url.username):
         raise BadInput("store.url names no database or no account; give them there, or the account with --user")
-    for line in grants(url.database, user or str(url.username), host, store.table_prefix):
-        click.echo(line)
+    if check:
+        _check_grants(store, as_json)
+        return
+    lines = grants(url.database, user or str(url.username), host, store.table_prefix, by_lease=galera)
+    if as_json:
+        print_json(lines)
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def _check_grants(store: Store, as_json: bool) -> None:
+    engine = store_engine(store)
+    try:
+        with translated(store, Unreachable), engine.connect() as connection:
+            by_lease = detect(connection).galera
+            rights = rights_on(connection, str(engine.url.database), store.table_prefix, by_lease=by_lease)
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json({"missing": list(rights.missing), "excess": list(rights.excess)})
+    else:
+        for line in rights.missing:
+            click.echo(f"missing: {line}")
+        for line in rights.excess:
+            click.echo(f"more than needed: {line}")
+        if rights.reads_secrets:
+            click.echo("this account may read customers' password hashes and reset tokens; the bridge never does")
+        if not rights.missing and not rights.excess:
+            click.echo("the account has what the bridge needs and no more")
+    if rights.missing:
+        with_lease = " --galera" if by_lease else ""
+        raise Refused(f"{len(rights.missing)} rights are missing; `tocsin relay grants{with_lease}` prints them")
 
 
 @relay.command("backfill")

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Unreachable, nearest
 from bridge.magento import statements
 from bridge.magento.changelogs import View
-from bridge.magento.session import checked_prefix, prepare_session, store_engine, translated
+from bridge.magento.servers import prepare_session
+from bridge.magento.session import store_engine, translated
+from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
 

@@ -81,7 +81,8 @@ CREATE TABLE tocsin_account_notice (id INTEGER PRIMARY KEY AUTOINCREMENT, notice
     customer_id INTEGER NOT NULL, incident_id TEXT NOT NULL, title TEXT NOT NULL, body TEXT NOT NULL,
     locale TEXT NOT NULL, created_at TEXT NOT NULL, withdrawn_at TEXT, read_at TEXT);
 CREATE INDEX TOCSIN_ACCOUNT_NOTICE_CUSTOMER_ID ON tocsin_account_notice (customer_id);
-CREATE TABLE tocsin_heartbeat (id INTEGER PRIMARY KEY, relay TEXT NOT NULL, beat_at TEXT NOT NULL)
+CREATE TABLE tocsin_heartbeat (id INTEGER PRIMARY KEY, relay TEXT NOT NULL, beat_at TEXT NOT NULL);
+INSERT INTO tocsin_heartbeat VALUES (1, '', '1970-01-01 00:00:00')
 """
 _VALUE_TYPES = {
     "varchar": "TEXT", "int": "INTEGER NOT NULL DEFAULT 0", "decimal": "NUMERIC NOT NULL DEFAULT 0",
@@ -227,8 +228,8 @@ class DemoSession(LeadSession):
             return False
         return True
 
-    def resign(self) -> None:
-        super().resign()
+    def _hang_up(self) -> None:
+        super()._hang_up()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None

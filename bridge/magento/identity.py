@@ -3,7 +3,8 @@
 import sqlalchemy as sa
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.magento.session import checked_prefix, store_engine, translated
+from bridge.magento.session import store_engine, translated
+from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
 _PATHS = ("web/secure/base_url", "web/unsecure/base_url")

@@ -8,7 +8,9 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import AccountNotice
 from bridge.magento import statements
-from bridge.magento.session import checked_prefix, prepare_session, store_engine, translated
+from bridge.magento.servers import prepare_session
+from bridge.magento.session import store_engine, translated
+from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
 _LIMITS = {"notice_id": 64, "incident_id": 32, "title": 255, "locale": 16}

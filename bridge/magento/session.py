@@ -5,37 +5,45 @@ freeze, a cut, a restart), so is the way to delete anything. Each statement is i
 what is committed. Not here: what is read (`bridge.magento.store`).
 """
 
-import re
+import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.pool import NullPool
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from bridge.magento import statements
+from bridge.magento.grants import needed_tables, rights_on
+from bridge.magento.leads import LEAD_SECONDS, Lead, Lease, NamedLock
 from bridge.magento.reader import LeadLost
+from bridge.magento.servers import check_tables, prepare_session
+from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
-LOCK_NAME = "tocsin-relay"
-LOCK_SESSION_SECONDS = 3
-"""A relay that says nothing for so long loses its session, and with it the lock."""
+log = structlog.get_logger()
+
 _SPEAKING_ERRORS = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146})
 """Access and missing names: MySQL's message for these names accounts, tables and columns, never a row's values."""
 
 
 class LeadSession:
-    """The one connection of a leading relay, on MariaDB or MySQL: GET_LOCK makes it the leader, as long as it lasts.
+    """The one connection of a leading relay, on MariaDB or MySQL, and its lead: a lock, or on a Galera cluster a lease.
 
     Every statement raises LeadLost (or Refused for what only a person can change) and closes the session.
     """
 
-    def __init__(self, settings: Store) -> None:
+    def __init__(self, settings: Store, *, by_lease: bool = False) -> None:
         self._settings = settings
         self.prefix = checked_prefix(settings.table_prefix)
         self.engine = store_engine(settings)
+        self._by_lease = by_lease
         self._connection: sa.Connection | None = None
+        self._warned = False
+        self._lead: Lead = NamedLock(self.engine.url.database, self.prefix)
 
     @property
     def leads(self) -> bool:
@@ -51,26 +59,57 @@ class LeadSession:
                 self._connection = self.engine.connect()
                 taken = self._lock()
         except TocsinError:
-            self.resign()
+            self._hang_up()
             raise
         if not taken:
-            self.resign()
+            self._hang_up()
         return taken
 
     def _lock(self) -> bool:
-        prepare_session(self._opened())
+        connection = self._opened()
+        server = prepare_session(connection)
+        check_tables(connection, self.prefix, needed_tables(by_lease=server.galera or self._by_lease))
         for name in ("wait_timeout", "net_read_timeout", "net_write_timeout"):
-            self._opened().exec_driver_sql(f"SET SESSION {name} = {LOCK_SESSION_SECONDS}")
-        # One relay a database and table prefix; MySQL takes at most 64 characters.
-        name = f"{LOCK_NAME}:{self.engine.url.database}:{self.prefix}"[:64]
-        return bool(self._opened().scalar(sa.text("SELECT GET_LOCK(:name, 0)"), {"name": name}) == 1)
+            connection.exec_driver_sql(f"SET SESSION {name} = {LEAD_SECONDS}")
+        if server.galera or self._by_lease:
+            # A leader that froze while settling holds the row until its session ends: look again rather than wait.
+            connection.exec_driver_sql("SET SESSION innodb_lock_wait_timeout = 1")
+            holder = f"{socket.gethostname()}:{os.getpid()}"
+            self._lead = Lease(self.prefix, holder, on_galera=server.galera)
+        taken = self._lead.take(connection)
+        if taken:
+            log.info("this relay leads", server=str(server), by=type(self._lead).__name__)
+            self._warn_of_excess(connection, by_lease=isinstance(self._lead, Lease))
+        return taken
+
+    def _warn_of_excess(self, connection: sa.Connection, *, by_lease: bool) -> None:
+        rights = rights_on(connection, str(self.engine.url.database), self.prefix, by_lease=by_lease)
+        if rights.excess and not self._warned:
+            self._warned = True
+            log.warning(
+                "the store's account may do more than the bridge needs; where the host allows a second account, give it one"
+                " with what `tocsin relay grants` prints",
+                excess=list(rights.excess),
+                may_read_password_hashes=rights.reads_secrets,
+            )
 
     def keep_lead(self) -> None:
         """Show the server that this session lives."""
         self.rows("SELECT 1")
 
+    def catch_up(self) -> None:
+        """Before each batch: see at least what a leader before may have seen. Costs nothing but at the first."""
+        with self._running():
+            self._lead.catch_up(self._opened())
+
     def resign(self) -> None:
-        """Close the session, and with it give up the lead; never raises."""
+        """Give up the lead and close the session; never raises."""
+        if self._connection is not None:
+            with suppress(TocsinError, sa.exc.SQLAlchemyError):
+                self._lead.release(self._connection)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             # Closing the session frees its lock; one that is broken has lost it already.
@@ -100,6 +139,18 @@ class LeadSession:
         with self._running():
             return self._opened().execute(sa.text(statements.filled(text, self.prefix)), values).rowcount
 
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """What is deleted inside is deleted only while this session leads. Raises LeadLost.
+
+        With a lease all of it or nothing; with a lock each statement by itself.
+        """
+        with self._running():
+            self._lead.begin(self._opened())
+        yield
+        with self._running():
+            self._lead.end(self._opened())
+
     def _opened(self) -> sa.Connection:
         if self._connection is None:
             raise LeadLost("this relay does not read the store: it has no connection")
@@ -109,17 +160,12 @@ class LeadSession:
     def _running(self) -> Iterator[None]:
         try:
             with translated(self._settings, LeadLost):
+                self._lead.keep(self._opened())
                 yield
         except TocsinError:
-            self.resign()
+            # The lead is lost or doubtful: whoever comes next finds it free by itself, within LEAD_SECONDS.
+            self._hang_up()
             raise
-
-
-def checked_prefix(prefix: str) -> str:
-    """Return Magento's table prefix. Raises BadInput if it could be more than part of a name."""
-    if not re.fullmatch(r"[A-Za-z0-9_]{0,32}", prefix):
-        raise BadInput(f"store.table_prefix {prefix!r}: letters, digits and _ only, as in Magento's app/etc/env.php")
-    return prefix
 
 
 def store_url(settings: Store) -> sa.URL:
@@ -147,18 +193,6 @@ def store_engine(settings: Store) -> sa.Engine:
         hide_parameters=True,
         connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
     )
-
-
-def prepare_session(connection: sa.Connection) -> None:
-    """Set what every session on MariaDB or MySQL needs, and on each of them only what it knows."""
-    version = str(connection.scalar(sa.text("SELECT VERSION()")))
-    connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    connection.exec_driver_sql("SET SESSION time_zone = '+00:00'")
-    # Magento's own sessions cut over-long strings silently; ours must not.
-    connection.exec_driver_sql("SET SESSION sql_mode = 'STRICT_ALL_TABLES'")
-    if "mariadb" in version.lower():
-        # Else IN lists of 1,000 and more become a temporary table: 71 us a row instead of 10.
-        connection.exec_driver_sql("SET SESSION in_predicate_conversion_threshold = 0")
 
 
 @contextmanager

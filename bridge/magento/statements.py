@@ -4,6 +4,7 @@ An entity's state is one row: its id and a JSON document that the database build
 column. Values that may be anything (decimals, times, JSON columns) travel as text: a bad one then spoils itself only.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 from bridge.contracts.errors import BadInput
@@ -100,8 +101,19 @@ ATTRIBUTES = (
     " JOIN {p}eav_entity_type t ON t.entity_type_id = a.entity_type_id WHERE t.entity_type_code = 'customer'"
 )
 
-ADD_HEARTBEAT = "INSERT INTO {p}tocsin_heartbeat (id, relay, beat_at) VALUES (1, :relay, :beat_at)"
 BEAT = "UPDATE {p}tocsin_heartbeat SET relay = :relay, beat_at = :beat_at WHERE id = 1"
+
+# `{now_ms}` and `{lead_ms}` are the lead's: the server's clock, and how long a lease lasts, in milliseconds.
+ADD_LEASE = "INSERT IGNORE INTO {p}tocsin_relay_lease (id, holder, fencing_number, held_until_ms) VALUES (1, '', 0, 0)"
+LEASE_NUMBER = "SELECT fencing_number FROM {p}tocsin_relay_lease WHERE id = 1"
+TAKE_LEASE = (
+    "UPDATE {p}tocsin_relay_lease SET holder = :holder, fencing_number = fencing_number + 1,"
+    " held_until_ms = {now_ms} + {lead_ms} WHERE id = 1 AND held_until_ms < {now_ms}"
+)
+RENEW_LEASE = (
+    "UPDATE {p}tocsin_relay_lease SET held_until_ms = {now_ms} + {lead_ms} WHERE id = 1 AND fencing_number = :number"
+)
+RELEASE_LEASE = "UPDATE {p}tocsin_relay_lease SET held_until_ms = 0 WHERE id = 1 AND fencing_number = :number"
 
 ADD_NOTICE = (
     "INSERT INTO {p}tocsin_account_notice"
@@ -120,6 +132,13 @@ WITHDRAW_NOTICE = (
 HAS_NOTICE = "SELECT 1 FROM {p}tocsin_account_notice WHERE notice_id = :notice_id"
 
 BACKEND_TYPES = ("varchar", "int", "decimal", "text", "datetime")
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return Magento's table prefix. Raises BadInput if it could be more than part of a name."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{0,32}", prefix):
+        raise BadInput(f"store.table_prefix {prefix!r}: letters, digits and _ only, as in Magento's app/etc/env.php")
+    return prefix
 
 
 def customers(attributes: Iterable[Attribute]) -> str:

@@ -521,11 +521,23 @@ CREATE TABLE `tocsin_account_notice` (
     KEY `TOCSIN_ACCOUNT_NOTICE_CUSTOMER_ID` (`customer_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
--- One row (id 1), upserted by the relay, so that the store's own pages can say when the relay was last alive.
+-- One row (id 1), kept up by the relay, so that the store's own pages can say when the relay was last alive.
 CREATE TABLE `tocsin_heartbeat` (
     `id` SMALLINT UNSIGNED NOT NULL,
     `relay` VARCHAR(128) NOT NULL,
     `beat_at` DATETIME NOT NULL,
+    PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
+-- As Setup/Patch/Data/AddHeartbeat.php adds it.
+INSERT INTO `tocsin_heartbeat` (`id`, `relay`, `beat_at`) VALUES (1, '', '1970-01-01 00:00:00');
+
+-- On a Galera cluster: which relay leads, until when (milliseconds since the epoch), and how often the lead changed hands.
+CREATE TABLE `tocsin_relay_lease` (
+    `id` SMALLINT UNSIGNED NOT NULL,
+    `holder` VARCHAR(128) NOT NULL,
+    `fencing_number` BIGINT UNSIGNED NOT NULL,
+    `held_until_ms` BIGINT UNSIGNED NOT NULL,
     PRIMARY KEY (`id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
