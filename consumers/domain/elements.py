@@ -54,6 +54,11 @@ class Combination:
     paper_too: str = "unknown"
     note: str | None = None
 
+    def in_force_on(self, day: date) -> bool:
+        """Say whether the statute named this combination on `day`."""
+        begun = self.in_force_from is None or self.in_force_from <= day
+        return begun and (self.in_force_to is None or day <= self.in_force_to)
+
 
 def with_composites(elements: Collection[str]) -> frozenset[str]:
     """Return `elements` and the composites that they make up."""
@@ -65,9 +70,7 @@ def with_composites(elements: Collection[str]) -> frozenset[str]:
 
 def exposes(combination: Combination, elements: Collection[str], on: date) -> bool | None:
     """Say whether `elements` make up `combination` on `on`; None where a person must decide. Encryption apart."""
-    if (combination.in_force_from and on < combination.in_force_from) or (
-        combination.in_force_to and on > combination.in_force_to
-    ):
+    if not combination.in_force_on(on):
         return False
     exposed = with_composites(elements)
     if not exposed or (combination.any_of and not combination.any_of & exposed):
@@ -86,14 +89,14 @@ def exempt(
     """Say whether encryption takes the combination out of the duty; None where a fact is missing or a person decides.
 
     A statute that exempts encrypted data while the key is safe (`key_intact`), or defines encryption so, exempts
-    nothing once the key was taken; one that is silent on the key leaves it to a person (rule `key-taken`).
+    nothing once the key was taken, whatever else is unknown; one that is silent on the key leaves it to a person
+    (rule `key-taken`).
     """
     if "encrypted" not in combination.exempt_when or (combination.exempts == "individual_only" and not for_individual):
         return False
-    if encrypted is None or encrypted is False:
-        return encrypted
-    if key_compromised is None:
-        return None
-    if key_compromised is False:
-        return True
-    return None if combination.key_clause == "silent" and "key_intact" not in combination.exempt_when else False
+    if encrypted is False:
+        return False
+    decided_by_key = "key_intact" in combination.exempt_when or combination.key_clause != "silent"
+    if key_compromised and decided_by_key:
+        return False
+    return True if encrypted and key_compromised is False else None

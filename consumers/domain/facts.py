@@ -199,17 +199,21 @@ class Facts(BaseModel):
 
     @model_validator(mode="after")
     def _release_follows_hold(self) -> Self:
-        released = self.le_hold_released_at
+        released, begun = self.le_hold_released_at, self.le_hold_from
         if released is None:
             return self
-        releases = released if isinstance(released, dict) else {None: released}
+        if begun is None:
+            raise ValueError("le_hold_released_at is given without le_hold_from")
+        releases = released if isinstance(released, dict) else {"": released}
         for key, at in releases.items():
-            begin = self.le_hold_from.get(key or "") if isinstance(self.le_hold_from, dict) else self.le_hold_from
-            if begin is not None and at < begin:
-                where = f"le_hold_released_at[{key}]" if key else "le_hold_released_at"
-                raise ValueError(f"{where} {at.isoformat()} lies before le_hold_from {begin.isoformat()}")
-            if begin is None and (self.le_hold_from is None or key):
-                raise ValueError(f"le_hold_released_at{f'[{key}]' if key else ''} is given without le_hold_from")
+            # A hold named by jurisdiction may be released by regime; `obligations` compares those, duty by duty.
+            begins = [begun] if isinstance(begun, datetime) else [begun[key]] if key in begun else []
+            if key == "" and isinstance(begun, dict):
+                begins = [*begun.values()]
+            for begin in begins:
+                if at < begin:
+                    where = f"le_hold_released_at[{key}]" if key else "le_hold_released_at"
+                    raise ValueError(f"{where} {at.isoformat()} lies before le_hold_from {begin.isoformat()}")
         return self
 
     def instants(self) -> dict[str, datetime]:
@@ -224,6 +228,17 @@ class Facts(BaseModel):
         return found
 
 
+KEYED_INSTANTS = frozenset(
+    {
+        "initial_submitted_at",
+        "intermediate_submitted_at",
+        "notification_submitted_at",
+        "individual_notices_sent_at",
+        "le_hold_from",
+        "le_hold_released_at",
+    }
+)
+"""Instants that may differ by jurisdiction or regime."""
 INSTANTS = tuple(name for name in Facts.model_fields if name.endswith("_at") and name != "le_hold_released_at")
 ENTITIES: frozenset[str] = frozenset(get_args(EntityKind))
 

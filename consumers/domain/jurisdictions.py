@@ -77,8 +77,12 @@ def jurisdiction(code: str) -> str:
 
 
 def members(law_of: str) -> frozenset[str]:
-    """Return the countries that law of `law_of` (`EU`, `EEA` or one code) covers."""
-    return {"EU": EU, "EEA": EEA}.get(law_of) or frozenset({law_of})
+    """Return the countries that law of `law_of` (`EU`, `EEA` or one code) covers.
+
+    Union law reaches Iceland, Liechtenstein and Norway as far as it was taken over into the EEA Agreement; that it may
+    not have been is for counsel, and said beside the answer.
+    """
+    return EEA if law_of in ("EU", "EEA") else frozenset({law_of})
 
 
 @lru_cache(maxsize=32768)

@@ -16,9 +16,10 @@ from typing import Any
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain import deadlines
 from consumers.domain.elements import exempt, exposes
-from consumers.domain.facts import Facts
+from consumers.domain.facts import KEYED_INSTANTS, Facts
 from consumers.domain.jurisdictions import (
     EEA,
+    EU,
     JURISDICTIONS,
     UNKNOWN_RESIDENCE,
     US_STATES,
@@ -113,6 +114,8 @@ class _Answer:
     value: bool | None
     because: str
     missing: tuple[str, ...] = ()
+    unsure: bool = False
+    """The reading behind the answer is not sure."""
 
 
 def obligations_for(
@@ -140,12 +143,11 @@ def notices_to_individuals(obligations: Iterable[Obligation]) -> dict[str, Oblig
     return {o.regime_id: o for o in obligations if o.recipient == "individual" and o.status in OWED | {Status.PENDING}}
 
 
-def _order(obligation: Obligation) -> tuple[float, int, str, str]:
-    at = obligation.deadline_at
-    if at is None and obligation.status is Status.PENDING:
-        at = obligation.conservative_deadline_at
-    moment = at.timestamp() if at is not None else float("inf")
-    return (moment, _RANK[obligation.status], obligation.regime_id, obligation.jurisdiction)
+def _order(obligation: Obligation) -> tuple[float, int, float, str, str]:
+    """By deadline; what has none follows by status, pending duties by their conservative date."""
+    moments = (obligation.deadline_at, obligation.conservative_deadline_at)
+    deadline, conservative = (float("inf") if at is None else at.timestamp() for at in moments)
+    return (deadline, _RANK[obligation.status], conservative, obligation.regime_id, obligation.jurisdiction)
 
 
 def _refuse_unknown_names(facts: Facts, rules: Rules, triggered: Mapping[str, int]) -> None:
@@ -188,9 +190,10 @@ class _Case:
         value = getattr(self.facts, fact)
         if not isinstance(value, dict):
             return value
-        keys = (duty.clock_of, duty.regime_id, duty.follows, duty.limb_of, duty.jurisdiction, self.member_state)
-        of_union = duty.jurisdiction in ("EU", "EEA")
-        return next((value[key] for key in (keys if of_union else keys[:5]) if key is not None and key in value), None)
+        clock = duty.clock_of if fact in KEYED_INSTANTS else None
+        of_union = self.member_state if duty.jurisdiction in ("EU", "EEA") else None
+        keys = (clock, duty.regime_id, duty.follows, duty.limb_of, duty.jurisdiction, of_union)
+        return next((value[key] for key in keys if key is not None and key in value), None)
 
     def instant(self, fact: str, duty: Duty) -> datetime | None:
         """Return when `fact` happened for `duty`.
@@ -234,7 +237,10 @@ class _Case:
         if duty.territory == "residents" and duty.definition_of in self.triggered:
             return self.triggered[duty.definition_of]
         if state is None and self.facts.residents is not None and _counted_per_state(duty, threshold):
-            return max((n for code, n in self.facts.residents.items() if code in US_STATES), default=0)
+            largest = max((n for code, n in self.facts.residents.items() if code in US_STATES), default=0)
+            somewhere = self.facts.residents.get("US", 0)
+            in_doubt = threshold.met_by(largest) is not threshold.met_by(largest + somewhere)
+            return None if in_doubt else largest
         return self.residents(state or duty.jurisdiction)
 
 
@@ -295,8 +301,14 @@ def _answer(case: _Case, duty: Duty, state: str | None) -> Obligation:
     conditions = [*scope, entity, *_conditions(case, duty, version, state)]
     if denied := next((answer for answer in conditions if answer.value is False), None):
         return replace(blank, because=(denied.because,))
-    counsel = shown.confidence != "high" or (version.harm is not None and version.harm.confidence != "high")
-    blank = replace(blank, ask_counsel=counsel, because=tuple(_remarks(version)))
+    remarks = [*_remarks(version)]
+    taken_over = duty.jurisdiction == "EU" and case.member_state is not None and case.member_state not in EU
+    if taken_over:
+        remarks.append(f"applies in {case.member_state} only as far as it was taken over into the EEA Agreement")
+    arguable = version.harm is not None and version.harm.confidence != "high"
+    unsure = any(answer.unsure for answer in conditions)
+    counsel = blank.ask_counsel or arguable or taken_over or unsure
+    blank = replace(blank, ask_counsel=counsel, because=tuple(remarks))
     return _timed(case, duty, version, blank, conditions)
 
 
@@ -315,7 +327,10 @@ def _timed(case: _Case, duty: Duty, version: DutyVersion, blank: Obligation, con
         """Return the earliest end of the periods in question."""
         return min(deadlines.deadline(start, deadlines.parse_period(p), anchor, zone, calendar) for p in periods)
 
+    sent_at = case.instant(version.earlier_of, duty) if version.earlier_of else None
     conservative = ends(case.earliest) if fixed and case.earliest is not None else None
+    if sent_at is not None and conservative is not None:
+        conservative = min(conservative, sent_at)
     if fixed and started_at is None and version.clock_starts:
         missing.append(version.clock_starts)
     pending = replace(
@@ -341,11 +356,10 @@ def _timed(case: _Case, duty: Duty, version: DutyVersion, blank: Obligation, con
         return replace(pending, because=(reason, *because, *blank.because))
     deadline_at: datetime | None = ends(started_at)
     because.insert(0, f"{periods[0]} from {version.clock_starts} {_show(started_at)}")
-    sent_at = case.instant(version.earlier_of, duty) if version.earlier_of else None
     if sent_at is not None and deadline_at is not None and sent_at < deadline_at:
         deadline_at = sent_at
         because.insert(0, f"{version.earlier_of} {_show(sent_at)} comes sooner")
-    if held is not None and held[1] is not None and deadline_at is not None:
+    if held is not None and held[1] is not None and held[1] > started_at and deadline_at is not None:
         deadline_at, reason = _after_release(version, deadline_at, held[1], zone, calendar)
         because.insert(0, reason)
     if deadline_at is None:
@@ -396,8 +410,14 @@ def _hold(case: _Case, duty: Duty, version: DutyVersion) -> tuple[datetime, date
     """Return when a hold on this duty began and was released, or None where none counts."""
     if version.hold is None:
         return None
-    began = case.keyed("le_hold_from", duty)
-    return None if began is None else (began, case.keyed("le_hold_released_at", duty))
+    began, released_at = case.keyed("le_hold_from", duty), case.keyed("le_hold_released_at", duty)
+    if began is None:
+        return None
+    if released_at is not None and released_at < began:
+        raise BadInput(
+            f"le_hold_released_at {_show(released_at)} for {duty.regime_id} lies before le_hold_from {_show(began)}"
+        )
+    return began, released_at
 
 
 # Conditions
@@ -522,14 +542,12 @@ def _personal_information(case: _Case, duty: Duty, regime: str, day: date, *, li
         return _Answer(override, sentence)
     if case.triggered.get(regime) == 0:
         return _Answer(False, f"nobody's exposed data meet the definition of {regime}")
-    if facts.data_elements is None:
-        return _Answer(None, f"which data were exposed decides whether {regime} covers them", ("data_elements",))
     answers = []
     for combination in case.rules.combinations[regime]:
-        if listed_only and not combination.any_of:
+        if (listed_only and not combination.any_of) or not combination.in_force_on(day):
             continue
-        name = combination.combination_id
-        exposed = exposes(combination, facts.data_elements, day)
+        name = f"{regime} {combination.combination_id}"
+        exposed = None if facts.data_elements is None else exposes(combination, facts.data_elements, day)
         if exposed is False:
             continue
         spared = exempt(
@@ -540,22 +558,29 @@ def _personal_information(case: _Case, duty: Duty, regime: str, day: date, *, li
         )
         if spared is True:
             answers.append(_Answer(False, f"{regime}: the data are encrypted and the key is safe"))
+            continue
+        doubts, missing = [], []
+        if facts.data_elements is None:
+            doubts.append(f"which data were exposed decides whether {regime} covers them")
+            missing.append("data_elements")
         elif exposed is None:
-            doubt = combination.condition or combination.without_name_if or ""
-            answers.append(_Answer(None, f"{regime} {name}: a person decides: {doubt}"))
-        elif spared is None:
-            missing: tuple[str, ...] = ("encrypted",) if facts.encrypted is None else ()
-            missing += ("key_compromised",) if facts.key_compromised is None and facts.encrypted is not False else ()
-            if missing:
-                answers.append(_Answer(None, f"{regime} {name}: encryption would exempt", missing))
+            doubts.append(f"{name}: a person decides: {combination.condition or combination.without_name_if}")
+        if spared is None:
+            unknown = {"encrypted": facts.encrypted, "key_compromised": facts.key_compromised}
+            missing.extend(fact for fact, value in unknown.items() if value is None)
+            if None in unknown.values():
+                doubts.append(f"{regime}: encryption would exempt")
             else:
-                sentence = "the statute is silent on a key that was taken"
-                answers.append(_Answer(None, f"{regime} {name}: a person decides: {sentence}"))
+                doubts.append(f"{name}: a person decides: the statute is silent on a key that was taken")
+        unsure = combination.confidence != "high"
+        if doubts:
+            answers.append(_Answer(None, "; ".join(doubts), tuple(missing), unsure))
         else:
-            answers.append(_Answer(True, f"{regime} {name} covers the data"))
+            reading = f" (confidence {combination.confidence})" if unsure else ""
+            answers.append(_Answer(True, f"{name} covers the data{reading}", unsure=unsure))
     if not answers:
         return _Answer(False, f"the exposed data are not what {regime} covers")
-    return _any(tuple(answers))
+    return _any(tuple(sorted(answers, key=lambda answer: answer.unsure)))
 
 
 def _harm(case: _Case, duty: Duty, version: DutyVersion) -> _Answer:
@@ -641,7 +666,8 @@ def _all(answers: Iterable[_Answer]) -> _Answer:
     unknown = [answer for answer in found if answer.value is None]
     chosen = unknown or found
     sentence = "; ".join(answer.because for answer in chosen if answer.because)
-    return _Answer(None if unknown else True, sentence, tuple(fact for answer in unknown for fact in answer.missing))
+    missing = tuple(fact for answer in unknown for fact in answer.missing)
+    return _Answer(None if unknown else True, sentence, missing, any(answer.unsure for answer in found))
 
 
 def _any(answers: tuple[_Answer, ...]) -> _Answer:
@@ -651,7 +677,8 @@ def _any(answers: tuple[_Answer, ...]) -> _Answer:
     unknown = [answer for answer in answers if answer.value is None]
     chosen = unknown or answers
     sentence = "; ".join(dict.fromkeys(answer.because for answer in chosen if answer.because))
-    return _Answer(None if unknown else False, sentence, tuple(fact for answer in unknown for fact in answer.missing))
+    missing = tuple(dict.fromkeys(fact for answer in unknown for fact in answer.missing))
+    return _Answer(None if unknown else False, sentence, missing, any(answer.unsure for answer in unknown))
 
 
 def _holds(value: Any, wanted: str) -> bool:
