@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain.elements import Combination, Element, with_composites
 from consumers.domain.facts import Facts
+from consumers.domain.notice_rules import NoticeRule
 
 Recipient = Literal[
     "supervisory_authority",
@@ -152,6 +153,8 @@ class DutyVersion:
     law: str
     applies_when: str | None
     permitted_delay: str | None
+    content: str | None
+    """What the recipient is to be told; what individuals are told stands in `Rules.notices`."""
     note: str | None
     scope_note: str | None
 
@@ -196,6 +199,8 @@ class Rules:
     duties: tuple[Duty, ...]
     combinations: Mapping[str, tuple[Combination, ...]]
     elements: Mapping[str, Element]
+    notices: Mapping[str, NoticeRule]
+    """What notices to individuals must contain and how they may come, by regime."""
     zones: Mapping[str, str]
     """IANA zone by Member State of the EEA."""
     rules_version: str

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain.elements import Combination, Element
 from consumers.domain.jurisdictions import EEA
+from consumers.domain.notice_rules import NoticeRule
 from consumers.domain.rules import Duty, DutyVersion, Rules, parse_trigger
 from consumers.law.schema import (
     UNCHANGING,
@@ -27,6 +28,7 @@ from consumers.law.schema import (
     Entry,
     JurisdictionFile,
     MemberStatesFile,
+    NoticeEntry,
 )
 from consumers.law.source import Document, Where, read
 
@@ -65,6 +67,7 @@ def load_rules(path: Path) -> Rules:
     zones = _zones(path / MEMBER_STATES, problems)
     duties: dict[str, tuple[Duty, Document]] = {}
     combinations: dict[str, tuple[Combination, ...]] = {}
+    notices: dict[str, NoticeRule] = {}
     canonical: dict[str, Any] = {}
     for file in sorted(path.glob("*.yaml")):
         if file.name == CONTROLLERS:
@@ -89,6 +92,9 @@ def load_rules(path: Path) -> Rules:
             if regime_id not in header.duties:
                 where = document.at(("personal_information", regime_id))
                 problems.append(f"{where}: no duty of this file has that name{nearest(regime_id, header.duties)}")
+        for regime_id, raw in header.notices.items():
+            if (notice := _notice(document, header, regime_id, raw, problems)) is not None:
+                notices[regime_id] = notice
     if not duties and not problems:
         problems.append(f"{path}: holds no duties")
     problems.extend(_dangling(duties, combinations))
@@ -99,6 +105,7 @@ def load_rules(path: Path) -> Rules:
         duties=tuple(duty for duty, _ in duties.values()),
         combinations=combinations,
         elements=elements,
+        notices=notices,
         zones=zones,
         rules_version=hashlib.sha256(text.encode()).hexdigest(),
     )
@@ -264,6 +271,7 @@ def _versions(
             law=entry.law,
             applies_when=entry.applies_when,
             permitted_delay=entry.permitted_delay,
+            content=entry.content,
             note=entry.note,
             scope_note=entry.scope,
         )
@@ -307,6 +315,28 @@ def _combinations(
             paper_too=entry.paper_too,
             note=entry.note,
         )
+
+
+def _notice(
+    document: Document, header: JurisdictionFile, regime_id: str, raw: dict[str, Any], problems: list[str]
+) -> NoticeRule | None:
+    where: Where = ("notices", regime_id)
+    if header.duties.get(regime_id, {}).get("recipient") != "individual":
+        known = [name for name, duty in header.duties.items() if duty.get("recipient") == "individual"]
+        problems.append(
+            f"{document.at(where)}: no notice to individuals of this file has that name{nearest(regime_id, known)}"
+        )
+        return None
+    entry = _entry(NoticeEntry, document, where, raw, problems)
+    if entry is None:
+        return None
+    return NoticeRule(
+        regime_id=regime_id,
+        content=tuple(requirement.requirement() for requirement in entry.content),
+        content_reference=entry.reference,
+        media=entry.media.rules(),
+        media_reference=entry.media.reference,
+    )
 
 
 def _dangling(

@@ -16,6 +16,15 @@ from bridge.contracts.errors import nearest
 from consumers.domain import deadlines
 from consumers.domain.facts import AiSystem, Country, EntityKind, Facts, Licence, Role
 from consumers.domain.jurisdictions import JURISDICTIONS
+from consumers.domain.notice_rules import (
+    MEDIA,
+    SECTIONS,
+    SUBSTITUTE_ONLY,
+    Allowed,
+    MediumRule,
+    Requirement,
+    Substitute,
+)
 from consumers.domain.rules import (
     HARM_TESTS,
     KEYWORDS,
@@ -188,6 +197,7 @@ class DutyEntry(Entry):
     hipaa: EffectEntry = EffectEntry(effect="none")
     applies_when: Text | None = None
     permitted_delay: Text | None = None
+    content: Text | None = None
     scope: Text | None = None
     note: Text | None = None
     zone: ZoneName | None = None
@@ -239,6 +249,129 @@ class JurisdictionFile(Entry):
     last_checked_on: date
     duties: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     personal_information: dict[str, dict[str, Any]] = {}
+    notices: dict[str, dict[str, Any]] = {}
+
+
+class RequirementEntry(Entry):
+    """One thing that a notice must say: `- section: text`, with `when`, `since` and so on beside it."""
+
+    section: Text
+    text: Text
+    when: Text | None = None
+    confidence: Confidence = "high"
+    note: Text | None = None
+    since: date | None = None
+    until: date | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _section_is_the_key(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("write `- section: what the notice says`")
+        sections = [key for key in value if key in SECTIONS]
+        unknown = [str(key) for key in value if key not in SECTIONS and key not in cls.model_fields]
+        if unknown or len(sections) != 1:
+            wrong = ", ".join(unknown) or "none" if len(sections) != 1 or unknown else ""
+            raise ValueError(f"exactly one section, and not {wrong}{nearest(wrong, SECTIONS)}")
+        rest = {key: item for key, item in value.items() if key != sections[0]}
+        return {**rest, "section": sections[0], "text": value[sections[0]]}
+
+    def requirement(self) -> Requirement:
+        """Return the requirement as the engine reads it."""
+        return Requirement(self.section, self.text, self.when, self.confidence, self.note, self.since, self.until)
+
+
+class SubstituteEntry(Entry):
+    """When a substitute notice will do: any of `if`, `cost_over_usd`, `people_over`; and what it consists of."""
+
+    also_if: Annotated[Text | None, Field(alias="if")] = None
+    cost_over_usd: Annotated[int | None, Field(gt=0)] = None
+    people_over: Annotated[int | None, Field(gt=0)] = None
+    requires: Text | None = None
+
+    def substitute(self) -> Substitute:
+        """Return the substitute as the engine reads it."""
+        return Substitute(self.also_if, self.cost_over_usd, self.people_over, self.requires)
+
+
+class MediumEntry(Entry):
+    """Whether one medium serves, written out where a word is not enough."""
+
+    allowed: Allowed
+    condition: Text | None = None
+    substitute: bool = False
+    confidence: Confidence | None = None
+    note: str | None = None
+    """Empty: the note that all media share does not hold for this one."""
+
+
+class MediaEntry(Entry):
+    """Each medium: `yes`, `no`, `unknown`, `substitute`, `if ...`, or written out."""
+
+    reference: Text
+    confidence: Confidence = "high"
+    note: Text | None = None
+    written_letter: Text | MediumEntry
+    email: Text | MediumEntry
+    telephone: Text | MediumEntry
+    sms: Text | MediumEntry
+    account_notice: Text | MediumEntry
+    website_posting: Text | MediumEntry
+    state_media: Text | MediumEntry
+    in_app: Text | MediumEntry
+    substitute: SubstituteEntry | None = None
+
+    @model_validator(mode="after")
+    def _words_are_known(self) -> Self:
+        for medium in MEDIA:
+            written = getattr(self, medium)
+            if isinstance(written, str) and written not in _MEDIUM_WORDS and not written.startswith("if "):
+                raise ValueError(f"{medium}: {written!r} is not known; write {', '.join(_MEDIUM_WORDS)} or if ...")
+            substitutes = written == "substitute" or (isinstance(written, MediumEntry) and written.substitute)
+            if substitutes and self.substitute is None:
+                raise ValueError(f"{medium} serves a substitute notice: write under `substitute` when it will do")
+        return self
+
+    def rules(self) -> tuple[MediumRule, ...]:
+        """Return each medium as the engine reads it."""
+        return tuple(self._rule(medium) for medium in MEDIA)
+
+    def _rule(self, medium: str) -> MediumRule:
+        written = getattr(self, medium)
+        entry = written if isinstance(written, MediumEntry) else _medium(written)
+        confidence, note = _UNNAMED.get(entry.allowed, (self.confidence, self.note))
+        return MediumRule(
+            medium=medium,
+            allowed=entry.allowed,
+            condition=entry.condition,
+            substitute=self.substitute.substitute() if entry.substitute and self.substitute else None,
+            confidence=entry.confidence or confidence,
+            note=note if entry.note is None else entry.note or None,
+        )
+
+
+class NoticeEntry(Entry):
+    """What a notice to individuals must contain, and by which media it may come."""
+
+    reference: Text
+    content: Annotated[tuple[RequirementEntry, ...], Field(min_length=1)]
+    media: MediaEntry
+
+
+_MEDIUM_WORDS: tuple[str, ...] = ("yes", "no", "unknown", "substitute")
+_UNNAMED: dict[str, tuple[Confidence, str]] = {
+    "unknown": ("low", "Not named by the statute: use only in addition to a listed method"),
+    "no": ("high", "Not among the listed methods"),
+}
+"""What holds of a medium that the law does not allow by name, unless the rule says otherwise."""
+
+
+def _medium(written: str) -> MediumEntry:
+    if written == "substitute":
+        return MediumEntry(allowed="conditional", condition=SUBSTITUTE_ONLY, substitute=True)
+    if written.startswith("if "):
+        return MediumEntry(allowed="conditional", condition=written.removeprefix("if "))
+    return MediumEntry.model_validate({"allowed": written})
 
 
 class ElementEntry(Entry):
