@@ -21,11 +21,18 @@ import structlog
 from bridge.contracts.envelope import Message, seal_envelope, tombstone
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import Contact as _Contact
-from bridge.contracts.events import CustomerChanged, NoticeRead, OrderChanged, ProvenanceRecorded, SealedContact
+from bridge.contracts.events import (
+    CustomerChanged,
+    NoticeRead,
+    OrderChanged,
+    ProvenanceRecorded,
+    SealedContact,
+    StoreBeat,
+)
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import ChangeBatch, View
 from bridge.magento.reader import StoreReader
-from bridge.magento.snapshots import FAULTS, CustomerState, NoticeReadState, OrderState, Removed, State
+from bridge.magento.snapshots import FAULTS, Beat, CustomerState, NoticeReadState, OrderState, Removed, State
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import NotPublished
 from bridge.runtime.sealing import email_hmac, value_hmac
@@ -36,6 +43,7 @@ log = structlog.get_logger()
 
 TRANSACTIONAL_ID = "relay"
 SOURCE = "/relay"
+BEAT_KEY = "heartbeat"
 
 ACTIVE = gauge("tocsin_relay_active", "1 while this relay is the active one", question="does exactly one relay work?")
 AGE = gauge(
@@ -53,7 +61,7 @@ RECORDS = counter(
     "tocsin_relay_records_total",
     "messages published",
     question="what does the relay publish?",
-    labels={"kind": ["customer", "order", "provenance", "notice_read", "tombstone"]},
+    labels={"kind": ["customer", "order", "provenance", "notice_read", "tombstone", "beat"]},
 )
 FAULTY = counter(
     "tocsin_relay_faults_total",
@@ -86,6 +94,7 @@ class Publishing(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]: ...
     def send(self, topic: Topic, message: Message) -> None: ...
+    def send_to_all(self, topic: Topic, message: Message) -> None: ...
     def close(self) -> None: ...
 
 
@@ -140,6 +149,10 @@ class StateMessages:
                     at=at,
                     event_id=f"{state.notice_id}/read",
                 )
+            case Beat():
+                RECORDS.labels("beat").inc()
+                beat = StoreBeat(beat_at=state.beat_at)
+                return STORE_CHANGES, seal_envelope(beat, key=BEAT_KEY, root=BEAT_KEY, source=SOURCE, at=at)
 
     def _customer(self, state: CustomerState, root: str) -> CustomerChanged:
         return CustomerChanged(
@@ -220,6 +233,7 @@ class RelayStage:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._complete_until = clock.now()
+        self._beat_at: datetime | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Relay until `stop` is set; wait out a store or a Kafka that does not answer.
@@ -272,6 +286,7 @@ class RelayStage:
         beat_due = 0.0
         while not stop.is_set():
             if time.monotonic() >= beat_due:
+                self._beat_at = self._clock.now()
                 self._reader.beat(self._name)
                 beat_due = time.monotonic() + _BEAT_SECONDS
             if not self._may_publish():
@@ -318,7 +333,13 @@ class RelayStage:
         batch = self._reader.next_batch(self._settings.batch_size, besides)
         states = self._reader.states_of(batch) if batch else ()
         at = self._clock.now()
-        return _Prepared(batch, [self._messages.of(state, at) for state in states], began, read_at)
+        return _Prepared(batch, [self._messages.of(self._timed(state), at) for state in states], began, read_at)
+
+    def _timed(self, state: State) -> State:
+        """Return the heartbeat with the instant at which this relay wrote it: the row keeps whole seconds only."""
+        if isinstance(state, Beat) and state.relay == self._name and self._beat_at is not None:
+            return Beat(state.relay, self._beat_at)
+        return state
 
     def _attended(self, work: Future[_T]) -> _T:
         """Wait for `work` on the other thread while showing the store that this relay lives."""
@@ -337,4 +358,7 @@ class RelayStage:
 def _publish(publisher: Publishing, messages: Sequence[Outgoing]) -> None:
     with publisher.transaction():
         for topic, message in messages:
-            publisher.send(topic, message)
+            if message.key == BEAT_KEY:
+                publisher.send_to_all(topic, message)
+            else:
+                publisher.send(topic, message)

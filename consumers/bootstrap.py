@@ -179,11 +179,12 @@ def _relay(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Sealer, load_join_key, load_public_key
 
     settings = parts.get(Settings)
+    join_key = load_join_key(settings.paths.join_key)
     return RelayStage(
         open_store(settings.store, process.clock),
         lambda: _publisher(parts, TRANSACTIONAL_ID),
-        Sealer(load_public_key(settings.paths.sealing_public_key), process.clock),
-        load_join_key(settings.paths.join_key),
+        Sealer(load_public_key(settings.paths.sealing_public_key), process.clock, join_key),
+        join_key,
         settings.relay,
         process.clock,
         process.health,

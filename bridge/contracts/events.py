@@ -74,6 +74,8 @@ class SealedContact(BaseModel):
     """Base64 of the HPKE encapsulation and ciphertext of the data key."""
     nonce: str
     ciphertext: str
+    digest: Sha256 | None = None
+    """Keyed hash of root and contact: tells that two seals hold the same, and nothing else."""
 
 
 class Contact(BaseModel):
@@ -158,6 +160,14 @@ class ProvenanceRecorded(Event):
     input_fields: tuple[str, ...] = ()
     legal_basis: str | None = None
     faults: tuple[str, ...] = ()
+
+
+class StoreBeat(Event):
+    """The relay's heartbeat row as it came through changelog and relay, once to every partition: no state, only time."""
+
+    ce_type: ClassVar[str] = "tocsin.store.beat.v1"
+    beat_at: Instant
+    """When the relay wrote the row in the store, by the relay's clock."""
 
 
 class CustomerDeparted(_Person):
@@ -394,7 +404,7 @@ EVENTS: dict[str, type[Event]] = {
     for event in (
         CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, AlertReceived, IncidentRevised,
         CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice, DeliveryOutcome, NoticeRead, CaseEvent,
-        DeadLettered,
+        DeadLettered, StoreBeat,
     )
 }  # fmt: skip
 """Every message by its `ce_type`."""

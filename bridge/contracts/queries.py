@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.contracts.events import Coverage, ProvenanceRecorded
+from bridge.contracts.fingerprints import Entity
 from bridge.contracts.scope import Instant, Scope
 
 
@@ -56,6 +57,9 @@ class PartitionStatus(Answer):
     record_count: int
     head_at: Instant
     """When the file was last known to hold everything that had been published."""
+    beat_written_at: Instant | None = None
+    """When the newest heartbeat that arrived was written in the store; None before the first."""
+    beat_visible_at: Instant | None = None
     resolved: tuple[str, ...] = ()
     """`incident/revision`."""
     file_bytes: int
@@ -118,6 +122,87 @@ class PartitionDataMap(Answer):
     """People who hold a registered attribute's value without a record, by attribute."""
 
 
+class RangesAsked(Answer):
+    """The question of `ranges`."""
+
+    entity: Entity
+
+
+class RangePrint(Answer):
+    """One range of `bridge.contracts.fingerprints`: what is not deleted, counted and summed up."""
+
+    range: int
+    count: int
+    sum: int
+    """Of the fingerprints, modulo `SUM_MODULUS`."""
+    deleted_count: int = 0
+    """Records that exist only as deleted ones; not in `count` and `sum`."""
+
+
+class PartitionRanges(Answer):
+    """All ranges of one partition that hold anything."""
+
+    partition: int
+    position_offset: int
+    ranges: tuple[RangePrint, ...]
+
+
+class KeysAsked(Answer):
+    """The question of `keys`: of these keys; or of these ranges; or of all records known to be altered."""
+
+    entity: Entity
+    keys: tuple[str, ...] = ()
+    ranges: tuple[int, ...] = ()
+    altered: bool = False
+    limit: int = Field(default=100_000, ge=1, le=1_000_000)
+
+
+class KeyPrint(Answer):
+    """One entity as the index holds it."""
+
+    key: str
+    fingerprint: int
+    content: int = 0
+    """Of a record: the fingerprint without `deleted_at`."""
+    deleted: bool = False
+    altered: bool = False
+    """Of a record: its content changed after it was first read, which append-only forbids."""
+
+
+class PartitionKeys(Answer):
+    """What one partition holds of what was asked."""
+
+    partition: int
+    position_offset: int
+    keys: tuple[KeyPrint, ...]
+
+
+class FaultSeen(Answer):
+    """A field of the store's rows that could not be understood."""
+
+    entity: Entity
+    field: str
+    count: int
+    examples: tuple[str, ...] = ()
+    """Keys of a few such rows."""
+
+
+class PartitionFaults(Answer):
+    """What of one partition's rows could not be understood, or should not have changed."""
+
+    partition: int
+    faults: tuple[FaultSeen, ...]
+    altered_count: int
+
+
+class PartitionSeals(Answer):
+    """Contacts by the id of the key that they are sealed to."""
+
+    partition: int
+    present: dict[str, int]
+    departed: dict[str, int]
+
+
 class WorkerAnswer(Answer):
     """What one worker sends back: one entry for each partition that it owns."""
 
@@ -170,3 +255,29 @@ class DataMap(Gathered):
 
     rows: tuple[DataMapRow, ...]
     untagged: dict[str, int]
+
+
+class Ranges(Gathered):
+    """Ranges over all partitions that answered, by range."""
+
+    ranges: dict[int, RangePrint]
+
+
+class Keys(Gathered):
+    """Keys over all partitions that answered, by key."""
+
+    keys: dict[str, KeyPrint]
+
+
+class Faults(Gathered):
+    """What could not be understood, over all partitions that answered."""
+
+    faults: tuple[FaultSeen, ...]
+    altered_count: int
+
+
+class Seals(Gathered):
+    """Contacts by sealing key, over all partitions that answered."""
+
+    present: dict[str, int]
+    departed: dict[str, int]

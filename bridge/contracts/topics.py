@@ -23,6 +23,7 @@ from bridge.contracts.events import (
     OrderChanged,
     PartitionResolved,
     ProvenanceRecorded,
+    StoreBeat,
 )
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -46,7 +47,7 @@ class Topic:
 
 STORE_CHANGES = Topic(
     "tocsin.store-changes", "the store's current state, by entity, contacts sealed", "entity", 6, "compact", None,
-    ("relay",), ("index",), (CustomerChanged, OrderChanged, ProvenanceRecorded, EntityRemoved),
+    ("relay",), ("index",), (CustomerChanged, OrderChanged, ProvenanceRecorded, EntityRemoved, StoreBeat),
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 DEPARTED_CUSTOMERS = Topic(

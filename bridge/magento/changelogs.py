@@ -18,6 +18,7 @@ class View(StrEnum):
     ORDER = "tocsin_order"  # the order
     PROVENANCE = "tocsin_provenance"  # the row, beside its record id and root
     ACCOUNT_NOTICE = "tocsin_account_notice"  # the row
+    HEARTBEAT = "tocsin_heartbeat"  # the only row
 
     @property
     def changelog(self) -> str:
@@ -49,6 +50,8 @@ class ChangeBatch:
     order_ids: Sequence[int] = ()
     provenance: Sequence[ProvenanceRow] = ()
     notice_row_ids: Sequence[int] = ()
+    beat: bool = False
+    """Whether the heartbeat row changed."""
     full: bool = False
     """Whether a changelog held more than was asked for: there is a backlog."""
 
@@ -70,6 +73,7 @@ def batch_of(
         # The same row twice: the later one is newer.
         provenance=list({row.row_id: row for row in provenance if row.row_id}.values()),
         notice_row_ids=_distinct(entity_id for _, entity_id in rows.get(View.ACCOUNT_NOTICE, ())),
+        beat=bool(rows.get(View.HEARTBEAT)),
         full=full,
     )
 

@@ -133,6 +133,7 @@ _WATCHED: tuple[tuple[View, str, str, tuple[str, ...]], ...] = (
     (View.ORDER, "sales_order_address", "parent_id", _ORDER_ADDRESS_TOLD),
     (View.PROVENANCE, "tocsin_provenance", "id", _PROVENANCE_TOLD),
     (View.ACCOUNT_NOTICE, "tocsin_account_notice", "id", _NOTICE_TOLD),
+    (View.HEARTBEAT, "tocsin_heartbeat", "id", ("relay", "beat_at")),
 )
 """What the module's mview.xml watches: view, table, the column that becomes `entity_id`, and whose change is told."""
 

@@ -83,7 +83,15 @@ class Removed:
     root: str
 
 
-State = CustomerState | OrderState | ProvenanceRecorded | NoticeReadState | Removed
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The heartbeat row: which relay wrote it last, and when, to the second."""
+
+    relay: str
+    beat_at: datetime
+
+
+State = CustomerState | OrderState | ProvenanceRecorded | NoticeReadState | Removed | Beat
 
 
 class _Address:
@@ -225,6 +233,12 @@ def provenance_state(document: str) -> ProvenanceRecorded | None:
 def notice_read_state(notice_id: str, customer_id: int, read_at: str, now: datetime) -> NoticeReadState:
     """Return a reading of a notice. An unreadable time becomes `now`: that it was read is what matters."""
     return NoticeReadState(notice_id, customer_id, _instant(read_at) or now)
+
+
+def beat_of(relay: str, beat_at: str) -> Beat | None:
+    """Return the heartbeat row's state, or None for one whose time is unreadable."""
+    at = _instant(beat_at)
+    return None if at is None else Beat(relay, at)
 
 
 def _row(document: str, faults: list[str]) -> Row:

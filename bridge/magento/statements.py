@@ -101,6 +101,7 @@ ATTRIBUTES = (
     " JOIN {p}eav_entity_type t ON t.entity_type_id = a.entity_type_id WHERE t.entity_type_code = 'customer'"
 )
 
+HEARTBEAT = "SELECT h.relay, CAST(h.beat_at AS CHAR) FROM {p}tocsin_heartbeat h WHERE h.id = 1"
 BEAT = "UPDATE {p}tocsin_heartbeat SET relay = :relay, beat_at = :beat_at WHERE id = 1"
 
 # `{now_ms}` and `{lead_ms}` are the lead's: the server's clock, and how long a lease lasts, in milliseconds.

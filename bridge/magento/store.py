@@ -19,6 +19,7 @@ from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
     Removed,
     State,
+    beat_of,
     customer_state,
     notice_read_state,
     order_state,
@@ -107,7 +108,8 @@ class SqlStore:
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
             for notice_id, customer_id, read_at in self._session.rows(statements.READ_NOTICES, batch.notice_row_ids)
         ]
-        return [*removed, *customers.values(), *orders, *records, *reads]
+        beats = [beat_of(*row) for row in self._session.rows(statements.HEARTBEAT)] if batch.beat else []
+        return [*removed, *customers.values(), *orders, *records, *reads, *(beat for beat in beats if beat is not None)]
 
     def _customer_states(self, ids: Sequence[int], removed: list[State]) -> dict[int, State]:
         country = self._settings.default_country

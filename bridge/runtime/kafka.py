@@ -103,6 +103,11 @@ class Publisher:
         partition = partition_of(message.root, self.partition_count(topic))
         self.send_raw(topic, partition, message.key.encode(), message.value, message.headers)
 
+    def send_to_all(self, topic: Topic, message: Message) -> None:
+        """Queue `message` on every partition, whatever its root."""
+        for partition in range(self.partition_count(topic)):
+            self.send_raw(topic, partition, message.key.encode(), message.value, message.headers)
+
     def send_raw(
         self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> None:

@@ -52,9 +52,12 @@ class _DataKey:
 
 
 class Sealer:
-    """Seals contacts to dispatch's `public_key` (32 bytes, X25519). Raises BadInput if it is no such key."""
+    """Seals contacts to dispatch's `public_key` (32 bytes, X25519). Raises BadInput if it is no such key.
 
-    def __init__(self, public_key: bytes, clock: Clock) -> None:
+    With `join_key` each seal carries a keyed hash of what it holds, by which `tocsin relay verify` compares unopened.
+    """
+
+    def __init__(self, public_key: bytes, clock: Clock, join_key: bytes | None = None) -> None:
         try:
             self._public_key = X25519PublicKey.from_public_bytes(public_key)
         except ValueError:
@@ -63,6 +66,7 @@ class Sealer:
             ) from None
         self.key_id = key_id_of(public_key)
         self._clock = clock
+        self._join_key = join_key
         self._data_key = self._new_data_key()
 
     def _new_data_key(self) -> _DataKey:
@@ -76,12 +80,14 @@ class Sealer:
             self._data_key = self._new_data_key()
         # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._data_key.cipher.encrypt(nonce, contact.model_dump_json().encode(), root.encode())
+        clear = contact.model_dump_json().encode()
+        sealed = self._data_key.cipher.encrypt(nonce, clear, root.encode())
         return SealedContact(
             key_id=self.key_id,
             wrapped_key=self._data_key.wrapped,
             nonce=base64.b64encode(nonce).decode(),
             ciphertext=base64.b64encode(sealed).decode(),
+            digest=None if self._join_key is None else contact_digest(self._join_key, clear, root),
         )
 
 
@@ -197,6 +203,11 @@ def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
 def value_hmac(join_key: bytes, attribute: str, value: str) -> str:
     """Return the join key's hash of an attribute's value, in hex; equal values of two attributes hash differently."""
     return hmac.digest(join_key, b"attribute\0" + attribute.encode() + b"\0" + value.encode(), "sha256").hex()
+
+
+def contact_digest(join_key: bytes, contact: bytes, root: str) -> str:
+    """Return the join key's hash of a contact in its JSON form, in hex; the same contact under two roots hashes differently."""
+    return hmac.digest(join_key, b"contact\0" + root.encode() + b"\0" + contact, "sha256").hex()
 
 
 # Key files: one base64 key a line, the present one first; `#` starts a comment ---------------------------------------

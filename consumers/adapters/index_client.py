@@ -17,27 +17,51 @@ from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import Coverage, Sensitivity
+from bridge.contracts.fingerprints import SUM_MODULUS
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.queries import (
     Answer,
     DataMap,
     DataMapRow,
+    Faults,
+    FaultSeen,
     IndexStatus,
     Inspection,
+    Keys,
+    KeysAsked,
     KnownNames,
     PartitionDataMap,
+    PartitionFaults,
+    PartitionKeys,
     PartitionNames,
     PartitionPreview,
+    PartitionRanges,
+    PartitionSeals,
     PartitionStatus,
     Preview,
     PreviewAsked,
+    RangePrint,
+    Ranges,
+    RangesAsked,
+    Seals,
     WorkerAnswer,
 )
 from bridge.contracts.scope import Scope
 
 log = structlog.get_logger()
 
-A = TypeVar("A", PartitionPreview, PartitionStatus, PartitionNames, Inspection, PartitionDataMap)
+A = TypeVar(
+    "A",
+    PartitionPreview,
+    PartitionStatus,
+    PartitionNames,
+    Inspection,
+    PartitionDataMap,
+    PartitionRanges,
+    PartitionKeys,
+    PartitionFaults,
+    PartitionSeals,
+)
 
 
 class IndexClient:
@@ -116,6 +140,52 @@ class IndexClient:
             silent_partitions=_silent(count, answers),
             rows=tuple(_merged_row(rows[key]) for key in sorted(rows)),
             untagged=_summed(each.untagged for each in answers.values()),
+        )
+
+    def ranges(self, asked: RangesAsked) -> Ranges:
+        """Return counts and sums of fingerprints by range."""
+        count, answers = self._gather(PartitionRanges, "POST", "/ranges", asked.model_dump_json().encode())
+        total: dict[int, RangePrint] = {}
+        for answer in answers.values():
+            for each in answer.ranges:
+                known = total.get(each.range, RangePrint(range=each.range, count=0, sum=0))
+                total[each.range] = RangePrint(
+                    range=each.range,
+                    count=known.count + each.count,
+                    sum=(known.sum + each.sum) % SUM_MODULUS,
+                    deleted_count=known.deleted_count + each.deleted_count,
+                )
+        return Ranges(partition_count=count, silent_partitions=_silent(count, answers), ranges=total)
+
+    def keys(self, asked: KeysAsked) -> Keys:
+        """Return what the index holds of the keys or ranges asked for."""
+        count, answers = self._gather(PartitionKeys, "POST", "/keys", asked.model_dump_json().encode())
+        found = {each.key: each for answer in answers.values() for each in answer.keys}
+        return Keys(partition_count=count, silent_partitions=_silent(count, answers), keys=found)
+
+    def faults(self) -> Faults:
+        """Return what of the store's rows could not be understood."""
+        count, answers = self._gather(PartitionFaults, "GET", "/faults")
+        found: dict[tuple[str, str], FaultSeen] = {}
+        for answer in answers.values():
+            for each in answer.faults:
+                known = found.get((each.entity, each.field))
+                found[each.entity, each.field] = each if known is None else _merged_fault(known, each)
+        return Faults(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            faults=tuple(found[key] for key in sorted(found)),
+            altered_count=sum(each.altered_count for each in answers.values()),
+        )
+
+    def seals(self) -> Seals:
+        """Count contacts by the key that they are sealed to."""
+        count, answers = self._gather(PartitionSeals, "GET", "/seals")
+        return Seals(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            present=_summed(each.present for each in answers.values()),
+            departed=_summed(each.departed for each in answers.values()),
         )
 
     def _gather(self, kind: type[A], method: str, path: str, body: bytes | None = None) -> tuple[int, dict[int, A]]:
@@ -206,6 +276,11 @@ def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, count in part.items():
             total[name] = total.get(name, 0) + count
     return dict(sorted(total.items()))
+
+
+def _merged_fault(one: FaultSeen, other: FaultSeen) -> FaultSeen:
+    examples = sorted({*one.examples, *other.examples})[: max(len(one.examples), len(other.examples))]
+    return one.model_copy(update={"count": one.count + other.count, "examples": tuple(examples)})
 
 
 def _merged_row(rows: Sequence[DataMapRow]) -> DataMapRow:

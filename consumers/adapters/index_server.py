@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from bridge.contracts.envelope import fields_at_fault
 from bridge.contracts.errors import TocsinError
-from bridge.contracts.queries import Answer, PreviewAsked, WorkerAnswer
+from bridge.contracts.queries import Answer, KeysAsked, PreviewAsked, RangesAsked, WorkerAnswer
 from bridge.runtime.run_files import write_run_file
+from consumers.adapters import index_comparison
 from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
 
 log = structlog.get_logger()
@@ -28,7 +29,7 @@ Question = Callable[[PartitionReader], Answer]
 
 
 class IndexServer:
-    """Answers `preview`, `status`, `names`, `inspect` and `data-map` for every partition that `index` has open."""
+    """Answers what `bridge.contracts.queries` asks for every partition that `index` has open."""
 
     def __init__(self, host: str, run_directory: Path, index: ProvenanceIndex) -> None:
         self._host = host
@@ -50,6 +51,8 @@ class IndexServer:
                     "/status": PartitionReader.status,
                     "/names": PartitionReader.names,
                     "/data-map": PartitionReader.data_map,
+                    "/faults": index_comparison.faults,
+                    "/seals": index_comparison.seals,
                 }
                 if url.path == "/inspect":
                     root = parse_qs(url.query).get("root", [""])[0]
@@ -57,22 +60,30 @@ class IndexServer:
                 elif url.path in questions:
                     self._answer(questions[url.path])
                 else:
-                    self._say(404, {"error": "no such question: /preview, /status, /names, /inspect, /data-map"})
+                    self._say(404, {"error": f"no such question: /inspect, {', '.join(questions)}"})
 
             def do_POST(self) -> None:
-                if urlsplit(self.path).path != "/preview":
-                    self._say(404, {"error": "no such question: POST /preview"})
+                path = urlsplit(self.path).path
+                if path not in ("/preview", "/ranges", "/keys"):
+                    self._say(404, {"error": "no such question: POST /preview, /ranges, /keys"})
                     return
                 length = int(self.headers.get("Content-Length") or 0)
                 if length > _MAX_BODY_BYTES:
-                    self._say(413, {"error": f"a scope of more than {_MAX_BODY_BYTES} bytes"})
+                    self._say(413, {"error": f"a question of more than {_MAX_BODY_BYTES} bytes"})
                     return
+                body = self.rfile.read(length)
                 try:
-                    asked = PreviewAsked.model_validate_json(self.rfile.read(length))
+                    if path == "/ranges":
+                        ranges = RangesAsked.model_validate_json(body)
+                        self._answer(lambda reader: index_comparison.ranges(reader, ranges))
+                    elif path == "/keys":
+                        keys = KeysAsked.model_validate_json(body)
+                        self._answer(lambda reader: index_comparison.keys(reader, keys))
+                    else:
+                        scope = PreviewAsked.model_validate_json(body).scope
+                        self._answer(lambda reader: reader.preview(scope))
                 except ValidationError as error:
-                    self._say(400, {"error": f"not a scope: {fields_at_fault(error)}"})
-                    return
-                self._answer(lambda reader: reader.preview(asked.scope))
+                    self._say(400, {"error": f"not a question of {path}: {fields_at_fault(error)}"})
 
             def _answer(self, question: Question) -> None:
                 try:

@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -105,6 +105,19 @@ _FROZEN_COLUMNS: _Columns = {
 }
 
 
+_MAY_CHANGE = frozenset({"record_id", "deleted_at", "faults"})
+# What was not there before may come (a later version reads more of a row), and what was unreadable may be put right.
+_ALTERED = (
+    "provenance.altered OR (len(provenance.faults) = 0 AND ("
+    + " OR ".join(
+        f"(provenance.{name} IS NOT NULL AND provenance.{name} IS DISTINCT FROM excluded.{name})"
+        for name in _RECORD_COLUMNS
+        if name not in _MAY_CHANGE
+    )
+    + "))"
+)
+
+
 def _columns(columns: _Columns, key: str | None = None) -> str:
     return ", ".join(
         f"{name} {kind if isinstance(kind, str) else kind[0] + '[]'}{' PRIMARY KEY' if name == key else ''}"
@@ -119,7 +132,8 @@ CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, parti
 CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
 CREATE TABLE customer ({_columns(_PERSON_COLUMNS, "root")});
 CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS, "root")});
-CREATE TABLE provenance ({_columns(_RECORD_COLUMNS, "record_id")});
+CREATE TABLE provenance ({_columns(_RECORD_COLUMNS, "record_id")}, altered BOOLEAN DEFAULT false);
+CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
 CREATE TABLE resolved (incident_id VARCHAR, revision INTEGER, PRIMARY KEY (incident_id, revision));
 CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standing VARCHAR,
     PRIMARY KEY (incident_id, revision, root));
@@ -161,6 +175,9 @@ class PartitionReader:
         result = self._connection.execute(sql, list(parameters))
         names = [column[0] for column in result.description or ()]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    rows = _rows
+    """Ask the file in its own SQL; for the other questions of this room."""
 
     def _value(self, sql: str, *parameters: Any) -> Any:
         row = self._connection.execute(sql, list(parameters)).fetchone()
@@ -392,15 +409,17 @@ class PartitionReader:
             """SELECT (SELECT count(*) FROM customer WHERE order_id IS NULL) AS customer_count,
             (SELECT count(*) FROM customer WHERE order_id IS NOT NULL) AS order_count,
             (SELECT count(*) FROM departed) AS departed_count, (SELECT count(*) FROM provenance) AS record_count,
-            (SELECT head_at FROM meta) AS head_at"""
+            (SELECT head_at FROM meta) AS head_at, (SELECT written_at FROM beat) AS beat_written_at,
+            (SELECT visible_at FROM beat) AS beat_visible_at"""
         )[0]
+        instants = {name: row[name] and _in_utc(row[name]) for name in row if name.endswith("_at")}
         resolved = self._rows("SELECT incident_id || '/' || revision AS name FROM resolved ORDER BY name")
         return PartitionStatus(
             partition=self.partition,
             position_offset=self.positions().get(STORE_CHANGES.name, 0),
             resolved=tuple(each["name"] for each in resolved),
             file_bytes=self.path.stat().st_size,
-            **(row | {"head_at": _in_utc(row["head_at"])}),
+            **(row | instants),
         )
 
     def names(self) -> PartitionNames:
@@ -518,8 +537,12 @@ class PartitionFile(PartitionReader):
         self._connection.execute("DELETE FROM departed WHERE root IN (SELECT unnest(?::VARCHAR[]))", [list(roots)])
 
     def put_records(self, records: Sequence[ProvenanceRecorded]) -> None:
-        """Store records as the store holds them now; at most one for each record id."""
-        self._upsert("provenance", "record_id", _RECORD_COLUMNS, [each.model_dump(mode="json") for each in records])
+        """Store records as the store holds them now; at most one for each record id.
+
+        Append-only: whose content was read in full before and is another now is remembered as altered.
+        """
+        rows = [each.model_dump(mode="json") for each in records]
+        self._upsert("provenance", "record_id", _RECORD_COLUMNS, rows, also=f"altered = {_ALTERED}")
 
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None:
         """Store kept copies of deleted records, unless the store's own word on a record is known."""
@@ -548,6 +571,11 @@ class PartitionFile(PartitionReader):
     def note_head(self, at: datetime) -> None:
         """Remember that at `at` the file held everything published: younger tombstones cannot have been missed."""
         self._connection.execute("UPDATE meta SET head_at = ?", [stored(at)])
+
+    def note_beat(self, written_at: datetime, visible_at: datetime) -> None:
+        """Remember when the newest heartbeat was written in the store, and when it was visible here."""
+        self._connection.execute("DELETE FROM beat")
+        self._connection.execute("INSERT INTO beat VALUES (?, ?)", [stored(written_at), stored(visible_at)])
 
     def mark_resolved(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None:
         """Remember that this revision is answered and who was published, standings by root."""
@@ -627,8 +655,11 @@ class PartitionFile(PartitionReader):
         rows: Sequence[Mapping[str, Any]],
         *,
         replace: bool = True,
+        also: str = "",
     ) -> None:
-        changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name != key)
+        changes = ", ".join(
+            [*(f"{name} = excluded.{name}" for name in columns if name != key), *([also] if also else [])]
+        )
         action = f"DO UPDATE SET {changes}" if replace else "DO NOTHING"
         for chunk in _chunks(rows):
             # One JSON document for the whole chunk: a row at a time costs DuckDB a hundred times as much.
@@ -878,7 +909,7 @@ def _person(row: Mapping[str, Any]) -> Person:
 
 def _record(row: Mapping[str, Any]) -> ProvenanceRecorded:
     instants = {name: row[name] and _in_utc(row[name]) for name in ("generated_at", "deleted_at")}
-    return ProvenanceRecorded.model_validate({**row, **instants})
+    return ProvenanceRecorded.model_validate({name: row[name] for name in _RECORD_COLUMNS} | instants)
 
 
 def _in_utc(at: datetime) -> datetime:

@@ -29,6 +29,7 @@ from bridge.contracts.events import (
     OrderChanged,
     PartitionResolved,
     ProvenanceRecorded,
+    StoreBeat,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -79,6 +80,13 @@ RESOLUTION = histogram(
 )
 
 
+VISIBLE = gauge(
+    "tocsin_index_visible_seconds",
+    "from the relay's last heartbeat written in the store to it being visible here; the slowest of this worker's partitions",
+    question="how long does a change in the store take until it counts?",
+)
+
+
 class PartitionFile(Protocol):
     """One partition's part of the index, held by this process alone."""
 
@@ -96,6 +104,7 @@ class PartitionFile(Protocol):
     def mark_deleted(self, deleted_at: Mapping[str, datetime]) -> None: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
+    def note_beat(self, written_at: datetime, visible_at: datetime) -> None: ...
     def answer(self, scope: Scope, roots: Iterable[str] | None = None) -> list[Found]: ...
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]: ...
     def is_resolved(self, incident_id: str, revision: int) -> bool: ...
@@ -185,6 +194,8 @@ class Changes:
     departed: dict[str, CustomerDeparted] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
     kept: dict[str, ProvenanceRecorded] = field(default_factory=dict)
+    beat_at: datetime | None = None
+    """When the newest heartbeat was written in the store."""
     misplaced: list[Received] = field(default_factory=list)
     """Events that this topic never carries."""
 
@@ -210,6 +221,8 @@ def fold(batch: Iterable[Received]) -> Changes:
             changes.deleted.setdefault(event.key.removeprefix(_PROVENANCE_PREFIX), _occurred_at(message))
         elif isinstance(event, EntityRemoved):
             changes.leaving[event.root] = (_occurred_at(message), changes.persons.pop(event.root, None))
+        elif isinstance(event, StoreBeat):
+            changes.beat_at = event.beat_at
         else:
             changes.misplaced.append(message)
     return changes
@@ -276,6 +289,7 @@ class IndexStage:
         self._stood_at: dict[int, dict[str, int]] = {}
         self._empty: dict[tuple[str, int], tuple[int, int]] = {}
         self._upkeep_due = 0.0
+        self._visible_seconds: dict[int, float] = {}
         self._partition_count = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -343,6 +357,7 @@ class IndexStage:
         for partition in {number for topic, number in partitions if topic == STORE_CHANGES.name}:
             self._files.pop(partition, None)
             self._stood_at.pop(partition, None)
+            self._visible_seconds.pop(partition, None)
             self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
             self._index.close(partition)
         self._owned_changed()
@@ -366,6 +381,10 @@ class IndexStage:
                 file.set_positions(
                     {topic: offset for (topic, number), offset in positions.items() if number == partition}
                 )
+                if changes.beat_at is not None:
+                    file.note_beat(changes.beat_at, self._clock.now())
+            if changes.beat_at is not None:
+                self._show_delay(partition, changes.beat_at)
         APPLIED.inc(len(batch))
 
     def tick(self) -> None:
@@ -387,6 +406,10 @@ class IndexStage:
         if time.monotonic() >= self._upkeep_due:
             self._upkeep_due = time.monotonic() + self._upkeep_seconds
             self._keep_up()
+
+    def _show_delay(self, partition: int, written_at: datetime) -> None:
+        self._visible_seconds[partition] = max(0.0, (self._clock.now() - written_at).total_seconds())
+        VISIBLE.set(max(self._visible_seconds.values()))
 
     def _set_aside(self, message: Received) -> None:
         self._dead_letters.put_raw(

@@ -47,6 +47,9 @@ class Held:
     def send(self, topic: Topic, message: Message) -> None:
         self._publisher.send(topic, message)
 
+    def send_to_all(self, topic: Topic, message: Message) -> None:
+        self._publisher.send_to_all(topic, message)
+
     def close(self) -> None:
         self._publisher.close()
 

@@ -31,7 +31,7 @@ from bridge.magento.grants import grants
 from bridge.magento.reader import LeadLost
 from bridge.magento.snapshots import CustomerState
 from bridge.magento.store import SqlStore, open_store
-from bridge.relay import TRANSACTIONAL_ID, RelayStage
+from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, Publisher
 from bridge.runtime.sealing import Opener, Sealer, generate_sealing_keys
@@ -98,7 +98,7 @@ class Read:
             while any(consumer.position(each) < ends[each] for each in partitions):
                 assert time.monotonic() < give_up_at, "the topic was not read to its end"
                 for found in consumer.poll(timeout_ms=200).values():
-                    self.records += found
+                    self.records += [record for record in found if record.key != BEAT_KEY.encode()]
         finally:
             consumer.close()
 

@@ -549,6 +549,7 @@ CREATE TABLE `tocsin_relay_lease` (
 --   tocsin_order_cl             sales_order.entity_id and sales_order_address.parent_id: the order
 --   tocsin_provenance_cl        tocsin_provenance.id, with record_id and root of the row (of the old one on DELETE)
 --   tocsin_account_notice_cl    tocsin_account_notice.id
+--   tocsin_heartbeat_cl         tocsin_heartbeat.id
 -- A NULL entity (an address without customer) arrives as 0, because the triggers say INSERT IGNORE: settle it unread.
 CREATE TABLE `tocsin_customer_cl` (
     `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
@@ -583,6 +584,12 @@ CREATE TABLE `tocsin_provenance_cl` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_account_notice_cl` (
+    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
+    PRIMARY KEY (`version_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
+CREATE TABLE `tocsin_heartbeat_cl` (
     `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     PRIMARY KEY (`version_id`)

@@ -20,6 +20,7 @@ from bridge.contracts.events import (
     NoticeRead,
     OrderChanged,
     ProvenanceRecorded,
+    StoreBeat,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import View
@@ -43,6 +44,7 @@ class Topics:
     def __init__(self) -> None:
         self.transactions: list[list[tuple[Topic, Message]]] = []
         self.failures: list[Exception] = []
+        self.beats: list[tuple[Topic, Message]] = []
         self.before_commit: Callable[[], None] = lambda: None
         self.opened = 0
         self.closed = 0
@@ -59,10 +61,14 @@ class Topics:
         self.before_commit()
         if self.failures:
             raise self.failures.pop(0)
-        self.transactions.append(self._open)
+        if self._open:
+            self.transactions.append(self._open)
 
     def send(self, topic: Topic, message: Message) -> None:
         self._open.append((topic, message))
+
+    def send_to_all(self, topic: Topic, message: Message) -> None:
+        self.beats.append((topic, message))
 
     def close(self) -> None:
         self.closed += 1
@@ -470,6 +476,19 @@ def test_the_store_shows_when_the_relay_was_alive(shop: StoreRows, topics: Topic
     ((number, relay),) = shop.run("SELECT id, relay FROM tocsin_heartbeat")
     assert number == 1
     assert ":" in relay
+
+
+def test_the_heartbeat_takes_the_way_of_all_changes(shop: StoreRows, topics: Topics, start: Start) -> None:
+    began = SystemClock().now()
+    start()
+    wait_for("a heartbeat is published", lambda: bool(topics.beats))
+    topic, message = topics.beats[0]
+    beat = opened(message)
+    assert topic is STORE_CHANGES
+    assert isinstance(beat, StoreBeat)
+    # to the microsecond, though the row keeps whole seconds
+    assert began <= beat.beat_at <= SystemClock().now()
+    wait_for("its changelog row is settled", lambda: is_empty(shop))
 
 
 def test_every_message_is_json_of_its_type(shop: StoreRows, topics: Topics, start: Start) -> None:

@@ -38,4 +38,5 @@ def test_every_view_belongs_to_the_relay() -> None:
         "tocsin_order",
         "tocsin_provenance",
         "tocsin_account_notice",
+        "tocsin_heartbeat",
     }

@@ -19,6 +19,7 @@ from bridge.contracts.events import (
     NoticeRead,
     PartitionResolved,
     ProvenanceRecorded,
+    StoreBeat,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -38,7 +39,7 @@ from bridge.runtime.telemetry import Health
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.provenance_index import ProvenanceIndex
 from consumers.domain.resolution import set_root
-from consumers.stages.index import IndexStage
+from consumers.stages.index import VISIBLE, IndexStage
 from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
 from tests.unit.domain.test_scope_matching import record
 
@@ -405,3 +406,14 @@ def test_sources_with_different_partition_counts_are_refused(bench: Bench, monke
     monkeypatch.setattr(bench.broker, "partition_count", lambda topic: 4 if topic == STORE_CHANGES else 6)
     with pytest.raises(Refused, match="same number of partitions"):
         bench.stage.prepare(threading.Event())
+
+
+def test_a_heartbeat_says_how_long_the_store_took_to_be_visible(bench: Bench) -> None:
+    bench.feed(StoreBeat(beat_at=NOW - timedelta(seconds=0.25)))
+    with bench.index.reading() as (reader,):
+        status = reader.status()
+    assert status.beat_visible_at is not None
+    assert status.beat_written_at is not None
+    assert status.beat_visible_at - status.beat_written_at == timedelta(seconds=0.25)
+    assert VISIBLE._value.get() == 0.25
+    assert status.position_offset == 1
