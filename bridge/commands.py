@@ -14,6 +14,7 @@ from bridge.magento.backfill import ENTITIES, Backfill
 from bridge.magento.grants import grants, rights_on
 from bridge.magento.servers import detect
 from bridge.magento.session import store_engine, store_url, translated
+from bridge.relay_verbs import relay_status, verify
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
@@ -119,6 +120,10 @@ def relay_backfill(
             click.echo(f"{name}: {left} enqueued")
     finally:
         backfill.close()
+
+
+relay.add_command(verify)
+relay.add_command(relay_status)
 
 
 # topics

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import Channel
+from bridge.contracts.queries import IndexAnswers
 from bridge.runtime.clock import Clock, SystemClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings, load_settings
@@ -61,9 +62,16 @@ def parts_for(config: Path | None) -> Parts:
     parts = Parts()
     parts.provide(Settings, lambda: load_settings(config))
     parts.provide(Clock, SystemClock)
+    parts.provide(IndexAnswers, lambda: _index_client(parts))
     for provide in (_provide_delivery, _provide_law, _provide_case_store):
         parts.provide_later(partial(provide, parts))
     return parts
+
+
+def _index_client(parts: Parts) -> "IndexClient":
+    from consumers.adapters.index_client import IndexClient
+
+    return IndexClient(parts.get(Settings).paths.run)
 
 
 def _provide_delivery(parts: Parts) -> None:

@@ -5,7 +5,6 @@ A room's module named `commands` or `..._commands` with a list `COMMANDS` is fou
 """
 
 import importlib
-import logging
 import pkgutil
 import sys
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import click
 import bridge
 import consumers
 from bridge.contracts.errors import BadInput, TocsinError, nearest
+from bridge.runtime.telemetry import configure_command_logs
 from consumers.bootstrap import parts_for
 
 _ASKED_FIRST = ("consumers", "consumers.case", "consumers.law", "consumers.evidence", "consumers.stages")
@@ -104,7 +104,7 @@ def build(modules: list[str] | None = None) -> Rooms:
 def main() -> None:
     """Run the command line and leave with its exit code; our own errors print one sentence, never a traceback."""
     # what a client library logs on the way to the same failure is for stages, which configure their own logs
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
+    configure_command_logs()
     try:
         result = build().main(prog_name="tocsin", standalone_mode=False)
     except TocsinError as error:

@@ -3,7 +3,7 @@
 Ids, residences, counts and provenance facts only: no contact, sealed or not.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,6 +55,8 @@ class PartitionStatus(Answer):
     order_count: int
     departed_count: int
     record_count: int
+    deleted_record_count: int = 0
+    """Of the records, those that are deleted."""
     head_at: Instant
     """When the file was last known to hold everything that had been published."""
     beat_written_at: Instant | None = None
@@ -167,6 +169,8 @@ class KeyPrint(Answer):
     deleted: bool = False
     altered: bool = False
     """Of a record: its content changed after it was first read, which append-only forbids."""
+    root: str = ""
+    """Of a record: whose partition it is on."""
 
 
 class PartitionKeys(Answer):
@@ -281,3 +285,13 @@ class Seals(Gathered):
 
     present: dict[str, int]
     departed: dict[str, int]
+
+
+class IndexAnswers(Protocol):
+    """What the bridge asks of the index, whose owners answer. All raise Unreachable if nobody does."""
+
+    def ranges(self, asked: RangesAsked) -> Ranges: ...
+    def keys(self, asked: KeysAsked) -> Keys: ...
+    def faults(self) -> Faults: ...
+    def seals(self) -> Seals: ...
+    def status(self) -> IndexStatus: ...

@@ -91,6 +91,15 @@ def configure_logs(process: str, *, level: str = "INFO") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
 
 
+def configure_command_logs() -> None:
+    """Send what rooms log while a command runs to stderr, errors only: stdout is the command's answer, maybe for a pipe."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
+
+
 class Health:
     """Whether this process can do its job: a reason for each thing that is missing."""
 

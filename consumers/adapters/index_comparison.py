@@ -90,13 +90,13 @@ _CONTENT = _hashed(_RECORD_FIELDS)
 _RECORD = _hashed([*_RECORD_FIELDS, _or_nothing("epoch_us(deleted_at)")])
 
 _NUMBERED = f"""SELECT root AS key, split_part(root, '/', 2)::BIGINT // {RANGE_SIZE} AS range, {_PERSON} AS fingerprint,
-    {{content}} AS content, false AS deleted, false AS altered FROM customer"""
+    {{content}} AS content, false AS deleted, false AS altered, '' AS root FROM customer"""
 _LISTED = {
     "customer": _NUMBERED.replace("{content}", "0") + " WHERE order_id IS NULL",
     "order": _NUMBERED.replace("{content}", "0") + " WHERE order_id IS NOT NULL",
     "provenance": f"""SELECT 'provenance/' || record_id AS key,
         ('0x' || substr(sha256(record_id), 1, {RANGE_DIGITS}))::BIGINT AS range, {_RECORD} AS fingerprint,
-        {_CONTENT} AS content, deleted_at IS NOT NULL AS deleted, altered FROM provenance""",
+        {_CONTENT} AS content, deleted_at IS NOT NULL AS deleted, altered, root FROM provenance""",
 }
 
 
@@ -117,7 +117,7 @@ def ranges(reader: PartitionReader, asked: RangesAsked) -> PartitionRanges:
 def keys(reader: PartitionReader, asked: KeysAsked) -> PartitionKeys:
     """Return what is held of the keys of some ranges, of some keys, or of all that is known to be altered."""
     listed = _LISTED[asked.entity]
-    select = "SELECT key, fingerprint, content, deleted, altered"
+    select = "SELECT key, fingerprint, content, deleted, altered, root"
     if asked.altered:
         rows = reader.rows(f"{select} FROM ({listed}) WHERE altered ORDER BY key LIMIT ?", asked.limit)
     elif asked.keys:

@@ -409,6 +409,7 @@ class PartitionReader:
             """SELECT (SELECT count(*) FROM customer WHERE order_id IS NULL) AS customer_count,
             (SELECT count(*) FROM customer WHERE order_id IS NOT NULL) AS order_count,
             (SELECT count(*) FROM departed) AS departed_count, (SELECT count(*) FROM provenance) AS record_count,
+            (SELECT count(deleted_at) FROM provenance) AS deleted_record_count,
             (SELECT head_at FROM meta) AS head_at, (SELECT written_at FROM beat) AS beat_written_at,
             (SELECT visible_at FROM beat) AS beat_visible_at"""
         )[0]

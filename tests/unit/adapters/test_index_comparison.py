@@ -102,6 +102,7 @@ def test_a_records_fingerprint_is_the_same_in_sql(file: PartitionFile, drawn: Se
             fingerprint=record_fingerprint(each),
             content=content_fingerprint(each),
             deleted=each.deleted_at is not None,
+            root=each.root,
         )
         for each in drawn
     }

@@ -1,0 +1,226 @@
+"""Looking at the store beside the relay that leads: what verification and status need to know of it.
+
+Never leads, takes no lock, and no transaction is longer than one statement. Writes one thing only, when asked to: changelog
+rows, as a change would, so that what was lost is published again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from bridge.contracts.events import ProvenanceRecorded
+from bridge.magento import statements
+from bridge.magento.changelogs import CUSTOMER_VIEWS, ChangeBatch, ProvenanceRow, View
+from bridge.magento.servers import prepare_session
+from bridge.magento.session import LeadSession
+from bridge.magento.snapshots import CustomerState, OrderState, beat_of, provenance_state
+from bridge.magento.store import SqlStore
+from bridge.runtime.clock import Clock
+from bridge.runtime.settings import Store
+
+_NO_ROW = 4_294_967_295
+"""The largest row id there is, which no row has: under it, and below, records are reported that have no row any more."""
+
+_IDS = {
+    "customer": "SELECT c.entity_id FROM {p}customer_entity c WHERE c.entity_id > {after} AND c.entity_id < {before}"
+    " ORDER BY c.entity_id LIMIT {limit}",
+    "order": "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.order_id > {after} AND r.order_id < {before}"
+    " ORDER BY r.order_id LIMIT {limit}",
+}
+_RECORD_IDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.id > {after} AND r.id < {before} ORDER BY r.id LIMIT {limit}"
+_ORDERS_THERE = "SELECT o.entity_id FROM {p}sales_order o WHERE o.entity_id IN ({ids})"
+_ROWS_OF_RECORDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.record_id IN :words"
+_ROWS_OF_ROOTS = "SELECT MIN(r.id), r.root FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
+_PENDING = "SELECT DISTINCT l.entity_id FROM {p}{changelog} l WHERE l.entity_id IN ({ids})"
+_PENDING_RECORDS = "SELECT DISTINCT l.record_id FROM {p}tocsin_provenance_cl l WHERE l.record_id IN :words"
+_WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM {p}{changelog} LIMIT {limit}) l"
+_COUNTS = {
+    "customer": "SELECT COUNT(c.entity_id) FROM {p}customer_entity c",
+    "order": "SELECT COUNT(DISTINCT r.order_id) FROM {p}tocsin_provenance r"
+    " JOIN {p}sales_order o ON o.entity_id = r.order_id",
+    "provenance": "SELECT COUNT(r.id) FROM {p}tocsin_provenance r WHERE r.deleted_at IS NULL",
+}
+_ENQUEUE = "INSERT INTO {p}{changelog} (entity_id) VALUES {rows}"
+_ENQUEUE_RECORDS = (
+    "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root)"
+    " SELECT r.id, r.record_id, r.root FROM {p}tocsin_provenance r WHERE r.id IN ({ids})"
+)
+_ENQUEUE_GONE_RECORD = (
+    "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root) VALUES (:row_id, :record_id, :root)"
+)
+
+MOST_COUNTED = 1_000_000
+"""Waiting changes are counted up to here: a glance must stay cheap however long the backlog is."""
+
+
+class _LookSession(LeadSession):
+    """A session that never asks for the lead."""
+
+    def _lock(self) -> bool:
+        if self.engine.dialect.name != "sqlite":
+            prepare_session(self._opened())
+        return True
+
+    def rows_with(self, text: str, words: Sequence[str]) -> Sequence[Any]:
+        """Return the rows of a query with a list of words."""
+        query = sa.text(statements.filled(text, self.prefix)).bindparams(sa.bindparam("words", expanding=True))
+        with self._running():
+            return self._opened().execute(query, {"words": list(words)}).all()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """A provenance row; `record` None if it names nobody, so that it can never be published."""
+
+    row_id: int
+    record: ProvenanceRecorded | None
+
+
+class StoreLook:
+    """The store as it is now. Every method raises Unreachable or Refused, see `bridge.magento.session.translated`."""
+
+    def __init__(self, settings: Store, clock: Clock) -> None:
+        self._session = _LookSession(settings)
+        self._reader = SqlStore(settings, clock, self._session)
+
+    def open(self) -> None:
+        """Open the session."""
+        self._session.take_lead()
+
+    def close(self) -> None:
+        self._session.close()
+
+    # Walking
+
+    def customers(self, after: int, before: int, limit: int) -> tuple[Sequence[int], Sequence[CustomerState]]:
+        """Return up to `limit` customer ids in (after, before), and their states."""
+        ids = self._ids(_IDS["customer"], after, before, limit)
+        return ids, self.customers_of(ids)
+
+    def orders(self, after: int, before: int, limit: int) -> tuple[Sequence[int], Sequence[OrderState]]:
+        """Return up to `limit` ids in (after, before) of orders that provenance names by column, and their states."""
+        ids = self._ids(_IDS["order"], after, before, limit)
+        return ids, self._orders(ids)
+
+    def records(self, after: int, before: int, limit: int) -> Sequence[RecordRow]:
+        """Return up to `limit` provenance rows with ids in (after, before)."""
+        ids = [row[0] for row in self._rows(_RECORD_IDS, after=after, before=before, limit=limit)]
+        return self.records_of(ids)
+
+    def record_ids(self, limit: int) -> Iterator[Sequence[tuple[int, str]]]:
+        """Yield row ids with record ids, all of them, `limit` at a time."""
+        after = 0
+        while rows := self._rows(_RECORD_IDS, after=after, before=_NO_ROW + 1, limit=limit):
+            yield [(row[0], row[1]) for row in rows]
+            after = rows[-1][0]
+
+    # By key
+
+    def customers_of(self, ids: Sequence[int]) -> Sequence[CustomerState]:
+        """Return the states of those of `ids` that exist."""
+        states = self._reader.states_of(ChangeBatch(customer_ids=ids)) if ids else ()
+        return [state for state in states if isinstance(state, CustomerState)]
+
+    def orders_of(self, ids: Sequence[int]) -> Sequence[OrderState]:
+        """Return the states of those of `ids` that hold provenance, also where only a record's root names them."""
+        found = {state.order_id: state for state in self._orders(ids)}
+        roots = [f"order/{order_id}" for order_id in ids if order_id not in found]
+        rows = self._rows(_ROWS_OF_ROOTS, words=roots) if roots else ()
+        named = [ProvenanceRow(row[0], None, row[1]) for row in rows]
+        states = self._reader.states_of(ChangeBatch(provenance=named)) if named else ()
+        return [*found.values(), *(state for state in states if isinstance(state, OrderState))]
+
+    def records_of(self, row_ids: Sequence[int]) -> Sequence[RecordRow]:
+        """Return the provenance rows with these row ids."""
+        return [RecordRow(row[0], _record(row[1])) for row in self._session.rows(statements.PROVENANCE, row_ids)]
+
+    def rows_of_records(self, record_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return row ids by record id."""
+        return {row[1]: row[0] for row in self._rows(_ROWS_OF_RECORDS, words=record_ids)} if record_ids else {}
+
+    def orders_there(self, ids: Sequence[int]) -> frozenset[int]:
+        """Return which of these orders exist, whether or not they hold provenance."""
+        return frozenset(row[0] for row in self._session.rows(_ORDERS_THERE, ids))
+
+    def _orders(self, ids: Sequence[int]) -> Sequence[OrderState]:
+        states = self._reader.states_of(ChangeBatch(order_ids=ids)) if ids else ()
+        return [state for state in states if isinstance(state, OrderState)]
+
+    # What waits
+
+    def pending_numbers(self, entity: str, ids: Sequence[int]) -> frozenset[int]:
+        """Return which of these customers or orders have a change that is not published yet."""
+        views = CUSTOMER_VIEWS if entity == "customer" else (View.ORDER,)
+        return frozenset(
+            row[0] for view in views for row in self._session.rows(_PENDING.replace("{changelog}", view.changelog), ids)
+        )
+
+    def pending_records(self, record_ids: Sequence[str]) -> frozenset[str]:
+        """Return which of these records have a change that is not published yet."""
+        return (
+            frozenset(row[0] for row in self._rows(_PENDING_RECORDS, words=record_ids)) if record_ids else frozenset()
+        )
+
+    def waiting(self) -> Mapping[View, int]:
+        """Return how many changes wait to be published, by view, each counted up to `MOST_COUNTED`; no heartbeat."""
+        return {
+            view: int(self._rows(_WAITING.replace("{changelog}", view.changelog), limit=MOST_COUNTED)[0][0])
+            for view in View
+            if view is not View.HEARTBEAT
+        }
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many customers, orders with provenance, and records that are not deleted there are."""
+        return {entity: int(self._rows(text)[0][0]) for entity, text in _COUNTS.items()}
+
+    def heartbeat(self) -> tuple[str, datetime] | None:
+        """Return which relay led last, and when it last said so (whole seconds, its clock)."""
+        for row in self._rows(statements.HEARTBEAT):
+            beat = beat_of(row[0], row[1])
+            if beat is not None and beat.relay:
+                return beat.relay, beat.beat_at
+        return None
+
+    # Repair
+
+    def enqueue_numbers(self, entity: str, ids: Sequence[int]) -> None:
+        """Have customers or orders published again, or removed if they are no more."""
+        view = View.CUSTOMER if entity == "customer" else View.ORDER
+        if ids:
+            rows = ",".join(f"({int(number)})" for number in ids)
+            self._session.change(_ENQUEUE.replace("{changelog}", view.changelog).replace("{rows}", rows))
+
+    def enqueue_records(self, row_ids: Sequence[int]) -> None:
+        """Have provenance rows published again."""
+        if row_ids:
+            ids = ",".join(str(int(row_id)) for row_id in row_ids)
+            self._session.change(_ENQUEUE_RECORDS.replace("{ids}", ids))
+
+    def enqueue_gone_records(self, gone: Sequence[tuple[str, str]]) -> None:
+        """Have records (record id, root) marked as deleted that have no row any more."""
+        for number, (record_id, root) in enumerate(gone):
+            values = {"row_id": _NO_ROW - number, "record_id": record_id, "root": root}
+            self._session.change_with(_ENQUEUE_GONE_RECORD, values)
+
+    # The session
+
+    def _ids(self, text: str, after: int, before: int, limit: int) -> Sequence[int]:
+        return [row[0] for row in self._rows(text, after=after, before=before, limit=limit)]
+
+    def _rows(
+        self, text: str, *, after: int = 0, before: int = 0, limit: int = 0, words: Sequence[str] = ()
+    ) -> Sequence[Any]:
+        filled = text.replace("{after}", str(int(after))).replace("{before}", str(int(before)))
+        filled = filled.replace("{limit}", str(int(limit)))
+        return self._session.rows_with(filled, words) if words else self._session.rows(filled)
+
+
+def _record(document: str) -> ProvenanceRecorded | None:
+    try:
+        return provenance_state(document)
+    except ValidationError:
+        return None

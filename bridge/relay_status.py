@@ -1,0 +1,218 @@
+"""One screen on the way from store to index: does the relay work, what waits, how long does it take, do both sides agree?
+
+Asks four places, each of which may be away: the store, the relay's own metrics, the index, and the last verification.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.queries import Faults, IndexAnswers, IndexStatus
+from bridge.magento.look import MOST_COUNTED, StoreLook
+from bridge.runtime.run_files import write_run_file
+from bridge.verification import Report
+
+BEAT_IS_OLD_SECONDS = 15.0
+"""A leader beats every five seconds: three missed ones are a finding."""
+_TIMEOUT_SECONDS = 5.0
+_SAMPLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RelayNumbers:
+    """What the relay of this installation says of itself."""
+
+    active: bool
+    oldest_unpublished_seconds: float
+    changes_per_second: float
+    batch_seconds: float | None
+    """Mean over all batches since its start; None before the first."""
+    publish_errors: int
+    store_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The last verification."""
+
+    at: datetime
+    agree: bool
+
+
+@dataclass(slots=True)
+class Status:
+    """Everything that is known; `missing` says which part did not answer, and why."""
+
+    store_counts: Mapping[str, int] = field(default_factory=dict)
+    index_counts: Mapping[str, int] = field(default_factory=dict)
+    partition_count: int = 0
+    silent_partitions: tuple[int, ...] = ()
+    leader: str | None = None
+    beat_at: datetime | None = None
+    relay: RelayNumbers | None = None
+    waiting: int | None = None
+    waiting_is_more: bool = False
+    visible_seconds: float | None = None
+    """From written in the store to visible in the index, by the newest heartbeat, of the slowest partition."""
+    visible_at: datetime | None = None
+    faults: Faults | None = None
+    verified: Verified | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def counts_agree(self) -> bool | None:
+        """Whether both sides hold as many; None if one of them is unknown. Orders may outlive their provenance."""
+        if not self.store_counts or not self.index_counts or self.silent_partitions:
+            return None
+        return all(self.store_counts[entity] == self.index_counts[entity] for entity in ("customer", "provenance"))
+
+    def beat_seconds(self, now: datetime) -> float | None:
+        """Return the age of the newest heartbeat in the store."""
+        return None if self.beat_at is None else max(0.0, (now - self.beat_at).total_seconds())
+
+    def troubles(self, now: datetime) -> list[str]:
+        """Return what a person should look at; empty when all is as it should be."""
+        found = []
+        beat = self.beat_seconds(now)
+        if beat is None and "store" not in self.missing:
+            found.append("no relay has ever led here; start one with `tocsin run relay`")
+        elif beat is not None and beat > BEAT_IS_OLD_SECONDS:
+            found.append(
+                f"no relay leads: the last heartbeat is {in_short(beat)} old; start one with `tocsin run relay`"
+            )
+        if self.silent_partitions:
+            found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
+        if self.counts_agree is False and not self.waiting:
+            found.append("store and index hold different numbers and nothing waits; see `tocsin relay verify`")
+        if self.verified is not None and not self.verified.agree:
+            found.append("the last verification found differences; see `tocsin relay verify`")
+        if self.faults is not None and self.faults.altered_count:
+            found.append(
+                f"{self.faults.altered_count} records were changed by SQL after they were recorded; "
+                "`tocsin relay verify` names them"
+            )
+        return found
+
+
+def status(look: StoreLook, index: IndexAnswers, run_directory: Path, verified: Path) -> Status:
+    """Ask everybody. Never raises for a part that is away: it is named in `missing`."""
+    found = Status()
+    relay, error = _relay_numbers(run_directory)
+    found.relay = relay
+    if error:
+        found.missing["relay"] = error
+    try:
+        look.open()
+        found.store_counts = look.counts()
+        waiting = look.waiting()
+        found.waiting = sum(waiting.values())
+        found.waiting_is_more = MOST_COUNTED in waiting.values()
+        beat = look.heartbeat()
+        if beat is not None:
+            found.leader, found.beat_at = beat
+    except Unreachable as away:
+        found.missing["store"] = str(away)
+    try:
+        _add_index(found, index.status())
+        found.faults = index.faults()
+    except Unreachable as away:
+        found.missing["index"] = str(away)
+    with suppress(OSError, ValueError, KeyError):
+        last = json.loads(verified.read_text(encoding="utf-8"))
+        found.verified = Verified(datetime.fromisoformat(last["at"]), bool(last["agree"]))
+    return found
+
+
+def _add_index(found: Status, index: IndexStatus) -> None:
+    found.partition_count = index.partition_count
+    found.silent_partitions = index.silent_partitions
+    found.index_counts = {
+        "customer": sum(each.customer_count for each in index.partitions),
+        "order": sum(each.order_count for each in index.partitions),
+        "provenance": sum(each.record_count - each.deleted_record_count for each in index.partitions),
+    }
+    delays = [
+        ((each.beat_visible_at - each.beat_written_at).total_seconds(), each.beat_visible_at)
+        for each in index.partitions
+        if each.beat_written_at is not None and each.beat_visible_at is not None
+    ]
+    if delays and len(delays) == len(index.partitions):
+        found.visible_seconds = max(0.0, max(seconds for seconds, _ in delays))
+        found.visible_at = min(at for _, at in delays)
+
+
+def remember(report: Report, verified: Path, at: datetime) -> None:
+    """Keep a verification's result for `status`."""
+    write_run_file(verified, {"at": at.isoformat(), "agree": report.agree})
+
+
+def oldest_unpublished_seconds(run_directory: Path) -> float | None:
+    """Return the age of the oldest unpublished change as the relay of this installation knows it, if one runs and leads."""
+    numbers, _ = _relay_numbers(run_directory, sample_seconds=0)
+    return numbers.oldest_unpublished_seconds if numbers is not None and numbers.active else None
+
+
+def _relay_numbers(
+    run_directory: Path, sample_seconds: float = _SAMPLE_SECONDS
+) -> tuple[RelayNumbers | None, str | None]:
+    file = run_directory / "relay.metrics.json"
+    try:
+        address = str(json.loads(file.read_text(encoding="utf-8"))["metrics"])
+    except (OSError, ValueError, KeyError):
+        return None, f"no relay of this installation has left its address in {run_directory}"
+    try:
+        first = _scraped(address)
+        time.sleep(sample_seconds)
+        second = _scraped(address) if sample_seconds else first
+    except (OSError, http.client.HTTPException, ValueError):
+        return None, f"the relay that was at {address} does not answer"
+
+    def total(samples: Mapping[str, float], name: str) -> float:
+        return sum(value for sample, value in samples.items() if sample.partition("{")[0] == name)
+
+    batches = total(second, "tocsin_relay_batch_seconds_count")
+    moved = total(second, "tocsin_relay_changes_total") - total(first, "tocsin_relay_changes_total")
+    return (
+        RelayNumbers(
+            active=total(second, "tocsin_relay_active") > 0,
+            oldest_unpublished_seconds=total(second, "tocsin_relay_oldest_unpublished_seconds"),
+            changes_per_second=moved / sample_seconds if sample_seconds else 0.0,
+            batch_seconds=total(second, "tocsin_relay_batch_seconds_sum") / batches if batches else None,
+            publish_errors=int(second.get("tocsin_relay_errors_total{kafka}", 0)),
+            store_errors=int(second.get("tocsin_relay_errors_total{store}", 0)),
+        ),
+        None,
+    )
+
+
+def _scraped(address: str) -> dict[str, float]:
+    url = urlsplit(address)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", url.path)
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    return {
+        f"{sample.name}{{{','.join(sample.labels.values())}}}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def in_short(seconds: float) -> str:
+    """Return a duration for a glance: "0.4 s", "12 s", "5 min", "31 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"

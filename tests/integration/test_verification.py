@@ -1,0 +1,165 @@
+"""`tocsin relay verify` and `status` beside a real relay and a real index: what differs is named by cause, and repaired."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka.admin import AdminClient
+
+from tests.integration.whole_way import Installation, wait_for
+from tests.servers.kafka import KafkaServer
+from tests.servers.mariadb import StoreDatabase
+from tests.store_rows import StoreRows, run
+
+CUSTOMERS = range(1, 41)
+
+
+@pytest.fixture
+def shop(mariadb_database: StoreDatabase) -> Iterator[StoreRows]:
+    engine = sa.create_engine(mariadb_database.url)
+    rows = StoreRows(engine)
+    rows.base()
+    for number in CUSTOMERS:
+        rows.customer(number)
+        rows.provenance(f"r-{number}", f"customer/{number}", confidence=0.25)
+    rows.order(7)
+    rows.provenance("o-7", "order/7")
+    # a writer that names the order in the root only, where no index finds it
+    rows.order(8)
+    rows.provenance("o-8", "order/8", order_id=None)
+    yield rows
+    engine.dispose()
+
+
+@pytest.fixture
+def tocsin(
+    tmp_path: Path, kafka_server: KafkaServer, topic_prefix: str, mariadb_database: StoreDatabase, shop: StoreRows
+) -> Iterator[Installation]:
+    installation = Installation(
+        tmp_path / "tocsin", kafka_server, topic_prefix, mariadb_database, registered_attributes=["fraud_score"]
+    )
+    assert installation.tocsin("topics", "apply").returncode == 0
+    installation.start("relay", "index")
+    yield installation
+    installation.stop()
+    admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
+    ours = [name for name in admin.list_topics(timeout=15).topics if name.startswith(topic_prefix)]
+    for future in admin.delete_topics(ours).values():
+        future.result(timeout=15)
+
+
+def behind_the_triggers(shop: StoreRows, statement: str) -> None:
+    """Change the store so that nobody is told: as a lost changelog row, or a table without its trigger."""
+    with shop.engine.begin() as connection:
+        run(connection, statement)
+        for view in ("tocsin_customer", "tocsin_customer_address", "tocsin_order", "tocsin_provenance"):
+            run(connection, f"DELETE FROM {view}_cl")
+
+
+def causes(report: Any) -> dict[tuple[str, str], list[str]]:
+    return {(each["entity"], each["cause"].partition(",")[0]): each["examples"] for each in report["differences"]}
+
+
+def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop: StoreRows) -> None:
+    def agrees() -> bool:
+        done = tocsin.tocsin("relay", "verify", "--patience", "10", "--json")
+        return done.returncode == 0
+
+    wait_for("store and index agree", agrees, 90)
+    done = tocsin.tocsin("relay", "verify")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "store and index agree: 40 customers, 42 records, 1 orders, age of the oldest unpublished"
+    )
+    code, status = tocsin.facts("relay", "status")
+    assert code == 0, status
+    assert status["counts_agree"] is True
+    assert status["relay"]["active"] is True
+    assert (status["waiting"], status["missing"], status["faults"]) == (0, {}, [])
+    assert 0 <= status["visible_seconds"] < 30
+
+    # each of these is lost on the way
+    behind_the_triggers(shop, "UPDATE customer_address_entity SET telephone = '0171 3920002' WHERE parent_id = 3")
+    behind_the_triggers(shop, "DELETE FROM customer_entity WHERE entity_id = 4")
+    behind_the_triggers(
+        shop,
+        "INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES (99, 'x@shop.example.com', 1, 1)",
+    )
+    behind_the_triggers(shop, "UPDATE tocsin_provenance SET deleted_at = '2026-04-01 00:00:00' WHERE record_id = 'r-5'")
+    behind_the_triggers(shop, "DELETE FROM tocsin_provenance WHERE record_id = 'r-6'")
+    # told, and against the append-only rule all the same
+    shop.run("UPDATE tocsin_provenance SET model_version = '8' WHERE record_id = 'r-7'")
+    # deleted by SQL, told: the index keeps it as deleted
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-8'")
+    # a bad row is seen, and agrees
+    shop.run("UPDATE customer_entity SET email = 'no address' WHERE entity_id = 9")
+    with shop.engine.connect() as holder, holder.begin():
+        # verifying waits for no lock of the shop's, and no lock of it makes the shop wait
+        run(holder, "UPDATE customer_entity SET lastname = 'Held' WHERE entity_id = 1")
+        code, report = tocsin.facts("relay", "verify", "--patience", "12")
+        holder.rollback()
+    assert code == 1
+    found = causes(report)
+    assert found == {
+        ("customer", "the index holds another state"): ["customer/3"],
+        ("customer", "in the index"): ["customer/4"],
+        ("customer", "in the store"): ["customer/99"],
+        ("provenance", "the index holds another state"): ["provenance/r-5"],
+        ("provenance", "in the index"): ["provenance/r-6"],
+        ("provenance", "changed by SQL after it was recorded; records are append-only"): ["provenance/r-7"],
+    }
+    assert report["deleted_by_sql"] == 1
+    assert report["proven"] is True
+
+    done = tocsin.tocsin("relay", "verify", "--repair", "--patience", "20")
+    assert done.returncode == 1, done.stdout
+    assert "5 were published again and agree now" in done.stdout
+    assert "provenance/r-7" in done.stdout
+    assert "r-5" not in done.stdout
+    code, report = tocsin.facts("relay", "verify", "--entity", "customers")
+    assert (code, report["customers"], report["differences"]) == (0, 40, [])
+
+    code, status = tocsin.facts("relay", "status")
+    assert code == 1
+    assert status["faults"] == [{"entity": "customer", "field": "email", "count": 1, "examples": ["customer/9"]}]
+    assert status["altered_records"] == 1
+    screen = tocsin.tocsin("relay", "status").stdout
+    assert "customer email: 1 (customer/9)" in screen
+    assert "1 records were changed by SQL" in screen
+
+    # while changes flow, and with one customer who never stands still, nothing is reported that is only on its way
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            shop.run(f"UPDATE customer_entity SET lastname = 'N{number}' WHERE entity_id IN (1, {number % 40 + 1})")
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        code, report = tocsin.facts("relay", "verify", "--entity", "customers", "--patience", "12")
+    finally:
+        stop.set()
+        busy.join()
+    assert set(causes(report)) <= {("customer", "changed and not published yet")}
+
+    # the relay is killed: what changes now waits, and that is what is said
+    wait_for("all is published", lambda: shop.changelog("tocsin_customer") == [])
+    tocsin.stop("relay")
+    shop.run("UPDATE customer_entity SET lastname = 'Waiting' WHERE entity_id = 2")
+    code, report = tocsin.facts("relay", "verify", "--entity", "customers", "--patience", "1")
+    assert code == 1
+    assert causes(report) == {("customer", "changed and not published yet"): ["customer/2"]}
+    # and without the index nothing can be compared
+    tocsin.stop("index")
+    done = tocsin.tocsin("relay", "verify")
+    assert done.returncode == 3
+    assert "tocsin run index" in done.stderr
+    done = tocsin.tocsin("relay", "status")
+    assert done.returncode == 3
+    assert "1 changes not yet published" in done.stdout
