@@ -9,17 +9,17 @@ import click
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
-from bridge.contracts.topics import TOPICS
+from bridge.contracts.topics import STORE_CHANGES, TOPICS
 from bridge.magento.backfill import ENTITIES, Backfill
 from bridge.magento.grants import grants, rights_on
 from bridge.magento.servers import detect
 from bridge.magento.session import store_engine, store_url, translated
 from bridge.relay_verbs import relay_status, verify
-from bridge.runtime.kafka import Publisher
+from bridge.runtime.acls import acls, as_command
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
-from bridge.runtime.redrive import dead_letters, find, original_value, redrive
-from bridge.runtime.settings import Settings, Store
+from bridge.runtime.redrive import dead_letters, find, original_value, redrive, refuse_older_states
+from bridge.runtime.settings import Kafka, Settings, Store
 from bridge.runtime.topics_admin import Difference, TopicsAdmin
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -135,9 +135,14 @@ def topics() -> None:
 
 
 @topics.command("show")
+@click.option("--acls", "show_acls", is_flag=True, help="Print the rights that each process needs, for kafka-acls.sh.")
 @_AS_JSON
-def topics_show(as_json: bool) -> None:
-    """Print the declaration."""
+@click.pass_obj
+def topics_show(parts: Parts, show_acls: bool, as_json: bool) -> None:
+    """Print the declaration, or the rights that each process needs."""
+    if show_acls:
+        _print_acls(parts.get(Settings).kafka, as_json)
+        return
     rows = [
         {
             "topic": topic.name,
@@ -156,6 +161,19 @@ def topics_show(as_json: bool) -> None:
     else:
         # What fits a terminal; all of it is in the JSON.
         print_table(rows, ["topic", "partitions", "cleanup", "retention"])
+
+
+def _print_acls(kafka: Kafka, as_json: bool) -> None:
+    found = acls(kafka.topic_prefix)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    click.echo(
+        "# One principal a process; give several to one if they run under one name. With Amazon MSK's IAM access"
+    )
+    click.echo("# control these are statements of the role's policy instead.")
+    for each in found:
+        click.echo(as_command(each, kafka.bootstrap_servers))
 
 
 @topics.command("diff")
@@ -190,8 +208,21 @@ def topics_apply(parts: Parts, dry_run: bool, as_json: bool) -> None:
     admin = TopicsAdmin(kafka)
     found = admin.differences() if dry_run else admin.apply()
     _print_differences(found, as_json)
-    if not as_json:
-        click.echo(f"{len(found)} {'to do' if dry_run else 'done'}; {len(TOPICS)} topics are declared")
+    if as_json:
+        return
+    click.echo(f"{len(found)} {'to do' if dry_run else 'done'}; {len(TOPICS)} topics are declared")
+    if admin.broker_count() < 3:
+        click.echo(
+            f"{admin.broker_count()} broker{'' if admin.broker_count() == 1 else 's'}: what it has acknowledged is lost with its "
+            "disk; three keep everything when one fails"
+        )
+    if not dry_run:
+        for each in admin.differences():
+            click.echo(
+                f"not done: {each.topic} has {each.actual} copies of {each.declared}; kafka-reassign-partitions.sh moves them"
+                if each.remedy == "reassign"
+                else f"not yet shown by the broker: {each.topic} {each.what}"
+            )
 
 
 def _print_differences(found: Sequence[Difference], as_json: bool) -> None:
@@ -252,24 +283,52 @@ def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> No
 @click.argument("dead_letter_ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that are kept.")
 @click.option("--topic", help="With --all: only those of this topic.")
+@click.option("--per-second", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--stop-after", type=click.IntRange(0), default=10, show_default=True, help="Stop when more than this come back."
+)
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.pass_obj
 def dead_letters_redrive(
-    parts: Parts, dead_letter_ids: Sequence[str], everything: bool, topic: str | None, dry_run: bool
+    parts: Parts,
+    dead_letter_ids: Sequence[str],
+    everything: bool,
+    topic: str | None,
+    per_second: int,
+    stop_after: int,
+    dry_run: bool,
 ) -> None:
-    """Put messages back where they came from, byte for byte. What fails again becomes a dead letter again."""
+    """Put messages back where they came from, byte for byte. What fails again becomes a dead letter again.
+
+    States of the store are not put back, because the store knows newer ones: `tocsin relay backfill` publishes those.
+    """
     if everything == bool(dead_letter_ids):
         raise BadInput("name the dead letters to put back, or give --all")
     kafka = parts.get(Settings).kafka
     letters = list(dead_letters(kafka))
     chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
+    if everything:
+        # --all means all that may go back; a state of the store, named by its id, is refused with what to do instead
+        states = [letter for letter in chosen if letter.topic == STORE_CHANGES.name and topic is None]
+        if states:
+            click.echo(
+                f"{len(states)} states of the store left out; `tocsin relay verify --repair` publishes those of now"
+            )
+        chosen = [letter for letter in chosen if letter not in states]
     for letter in chosen:
         click.echo(f"{letter.dead_letter_id} -> {letter.topic} [{letter.partition}]")
-    if not dry_run and chosen:
-        publisher = Publisher(kafka)
-        redrive(publisher, chosen)
-        publisher.close()
-    click.echo(f"{len(chosen)} {'to put back' if dry_run else 'put back'}")
+    if dry_run:
+        refuse_older_states(kafka, chosen)
+        click.echo(f"{len(chosen)} to put back")
+        return
+    if not chosen:
+        click.echo("0 put back")
+        return
+    with click.progressbar(length=len(chosen), label="putting back", file=sys.stderr) as bar:
+        done = redrive(kafka, chosen, per_second=per_second, stop_after=stop_after, progress=bar.update)
+    click.echo(f"{done.put_back} put back; {len(done.came_back)} of them are dead letters again")
+    for reason in dict.fromkeys(done.came_back):
+        click.echo(f"  {reason}")
 
 
 COMMANDS: list[click.Command] = [relay, topics, dead_letter_group]

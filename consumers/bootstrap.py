@@ -432,6 +432,18 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 
 
+def rebuild_after(settings: Settings) -> timedelta:
+    """Return after how long an index file may have missed a tombstone: as set, and within what the topic keeps them."""
+    from bridge.contracts.topics import STORE_CHANGES
+
+    imposed = settings.kafka.topic_settings.get(STORE_CHANGES.name, {})
+    kept = timedelta(
+        milliseconds=int(imposed.get("delete.retention.ms", STORE_CHANGES.settings["delete.retention.ms"]))
+    )
+    # A day of seven is left for whoever is behind; a broker that keeps less leaves less.
+    return min(timedelta(days=settings.index.rebuild_after_days), kept * 6 / 7)
+
+
 def _index(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.kafka import cluster_id
     from consumers.adapters.artefact_store import DirectoryArtefactStore
@@ -442,7 +454,7 @@ def _index(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     dead_letters = _dead_letters(parts, process)
-    index = ProvenanceIndex(settings.paths.index, rebuild_after=timedelta(days=settings.index.rebuild_after_days))
+    index = ProvenanceIndex(settings.paths.index, rebuild_after=rebuild_after(settings))
     return IndexStage(
         settings,
         index=index,

@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
 
 
-_SERVERS = frozenset({"kafka_server", "mariadb_server"})
+_SERVERS = frozenset({"kafka_server", "mariadb_server", "secured"})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("servers" if asked & _SERVERS else item.path.as_posix()))
 
 
-def _way_or_skip(server: str, programs: Sequence[str]) -> Way:
+def way_or_skip(server: str, programs: Sequence[str]) -> Way:
     here = look_around(programs, os.environ)
     way = way_to(server, programs, here)
     if isinstance(way, Missing):
@@ -42,7 +42,7 @@ def _way_or_skip(server: str, programs: Sequence[str]) -> Way:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[kafka.KafkaServer]:
     """One Apache Kafka broker for the whole run. Share it by `topic_prefix`."""
-    with kafka.kafka_server(_way_or_skip("Apache Kafka", kafka.PROGRAMS)) as server:
+    with kafka.kafka_server(way_or_skip("Apache Kafka", kafka.PROGRAMS)) as server:
         yield server
 
 
@@ -55,7 +55,7 @@ def topic_prefix() -> str:
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[mariadb.MariaDbServer]:
     """One MariaDB server for the whole run."""
-    with mariadb.mariadb_server(_way_or_skip("MariaDB", mariadb.PROGRAMS)) as server:
+    with mariadb.mariadb_server(way_or_skip("MariaDB", mariadb.PROGRAMS)) as server:
         yield server
 
 

@@ -18,6 +18,7 @@ from bridge.contracts.envelope import Message
 from bridge.contracts.errors import Refused, TocsinError, Unreachable
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import Topic
+from bridge.runtime.kafka_auth import confluent_auth
 from bridge.runtime.settings import Kafka
 
 log = logging.getLogger("kafka client")
@@ -47,20 +48,12 @@ class _Complaints:
 
 def client_settings(kafka: Kafka) -> dict[str, Any]:
     """Return what every confluent-kafka client needs."""
-    config: dict[str, Any] = {
+    return {
         "bootstrap.servers": kafka.bootstrap_servers,
-        "security.protocol": kafka.security_protocol,
         # at 3 a client says "connection refused" twenty times a second for as long as the broker is away
         "log_level": 2,
         "error_cb": _Complaints(),
-    }
-    if kafka.sasl_mechanism is not None:
-        config["sasl.mechanism"] = kafka.sasl_mechanism
-        config["sasl.username"] = kafka.sasl_username
-        config["sasl.password"] = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
-    if kafka.ca_file is not None:
-        config["ssl.ca.location"] = str(kafka.ca_file)
-    return config
+    } | confluent_auth(kafka)
 
 
 class Publisher:

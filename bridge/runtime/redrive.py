@@ -2,7 +2,8 @@
 
 import base64
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as _TopicPartition
@@ -10,7 +11,7 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from bridge.contracts.envelope import open_envelope
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
-from bridge.contracts.topics import DEAD_LETTERS, TOPICS
+from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
 from bridge.runtime.consume import headers_of
 from bridge.runtime.kafka import Publisher, new_consumer, partition_count
 from bridge.runtime.settings import Kafka
@@ -94,30 +95,156 @@ def original_headers(letter: DeadLettered) -> Mapping[str, bytes]:
     return {name: base64.b64decode(value) for name, value in letter.headers.items()}
 
 
-def redrive(publisher: Publisher, letters: Sequence[DeadLettered]) -> None:
-    """Publish `letters` where they came from and wait until all are stored.
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What became of a redrive."""
 
-    Raises Refused, before anything is published, for a letter from a topic or partition that does not exist. A crash in
-    between repeats some: consumers pass over what they have seen, or dead-letter it again.
+    put_back: int
+    came_back: tuple[str, ...]
+    """Why some became dead letters again: the reasons, one a letter."""
+
+
+_ENTITIES = {"customer": "customers", "order": "orders", "provenance": "provenance"}
+
+
+def refuse_older_states(kafka: Kafka, letters: Sequence[DeadLettered]) -> None:
+    """Raise Refused if putting back one of `letters` could put an older state over a newer one.
+
+    The store's changes are never put back: the store itself knows the newest state. On other compacted topics a letter
+    goes back only while nothing newer has its key.
     """
     topics = {topic.name: topic for topic in TOPICS}
     for letter in letters:
-        topic = topics.get(letter.topic)
-        if topic is None:
+        if letter.topic == STORE_CHANGES.name:
+            key = (original_key(letter) or b"").decode(errors="replace")
+            entity = _ENTITIES.get(key.partition("/")[0])
+            named = f" --entity {entity}" if entity else ""
             raise Refused(
-                f"dead letter {letter.dead_letter_id} is of topic {letter.topic!r}, which is not declared any more"
+                f"dead letter {letter.dead_letter_id} is a state of the store as it was on {letter.failed_at:%Y-%m-%d %H:%M}Z; "
+                f"put back, it could hide a newer one. Run `tocsin relay verify --repair`, or `tocsin relay backfill{named}`: "
+                "they publish the state of now"
             )
-        if letter.partition >= publisher.partition_count(topic):
-            raise Refused(
-                f"dead letter {letter.dead_letter_id}: {letter.topic} has no partition {letter.partition} any more"
-            )
-    for letter in letters:
-        headers = {**original_headers(letter), REDRIVEN_HEADER: letter.dead_letter_id.encode()}
-        publisher.send_raw(
-            topics[letter.topic],
-            letter.partition,
-            original_key(letter) or b"",
-            original_value(letter),
-            list(headers.items()),
+    compacted = [letter for letter in letters if letter.topic in topics and topics[letter.topic].cleanup == "compact"]
+    if not compacted:
+        return
+    consumer = new_consumer(kafka, "dead-letters-reader")
+    try:
+        for letter in compacted:
+            newer = _newer(consumer, kafka, letter)
+            if newer is not None:
+                raise Refused(
+                    f"dead letter {letter.dead_letter_id}: {letter.topic} partition {letter.partition} holds a newer message of "
+                    f"the same key at offset {newer}; put back, this one would hide it"
+                )
+    except KafkaException as error:
+        raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+    finally:
+        consumer.close()
+
+
+def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> int | None:
+    """Return the offset of a newer message with the letter's key on its partition, if there is one."""
+    place = _TopicPartition(kafka.topic_prefix + letter.topic, letter.partition)
+    _, high = _bounds(consumer, place)
+    key, position = original_key(letter), letter.offset + 1
+    if position >= high:
+        return None
+    consumer.assign([_TopicPartition(place.topic, place.partition, position)])
+    while position < high:
+        message = consumer.poll(_SILENCE_SECONDS)
+        if message is None:
+            # What is left are marks of transactions: nothing that could be hidden.
+            return None
+        error = message.error()
+        if error is not None:
+            raise Unreachable(f"{place.topic}: {error.str()}")
+        position = int(message.offset() or 0) + 1
+        if message.key() == key:
+            return position - 1
+    return None
+
+
+class _Returning:
+    """Watches the dead letters for those of a redrive that come back."""
+
+    def __init__(self, kafka: Kafka, ids: Collection[str]) -> None:
+        self._ids = frozenset(ids)
+        self._seen: set[str] = set()
+        self._consumer = new_consumer(kafka, "dead-letters-reader")
+        name = kafka.topic_prefix + DEAD_LETTERS.name
+        places = [_TopicPartition(name, number) for number in range(partition_count(self._consumer, name))]
+        self._consumer.assign(
+            [_TopicPartition(name, place.partition, _bounds(self._consumer, place)[1]) for place in places]
         )
-    publisher.flush()
+
+    def look(self, seconds: float) -> list[str]:
+        """Return the reasons of those that came back meanwhile; takes `seconds`."""
+        reasons, until = [], time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            message = self._consumer.poll(min(left, 0.2))
+            if message is None or message.error() is not None:
+                continue
+            event = open_envelope(message.key(), message.value(), headers_of(message))
+            if not isinstance(event, DeadLettered) or event.dead_letter_id in self._seen:
+                continue
+            if original_headers(event).get(REDRIVEN_HEADER, b"").decode(errors="replace") in self._ids:
+                self._seen.add(event.dead_letter_id)
+                reasons.append(f"{event.consumer}: {event.error}")
+        return reasons
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def redrive(
+    kafka: Kafka,
+    letters: Sequence[DeadLettered],
+    *,
+    per_second: int,
+    stop_after: int,
+    settle_seconds: float = 3.0,
+    progress: Callable[[int], None] = lambda _count: None,
+) -> Redriven:
+    """Publish `letters` where they came from, `per_second` at most, and watch which become dead letters again.
+
+    Raises Refused, before anything is published, for a letter from a topic or partition that does not exist, or that could
+    hide something newer; and in between when more than `stop_after` come back: the cause is still there. A crash in between
+    repeats some: consumers pass over what they have seen, or dead-letter it again.
+    """
+    refuse_older_states(kafka, letters)
+    topics = {topic.name: topic for topic in TOPICS}
+    publisher = Publisher(kafka)
+    returning = None
+    came_back: list[str] = []
+    try:
+        for letter in letters:
+            topic = topics.get(letter.topic)
+            if topic is None:
+                raise Refused(
+                    f"dead letter {letter.dead_letter_id} is of topic {letter.topic!r}, which is not declared any more"
+                )
+            if letter.partition >= publisher.partition_count(topic):
+                raise Refused(
+                    f"dead letter {letter.dead_letter_id}: {letter.topic} has no partition {letter.partition} any more"
+                )
+        returning = _Returning(kafka, [letter.dead_letter_id for letter in letters])
+        for start in range(0, len(letters), per_second):
+            batch = letters[start : start + per_second]
+            for letter in batch:
+                headers = {**original_headers(letter), REDRIVEN_HEADER: letter.dead_letter_id.encode()}
+                key, value = original_key(letter) or b"", original_value(letter)
+                publisher.send_raw(topics[letter.topic], letter.partition, key, value, list(headers.items()))
+            publisher.flush()
+            progress(len(batch))
+            done = start + len(batch)
+            came_back += returning.look(1.0 if done < len(letters) else settle_seconds)
+            if len(came_back) > stop_after:
+                raise Refused(
+                    f"stopped: {done} of {len(letters)} were put back and {len(came_back)} of them are dead letters again (more "
+                    f"than {stop_after}). The cause is still there: {came_back[-1]}"
+                )
+    finally:
+        publisher.close()
+        if returning is not None:
+            returning.close()
+    return Redriven(len(letters), tuple(came_back))

@@ -26,14 +26,56 @@ class Section(BaseModel):
 class Kafka(Section):
     bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma separated")
     topic_prefix: str = Field(default="", description="put before every topic name, for several Tocsins on one cluster")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    auth: Literal["msk_iam"] | None = Field(
+        default=None,
+        description="msk_iam: sign in to Amazon MSK with this machine's AWS credentials; else sasl_* say how, if at all",
+    )
+    aws_region: str | None = Field(default=None, description="of the MSK cluster, for kafka.auth = msk_iam")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="with msk_iam always SASL_SSL"
+    )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_KAFKA__SASL_PASSWORD")
-    ca_file: Path | None = None
+    ca_file: Path | None = Field(default=None, description="PEM; without it the system's certificates are trusted")
+    certificate_file: Path | None = Field(
+        default=None, description="PEM; for brokers that ask clients for a certificate"
+    )
+    key_file: Path | None = Field(default=None, description="PEM; of kafka.certificate_file")
+    key_password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_KAFKA__KEY_PASSWORD")
+    topic_settings: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="what a managed broker imposes: topic -> setting -> value; `tocsin topics apply` names what it refuses",
+    )
     embedded: bool = Field(
         default=False, description="the demo's mock cluster: 4 partitions, no topic admin, memory only"
     )
+
+    @property
+    def protocol(self) -> str:
+        """How clients connect."""
+        return "SASL_SSL" if self.auth is not None else self.security_protocol
+
+    @model_validator(mode="after")
+    def _sign_in_is_complete(self) -> "Kafka":
+        if self.auth is not None:
+            if self.sasl_mechanism is not None or self.sasl_username is not None:
+                raise ValueError(f'kafka.auth = "{self.auth}" signs in by itself; remove kafka.sasl_*')
+            if not self.aws_region:
+                raise ValueError(f'kafka.auth = "{self.auth}" needs kafka.aws_region, the region of the cluster')
+            return self
+        if self.security_protocol.startswith("SASL") != (self.sasl_mechanism is not None):
+            raise ValueError(
+                f"kafka.security_protocol {self.security_protocol} and kafka.sasl_mechanism {self.sasl_mechanism} do not go "
+                "together: SASL_* protocols need a mechanism, the others take none"
+            )
+        if self.sasl_mechanism is not None and not (self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"kafka.sasl_mechanism {self.sasl_mechanism} needs kafka.sasl_username and TOCSIN_KAFKA__SASL_PASSWORD"
+            )
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("kafka.certificate_file and kafka.key_file belong together")
+        return self
 
 
 class Store(Section):
@@ -303,7 +345,12 @@ def _anchored(settings: Settings, root: Path) -> Settings:
         update={name: (root / getattr(settings.paths, name)) for name in Paths.model_fields}
     )
     secrets = {source: root / file for source, file in settings.intake.secrets.items()}
-    update: dict[str, Any] = {"paths": paths, "intake": settings.intake.model_copy(update={"secrets": secrets})}
+    files = {name: getattr(settings.kafka, name) for name in ("ca_file", "certificate_file", "key_file")}
+    update: dict[str, Any] = {
+        "paths": paths,
+        "intake": settings.intake.model_copy(update={"secrets": secrets}),
+        "kafka": settings.kafka.model_copy(update={name: root / file for name, file in files.items() if file}),
+    }
     for section in ("case_store", "store"):
         url = getattr(settings, section).url.get_secret_value()
         if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):

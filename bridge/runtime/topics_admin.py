@@ -1,14 +1,15 @@
 """Topics as declared against topics as they are: what differs, and bringing it in line.
 
-Creates and alters; never changes a partition count, which would move roots to other partitions. Knows no event.
+Creates and alters; never changes a partition count, which would move roots to other partitions. What a managed broker
+refuses is named with the nearest value that it permits. Knows no event.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented there, not listed in its __all__
     AdminClient,
     AlterConfigOpType,
@@ -19,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented 
     ResourceType,
 )
 
-from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable, nearest
 from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.kafka import client_settings
 from bridge.runtime.settings import Kafka
@@ -29,13 +30,16 @@ _TIMEOUT_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing in which a topic is not as declared. `remedy` "none": no command may change it in place."""
+    """One thing in which a topic is not as declared.
+
+    `remedy` "none": no command may change it in place; "reassign": the broker's own tool copies partitions to more brokers.
+    """
 
     topic: str
     what: str
     declared: str
     actual: str | None
-    remedy: Literal["create", "alter", "none"]
+    remedy: Literal["create", "alter", "reassign", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +51,26 @@ class TopicAsIs:
     settings: Mapping[str, str]
 
 
-def declared_settings(topic: Topic, broker_count: int) -> dict[str, str]:
-    """Return the configuration that `topic` must have on a cluster of `broker_count`."""
+def declared_settings(topic: Topic, copies: int, imposed: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the configuration that `topic` must have with so many `copies`; `imposed` is what a managed broker demands."""
     settings = {"cleanup.policy": topic.cleanup} | topic.settings
     if topic.retention_ms is not None:
         settings["retention.ms"] = str(topic.retention_ms)
-    if broker_count >= 3:
-        # One broker may fail and nothing acknowledged is lost.
+    if copies >= 3:
+        # One broker may fail and nothing acknowledged is lost. With fewer copies it would stop all writing instead.
         settings["min.insync.replicas"] = "2"
-    return settings
+    return settings | dict(imposed or {})
+
+
+def checked_imposed(kafka: Kafka) -> Mapping[str, Mapping[str, str]]:
+    """Return `kafka.topic_settings`. Raises BadInput for a topic that is not declared, or a setting that decides its key."""
+    known = {topic.name for topic in TOPICS}
+    for name, settings in kafka.topic_settings.items():
+        if name not in known:
+            raise BadInput(f"kafka.topic_settings: no topic {name!r}{nearest(name, known)}")
+        if "cleanup.policy" in settings:
+            raise BadInput(f"kafka.topic_settings: cleanup.policy of {name} is what its readers rely on; remove it")
+    return kafka.topic_settings
 
 
 def replication(broker_count: int) -> int:
@@ -63,7 +78,9 @@ def replication(broker_count: int) -> int:
     return min(3, broker_count)
 
 
-def differences_of(topic: Topic, actual: TopicAsIs | None, broker_count: int) -> list[Difference]:
+def differences_of(
+    topic: Topic, actual: TopicAsIs | None, broker_count: int, imposed: Mapping[str, str] | None = None
+) -> list[Difference]:
     """Return what is not as declared."""
     if actual is None:
         return [Difference(topic.name, "topic", f"{topic.partitions} partitions", None, "create")]
@@ -72,11 +89,32 @@ def differences_of(topic: Topic, actual: TopicAsIs | None, broker_count: int) ->
         found.append(Difference(topic.name, "partitions", str(topic.partitions), str(actual.partitions), "none"))
     if actual.replication < replication(broker_count):
         copies = str(replication(broker_count))
-        found.append(Difference(topic.name, "replication", copies, str(actual.replication), "none"))
-    for name, value in sorted(declared_settings(topic, broker_count).items()):
+        found.append(Difference(topic.name, "replication", copies, str(actual.replication), "reassign"))
+    for name, value in sorted(declared_settings(topic, actual.replication, imposed).items()):
         if actual.settings.get(name) != value:
             found.append(Difference(topic.name, name, value, actual.settings.get(name), "alter"))
     return found
+
+
+def nearest_permitted(wanted: int, permits: Callable[[int], bool]) -> int | None:
+    """Return the permitted number nearest to `wanted`, which is not; None if none of its magnitude is.
+
+    Looks away from it in doubling steps, up and down, and then closes in: some sixty questions.
+    """
+    found = []
+    for sign in (1, -1):
+        step, beyond = 1, wanted
+        while abs(step) < 1 << 62:
+            tried = wanted + sign * step
+            if permits(tried):
+                near, far = tried, beyond
+                while abs(near - far) > 1:
+                    middle = (near + far) // 2
+                    near, far = (middle, far) if permits(middle) else (near, middle)
+                found.append(near)
+                break
+            beyond, step = tried, step * 2
+    return min(found, key=lambda number: abs(number - wanted), default=None)
 
 
 def _is_led(shown: Any, topic: Topic) -> bool:
@@ -93,6 +131,7 @@ class TopicsAdmin:
 
     def __init__(self, kafka: Kafka) -> None:
         self._prefix = kafka.topic_prefix
+        self._imposed = checked_imposed(kafka)
         self._admin = AdminClient(client_settings(kafka))
 
     def actual(self) -> dict[str, TopicAsIs]:
@@ -113,10 +152,18 @@ class TopicsAdmin:
             )
         return result
 
+    def broker_count(self) -> int:
+        """Return how many brokers the cluster has now."""
+        return len(self._metadata().brokers)
+
     def differences(self) -> list[Difference]:
         """Return everything that is not as declared."""
         actual, brokers = self.actual(), len(self._metadata().brokers)
-        return [each for topic in TOPICS for each in differences_of(topic, actual.get(topic.name), brokers)]
+        return [
+            each
+            for topic in TOPICS
+            for each in differences_of(topic, actual.get(topic.name), brokers, self._imposed.get(topic.name))
+        ]
 
     def apply(self) -> list[Difference]:
         """Create and alter what is needed; return what was done.
@@ -136,7 +183,7 @@ class TopicsAdmin:
         by_name = {topic.name: topic for topic in TOPICS}
         self._create([by_name[each.topic] for each in found if each.remedy == "create"], brokers)
         self._alter([each for each in found if each.remedy == "alter"])
-        return found
+        return [each for each in found if each.remedy in ("create", "alter")]
 
     def _create(self, topics: Sequence[Topic], brokers: int) -> None:
         if not topics:
@@ -146,14 +193,64 @@ class TopicsAdmin:
                 self._prefix + topic.name,
                 num_partitions=topic.partitions,
                 replication_factor=replication(brokers),
-                config=declared_settings(topic, brokers),
+                config=declared_settings(topic, replication(brokers), self._imposed.get(topic.name)),
             )
             for topic in topics
         ]
         answers = self._admin.create_topics(wanted, operation_timeout=_TIMEOUT_SECONDS)
-        for name, answer in answers.items():
-            self._answer(answer, name)
+        refused = None
+        for (name, answer), topic in zip(answers.items(), topics, strict=True):
+            try:
+                self._answer(answer, name)
+            except Refused as refusal:
+                refused = refused or (topic, refusal)
+        if refused is not None:
+            self._explain(refused[0], replication(brokers), refused[1])
         self._await_leaders(topics)
+
+    def _explain(self, topic: Topic, copies: int, refusal: Refused) -> None:
+        """Raise `refusal` with the settings that the broker refuses, each with the nearest value that it permits."""
+        found: dict[str, tuple[str, int | None]] = {}
+        for name, value in declared_settings(topic, copies, self._imposed.get(topic.name)).items():
+            if not self._permits(topic, copies, {name: value}):
+                found[name] = (value, self._nearest(topic, copies, name, value))
+        if not found:
+            raise refusal
+        said = "; ".join(
+            f"{name} = {value} is refused" + ("" if near is None else f", the nearest permitted value is {near}")
+            for name, (value, near) in found.items()
+        )
+        permitted = ", ".join(f'"{name}" = "{near}"' for name, (_, near) in found.items() if near is not None)
+        advice = (
+            f'; to accept it, set [kafka] topic_settings = {{"{topic.name}" = {{{permitted}}}}}' if permitted else ""
+        )
+        raise Refused(f"topic {topic.name}: {said}{advice}. The broker says: {refusal}") from refusal
+
+    def _nearest(self, topic: Topic, copies: int, name: str, value: str) -> int | None:
+        if not value.lstrip("-").isdecimal():
+            return None
+        return nearest_permitted(int(value), lambda number: self._permits(topic, copies, {name: str(number)}))
+
+    def _permits(self, topic: Topic, copies: int, settings: Mapping[str, str]) -> bool:
+        """Ask the broker whether it would create such a topic; nothing is created."""
+        probe = NewTopic(
+            f"{self._prefix}{topic.name}.probe",
+            num_partitions=topic.partitions,
+            replication_factor=copies,
+            config=dict(settings),
+        )
+        answers = self._admin.create_topics([probe], validate_only=True, operation_timeout=_TIMEOUT_SECONDS)
+        try:
+            next(iter(answers.values())).result(timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() in (
+                KafkaError.INVALID_CONFIG,
+                KafkaError.POLICY_VIOLATION,
+                KafkaError.INVALID_REQUEST,
+            ):
+                return False
+            raise Refused(f"topic {topic.name}: {error.args[0].str()}") from error
+        return True
 
     def _await_leaders(self, topics: Sequence[Topic]) -> None:
         """Return when brokers show `topics` with a leader for every partition: some time after the controller said yes."""
@@ -189,8 +286,12 @@ class TopicsAdmin:
             )
             for name in dict.fromkeys(each.topic for each in changes)
         ]
+        by_name = {self._prefix + topic.name: topic for topic in TOPICS}
         for resource, answer in self._admin.incremental_alter_configs(resources).items():
-            self._answer(answer, resource.name)
+            try:
+                self._answer(answer, resource.name)
+            except Refused as refusal:
+                self._explain(by_name[resource.name], replication(len(self._metadata().brokers)), refusal)
 
     def _metadata(self) -> Any:
         try:

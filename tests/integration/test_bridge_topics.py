@@ -1,6 +1,10 @@
 """Topics, dead letters and account notices on a real Kafka."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +25,19 @@ from bridge.commands import COMMANDS
 from bridge.contracts.envelope import Message, seal_envelope
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AccountNotice
-from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, LEAK_ALERTS, STORE_CHANGES, TOPICS
+from bridge.contracts.topics import (
+    ACCOUNT_NOTICES,
+    DEAD_LETTERS,
+    INCIDENTS,
+    LEAK_ALERTS,
+    STORE_CHANGES,
+    TOPICS,
+)
+from bridge.contracts.topics import DELIVERY_OUTCOMES as OUTCOMES
 from bridge.magento.notices import AccountNoticeTable
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.dead_letters import DeadLetters
-from bridge.runtime.kafka import Publisher
+from bridge.runtime.kafka import Publisher, new_consumer
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Paths, Settings, Store
 from bridge.runtime.telemetry import Health
@@ -122,18 +134,70 @@ def test_dead_letters_are_listed_shown_and_put_back_byte_for_byte(kafka: Kafka, 
     wanted = listed[0]["id"]
     assert call("dead-letters", "show", wanted[:8], "--value").stdout_bytes == b"\xff{no json"
     assert isinstance(call("dead-letters", "show", "zzz").exception, BadInput)
-    assert call("dead-letters", "redrive", "--all", "--dry-run").output.endswith("2 to put back\n")
-    result = call("dead-letters", "redrive", wanted)
+    dry = call("dead-letters", "redrive", "--all", "--dry-run").output
+    assert dry.startswith("1 states of the store left out")
+    assert dry.endswith("1 to put back\n")
+    # the store knows a newer state than any letter
+    refused = call("dead-letters", "redrive", wanted)
+    assert isinstance(refused.exception, Refused)
+    assert "tocsin relay backfill --entity customers" in str(refused.exception)
+    letters.put_raw(OUTCOMES.name, 5, 9, b"notice/a", b"\xff{no json", [("ce_type", b"x")], "not JSON")
+    letters.flush()
+    other = json.loads(call("dead-letters", "list", "--json").output)[-1]["id"]
+    result = call("dead-letters", "redrive", other)
     assert result.exit_code == 0, result.output
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"{kafka.topic_prefix}test"})
     try:
-        consumer.assign([TopicPartition(kafka.topic_prefix + STORE_CHANGES.name, 4, 0)])
+        consumer.assign([TopicPartition(kafka.topic_prefix + OUTCOMES.name, 5, 0)])
         message = consumer.poll(20)
         assert message is not None
-        assert (message.key(), message.value()) == (b"customer/42", b"\xff{no json")
-        assert dict(message.headers() or []) == {"ce_type": b"x", "tocsin-redriven": wanted.encode()}
+        assert (message.key(), message.value()) == (b"notice/a", b"\xff{no json")
+        assert dict(message.headers() or []) == {"ce_type": b"x", "tocsin-redriven": other.encode()}
     finally:
         consumer.close()
+
+
+def test_a_redrive_stops_when_too_many_come_back_and_hides_nothing_newer(kafka: Kafka, call: Call) -> None:
+    TopicsAdmin(kafka).apply()
+    letters = DeadLetters(lambda: Publisher(kafka), "receipts", SystemClock())
+    for offset in range(12):
+        letters.put_raw(OUTCOMES.name, 0, 1000 + offset, b"k", b"{no json", [], "not JSON")
+    # a compacted topic: first nothing newer, then something
+    letters.put_raw(INCIDENTS.name, 0, -1, b"INC-2026-0001", b"{no json", [], "not JSON")
+    letters.flush()
+    stop = threading.Event()
+
+    def cannot_read_them_either() -> None:
+        consumer = new_consumer(kafka, "receipts")
+        consumer.assign([TopicPartition(kafka.topic_prefix + OUTCOMES.name, 0, 0)])
+        again = DeadLetters(lambda: Publisher(kafka), "receipts", SystemClock())
+        while not stop.is_set():
+            for message in consumer.consume(10, timeout=0.1):
+                again.put(OUTCOMES.name, message, "again")
+                again.flush()
+        consumer.close()
+
+    reading = threading.Thread(target=cannot_read_them_either)
+    reading.start()
+    try:
+        result = call(
+            "dead-letters", "redrive", "--all", "--topic", OUTCOMES.name, "--per-second", "4", "--stop-after", "2"
+        )
+    finally:
+        stop.set()
+        reading.join()
+    assert isinstance(result.exception, Refused)
+    assert re.search(
+        r"stopped: (4|8|12) of 12 were put back and \d+ of them are dead letters again", str(result.exception)
+    )
+    assert "receipts: again" in str(result.exception)
+    publisher = Publisher(kafka)
+    publisher.send_raw(INCIDENTS, 0, b"INC-2026-0001", b"{}", [])
+    publisher.flush()
+    publisher.close()
+    refused = call("dead-letters", "redrive", "--all", "--topic", INCIDENTS.name)
+    assert isinstance(refused.exception, Refused)
+    assert "newer message of the same key at offset 0" in str(refused.exception)
 
 
 def notice(notice_id: str, **changes: Any) -> Message:
@@ -188,6 +252,56 @@ def test_account_notices_reach_the_store_and_go_on_after_a_restart(
         topic = TopicPartition(kafka.topic_prefix + DEAD_LETTERS.name, 0)
         assert reader.get_watermark_offsets(topic, timeout=15) == (0, 1)
         reader.close()
+    finally:
+        publisher.close()
+        engine.dispose()
+
+
+def test_a_writer_killed_between_commit_and_acknowledgement_repeats_and_changes_nothing(
+    kafka: Kafka, mariadb_database: StoreDatabase, tmp_path: Path
+) -> None:
+    TopicsAdmin(kafka).apply()
+    engine = sa.create_engine(mariadb_database.url)
+    shop = StoreRows(engine)
+    settings = tmp_path / "notices.json"
+    settings.write_text(
+        json.dumps(
+            {
+                "bootstrap_servers": kafka.bootstrap_servers,
+                "topic_prefix": kafka.topic_prefix,
+                "url": mariadb_database.url,
+            }
+        ),
+        encoding="utf-8",
+    )
+    command = [sys.executable, str(Path(__file__).with_name("notices_process.py")), str(settings)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def rows() -> list[tuple[Any, ...]]:
+        return shop.run(
+            "SELECT notice_id, read_at IS NULL, withdrawn_at IS NULL FROM tocsin_account_notice ORDER BY id"
+        )
+
+    publisher = Publisher(kafka)
+    try:
+        publisher.send(ACCOUNT_NOTICES, notice("a-1"))
+        publisher.send(ACCOUNT_NOTICES, notice("a-2"))
+        publisher.flush()
+        with subprocess.Popen([*command, "--hold"], stdout=subprocess.PIPE, env=environment) as killed:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == b"written\n"
+            killed.kill()
+        assert rows()
+        # meanwhile the customer reads one
+        shop.run("UPDATE tocsin_account_notice SET read_at = '2026-03-02 00:00:00' WHERE notice_id = 'a-1'")
+        publisher.send(ACCOUNT_NOTICES, notice("a-2", withdrawn=True, title="", body=""))
+        publisher.flush()
+        with subprocess.Popen(command, env=environment) as successor:
+            wait_for("the withdrawal arrives", lambda: rows() == [("a-1", 0, 1), ("a-2", 1, 0)])
+            successor.terminate()
+            assert successor.wait(30) == 0
+        # what the bridge wrote itself is settled as unread: only the reading counts (see test_relay)
+        assert len(shop.changelog("tocsin_account_notice")) >= 4
     finally:
         publisher.close()
         engine.dispose()

@@ -30,6 +30,42 @@ class KafkaServer:
     """Where the broker is. Topics must be created: the broker makes none by itself."""
 
     bootstrap_servers: str
+    secured_servers: str = ""
+    """Of a secured broker: where it asks for TLS, a sign-in and rights; at the other address everybody may do everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """What a broker gets a second listener for: TLS, OAUTHBEARER with unsecured tokens, PLAIN, and ACLs."""
+
+    certificate: str
+    """PEM: key and certificate of 127.0.0.1."""
+    key: str
+    user: str
+    password: str
+    session_seconds: int
+    """After so long a connection must have signed in again, or is closed."""
+
+
+def secured_settings(secured: Secured) -> dict[str, str]:
+    """Return what the second listener needs beside `broker_settings`."""
+
+    def listener(name: str) -> str:
+        return f"listener.name.secured.{name}"
+
+    oauth = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    return {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        listener("sasl.enabled.mechanisms"): "OAUTHBEARER,PLAIN",
+        listener("oauthbearer.sasl.jaas.config"): f'{oauth} unsecuredLoginStringClaim_sub="broker";',
+        listener("oauthbearer.connections.max.reauth.ms"): str(secured.session_seconds * 1000),
+        listener("plain.sasl.jaas.config"): f'{plain} user_{secured.user}="{secured.password}";',
+        listener("ssl.keystore.type"): "PEM",
+        listener("ssl.keystore.key"): secured.key.replace("\n", "\\n"),
+        listener("ssl.keystore.certificate.chain"): secured.certificate.replace("\n", "\\n"),
+    }
 
 
 def broker_settings(port: int, controller_port: int, data: str, bind: str = "127.0.0.1") -> dict[str, str]:
@@ -70,20 +106,35 @@ def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def kafka_server(way: Way) -> Iterator[KafkaServer]:
-    """Yield a broker that answers. Raises ServerDidNotStart."""
-    with _in_docker() if way is Way.DOCKER else _as_process() as server:
+def kafka_server(way: Way, secured: Secured | None = None) -> Iterator[KafkaServer]:
+    """Yield a broker that answers, with a second listener if `secured`. Raises ServerDidNotStart."""
+    with _in_docker(secured) if way is Way.DOCKER else _as_process(secured) as server:
         yield server
 
 
+def _with_second_listener(settings: dict[str, str], secured: Secured | None, port: int, bind: str) -> dict[str, str]:
+    if secured is None:
+        return settings
+    return (
+        settings
+        | secured_settings(secured)
+        | {
+            "listeners": f"{settings['listeners']},SECURED://{bind}:{port}",
+            "advertised.listeners": f"{settings['advertised.listeners']},SECURED://127.0.0.1:{port}",
+            "listener.security.protocol.map": f"{settings['listener.security.protocol.map']},SECURED:SASL_SSL",
+        }
+    )
+
+
 @contextmanager
-def _as_process() -> Iterator[KafkaServer]:
+def _as_process(secured: Secured | None) -> Iterator[KafkaServer]:
     jars = kafka_jars()
     with scratch_folder("kafka") as scratch:
-        port, controller_port = free_port(), free_port()
+        port, controller_port, secured_port = free_port(), free_port(), free_port()
         properties = scratch / "server.properties"
+        settings = broker_settings(port, controller_port, str(scratch / "data"))
         properties.write_text(
-            as_properties(broker_settings(port, controller_port, str(scratch / "data"))), encoding="utf-8"
+            as_properties(_with_second_listener(settings, secured, secured_port, "127.0.0.1")), encoding="utf-8"
         )
         java = ("java", *JVM, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -96,21 +147,22 @@ def _as_process() -> Iterator[KafkaServer]:
         )
         address = f"127.0.0.1:{port}"
         with running("kafka", (*java, "kafka.Kafka", properties), scratch, lambda: _answers(address)):
-            yield KafkaServer(address)
+            yield KafkaServer(address, f"127.0.0.1:{secured_port}" if secured else "")
 
 
 @contextmanager
-def _in_docker() -> Iterator[KafkaServer]:
+def _in_docker(secured: Secured | None) -> Iterator[KafkaServer]:
     # The port outside must be known before the start, because the broker tells it to its clients.
-    port = free_port()
-    container = DockerContainer(IMAGE).with_bind_ports(port, port)
+    port, secured_port = free_port(), free_port()
+    container = DockerContainer(IMAGE).with_bind_ports(port, port).with_bind_ports(secured_port, secured_port)
     settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0")
+    settings = _with_second_listener(settings, secured, secured_port, "0.0.0.0")
     for name, value in as_environment(settings).items():
         container = container.with_env(name, value)
     with container:
         address = f"127.0.0.1:{port}"
         _wait_for_container(container, address)
-        yield KafkaServer(address)
+        yield KafkaServer(address, f"127.0.0.1:{secured_port}" if secured else "")
 
 
 def _wait_for_container(container: DockerContainer, address: str, attempts: int = 120) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from bridge.commands import COMMANDS
@@ -14,9 +16,17 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.topics import STORE_CHANGES, TOPICS
 from bridge.magento.backfill import Backfill
 from bridge.magento.grants import READ_COLUMNS, grants
+from bridge.runtime.acls import GROUPS, acls
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Paths, Settings, Store
-from bridge.runtime.topics_admin import Difference, TopicAsIs, declared_settings, differences_of
+from bridge.runtime.topics_admin import (
+    Difference,
+    TopicAsIs,
+    checked_imposed,
+    declared_settings,
+    differences_of,
+    nearest_permitted,
+)
 from tests.store_rows import StoreRows
 
 Run = Callable[..., Result]
@@ -150,11 +160,51 @@ def changed(**changes: Any) -> TopicAsIs:
         (None, 1, [("topic", "create")]),
         (changed(partitions=4), 1, [("partitions", "none")]),
         (changed(settings={**AS_DECLARED.settings, "cleanup.policy": "delete"}), 1, [("cleanup.policy", "alter")]),
-        (AS_DECLARED, 3, [("replication", "none"), ("min.insync.replicas", "alter")]),
+        # one copy and two that must be in step would stop all writing: first the copies, then the setting
+        (AS_DECLARED, 3, [("replication", "reassign")]),
+        (changed(replication=3), 3, [("min.insync.replicas", "alter")]),
     ],
 )
 def test_differences(actual: TopicAsIs | None, brokers: int, found: list[tuple[str, str]]) -> None:
     assert [(each.what, each.remedy) for each in differences_of(STORE_CHANGES, actual, brokers)] == found
+
+
+def test_what_a_managed_broker_imposes_counts_as_declared() -> None:
+    imposed = {"max.compaction.lag.ms": "604800000"}
+    actual = changed(settings={**AS_DECLARED.settings, **imposed})
+    assert differences_of(STORE_CHANGES, actual, 1, imposed) == []
+    assert [each.what for each in differences_of(STORE_CHANGES, AS_DECLARED, 1, imposed)] == ["max.compaction.lag.ms"]
+    with pytest.raises(BadInput, match=r"did you mean 'tocsin\.store-changes'"):
+        checked_imposed(Kafka(topic_settings={"tocsin.store-change": {}}))
+    with pytest.raises(BadInput, match=r"cleanup\.policy"):
+        checked_imposed(Kafka(topic_settings={STORE_CHANGES.name: {"cleanup.policy": "delete"}}))
+
+
+@given(st.integers(-1000, 10**12), st.integers(-1000, 10**12), st.integers(0, 10**12))
+def test_the_nearest_permitted_value_is_found(wanted: int, low: int, width: int) -> None:
+    high = low + width
+    if low <= wanted <= high or abs(wanted) < 1:
+        return
+    expected = low if wanted < low else high
+    step = abs(wanted - expected)
+    if width < step:
+        return  # a range narrower than its distance may be stepped over; brokers' are wide
+    assert nearest_permitted(wanted, lambda number: low <= number <= high) == expected
+
+
+def test_rights_are_those_of_the_declaration(call: Run) -> None:
+    found = {(each.process, each.name): each.operations for each in acls("shop.")}
+    assert found["relay", "shop.tocsin.store-changes"] == ("Describe", "Write")
+    assert found["relay", "shop.relay"] == ("Describe", "Write")
+    assert found["index", "shop.tocsin.store-changes"] == ("Describe", "Read")
+    assert ("dispatch", "shop.tocsin.store-changes") not in found
+    # every consumer keeps aside what it cannot read
+    assert {process for process, name in found if name == "shop.tocsin.dead-letters"} == {*GROUPS, "commands"}
+    printed = call("topics", "show", "--acls", kafka=Kafka(topic_prefix="shop.")).output
+    assert (
+        "--allow-principal User:tocsin-relay --operation Describe --operation Write --transactional-id shop.relay"
+        in printed
+    )
 
 
 def test_three_brokers_keep_what_one_loses() -> None:

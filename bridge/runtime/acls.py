@@ -1,0 +1,68 @@
+"""The rights that each process needs on Kafka, derived from the declaration of topics: no more, and no wildcard."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bridge.contracts.topics import DEAD_LETTERS, TOPICS
+
+GROUPS = ("index", "planning", "dispatch", "receipts", "evidence", "account-notices", "intake")
+"""Consumer groups, named as the process that joins them."""
+TRANSACTIONAL = ("relay", "outbox")
+"""Processes that publish under a transactional id of their own name."""
+COMMANDS = "commands"
+"""What people type: `tocsin topics`, `tocsin dead-letters`."""
+_OUTSIDE = frozenset({"monitors"})
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """One process's rights on one resource."""
+
+    process: str
+    resource: str
+    """`topic`, `group`, `transactional-id` or `cluster`, in kafka-acls.sh's words."""
+    name: str
+    operations: tuple[str, ...]
+
+
+def acls(prefix: str = "") -> list[Acl]:
+    """Return all rights, by process; `prefix` is `kafka.topic_prefix`."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for process, resource, name, operation in _needed():
+        operations = found.setdefault((process, resource, name if resource == "cluster" else prefix + name), [])
+        if operation not in operations:
+            operations.append(operation)
+    return [Acl(*key, tuple(sorted(found[key]))) for key in sorted(found)]
+
+
+def _needed() -> Iterator[tuple[str, str, str, str]]:
+    for topic in TOPICS:
+        if topic is DEAD_LETTERS:
+            continue
+        for writer in topic.writers:
+            yield writer, "topic", topic.name, "Write"
+            yield writer, "topic", topic.name, "Describe"
+        for reader in topic.readers:
+            yield reader, "topic", topic.name, "Read"
+            yield reader, "topic", topic.name, "Describe"
+        for operation in ("Create", "Alter", "AlterConfigs", "Describe", "DescribeConfigs", "Read", "Write"):
+            # Read and Write: dead letters are put back, and a new generation of a topic is compared.
+            yield COMMANDS, "topic", topic.name, operation
+    for group in GROUPS:
+        yield group, "group", group, "Read"
+        yield group, "topic", DEAD_LETTERS.name, "Write"
+        yield group, "topic", DEAD_LETTERS.name, "Describe"
+    for process in TRANSACTIONAL:
+        yield process, "transactional-id", process, "Write"
+        yield process, "transactional-id", process, "Describe"
+    for operation in ("Create", "Alter", "AlterConfigs", "Describe", "DescribeConfigs", "Read"):
+        yield COMMANDS, "topic", DEAD_LETTERS.name, operation
+
+
+def as_command(acl: Acl, bootstrap_servers: str) -> str:
+    """Return the line for kafka-acls.sh; the principal is the process's name with `tocsin-` before it."""
+    principal = acl.process if acl.process in _OUTSIDE else f"tocsin-{acl.process}"
+    operations = " ".join(f"--operation {operation}" for operation in acl.operations)
+    resource = "--cluster" if acl.resource == "cluster" else f"--{acl.resource} {acl.name}"
+    who = f"--add --allow-principal User:{principal}"
+    return f"kafka-acls.sh --bootstrap-server {bootstrap_servers} {who} {operations} {resource}"

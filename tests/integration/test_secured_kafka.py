@@ -1,0 +1,231 @@
+"""Kafka behind TLS, a sign-in and rights: both clients, tokens that end, and each process with exactly its ACLs."""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as IndependentPartition
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from pydantic import SecretStr
+
+from bridge.contracts.envelope import open_envelope, seal_envelope
+from bridge.contracts.errors import Refused, TocsinError
+from bridge.contracts.events import StoreBeat
+from bridge.contracts.topics import INCIDENTS, STORE_CHANGES
+from bridge.runtime.acls import acls
+from bridge.runtime.consume import headers_of
+from bridge.runtime.kafka import Publisher, as_topic_partition, new_consumer
+from bridge.runtime.kafka_auth import TOKEN_SOURCES, Token, independent_auth
+from bridge.runtime.settings import Kafka
+from bridge.runtime.topics_admin import TopicsAdmin
+from tests.conftest import way_or_skip
+from tests.servers import kafka as kafka_servers
+from tests.servers.kafka import KafkaServer, Secured
+
+TOKEN_SECONDS = 4
+AT = datetime(2026, 3, 1, 10, tzinfo=UTC)
+_OPERATIONS = {
+    "Write": ACLOperation.WRITE, "Read": ACLOperation.READ, "Describe": ACLOperation.DESCRIBE,
+    "Create": ACLOperation.CREATE, "Alter": ACLOperation.ALTER, "AlterConfigs": ACLOperation.ALTER_CONFIGS,
+    "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
+}  # fmt: skip
+_RESOURCES = {
+    "topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional-id": ResourceType.TRANSACTIONAL_ID,
+}  # fmt: skip
+
+
+class Tokens:
+    """Signs in one principal with tokens that end soon: the broker of the test takes them unsigned (RFC 7515, `none`)."""
+
+    def __init__(self, principal: str) -> None:
+        self._principal = principal
+        self.given = 0
+
+    def token(self) -> Token:
+        self.given += 1
+        now = time.time()
+        claims = {"sub": self._principal, "iat": now, "exp": now + TOKEN_SECONDS}
+        parts = (json.dumps(part).encode() for part in ({"alg": "none"}, claims))
+        encoded = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+        return Token(encoded + ".", now + TOKEN_SECONDS)
+
+
+def certificate() -> tuple[str, str]:
+    """Return a self-signed certificate of 127.0.0.1 and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return signed.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
+    """A broker of its own: the other tests' one asks nobody who they are."""
+    pem, key = certificate()
+    ca_file = tmp_path_factory.mktemp("tls") / "ca.pem"
+    ca_file.write_text(pem, encoding="utf-8")
+    wanted = Secured(pem, key, "planner", "s3cret", TOKEN_SECONDS)
+    with kafka_servers.kafka_server(way_or_skip("Apache Kafka", kafka_servers.PROGRAMS), wanted) as server:
+        TopicsAdmin(Kafka(bootstrap_servers=server.bootstrap_servers)).apply()
+        admin = KafkaAdminClient(bootstrap_servers=server.bootstrap_servers)
+        rights = [
+            ACL(
+                f"User:tocsin-{each.process}", "*", _OPERATIONS[operation], ACLPermissionType.ALLOW,
+                ResourcePattern(_RESOURCES[each.resource], each.name),
+            )
+            for each in acls()
+            for operation in each.operations
+        ]  # fmt: skip
+        made = admin.create_acls(rights)
+        assert not made["failed"], made["failed"]
+        admin.close()
+        yield server, ca_file
+
+
+def settings_of(secured: tuple[KafkaServer, Path]) -> Kafka:
+    server, ca_file = secured
+    return Kafka(bootstrap_servers=server.secured_servers, auth="msk_iam", aws_region="eu-central-1", ca_file=ca_file)
+
+
+def message(number: int) -> Any:
+    beat = StoreBeat(beat_at=AT + timedelta(seconds=number))
+    return seal_envelope(beat, key=f"beat/{number}", root="customer/1", source="/test", at=AT)
+
+
+def test_both_clients_sign_in_and_go_on_when_their_tokens_end(
+    secured: tuple[KafkaServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Tokens] = []
+
+    def signed_in_as(principal: str) -> Tokens:
+        sources.append(Tokens(principal))
+        monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka: sources[-1])
+        return sources[-1]
+
+    kafka = settings_of(secured)
+    tokens = signed_in_as("tocsin-relay")
+    publisher = Publisher(kafka, transactional_id="relay")
+    with publisher.transaction():
+        publisher.send(STORE_CHANGES, message(1))
+    first = tokens.given
+    # the independent client reads what ours wrote ...
+    reader_tokens = signed_in_as("tocsin-index")
+    reader = KafkaConsumer(
+        **independent_auth(kafka), isolation_level="read_committed", group_id=None, enable_auto_commit=False
+    )
+    partitions = [IndependentPartition(STORE_CHANGES.name, number) for number in range(STORE_CHANGES.partitions)]
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+
+    def read_one() -> Any:
+        give_up_at = time.monotonic() + 20
+        while time.monotonic() < give_up_at:
+            for records in reader.poll(timeout_ms=200).values():
+                return records[0]
+        raise AssertionError("nothing came")
+
+    found = read_one()
+    assert open_envelope(found.key, found.value, dict(found.headers)) == StoreBeat(beat_at=AT + timedelta(seconds=1))
+    # ... and both go on after their tokens have ended: the broker closes connections that do not sign in again
+    give_up_at = time.monotonic() + 30
+    number = 1
+    until = time.monotonic() + 2 * TOKEN_SECONDS
+    while tokens.given < first + 2 or reader_tokens.given < 2 or time.monotonic() < until:
+        assert time.monotonic() < give_up_at, (tokens.given, reader_tokens.given)
+        number += 1
+        with publisher.transaction():
+            publisher.send(STORE_CHANGES, message(number))
+        assert read_one().key == f"beat/{number}".encode()
+    reader.close()
+    # a right that the declaration does not give is not there
+    with pytest.raises(TocsinError, match=r"tocsin\.incidents"), publisher.transaction():
+        publisher.send(INCIDENTS, message(0))
+    publisher.close()
+
+    # the other way round: the independent client writes, ours reads
+    signed_in_as("tocsin-relay")
+    writer = KafkaProducer(**independent_auth(kafka), acks="all")
+    sent = message(99)
+    where = writer.send(
+        STORE_CHANGES.name,
+        key=sent.key.encode(),
+        value=sent.value,
+        headers=list(sent.headers),
+        partition=found.partition,
+    ).get(timeout=20)
+    writer.close()
+    signed_in_as("tocsin-index")
+    consumer = new_consumer(kafka, "index")
+    consumer.assign([as_topic_partition(kafka, STORE_CHANGES.name, where.partition, where.offset)])
+    read = consumer.poll(20)
+    assert read is not None
+    assert read.error() is None
+    assert open_envelope(read.key(), read.value(), headers_of(read)) == StoreBeat(beat_at=AT + timedelta(seconds=99))
+    consumer.close()
+
+
+def test_a_password_signs_in_over_tls_and_a_wrong_one_does_not(secured: tuple[KafkaServer, Path]) -> None:
+    server, ca_file = secured
+
+    def signing_in(password: str) -> Kafka:
+        return Kafka(
+            bootstrap_servers=server.secured_servers, security_protocol="SASL_SSL", sasl_mechanism="PLAIN",
+            sasl_username="planner", sasl_password=SecretStr(password), ca_file=ca_file,
+        )  # fmt: skip
+
+    admin = KafkaAdminClient(**independent_auth(signing_in("s3cret")))
+    assert admin.describe_cluster()["cluster_id"]
+    admin.close()
+    consumer = new_consumer(signing_in("s3cret"), "planning")
+    assert consumer.list_topics(timeout=20).brokers
+    consumer.close()
+    refused = new_consumer(signing_in("wrong"), "planning")
+    with pytest.raises(KafkaException):
+        refused.list_topics(timeout=3)
+    refused.close()
+
+
+def test_a_setting_that_the_broker_refuses_is_named_with_the_nearest_permitted_value(
+    secured: tuple[KafkaServer, Path],
+) -> None:
+    server, _ = secured
+
+    def admin(compaction_lag: str) -> TopicsAdmin:
+        imposed = {STORE_CHANGES.name: {"max.compaction.lag.ms": compaction_lag, "delete.retention.ms": "86400000"}}
+        kafka = Kafka(bootstrap_servers=server.bootstrap_servers, topic_prefix="imposed.", topic_settings=imposed)
+        return TopicsAdmin(kafka)
+
+    wanted = r'max\.compaction\.lag\.ms = -7 is refused, the nearest permitted value is 1; .*"max\.compaction\.lag\.ms" = "1"'
+    with pytest.raises(Refused, match=wanted):
+        admin("-7").apply()
+    admin("1").apply()
+    assert admin("1").actual()[STORE_CHANGES.name].settings["delete.retention.ms"] == "86400000"
+    # on a topic that is there already, too
+    with pytest.raises(Refused, match="the nearest permitted value is 1"):
+        admin("0").apply()
