@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import Channel
-from bridge.contracts.queries import IndexAnswers
+from bridge.contracts.queries import HeldContacts, IndexAnswers
 from bridge.runtime.clock import Clock, SystemClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings, load_settings
@@ -89,6 +89,7 @@ def _provide_law(parts: Parts) -> None:
 def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.attempt_references import CaseAttemptReferences
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
+    from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.index_client import IndexClient
     from consumers.case.scoping import ScopeIndex
@@ -103,6 +104,7 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
+    parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
     parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
 
 
@@ -188,10 +190,11 @@ def _relay(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     join_key = load_join_key(settings.paths.join_key)
+    public_key = partial(load_public_key, settings.paths.sealing_public_key)
     return RelayStage(
         open_store(settings.store, process.clock),
         lambda: _publisher(parts, TRANSACTIONAL_ID),
-        Sealer(load_public_key(settings.paths.sealing_public_key), process.clock, join_key),
+        Sealer(public_key(), process.clock, join_key, reload=public_key),
         join_key,
         settings.relay,
         process.clock,
@@ -342,9 +345,10 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     settings = parts.get(Settings)
     config = aws_config(settings)
     refuse_wrong_account(settings, config)
+    private_keys = partial(load_private_keys, settings.paths.sealing_private_key)
     handler = Dispatch(
         _ledger(parts, process),
-        Opener(load_private_keys(settings.paths.sealing_private_key)),
+        Opener(private_keys(), reload=private_keys),
         ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to, process.clock),
         Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
         SesEmail(config, settings.delivery.configuration_set),

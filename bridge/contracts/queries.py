@@ -3,6 +3,7 @@
 Ids, residences, counts and provenance facts only: no contact, sealed or not.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -295,3 +296,11 @@ class IndexAnswers(Protocol):
     def faults(self) -> Faults: ...
     def seals(self) -> Seals: ...
     def status(self) -> IndexStatus: ...
+
+
+class HeldContacts(Protocol):
+    """Contacts that the case store holds while incidents are open."""
+
+    def counts_by_key(self) -> Mapping[str, int]:
+        """Return how many are sealed to each key id. Raises Unreachable."""
+        ...

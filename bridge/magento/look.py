@@ -31,7 +31,9 @@ _IDS = {
     "order": "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.order_id > {after} AND r.order_id < {before}"
     " ORDER BY r.order_id LIMIT {limit}",
 }
-_RECORD_IDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.id > {after} AND r.id < {before} ORDER BY r.id LIMIT {limit}"
+_RECORD_IDS = (
+    "SELECT id, record_id FROM {p}tocsin_provenance WHERE id > {after} AND id < {before} ORDER BY id LIMIT {limit}"
+)
 _ORDERS_THERE = "SELECT o.entity_id FROM {p}sales_order o WHERE o.entity_id IN ({ids})"
 _ROWS_OF_RECORDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.record_id IN :words"
 _ROWS_OF_ROOTS = "SELECT MIN(r.id), r.root FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"

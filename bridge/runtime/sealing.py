@@ -11,8 +11,9 @@ import hashlib
 import hmac
 import os
 import stat
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,8 @@ from bridge.contracts.events import Contact, SealedContact
 from bridge.runtime.clock import Clock
 
 DATA_KEY_LIFETIME = timedelta(hours=1)
+KEY_LOOK_SECONDS = 2.0
+"""How often a sealer looks whether there is a new public key, and an opener for a private key that it lacks."""
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
@@ -54,10 +57,25 @@ class _DataKey:
 class Sealer:
     """Seals contacts to dispatch's `public_key` (32 bytes, X25519). Raises BadInput if it is no such key.
 
+    `reload` returns the public key of now: a rotation takes effect within `KEY_LOOK_SECONDS`, without a restart.
     With `join_key` each seal carries a keyed hash of what it holds, by which `tocsin relay verify` compares unopened.
     """
 
-    def __init__(self, public_key: bytes, clock: Clock, join_key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        public_key: bytes,
+        clock: Clock,
+        join_key: bytes | None = None,
+        *,
+        reload: Callable[[], bytes] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._join_key = join_key
+        self._reload = reload
+        self._looked_at = clock.now()
+        self._take(public_key)
+
+    def _take(self, public_key: bytes) -> None:
         try:
             self._public_key = X25519PublicKey.from_public_bytes(public_key)
         except ValueError:
@@ -65,8 +83,6 @@ class Sealer:
                 "the sealing public key is not an X25519 key of 32 bytes; `tocsin init` writes one"
             ) from None
         self.key_id = key_id_of(public_key)
-        self._clock = clock
-        self._join_key = join_key
         self._data_key = self._new_data_key()
 
     def _new_data_key(self) -> _DataKey:
@@ -76,7 +92,13 @@ class Sealer:
 
     def seal(self, contact: Contact, root: str) -> SealedContact:
         """Return `contact` sealed for `root`."""
-        if self._clock.now() - self._data_key.made_at >= DATA_KEY_LIFETIME:
+        now = self._clock.now()
+        if self._reload is not None and (now - self._looked_at).total_seconds() >= KEY_LOOK_SECONDS:
+            self._looked_at = now
+            public_key = self._reload()
+            if key_id_of(public_key) != self.key_id:
+                self._take(public_key)
+        if now - self._data_key.made_at >= DATA_KEY_LIFETIME:
             self._data_key = self._new_data_key()
         # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
         nonce = os.urandom(_NONCE_BYTES)
@@ -94,18 +116,24 @@ class Sealer:
 class Opener:
     """Opens what was sealed to any of `private_keys` (32 bytes each): the present one, and old ones until all is resealed.
 
+    `reload` returns the private keys of now; it is asked for a key that is not here.
     Keeps unwrapped data keys in memory, because thousands of contacts share one.
     """
 
-    def __init__(self, private_keys: Iterable[bytes]) -> None:
+    def __init__(self, private_keys: Iterable[bytes], *, reload: Callable[[], Iterable[bytes]] | None = None) -> None:
         self._private_keys: dict[str, X25519PrivateKey] = {}
+        self._reload = reload
+        self._looked_at = time.monotonic()
+        self._add(private_keys)
+        self._data_keys: OrderedDict[tuple[str, str], AESGCM] = OrderedDict()
+
+    def _add(self, private_keys: Iterable[bytes]) -> None:
         for secret in private_keys:
             try:
                 key = X25519PrivateKey.from_private_bytes(secret)
             except ValueError:
                 raise BadInput("a sealing private key is not an X25519 key of 32 bytes") from None
             self._private_keys[key_id_of(key.public_key().public_bytes_raw())] = key
-        self._data_keys: OrderedDict[tuple[str, str], AESGCM] = OrderedDict()
 
     def open(self, sealed: SealedContact, root: str) -> Contact:
         """Return the contact sealed for `root`.
@@ -133,6 +161,13 @@ class Opener:
             self._data_keys.move_to_end(known)
             return cipher
         private_key = self._private_keys.get(sealed.key_id)
+        if private_key is None and self._reload is not None:
+            # A key that came with a rotation since this process began.
+            now = time.monotonic()
+            if now - self._looked_at >= KEY_LOOK_SECONDS:
+                self._looked_at = now
+                self._add(self._reload())
+                private_key = self._private_keys.get(sealed.key_id)
         if private_key is None:
             held = ", ".join(self._private_keys) or "none"
             raise KeyNotHeld(f"sealed to key {sealed.key_id}, and no such private key is here (held: {held})")
@@ -153,6 +188,12 @@ def seal_bytes(public_key: bytes, content: bytes) -> bytes:
     """Return `content` sealed to dispatch's public key, for bytes that may hold addresses (a receipt nobody could read)."""
     sealed = _SUITE.encrypt(content, X25519PublicKey.from_public_bytes(public_key), info=_BLOB_INFO)
     return f"tocsin-sealed {key_id_of(public_key)} ".encode() + base64.b64encode(sealed)
+
+
+def sealed_bytes_key_id(sealed: bytes) -> str | None:
+    """Return which key `seal_bytes` sealed these bytes to; None for any other bytes."""
+    parts = sealed[:64].split(b" ")
+    return parts[1].decode("ascii", "replace") if len(parts) > 2 and parts[0] == b"tocsin-sealed" else None
 
 
 def open_bytes(private_keys: Iterable[bytes], sealed: bytes) -> bytes:
@@ -227,6 +268,14 @@ def generate_sealing_keys() -> SealingKeys:
     return SealingKeys(key.private_bytes_raw(), key.public_key().public_bytes_raw())
 
 
+def public_key_of(private_key: bytes) -> bytes:
+    """Return the public half of a sealing key. Raises BadInput if it is none."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+    except ValueError:
+        raise BadInput("a sealing private key is not an X25519 key of 32 bytes") from None
+
+
 def generate_join_key() -> bytes:
     """Make a join key. It does not rotate: every hash made with it would lose its partners."""
     return os.urandom(KEY_BYTES)
@@ -243,6 +292,19 @@ def write_key_file(path: Path, *keys: bytes) -> None:
         file.writelines(base64.b64encode(key).decode() + "\n" for key in keys)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_key_file(path: Path, *keys: bytes) -> None:
+    """Write `keys` in the place of a key file: readers see the old ones or the new ones, also after a crash."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    write_key_file(partial, *keys)
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def load_public_key(path: Path) -> bytes:

@@ -148,6 +148,17 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
         busy.join()
     assert set(causes(report)) <= {("customer", "changed and not published yet")}
 
+    # a new sealing key, while everything runs: all is sealed anew, and the old key goes
+    done = tocsin.tocsin("sealing", "rotate")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is sealed to it any more" in done.stdout
+    code, keys = tocsin.facts("sealing", "status")
+    # two orders' contacts beside the customers'
+    assert [(key["state"], key["contacts"]) for key in keys] == [("present", 42), ("old", 0)]
+    assert tocsin.tocsin("sealing", "rotate", "--finish").returncode == 0
+    code, keys = tocsin.facts("sealing", "status")
+    assert (code, [key["state"] for key in keys]) == (0, ["present"])
+
     # the relay is killed: what changes now waits, and that is what is said
     wait_for("all is published", lambda: shop.changelog("tocsin_customer") == [])
     tocsin.stop("relay")

@@ -1,0 +1,230 @@
+"""`tocsin sealing`: which keys contacts are sealed to, and the way from an old key to a new one."""
+
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import click
+
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.queries import HeldContacts, IndexAnswers
+from bridge.magento.backfill import Backfill
+from bridge.runtime.parts import Parts
+from bridge.runtime.printing import print_json, print_table
+from bridge.runtime.redrive import dead_letters, original_value
+from bridge.runtime.sealing import (
+    KEY_LOOK_SECONDS,
+    generate_sealing_keys,
+    key_id_of,
+    load_private_keys,
+    load_public_key,
+    public_key_of,
+    replace_key_file,
+    sealed_bytes_key_id,
+)
+from bridge.runtime.settings import Settings
+
+_RESEALED = ("customers", "orders")
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """One key, and what is sealed to it."""
+
+    key_id: str
+    state: str
+    """`present`, `old`, or `missing`: no private key here opens what is sealed to it."""
+    contacts: int = 0
+    """Of customers and orders in the index; backfill reseals them."""
+    departed: int = 0
+    """Of customers who are gone: nothing can reseal them."""
+    held: int = 0
+    """In open incidents; removed when these close."""
+    dead_letters: int = 0
+
+    @property
+    def carried(self) -> int:
+        """How much would be lost with the key."""
+        return self.contacts + self.departed + self.held + self.dead_letters
+
+
+def key_uses(parts: Parts) -> list[KeyUse]:
+    """Return every key that is here or that something is sealed to, the present one first. Raises Unreachable."""
+    settings = parts.get(Settings)
+    private = [key_id_of(public_key_of(key)) for key in load_private_keys(settings.paths.sealing_private_key)]
+    present = key_id_of(load_public_key(settings.paths.sealing_public_key))
+    seals = parts.get(IndexAnswers).seals()
+    if not seals.complete:
+        silent = ", ".join(map(str, seals.silent_partitions))
+        raise Unreachable(f"partitions {silent} of the index do not answer; start their worker with `tocsin run index`")
+    held = parts.get(HeldContacts).counts_by_key()
+    letters: dict[str, int] = {}
+    for letter in dead_letters(settings.kafka):
+        key_id = sealed_bytes_key_id(original_value(letter) or b"")
+        if key_id is not None:
+            letters[key_id] = letters.get(key_id, 0) + 1
+    ids = dict.fromkeys((present, *private, *seals.present, *seals.departed, *held, *letters))
+    return [
+        KeyUse(
+            key_id,
+            "present" if key_id == present else "old" if key_id in private else "missing",
+            seals.present.get(key_id, 0),
+            seals.departed.get(key_id, 0),
+            held.get(key_id, 0),
+            letters.get(key_id, 0),
+        )
+        for key_id in ids
+    ]
+
+
+@click.group()
+def sealing() -> None:
+    """The keys that contacts are sealed to."""
+
+
+@sealing.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def status(parts: Parts, as_json: bool) -> None:
+    """Show what is sealed to which key; exit code 1 if something is sealed to a key that is not here."""
+    uses = key_uses(parts)
+    if as_json:
+        print_json([asdict(each) for each in uses])
+    else:
+        print_table(
+            [asdict(each) for each in uses], ["key_id", "state", "contacts", "departed", "held", "dead_letters"]
+        )
+        for each in uses:
+            if each.state == "old":
+                click.echo(_what_keeps(each))
+    missing = [each for each in uses if each.state == "missing" and each.carried]
+    if missing:
+        lost = ", ".join(f"{each.carried:,} by {each.key_id}" for each in missing)
+        raise Refused(
+            f"sealed to keys that are not here: {lost}. Bring their private keys back into sealing.key; without them "
+            f"`tocsin relay backfill` reseals customers and orders, and {sum(each.departed for each in missing):,} departed are "
+            "lost"
+        )
+
+
+def _what_keeps(each: KeyUse) -> str:
+    if not each.carried:
+        return f"old key {each.key_id}: nothing is sealed to it any more; `tocsin sealing rotate --finish` removes it"
+    reasons = []
+    if each.contacts:
+        reasons.append(f"{each.contacts:,} contacts (`tocsin sealing rotate` reseals them)")
+    if each.departed:
+        reasons.append(f"{each.departed:,} departed customers, who would be lost (until their time is over)")
+    if each.held:
+        reasons.append(f"{each.held:,} contacts held by open incidents (until these close)")
+    if each.dead_letters:
+        reasons.append(f"{each.dead_letters:,} dead letters (until they are redriven or expire)")
+    return f"old key {each.key_id} stays for: {'; '.join(reasons)}"
+
+
+@sealing.command("rotate")
+@click.option("--finish", is_flag=True, help="Remove old private keys that nothing is sealed to any more.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--per-second", type=click.IntRange(1), default=5_000, show_default=True, help="Reseal at most so many.")
+@click.pass_obj
+def rotate(parts: Parts, finish: bool, dry_run: bool, per_second: int) -> None:
+    """Make a new key and have everything sealed to it; or go on with that. With --finish, remove the old key.
+
+    The relay and dispatch take up the new key by themselves within seconds. Relays on other machines need the new
+    sealing.pub there, and dispatch on other machines the new sealing.key, before --finish.
+    """
+    if finish:
+        _finish(parts, dry_run=dry_run)
+        return
+    settings = parts.get(Settings)
+    private_file, public_file = settings.paths.sealing_private_key, settings.paths.sealing_public_key
+    keys, public = load_private_keys(private_file), load_public_key(public_file)
+    if public_key_of(keys[0]) != public:
+        # A crash between the two files: the private key was written first, so that nothing was ever sealed unopenably.
+        click.echo(f"going on: key {key_id_of(public_key_of(keys[0]))} was made and not yet sealed to")
+        if not dry_run:
+            replace_key_file(public_file, public_key_of(keys[0]))
+            _await_takeover()
+    elif len(keys) == 1:
+        click.echo(f"{'would make' if dry_run else 'making'} a new key; {key_id_of(public)} becomes the old one")
+        if not dry_run:
+            fresh = generate_sealing_keys()
+            replace_key_file(private_file, fresh.private, *keys)
+            # A crash here leaves a private key that nothing is sealed to yet: the next run goes on above.
+            replace_key_file(public_file, fresh.public)
+            _await_takeover()
+    else:
+        click.echo(f"going on with the rotation to {key_id_of(public)}")
+    present = key_id_of(load_public_key(public_file))
+    begins = dry_run and len(keys) == 1
+    old = sum(each.contacts for each in key_uses(parts) if begins or each.key_id != present)
+    if dry_run:
+        click.echo(f"{old:,} contacts would be sealed anew: all customers and orders are published once more")
+        return
+    if old:
+        _reseal(parts, per_second)
+        _await_resealed(parts, present)
+    for each in key_uses(parts):
+        if each.state == "old":
+            click.echo(_what_keeps(each))
+
+
+def _await_takeover() -> None:
+    # The relay looks at its key file this often; what it sealed before is found and sealed again.
+    time.sleep(KEY_LOOK_SECONDS + 1)
+
+
+def _reseal(parts: Parts, per_second: int) -> None:
+    settings = parts.get(Settings)
+    backfill = Backfill(settings.store, settings.paths.data / "sealing-rotation.json")
+    try:
+        for name in _RESEALED:
+            with click.progressbar(length=backfill.left(name), label=f"{name:16}", file=sys.stderr) as bar:
+                for count in backfill.run(name, 2000):
+                    bar.update(count)
+                    time.sleep(count / per_second)
+    finally:
+        backfill.close()
+
+
+def _await_resealed(parts: Parts, present: str) -> None:
+    """Wait while the number of contacts under old keys falls."""
+    left, until = None, time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < until:
+        with suppress(Unreachable):
+            seals = parts.get(IndexAnswers).seals()
+            count = sum(number for key_id, number in seals.present.items() if key_id != present)
+            if count == 0 and seals.complete:
+                return
+            if left is None or count < left:
+                left, until = count, time.monotonic() + _PATIENCE_SECONDS
+        time.sleep(0.5)
+    raise Refused(
+        f"{left if left is not None else 'an unknown number of'} contacts are still sealed to old keys and none was resealed for "
+        f"{_PATIENCE_SECONDS:.0f} s; see `tocsin relay status`, then run `tocsin sealing rotate` again: it goes on"
+    )
+
+
+def _finish(parts: Parts, *, dry_run: bool) -> None:
+    settings = parts.get(Settings)
+    uses = {each.key_id: each for each in key_uses(parts)}
+    keys = load_private_keys(settings.paths.sealing_private_key)
+    old = [key for key in keys if uses[key_id_of(public_key_of(key))].state == "old"]
+    if not old:
+        raise Refused("there is no old key: nothing to finish. `tocsin sealing rotate` begins a rotation")
+    removable = [key for key in old if not uses[key_id_of(public_key_of(key))].carried]
+    for key in old:
+        key_id = key_id_of(public_key_of(key))
+        if key in removable:
+            click.echo(f"old key {key_id}: {'would be removed' if dry_run else 'removed'}, nothing is sealed to it")
+        else:
+            click.echo(_what_keeps(uses[key_id]))
+    if removable and not dry_run:
+        replace_key_file(settings.paths.sealing_private_key, *(key for key in keys if key not in removable))
+    if len(removable) < len(old):
+        raise Refused(f"{len(old) - len(removable)} old keys stay: something is sealed to them")
+
+
+COMMANDS: list[click.Command] = [sealing]

@@ -1,0 +1,36 @@
+"""Which keys the contacts are sealed to that the case store holds while incidents are open."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.tables import affected, recipient
+
+_AT_ONCE = 1000
+
+
+class SqlHeldContacts:
+    """`HeldContacts` on the case store's tables."""
+
+    def __init__(self, database: CaseDatabase) -> None:
+        self._database = database
+
+    def counts_by_key(self) -> Mapping[str, int]:
+        """Return how many people's contacts are sealed to each key id; who was both resolved and planned counts twice."""
+        counts: dict[str, int] = {}
+        with self._database.read() as connection:
+            for text in connection.execute(sa.select(affected.c.event).execution_options(yield_per=_AT_ONCE)).scalars():
+                _count(counts, json.loads(text).get("contact"))
+            held = sa.select(recipient.c.contact).where(recipient.c.contact.is_not(None))
+            for contact in connection.execute(held.execution_options(yield_per=_AT_ONCE)).scalars():
+                _count(counts, contact)
+        return counts
+
+
+def _count(counts: dict[str, int], contact: Any) -> None:
+    key_id = contact.get("key_id") if isinstance(contact, dict) else None
+    if key_id is not None:
+        counts[key_id] = counts.get(key_id, 0) + 1

@@ -1,0 +1,166 @@
+"""`tocsin sealing`: an old key stays while anything is sealed to it, and says what that is."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge import sealing_commands
+from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.events import Contact, DeadLettered
+from bridge.contracts.queries import HeldContacts, IndexAnswers, Seals
+from bridge.runtime.clock import SetClock
+from bridge.runtime.parts import Parts
+from bridge.runtime.sealing import (
+    KEY_LOOK_SECONDS,
+    KeyNotHeld,
+    Opener,
+    Sealer,
+    generate_sealing_keys,
+    key_id_of,
+    load_private_keys,
+    replace_key_file,
+    seal_bytes,
+    sealed_bytes_key_id,
+    write_key_file,
+)
+from bridge.runtime.settings import Paths, Settings
+
+PRESENT, OLD = generate_sealing_keys(), generate_sealing_keys()
+PRESENT_ID, OLD_ID = key_id_of(PRESENT.public), key_id_of(OLD.public)
+CONTACT = Contact(email="someone@shop.example.com")
+
+
+class Around:
+    """What the command finds around it."""
+
+    def __init__(self) -> None:
+        self.present: dict[str, int] = {PRESENT_ID: 10}
+        self.departed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.letters: list[DeadLettered] = []
+        self.silent: tuple[int, ...] = ()
+
+    def seals(self) -> Seals:
+        return Seals(partition_count=6, silent_partitions=self.silent, present=self.present, departed=self.departed)
+
+    def counts_by_key(self) -> Mapping[str, int]:
+        return self.held
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Around:
+    around = Around()
+    monkeypatch.setattr(sealing_commands, "dead_letters", lambda _kafka: iter(around.letters))
+    return around
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    write_key_file(folder / "sealing.key", PRESENT.private, OLD.private)
+    write_key_file(folder / "sealing.pub", PRESENT.public)
+    return folder
+
+
+@pytest.fixture
+def call(around: Around, keys: Path, tmp_path: Path) -> Callable[..., Result]:
+    def invoke(*arguments: str) -> Result:
+        parts = Parts()
+        parts.provide(Settings, lambda: Settings(paths=Paths(data=tmp_path, keys=keys)))
+        parts.provide(IndexAnswers, lambda: around)  # type: ignore[arg-type,return-value]  # only what is asked
+        parts.provide(HeldContacts, lambda: around)
+        return CliRunner().invoke(sealing_commands.sealing, arguments, obj=parts)
+
+    return invoke
+
+
+def letter(value: bytes) -> DeadLettered:
+    import base64
+
+    return DeadLettered(
+        dead_letter_id="d", topic="sqs", partition=0, offset=0, key=None, headers={}, consumer="receipts", error="e",
+        value=base64.b64encode(value).decode(), failed_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"departed": {OLD_ID: 340}}, "340 departed customers, who would be lost"),
+        ({"held": {OLD_ID: 12}}, "12 contacts held by open incidents"),
+        ({"present": {PRESENT_ID: 9, OLD_ID: 1}}, "1 contacts (`tocsin sealing rotate` reseals them)"),
+        ({"letters": [letter(seal_bytes(OLD.public, b"x"))]}, "1 dead letters"),
+    ],
+)
+def test_an_old_key_stays_while_anything_carries_its_id(
+    call: Callable[..., Result], around: Around, keys: Path, changes: dict[str, Any], said: str
+) -> None:
+    for name, value in changes.items():
+        setattr(around, name, value)
+    assert said in call("status").output
+    refused = call("rotate", "--finish")
+    assert isinstance(refused.exception, Refused)
+    assert said in refused.output
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+
+
+def test_an_old_key_that_nothing_carries_is_removed(call: Callable[..., Result], keys: Path) -> None:
+    assert "would be removed" in call("rotate", "--finish", "--dry-run").output
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+    assert call("rotate", "--finish").exit_code == 0
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private]
+    assert isinstance(call("rotate", "--finish").exception, Refused)
+
+
+def test_a_partition_that_does_not_answer_removes_nothing(
+    call: Callable[..., Result], around: Around, keys: Path
+) -> None:
+    around.silent = (3,)
+    assert isinstance(call("rotate", "--finish").exception, Unreachable)
+    assert len(load_private_keys(keys / "sealing.key")) == 2
+
+
+def test_a_lost_key_is_named(call: Callable[..., Result], around: Around) -> None:
+    around.present["feedfeedfeedfeed"] = 3
+    around.departed["feedfeedfeedfeed"] = 2
+    result = call("status")
+    assert isinstance(result.exception, Refused)
+    assert "5 by feedfeedfeedfeed" in str(result.exception)
+    assert "2 departed are lost" in str(result.exception)
+
+
+def test_a_sealer_and_an_opener_take_up_a_new_key_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, public = SetClock(datetime(2026, 3, 1, tzinfo=UTC)), [OLD.public]
+    private = [OLD.private]
+    sealer = Sealer(OLD.public, clock, reload=lambda: public[0])
+    opener = Opener(private, reload=lambda: private)
+    monkeypatch.setattr(opener, "_looked_at", -KEY_LOOK_SECONDS)
+    before = sealer.seal(CONTACT, "customer/1")
+    public[0] = PRESENT.public
+    assert sealer.seal(CONTACT, "customer/1").key_id == OLD_ID
+    clock.at += timedelta(seconds=KEY_LOOK_SECONDS)
+    after = sealer.seal(CONTACT, "customer/1")
+    assert (before.key_id, after.key_id) == (OLD_ID, PRESENT_ID)
+    private.insert(0, PRESENT.private)
+    assert opener.open(after, "customer/1") == opener.open(before, "customer/1") == CONTACT
+    with pytest.raises(KeyNotHeld):
+        Opener([OLD.private]).open(after, "customer/1")
+
+
+def test_a_key_file_is_replaced_whole_and_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "sealing.key"
+    write_key_file(path, OLD.private)
+    path.with_name("sealing.key.partial").write_text("left by a crash", encoding="ascii")
+    replace_key_file(path, PRESENT.private, OLD.private)
+    assert load_private_keys(path) == [PRESENT.private, OLD.private]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["sealing.key"]
+
+
+def test_sealed_bytes_name_their_key() -> None:
+    assert sealed_bytes_key_id(seal_bytes(OLD.public, b"x")) == OLD_ID
+    assert sealed_bytes_key_id(b"anything else at all") is None
