@@ -41,6 +41,30 @@ class Received:
     timestamp_ms: int = 0
 
 
+class Unopened:
+    """Collects the messages of one event type on one topic as they came, for a reader that leaves parsing to its database.
+
+    Whoever passes it to `consume` takes what it holds whenever a batch is handed over. Tombstones are never collected.
+    """
+
+    def __init__(self, topic: Topic, event: type[Event]) -> None:
+        self._topic = topic.name
+        self._type = ("ce_type", event.ce_type.encode())
+        self._messages: dict[int, list[_KafkaMessage]] = {}
+
+    def collect(self, topic: str, message: _KafkaMessage) -> bool:
+        """Keep `message` and return True if it is one of these."""
+        if topic != self._topic or message.value() is None or self._type not in (message.headers() or ()):
+            return False
+        self._messages.setdefault(message.partition(), []).append(message)
+        return True
+
+    def take(self) -> dict[int, list[_KafkaMessage]]:
+        """Return what came since the last call, by partition and in its order."""
+        taken, self._messages = self._messages, {}
+        return taken
+
+
 class Handler(Protocol):
     """What a stage does with its messages. All calls come from one thread."""
 
@@ -72,8 +96,11 @@ def consume(
     health: Health,
     batch_size: int = 1000,
     poll_seconds: float = 0.2,
+    unopened: Unopened | None = None,
 ) -> None:
     """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
+
+    What `unopened` collects is not in the batches, but counted in their positions.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
     the handler raises (the supervisor restarts the process, which reads the batch again), and TooManyDeadLetters.
@@ -103,7 +130,7 @@ def consume(
     try:
         while not stop.is_set():
             messages = consumer.consume(batch_size, timeout=poll_seconds)
-            batch = _decoded(messages, prefix, dead_letters)
+            batch = opened(messages, prefix, dead_letters, unopened)
             positions = _after(messages, prefix)
             if positions:
                 handler.handle(batch, positions)
@@ -113,7 +140,13 @@ def consume(
         consumer.close()
 
 
-def _decoded(messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadLetters) -> list[Received]:
+def opened(
+    messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadLetters, unopened: Unopened | None = None
+) -> list[Received]:
+    """Return the events in `messages`; what cannot be understood becomes a dead letter, acknowledged on return.
+
+    Raises TooManyDeadLetters, and Unreachable for what the broker reports in a message's place.
+    """
     batch: list[Received] = []
     dead = 0
     for message in messages:
@@ -121,8 +154,10 @@ def _decoded(messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadL
         if error is not None:
             _raise_unless_passing(error)
             continue
-        headers = headers_of(message)
         topic = str(message.topic()).removeprefix(prefix)
+        if unopened is not None and unopened.collect(topic, message):
+            continue
+        headers = headers_of(message)
         try:
             event = open_envelope(message.key(), message.value(), headers)
             received = Received(
