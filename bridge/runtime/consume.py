@@ -56,7 +56,7 @@ class Unopened:
         """Keep `message` and return True if it is one of these."""
         if topic != self._topic or message.value() is None or self._type not in (message.headers() or ()):
             return False
-        self._messages.setdefault(message.partition(), []).append(message)
+        self._messages.setdefault(message.partition() or 0, []).append(message)
         return True
 
     def take(self) -> dict[int, list[_KafkaMessage]]:

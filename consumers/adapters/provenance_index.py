@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import structlog
@@ -22,7 +23,6 @@ import structlog
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import (
     Coverage,
-    CustomerAffected,
     CustomerChanged,
     CustomerDeparted,
     Kind,
@@ -41,15 +41,16 @@ from bridge.contracts.queries import (
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
-from consumers.adapters.scope_sql import asks_for_versions, compile_scope, stored
-from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Person, why_of
+from consumers.adapters import index_answers
+from consumers.adapters.scope_sql import stored
+from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
 
 log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -95,44 +96,83 @@ _RECORD_COLUMNS: _Columns = {
     "legal_basis": "VARCHAR",
     "faults": ["VARCHAR"],
 }
-_FROZEN_COLUMNS: _Columns = {
-    "root": "VARCHAR",
-    "customer_id": "BIGINT",
-    "standing": "VARCHAR",
-    "record_ids": ["VARCHAR"],
-    "residence": ["VARCHAR"],
-    "event": "VARCHAR",
-}
-
-
 _MAY_CHANGE = frozenset({"record_id", "deleted_at", "faults"})
 # What was not there before may come (a later version reads more of a row), and what was unreadable may be put right.
-_ALTERED = (
-    "provenance.altered OR (len(provenance.faults) = 0 AND ("
+_DIFFERS = (
+    "len(b.faults) = 0 AND ("
     + " OR ".join(
-        f"(provenance.{name} IS NOT NULL AND provenance.{name} IS DISTINCT FROM excluded.{name})"
+        f"(b.{name} IS NOT NULL AND b.{name} IS DISTINCT FROM n.{name})"
         for name in _RECORD_COLUMNS
         if name not in _MAY_CHANGE
     )
-    + "))"
+    + ")"
+)
+_RECORD = ", ".join(_RECORD_COLUMNS)
+_MERGE_AT = 100_000
+"""Records that came since the last merge, before the next one; a larger file waits for a quarter of its size."""
+
+
+def _columns(columns: _Columns) -> str:
+    return ", ".join(f"{name} {_type(kind)}" for name, kind in columns.items())
+
+
+def _type(kind: str | list[str]) -> str:
+    return kind if isinstance(kind, str) else f"{kind[0]}[]"
+
+
+_LINES = (
+    "{"
+    + ", ".join(
+        f"{name}: '{'VARCHAR' if kind == 'TIMESTAMP' else _type(kind)}'"
+        for name, kind in {**_RECORD_COLUMNS, "at_offset": "BIGINT"}.items()
+    )
+    + "}"
+)
+_INSTANT = (
+    "CASE WHEN {0} IS NULL THEN NULL WHEN {0} LIKE '%Z' OR regexp_matches({0}, '[+-][0-9]{{2}}:[0-9]{{2}}$') "
+    "THEN {0}::TIMESTAMP ELSE error('{0} has no zone') END AS {0}"
+)
+_READ = ", ".join(
+    [
+        *(_INSTANT.format(name) for name, kind in _RECORD_COLUMNS.items() if kind == "TIMESTAMP"),
+        *(f"coalesce({name}, []) AS {name}" for name, kind in _RECORD_COLUMNS.items() if isinstance(kind, list)),
+    ]
 )
 
 
-def _columns(columns: _Columns, key: str | None = None) -> str:
-    return ", ".join(
-        f"{name} {kind if isinstance(kind, str) else kind[0] + '[]'}{' PRIMARY KEY' if name == key else ''}"
-        for name, kind in columns.items()
-    )
+def _one_of(name: str, values: type[StrEnum]) -> str:
+    names = ", ".join(f"'{value.value}'" for value in values)
+    return f"{name} NOT IN ({names})"
 
+
+_REQUIRED = (
+    "record_id", "root", "entity_type", "entity_id", "attribute", "model_id", "model_version", "generated_at", "kind",
+    "sensitivity",
+)  # fmt: skip
+_WRONG = " OR ".join(
+    [
+        *(f"{name} IS NULL" for name in _REQUIRED),
+        "NOT regexp_full_match(root, '(customer|order)/[0-9]+')",
+        _one_of("kind", Kind),
+        _one_of("sensitivity", Sensitivity),
+    ]
+)
 
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
 _SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
     head_at TIMESTAMP);
 CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
-CREATE TABLE customer ({_columns(_PERSON_COLUMNS, "root")});
-CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS, "root")});
-CREATE TABLE provenance ({_columns(_RECORD_COLUMNS, "record_id")}, altered BOOLEAN DEFAULT false);
+CREATE TABLE customer ({_columns(_PERSON_COLUMNS)});
+CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS)});
+-- Records are appended to `fresh` as they come, with their offset, and merged into `settled` now and then: a key that every
+-- record must be looked up by costs more than all the rest of reading it.
+CREATE TABLE settled ({_columns(_RECORD_COLUMNS)}, altered BOOLEAN DEFAULT false);
+CREATE TABLE fresh ({_columns(_RECORD_COLUMNS)}, at_offset BIGINT);
+CREATE VIEW provenance AS
+    SELECT {_RECORD}, altered FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh)
+    UNION ALL SELECT {_RECORD}, false FROM fresh
+    WHERE (record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id);
 CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
 CREATE TABLE resolved (incident_id VARCHAR, revision INTEGER, PRIMARY KEY (incident_id, revision));
 CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standing VARCHAR,
@@ -145,22 +185,6 @@ CREATE VIEW untagged AS
     FROM (SELECT root, customer_id, unnest(attributes) AS attribute FROM person) held
     ANTI JOIN provenance ON provenance.root = held.root AND provenance.attribute = held.attribute;
 """
-
-
-class _Matched(NamedTuple):
-    """A matching record as far as *why* needs it."""
-
-    root: str
-    customer_id: int | None
-    record_id: str
-    attribute: str
-    model_id: str
-    model_version: str
-    kind: Kind
-    sensitivity: Sensitivity
-    categories: tuple[str, ...]
-    elements: tuple[str, ...]
-    input_fields: tuple[str, ...]
 
 
 class PartitionReader:
@@ -206,104 +230,10 @@ class PartitionReader:
         Recorded: a record certainly matches. Possible: a record may match but lacks the fact that decides, or a
         registered attribute's value is held without any record and may come from what the scope names.
         """
-        only = None if roots is None else list(roots)
-        certain: dict[str, list[_Matched]] = {}
-        uncertain: dict[str, list[_Matched]] = {}
-        customers: dict[str, int | None] = {}
-        for match, verdict in self._matched(scope, only):
-            (certain if verdict else uncertain).setdefault(match.root, []).append(match)
-            customers[match.root] = match.customer_id
-        for root, customer_id in self._untagged_holders(scope, only):
-            customers.setdefault(root, customer_id)
-        named = self._everyone(scope, only) if scope.everyone else {}
-        for root, (customer_id, _) in named.items():
-            customers.setdefault(root, customer_id)
-        persons = self.persons(customers)
-        found = []
-        for root in sorted(customers):
-            records = certain.get(root) or uncertain.get(root)
-            found.append(
-                Found(
-                    root=root,
-                    customer_id=customers[root],
-                    standing="recorded" if root in certain or named.get(root, (None, False))[1] else "possible",
-                    why=why_of(records) if records else None,
-                    person=persons.get(root),
-                )
-            )
-        return found
-
-    def _compiled(self, scope: Scope) -> tuple[str, list[Any]]:
-        if not asks_for_versions(scope):
-            return compile_scope(scope)
-        rows = self._connection.execute("SELECT DISTINCT model_version FROM provenance").fetchall()
-        return compile_scope(scope, [version for (version,) in rows])
-
-    def _matched(self, scope: Scope, roots: list[str] | None) -> Iterator[tuple[_Matched, bool | None]]:
-        predicate, parameters = self._compiled(scope)
-        restriction = "" if roots is None else "WHERE r.root IN (SELECT unnest(?::VARCHAR[]))"
-        rows = self._connection.execute(
-            f"""SELECT * FROM (
-                SELECT r.root, coalesce(p.customer_id, r.customer_id), r.record_id, r.attribute, r.model_id,
-                    r.model_version, r.kind, r.sensitivity, r.categories, r.elements, r.input_fields,
-                    {predicate} AS verdict
-                FROM provenance r LEFT JOIN person p ON p.root = r.root {restriction}
-            ) WHERE verdict IS NOT FALSE""",
-            [*parameters, *([] if roots is None else [roots])],
-        )
-        while chunk := rows.fetchmany(5000):
-            for row in chunk:
-                matched = _Matched(
-                    root=row[0],
-                    customer_id=row[1],
-                    record_id=row[2],
-                    attribute=row[3],
-                    model_id=row[4],
-                    model_version=row[5],
-                    kind=Kind(row[6]),
-                    sensitivity=Sensitivity(row[7]),
-                    categories=tuple(row[8]),
-                    elements=tuple(row[9]),
-                    input_fields=tuple(row[10]),
-                )
-                yield matched, row[11]
-
-    def _untagged_holders(self, scope: Scope, roots: list[str] | None) -> list[tuple[str, int | None]]:
-        predicate, parameters = self._compiled(scope)
-        restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
-        # A value without a record counts as a record of each model that is known to write the attribute. Where the scope
-        # names a model that this partition has never seen, nothing says what it writes: it may have written anything.
-        seen = {row["model_id"] for row in self._rows("SELECT DISTINCT model_id FROM provenance")}
-        anyone = "UNION SELECT u.*, NULL FROM u" if named_models(scope) - seen else ""
-        rows = self._rows(
-            f"""WITH u AS (SELECT * FROM untagged {restriction}),
-                w AS (SELECT DISTINCT attribute, model_id FROM provenance),
-                c AS (SELECT u.*, w.model_id FROM u LEFT JOIN w ON w.attribute = u.attribute {anyone}),
-                r AS (SELECT c.*, '' AS record_id, 'customer' AS entity_type, NULL::VARCHAR AS model_version,
-                    NULL::VARCHAR AS run_id, NULL::VARCHAR AS dataset_version, NULL::VARCHAR AS source_system,
-                    NULL::VARCHAR AS storage_location, NULL::VARCHAR AS kind, NULL::VARCHAR AS sensitivity,
-                    NULL::VARCHAR[] AS categories, NULL::TIMESTAMP AS generated_at, NULL::TIMESTAMP AS deleted_at FROM c)
-            SELECT DISTINCT root, customer_id FROM (
-                SELECT r.root, r.customer_id, {predicate} AS verdict FROM r LEFT JOIN person p ON p.root = r.root
-            ) WHERE verdict IS NOT FALSE""",
-            *([] if roots is None else [roots]),
-            *parameters,
-        )
-        return [(row["root"], row["customer_id"]) for row in rows]
-
-    def _everyone(self, scope: Scope, roots: list[str] | None) -> dict[str, tuple[int | None, bool]]:
-        """Return whom the person's fields name, by root: the customer id, and whether they certainly do."""
-        predicate, parameters = compile_scope(scope)
-        restriction = "" if roots is None else "WHERE p.root IN (SELECT unnest(?::VARCHAR[]))"
-        rows = self._rows(
-            f"""SELECT root, customer_id, verdict FROM (
-                SELECT r.root, r.customer_id, {predicate} AS verdict
-                FROM person r JOIN person p ON p.root = r.root {restriction}
-            ) WHERE verdict IS NOT FALSE""",
-            *parameters,
-            *([] if roots is None else [roots]),
-        )
-        return {row["root"]: (row["customer_id"], bool(row["verdict"])) for row in rows}
+        index_answers.answer(self._connection, scope, None if roots is None else list(roots))
+        rows = self._rows("SELECT * FROM answer ORDER BY root")
+        persons = self.persons(row["root"] for row in rows)
+        return [index_answers.found(row, persons.get(row["root"])) for row in rows]
 
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]:
         """Return since when this partition has records of what the scope names, and how many values have none.
@@ -375,31 +305,26 @@ class PartitionReader:
 
     def preview(self, scope: Scope) -> PartitionPreview:
         """Count what `answer` would find."""
-        found = self.answer(scope)
-        counts: dict[str, dict[str, int]] = {name: {} for name in ("jurisdiction", "kind", "sensitivity", "channel")}
+        index_answers.answer(self._connection, scope)
+        known = "FROM answer a LEFT JOIN person p ON p.root = a.root"
+        totals = self._rows(
+            f"""SELECT count(*) AS affected_count, count(*) FILTER (a.standing = 'possible') AS possible_count,
+                count(*) FILTER (p.root IS NULL OR p.departed_at IS NOT NULL) AS departed_count,
+                coalesce(sum(len(a.record_ids)), 0)::BIGINT AS record_count {known}"""
+        )[0]
 
-        def count(by: str, value: str) -> None:
-            counts[by][value] = counts[by].get(value, 0) + 1
+        def counted(value: str) -> dict[str, int]:
+            rows = self._rows(f"SELECT value, count(*) AS people FROM (SELECT {value} AS value {known}) GROUP BY value")
+            return {row["value"]: row["people"] for row in rows}
 
-        for each in found:
-            residence = each.person.residence if each.person else ()
-            count("jurisdiction", residence[0].code if residence else "unknown")
-            for kind in each.why.kinds if each.why else ():
-                count("kind", kind.value)
-            count("sensitivity", each.why.highest_sensitivity.value if each.why else "unknown")
-            for channel in (each.person.channels if each.person else ()) or ("none",):
-                count("channel", str(channel))
         return PartitionPreview(
             partition=self.partition,
             position_offset=self.positions().get(STORE_CHANGES.name, 0),
-            affected_count=len(found),
-            possible_count=sum(each.standing == "possible" for each in found),
-            departed_count=sum(not isinstance(each.person, CustomerChanged | OrderChanged) for each in found),
-            record_count=sum(len(each.why.record_ids) for each in found if each.why),
-            by_jurisdiction=counts["jurisdiction"],
-            by_kind=counts["kind"],
-            by_sensitivity=counts["sensitivity"],
-            by_channel=counts["channel"],
+            **totals,
+            by_jurisdiction=counted("coalesce(json_extract_string(p.residence, '$[0].code'), 'unknown')"),
+            by_kind=counted("unnest(a.kinds)"),
+            by_sensitivity=counted(f"coalesce({index_answers.level('a.rank')}, 'unknown')"),
+            by_channel=counted("unnest(CASE WHEN len(p.channels) > 0 THEN p.channels ELSE ['none'] END)"),
             coverage=self.coverage(scope),
         )
 
@@ -506,6 +431,17 @@ class PartitionFile(PartitionReader):
         with self._watched():
             return super().answer(scope, roots)
 
+    def find(self, scope: Scope) -> Iterator[Member]:
+        """Find everyone that `scope` concerns, for `freeze`, and yield them sorted by root."""
+        with self._watched():
+            index_answers.answer(self._connection, scope)
+        return self._members("answer")
+
+    def _members(self, table: str) -> Iterator[Member]:
+        rows = self._connection.execute(f"SELECT root, coalesce(record_ids, []), standing FROM {table} ORDER BY root")
+        while chunk := rows.fetchmany(10_000):
+            yield from chunk
+
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         try:
@@ -537,29 +473,116 @@ class PartitionFile(PartitionReader):
         """Forget departed people whose time is over."""
         self._connection.execute("DELETE FROM departed WHERE root IN (SELECT unnest(?::VARCHAR[]))", [list(roots)])
 
-    def put_records(self, records: Sequence[ProvenanceRecorded]) -> None:
-        """Store records as the store holds them now; at most one for each record id.
+    def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]:
+        """Store records from their JSON, by offset, without making an object of each; return the offsets left out.
+
+        Left out is what is no record by the model's rules, as far as DuckDB can tell; where it can read a batch at all
+        only in part, the whole batch. Fields that the model does not have are passed over: a newer relay may send some.
+        """
+        if not records:
+            return []
+        target = self._scratch("append")
+        first = min(offset for offset, _ in records)
+        try:
+            # A line a record, the offset put in front of its fields; what holds a line break itself cannot stand so.
+            broken = [offset for offset, value in records if b"\n" in value or value[:1] != b"{"]
+            lines = [
+                b'{"at_offset":%d,' % offset + value[1:]
+                for offset, value in records
+                if not broken or (b"\n" not in value and value[:1] == b"{")
+            ]
+            target.write_bytes(b"\n".join(lines))
+            try:
+                self._connection.execute(
+                    f"INSERT INTO fresh BY NAME SELECT * REPLACE ({_READ}) FROM read_json({_quoted(str(target))}, "
+                    f"columns = {_LINES}, format = 'newline_delimited')"
+                )
+            except (duckdb.InvalidInputException, duckdb.ConversionException):
+                return [offset for offset, _ in records]
+        finally:
+            target.unlink(missing_ok=True)
+        wrong = self._rows(f"SELECT at_offset FROM fresh WHERE at_offset >= ? AND ({_WRONG})", first)
+        if wrong:
+            broken += [row["at_offset"] for row in wrong]
+            self._connection.execute(f"DELETE FROM fresh WHERE at_offset >= ? AND ({_WRONG})", [first])
+        return broken
+
+    def roots_since(self, offset: int) -> list[str]:
+        """Return the roots of the records that came at `offset` or later and were not merged yet."""
+        return [row["root"] for row in self._rows("SELECT DISTINCT root FROM fresh WHERE at_offset >= ?", offset)]
+
+    def put_records(self, records: Sequence[tuple[int, ProvenanceRecorded]]) -> None:
+        """Store records as the store holds them now, each with its offset; the last offset of an id holds.
 
         Append-only: whose content was read in full before and is another now is remembered as altered.
         """
-        rows = [each.model_dump(mode="json") for each in records]
-        self._upsert("provenance", "record_id", _RECORD_COLUMNS, rows, also=f"altered = {_ALTERED}")
+        refused = self.append([(offset, record.model_dump_json().encode()) for offset, record in records])
+        if refused:
+            raise Refused(f"records at offsets {refused[:5]} are valid and could not be stored; report this as a fault")
 
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None:
         """Store kept copies of deleted records, unless the store's own word on a record is known."""
         rows = [each.model_dump(mode="json") for each in records]
-        self._upsert("provenance", "record_id", _RECORD_COLUMNS, rows, replace=False)
-
-    def mark_deleted(self, deleted_at: Mapping[str, datetime]) -> None:
-        """Set `deleted_at` of records that have none yet; instants by record id."""
-        rows = [{"record_id": record_id, "at": _text(at)} for record_id, at in deleted_at.items()]
         for chunk in _chunks(rows):
             self._connection.execute(
-                """UPDATE provenance SET deleted_at = gone.at
-                FROM (SELECT unnest(from_json(?, '[{"record_id": "VARCHAR", "at": "TIMESTAMP"}]'), max_depth := 2)) gone
-                WHERE provenance.record_id = gone.record_id AND provenance.deleted_at IS NULL""",
+                f"""INSERT INTO settled BY NAME SELECT * FROM
+                (SELECT unnest(from_json(?, '{json.dumps([_RECORD_COLUMNS])}'), max_depth := 2))
+                WHERE record_id NOT IN (SELECT record_id FROM settled) AND record_id NOT IN (SELECT record_id FROM fresh)""",
                 [json.dumps(chunk)],
             )
+
+    def mark_deleted(self, deleted: Mapping[str, tuple[int, datetime]]) -> list[str]:
+        """Set `deleted_at` of records that have none yet; offset and instant of each tombstone by record id.
+
+        Returns the ids that are gone; one that came again behind its tombstone is not.
+        """
+        rows = [{"record_id": name, "at_offset": offset, "at": _text(at)} for name, (offset, at) in deleted.items()]
+        again: set[str] = set()
+        for chunk in _chunks(rows):
+            self._connection.execute(
+                """CREATE OR REPLACE TEMP TABLE gone AS SELECT unnest(from_json(?,
+                '[{"record_id": "VARCHAR", "at_offset": "BIGINT", "at": "TIMESTAMP"}]'), max_depth := 2)""",
+                [json.dumps(chunk)],
+            )
+            later = (
+                "SELECT gone.record_id FROM gone JOIN fresh USING (record_id) WHERE fresh.at_offset > gone.at_offset"
+            )
+            again.update(row["record_id"] for row in self._rows(later))
+            for table in ("settled", "fresh"):
+                self._connection.execute(
+                    f"""UPDATE {table} SET deleted_at = gone.at FROM gone
+                    WHERE {table}.record_id = gone.record_id AND {table}.deleted_at IS NULL
+                    AND gone.record_id NOT IN ({later})"""
+                )
+            self._connection.execute("DROP TABLE gone")
+        return sorted(set(deleted) - again)
+
+    def merge(self, *, least: int | None = None) -> bool:
+        """Merge the records that came into the settled ones once they are enough (`least`); return whether it did."""
+        fresh, settled = self._connection.execute(
+            "SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM settled)"
+        ).fetchall()[0]
+        if fresh < (max(_MERGE_AT, settled // 4) if least is None else least):
+            return False
+        self._connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE before AS
+            SELECT {_RECORD}, altered FROM settled WHERE record_id IN (SELECT record_id FROM fresh)
+            UNION ALL SELECT {_RECORD}, false FROM fresh WHERE (record_id, at_offset) IN
+                (SELECT (record_id, min(at_offset)) FROM fresh GROUP BY record_id HAVING count(*) > 1)
+                AND record_id NOT IN (SELECT record_id FROM settled)"""
+        )
+        self._connection.execute("DELETE FROM settled WHERE record_id IN (SELECT record_id FROM before)")
+        newest = "(record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id)"
+        if not self._value("SELECT count(*) FROM before"):
+            self._connection.execute(f"INSERT INTO settled SELECT {_RECORD}, false FROM fresh")
+        else:
+            self._connection.execute(
+                f"""INSERT INTO settled SELECT n.*, coalesce(b.altered OR ({_DIFFERS}), false)
+                FROM (SELECT {_RECORD} FROM fresh WHERE {newest}) n LEFT JOIN before b ON b.record_id = n.record_id"""
+            )
+        self._connection.execute("DELETE FROM fresh")
+        self._connection.execute("DROP TABLE before")
+        return True
 
     def set_positions(self, positions: Mapping[str, int]) -> None:
         """Store the next offset to read of each logical topic."""
@@ -578,10 +601,14 @@ class PartitionFile(PartitionReader):
         self._connection.execute("DELETE FROM beat")
         self._connection.execute("INSERT INTO beat VALUES (?, ?)", [stored(written_at), stored(visible_at)])
 
-    def mark_resolved(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None:
-        """Remember that this revision is answered and who was published, standings by root."""
+    def mark_resolved(self, incident_id: str, revision: int) -> None:
+        """Remember that this revision is answered, by what was thawed last."""
         self._connection.execute("INSERT OR IGNORE INTO resolved VALUES (?, ?)", [incident_id, revision])
-        self.add_members(incident_id, revision, standings)
+        self._connection.execute(
+            """INSERT INTO member SELECT ?, ?, root, standing FROM thawed
+            ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing = excluded.standing""",
+            [incident_id, revision],
+        )
 
     def add_members(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None:
         """Remember further people as published for this revision, or with a new standing."""
@@ -594,81 +621,74 @@ class PartitionFile(PartitionReader):
                 [incident_id, revision, json.dumps(chunk)],
             )
 
-    def freeze(self, header: Mapping[str, Any], members: Sequence[CustomerAffected]) -> bytes:
-        """Return an answer as a Parquet file: one row for each member, `header` as its metadata.
+    def freeze(self, header: Mapping[str, Any]) -> bytes:
+        """Return what `find` found as a Parquet file: one row for each member, `header` as its metadata.
 
         Sealed contacts and keyed hashes are left out: the frozen answer outlives the person's own data.
         """
-        rows = [
-            {
-                "root": each.root,
-                "customer_id": each.customer_id,
-                "standing": each.standing,
-                "record_ids": list(each.why.record_ids) if each.why else [],
-                "residence": [residence.code for residence in each.residence],
-                "event": each.model_copy(update={"contact": None, "email_hmac": None}).model_dump_json(),
-            }
-            for each in members
-        ]
         target = self._scratch("freeze")
         metadata = json.dumps(header, default=str).replace("'", "''")
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE frozen ({_columns(_FROZEN_COLUMNS)})")
-        try:
-            for chunk in _chunks(rows):
+        with self._watched():
+            try:
                 self._connection.execute(
-                    f"INSERT INTO frozen BY NAME SELECT unnest(from_json(?, '{json.dumps([_FROZEN_COLUMNS])}'), "
-                    "max_depth := 2)",
-                    [json.dumps(chunk)],
+                    f"""COPY (
+                        SELECT a.root, a.customer_id, a.standing, coalesce(a.record_ids, []) AS record_ids,
+                            coalesce(json_extract_string(p.residence, '$[*].code'), []) AS residence,
+                            {index_answers.EVENT}::VARCHAR AS event
+                        FROM answer a LEFT JOIN person p ON p.root = a.root ORDER BY a.root
+                    ) TO {_quoted(str(target))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{tocsin: '{metadata}'}})""",
+                    [header["incident_id"], header["revision"], header["partition"]],
                 )
-            self._connection.execute(
-                f"COPY (SELECT * FROM frozen ORDER BY root) TO {_quoted(str(target))} "
-                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{tocsin: '{metadata}'}})"
-            )
-            return target.read_bytes()
-        finally:
-            target.unlink(missing_ok=True)
-            self._connection.execute("DROP TABLE IF EXISTS frozen")
+                return target.read_bytes()
+            finally:
+                target.unlink(missing_ok=True)
+                self._connection.execute("DROP TABLE IF EXISTS answer")
 
-    def thaw(self, content: bytes) -> tuple[dict[str, Any], list[CustomerAffected]]:
-        """Return header and members of a frozen answer, sorted by root. Raises Refused if it is none."""
+    def thaw(self, content: bytes) -> tuple[dict[str, Any], Iterator[Member]]:
+        """Return header and members of a frozen answer, sorted by root, and keep it for `thawed`.
+
+        Raises Refused if it is none.
+        """
         target = self._scratch("thaw")
         try:
             target.write_bytes(content)
             name = _quoted(str(target))
             header = self._value(f"SELECT decode(value) FROM parquet_kv_metadata({name}) WHERE decode(key) = 'tocsin'")
-            events = self._rows(f"SELECT event FROM read_parquet({name}) ORDER BY root")
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE thawed AS SELECT * FROM read_parquet({name})")
         except duckdb.Error as error:
             raise Refused(f"a frozen answer cannot be read: {error}") from error
         finally:
             target.unlink(missing_ok=True)
         if header is None:
             raise Refused("a frozen answer has no header: not written by Tocsin")
-        return json.loads(header), [CustomerAffected.model_validate_json(row["event"]) for row in events]
+        return json.loads(header), self._members("thawed")
+
+    def thawed(self) -> Iterator[tuple[str, bytes]]:
+        """Yield root and event (`CustomerAffected` as JSON) of each member of what was thawed last, sorted by root.
+
+        The sealed contact is the person's present one; who is gone for good has none.
+        """
+        rows = self._connection.execute(
+            """SELECT t.root, json_merge_patch(t.event::JSON, json_object('contact', p.contact::JSON, 'email_hmac',
+                p.email_hmac))::VARCHAR FROM thawed t LEFT JOIN person p ON p.root = t.root ORDER BY t.root"""
+        )
+        while chunk := rows.fetchmany(10_000):
+            for root, event in chunk:
+                yield root, event.encode()
 
     def _scratch(self, purpose: str) -> Path:
         return self.path.with_suffix(f".{purpose}.partial")
 
-    def _upsert(
-        self,
-        table: str,
-        key: str,
-        columns: _Columns,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        replace: bool = True,
-        also: str = "",
-    ) -> None:
-        changes = ", ".join(
-            [*(f"{name} = excluded.{name}" for name in columns if name != key), *([also] if also else [])]
-        )
-        action = f"DO UPDATE SET {changes}" if replace else "DO NOTHING"
+    def _upsert(self, table: str, key: str, columns: _Columns, rows: Sequence[Mapping[str, Any]]) -> None:
         for chunk in _chunks(rows):
             # One JSON document for the whole chunk: a row at a time costs DuckDB a hundred times as much.
             self._connection.execute(
-                f"INSERT INTO {table} BY NAME SELECT unnest(from_json(?, '{json.dumps([columns])}'), max_depth := 2) "
-                f"ON CONFLICT ({key}) {action}",
+                f"CREATE OR REPLACE TEMP TABLE chunk AS SELECT unnest(from_json(?, '{json.dumps([columns])}'), max_depth := 2)",
                 [json.dumps(chunk)],
             )
+            self._connection.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM chunk)")
+            self._connection.execute(f"INSERT INTO {table} BY NAME FROM chunk")
+            self._connection.execute("DROP TABLE chunk")
 
 
 class _Unusable(Exception):

@@ -27,6 +27,9 @@ Standing = Literal["recorded", "possible"]
 Person = CustomerChanged | OrderChanged | CustomerDeparted
 """A data subject as the index holds them."""
 
+Member = tuple[str, Sequence[str], str]
+"""One affected person as an answer's leaves know them: root, record ids, standing."""
+
 ANY_ATTRIBUTE = "*"
 """Stands for the attributes of a model that the scope names and no record of this partition does."""
 UNSPECIFIED = "unspecified"
@@ -126,9 +129,12 @@ def member_leaf(root: str, record_ids: Iterable[str], standing: str) -> bytes:
 def set_root(members: Iterable[CustomerAffected]) -> str:
     """Return the Merkle root, in hex, over the members' leaves, sorted by root; late additions are no members."""
     ordered = sorted(members, key=lambda member: member.root)
-    return merkle_root(
-        [member_leaf(each.root, each.why.record_ids if each.why else (), each.standing) for each in ordered]
-    )
+    return members_root((each.root, each.why.record_ids if each.why else (), each.standing) for each in ordered)
+
+
+def members_root(members: Iterable[Member]) -> str:
+    """Return the same over members that are sorted by root already."""
+    return merkle_root([member_leaf(*member) for member in members])
 
 
 def merkle_root(leaves: Sequence[bytes]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from bridge.contracts.envelope import Message, seal_envelope, tombstone
+from bridge.contracts.envelope import Message, seal_bytes, seal_envelope, tombstone
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import (
     Coverage,
@@ -41,12 +41,12 @@ from bridge.contracts.topics import (
     Topic,
 )
 from bridge.runtime.clock import Clock
-from bridge.runtime.consume import Received, consume
+from bridge.runtime.consume import Received, Unopened, consume, opened
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
-from consumers.domain.resolution import Found, Person, affected, set_root
+from consumers.domain.resolution import Found, Member, Person, affected, members_root
 
 log = structlog.get_logger()
 
@@ -55,6 +55,10 @@ SOURCE = "/index"
 RETENTION = "unlimited"
 """Stated in every record: provenance is kept until its store's operator removes it."""
 
+_BATCH = 20_000
+"""Messages at a time: a write to each file costs much the same for one record as for thousands."""
+_MERGE_SECONDS = 5.0
+"""How often what came is merged while little comes; only merging notices that a record's content was altered."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
 _SOURCES = (STORE_CHANGES, DEPARTED_CUSTOMERS)
@@ -99,9 +103,12 @@ class PartitionFile(Protocol):
     def put_departed(self, departed: Sequence[CustomerDeparted]) -> None: ...
     def drop_departed(self, roots: Sequence[str]) -> None: ...
     def expired(self, now: datetime) -> list[str]: ...
-    def put_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
+    def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]: ...
+    def roots_since(self, offset: int) -> list[str]: ...
+    def put_records(self, records: Sequence[tuple[int, ProvenanceRecorded]]) -> None: ...
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
-    def mark_deleted(self, deleted_at: Mapping[str, datetime]) -> None: ...
+    def mark_deleted(self, deleted: Mapping[str, tuple[int, datetime]]) -> list[str]: ...
+    def merge(self, *, least: int | None = None) -> bool: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
     def note_beat(self, written_at: datetime, visible_at: datetime) -> None: ...
@@ -109,10 +116,12 @@ class PartitionFile(Protocol):
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]: ...
     def is_resolved(self, incident_id: str, revision: int) -> bool: ...
     def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, str]: ...
-    def mark_resolved(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None: ...
     def add_members(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None: ...
-    def freeze(self, header: Mapping[str, Any], members: Sequence[CustomerAffected]) -> bytes: ...
-    def thaw(self, content: bytes) -> tuple[dict[str, Any], list[CustomerAffected]]: ...
+    def find(self, scope: Scope) -> Iterable[Member]: ...
+    def freeze(self, header: Mapping[str, Any]) -> bytes: ...
+    def thaw(self, content: bytes) -> tuple[dict[str, Any], Iterable[Member]]: ...
+    def thawed(self) -> Iterable[tuple[str, bytes]]: ...
+    def mark_resolved(self, incident_id: str, revision: int) -> None: ...
 
 
 class Index(Protocol):
@@ -189,8 +198,10 @@ class Changes:
     persons: dict[str, CustomerChanged | OrderChanged] = field(default_factory=dict)
     leaving: dict[str, tuple[datetime, CustomerChanged | OrderChanged | None]] = field(default_factory=dict)
     """Removed roots: when, and the state earlier in the same batch."""
-    records: dict[str, ProvenanceRecorded] = field(default_factory=dict)
-    deleted: dict[str, datetime] = field(default_factory=dict)
+    records: list[tuple[int, ProvenanceRecorded]] = field(default_factory=list)
+    """In their order, each with its offset."""
+    deleted: dict[str, tuple[int, datetime]] = field(default_factory=dict)
+    """Tombstones of records: offset and instant of the last, by record id."""
     departed: dict[str, CustomerDeparted] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
     kept: dict[str, ProvenanceRecorded] = field(default_factory=dict)
@@ -200,8 +211,8 @@ class Changes:
     """Events that this topic never carries."""
 
     def touched(self) -> set[str]:
-        """Return the roots that may newly fall under a scope."""
-        return {*self.persons, *(each.root for each in (*self.records.values(), *self.kept.values())), *self.leaving}
+        """Return the roots that may newly fall under a scope, beside those of records."""
+        return {*self.persons, *(each.root for each in self.kept.values()), *self.leaving}
 
 
 def fold(batch: Iterable[Received]) -> Changes:
@@ -215,10 +226,10 @@ def fold(batch: Iterable[Received]) -> Changes:
             changes.persons[event.root] = event
             changes.leaving.pop(event.root, None)
         elif isinstance(event, ProvenanceRecorded):
-            changes.records[event.record_id] = event
-            changes.deleted.pop(event.record_id, None)
+            changes.records.append((message.offset, event))
         elif isinstance(event, EntityRemoved) and event.key.startswith(_PROVENANCE_PREFIX):
-            changes.deleted.setdefault(event.key.removeprefix(_PROVENANCE_PREFIX), _occurred_at(message))
+            record_id = event.key.removeprefix(_PROVENANCE_PREFIX)
+            changes.deleted[record_id] = (message.offset, _occurred_at(message))
         elif isinstance(event, EntityRemoved):
             changes.leaving[event.root] = (_occurred_at(message), changes.persons.pop(event.root, None))
         elif isinstance(event, StoreBeat):
@@ -291,6 +302,9 @@ class IndexStage:
         self._upkeep_due = 0.0
         self._visible_seconds: dict[int, float] = {}
         self._partition_count = 0
+        self._busy = False
+        self._merge_due = 0.0
+        self._unopened = Unopened(STORE_CHANGES, ProvenanceRecorded)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
@@ -306,6 +320,8 @@ class IndexStage:
                         stop=stop,
                         dead_letters=self._dead_letters,
                         health=self._health,
+                        batch_size=_BATCH,
+                        unopened=self._unopened,
                     )
                 except _RebuildAsked:
                     log.info("left the group to rebuild as asked")
@@ -363,6 +379,7 @@ class IndexStage:
         self._owned_changed()
 
     def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+        unopened = self._unopened.take()
         for partition in sorted({number for _, number in positions}):
             file = self._files.get(partition)
             if file is None:
@@ -372,9 +389,15 @@ class IndexStage:
             changes = fold(message for message in batch if message.partition == partition)
             for message in changes.misplaced:
                 self._set_aside(message)
+            raw = unopened.get(partition, [])
             with file.transaction():
+                self._append(file, raw, changes)
                 self._apply(file, changes)
-                self._add_late(partition, file, changes.touched())
+                offsets = [int(message.offset() or 0) for message in raw[:1]] + [
+                    offset for offset, _ in changes.records[:1]
+                ]
+                self._add_late(partition, file, changes.touched(), min(offsets, default=None))
+                file.merge()
                 # A crash from here to the commit publishes the same again: departed people and kept records under their
                 # keys, late additions under their ids. After the commit nothing is owed.
                 self._outgoing.flush()
@@ -385,7 +408,19 @@ class IndexStage:
                     file.note_beat(changes.beat_at, self._clock.now())
             if changes.beat_at is not None:
                 self._show_delay(partition, changes.beat_at)
-        APPLIED.inc(len(batch))
+        count = len(batch) + sum(len(messages) for messages in unopened.values())
+        self._busy = count > _BATCH // 2
+        APPLIED.inc(count)
+
+    def _append(self, file: PartitionFile, raw: Sequence[Any], changes: Changes) -> None:
+        """Store records as they came. What DuckDB does not take is opened one by one: taken all the same, or set aside."""
+        refused = set(file.append([(message.offset(), message.value()) for message in raw]))
+        if refused:
+            messages = [message for message in raw if message.offset() in refused]
+            for received in opened(messages, self._settings.kafka.topic_prefix, self._dead_letters):
+                assert isinstance(received.event, ProvenanceRecorded)
+                changes.records.append((received.offset, received.event))
+            changes.records.sort(key=lambda each: each[0])
 
     def tick(self) -> None:
         for incident in self._incidents.poll():
@@ -403,6 +438,11 @@ class IndexStage:
             if pending:
                 self._stood_at[partition] = file.positions()
         PENDING.set(pending)
+        if not self._busy and time.monotonic() >= self._merge_due:
+            self._merge_due = time.monotonic() + _MERGE_SECONDS
+            for file in self._files.values():
+                with file.transaction():
+                    file.merge(least=1)
         if time.monotonic() >= self._upkeep_due:
             self._upkeep_due = time.monotonic() + self._upkeep_seconds
             self._keep_up()
@@ -445,22 +485,26 @@ class IndexStage:
             for each in owed:
                 self._send(DEPARTED_CUSTOMERS, each, key=each.root, root=each.root)
             file.drop_persons(sorted(changes.leaving))
-        file.put_records(list(changes.records.values()))
+        file.put_records(changes.records)
         if changes.kept:
             file.keep_records(list(changes.kept.values()))
         if changes.deleted:
-            file.mark_deleted(changes.deleted)
             # Compaction will remove the record and in time its tombstone: this copy is what a rebuild finds.
-            for record in file.records(changes.deleted):
+            for record in file.records(file.mark_deleted(changes.deleted)):
                 self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
 
-    def _add_late(self, partition: int, file: PartitionFile, touched: set[str]) -> None:
-        """Publish, unflushed, those of `touched` who newly fall under an incident that this partition has answered."""
-        if not touched:
-            return
-        for incident in self._open_incidents():
-            if incident.scope is not None and file.is_resolved(incident.incident_id, incident.revision):
-                self._publish_late(partition, file, incident, file.answer(incident.scope, sorted(touched)))
+    def _add_late(self, partition: int, file: PartitionFile, touched: set[str], since: int | None) -> None:
+        """Publish, unflushed, those who newly fall under an incident that this partition has answered: of `touched`, and
+        of those whom a record from offset `since` on is about.
+        """
+        answered = [
+            incident for incident in self._open_incidents() if file.is_resolved(incident.incident_id, incident.revision)
+        ]
+        if answered and since is not None:
+            touched = touched.union(file.roots_since(since))
+        for incident in answered if touched else ():
+            assert incident.scope is not None
+            self._publish_late(partition, file, incident, file.answer(incident.scope, sorted(touched)))
 
     def _publish_late(
         self, partition: int, file: PartitionFile, incident: IncidentRevised, found: Sequence[Found]
@@ -548,15 +592,22 @@ class IndexStage:
         # under the same ids, so that planning never sees two answers of one partition.
         header, members = file.thaw(self._artefacts.get(sha256))
         resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256)
-        if set_root(members) != resolved.merkle_root or len(members) != resolved.affected_count:
+        if not just_found and members_root(members) != resolved.merkle_root:
             raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
-        persons = file.persons([member.root for member in members])
-        for member in members:
-            person = persons.get(member.root)
-            self._send_affected(
-                member
-                if person is None
-                else member.model_copy(update={"contact": person.contact, "email_hmac": person.email_hmac})
+        at = self._clock.now()
+        for root, event in file.thawed():
+            name = f"{incident.incident_id}/{root}/{incident.revision}"
+            self._outgoing.send(
+                AFFECTED_CUSTOMERS,
+                seal_bytes(
+                    event,
+                    ce_type=CustomerAffected.ce_type,
+                    key=f"{incident.incident_id}/{root}",
+                    root=root,
+                    source=SOURCE,
+                    at=at,
+                    event_id=str(uuid.uuid5(_AFFECTED_NAMESPACE, name)),
+                ),
             )
         # A crash before the flush leaves some people published and no record: planning waits, and all are sent again.
         self._outgoing.flush()
@@ -568,9 +619,7 @@ class IndexStage:
         )
         self._outgoing.flush()
         with file.transaction():
-            file.mark_resolved(
-                incident.incident_id, incident.revision, {member.root: member.standing for member in members}
-            )
+            file.mark_resolved(incident.incident_id, incident.revision)
             if not just_found:
                 # What changed since that answer (a restart, a rebuilt file, another owner) was never held against it.
                 self._publish_late(partition, file, incident, file.answer(scope))
@@ -589,10 +638,7 @@ class IndexStage:
 
     def _frozen(self, partition: int, file: PartitionFile, incident: IncidentRevised, started: float) -> bytes:
         assert incident.scope is not None
-        members = [
-            affected(each, incident_id=incident.incident_id, revision=incident.revision, partition=partition)
-            for each in file.answer(incident.scope)
-        ]
+        members = list(file.find(incident.scope))
         header = {
             "incident_id": incident.incident_id,
             "revision": incident.revision,
@@ -602,15 +648,15 @@ class IndexStage:
             "position_topic": STORE_CHANGES.name,
             "position_offset": file.positions().get(STORE_CHANGES.name, 0),
             "affected_count": len(members),
-            "possible_count": sum(member.standing == "possible" for member in members),
-            "merkle_root": set_root(members),
+            "possible_count": sum(standing == "possible" for _, _, standing in members),
+            "merkle_root": members_root(members),
             "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
             "code_version": _code_version(),
             "retention": RETENTION,
             "duration_seconds": round(time.monotonic() - started, 6),
             "resolved_at": self._clock.now().isoformat(),
         }
-        return file.freeze(header, members)
+        return file.freeze(header)
 
     def _artefact_key(self, partition: int, incident: IncidentRevised) -> str:
         assert incident.scope is not None

@@ -30,6 +30,7 @@ from bridge.contracts.fingerprints import (
 from bridge.contracts.queries import KeyPrint, KeysAsked, RangesAsked
 from consumers.adapters import index_comparison
 from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from tests.unit.adapters.test_provenance_index import numbered
 
 AT = datetime(2026, 3, 1, 10, tzinfo=UTC)
 HASH = "ab" * 32
@@ -94,8 +95,9 @@ def held(file: PartitionFile, entity: fingerprints.Entity) -> dict[str, KeyPrint
 @given(st.lists(RECORDS, unique_by=lambda each: each.record_id, min_size=1, max_size=5))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 def test_a_records_fingerprint_is_the_same_in_sql(file: PartitionFile, drawn: Sequence[ProvenanceRecorded]) -> None:
-    file.rows("DELETE FROM provenance")
-    file.put_records(drawn)
+    for table in ("settled", "fresh"):
+        file.rows(f"DELETE FROM {table}")
+    file.put_records(numbered(drawn))
     assert held(file, "provenance") == {
         f"provenance/{each.record_id}": KeyPrint(
             key=f"provenance/{each.record_id}",
@@ -135,6 +137,7 @@ def test_every_field_is_compared() -> None:
     assert set(ProvenanceRecorded.model_fields) == {*fingerprints.RECORD_FIELDS, "deleted_at"}
 
 
+@pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize(
     ("first", "then", "altered"),
     [
@@ -148,11 +151,15 @@ def test_every_field_is_compared() -> None:
     ],
 )
 def test_a_record_that_changed_its_content_is_known(
-    file: PartitionFile, first: ProvenanceRecorded, then: ProvenanceRecorded, altered: bool
+    file: PartitionFile, first: ProvenanceRecorded, then: ProvenanceRecorded, altered: bool, merged: bool
 ) -> None:
-    file.put_records([first])
-    file.put_records([then])
-    file.put_records([then])
+    file.put_records(numbered([first]))
+    if merged:
+        file.merge(least=1)
+    file.put_records(numbered([then]))
+    file.put_records(numbered([then]))
+    # merging is what notices: every few seconds
+    file.merge(least=1)
     (found,) = held(file, "provenance").values()
     assert found.altered is altered
     assert index_comparison.faults(file).altered_count == altered
@@ -172,7 +179,7 @@ def test_faults_and_seals_are_counted(file: PartitionFile) -> None:
             for number in range(7)
         ]
     )  # fmt: skip
-    file.put_records([record(faults=("kind", "elements"))])
+    file.put_records(numbered([record(faults=("kind", "elements"))]))
     seen = {(each.entity, each.field): each for each in index_comparison.faults(file).faults}
     assert {key: each.count for key, each in seen.items()} == {
         ("customer", "email"): 7, ("provenance", "kind"): 1, ("provenance", "elements"): 1,

@@ -1,0 +1,178 @@
+"""Who falls under a scope and why, in DuckDB's SQL over one partition's tables (`provenance_index`).
+
+The answer lies in the connection's temporary table `answer`, one row a root, and nobody's row becomes a Python object unless
+it is asked for: a leak can concern a hundred thousand people. What it must say is written down in
+`consumers.domain.scope_matching.verdict` and `consumers.domain.resolution.why_of`; property tests hold the two equal.
+Not for finding files, keeping them, or telling anybody.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+
+from bridge.contracts.events import SENSITIVITY_ORDER, Kind, Sensitivity, Why
+from bridge.contracts.scope import Scope
+from consumers.adapters.scope_sql import asks_for_people, asks_for_versions, compile_scope, narrowing
+from consumers.domain.resolution import UNSPECIFIED, Found, Person
+from consumers.domain.scope_matching import named_models
+
+# ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
+
+WHY_LISTS = (
+    "record_ids", "attributes", "models", "kinds", "disclosures", "categories", "elements", "input_fields",
+)  # fmt: skip
+_LEVELS = "[" + ", ".join(f"'{each.value}'" for each in SENSITIVITY_ORDER) + "]"
+
+
+def level(rank: str) -> str:
+    """Return the expression for the name of a sensitivity's `rank`, which counts from 1."""
+    return f"{_LEVELS}[{rank}]"
+
+
+def _set_of(expression: str) -> str:
+    return f"list_sort(list_distinct(list({expression})))"
+
+
+def _union_of(column: str) -> str:
+    return f"list_sort(list_distinct(flatten(list({column}))))"
+
+
+_WHY = f"""list_sort(list(record_id)) AS record_ids, {_set_of("attribute")} AS attributes,
+    {_set_of("model_id || '@' || model_version")} AS models, {_set_of("kind")} AS kinds,
+    {
+    _union_of(
+        "list_transform(CASE WHEN len(categories) = 0 THEN ['" + UNSPECIFIED + "'] ELSE categories END,"
+        " lambda category: kind || '|' || model_id || '|' || category)"
+    )
+} AS disclosures,
+    max(list_position({_LEVELS}, sensitivity)) AS rank,
+    {_union_of("categories")} AS categories, {_union_of("elements")} AS elements,
+    {_union_of("input_fields")} AS input_fields"""
+_COLUMNS = (
+    "root VARCHAR, customer_id BIGINT, standing VARCHAR, record_ids VARCHAR[], attributes VARCHAR[], models VARCHAR[],"
+    " kinds VARCHAR[], disclosures VARCHAR[], rank INTEGER, categories VARCHAR[], elements VARCHAR[],"
+    " input_fields VARCHAR[]"
+)
+_NEEDED = (
+    "root", "customer_id", "record_id", "attribute", "model_id", "model_version", "kind", "sensitivity", "categories",
+    "elements", "input_fields",
+)  # fmt: skip
+
+EVENT = f"""json_object(
+    'root', a.root, 'customer_id', a.customer_id, 'website_id', coalesce(p.website_id, 0),
+    'store_id', coalesce(p.store_id, 0), 'locale', coalesce(p.locale, ''),
+    'residence', coalesce(p.residence, '[]')::JSON, 'channels', coalesce(p.channels, []),
+    'incident_id', ?::VARCHAR, 'revision', ?::INTEGER, 'partition', ?::INTEGER, 'standing', a.standing,
+    'departed', p.root IS NULL OR p.departed_at IS NOT NULL, 'late', false,
+    'why', CASE WHEN a.record_ids IS NULL THEN NULL ELSE json_object(
+        {", ".join(f"'{name}', a.{name}" for name in WHY_LISTS)},
+        'highest_sensitivity', {level("a.rank")}) END)"""
+"""A row `a` of `answer` with its person `p` as the event `CustomerAffected`, sealed contact and keyed hash left out.
+Parameters: incident id, revision, partition."""
+
+
+def answer(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None) -> None:
+    """Put everyone that `scope` concerns (of `roots` only, if given) into the temporary table `answer`.
+
+    Recorded: a record certainly matches, or the scope names the person themselves. Possible: a record may match but
+    lacks the fact that decides, or a registered attribute's value is held without any record and may come from what the
+    scope names. *Why* sums up the records that decide; it is NULL where there is none.
+    """
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE answer ({_COLUMNS})")
+    _by_records(connection, scope, roots)
+    _by_untagged_values(connection, scope, roots)
+    if scope.everyone:
+        _by_name(connection, scope, roots)
+
+
+def found(row: dict[str, Any], person: Person | None) -> Found:
+    """Return a row of `answer` as an object."""
+    why = None
+    if row["record_ids"] is not None:
+        lists = {name: tuple(row[name]) for name in WHY_LISTS if name != "kinds"}
+        why = Why(
+            kinds=tuple(Kind(kind) for kind in row["kinds"]),
+            highest_sensitivity=Sensitivity(SENSITIVITY_ORDER[row["rank"] - 1]),
+            **lists,
+        )
+    return Found(row["root"], row["customer_id"], row["standing"], why, person)
+
+
+def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+    predicate, parameters = compiled(connection, scope)
+    conditions, narrow = narrowing(scope)
+    if roots is not None:
+        conditions.append("r.root IN (SELECT unnest(?::VARCHAR[]))")
+        narrow.append(list(roots))
+    people = "LEFT JOIN person p ON p.root = r.root" if asks_for_people(scope) else ""
+    connection.execute(
+        f"""INSERT INTO answer BY NAME
+        WITH hit AS (
+            SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS verdict FROM provenance r {people}
+            {"WHERE " + " AND ".join(conditions) if conditions else ""}
+        ), grouped AS (
+            SELECT root, max(customer_id) AS customer_id, verdict IS NOT NULL AS certain, {_WHY}
+            FROM hit WHERE verdict IS NOT FALSE GROUP BY root, certain
+        ), decided AS (
+            SELECT * FROM grouped QUALIFY row_number() OVER (PARTITION BY root ORDER BY certain DESC) = 1
+        )
+        SELECT decided.* EXCLUDE (certain, customer_id), coalesce(p.customer_id, decided.customer_id) AS customer_id,
+            CASE WHEN certain THEN 'recorded' ELSE 'possible' END AS standing
+        FROM decided LEFT JOIN person p ON p.root = decided.root""",
+        [*parameters, *narrow],
+    )
+
+
+def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+    restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
+    given = [] if roots is None else [list(roots)]
+    if not connection.execute(f"SELECT count(*) FROM (FROM untagged {restriction} LIMIT 1)", given).fetchall()[0][0]:
+        return
+    predicate, parameters = compiled(connection, scope)
+    # A value without a record counts as a record of each model that is known to write the attribute. Where the scope
+    # names a model that this partition has never seen, nothing says what it writes: it may have written anything.
+    seen = {model for (model,) in connection.execute("SELECT DISTINCT model_id FROM provenance").fetchall()}
+    anyone = "UNION SELECT u.*, NULL FROM u" if named_models(scope) - seen else ""
+    connection.execute(
+        f"""INSERT INTO answer BY NAME
+        WITH u AS (SELECT * FROM untagged {restriction}),
+            w AS (SELECT DISTINCT attribute, model_id FROM provenance),
+            c AS (SELECT u.*, w.model_id FROM u LEFT JOIN w ON w.attribute = u.attribute {anyone}),
+            r AS (SELECT c.*, '' AS record_id, 'customer' AS entity_type, NULL::VARCHAR AS model_version,
+                NULL::VARCHAR AS run_id, NULL::VARCHAR AS dataset_version, NULL::VARCHAR AS source_system,
+                NULL::VARCHAR AS storage_location, NULL::VARCHAR AS kind, NULL::VARCHAR AS sensitivity,
+                NULL::VARCHAR[] AS categories, NULL::TIMESTAMP AS generated_at, NULL::TIMESTAMP AS deleted_at FROM c)
+        SELECT DISTINCT root, customer_id, 'possible' AS standing FROM (
+            SELECT r.root, r.customer_id, {predicate} AS verdict FROM r LEFT JOIN person p ON p.root = r.root
+        ) WHERE verdict IS NOT FALSE AND root NOT IN (SELECT root FROM answer)""",
+        [*given, *parameters],
+    )
+
+
+def _by_name(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+    predicate, parameters = compile_scope(scope)
+    restriction = "" if roots is None else "WHERE p.root IN (SELECT unnest(?::VARCHAR[]))"
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE named AS SELECT * FROM (
+            SELECT r.root, r.customer_id, {predicate} AS verdict FROM person r JOIN person p ON p.root = r.root {restriction}
+        ) WHERE verdict IS NOT FALSE""",
+        [*parameters, *([] if roots is None else [list(roots)])],
+    )
+    connection.execute(
+        "UPDATE answer SET standing = 'recorded' FROM named WHERE named.root = answer.root AND named.verdict"
+    )
+    connection.execute(
+        """INSERT INTO answer BY NAME
+        SELECT root, customer_id, CASE WHEN verdict THEN 'recorded' ELSE 'possible' END AS standing
+        FROM named WHERE root NOT IN (SELECT root FROM answer)"""
+    )
+    connection.execute("DROP TABLE named")
+
+
+def compiled(connection: duckdb.DuckDBPyConnection, scope: Scope) -> tuple[str, list[Any]]:
+    """Return `scope` as an expression and its parameters, versions looked up where it asks for ranges of them."""
+    if not asks_for_versions(scope):
+        return compile_scope(scope)
+    rows = connection.execute("SELECT DISTINCT model_version FROM provenance").fetchall()
+    return compile_scope(scope, [version for (version,) in rows])
