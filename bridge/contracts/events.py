@@ -180,6 +180,25 @@ class CustomerDeparted(_Person):
     expires_at: Instant
 
 
+class UntaggedWrite(Event):
+    """A registered attribute's value changed and no record says who wrote it. Kept beside the departed: a rebuild finds it.
+
+    Key `untagged/<root>/<attribute>/<seen_at in ms>`; a tombstone takes it back when a record comes for the write after all.
+    """
+
+    ce_type: ClassVar[str] = "tocsin.value.untagged.v1"
+    root: Root
+    customer_id: int | None
+    attribute: str
+    since: Instant | None
+    """The earliest moment at which it may have been written; None: before anything was seen."""
+    seen_at: Instant
+    until: Instant | None = None
+    """When the value was replaced or removed."""
+    record_at: Instant | None = None
+    """When the newest record about the attribute was generated at that time."""
+
+
 class AlertReceived(Event):
     """A leak alert as intake understands it, whoever sent it. `status` "resolved" closes nothing."""
 
@@ -250,6 +269,9 @@ class Coverage(BaseModel):
     attribute: str
     recorded_since: Instant | None
     untagged_count: int = 0
+    """People who hold, or held in the window, a value that no record explains."""
+    untagged_since: Instant | None = None
+    """When the first such write was seen; None where none was seen happening."""
 
 
 class PartitionResolved(Event):
@@ -402,9 +424,9 @@ class DeadLettered(Event):
 EVENTS: dict[str, type[Event]] = {
     event.ce_type: event
     for event in (
-        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, AlertReceived, IncidentRevised,
-        CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice, DeliveryOutcome, NoticeRead, CaseEvent,
-        DeadLettered, StoreBeat,
+        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, UntaggedWrite,
+        AlertReceived, IncidentRevised, CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice,
+        DeliveryOutcome, NoticeRead, CaseEvent, DeadLettered, StoreBeat,
     )
 }  # fmt: skip
 """Every message by its `ce_type`."""

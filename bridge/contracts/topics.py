@@ -24,6 +24,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    UntaggedWrite,
 )
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -51,8 +52,8 @@ STORE_CHANGES = Topic(
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 DEPARTED_CUSTOMERS = Topic(
-    "tocsin.departed-customers", "deleted customers who are still owed a notice, and records deleted by SQL", "entity", 6,
-    "compact", None, ("index",), ("index",), (CustomerDeparted, ProvenanceRecorded, EntityRemoved),
+    "tocsin.departed-customers", "deleted customers who are still owed a notice, records deleted by SQL, untagged writes",
+    "entity", 6, "compact", None, ("index",), ("index",), (CustomerDeparted, UntaggedWrite, ProvenanceRecorded, EntityRemoved),
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 LEAK_ALERTS = Topic(

@@ -13,7 +13,7 @@ import duckdb
 
 from bridge.contracts.events import SENSITIVITY_ORDER, Kind, Sensitivity, Why
 from bridge.contracts.scope import Scope
-from consumers.adapters.scope_sql import asks_for_people, asks_for_versions, compile_scope, narrowing
+from consumers.adapters.scope_sql import asks_for_people, asks_for_versions, compile_scope, narrowing, stored
 from consumers.domain.resolution import UNSPECIFIED, Found, Person
 from consumers.domain.scope_matching import named_models
 
@@ -125,9 +125,11 @@ def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequ
 
 
 def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+    values, given = untagged_within(scope)
     restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
-    given = [] if roots is None else [list(roots)]
-    if not connection.execute(f"SELECT count(*) FROM (FROM untagged {restriction} LIMIT 1)", given).fetchall()[0][0]:
+    if roots is not None:
+        given.append(list(roots))
+    if not connection.execute(f"SELECT count(*) FROM (FROM ({values}) {restriction} LIMIT 1)", given).fetchall()[0][0]:
         return
     predicate, parameters = compiled(connection, scope)
     # A value without a record counts as a record of each model that is known to write the attribute. Where the scope
@@ -136,7 +138,7 @@ def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roo
     anyone = "UNION SELECT u.*, NULL FROM u" if named_models(scope) - seen else ""
     connection.execute(
         f"""INSERT INTO answer BY NAME
-        WITH u AS (SELECT * FROM untagged {restriction}),
+        WITH u AS (SELECT DISTINCT root, customer_id, attribute FROM ({values}) {restriction}),
             w AS (SELECT DISTINCT attribute, model_id FROM provenance),
             c AS (SELECT u.*, w.model_id FROM u LEFT JOIN w ON w.attribute = u.attribute {anyone}),
             r AS (SELECT c.*, '' AS record_id, 'customer' AS entity_type, NULL::VARCHAR AS model_version,
@@ -147,6 +149,22 @@ def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roo
             SELECT r.root, r.customer_id, {predicate} AS verdict FROM r LEFT JOIN person p ON p.root = r.root
         ) WHERE verdict IS NOT FALSE AND root NOT IN (SELECT root FROM answer)""",
         [*given, *parameters],
+    )
+
+
+def untagged_within(scope: Scope) -> tuple[str, list[Any]]:
+    """Return a query for the untagged values that may have stood in the scope's exposure window, and its parameters.
+
+    Without a record at all nothing says since when a value stands; else it stood from before the write was seen until it
+    was replaced. Only the outermost window narrows: what nests is left to the predicate, which knows less.
+    """
+    start, end = (None if at is None else stored(at) for at in (scope.exposed_from, scope.exposed_to))
+    return (
+        """SELECT root, customer_id, attribute, NULL::TIMESTAMP AS seen_at FROM unexplained
+        UNION ALL SELECT root, customer_id, attribute, seen_at FROM untagged_write
+        WHERE (since IS NULL OR ?::TIMESTAMP IS NULL OR since <= ?::TIMESTAMP)
+        AND (until IS NULL OR ?::TIMESTAMP IS NULL OR until > ?::TIMESTAMP)""",
+        [end, end, start, start],
     )
 
 

@@ -249,17 +249,28 @@ def merged_coverage(parts: Iterable[Sequence[Coverage]]) -> tuple[Coverage, ...]
     """Add up the partitions' coverage: recorded since the earliest instant anywhere, untagged values summed."""
     since: dict[tuple[str, str], datetime | None] = {}
     untagged: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], datetime | None] = {}
     for part in parts:
         for each in part:
             key = (each.model_id, each.attribute)
             known = since.get(key)
-            instants = [at for at in (known, each.recorded_since) if at is not None]
-            since[key] = min(instants) if instants else None
+            since[key] = _earliest(known, each.recorded_since)
+            seen[key] = _earliest(seen.get(key), each.untagged_since)
             untagged[key] = untagged.get(key, 0) + each.untagged_count
     return tuple(
-        Coverage(model_id=model, attribute=attribute, recorded_since=since[model, attribute], untagged_count=count)
+        Coverage(
+            model_id=model,
+            attribute=attribute,
+            recorded_since=since[model, attribute],
+            untagged_count=count,
+            untagged_since=seen[model, attribute],
+        )
         for (model, attribute), count in sorted(untagged.items())
     )
+
+
+def _earliest(*instants: datetime | None) -> datetime | None:
+    return min((at for at in instants if at is not None), default=None)
 
 
 def _position(answer: Answer) -> int:

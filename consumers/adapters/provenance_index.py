@@ -29,6 +29,7 @@ from bridge.contracts.events import (
     OrderChanged,
     ProvenanceRecorded,
     Sensitivity,
+    UntaggedWrite,
 )
 from bridge.contracts.queries import (
     DataMapRow,
@@ -45,12 +46,13 @@ from consumers.adapters import index_answers
 from consumers.adapters.scope_sql import stored
 from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
+from consumers.domain.untagged import Held
 
 log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -68,6 +70,7 @@ _PERSON_COLUMNS: _Columns = {
     "attribute_hmacs": "VARCHAR",
     "attributes": ["VARCHAR"],
     "faults": ["VARCHAR"],
+    "seen_at": "TIMESTAMP",
 }
 _DEPARTED_COLUMNS: _Columns = {**_PERSON_COLUMNS, "departed_at": "TIMESTAMP", "expires_at": "TIMESTAMP"}
 _RECORD_COLUMNS: _Columns = {
@@ -95,6 +98,22 @@ _RECORD_COLUMNS: _Columns = {
     "input_fields": ["VARCHAR"],
     "legal_basis": "VARCHAR",
     "faults": ["VARCHAR"],
+}
+_HELD_COLUMNS: _Columns = {
+    "root": "VARCHAR",
+    "attribute": "VARCHAR",
+    "hmac": "VARCHAR",
+    "seen_at": "TIMESTAMP",
+    "record_at": "TIMESTAMP",
+}
+_MARK_COLUMNS: _Columns = {
+    "root": "VARCHAR",
+    "customer_id": "BIGINT",
+    "attribute": "VARCHAR",
+    "since": "TIMESTAMP",
+    "seen_at": "TIMESTAMP",
+    "until": "TIMESTAMP",
+    "record_at": "TIMESTAMP",
 }
 _MAY_CHANGE = frozenset({"record_id", "deleted_at", "faults"})
 # What was not there before may come (a later version reads more of a row), and what was unreadable may be put right.
@@ -173,6 +192,8 @@ CREATE VIEW provenance AS
     SELECT {_RECORD}, altered FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh)
     UNION ALL SELECT {_RECORD}, false FROM fresh
     WHERE (record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id);
+CREATE TABLE held ({_columns(_HELD_COLUMNS)});
+CREATE TABLE untagged_write ({_columns(_MARK_COLUMNS)});
 CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
 CREATE TABLE resolved (incident_id VARCHAR, revision INTEGER, PRIMARY KEY (incident_id, revision));
 CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standing VARCHAR,
@@ -180,10 +201,13 @@ CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standi
 CREATE VIEW person AS
     SELECT *, NULL::TIMESTAMP AS departed_at, NULL::TIMESTAMP AS expires_at FROM customer
     UNION ALL SELECT * FROM departed WHERE root NOT IN (SELECT root FROM customer);
+-- Values of registered attributes that no record at all is about; who changed one without a record is in untagged_write.
+CREATE VIEW unexplained AS
+    SELECT value.root, value.customer_id, value.attribute
+    FROM (SELECT root, customer_id, unnest(attributes) AS attribute FROM person) value
+    ANTI JOIN provenance ON provenance.root = value.root AND provenance.attribute = value.attribute;
 CREATE VIEW untagged AS
-    SELECT held.root, held.customer_id, held.attribute
-    FROM (SELECT root, customer_id, unnest(attributes) AS attribute FROM person) held
-    ANTI JOIN provenance ON provenance.root = held.root AND provenance.attribute = held.attribute;
+    FROM unexplained UNION SELECT root, customer_id, attribute FROM untagged_write WHERE until IS NULL;
 """
 
 
@@ -224,6 +248,45 @@ class PartitionReader:
         )
         return [_record(row) for row in rows]
 
+    def last_seen(self, roots: Iterable[str]) -> dict[str, datetime]:
+        """Return when the present state of each of `roots` was published."""
+        rows = self._rows(
+            "SELECT root, seen_at FROM customer WHERE seen_at IS NOT NULL AND root IN (SELECT unnest(?::VARCHAR[]))",
+            list(roots),
+        )
+        return {row["root"]: _in_utc(row["seen_at"]) for row in rows}
+
+    def held(self, roots: Iterable[str]) -> dict[tuple[str, str], Held]:
+        """Return the values of registered attributes that were last seen of `roots`, by root and attribute."""
+        rows = self._rows("SELECT * FROM held WHERE root IN (SELECT unnest(?::VARCHAR[]))", list(roots))
+        return {
+            (row["root"], row["attribute"]): Held(
+                row["hmac"], _in_utc(row["seen_at"]), row["record_at"] and _in_utc(row["record_at"])
+            )
+            for row in rows
+        }
+
+    def newest_records(self, roots: Iterable[str]) -> dict[tuple[str, str], datetime]:
+        """Return when the newest record about each attribute of `roots` was generated."""
+        rows = self._rows(
+            """SELECT root, attribute, max(generated_at) AS newest_at FROM provenance
+            WHERE root IN (SELECT unnest(?::VARCHAR[])) GROUP BY root, attribute""",
+            list(roots),
+        )
+        return {(row["root"], row["attribute"]): _in_utc(row["newest_at"]) for row in rows}
+
+    def has_open_marks(self) -> bool:
+        """Return whether any untagged write's value still stands."""
+        return bool(self._value("SELECT count(*) FROM untagged_write WHERE until IS NULL"))
+
+    def open_marks(self, roots: Iterable[str]) -> dict[tuple[str, str], UntaggedWrite]:
+        """Return the untagged writes of `roots` whose values still stand."""
+        rows = self._rows(
+            "SELECT * FROM untagged_write WHERE until IS NULL AND root IN (SELECT unnest(?::VARCHAR[])) ORDER BY seen_at",
+            list(roots),
+        )
+        return {(row["root"], row["attribute"]): _mark(row) for row in rows}
+
     def answer(self, scope: Scope, roots: Iterable[str] | None = None) -> list[Found]:
         """Return everyone that `scope` concerns (of `roots` only, if given), sorted by root.
 
@@ -251,8 +314,17 @@ class PartitionReader:
             seen_models.add(row["model_id"])
             if (not models or row["model_id"] in models) and (not attributes or row["attribute"] in attributes):
                 since[row["model_id"], row["attribute"]] = _in_utc(row["since"])
-        untagged = self._untagged_counts()
-        everyone_untagged = int(self._value("SELECT count(DISTINCT root) FROM untagged"))
+        values, window = index_answers.untagged_within(scope)
+        untagged: dict[str, int] = {}
+        first_seen: dict[str, datetime] = {}
+        for row in self._rows(
+            f"SELECT attribute, count(DISTINCT root) AS people, min(seen_at) AS seen_at FROM ({values}) GROUP BY attribute",
+            *window,
+        ):
+            untagged[row["attribute"]] = row["people"]
+            if row["seen_at"] is not None:
+                first_seen[row["attribute"]] = _in_utc(row["seen_at"])
+        everyone_untagged = int(self._value(f"SELECT count(DISTINCT root) FROM ({values})", *window))
         unexplained = {
             attribute for attribute in untagged if attribute not in written and attribute in (attributes or {attribute})
         }
@@ -268,6 +340,7 @@ class PartitionReader:
                 attribute=attribute,
                 recorded_since=at,
                 untagged_count=everyone_untagged if attribute == ANY_ATTRIBUTE else untagged.get(attribute, 0),
+                untagged_since=first_seen.get(attribute),
             )
             for (model, attribute), at in sorted(since.items())
         )
@@ -457,9 +530,14 @@ class PartitionFile(PartitionReader):
                 f"the index file of partition {self.partition} is damaged and will be rebuilt from zero: {error}"
             ) from error
 
-    def put_persons(self, persons: Sequence[CustomerChanged | OrderChanged]) -> None:
-        """Store the present state of customers and orders; at most one for each root."""
-        self._upsert("customer", "root", _PERSON_COLUMNS, [_person_row(each) for each in persons])
+    def put_persons(
+        self, persons: Sequence[CustomerChanged | OrderChanged], seen_at: Mapping[str, datetime] | None = None
+    ) -> None:
+        """Store the present state of customers and orders, at most one for each root, and when it was published."""
+        rows = [_person_row(each) for each in persons]
+        for row in rows if seen_at else ():
+            row["seen_at"] = _text(seen_at[row["root"]]) if seen_at and row["root"] in seen_at else None
+        self._upsert("customer", "root", _PERSON_COLUMNS, rows)
 
     def drop_persons(self, roots: Sequence[str]) -> None:
         """Forget customers and orders that the store no longer holds."""
@@ -584,6 +662,34 @@ class PartitionFile(PartitionReader):
         self._connection.execute("DROP TABLE before")
         return True
 
+    def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None:
+        """Store values as last seen, by root and attribute; None: there is no value any more."""
+        rows = [
+            {
+                "root": root,
+                "attribute": attribute,
+                "hmac": value and value.hmac,
+                "seen_at": value and _text(value.seen_at),
+                "record_at": value and value.record_at and _text(value.record_at),
+            }
+            for (root, attribute), value in held.items()
+        ]
+        self._upsert("held", "root, attribute", _HELD_COLUMNS, rows)
+        self._connection.execute("DELETE FROM held WHERE hmac IS NULL")
+
+    def put_marks(self, marks: Sequence[UntaggedWrite]) -> None:
+        """Store untagged writes; one with the same root, attribute and time takes the earlier one's place."""
+        rows = [each.model_dump(mode="json") for each in marks]
+        self._upsert("untagged_write", "root, attribute, seen_at", _MARK_COLUMNS, rows)
+
+    def drop_marks(self, keys: Sequence[tuple[str, str, datetime]]) -> None:
+        """Forget untagged writes, by root, attribute and when they were seen."""
+        for root, attribute, seen_at in keys:
+            self._connection.execute(
+                "DELETE FROM untagged_write WHERE root = ? AND attribute = ? AND seen_at = ?",
+                [root, attribute, stored(seen_at)],
+            )
+
     def set_positions(self, positions: Mapping[str, int]) -> None:
         """Store the next offset to read of each logical topic."""
         for topic, offset in positions.items():
@@ -686,7 +792,7 @@ class PartitionFile(PartitionReader):
                 f"CREATE OR REPLACE TEMP TABLE chunk AS SELECT unnest(from_json(?, '{json.dumps([columns])}'), max_depth := 2)",
                 [json.dumps(chunk)],
             )
-            self._connection.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM chunk)")
+            self._connection.execute(f"DELETE FROM {table} WHERE ({key}) IN (SELECT ({key}) FROM chunk)")
             self._connection.execute(f"INSERT INTO {table} BY NAME FROM chunk")
             self._connection.execute("DROP TABLE chunk")
 
@@ -926,6 +1032,11 @@ def _person(row: Mapping[str, Any]) -> Person:
     if row["order_id"] is not None:
         return OrderChanged(**values, order_id=row["order_id"], faults=row["faults"])
     return CustomerChanged(**values, attribute_hmacs=json.loads(row["attribute_hmacs"]), faults=row["faults"])
+
+
+def _mark(row: Mapping[str, Any]) -> UntaggedWrite:
+    instants = {name: row[name] and _in_utc(row[name]) for name in ("since", "seen_at", "until", "record_at")}
+    return UntaggedWrite.model_validate({**row, **instants})
 
 
 def _record(row: Mapping[str, Any]) -> ProvenanceRecorded:

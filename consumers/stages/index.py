@@ -30,6 +30,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    UntaggedWrite,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -47,6 +48,7 @@ from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
 from consumers.domain.resolution import Found, Member, Person, affected, members_root
+from consumers.domain.untagged import Held, Seen, on_record, on_value
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes; only merging notices that a record's content was altered."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
+_UNTAGGED_PREFIX = "untagged/"
 _SOURCES = (STORE_CHANGES, DEPARTED_CUSTOMERS)
 
 APPLIED = counter(
@@ -98,7 +101,9 @@ class PartitionFile(Protocol):
     def transaction(self) -> AbstractContextManager[None]: ...
     def persons(self, roots: Iterable[str]) -> dict[str, Person]: ...
     def records(self, record_ids: Iterable[str]) -> list[ProvenanceRecorded]: ...
-    def put_persons(self, persons: Sequence[CustomerChanged | OrderChanged]) -> None: ...
+    def put_persons(
+        self, persons: Sequence[CustomerChanged | OrderChanged], seen_at: Mapping[str, datetime] | None = None
+    ) -> None: ...
     def drop_persons(self, roots: Sequence[str]) -> None: ...
     def put_departed(self, departed: Sequence[CustomerDeparted]) -> None: ...
     def drop_departed(self, roots: Sequence[str]) -> None: ...
@@ -109,6 +114,14 @@ class PartitionFile(Protocol):
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
     def mark_deleted(self, deleted: Mapping[str, tuple[int, datetime]]) -> list[str]: ...
     def merge(self, *, least: int | None = None) -> bool: ...
+    def last_seen(self, roots: Iterable[str]) -> dict[str, datetime]: ...
+    def held(self, roots: Iterable[str]) -> dict[tuple[str, str], Held]: ...
+    def newest_records(self, roots: Iterable[str]) -> dict[tuple[str, str], datetime]: ...
+    def has_open_marks(self) -> bool: ...
+    def open_marks(self, roots: Iterable[str]) -> dict[tuple[str, str], UntaggedWrite]: ...
+    def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None: ...
+    def put_marks(self, marks: Sequence[UntaggedWrite]) -> None: ...
+    def drop_marks(self, keys: Sequence[tuple[str, str, datetime]]) -> None: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
     def note_beat(self, written_at: datetime, visible_at: datetime) -> None: ...
@@ -196,6 +209,10 @@ class Changes:
     """A batch folded to its outcome: for each key what holds after its last message."""
 
     persons: dict[str, CustomerChanged | OrderChanged] = field(default_factory=dict)
+    seen_at: dict[str, datetime] = field(default_factory=dict)
+    """When the states in `persons` were published, by root."""
+    marks: dict[str, UntaggedWrite | None] = field(default_factory=dict)
+    """Untagged writes, by key; None: taken back."""
     leaving: dict[str, tuple[datetime, CustomerChanged | OrderChanged | None]] = field(default_factory=dict)
     """Removed roots: when, and the state earlier in the same batch."""
     records: list[tuple[int, ProvenanceRecorded]] = field(default_factory=list)
@@ -224,6 +241,7 @@ def fold(batch: Iterable[Received]) -> Changes:
             _fold_departed(changes, message)
         elif isinstance(event, CustomerChanged | OrderChanged):
             changes.persons[event.root] = event
+            changes.seen_at[event.root] = _occurred_at(message)
             changes.leaving.pop(event.root, None)
         elif isinstance(event, ProvenanceRecorded):
             changes.records.append((message.offset, event))
@@ -246,6 +264,10 @@ def _fold_departed(changes: Changes, message: Received) -> None:
         changes.expired.discard(event.root)
     elif isinstance(event, ProvenanceRecorded):
         changes.kept[event.record_id] = event
+    elif isinstance(event, UntaggedWrite):
+        changes.marks[mark_key(event)] = event
+    elif isinstance(event, EntityRemoved) and event.key.startswith(_UNTAGGED_PREFIX):
+        changes.marks[event.key] = None
     elif isinstance(event, EntityRemoved):
         if not event.key.startswith(_PROVENANCE_PREFIX):
             changes.departed.pop(event.root, None)
@@ -261,6 +283,11 @@ def _occurred_at(message: Received) -> datetime:
         return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     except ValueError:
         return datetime.fromtimestamp(message.timestamp_ms / 1000, UTC)
+
+
+def mark_key(mark: UntaggedWrite) -> str:
+    """Return the key under which an untagged write is kept."""
+    return f"{_UNTAGGED_PREFIX}{mark.root}/{mark.attribute}/{round(mark.seen_at.timestamp() * 1000)}"
 
 
 class IndexStage:
@@ -392,11 +419,14 @@ class IndexStage:
             raw = unopened.get(partition, [])
             with file.transaction():
                 self._append(file, raw, changes)
-                self._apply(file, changes)
                 offsets = [int(message.offset() or 0) for message in raw[:1]] + [
                     offset for offset, _ in changes.records[:1]
                 ]
-                self._add_late(partition, file, changes.touched(), min(offsets, default=None))
+                since = min(offsets, default=None)
+                self._apply(file, changes)
+                if since is not None and file.has_open_marks():
+                    self._review_marks(file, file.roots_since(since))
+                self._add_late(partition, file, changes.touched(), since)
                 file.merge()
                 # A crash from here to the commit publishes the same again: departed people and kept records under their
                 # keys, late additions under their ids. After the commit nothing is owed.
@@ -421,6 +451,7 @@ class IndexStage:
                 assert isinstance(received.event, ProvenanceRecorded)
                 changes.records.append((received.offset, received.event))
             changes.records.sort(key=lambda each: each[0])
+        file.put_records(changes.records)
 
     def tick(self) -> None:
         for incident in self._incidents.poll():
@@ -469,7 +500,8 @@ class IndexStage:
         """Write a batch's outcome; departed people and deleted records go to their topic, unflushed."""
         now = self._clock.now()
         retention = timedelta(days=self._settings.relay.departed_retention_days)
-        file.put_persons(list(changes.persons.values()))
+        self._mark_untagged(file, changes)
+        file.put_persons(list(changes.persons.values()), changes.seen_at)
         if changes.departed:
             file.put_departed(list(changes.departed.values()))
         if changes.expired:
@@ -485,13 +517,70 @@ class IndexStage:
             for each in owed:
                 self._send(DEPARTED_CUSTOMERS, each, key=each.root, root=each.root)
             file.drop_persons(sorted(changes.leaving))
-        file.put_records(changes.records)
         if changes.kept:
             file.keep_records(list(changes.kept.values()))
         if changes.deleted:
             # Compaction will remove the record and in time its tombstone: this copy is what a rebuild finds.
             for record in file.records(file.mark_deleted(changes.deleted)):
                 self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
+
+    def _mark_untagged(self, file: PartitionFile, changes: Changes) -> None:
+        """Hold the values of registered attributes against what was there and against the records; unflushed."""
+        for key, mark in changes.marks.items():
+            if mark is None:
+                root, attribute, seen_at = key.removeprefix(_UNTAGGED_PREFIX).rsplit("/", 2)
+                file.drop_marks([(root, attribute, datetime.fromtimestamp(int(seen_at) / 1000, UTC))])
+        file.put_marks([mark for mark in changes.marks.values() if mark is not None])
+        states = {
+            root: person.attribute_hmacs if isinstance(person, CustomerChanged) else {}
+            for root, person in changes.persons.items()
+        }
+        held = file.held(states)
+        moved = {
+            (root, attribute): now.get(attribute)
+            for root, now in states.items()
+            for attribute in {*now, *(name for known, name in held if known == root)}
+            if (root, attribute) not in held or held[root, attribute].hmac != now.get(attribute)
+        }
+        marked = file.open_marks({root for root, _ in moved})
+        newest = file.newest_records({root for root, _ in moved})
+        last_seen = file.last_seen({root for root, _ in moved})
+        holds: dict[tuple[str, str], Held | None] = {}
+        changed: list[UntaggedWrite] = []
+        for (root, attribute), hmac in moved.items():
+            at = changes.seen_at[root]
+            seen = Seen(hmac, at, last_seen.get(root, at), newest.get((root, attribute)))
+            customer_id = changes.persons[root].customer_id
+            holds[root, attribute], marks = on_value(
+                root, customer_id, attribute, held.get((root, attribute)), seen, marked.get((root, attribute))
+            )
+            changed.extend(marks)
+        file.put_held(holds)
+        self._keep_marks(file, changed)
+
+    def _review_marks(self, file: PartitionFile, roots: Sequence[str]) -> None:
+        """Take back or end the open marks of `roots` that a record explains after all; unflushed."""
+        marks = file.open_marks(roots)
+        newest = file.newest_records({root for root, _ in marks}) if marks else {}
+        changed: list[UntaggedWrite] = []
+        for key, mark in marks.items():
+            if key not in newest:
+                continue
+            after = on_record(mark, newest[key])
+            if after is None:
+                file.drop_marks([(mark.root, mark.attribute, mark.seen_at)])
+                name = mark_key(mark)
+                gone = tombstone(key=name, root=mark.root, source=SOURCE, at=self._clock.now())
+                self._outgoing.send(DEPARTED_CUSTOMERS, gone)
+            elif after != mark:
+                changed.append(after)
+        self._keep_marks(file, changed)
+
+    def _keep_marks(self, file: PartitionFile, marks: Sequence[UntaggedWrite]) -> None:
+        file.put_marks(marks)
+        for mark in marks:
+            # Compaction will forget the earlier value: this copy is what a rebuild finds.
+            self._send(DEPARTED_CUSTOMERS, mark, key=mark_key(mark), root=mark.root)
 
     def _add_late(self, partition: int, file: PartitionFile, touched: set[str], since: int | None) -> None:
         """Publish, unflushed, those who newly fall under an incident that this partition has answered: of `touched`, and
@@ -705,7 +794,7 @@ class IndexStage:
     def _send(
         self,
         topic: Topic,
-        event: CustomerAffected | CustomerDeparted | ProvenanceRecorded | PartitionResolved,
+        event: CustomerAffected | CustomerDeparted | ProvenanceRecorded | PartitionResolved | UntaggedWrite,
         *,
         key: str,
         root: str,

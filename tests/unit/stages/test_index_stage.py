@@ -20,6 +20,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    UntaggedWrite,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -417,3 +418,61 @@ def test_a_heartbeat_says_how_long_the_store_took_to_be_visible(bench: Bench) ->
     assert status.beat_visible_at - status.beat_written_at == timedelta(seconds=0.25)
     assert VISIBLE._value.get() == 0.25
     assert status.position_offset == 1
+
+
+def scored(hmac: str, at: datetime) -> tuple[Event, datetime]:
+    return customer(1, attribute_hmacs={"fraud_score": hmac * 64}), at
+
+
+def feed_at(bench: Bench, *states: tuple[Event, datetime]) -> None:
+    for event, at in states:
+        received = Received(
+            topic=STORE_CHANGES.name, partition=0, offset=bench.offset, key="", event=event, tombstone=False,
+            headers={"ce_time": at.isoformat().encode()}, value=b"",
+        )  # fmt: skip
+        bench.broker.high = bench.offset + 1
+        bench.stage.handle([received], {(STORE_CHANGES.name, 0): bench.offset + 1})
+        bench.offset += 1
+
+
+def test_a_value_written_past_the_module_makes_its_person_possible_also_after_a_rebuild(bench: Bench) -> None:
+    start = NOW - timedelta(days=5)
+    written = record(model_version="6", generated_at=start)
+    later = record(record_id="r2", model_version="8", generated_at=NOW - timedelta(days=1))
+    feed_at(
+        bench,
+        (written, start),
+        scored("a", start),
+        scored("b", NOW - timedelta(days=3)),
+        (later, NOW - timedelta(days=1)),
+        scored("c", NOW - timedelta(days=1)),
+    )
+    kept = [each for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, UntaggedWrite)]
+    assert [(each.seen_at, each.until) for each in kept] == [
+        (NOW - timedelta(days=3), None),
+        (NOW - timedelta(days=3), NOW - timedelta(days=1)),
+    ]
+    window = {"exposed_from": NOW - timedelta(days=3), "exposed_to": NOW - timedelta(days=2)}
+    scope = Scope(model_ids=("fraud-scorer",), model_versions=("7",), **window)  # type: ignore[arg-type]  # of instants
+    before = Scope(
+        model_ids=("fraud-scorer",), exposed_from=NOW - timedelta(days=9), exposed_to=NOW - timedelta(days=6)
+    )
+    file = bench.stage._files[0]
+    assert [(each.root, each.standing) for each in file.answer(scope)] == [("customer/1", "possible")]
+    assert file.coverage(scope)[0].untagged_count == 1
+    assert file.coverage(scope)[0].untagged_since == NOW - timedelta(days=3)
+    assert file.answer(before) == []
+    bench.restart(lose_file=True)
+    bench.feed(kept[-1], topic=DEPARTED_CUSTOMERS)
+    bench.feed(written, customer(1, attribute_hmacs={"fraud_score": "c" * 64}), later)
+    assert [each.standing for each in bench.stage._files[0].answer(scope)] == ["possible"]
+
+
+def test_a_record_that_comes_late_takes_the_mark_back(bench: Bench) -> None:
+    start = NOW - timedelta(days=5)
+    feed_at(bench, (record(generated_at=start), start), scored("a", start), scored("b", NOW - timedelta(days=3)))
+    feed_at(bench, (record(record_id="r2", model_version="8", generated_at=NOW - timedelta(days=3)), NOW))
+    assert isinstance(bench.broker.events(DEPARTED_CUSTOMERS)[-1], EntityRemoved)
+    assert bench.stage._files[0].answer(Scope(model_versions=("7",), exposed_from=NOW - timedelta(days=2))) != []
+    found = bench.stage._files[0].answer(Scope(model_versions=("9",)))
+    assert found == []
