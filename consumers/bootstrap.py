@@ -81,19 +81,37 @@ def _provide_delivery(parts: Parts) -> None:
 
 
 def _provide_law(parts: Parts) -> None:
+    from consumers.case.verification import AwarenessPolicy
+    from consumers.domain.duties import LawInForce
+    from consumers.law.in_force import FolderLaw
     from consumers.law.loader import LawFolder
 
+    def policy() -> AwarenessPolicy:
+        clocks = parts.get(Settings).clocks
+        return AwarenessPolicy(
+            timedelta(hours=clocks.warn_after_hours),
+            timedelta(hours=clocks.presume_after_hours),
+            clocks.awareness == "presume",
+        )
+
     parts.provide(LawFolder, lambda: LawFolder(parts.get(Settings).paths.templates / "law"))
+    parts.provide(LawInForce, lambda: FolderLaw(parts.get(LawFolder).path))
+    parts.provide(AwarenessPolicy, policy)
 
 
 def _provide_case_store(parts: Parts) -> None:
+    from bridge.runtime.sealing import load_join_key
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.attempt_references import CaseAttemptReferences
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.index_client import IndexClient
+    from consumers.adapters.leak_matcher import IndexMatcher
+    from consumers.case.duty_commands import SubmittedFiles
     from consumers.case.scoping import ScopeIndex
     from consumers.case.store import CaseStore
+    from consumers.case.verification import LeakMatcher
     from consumers.evidence.commands import AttemptReferences
 
     def database() -> CaseDatabase:
@@ -101,6 +119,12 @@ def _provide_case_store(parts: Parts) -> None:
         migrate(opened)
         return opened
 
+    def matcher() -> IndexMatcher:
+        paths = parts.get(Settings).paths
+        return IndexMatcher(IndexClient(paths.run), load_join_key(paths.join_key))
+
+    parts.provide(LeakMatcher, matcher)
+    parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
@@ -303,19 +327,19 @@ def _planning(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.planning import PlanningTables
     from consumers.adapters.notice_renderer import compose
     from consumers.adapters.template_catalog import TemplateCatalog
+    from consumers.domain.duties import LawInForce
     from consumers.domain.notices import Sender
-    from consumers.law.loader import load_controllers, load_rules
-    from consumers.stages.planning import Law, Planning, PlanningStage
+    from consumers.stages.planning import Planning, PlanningStage
 
     settings = parts.get(Settings)
-    law = settings.paths.templates / "law"
-    controllers = load_controllers(law)
+    law = parts.get(LawInForce)
+    law()  # rules that are wrong are said at the start, not at the first incident
     database = _database(parts)
     lease = HeldLease(database, "planning", process.holder, process.clock)
 
     def sender_of(website_id: int) -> Sender:
         shop = settings.store.base_url.rstrip("/")
-        _, controller = controllers.of_website(website_id)
+        _, controller = law().controllers.of_website(website_id)
         return Sender(
             name=controller.name,
             contact=settings.delivery.reply_to or settings.delivery.from_address,
@@ -324,8 +348,8 @@ def _planning(parts: Parts, process: Process) -> Stage:
         )
 
     handler = Planning(
-        PlanningTables(database, process.clock),
-        Law(load_rules(law), controllers),
+        PlanningTables(database, process.clock, law),
+        law,
         TemplateCatalog(settings.paths.templates, _bundles(settings), NoticeBundles(database), process.clock),
         compose,
         sender_of,
@@ -412,9 +436,16 @@ def _release(parts: Parts, process: Process) -> Stage:
 
 def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.clocks import Clocks
+    from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.case.verification import AwarenessPolicy
+    from consumers.case.watch import IncidentWatch
+    from consumers.domain.duties import LawInForce
     from consumers.stages.clock import ClockStage
 
-    return ClockStage(Clocks(_database(parts), process.clock), process.clock, process.health)
+    database, law = _database(parts), parts.get(LawInForce)
+    law()  # rules that are wrong are said at the start
+    watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
+    return ClockStage(Clocks(database, process.clock), watch, process.clock, process.health)
 
 
 def _receipts(parts: Parts, process: Process) -> Stage:

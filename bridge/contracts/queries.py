@@ -47,6 +47,24 @@ class PartitionPreview(Answer):
     coverage: tuple[Coverage, ...] = ()
 
 
+class MatchAsked(Answer):
+    """The question of `match`: who is behind keys that leaked. Keyed hashes and roots only, never an address."""
+
+    email_hmacs: tuple[str, ...] = Field(default=(), max_length=20_000)
+    roots: tuple[str, ...] = Field(default=(), max_length=20_000)
+
+
+class PartitionMatch(Answer):
+    """What one partition knows of leaked keys."""
+
+    partition: int
+    position_offset: int
+    by_email_hmac: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Roots by keyed hash; departed people included."""
+    roots: tuple[str, ...] = ()
+    """Those of the asked roots that are here, by person or by record."""
+
+
 class PartitionStatus(Answer):
     """Where one partition stands."""
 
@@ -240,6 +258,13 @@ class Preview(Gathered):
     by_sensitivity: dict[str, int]
     by_channel: dict[str, int]
     coverage: tuple[Coverage, ...]
+
+
+class Match(Gathered):
+    """Who is behind leaked keys, over all partitions that answered."""
+
+    by_email_hmac: dict[str, tuple[str, ...]]
+    roots: tuple[str, ...]
 
 
 class IndexStatus(Gathered):

@@ -238,8 +238,21 @@ class Index(Section):
 
 
 class Clocks(Section):
-    presume_after_hours: float = Field(default=24, gt=0)
-    warn_after_hours: float = Field(default=12, gt=0)
+    awareness: Literal["presume", "escalate"] = Field(
+        default="presume",
+        description="past presume_after_hours without recorded awareness: presume it, marked as presumed, or only page",
+    )
+    presume_after_hours: float = Field(default=24, gt=0, description="counted from the detection")
+    warn_after_hours: float = Field(default=12, gt=0, description="people are warned by then; before the bound")
+
+    @model_validator(mode="after")
+    def _warned_before_the_bound(self) -> "Clocks":
+        if self.warn_after_hours >= self.presume_after_hours:
+            raise ValueError(
+                f"clocks.warn_after_hours {self.warn_after_hours:g} must be less than clocks.presume_after_hours "
+                f"{self.presume_after_hours:g}"
+            )
+        return self
 
 
 class Settings(BaseSettings):

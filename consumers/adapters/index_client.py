@@ -30,9 +30,12 @@ from bridge.contracts.queries import (
     Keys,
     KeysAsked,
     KnownNames,
+    Match,
+    MatchAsked,
     PartitionDataMap,
     PartitionFaults,
     PartitionKeys,
+    PartitionMatch,
     PartitionNames,
     PartitionPreview,
     PartitionRanges,
@@ -53,6 +56,7 @@ log = structlog.get_logger()
 A = TypeVar(
     "A",
     PartitionPreview,
+    PartitionMatch,
     PartitionStatus,
     PartitionNames,
     Inspection,
@@ -62,6 +66,8 @@ A = TypeVar(
     PartitionFaults,
     PartitionSeals,
 )
+
+_ASKED_AT_ONCE = 10_000
 
 
 class IndexClient:
@@ -91,6 +97,28 @@ class IndexClient:
             by_sensitivity=_summed(each.by_sensitivity for each in answers.values()),
             by_channel=_summed(each.by_channel for each in answers.values()),
             coverage=merged_coverage(each.coverage for each in answers.values()),
+        )
+
+    def match(self, email_hmacs: Sequence[str], roots: Sequence[str]) -> Match:
+        """Return who is behind keys that leaked; in questions of 10,000, so that no answer grows without bound."""
+        by_hmac: dict[str, set[str]] = {}
+        found: set[str] = set()
+        count, silent = 0, set[int]()
+        for start in range(0, max(len(email_hmacs), len(roots), 1), _ASKED_AT_ONCE):
+            end = start + _ASKED_AT_ONCE
+            asked = MatchAsked(email_hmacs=tuple(email_hmacs[start:end]), roots=tuple(roots[start:end]))
+            partitions, answers = self._gather(PartitionMatch, "POST", "/match", asked.model_dump_json().encode())
+            count = max(count, partitions)
+            silent.update(_silent(partitions, answers))
+            for each in answers.values():
+                found.update(each.roots)
+                for key, behind in each.by_email_hmac.items():
+                    by_hmac.setdefault(key, set()).update(behind)
+        return Match(
+            partition_count=count,
+            silent_partitions=tuple(sorted(silent)),
+            by_email_hmac={key: tuple(sorted(behind)) for key, behind in sorted(by_hmac.items())},
+            roots=tuple(sorted(found)),
         )
 
     def status(self) -> IndexStatus:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from bridge.contracts.envelope import fields_at_fault
 from bridge.contracts.errors import TocsinError
-from bridge.contracts.queries import Answer, KeysAsked, PreviewAsked, RangesAsked, WorkerAnswer
+from bridge.contracts.queries import Answer, KeysAsked, MatchAsked, PreviewAsked, RangesAsked, WorkerAnswer
 from bridge.runtime.run_files import write_run_file
 from consumers.adapters import index_comparison
 from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
@@ -64,8 +64,8 @@ class IndexServer:
 
             def do_POST(self) -> None:
                 path = urlsplit(self.path).path
-                if path not in ("/preview", "/ranges", "/keys"):
-                    self._say(404, {"error": "no such question: POST /preview, /ranges, /keys"})
+                if path not in ("/preview", "/match", "/ranges", "/keys"):
+                    self._say(404, {"error": "no such question: POST /preview, /match, /ranges, /keys"})
                     return
                 length = int(self.headers.get("Content-Length") or 0)
                 if length > _MAX_BODY_BYTES:
@@ -76,6 +76,9 @@ class IndexServer:
                     if path == "/ranges":
                         ranges = RangesAsked.model_validate_json(body)
                         self._answer(lambda reader: index_comparison.ranges(reader, ranges))
+                    elif path == "/match":
+                        leaked = MatchAsked.model_validate_json(body)
+                        self._answer(lambda reader: reader.match(leaked.email_hmacs, leaked.roots))
                     elif path == "/keys":
                         keys = KeysAsked.model_validate_json(body)
                         self._answer(lambda reader: index_comparison.keys(reader, keys))

@@ -1,4 +1,4 @@
-"""The leaf types of what planning computes and counsel approves, for the evidence log's allow-list."""
+"""The leaf types of what planning draws up and counsel approves, for the evidence log's allow-list."""
 
 from typing import Any
 
@@ -16,13 +16,6 @@ LEAF_TYPES: list[type[Any]] = [
         | {"affected_count": Count, "partition_count": Count, "members_sha256": Digest, "rules_sha256": Digest},
     ),
     case_leaf("plan.extended", _PLAN | {"changed_count": Count, "removed_count": Count}),
-    case_leaf(
-        "obligations.computed",
-        {
-            "revision": Count, "controller_count": Count, "owed_count": Count, "pending_count": Count,
-            "answers_sha256": Digest, "rules_sha256": Digest, "earliest_at": At,
-        },
-    ),
     case_leaf("notice.approved", {"bundle_sha256": Digest, "jurisdictions": tuple[Code, ...], "valid_until": At}),
     case_leaf("notice.revoked", {"bundle_sha256": Digest}),
 ]  # fmt: skip

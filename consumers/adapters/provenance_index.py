@@ -35,6 +35,7 @@ from bridge.contracts.queries import (
     DataMapRow,
     Inspection,
     PartitionDataMap,
+    PartitionMatch,
     PartitionNames,
     PartitionPreview,
     PartitionStatus,
@@ -433,6 +434,26 @@ class PartitionReader:
             partition=self.partition,
             models={row["model_id"]: tuple(sorted(row["versions"])) for row in rows},
             attributes=tuple(row["attribute"] for row in attributes),
+        )
+
+    def match(self, email_hmacs: Sequence[str], roots: Sequence[str]) -> PartitionMatch:
+        """Return who is here of those behind leaked keys; departed people and records without a person count."""
+        found: dict[str, list[str]] = {}
+        for row in self._rows(
+            "SELECT email_hmac, root FROM person WHERE email_hmac IN (SELECT unnest(?)) ORDER BY root",
+            list(email_hmacs),
+        ):
+            found.setdefault(row["email_hmac"], []).append(row["root"])
+        here = self._rows(
+            "WITH asked AS (SELECT unnest(?) AS root) SELECT root FROM asked WHERE root IN (SELECT root FROM person) "
+            "OR root IN (SELECT root FROM provenance) ORDER BY root",
+            list(roots),
+        )
+        return PartitionMatch(
+            partition=self.partition,
+            position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            by_email_hmac={key: tuple(value) for key, value in found.items()},
+            roots=tuple(row["root"] for row in here),
         )
 
     def inspect(self, root: str) -> Inspection:

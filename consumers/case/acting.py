@@ -52,9 +52,13 @@ def record_act(
     at: datetime,
     incident: IncidentRecord | None = None,
     reason: str | None = None,
+    salt: str | None = None,
 ) -> None:
-    """Write what `actor` did: the row with the reason, and the case event with the reason's salted hash."""
-    salt = new_salt() if reason else None
+    """Write what `actor` did: the row with the reason, and the case event with the reason's salted hash.
+
+    `salt` is given where other fields of `body` were hashed with it, so that it lies beside them.
+    """
+    salt = salt or (new_salt() if reason else None)
     if "reason_sha256" in CASE_EVENT_KINDS.get(kind, {}):
         body = {**body, "reason_sha256": salted_sha256(salt, reason) if salt and reason else None}
     incident_id = None if incident is None else incident.incident_id

@@ -5,11 +5,10 @@ there, not here.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -26,66 +25,26 @@ from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.parts import Parts
-from bridge.runtime.printing import in_words, instant, print_json, print_table
+from bridge.runtime.printing import instant, print_json, print_table
 from bridge.runtime.sealing import email_hmac, hashed_email_hmac, load_join_key
 from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
-from consumers.case.acting import Actor, actor_of, record_act
+from consumers.case.acting import record_act
+from consumers.case.duty_commands import SUBCOMMANDS, verification_lines
 from consumers.case.overview import Overview, overview
-from consumers.case.people import add_person, load_people, read_token, staff_commitment
+from consumers.case.people import add_person, load_people, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
+from consumers.case.prompts import as_json_option as _as_json
+from consumers.case.prompts import assignments, authenticated, staff_key
+from consumers.case.prompts import reason_option as _reason
+from consumers.case.prompts import token_option as _token_file
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
-from consumers.case.store import CaseStore, IncidentRecord, ObligationRecord, ReleaseRecord
+from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
+from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
-from consumers.domain.facts import Facts
-from consumers.domain.obligations import OWED, Status
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_reason = click.option("--reason", help="Why; kept in the case store, its salted hash in the evidence log.")
-_token_file = click.option(
-    "--token-file", type=click.Path(path_type=Path, dir_okay=False), help="File with your token."
-)
-
-
-def authenticated(parts: Parts, token_file: Path | None) -> Actor:
-    """Return who is typing. Raises BadInput without a token, Refused for one that is nobody's."""
-    settings = parts.get(Settings)
-    person = load_people(settings.paths.people).authenticate(read_token(os.environ, token_file))
-    return actor_of(person, _staff_key(settings))
-
-
-def _staff_key(settings: Settings) -> bytes:
-    try:
-        key = settings.paths.staff_key.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"{settings.paths.staff_key} cannot be read ({type(error).__name__}); `tocsin init` makes the keys"
-        ) from None
-    if len(key) < 32:
-        raise BadInput(f"{settings.paths.staff_key} holds {len(key)} bytes; a staff key has at least 32")
-    return key
-
-
-def _instant_of(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(f"--at {text}: not an instant; write 2026-11-23T03:10:00+01:00") from None
-    if at.tzinfo is None:
-        raise BadInput(f"--at {text}: has no time zone; write 2026-11-23T03:10:00+01:00 or ...Z")
-    return at.astimezone(UTC)
-
-
-def _assignments(pairs: tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"--set {pair}: write name=value")
-        found.setdefault(name.strip(), []).append(value.strip())
-    return found
-
+from consumers.domain.duties import OPEN
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 
 # --- tocsin incident ---------------------------------------------------------------------------------------------
 
@@ -144,11 +103,11 @@ def show(parts: Parts, incident_id: str, token_file: Path | None, as_json: bool)
         facts["partitions"].pop("coverage")
         print_json({**facts, "coverage": [each.model_dump(mode="json") for each in seen.partitions.coverage]})
         return
-    for line in show_lines(seen, parts.get(Clock).now()):
+    for line in show_lines(seen, parts.get(Clock).now(), parts.get(AwarenessPolicy)):
         click.echo(line)
 
 
-def show_lines(seen: Overview, now: datetime) -> list[str]:
+def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[str]:
     """Return one screen about an incident; its last line begins with `next:`."""
     record = seen.incident
     lines = [
@@ -162,11 +121,17 @@ def show_lines(seen: Overview, now: datetime) -> list[str]:
         + (json.dumps(record.scope, sort_keys=True) if record.scope is not None else "unresolved"),
         f"people:       {seen.people}",
     ]
-    if seen.plan is not None and seen.plan.residents:
-        homes = sorted(seen.plan.residents.items(), key=lambda item: -item[1])
-        total = sum(seen.plan.residents.values())
-        lines.append(f"live in:      {', '.join(f'{code} {count:,}' for code, count in homes[:12])} of {total:,}")
-    lines += [f"known:        {name} = {value}" for name, value in sorted(seen.facts.items()) if value is not None]
+    if record.state not in ("dismissed", "closed"):
+        lines += verification_lines(verification_clock(record, seen.history, policy), policy, now)
+    lines += [_tested(each, now) for each in seen.match_tests[:1]]
+    lines += _where_they_live(seen)
+    presumed = {each.name for each in seen.history if each.recorded_by is None}
+    presumed -= {each.name for each in seen.history if each.recorded_by is not None}
+    lines += [
+        f"known:        {name} = {value}{' (presumed by policy)' if name in presumed else ''}"
+        for name, value in sorted(seen.facts.items())
+        if value is not None
+    ]
     lines += [f"not known:    {each}" for each in seen.not_known]
     lines += _clock_lines(seen, now)
     lines += [f"held:         {each.kind} for {', '.join(each.covers)} ({each.gate_id})" for each in seen.gates]
@@ -197,63 +162,53 @@ def show_lines(seen: Overview, now: datetime) -> list[str]:
     return lines
 
 
-def _clock_lines(seen: Overview, now: datetime) -> list[str]:
-    open_duties = [each for each in seen.obligations if each.status in OWED | {Status.PENDING}]
-    dated = [each for each in open_duties if each.watched_at is not None]
+def _tested(test: MatchTestRecord, now: datetime) -> str:
+    return (
+        f"match test:   {test.counts['matched_count']:,} of {test.counts['row_count']:,} rows match, "
+        f"{finding_of(test.counts, test.silent_count).replace('_', ' ')} ({instant(test.tested_at, now)} by {test.tested_by})"
+    )
+
+
+def _where_they_live(seen: Overview) -> list[str]:
+    """Return, by controller, how many people live where, and how many of them the law there protects by what leaked."""
     lines = []
-    for each in dated[:8]:
-        conservative = instant(each.conservative_deadline_at, now) if each.conservative_deadline_at else "none"
-        recorded = instant(each.deadline_at, now) if each.deadline_at else "not started"
-        met = ", met" if each.met_at else ""
-        lines.append(
-            f"clock:        {each.regime_id} to {each.recipient} ({each.controller}, {each.status}{met}): "
-            f"conservative {conservative}; recorded {recorded}"
+    for each in seen.exposures:
+        homes = sorted(((n, code) for code, n in each.residents.items() if code != UNKNOWN_RESIDENCE), reverse=True)
+        shown = ", ".join(
+            f"{code} {n:,}" + (f" ({triggers:,} trigger)" if (triggers := each.triggering.get(code, 0)) != n else "")
+            for n, code in homes[:12]
         )
-    if seen.obligations:
-        lines.append(f"duties:       {len(dated)} with a date, {len(open_duties) - len(dated)} without one, "
-                     f"{len(seen.obligations) - len(open_duties)} considered and not due; "
-                     f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
+        more = f" and {len(homes) - 12} more" if len(homes) > 12 else ""
+        unknown = each.residents.get(UNKNOWN_RESIDENCE, 0)
+        apart = f"; residence unknown {unknown:,}, told under the strictest law" if unknown else ""
+        whose = f" ({each.controller})" if len(seen.exposures) > 1 else ""
+        lines.append(f"live in:      {shown or 'nowhere known'}{more} of {each.people_count:,}{apart}{whose}")
     return lines
 
 
-@incident.command()
-@click.argument("incident_id")
-@click.option("--all", "everything", is_flag=True, help="Also what was considered and is not due.")
-@_token_file
-@_as_json
-@click.pass_obj
-def obligations(parts: Parts, incident_id: str, everything: bool, token_file: Path | None, as_json: bool) -> None:
-    """Show every duty by its recipient: by when, why, under which law, and which facts are missing."""
-    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
-    seen = overview(parts.get(CaseStore), incident_id)
-    now = parts.get(Clock).now()
-    chosen = [each for each in seen.obligations if everything or each.status in OWED | {Status.PENDING}]
-    chosen.sort(key=lambda each: (each.watched_at is None, each.watched_at or now, each.regime_id))
-    if as_json:
-        print_json([{"controller": each.controller, "met_at": each.met_at, **each.detail} for each in chosen])
-        return
-    for recipient in dict.fromkeys(each.recipient for each in chosen):
-        rows = [_duty_row(each, now) for each in chosen if each.recipient == recipient]
-        print_table(
-            rows, ["duty", "status", "by", "citation", "confidence", "missing"], title=recipient.replace("_", " ")
+def _clock_lines(seen: Overview, now: datetime) -> list[str]:
+    open_duties = [each for each in seen.obligations if each.status in OPEN]
+    running = [each for each in open_duties if each.watched_at is not None and each.met is None]
+    running.sort(key=lambda each: (each.watched_at or now, each.regime_id))
+    lines = []
+    for each in running[:6]:
+        conservative = instant(each.conservative_deadline_at, now) if each.conservative_deadline_at else "none"
+        recorded = instant(each.deadline_at, now) if each.deadline_at else "not started"
+        lines.append(
+            f"clock:        {each.regime_id} to {each.recipient} ({each.controller}, {each.status}): "
+            f"conservative {conservative}; recorded {recorded}"
         )
-    click.echo(f"{len(seen.obligations) - len(chosen)} considered and not due{'' if everything else ' (--all shows them)'}. "
-               "Not adopted by your counsel yet, and no legal advice.")  # fmt: skip
-
-
-def _duty_row(duty: ObligationRecord, now: datetime) -> dict[str, Any]:
-    at = duty.watched_at
-    by = "no fixed date" if at is None else f"{at:%Y-%m-%d %H:%M} UTC, {in_words(at, now)}"
-    if at is not None and duty.deadline_at is None:
-        by += " (conservative)"
-    return {
-        "duty": duty.regime_id,
-        "status": duty.status,
-        "by": by,
-        "citation": duty.detail.get("citation"),
-        "confidence": duty.detail.get("confidence"),
-        "missing": ", ".join(duty.detail.get("missing_facts", ())) or None,
-    }
+    if seen.obligations:
+        met = sum(each.met is not None for each in seen.obligations)
+        lines.append(f"duties:       {len(running)} with a date, {len(open_duties) - len(running) - met} without one, "
+                     f"{met} met, {len(seen.obligations) - len(open_duties)} considered and not due; "
+                     f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
+    if seen.movements:
+        last = seen.movements[-1]
+        same = [each for each in seen.movements if each.moved_at == last.moved_at]
+        more = f", and {len(same) - 1} more" if len(same) > 1 else ""
+        lines.append(f"moved:        {instant(last.moved_at, now)}: {same[0].movement.sentence}{more}")
+    return lines
 
 
 @incident.command()
@@ -273,56 +228,6 @@ def _say_next(parts: Parts, incident_id: str, done: str) -> None:
     following = overview(parts.get(CaseStore), incident_id).next
     if following is not None:
         click.echo(f"next: {following.command}")
-
-
-@incident.command()
-@click.argument("incident_id")
-@click.option("--as", "names", required=True, help="Instants, comma separated: controller_aware_at,discovered_at")
-@click.option("--at", required=True, help="ISO 8601 with an offset.")
-@_reason
-@_token_file
-@click.pass_obj
-def aware(parts: Parts, incident_id: str, names: str, at: str, reason: str | None, token_file: Path | None) -> None:
-    """Record since when the company is aware; the recorded clocks start there."""
-    actor = authenticated(parts, token_file)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    workflow.record_awareness(
-        parts.get(CaseStore), incident_id, chosen, _instant_of(at), actor, parts.get(Clock).now(), reason
-    )
-    _say_next(parts, incident_id, f"{incident_id}: {', '.join(chosen)} recorded")
-
-
-@incident.command()
-@click.argument("incident_id")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Record a fact; VALUE is JSON or a word.")
-@_reason
-@_token_file
-@_as_json
-@click.pass_obj
-def facts(
-    parts: Parts, incident_id: str, pairs: tuple[str, ...], reason: str | None, token_file: Path | None, as_json: bool
-) -> None:
-    """Show the recorded facts, or record some with --set."""
-    actor = authenticated(parts, token_file)
-    store = parts.get(CaseStore)
-    if pairs:
-        values = {name: _value(texts[-1]) for name, texts in _assignments(pairs).items()}
-        workflow.record_facts(store, incident_id, values, actor, parts.get(Clock).now(), reason)
-    actor.acting_for(Act.VIEW_INCIDENT)
-    known = store.look(lambda case: workflow.known_facts(case, workflow.found(case, incident_id)))
-    missing = [name for name in Facts.model_fields if known.get(name) is None]
-    if as_json:
-        print_json({"known": known, "unknown": missing})
-        return
-    print_table([{"fact": name, "value": value} for name, value in sorted(known.items())], ("fact", "value"))
-    click.echo(f"unknown: {', '.join(missing)}")
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 @incident.command()
@@ -356,7 +261,7 @@ def rescope(
         actor,
         parts.get(Clock).now(),
         scope=None if scope_file is None else _read_scope(scope_file),
-        settings=_assignments(pairs),
+        settings=assignments(pairs),
         proposal_id=proposal_id,
         as_given=as_given,
         reason=reason,
@@ -707,7 +612,7 @@ def add(parts: Parts, name: str, person_id: str, roles: tuple[str, ...], token_f
     token = add_person(path, person_id, name, [Role(each) for each in roles])
     if actor is not None and role is not None:
         who, acting = actor, role
-        body = {"person": staff_commitment(_staff_key(settings), person_id), "roles": list(roles)}
+        body = {"person": staff_commitment(staff_key(settings), person_id), "roles": list(roles)}
         now = parts.get(Clock).now()
         parts.get(CaseStore).change(lambda case: record_act(case, who, acting, "people.added", body, at=now))
     click.echo(f"{person_id} is in {path}. Their token, shown only now:", err=True)
@@ -751,5 +656,8 @@ def check(parts: Parts, as_json: bool) -> None:
             "of dpo, counsel or approver"
         )
 
+
+for subcommand in SUBCOMMANDS:
+    incident.add_command(subcommand)
 
 COMMANDS: list[click.Command] = [incident, alert, people]

@@ -32,7 +32,7 @@ class BodyField:
     """One field of a body: a shape that a regular expression or a Python type fixes, or a closed list of words."""
 
     shape: str
-    """`sha256`, `id`, `count`, `flag`, `instant`, `codes` or `word`."""
+    """`sha256`, `id`, `count`, `flag`, `instant`, `codes`, `slug`, `slugs` or `word`."""
     words: tuple[str, ...] = ()
     optional: bool = False
 
@@ -46,13 +46,18 @@ class BodyField:
             return isinstance(value, bool)
         if self.shape == "codes":
             return isinstance(value, list) and all(isinstance(item, str) and _CODE.fullmatch(item) for item in value)
+        if self.shape == "slugs":
+            return isinstance(value, list) and all(isinstance(item, str) and _SLUG.fullmatch(item) for item in value)
         if self.shape == "word":
             return value in self.words
         return isinstance(value, str) and _SHAPES[self.shape].fullmatch(value) is not None
 
 
 _CODE = re.compile(r"[A-Za-z0-9*_-]{1,16}")
+_SLUG = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+){0,12}")
+"""The name of a duty or of something in configuration."""
 _SHAPES = {
+    "slug": _SLUG,
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "id": re.compile(r"[0-9a-f]{32}"),
     "instant": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z"),
@@ -66,6 +71,11 @@ _FLAG = BodyField("flag")
 _INSTANT = BodyField("instant")
 _MODE = BodyField("word", tuple(Mode))
 _STATE = BodyField("word", ("suspected", "verifying", "confirmed", "dismissed", "closed"))
+_MAYBE_INSTANT = BodyField("instant", optional=True)
+_REGIME = BodyField("slug")
+_MAYBE_REGIME = BodyField("slug", optional=True)
+_RISK = BodyField("word", ("unlikely", "risk", "high"))
+_SEVERITY = BodyField("word", ("low", "medium", "high", "very_high"))
 _FACT = BodyField("word", tuple(Facts.model_fields))
 _GATE = BodyField("word", ("law_enforcement_hold", "authority_first", "notice_incomplete"))
 _RELEASE = {"release_id": _ID, "policy_sha256": _SHA256, "mode": _MODE}
@@ -84,8 +94,38 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "fact.recorded": {"name": _FACT, "value_sha256": _SHA256, "reason_sha256": _SHA256},
     "fact.instant_recorded": {"name": _FACT, "at": _INSTANT, "reason_sha256": _SHA256},
-    "gate.set": {"gate_id": _ID, "gate": _GATE, "covers": BodyField("codes"), "reason_sha256": _SHA256},
-    "gate.lifted": {"gate_id": _ID, "gate": _GATE, "reason_sha256": _SHA256},
+    "fact.presumed": {"name": _FACT, "at": _INSTANT},
+    "incident.match_tested": {
+        "revision": _COUNT, "file_sha256": _SHA256, "row_count": _COUNT, "usable_count": _COUNT, "matched_count": _COUNT,
+        "matched_by_contact_count": _COUNT, "outside_count": _COUNT, "partition_count": _COUNT, "silent_count": _COUNT,
+        "reason_sha256": _SHA256,
+    },
+    "incident.verified": {"from": _STATE, "state": _STATE, "match_test_count": _COUNT, "reason_sha256": _SHA256},
+    "incident.dismissal_proposed": {"dismissal_id": _ID, "match_test_id": _ID, "reason_sha256": _SHA256},
+    "incident.dismissed": {
+        "dismissal_id": _ID, "match_test_id": _ID, "from": _STATE, "contacts_removed": _COUNT, "reason_sha256": _SHA256,
+    },
+    "risk.assessed": {
+        "severity_hundredths": _COUNT, "level": _SEVERITY, "proposed": _RISK, "risk": _RISK, "changed_count": _COUNT,
+        "factors_sha256": _SHA256, "reason_sha256": _SHA256,
+    },
+    "obligations.computed": {
+        "revision": _COUNT, "controller_count": _COUNT, "owed_count": _COUNT, "pending_count": _COUNT,
+        "moved_count": _COUNT, "answers_sha256": _SHA256, "rules_sha256": _SHA256, "earliest_at": _MAYBE_INSTANT,
+    },
+    "duty.met": {
+        "regime_id": _REGIME, "met_at": _INSTANT, "reference_sha256": _MAYBE_SHA256, "file_sha256": _MAYBE_SHA256,
+        "reason_sha256": _SHA256,
+    },
+    "duty.met_withdrawn": {"regime_id": _REGIME, "reason_sha256": _SHA256},
+    "law.adopted": {
+        "rules_sha256": _SHA256, "rules": BodyField("slugs"), "versions_sha256": _SHA256, "reason_sha256": _SHA256,
+    },
+    "gate.set": {
+        "gate_id": _ID, "gate": _GATE, "covers": BodyField("codes"), "regime_id": _MAYBE_REGIME,
+        "reason_sha256": _MAYBE_SHA256,
+    },
+    "gate.lifted": {"gate_id": _ID, "gate": _GATE, "regime_id": _MAYBE_REGIME, "reason_sha256": _MAYBE_SHA256},
     "release.prepared": {
         **_RELEASE, "revision": _COUNT, "recipient_count": _COUNT, "late_cap": _COUNT, "voided": _COUNT,
         "reason_sha256": _MAYBE_SHA256,

@@ -15,8 +15,11 @@ from consumers.case.releasing import of_partitions
 from consumers.case.store import (
     CaseStore,
     CaseWork,
+    FactRecord,
     GateRecord,
     IncidentRecord,
+    MatchTestRecord,
+    MovementRecord,
     ObligationRecord,
     PartitionsRecord,
     PlanRecord,
@@ -26,6 +29,7 @@ from consumers.case.store import (
 from consumers.case.workflow import AWARENESS, found, known_facts
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode
+from consumers.domain.duties import Exposure
 from consumers.domain.resolution import is_complete
 
 
@@ -60,6 +64,10 @@ class Overview:
     facts: Mapping[str, Any]
     not_known: Sequence[str]
     obligations: Sequence[ObligationRecord]
+    history: Sequence[FactRecord]
+    match_tests: Sequence[MatchTestRecord]
+    exposures: Sequence[Exposure]
+    movements: Sequence[MovementRecord]
     proposals: Sequence[ProposalRecord]
     releases: Sequence[ReleaseView]
     gates: Sequence[GateRecord]
@@ -88,7 +96,11 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
             plan=plan,
             facts=facts,
             not_known=list(_not_known(incident, partitions, facts)),
-            obligations=case.obligations(incident_id, incident.revision),
+            obligations=case.obligations(incident_id),
+            history=case.facts(incident_id),
+            match_tests=case.match_tests(incident_id),
+            exposures=(case.exposures(incident_id) or (0, ()))[1],
+            movements=case.movements(incident_id),
             proposals=proposals,
             releases=releases,
             gates=[each for each in case.gates(incident_id) if each.lifted_at is None],
@@ -152,7 +164,7 @@ def _not_known(incident: IncidentRecord, partitions: PartitionsRecord, facts: Ma
         unknown += [_gap(each) for each in partitions.coverage if each.untagged_count or each.recorded_since is None]
         if Scope.model_validate(incident.scope).exposed_from is None:
             unknown.append("since when the data lay open: the scope has no exposed_from")
-    if not any(name in facts for name in AWARENESS):
+    if not any(facts.get(name) for name in AWARENESS):
         unknown.append("awareness: nobody has recorded any; the conservative clock runs from the detection")
     return list(dict.fromkeys(unknown))
 
@@ -192,7 +204,12 @@ def next_step(
     running = next((each for each in ordinary if each.record.state in ("releasing", "paused")), None)
     if running is not None:
         return NextStep("sre", f"tocsin delivery status {name}", f"its release is {running.record.state}")
-    if not any(fact in facts for fact in AWARENESS):
+    if facts.get("sensitivity") == "synthetic_only":
+        return NextStep(
+            "a responder, then a second person", f"tocsin incident dismiss {name} --reason TEXT",
+            "purely synthetic and matching nobody: recorded, not notified",
+        )  # fmt: skip
+    if not any(facts.get(fact) for fact in AWARENESS):
         return NextStep(
             "responder, dpo or counsel",
             f"tocsin incident aware {name} --as controller_aware_at --at INSTANT --reason TEXT",

@@ -28,6 +28,10 @@ class Act(StrEnum):
     RESCOPE = "incident.rescope"
     RECORD_FACT = "incident.record_fact"
     RECORD_AWARENESS = "incident.record_awareness"
+    VERIFY = "incident.verify"
+    DISMISS = "incident.dismiss"
+    ASSESS_RISK = "incident.assess_risk"
+    RECORD_DUTY = "incident.record_duty"
     CLOSE = "incident.close"
     SET_GATE = "gate.set"
     LIFT_GATE = "gate.lift"
@@ -46,7 +50,11 @@ class Act(StrEnum):
     MANAGE_PEOPLE = "people.manage"
 
 
-_RESPOND = frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.RESCOPE, Act.RECORD_FACT, Act.RECORD_AWARENESS})
+_RESPOND = frozenset(
+    {
+        Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.RESCOPE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS,
+    }
+)  # fmt: skip
 _APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS})
 
 PERMISSIONS: dict[Role, frozenset[Act]] = {
@@ -56,12 +64,12 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     | _APPROVE
     | {
         Act.PREPARE, Act.CLOSE, Act.SET_GATE, Act.LIFT_GATE, Act.STEER_RELEASE, Act.LOOK_AT_PERSON, Act.EXPORT_SUBJECT,
-        Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE,
+        Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY,
     },
     Role.COUNSEL: _APPROVE
     | {
-        Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE,
-        Act.REVOKE_NOTICE, Act.ADOPT_LAW,
+        Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
+        Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
     },
     Role.APPROVER: _APPROVE,
     Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.STEER_RELEASE, Act.REDRIVE}),

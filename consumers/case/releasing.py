@@ -28,7 +28,7 @@ from consumers.case.store import (
     PartitionsRecord,
     ReleaseRecord,
 )
-from consumers.case.workflow import VOIDABLE, Move, found, moved, still_open
+from consumers.case.workflow import VOIDABLE, Move, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, BREAK_GLASS_REACH, Mode
 
@@ -133,6 +133,11 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
     """
     plan = case.plan(incident.incident_id, incident.revision)
     partitions = case.partitions(incident.incident_id, incident.revision)
+    if known_facts(case, incident).get("sensitivity") == "synthetic_only":
+        raise Refused(
+            f"{incident.incident_id} is purely synthetic and matches nobody: it is recorded, not notified; dismiss it: "
+            f"tocsin incident dismiss {incident.incident_id} --reason TEXT"
+        )
     if plan is None or plan.state != "complete":
         if incident.scope is None:
             raise Refused(f"{incident.incident_id}: its scope is unresolved; see `tocsin incident show`")

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised
+from consumers.domain.duties import DutyRow, Exposure, Movement
 
 T = TypeVar("T")
 
@@ -158,14 +159,103 @@ class ObligationRecord:
     recipient: str
     deadline_at: datetime | None
     conservative_deadline_at: datetime | None
-    met_at: datetime | None
     detail: Mapping[str, Any] = field(default_factory=dict)
     """The law room's whole answer: citation, reasons, missing facts."""
+    met: "MetRecord | None" = None
+
+    @property
+    def met_at(self) -> datetime | None:
+        """When it was met."""
+        return None if self.met is None else self.met.met_at
 
     @property
     def watched_at(self) -> datetime | None:
         """The date to act by: the recorded one, or while there is none the conservative one."""
         return self.deadline_at or self.conservative_deadline_at
+
+
+@dataclass(frozen=True, slots=True)
+class MetRecord:
+    """A duty that was met: when, who says so, the authority's number, what was submitted. Corrections withdraw a row."""
+
+    duty_met_id: str
+    incident_id: str
+    controller: str
+    regime_id: str
+    met_at: datetime
+    recorded_at: datetime
+    recorded_by: str
+    reference: str | None
+    file_name: str | None
+    file_sha256: str | None
+    reason: str | None
+    withdrawn_at: datetime | None = None
+    withdrawn_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchTestRecord:
+    """What a file of leaked rows was found to be. Holds counts; of the file a salted hash, of its rows nothing."""
+
+    match_test_id: str
+    incident_id: str
+    revision: int
+    tested_at: datetime
+    tested_by: str
+    counts: Mapping[str, int]
+    partition_count: int
+    silent_count: int
+    file_salt: str
+    file_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DismissalRecord:
+    """One person says that it is no incident; a second one says so too, or nobody does."""
+
+    dismissal_id: str
+    incident_id: str
+    match_test_id: str
+    proposed_at: datetime
+    proposed_by: str
+    reason: str | None
+    confirmed_at: datetime | None = None
+    confirmed_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentRecord:
+    """The risk to people as somebody confirmed it: every factor of the method, and what it was changed to."""
+
+    assessment_id: str
+    incident_id: str
+    assessed_at: datetime
+    assessed_by: str
+    factors: Sequence[Mapping[str, Any]]
+    severity_hundredths: int
+    proposed_risk: str
+    risk: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionRecord:
+    """Counsel of this installation stands behind one version of a rule, as it read then."""
+
+    regime_id: str
+    version: int
+    version_sha256: str
+    adopted_at: datetime
+    adopted_by: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MovementRecord:
+    """That a duty's answer moved."""
+
+    moved_at: datetime
+    movement: Movement
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +302,10 @@ class GateRecord:
     reason: str | None
     lifted_at: datetime | None = None
     lifted_by: str | None = None
+    controller: str | None = None
+    """Whose people it covers; None: everybody's."""
+    regime_id: str | None = None
+    """The duty that it follows from; None: a person set it."""
 
 
 class CaseWork(Protocol):
@@ -263,7 +357,68 @@ class CaseWork(Protocol):
     def plan(self, incident_id: str, revision: int) -> PlanRecord | None: ...
     def partitions(self, incident_id: str, revision: int) -> PartitionsRecord: ...
     def segments(self, incident_id: str, revision: int) -> Sequence[SegmentRecord]: ...
-    def obligations(self, incident_id: str, revision: int) -> Sequence[ObligationRecord]: ...
+
+    # duties: what they rest on, how they stand, what was done about them
+    def exposures(self, incident_id: str) -> tuple[int, Sequence[Exposure]] | None:
+        """Return the newest revision whose people are counted, with the exposure of each controller; None before."""
+        ...
+
+    def write_exposures(self, incident_id: str, revision: int, exposures: Sequence[Exposure]) -> None:
+        """Write the exposures of a revision in place of those written before."""
+        ...
+
+    def duty_ground(self, incident_id: str) -> Mapping[str, str] | None: ...
+    def set_duty_ground(self, incident_id: str, ground: Mapping[str, str], at: datetime) -> None: ...
+    def duty_rows(self, incident_id: str) -> Sequence[DutyRow]:
+        """Return the duties of the newest revision that has any, in the order of conservative dates."""
+        ...
+
+    def write_duties(self, incident_id: str, revision: int, rows: Sequence[DutyRow]) -> None:
+        """Write the duties of a revision in place of those written before; what has not changed stays as it is."""
+        ...
+
+    def add_movements(self, incident_id: str, movements: Sequence[Movement], at: datetime) -> None: ...
+    def movements(self, incident_id: str) -> Sequence[MovementRecord]:
+        """Return what moved, oldest first."""
+        ...
+
+    def obligations(self, incident_id: str) -> Sequence[ObligationRecord]:
+        """Return `duty_rows` with what was met of them."""
+        ...
+
+    def met(self, incident_id: str) -> Sequence[MetRecord]:
+        """Return every duty recorded as met, withdrawn ones included, oldest first."""
+        ...
+
+    def add_met(self, record: MetRecord) -> None: ...
+    def withdraw_met(self, duty_met_id: str, *, by: str, at: datetime) -> None: ...
+
+    # verification, risk, counsel's adoption
+    def add_match_test(self, record: MatchTestRecord) -> None: ...
+    def match_tests(self, incident_id: str) -> Sequence[MatchTestRecord]:
+        """Return an incident's match tests, newest first."""
+        ...
+
+    def affected_roots(self, incident_id: str, revision: int) -> Sequence[str]:
+        """Return the roots that a revision's people have."""
+        ...
+
+    def add_dismissal(self, record: DismissalRecord) -> None: ...
+    def dismissals(self, incident_id: str) -> Sequence[DismissalRecord]:
+        """Return what was proposed, newest first."""
+        ...
+
+    def confirm_dismissal(self, dismissal_id: str, *, by: str, at: datetime) -> None: ...
+    def add_assessment(self, record: AssessmentRecord) -> None: ...
+    def assessments(self, incident_id: str) -> Sequence[AssessmentRecord]:
+        """Return an incident's assessments, newest first."""
+        ...
+
+    def add_adoption(self, record: AdoptionRecord) -> None: ...
+    def adoptions(self) -> Sequence[AdoptionRecord]:
+        """Return every adoption, oldest first."""
+        ...
+
     def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
         """Return the ids of an incident's people, sorted: those in the frozen list, or the late additions."""
         ...

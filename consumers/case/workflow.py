@@ -1,4 +1,4 @@
-"""What people do to an incident: acknowledge, correct its scope, record facts and awareness, hold, close.
+"""What people do to an incident: acknowledge, correct its scope, hold, close. What they know of it is `recording`'s.
 
 Each function checks the permission, writes its rows and its case event, and tells the index what it must know, in one
 transaction of the store. Releasing has a module of its own.
@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -19,10 +19,10 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.alerts import listed
 from consumers.case.events import Body, written
 from consumers.case.intake_rules import announce
-from consumers.case.permissions import Act
+from consumers.case.permissions import Act, Role
 from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
 from consumers.domain.approvals import Mode
-from consumers.domain.facts import Facts, parse_facts
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 
 
 class State(StrEnum):
@@ -39,6 +39,7 @@ class Move(StrEnum):
     """What can happen to its state."""
 
     ACKNOWLEDGE = "acknowledge"
+    CONFIRM = "confirm"
     RELEASE = "release"
     DISMISS = "dismiss"
     CLOSE = "close"
@@ -48,6 +49,9 @@ TRANSITIONS: Mapping[tuple[State, Move], State] = {
     (State.SUSPECTED, Move.ACKNOWLEDGE): State.VERIFYING,
     (State.VERIFYING, Move.ACKNOWLEDGE): State.VERIFYING,
     (State.CONFIRMED, Move.ACKNOWLEDGE): State.CONFIRMED,
+    (State.SUSPECTED, Move.CONFIRM): State.CONFIRMED,
+    (State.VERIFYING, Move.CONFIRM): State.CONFIRMED,
+    (State.CONFIRMED, Move.CONFIRM): State.CONFIRMED,
     # who releases notices says by it that the leak is real
     (State.SUSPECTED, Move.RELEASE): State.CONFIRMED,
     (State.VERIFYING, Move.RELEASE): State.CONFIRMED,
@@ -68,7 +72,6 @@ AWARENESS: tuple[str, ...] = (
 """Instants that a named person records by `incident aware`."""
 
 VOIDABLE = ("prepared", "releasing", "paused")
-_AHEAD = timedelta(minutes=1)
 
 
 def moved(incident: IncidentRecord, move: Move) -> State:
@@ -235,68 +238,28 @@ def known_facts(case: CaseWork, incident: IncidentRecord) -> dict[str, Any]:
     return facts
 
 
-def record_awareness(
-    store: CaseStore,
-    incident_id: str,
-    names: Sequence[str],
-    at: datetime,
+def write_fact(
+    case: CaseWork,
+    incident: IncidentRecord,
+    name: str,
+    value: Any,
     actor: Actor,
+    role: Role,
     now: datetime,
-    reason: str | None,
+    reason: str,
 ) -> None:
-    """Record that the company became aware at `at`, in the senses that `names` names. Corrections keep history."""
-    role = actor.acting_for(Act.RECORD_AWARENESS)
-    why = needed(reason)
-    for name in names:
-        if name not in AWARENESS:
-            raise BadInput(f"--as {name}: not an instant of awareness{nearest(name, AWARENESS)}; "
-                           f"known: {', '.join(AWARENESS)}")  # fmt: skip
-    if not names:
-        raise BadInput(f"--as: name at least one of {', '.join(AWARENESS)}")
-    if at > now + _AHEAD:
-        raise BadInput(f"--at {at.isoformat()} lies in the future; awareness is recorded, not planned")
-
-    def work(case: CaseWork) -> None:
-        incident = still_open(case, incident_id)
-        for name in names:
-            _record(case, incident, name, written(at), actor, now, why)
-            body = {"name": name, "at": written(at)}
-            record_act(case, actor, role, "fact.instant_recorded", body, at=now, incident=incident, reason=why)
-
-    store.change(work)
-
-
-def record_facts(
-    store: CaseStore, incident_id: str, values: Mapping[str, Any], actor: Actor, now: datetime, reason: str | None
-) -> None:
-    """Record facts; a value of None makes a fact unknown again. Raises BadInput for what is no fact or has no sense."""
-    role = actor.acting_for(Act.RECORD_FACT)
-    why = needed(reason)
-    for name in values:
-        if name not in Facts.model_fields:
-            raise BadInput(f"--set {name}: no such fact{nearest(name, Facts.model_fields)}")
-        if name in AWARENESS:
-            raise BadInput(f"--set {name}: awareness is recorded by `tocsin incident aware --as {name} --at INSTANT`")
-        if name == "detected_at":
-            raise BadInput("--set detected_at: the detection is the alert's own and does not change")
-
-    def work(case: CaseWork) -> None:
-        incident = still_open(case, incident_id)
-        merged = {name: value for name, value in {**known_facts(case, incident), **values}.items() if value is not None}
-        parse_facts(merged, source=f"facts of {incident_id}")
-        for name, value in values.items():
-            _record(case, incident, name, value, actor, now, why)
-            canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            body = {"name": name, "value_sha256": hashlib.sha256(canonical.encode()).hexdigest()}
-            record_act(case, actor, role, "fact.recorded", body, at=now, incident=incident, reason=why)
-
-    store.change(work)
-
-
-def _record(
-    case: CaseWork, incident: IncidentRecord, name: str, value: Any, actor: Actor, now: datetime, reason: str
-) -> None:
+    """Write one fact as `actor` records it, with its case event. None makes it unknown again; history stays."""
     case.add_fact(FactRecord(incident.incident_id, name, value, now, actor.person_id, reason))
+    body: Body
+    if name.endswith("_at") and isinstance(value, str):
+        kind, body = "fact.instant_recorded", {"name": name, "at": written(datetime.fromisoformat(value))}
+    else:
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        kind, body = (
+            "fact.recorded",
+            {"name": name, "value_sha256": hashlib.sha256(canonical.encode()).hexdigest()},
+        )
+    record_act(case, actor, role, kind, body, at=now, incident=incident, reason=reason)
 
 
 GATE_KINDS = ("law_enforcement_hold", "authority_first", "notice_incomplete")
@@ -331,9 +294,58 @@ def set_gate(
         case.update_incident(incident_id, {"epoch": incident.epoch + 1})
         body: Body = {"gate_id": gate_id, "gate": kind, "covers": codes}
         record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why)
+        if kind == "law_enforcement_hold":
+            _record_hold(case, incident, codes, actor, role, now, why)
 
     store.change(work)
     return gate_id
+
+
+def _record_hold(
+    case: CaseWork, incident: IncidentRecord, codes: Sequence[str], actor: Actor, role: Role, now: datetime, why: str
+) -> None:
+    """A hold moves the clocks of the laws that know one: say so in the facts, beside what was said before."""
+    facts = known_facts(case, incident)
+    began, released = facts.get("le_hold_from"), facts.get("le_hold_released_at")
+    at = written(now)
+    if "*" in codes:
+        began, released = at, None
+    elif began is None or isinstance(began, Mapping):
+        keys = [code for code in codes if code != UNKNOWN_RESIDENCE]
+        if not keys:
+            return
+        began = {**(began or {}), **dict.fromkeys(keys, at)}
+        if isinstance(released, Mapping):
+            released = {key: value for key, value in released.items() if key not in keys} or None
+    else:
+        return
+    write_fact(case, incident, "le_hold_from", began, actor, role, now, why)
+    if released != facts.get("le_hold_released_at"):
+        write_fact(case, incident, "le_hold_released_at", released, actor, role, now, why)
+
+
+def _record_release(
+    case: CaseWork, incident: IncidentRecord, codes: Sequence[str], actor: Actor, role: Role, now: datetime, why: str
+) -> None:
+    facts = known_facts(case, incident)
+    began, released = facts.get("le_hold_from"), facts.get("le_hold_released_at")
+    at = written(now)
+    if isinstance(began, Mapping):
+        keys = [code for code in began if code in codes or "*" in codes]
+        if not keys or not (released is None or isinstance(released, Mapping)):
+            return
+        write_fact(
+            case,
+            incident,
+            "le_hold_released_at",
+            {**(released or {}), **dict.fromkeys(keys, at)},
+            actor,
+            role,
+            now,
+            why,
+        )
+    elif began is not None and "*" in codes and released is None:
+        write_fact(case, incident, "le_hold_released_at", at, actor, role, now, why)
 
 
 def _is_code(code: str) -> bool:
@@ -357,8 +369,10 @@ def lift_gate(
         if gate.lifted_at is not None:
             return
         case.lift_gate(gate_id, by=actor.person_id, at=now)
-        body = {"gate_id": gate_id, "gate": gate.kind}
+        body = {"gate_id": gate_id, "gate": gate.kind, "regime_id": gate.regime_id}
         record_act(case, actor, role, "gate.lifted", body, at=now, incident=incident, reason=why)
+        if gate.kind == "law_enforcement_hold" and gate.regime_id is None:
+            _record_release(case, incident, gate.covers, actor, role, now, why)
 
     store.change(work)
 
@@ -392,10 +406,13 @@ def close(
         incident = found(case, incident_id)
         state = moved(incident, Move.CLOSE)
         open_count = case.without_end_count(incident_id)
-        _refuse_while_running(case, incident, open_count)
+        refuse_while_running(case, incident, open_count)
         partitions = case.partitions(incident_id, incident.revision)
+        # verification found nobody behind it: there is nobody to tell
+        nobody_owed = known_facts(case, incident).get("sensitivity") == "synthetic_only"
         uncertain = incident.scope is None or partitions.answered < (partitions.partition_count or 1)
-        if (open_count or uncertain or (partitions.affected_count and not case.ends(incident_id))) and not unnotified:
+        untold = open_count or uncertain or (partitions.affected_count and not case.ends(incident_id))
+        if untold and not nobody_owed and not unnotified:
             count = max(open_count, partitions.affected_count)
             known = f"{count} people have no end state" if count else "not every partition has answered who is affected"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
@@ -410,7 +427,8 @@ def close(
     return store.change(work)
 
 
-def _refuse_while_running(case: CaseWork, incident: IncidentRecord, open_count: int) -> None:
+def refuse_while_running(case: CaseWork, incident: IncidentRecord, open_count: int) -> None:
+    """Raise Refused while a release of the incident runs and people wait for its end."""
     for release in case.releases(incident.incident_id):
         # what broke the glass reaches its few and then stands by; it keeps nobody from closing
         if release.state in ("releasing", "paused") and release.mode != Mode.BREAK_GLASS and open_count:

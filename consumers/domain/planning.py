@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bridge.contracts.events import CaseEvent, CustomerAffected
+from bridge.contracts.events import CaseEvent, Coverage, CustomerAffected
 from bridge.contracts.scope import Scope
+from consumers.domain.duties import Exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Answered:
     affected_count: int
     merkle_root: str
     scope_sha256: str
+    coverage: tuple[Coverage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ class Before:
     answers: Sequence[Answered]
     affected: Sequence[CustomerAffected]
     recipients: Sequence[Known]
-    obligations: Mapping[tuple[str, str], Mapping[str, Any]]
-    """`detail` by controller and regime."""
+    exposures: Sequence[Exposure] = ()
+    """As counted before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class PlanChange:
     """More roots of people who stay as they are, by recipient id."""
     removed: Sequence[str]
     segments: Sequence[Mapping[str, Any]]
-    obligations: Sequence[Mapping[str, Any]]
-    """Every duty's answer if any has changed; those not named are gone. Empty: nothing has changed."""
+    exposures: Sequence[Exposure]
+    """Each controller's count; empty while nobody was found and coverage leaves open whether there is somebody."""
     events: Sequence[CaseEvent]
     pages: Sequence[Page]

@@ -293,6 +293,8 @@ _SHAPES: Mapping[str, Any] = {
     "flag": Flag,
     "instant": At,
     "codes": tuple[Code, ...],
+    "slug": Slug,
+    "slugs": tuple[Slug, ...],
 }
 
 

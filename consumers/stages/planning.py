@@ -5,20 +5,18 @@ whenever something it rests on changes (a late addition, a fact, an approval); w
 was told. It sends nothing: release does, once people have approved.
 """
 
-import hashlib
-import json
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
 
 from bridge.contracts.errors import BadInput, TocsinError, Unreachable
-from bridge.contracts.events import CaseEvent, CustomerAffected, Kind, PartitionResolved
+from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved
 from bridge.contracts.topics import AFFECTED_CUSTOMERS, RESOLUTIONS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -26,13 +24,13 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
-from consumers.domain.facts import Facts, parse_facts
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, regimes_for_person
+from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures, written
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline
 from consumers.domain.notices import Language, Sender
-from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
+from consumers.domain.obligations import Obligation, notices_to_individuals
 from consumers.domain.persons import Person, merge, residents
 from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
-from consumers.domain.rules import Rules
+from consumers.domain.resolution import is_complete
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
 from consumers.evidence.merkle import root_over
 
@@ -94,27 +92,6 @@ class PlanningStore(Protocol):
     def raise_pages(self, plan_id: PlanId, pages: Sequence[Page]) -> None: ...
 
 
-class Controller(Protocol):
-    """The legal entity behind a website."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def establishments(self) -> tuple[str, ...]: ...
-    @property
-    def targets(self) -> tuple[str, ...]: ...
-    @property
-    def entity(self) -> tuple[Any, ...]: ...
-    @property
-    def role(self) -> Any: ...
-
-
-class Controllers(Protocol):
-    """Which controller answers for a website."""
-
-    def of_website(self, website_id: int) -> tuple[str, Controller]: ...
-
-
 class Bundle(Protocol):
     """An approved bundle."""
 
@@ -144,21 +121,13 @@ class Lease(Protocol):
     def release(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Law:
-    """The rules in force and the legal entities."""
-
-    rules: Rules
-    controllers: Controllers
-
-
 class Planning:
     """The handler behind the stage."""
 
     def __init__(
         self,
         store: PlanningStore,
-        law: Law,
+        law: LawInForce,
         catalog: Catalog,
         compose: Composer,
         sender_of: Callable[[int], Sender],
@@ -169,7 +138,7 @@ class Planning:
         silent_seconds: float = 60.0,
     ) -> None:
         self._store = store
-        self._law = law
+        self._in_force = law
         self._catalog = catalog
         self._compose = compose
         self._sender_of = sender_of
@@ -183,6 +152,10 @@ class Planning:
         self._rest_until: dict[PlanId, datetime] = {}
         self._held: dict[PlanId, int] = {}
         self._composable: dict[str, str | None] = {}
+
+    @property
+    def _law(self) -> Law:
+        return self._in_force()
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         return self._store.positions(STAGE, partitions)
@@ -216,7 +189,7 @@ class Planning:
                 continue
             # A crash before the plan is written leaves it as it was: nothing is remembered but in this process, and a
             # new one looks at every open plan once.
-            rests_on = (replace(each, complete=True), approved)
+            rests_on = (replace(each, complete=True), (*approved, self._law.rules.rules_version))
             if self._rests_on.get(each.plan_id) != rests_on and self._rested(each):
                 moved = self._draw_up(each.plan_id)
                 if moved is not None:
@@ -299,13 +272,12 @@ class Planning:
     def plan(self, before: Before) -> PlanChange:
         """Return what follows from `before`. Raises BadInput for a fact or rule that cannot be used."""
         incident, now = before.incident, self._clock.now()
-        controller_of = {
-            website: self._law.controllers.of_website(website)
-            for website in {each.website_id for each in before.affected}
-        }
-        people = merge(before.affected, lambda website: controller_of[website][0])
+        controllers = self._law.controllers
+        controller_of = {website: controllers.of_website(website)[0] for website in _websites(before)}
+        people = merge(before.affected, controller_of.__getitem__)
         matched, removed, regrouped = _matched(people, before)
-        duties = self._duties(incident, people, dict(controller_of.values()), now)
+        found = self._exposures(before, people)
+        notices = self._notices(incident, found, people)
         rows: list[dict[str, Any]] = []
         changed: list[dict[str, Any]] = []
         pages: list[Page] = []
@@ -317,7 +289,7 @@ class Planning:
         policy = self._catalog.policy()
         old_rows = {known.recipient_id: known.row for known in before.recipients}
         deadlines: dict[tuple[str, tuple[str, ...]], datetime | None] = {}
-        regimes = _Regimes(self._law.rules, incident.detected_at.date())
+        regimes = Regimes(self._law.rules, incident.detected_at.date())
         for person in people:
             known = matched.get(person.root)
             if known is not None and known.fixed:
@@ -329,7 +301,7 @@ class Planning:
                 continue
             where = (person.controller, person.homes)
             if where not in deadlines:
-                deadlines[where] = _deadline(duties[person.controller], person.homes)
+                deadlines[where] = _deadline(notices[person.controller].values(), person.homes)
             addressee = _addressee(person)
             audience = (addressee, person.disclosures)
             if audience not in audiences:
@@ -338,7 +310,8 @@ class Planning:
             segments[segment["segment_id"]] = segment
             sizes[segment["segment_id"]] += 1
             row = _row(incident, person, known, before.complete, segment["segment_id"], held)
-            row |= {"deadline_at": deadlines[where], "jurisdictions": list(regimes.of(person))}
+            owed = [name for name in regimes.of(person) if name in (UNKNOWN_RESIDENCE, *notices[person.controller])]
+            row |= {"deadline_at": deadlines[where], "jurisdictions": owed}
             rows.append(row)
             old = old_rows.get(row["recipient_id"])
             if old is None or any(old[name] != value for name, value in row.items()):
@@ -347,14 +320,7 @@ class Planning:
             pages.append(_untold(incident.plan_id, untold))
         held_rows = [row for row in rows if row["held_reason"] is not None and row["final_state"] is None]
         pages.extend(_held(incident.plan_id, held_rows, len(rows)))
-        obligations = [
-            record
-            for controller, answers in duties.items()
-            for record in _obligation_rows(incident.plan_id, controller, answers)
-        ]
         counted = residents(people, UNKNOWN_RESIDENCE)
-        answered = {(row["controller"], row["regime_id"]): row["detail"] for row in obligations}
-        duties_moved = answered != before.obligations
         change = PlanChange(
             plan_id=incident.plan_id,
             complete_before=before.complete,
@@ -366,31 +332,40 @@ class Planning:
             regrouped=regrouped,
             removed=removed,
             segments=[{**segment, "count": sizes[segment_id]} for segment_id, segment in segments.items()],
-            obligations=obligations if duties_moved else (),
+            exposures=found,
             events=(),
             pages=pages,
         )
-        events = _events(before, change, rows, obligations, now)
+        events = _events(before, change, rows, now)
         return replace(change, events=events)
 
-    def _duties(
-        self,
-        incident: PlannedIncident,
-        people: Sequence[Person],
-        controllers: Mapping[str, Controller],
-        now: datetime,
-    ) -> dict[str, tuple[Obligation, ...]]:
-        """Return every duty of every controller concerned."""
-        found: dict[str, tuple[Obligation, ...]] = {}
-        regimes = _Regimes(self._law.rules, incident.detected_at.date())
-        for key, controller in sorted(controllers.items()):
-            own = [person for person in people if person.controller == key]
-            triggered: Counter[str] = Counter()
-            for person in own:
-                triggered.update(regime for regime in regimes.of(person) if regime != UNKNOWN_RESIDENCE)
-            facts = facts_of(incident, controller, own, self._law.rules)
-            found[key] = obligations_for(facts, self._law.rules, now, triggered=dict(triggered))
-        return found
+    def _exposures(self, before: Before, people: Sequence[Person]) -> list[Exposure]:
+        """Return what leaked of whom, for each controller concerned.
+
+        Nobody found is an answer only under full coverage: else the counts stay unknown, and clocks run.
+        """
+        incident = before.incident
+        coverage = [each for answer in before.answers for each in answer.coverage]
+        exposed_from = None if incident.scope is None else incident.scope.exposed_from
+        if not people and not is_complete(coverage, exposed_from):
+            return []
+        by_key = self._law.controllers.by_key
+        nobody = () if people else tuple(by_key)
+        return exposures(people, self._law.rules, incident.detected_at.date(), nobody)
+
+    def _notices(
+        self, incident: PlannedIncident, found: Sequence[Exposure], people: Sequence[Person]
+    ) -> dict[str, Mapping[str, Obligation]]:
+        """Return, by controller, the notices to individuals that are owed or pending."""
+        answers = answers_for(
+            incident.facts,
+            incident.detected_at,
+            self._law,
+            {each.controller: each for each in found},
+            {person.controller for person in people},
+            source=f"facts of {incident.plan_id.incident_id}",
+        )
+        return {key: notices_to_individuals(obligations) for key, obligations in answers.items()}
 
     def _segment(
         self, incident: PlannedIncident, person: Person, addressee: Addressee, policy: SegmentPolicy
@@ -438,23 +413,6 @@ class Planning:
         return None
 
 
-class _Regimes:
-    """Which regimes a person's exposed elements trigger; words that the rules do not have are left out."""
-
-    def __init__(self, rules: Rules, on: Any) -> None:
-        self._rules = rules
-        self._on = on
-        self._found: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
-
-    def of(self, person: Person) -> tuple[str, ...]:
-        key = (person.homes, person.elements)
-        if key not in self._found:
-            self._found[key] = regimes_for_person(
-                person.homes, known_elements(person.elements, self._rules), self._rules, self._on
-            )
-        return self._found[key]
-
-
 def _addressee(person: Person) -> Addressee:
     return Addressee(
         sensitivity=person.sensitivity,
@@ -468,32 +426,8 @@ def _addressee(person: Person) -> Addressee:
     )
 
 
-def known_elements(elements: Collection[str], rules: Rules) -> tuple[str, ...]:
-    """Return those of `elements` that are in the vocabulary: the store's spelling must not stop a plan."""
-    return tuple(sorted(name for name in set(elements) if name in rules.elements))
-
-
-def facts_of(incident: PlannedIncident, controller: Controller, people: Sequence[Person], rules: Rules) -> Facts:
-    """Return the facts of an incident for one controller: what people recorded, else what the records show.
-
-    Raises BadInput for a recorded fact that cannot be used.
-    """
-    kinds = {kind for person in people if person.why is not None for kind in person.why.kinds}
-    shown: dict[str, Any] = {
-        "detected_at": incident.detected_at,
-        "role": controller.role,
-        "establishments": controller.establishments,
-        "residents": residents(people, UNKNOWN_RESIDENCE),
-        "data_elements": known_elements({name for person in people for name in person.elements}, rules),
-    }
-    if controller.targets:
-        shown["targets"] = controller.targets
-    if controller.entity:
-        shown["entity"] = controller.entity
-    if kinds & {Kind.REAL, Kind.DERIVED, Kind.INFERRED}:
-        # made-up records alone prove nothing either way: whether they match a real person is for verification to say
-        shown["sensitivity"] = "real" if Kind.REAL in kinds else "derived_or_memorised"
-    return parse_facts({**shown, **incident.facts}, source=f"facts of {incident.plan_id.incident_id}")
+def _websites(before: Before) -> set[int]:
+    return {each.website_id for each in before.affected}
 
 
 def _matched(
@@ -577,7 +511,7 @@ def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]
     }
 
 
-def _deadline(duties: Sequence[Obligation], homes: Sequence[str]) -> datetime | None:
+def _deadline(duties: Collection[Obligation], homes: Sequence[str]) -> datetime | None:
     dates = [earliest_deadline(duties, home) for home in homes or (UNKNOWN_RESIDENCE,)]
     return min((at for at in dates if at is not None), default=None)
 
@@ -586,43 +520,10 @@ def _day(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).date().isoformat()
 
 
-def _obligation_rows(plan_id: PlanId, controller: str, answers: Sequence[Obligation]) -> list[dict[str, Any]]:
-    repeated = {regime for regime, count in Counter(answer.regime_id for answer in answers).items() if count > 1}
-    return [
-        {
-            "incident_id": plan_id.incident_id,
-            "revision": plan_id.revision,
-            "controller": controller,
-            # federal law counted by state answers once for each of them
-            "regime_id": f"{answer.regime_id}.{answer.jurisdiction.lower()}"
-            if answer.regime_id in repeated
-            else answer.regime_id,
-            "status": answer.status.value,
-            "recipient": answer.recipient,
-            "deadline_at": answer.deadline_at,
-            "conservative_deadline_at": answer.conservative_deadline_at,
-            "detail": json.loads(json.dumps(asdict(answer), default=_written)),
-        }
-        for answer in answers
-    ]
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return str(value)
-
-
-def _sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_written)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _events(
     before: Before,
     change: PlanChange,
     rows: Sequence[Mapping[str, Any]],
-    obligations: Sequence[Mapping[str, Any]],
     now: datetime,
 ) -> list[CaseEvent]:
     """Return what the evidence log learns: numbers and hashes, and only when something has moved."""
@@ -635,8 +536,8 @@ def _events(
         "recipient_count": change.recipient_count,
         "held_count": change.held_count,
         "segment_count": len(sizes),
-        "segments_sha256": _sha256(sizes),
-        "residents_sha256": _sha256(change.residents),
+        "segments_sha256": digest(sizes),
+        "residents_sha256": digest(change.residents),
     }
     if not before.complete:
         answers = sorted((answer.partition, answer.merkle_root) for answer in before.answers)
@@ -647,7 +548,7 @@ def _events(
                     **counts,
                     "affected_count": sum(answer.affected_count for answer in before.answers),
                     "partition_count": len(before.answers),
-                    "members_sha256": _sha256(answers),
+                    "members_sha256": digest(answers),
                     "rules_sha256": change.rules_sha256,
                 },
             )
@@ -655,25 +556,9 @@ def _events(
     elif change.changed or change.removed or change.regrouped:
         moved = {"changed_count": len(change.changed), "removed_count": len(change.removed)}
         events.append(("plan.extended", {**counts, **moved}))
-    if change.obligations:
-        deadlines = [
-            row["deadline_at"] or row["conservative_deadline_at"]
-            for row in obligations
-            if row["status"] in (*OWED, Status.PENDING)
-        ]
-        earliest = min((at for at in deadlines if at is not None), default=None)
-        body: dict[str, Any] = {
-            "revision": change.plan_id.revision,
-            "controller_count": len({row["controller"] for row in obligations}),
-            "owed_count": sum(row["status"] in set(OWED) for row in obligations),
-            "pending_count": sum(row["status"] == Status.PENDING for row in obligations),
-            "answers_sha256": _sha256([row["detail"] for row in obligations]),
-            "rules_sha256": change.rules_sha256,
-        }
-        events.append(("obligations.computed", body | ({"earliest_at": _written(earliest)} if earliest else {})))
     return [
         CaseEvent(
-            case_event_id=_sha256([kind, change.plan_id.incident_id, body, now])[:32],
+            case_event_id=digest([kind, change.plan_id.incident_id, body, now])[:32],
             kind=kind,
             incident_id=change.plan_id.incident_id,
             actor=None,
@@ -703,7 +588,7 @@ def _contradictions(incident: PlannedIncident, answers: Sequence[Answered]) -> l
 
 def _mismatch(plan_id: PlanId, faults: Sequence[str]) -> Page:
     return Page(
-        "plan.mismatch", _sha256(list(faults)), ("responder", "sre"),
+        "plan.mismatch", digest(list(faults)), ("responder", "sre"),
         f"{plan_id.incident_id}: the affected people do not match the resolution; nothing can be released",
         {"faults": list(faults)[:20], "next": f"tocsin incident show {plan_id.incident_id}"},
     )  # fmt: skip
@@ -719,7 +604,7 @@ def _silence(plan_id: PlanId, answered: int, partition_count: int, missing: int)
 
 def _unusable(plan_id: PlanId, error: BadInput) -> Page:
     return Page(
-        "plan.unusable", _sha256(str(error)), ("dpo", "responder"),
+        "plan.unusable", digest(str(error)), ("dpo", "responder"),
         f"{plan_id.incident_id}: the plan cannot be drawn up",
         {"reason": str(error)[:1000], "next": f"tocsin incident facts {plan_id.incident_id}"},
     )  # fmt: skip
@@ -740,13 +625,13 @@ def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> li
     deadlines = [row["deadline_at"] for row in held if row["deadline_at"] is not None]
     return [
         Page(
-            "people.held", _sha256(sorted(reasons)), ("counsel", "dpo"),
+            "people.held", digest(sorted(reasons)), ("counsel", "dpo"),
             f"{plan_id.incident_id}: {len(held)} of {people} people are held, because no approved text covers them",
             {
                 "people": len(held),
                 "of": people,
                 "reasons": [f"{reason}: {count}" for reason, count in reasons.most_common(10)],
-                "earliest_deadline_at": _written(min(deadlines)) if deadlines else None,
+                "earliest_deadline_at": written(min(deadlines)) if deadlines else None,
                 "next": "tocsin notices check",
             },
         )

@@ -1,7 +1,9 @@
-"""The clocks of open incidents, and the marks already told: one page and one case event a mark, however often asked."""
+"""The clocks of open incidents, and the marks already told: told once, however often asked."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,9 +12,11 @@ from bridge.contracts.events import CaseEvent
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
-from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.adapters.case_store.tables import incident, obligation, page
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import clock_mark, duty_met, incident, obligation, page
 from consumers.domain.clocks import MISSED_PERCENT, Mark, RunningClock
+
+_IN_ONE_PAGE = 20
 
 
 class Clocks:
@@ -43,7 +47,12 @@ class Clocks:
                 .where(
                     incident.c.closed_at.is_(None)
                     & (incident.c.state != "dismissed")
-                    & obligation.c.met_at.is_(None)
+                    & ~sa.exists().where(
+                        (duty_met.c.incident_id == obligation.c.incident_id)
+                        & (duty_met.c.controller == obligation.c.controller)
+                        & (duty_met.c.regime_id == obligation.c.regime_id)
+                        & duty_met.c.withdrawn_at.is_(None)
+                    )
                     & obligation.c.status.in_(("due", "pending"))
                     & deadline.is_not(None)
                 )
@@ -55,7 +64,7 @@ class Clocks:
                     controller=row["controller"],
                     regime_id=row["regime_id"],
                     recipient=row["recipient"],
-                    started_at=row["detected_at"],
+                    started_at=_started_at(row),
                     deadline_at=row["watched"],
                     conservative=row["deadline_at"] is None,
                     exercise=bool(row["exercise"]),
@@ -68,18 +77,39 @@ class Clocks:
         now = self._clock.now()
 
         def work(connection: sa.Connection) -> int:
-            by_id = {_page_id(mark): mark for mark in marks}
-            known = set(connection.execute(sa.select(page.c.page_id).where(page.c.page_id.in_(list(by_id)))).scalars())
-            new = {page_id: mark for page_id, mark in by_id.items() if page_id not in known}
-            if new:
-                connection.execute(sa.insert(page), [_page(page_id, mark, now) for page_id, mark in new.items()])
-                outbox.append(connection, (_event(page_id, mark, now) for page_id, mark in new.items()), now)
+            by_id = {_mark_id(mark): mark for mark in marks}
+            known = set(
+                connection.execute(
+                    sa.select(clock_mark.c.mark_id).where(clock_mark.c.mark_id.in_(list(by_id)))
+                ).scalars()
+            )
+            new = {mark_id: mark for mark_id, mark in by_id.items() if mark_id not in known}
+            if not new:
+                return 0
+            rows = [
+                {"mark_id": mark_id, "incident_id": mark.clock.incident_id, "told_at": now}
+                for mark_id, mark in new.items()
+            ]
+            connection.execute(sa.insert(clock_mark), rows)
+            outbox.append(connection, (_event(mark_id, mark, now) for mark_id, mark in new.items()), now)
+            # one page for all that passed the same point at once: forty duties are one reason to get up
+            grouped: dict[tuple[str, int], list[Mark]] = defaultdict(list)
+            for mark in new.values():
+                grouped[mark.clock.incident_id, mark.percent].append(mark)
+            upsert(connection, page, [_page(group, now) for group in grouped.values()])
             return len(new)
 
         return self._database.writing(work)
 
 
-def _page_id(mark: Mark) -> str:
+def _started_at(row: Mapping[Any, Any]) -> datetime:
+    """A recorded clock began when its fact happened, the conservative one with the detection."""
+    began = row["detail"].get("started_at") if row["deadline_at"] is not None else None
+    at: datetime = datetime.fromisoformat(began) if began else row["detected_at"]
+    return at
+
+
+def _mark_id(mark: Mark) -> str:
     clock = mark.clock
     told = (
         clock.incident_id,
@@ -92,41 +122,53 @@ def _page_id(mark: Mark) -> str:
     return hashlib.sha256("/".join(map(str, told)).encode()).hexdigest()
 
 
-def _page(page_id: str, mark: Mark, now: Any) -> dict[str, Any]:
-    clock = mark.clock
-    missed = mark.percent == MISSED_PERCENT
-    counted = "conservative" if clock.conservative else "recorded"
+def _page(marks: Sequence[Mark], now: datetime) -> dict[str, Any]:
+    """Return the page about duties of one incident that passed the same point."""
+    clocks = sorted((mark.clock for mark in marks), key=lambda clock: (clock.deadline_at, clock.regime_id))
+    first, percent = clocks[0], marks[0].percent
+    missed = percent == MISSED_PERCENT
+    about = first.regime_id if len(clocks) == 1 else f"{len(clocks)} duties ({first.regime_id} first)"
     title = (
-        f"{clock.incident_id}: {clock.regime_id} deadline missed"
+        f"{first.incident_id}: deadline missed: {about}"
         if missed
-        else f"{clock.incident_id}: {mark.percent} % of the time for {clock.regime_id} has passed"
+        else f"{first.incident_id}: {percent} % of the time has passed for {about}"
     )
+    told = "/".join(sorted(_mark_id(mark) for mark in marks))
     return {
-        "page_id": page_id,
-        "incident_id": clock.incident_id,
+        "page_id": hashlib.sha256(told.encode()).hexdigest(),
+        "incident_id": first.incident_id,
         "kind": "deadline.missed" if missed else "deadline.warned",
-        "severity": "critical" if mark.percent >= 90 else "warning",
+        "severity": "critical" if percent >= 90 else "warning",
         "roles": ["dpo", "responder"],
-        "title": title,
+        "title": title[:300],
         "body": {
-            "recipient": clock.recipient,
-            "deadline_at": clock.deadline_at.isoformat(),
-            "counted": counted,
-            "next": f"tocsin incident show {clock.incident_id}",
+            "duties": [
+                {
+                    "regime_id": clock.regime_id,
+                    "controller": clock.controller,
+                    "recipient": clock.recipient,
+                    "deadline_at": clock.deadline_at.isoformat(),
+                    "counted": "conservative" if clock.conservative else "recorded",
+                }
+                for clock in clocks[:_IN_ONE_PAGE]
+            ],
+            "duty_count": len(clocks),
+            "exercise": first.exercise,
+            "next": f"tocsin incident obligations {first.incident_id}",
         },
         "raised_at": now,
     }
 
 
-def _event(page_id: str, mark: Mark, now: Any) -> outbox.Outgoing:
+def _event(mark_id: str, mark: Mark, now: datetime) -> outbox.Outgoing:
     clock = mark.clock
     return outbox.Outgoing(
         CASE_EVENTS,
         root=clock.incident_id,
         key=clock.incident_id,
-        event_id=page_id,
+        event_id=mark_id,
         event=CaseEvent(
-            case_event_id=page_id,
+            case_event_id=mark_id,
             kind="deadline.missed" if mark.percent == MISSED_PERCENT else "deadline.warned",
             incident_id=clock.incident_id,
             actor=None,

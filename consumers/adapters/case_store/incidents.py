@@ -15,6 +15,7 @@ from bridge.contracts.events import CaseEvent, IncidentRevised, PartitionResolve
 from bridge.contracts.topics import CASE_EVENTS, INCIDENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
+from consumers.adapters.case_store.duties import DutyTables
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
@@ -309,7 +310,7 @@ class _IncidentRows:
         write_positions(self._connection, stage, positions)
 
 
-class SqlCaseWork(_IncidentRows, ReleaseRows, PageRows):
+class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.

@@ -17,12 +17,12 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
     fact,
     incident,
-    obligation,
     page,
     person_key,
     plan,
@@ -30,6 +30,8 @@ from consumers.adapters.case_store.tables import (
     resolution,
     segment,
 )
+from consumers.case.duties import refresh
+from consumers.domain.duties import LawInForce
 from consumers.domain.planning import (
     Answered,
     Before,
@@ -51,9 +53,10 @@ _ENDED = ("dismissed", "closed")
 class PlanningTables:
     """Implements what the planning stage asks of the case store."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock) -> None:
+    def __init__(self, database: CaseDatabase, clock: Clock, law: LawInForce) -> None:
         self._database = database
         self._clock = clock
+        self._law = law
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
         return positions.read_positions(self._database, stage, partitions)
@@ -228,7 +231,12 @@ class PlanningTables:
         events = [PartitionResolved.model_validate_json(text) for text in rows]
         return [
             Answered(
-                event.partition, event.partition_count, event.affected_count, event.merkle_root, event.scope_sha256
+                event.partition,
+                event.partition_count,
+                event.affected_count,
+                event.merkle_root,
+                event.scope_sha256,
+                event.coverage,
             )
             for event in events
         ]
@@ -273,18 +281,14 @@ class PlanningTables:
                 ).mappings()
             ]
             events = connection.execute(sa.select(affected.c.event).where(_of(affected, plan_id))).scalars()
-            duties = connection.execute(
-                sa.select(obligation.c.controller, obligation.c.regime_id, obligation.c.detail).where(
-                    _of(obligation, plan_id)
-                )
-            )
+            counted = SqlCaseWork(connection, self._clock.now()).exposures(plan_id.incident_id)
             return Before(
                 incident=self._incident(connection, plan_id),
                 complete=state == "complete",
                 answers=self._answers(connection, plan_id),
                 affected=[CustomerAffected.model_validate_json(text) for text in events],
                 recipients=recipients,
-                obligations={(row.controller, row.regime_id): row.detail for row in duties},
+                exposures=counted[1] if counted is not None and counted[0] == plan_id.revision else (),
             )
 
     # --- what was planned -----------------------------------------------------------------------------------------
@@ -321,8 +325,10 @@ class PlanningTables:
                     (segment.c.incident_id == plan_id.incident_id) & segment.c.segment_id.not_in(used)
                 )
             )
-            self._write_obligations(connection, change)
             self._write_plan(connection, change, now)
+            case = SqlCaseWork(connection, now, locking=True)
+            if list(change.exposures) != list(case.exposures_of(plan_id.incident_id, plan_id.revision)):
+                case.write_exposures(plan_id.incident_id, plan_id.revision, change.exposures)
             outbox.append(
                 connection,
                 (
@@ -332,6 +338,9 @@ class PlanningTables:
                 now,
             )
             self._write_pages(connection, plan_id, change.pages, now)
+            incident_now = case.incident(plan_id.incident_id)
+            assert incident_now is not None
+            refresh(case, incident_now, self._law(), now)
             return True
 
         return self._database.writing(work)
@@ -385,42 +394,6 @@ class PlanningTables:
             connection.execute(sa.delete(person_key).where(person_key.c.root.in_(chunk) & person_key.c.key.is_(None)))
             upsert(connection, person_key, [{"root": root, "key": new_person_key(), "made_at": now} for root in chunk])
         return keys | held(missing)
-
-    @staticmethod
-    def _write_obligations(connection: sa.Connection, change: PlanChange) -> None:
-        if not change.obligations:
-            return
-        plan_id = change.plan_id
-        met = {
-            (row["controller"], row["regime_id"]): {name: row[name] for name in ("met_at", "met_by", "reference")}
-            for row in connection.execute(
-                sa.select(obligation)
-                .where((obligation.c.incident_id == plan_id.incident_id) & obligation.c.met_at.is_not(None))
-                .order_by(obligation.c.revision)
-            ).mappings()
-        }
-        named = {(row["controller"], row["regime_id"]) for row in change.obligations}
-        for row in connection.execute(
-            sa.select(obligation.c.controller, obligation.c.regime_id).where(
-                _of(obligation, plan_id) & obligation.c.met_at.is_(None)
-            )
-        ).all():
-            if (row.controller, row.regime_id) not in named:
-                connection.execute(
-                    sa.delete(obligation).where(
-                        _of(obligation, plan_id)
-                        & (obligation.c.controller == row.controller)
-                        & (obligation.c.regime_id == row.regime_id)
-                    )
-                )
-        nothing: dict[str, Any] = {"met_at": None, "met_by": None, "reference": None}
-        upsert(
-            connection,
-            obligation,
-            # a duty that was met stays met when the scope is corrected
-            [{**row, **met.get((row["controller"], row["regime_id"]), nothing)} for row in change.obligations],
-            update=("status", "recipient", "deadline_at", "conservative_deadline_at", "detail"),
-        )
 
     @staticmethod
     def _write_plan(connection: sa.Connection, change: PlanChange, now: datetime) -> None:

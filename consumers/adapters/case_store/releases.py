@@ -1,4 +1,4 @@
-"""Rows of releases, approvals and gates, and the segments and obligations that planning wrote. SQL only."""
+"""Rows of releases, approvals and gates, and the segments that planning wrote. SQL only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,12 +13,11 @@ from consumers.adapters.case_store.tables import (
     approval,
     attempt,
     gate,
-    obligation,
     recipient,
     release,
     segment,
 )
-from consumers.case.store import ApprovalRecord, GateRecord, ObligationRecord, ReleaseRecord, SegmentRecord
+from consumers.case.store import ApprovalRecord, GateRecord, ReleaseRecord, SegmentRecord
 
 
 class ReleaseRows:
@@ -44,24 +43,6 @@ class ReleaseRows:
             SegmentRecord(row["segment_id"], row["name"], row["bundle_sha256"], row["channels"], row["count"])
             for row in rows
         ]
-
-    def obligations(self, incident_id: str, revision: int) -> Sequence[ObligationRecord]:
-        rows = self._connection.execute(
-            sa.select(obligation)
-            .where((obligation.c.incident_id == incident_id) & (obligation.c.revision == revision))
-            .order_by(
-                obligation.c.conservative_deadline_at.is_(None),
-                obligation.c.conservative_deadline_at,
-                obligation.c.regime_id,
-            )
-        ).mappings()
-        return [
-            ObligationRecord(
-                row["controller"], row["regime_id"], row["status"], row["recipient"], row["deadline_at"],
-                row["conservative_deadline_at"], row["met_at"], row["detail"],
-            )
-            for row in rows
-        ]  # fmt: skip
 
     def releases(self, incident_id: str) -> Sequence[ReleaseRecord]:
         rows = self._connection.execute(

@@ -191,9 +191,127 @@ obligation = sa.Table(
     sa.Column("deadline_at", Instant),
     sa.Column("conservative_deadline_at", Instant),
     sa.Column("detail", sa.JSON, nullable=False, comment="the whole answer of obligations_for"),
-    sa.Column("met_at", Instant),
-    sa.Column("met_by", _id(100)),
-    sa.Column("reference", sa.String(200)),
+)
+
+exposure = sa.Table(
+    "exposure",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("controller", _id(64), primary_key=True),
+    sa.Column("people_count", sa.Integer, nullable=False),
+    sa.Column("possible_count", sa.Integer, nullable=False),
+    sa.Column("residents", sa.JSON, nullable=False, comment="people per jurisdiction, unknown apart"),
+    sa.Column("triggering", sa.JSON, nullable=False, comment="of them those whose exposed elements trigger a notice"),
+    sa.Column("triggered", sa.JSON, nullable=False, comment="people per regime of individual notice"),
+    sa.Column("elements", sa.JSON, nullable=False),
+    sa.Column("kinds", sa.JSON, nullable=False),
+)
+
+duty_ground = sa.Table(
+    "duty_ground",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("ground", sa.JSON, nullable=False, comment="hash of each thing that the written duties rest on"),
+    sa.Column("computed_at", Instant, nullable=False),
+)
+
+duty_movement = sa.Table(
+    "duty_movement",
+    metadata,
+    sa.Column("movement_id", BigAutoId, primary_key=True, autoincrement=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("moved_at", Instant, nullable=False),
+    sa.Column("controller", _id(64), nullable=False),
+    sa.Column("regime_id", _id(64), nullable=False),
+    sa.Column("recipient", _id(64), nullable=False),
+    sa.Column("before", sa.JSON, nullable=False, comment="status and dates as they stood; null: not considered"),
+    sa.Column("after", sa.JSON, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+)
+
+duty_met = sa.Table(
+    "duty_met",
+    metadata,
+    sa.Column("duty_met_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("controller", _id(64), nullable=False),
+    sa.Column("regime_id", _id(64), nullable=False),
+    sa.Column("met_at", Instant, nullable=False),
+    sa.Column("recorded_at", Instant, nullable=False),
+    sa.Column("recorded_by", _id(100), nullable=False),
+    sa.Column("reference", sa.String(200), comment="the authority's number"),
+    sa.Column("file_name", sa.String(200)),
+    sa.Column("file_sha256", _id(64), comment="what was submitted, in the artefact store"),
+    sa.Column("reason", sa.Text),
+    sa.Column("withdrawn_at", Instant, comment="recorded in error; the row stays"),
+    sa.Column("withdrawn_by", _id(100)),
+)
+
+clock_mark = sa.Table(
+    "clock_mark",
+    metadata,
+    sa.Column("mark_id", _id(64), primary_key=True, comment="of duty, deadline and percent: each is told once"),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("told_at", Instant, nullable=False),
+)
+
+match_test = sa.Table(
+    "match_test",
+    metadata,
+    sa.Column("match_test_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("tested_at", Instant, nullable=False),
+    sa.Column("tested_by", _id(100), nullable=False),
+    sa.Column("counts", sa.JSON, nullable=False, comment="rows and matches by kind of key; no row, no key"),
+    sa.Column("partition_count", sa.Integer, nullable=False),
+    sa.Column("silent_count", sa.Integer, nullable=False, comment="partitions that did not answer"),
+    sa.Column("file_salt", _id(32), nullable=False),
+    sa.Column(
+        "file_sha256", _id(64), nullable=False, comment="SHA-256 of salt and file: it can be recognised, not guessed"
+    ),
+)
+
+dismissal = sa.Table(
+    "dismissal",
+    metadata,
+    sa.Column("dismissal_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("match_test_id", _id(32), nullable=False),
+    sa.Column("proposed_at", Instant, nullable=False),
+    sa.Column("proposed_by", _id(100), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("confirmed_at", Instant),
+    sa.Column("confirmed_by", _id(100)),
+)
+
+assessment = sa.Table(
+    "assessment",
+    metadata,
+    sa.Column("assessment_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("assessed_at", Instant, nullable=False),
+    sa.Column("assessed_by", _id(100), nullable=False),
+    sa.Column("factors", sa.JSON, nullable=False, comment="each factor with its value and why; changed ones marked"),
+    sa.Column("severity_hundredths", sa.Integer, nullable=False),
+    sa.Column("proposed_risk", _id(16), nullable=False),
+    sa.Column("risk", _id(16), nullable=False),
+    sa.Column("reason", sa.Text),
+)
+
+law_adoption = sa.Table(
+    "law_adoption",
+    metadata,
+    sa.Column("law_adoption_id", BigAutoId, primary_key=True, autoincrement=True),
+    sa.Column("regime_id", _id(64), nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column(
+        "version_sha256", _id(64), nullable=False, comment="of the rule as it read: a changed rule is not adopted"
+    ),
+    sa.Column("adopted_at", Instant, nullable=False),
+    sa.Column("adopted_by", _id(100), nullable=False),
+    sa.Column("reason", sa.Text),
 )
 
 notice_bundle = sa.Table(
@@ -296,6 +414,8 @@ gate = sa.Table(
     sa.Column("incident_id", _id(32), nullable=False, index=True),
     sa.Column("kind", _id(32), nullable=False, comment="law_enforcement_hold, authority_first, notice_incomplete"),
     sa.Column("covers", sa.JSON, nullable=False, comment="jurisdictions, or ['*']"),
+    sa.Column("controller", _id(64), comment="whose people it covers; null: everybody's"),
+    sa.Column("regime_id", _id(64), comment="the duty that it follows from; null: a person set it"),
     sa.Column("set_at", Instant, nullable=False),
     sa.Column("set_by", _id(100), nullable=False),
     sa.Column("reason", sa.Text),

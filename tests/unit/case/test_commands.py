@@ -20,7 +20,10 @@ from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.case.scoping import ScopeIndex
 from consumers.case.store import CaseStore
+from consumers.case.verification import AwarenessPolicy
+from consumers.domain.duties import LawInForce
 from tests.unit.case.cases import GIVEN, NOW, Case
+from tests.unit.shipped_law import shipped_law
 
 GROUPS = {command.name: command for command in COMMANDS}
 
@@ -43,6 +46,8 @@ class Desk:
         self.parts.provide(Settings, lambda: self.settings)
         self.parts.provide(Clock, lambda: case.clock)
         self.parts.provide(CaseStore, lambda: case.store)
+        self.parts.provide(LawInForce, lambda: shipped_law)
+        self.parts.provide(AwarenessPolicy, AwarenessPolicy)
         self.tokens = {
             name: add_person(self.people, name, f"{name} Probe", [role])
             for name, role in (("rae", Role.RESPONDER), ("dan", Role.DPO), ("col", Role.COUNSEL), ("adm", Role.ADMIN))

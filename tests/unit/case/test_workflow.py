@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
-from consumers.case import releasing, workflow
+from consumers.case import recording, releasing, workflow
 from consumers.case.events import salted_sha256
 from consumers.case.overview import overview, people_in_words
 from consumers.case.permissions import PERMISSIONS, Act, Role, role_for
@@ -53,14 +53,14 @@ def test_acknowledging_verifies_and_silences_pages_once(case: Case) -> None:
 def test_awareness_is_recorded_by_name_with_reason_and_keeps_history(case: Case) -> None:
     name = case.receive().incident_id
     with pytest.raises(BadInput, match="needs a reason"):
-        workflow.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, " ")
+        recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, " ")
     with pytest.raises(BadInput, match="did you mean 'controller_aware_at'"):
-        workflow.record_awareness(case.store, name, ["controler_aware_at"], NOW, DPO, NOW, "seen")
+        recording.record_awareness(case.store, name, ["controler_aware_at"], NOW, DPO, NOW, "seen")
     with pytest.raises(BadInput, match="lies in the future"):
-        workflow.record_awareness(case.store, name, ["aware_at"], NOW + timedelta(hours=1), DPO, NOW, "seen")
+        recording.record_awareness(case.store, name, ["aware_at"], NOW + timedelta(hours=1), DPO, NOW, "seen")
     for hours in (2, 1):
         at = NOW - timedelta(hours=hours)
-        workflow.record_awareness(case.store, name, ["controller_aware_at", "aware_at"], at, DPO, NOW, "match test")
+        recording.record_awareness(case.store, name, ["controller_aware_at", "aware_at"], at, DPO, NOW, "match test")
     known = case.store.look(lambda work: workflow.known_facts(work, workflow.found(work, name)))
     assert known["controller_aware_at"] == "2026-03-02T02:00:00Z"
     assert len(case.rows(tables.fact)) == 4
@@ -68,7 +68,7 @@ def test_awareness_is_recorded_by_name_with_reason_and_keeps_history(case: Case)
 
 def test_reasons_stay_in_the_case_store_and_open_the_salted_hash(case: Case) -> None:
     name = case.receive().incident_id
-    workflow.record_awareness(case.store, name, ["aware_at"], NOW, DPO, NOW, "Erika Beispiel called")
+    recording.record_awareness(case.store, name, ["aware_at"], NOW, DPO, NOW, "Erika Beispiel called")
     [act] = case.rows(tables.act)
     event = case.published("tocsin.case-events")[-1]
     assert event["case_event_id"] == act["case_event_id"]
@@ -80,12 +80,12 @@ def test_reasons_stay_in_the_case_store_and_open_the_salted_hash(case: Case) -> 
 def test_facts_are_checked_as_the_law_reads_them(case: Case) -> None:
     name = case.receive().incident_id
     with pytest.raises(BadInput, match="encrypted"):
-        workflow.record_facts(case.store, name, {"encryptd": True}, DPO, NOW, "seen")
+        recording.record_facts(case.store, name, {"encryptd": True}, DPO, NOW, "seen")
     with pytest.raises(BadInput):
-        workflow.record_facts(case.store, name, {"encrypted": "perhaps"}, DPO, NOW, "seen")
+        recording.record_facts(case.store, name, {"encrypted": "perhaps"}, DPO, NOW, "seen")
     with pytest.raises(BadInput, match="incident aware"):
-        workflow.record_facts(case.store, name, {"aware_at": "2026-01-01T00:00:00Z"}, DPO, NOW, "seen")
-    workflow.record_facts(case.store, name, {"encrypted": False}, DPO, NOW, "seen")
+        recording.record_facts(case.store, name, {"aware_at": "2026-01-01T00:00:00Z"}, DPO, NOW, "seen")
+    recording.record_facts(case.store, name, {"encrypted": False}, DPO, NOW, "seen")
     assert case.kinds()[-1] == "fact.recorded"
 
 
@@ -195,7 +195,7 @@ def test_the_next_step_leads_from_the_alert_to_the_end(case: Case) -> None:
     assert step() == f"tocsin incident ack {name}"
     workflow.acknowledge(case.store, name, RESPONDER, NOW)
     assert step().startswith(f"tocsin incident aware {name}")
-    workflow.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
     assert step() == f"tocsin incident show {name}"
     case.plan(name)
     assert step() == f"tocsin incident prepare {name}"
@@ -220,7 +220,7 @@ def test_an_unknown_incident_is_named_with_the_nearest(case: Case) -> None:
 def test_instants_are_kept_in_utc(case: Case) -> None:
     name = case.receive().incident_id
     at = datetime(2026, 3, 2, 3, 30, tzinfo=UTC).astimezone()
-    workflow.record_awareness(case.store, name, ["aware_at"], at, COUNSEL, NOW + timedelta(hours=2), "seen")
+    recording.record_awareness(case.store, name, ["aware_at"], at, COUNSEL, NOW + timedelta(hours=2), "seen")
     assert case.rows(tables.fact)[0]["value"] == "2026-03-02T03:30:00Z"
 
 

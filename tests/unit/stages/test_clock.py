@@ -15,11 +15,19 @@ from bridge.runtime.telemetry import Health
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.clocks import Clocks
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.case.watch import Watched
 from consumers.domain.clocks import Mark, RunningClock
 from consumers.stages.clock import CLOSEST, RUNNING, ClockStage
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
+
+
+class NothingElse:
+    """No duty to work out, nobody to escalate."""
+
+    def look(self, now: datetime) -> Watched:
+        return Watched(0, 0.0, 0, 0)
 
 
 class FakeTable:
@@ -46,7 +54,7 @@ def clock_of(regime: str = "eu-gdpr-33", hours: float = 72) -> RunningClock:
 
 def test_each_mark_is_told_once_in_order() -> None:
     now, table = SetClock(START), FakeTable(clock_of())
-    stage = ClockStage(table, now, Health())
+    stage = ClockStage(table, NothingElse(), now, Health())
     told = 0
     for minute in range(0, 73 * 60, 10):
         now.at = START + timedelta(minutes=minute)
@@ -57,15 +65,15 @@ def test_each_mark_is_told_once_in_order() -> None:
 
 def test_who_starts_late_hears_the_highest_mark_only() -> None:
     table = FakeTable(clock_of(), clock_of("us-tx", hours=1))
-    assert ClockStage(table, SetClock(START + timedelta(hours=65)), Health()).look() == 2
+    assert ClockStage(table, NothingElse(), SetClock(START + timedelta(hours=65)), Health()).look() == 2
     assert {mark.clock.regime_id: mark.percent for mark in table.told} == {"eu-gdpr-33": 90, "us-tx": 100}
 
 
 def test_the_closest_deadline_is_shown() -> None:
-    stage = ClockStage(FakeTable(clock_of(), clock_of("x", 2)), SetClock(START), Health())
+    stage = ClockStage(FakeTable(clock_of(), clock_of("x", 2)), NothingElse(), SetClock(START), Health())
     stage.look()
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (7200, 2)
-    ClockStage(FakeTable(), SetClock(START), Health()).look()
+    ClockStage(FakeTable(), NothingElse(), SetClock(START), Health()).look()
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (float("inf"), 0)
 
 
@@ -82,7 +90,7 @@ def test_a_silent_case_store_is_waited_for_and_said() -> None:
                 stop.set()
             return ()
 
-    ClockStage(Silent(), SetClock(START), health, look_seconds=0.001).run(stop)
+    ClockStage(Silent(), NothingElse(), SetClock(START), health, look_seconds=0.001).run(stop)
     assert [list(reasons) for reasons in seen] == [[], ["case store"], []]
 
 
@@ -110,25 +118,25 @@ def database(tmp_path: Path) -> CaseDatabase:
 
 def test_two_clocks_on_one_store_tell_a_mark_once_with_page_and_event(database: CaseDatabase) -> None:
     now = SetClock(START + timedelta(hours=40))
-    stages = [ClockStage(Clocks(database, now), now, Health()) for _ in range(2)]
+    stages = [ClockStage(Clocks(database, now), NothingElse(), now, Health()) for _ in range(2)]
     assert sum(stage.look() for _ in range(3) for stage in stages) == 1
     with database.read() as connection:
         (page,) = connection.execute(sa.select(tables.page)).mappings().all()
         (row,) = connection.execute(sa.select(tables.outbox)).mappings().all()
+        (mark,) = connection.execute(sa.select(tables.clock_mark)).mappings().all()
+    assert row["event_id"] == mark["mark_id"]
     assert (page["kind"], page["severity"]) == ("deadline.warned", "warning")
-    assert row["event_id"] == page["page_id"]
+    assert page["title"] == f"{INCIDENT}: 50 % of the time has passed for eu-gdpr-33"
     now.at = START + timedelta(hours=80)
     assert stages[0].look() == 1
 
 
 @pytest.mark.parametrize(
     "over",
-    [{"met_at": START}, {"status": "not_due"}, {"conservative_deadline_at": None}],
+    [{"status": "not_due"}, {"conservative_deadline_at": None}],
     ids=lambda over: next(iter(over)),
 )
-def test_a_duty_that_is_met_not_owed_or_without_a_date_has_no_clock(
-    database: CaseDatabase, over: dict[str, Any]
-) -> None:
+def test_a_duty_that_is_not_owed_or_without_a_date_has_no_clock(database: CaseDatabase, over: dict[str, Any]) -> None:
     with database.write() as connection:
         connection.execute(sa.update(tables.obligation).values(**over))
     assert Clocks(database, SetClock(START)).running() == ()

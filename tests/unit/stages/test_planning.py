@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +36,15 @@ from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
-from consumers.domain.rules import Rules
 from consumers.evidence.commitment import commit
-from consumers.law.loader import Controllers, load_controllers, load_rules
-from consumers.stages.planning import Law, Planning
+from consumers.stages.planning import Planning
+from tests.unit.shipped_law import shipped_law
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
 SCOPE = Scope(model_ids=("fraud-scorer",), exposed_from=NOW - timedelta(days=40), exposed_to=NOW - timedelta(days=2))
 SCORE = "derived|fraud-scorer|fraud_assessment"
-
-
-@cache
-def law() -> tuple[Rules, Controllers]:
-    return load_rules(TEMPLATES / "law"), load_controllers(TEMPLATES / "law")
 
 
 class OurLease:
@@ -75,13 +68,10 @@ class World:
     offset: int = 0
 
     def planning(self) -> Planning:
-        rules, controllers = law()
         approved = ApprovedBundles(self.templates, self.artefacts)
         catalog = TemplateCatalog(self.templates, approved, NoticeBundles(self.database), self.clock)
-        store = PlanningTables(self.database, self.clock)
-        return Planning(
-            store, Law(rules, controllers), catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock
-        )
+        store = PlanningTables(self.database, self.clock, shipped_law)
+        return Planning(store, shipped_law, catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock)
 
     def approve(self, *jurisdictions: str, until: datetime = NOW + timedelta(days=90)) -> str:
         bundle = read_bundle(self.templates, "ai-data-leak")
@@ -230,7 +220,9 @@ def test_repeats_and_a_restart_change_nothing(world: World) -> None:
     world.feed(restarted, *events)
     assert restarted.look() == 0
     assert (world.people(), world.rows(tables.segment), world.kinds()) == before
-    assert PlanningTables(world.database, world.clock).positions("planning", [("t", 0)]) == {("t", 0): world.offset + 1}
+    assert PlanningTables(world.database, world.clock, shipped_law).positions("planning", [("t", 0)]) == {
+        ("t", 0): world.offset + 1
+    }
 
 
 @pytest.mark.parametrize(
@@ -403,7 +395,6 @@ def test_a_new_revision_supersedes_and_drops_whom_nobody_wrote_to(world: World) 
     world.feed(planning, *people, answer(0, people), answer(1, people))
     planning.look()
     begin_attempt(world, f"{INCIDENT}:customer/1")
-    world.execute(sa.update(tables.obligation).where(tables.obligation.c.regime_id == "eu-gdpr-34").values(met_at=NOW))
     world.execute(sa.update(tables.incident).values(revision=2))
     again = [replace_revision(person) for person in people[1:2]]
     world.feed(planning, *again, answer(0, again, revision=2), answer(1, again, revision=2))
@@ -411,7 +402,8 @@ def test_a_new_revision_supersedes_and_drops_whom_nobody_wrote_to(world: World) 
     rows = world.people()
     assert {root: row["revision"] for root, row in rows.items()} == {"customer/1": 1, "customer/2": 2}
     assert {row["revision"]: row["state"] for row in world.rows(tables.plan)} == {1: "superseded", 2: "complete"}
-    assert world.rows(tables.obligation, revision=2, regime_id="eu-gdpr-34")[0]["met_at"] == NOW
+    assert world.rows(tables.obligation, revision=2, regime_id="eu-gdpr-34")
+    assert [row["people_count"] for row in world.rows(tables.exposure, revision=2)] == [1]
 
 
 def replace_revision(person: CustomerAffected) -> CustomerAffected:
