@@ -22,8 +22,8 @@ from consumers.adapters.notice_renderer import check as check_bundle
 from consumers.adapters.notice_renderer import compose, fill, sample_key, slots_for
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, bundle_names, read_bundle
 from consumers.case.acting import needed
-from consumers.case.prompts import authenticated
 from consumers.case.permissions import Act
+from consumers.case.prompts import authenticated
 from consumers.domain.notices import outside_gsm7, sms_parts
 from consumers.domain.segments import GENERAL, STANDINGS, check_codes
 
