@@ -116,12 +116,12 @@ def escalate(
         return ()
     # once more for each whole bound that passes: an undecided incident is not forgotten
     mark = str(int((now - clock.began_at) / policy.bound))
-    if clock.missing and policy.presume:
-        return _presume(case, incident, clock, history, policy, law, now)
-    _page(case, incident, "verification.overdue", mark, now, ("dpo", "counsel", "responder"),
-          f"{_open_words(clock)} {_hours(now - clock.began_at)} after the detection", _command(incident, clock),
-          severity="critical")  # fmt: skip
-    return ()
+    presuming = clock.missing if policy.presume else ()
+    if clock.state in UNDECIDED or (clock.missing and not presuming):
+        _page(case, incident, "verification.overdue", mark, now, ("dpo", "counsel", "responder"),
+              f"{_open_words(replace(clock, missing=() if presuming else clock.missing))} {_hours(now - clock.began_at)} "
+              "after the detection", _command(incident, clock), severity="critical")  # fmt: skip
+    return _presume(case, incident, clock, history, policy, law, now) if presuming else ()
 
 
 def _presume(

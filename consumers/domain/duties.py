@@ -225,7 +225,7 @@ def digest(value: Any) -> str:
 # What moved
 
 
-_SHOWN = ("status", "deadline_at", "conservative_deadline_at")
+_SHOWN = ("status", "deadline_at", "conservative_deadline_at", "started_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +253,8 @@ class Movement:
             parts.append(f"{_word(old.get('status'))} -> {_word(new.get('status'))}")
         if _date(old) != _date(new):
             parts.append(f"{_date(old) or 'no date'} -> {_date(new) or 'no date'}")
+        if old.get("started_at") != new.get("started_at"):
+            parts.append(f"its clock began {new['started_at']}" if new.get("started_at") else "its clock has not begun")
         return f"{self.regime_id} to {_word(self.recipient)}: {'; '.join(parts)} ({self.why})"
 
 

@@ -1,7 +1,7 @@
 """A case store on SQLite, people with tokens, and alerts, for the tests of this room."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from consumers.case.alerts import JudgedScope, Known, ReadAlert, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, take
 from consumers.case.people import Person
 from consumers.case.permissions import Role
+from consumers.domain.duties import Exposure
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 KNOWN = Known({"fraud-scorer": frozenset({"6", "7"}), "income-band": frozenset({"1"})}, frozenset({"fraud_score"}))
@@ -108,6 +109,31 @@ class Case:
         self.add_segment(incident_id, "s1", bundle="b" * 64)
         for n in range(people):
             self.add_person(incident_id, f"customer/{n}", deadline=deadline)
+
+    def count(
+        self,
+        incident_id: str,
+        residents: Mapping[str, int],
+        *,
+        kinds: Sequence[str] = ("derived",),
+        elements: Sequence[str] = ("email", "full_name", "fraud_score"),
+        triggered: Mapping[str, int] | None = None,
+        possible: int = 0,
+        controller: str = "shop",
+        revision: int = 1,
+    ) -> None:
+        """Write what planning counts: who lives where and what leaked of them."""
+        known = {code: n for code, n in residents.items() if code != "unknown"}
+        exposure = Exposure(
+            controller, sum(residents.values()), possible, dict(residents), known, dict(triggered or {}),
+            tuple(elements), tuple(kinds),
+        )  # fmt: skip
+
+        def write(work: Any) -> None:
+            others = [each for each in work.exposures_of(incident_id, revision) if each.controller != controller]
+            work.write_exposures(incident_id, revision, [*others, exposure])
+
+        self.store.change(write)
 
     def add_segment(self, incident_id: str, segment_id: str, *, bundle: str | None) -> None:
         self.execute(
