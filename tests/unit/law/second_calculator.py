@@ -298,6 +298,7 @@ def _rows(name: str) -> list[Row]:
 
 
 DUTIES = _rows("duties.csv")
+ELEMENTS = _rows("data-elements.csv")
 COUNTING_RULES = _rows("counting-rules.csv")
 COMBINATIONS = _rows("personal-information.csv")
 ZONES = {row["country"]: row["zone"] for row in _rows("member-state-zones.csv")}
@@ -329,7 +330,7 @@ _KEYWORDS = {
     "superseded": "superseded",
 }
 _NO_NOON = {"credit_institution", "central_counterparty", "trading_venue", "nis2_essential", "nis2_important"}
-_COMPOSITE = "online_username_or_email_with_password"
+COMPOSITE = "online_username_or_email_with_password"
 _HEALTH_ENTITIES = {"hipaa_covered_entity", "hipaa_business_associate"}
 _HEALTH = {"medical_information", "health_insurance_id", "health_insurance_claims", "medical_id_number", "dna_genetic"}
 _PART_OF = dict.fromkeys(("GP", "MQ", "GF", "RE", "YT", "MF"), "FR")  # Art 355(1) TFEU
@@ -538,7 +539,7 @@ class Incident:
         if elements is None:
             return None
         login = elements & {"email", "online_username"} and elements & {"online_password", "security_question_answer"}
-        return elements | ({_COMPOSITE} if login else set())
+        return elements | ({COMPOSITE} if login else set())
 
     def _combinations(self, row: Row, regime: str, *, any_personal_data: bool = True) -> Verdict:
         """Whether a combination of `regime` is exposed and not exempt, for the recipient of `row`."""
