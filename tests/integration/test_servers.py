@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pymysql
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -180,15 +179,6 @@ def test_a_deleted_provenance_row_leaves_its_record_and_root(sql: Sql) -> None:
     assert sql("SELECT record_id, root FROM tocsin_provenance_cl") == [("r-1", "customer/42")]
 
 
-def test_a_provenance_row_whose_lists_are_no_json_is_refused(sql: Sql) -> None:
-    with pytest.raises(pymysql.err.OperationalError):
-        sql(
-            "INSERT INTO tocsin_provenance (record_id, root, entity_type, entity_id, attribute, model_id, model_version,"
-            " generated_at, kind, sensitivity, categories, elements)"
-            " VALUES ('r-1', 'customer/1', 'customer', 1, 'a', 'm', '1', NOW(), 'inferred', 'high', 'not', '[]')"
-        )
-
-
 def test_the_tables_are_those_that_the_module_declares(sql: Sql) -> None:
     declared = {
         (table.attrib["name"], column.attrib["name"]): (
@@ -198,9 +188,8 @@ def test_the_tables_are_those_that_the_module_declares(sql: Sql) -> None:
         for table in ET.parse(mview.MODULE / "etc" / "db_schema.xml").getroot().iterfind("table")
         for column in table.iterfind("column")
     }
-    # MariaDB's JSON is a longtext with a check.
     found = {
-        (table, column): ("json" if kind == "longtext" else kind, nullable == "YES")
+        (table, column): (kind, nullable == "YES")
         for table, column, kind, nullable in sql(
             "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
             " WHERE table_schema = DATABASE() AND table_name LIKE 'tocsin%%' AND table_name NOT LIKE '%%\\_cl'"
