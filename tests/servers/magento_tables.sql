@@ -500,7 +500,23 @@ CREATE TABLE `tocsin_provenance` (
     UNIQUE KEY `TOCSIN_PROVENANCE_RECORD_ID` (`record_id`),
     KEY `TOCSIN_PROVENANCE_CUSTOMER_ID` (`customer_id`),
     KEY `TOCSIN_PROVENANCE_ORDER_ID` (`order_id`),
+    KEY `TOCSIN_PROVENANCE_DELETED_AT` (`deleted_at`),
     KEY `TOCSIN_PROVENANCE_MODEL_ID_MODEL_VERSION` (`model_id`, `model_version`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
+-- Values of the customer attributes that sum up what AI data is held; no trigger watches it.
+CREATE TABLE `tocsin_customer_summary` (
+    `value_id` INT NOT NULL AUTO_INCREMENT,
+    `attribute_id` SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+    `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
+    `value` TEXT,
+    PRIMARY KEY (`value_id`),
+    UNIQUE KEY `TOCSIN_CUSTOMER_SUMMARY_ENTITY_ID_ATTRIBUTE_ID` (`entity_id`, `attribute_id`),
+    KEY `TOCSIN_CUSTOMER_SUMMARY_ATTRIBUTE_ID` (`attribute_id`),
+    CONSTRAINT `TOCSIN_CUSTOMER_SUMMARY_ENTITY_ID_CUSTOMER_ENTITY_ENTITY_ID` FOREIGN KEY (`entity_id`)
+        REFERENCES `customer_entity` (`entity_id`) ON DELETE CASCADE,
+    CONSTRAINT `TOCSIN_CSTR_SUMMARY_ATTR_ID_EAV_ATTR_ATTR_ID` FOREIGN KEY (`attribute_id`)
+        REFERENCES `eav_attribute` (`attribute_id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 -- What the customer's account page shows. The bridge writes it; the page sets read_at, which comes back as a receipt.
