@@ -54,6 +54,7 @@ class RecordRun
             $records[$attribute->attribute] = [
                 'record_id' => $this->recordId([$root, $entityType, $entityId, $attribute->attribute,
                     $attribute->modelId, $version, $run->runId, $run->datasetVersion]),
+                'root' => $root,
                 'entity_type' => $entityType,
                 'entity_id' => $entityId,
                 'attribute' => $attribute->attribute,

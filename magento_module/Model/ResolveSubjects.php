@@ -91,8 +91,8 @@ class ResolveSubjects
                 $order = $id;
                 break;
             default:
-                $order = $row['order_id'] ?? ($rootType === 'order' ? $rootId : null);
-                $customer = $row['customer_id'] ?? ($rootType === 'customer' ? $rootId : null);
+                $order = $row['order_id'] ?? ($rootType === 'order' && $rootId > 0 ? $rootId : null);
+                $customer = $row['customer_id'] ?? ($rootType === 'customer' && $rootId > 0 ? $rootId : null);
                 if ($order === null && $customer === null) {
                     $one->refuse('customer_id', (string)__(
                         'is needed (or order_id): the store does not know whom a %1 is about',
