@@ -36,13 +36,6 @@ class CheckRecord
     private const OTHERS = [
         'record_id', 'root', 'entity_type', 'generated_at', 'supersedes', 'kind', 'confidence', 'sensitivity',
     ];
-    /**
-     * What reading shows beside what can be written.
-     */
-    private const READ_ONLY = [
-        'deleted_at' => 'is set by retiring the record, not by recording it',
-        'created_at' => 'is set by the store',
-    ];
     private const RECORD_ID = '/\A[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\z/';
     private const ENTITY_TYPE = '/\A[a-z][a-z0-9_]{0,63}\z/';
     private const ROOT = '/\A(customer|order)\/[1-9][0-9]{0,9}\z/';
@@ -157,9 +150,11 @@ class CheckRecord
             if (in_array($field, $known, true)) {
                 continue;
             }
-            if (isset(self::READ_ONLY[$field])) {
+            // What reading shows beside what can be written.
+            if ($field === 'deleted_at' || $field === 'created_at') {
                 if ($value !== null) {
-                    $checked->refuse((string)$field, (string)__(self::READ_ONLY[$field]));
+                    $checked->refuse($field, (string)($field === 'deleted_at'
+                        ? __('is set by retiring the record, not by recording it') : __('is set by the store')));
                 }
                 continue;
             }

@@ -117,6 +117,30 @@ CREATE TABLE `eav_attribute` (
         REFERENCES `eav_entity_type` (`entity_type_id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
+CREATE TABLE `eav_attribute_option` (
+    `option_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `attribute_id` SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+    `sort_order` SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+    PRIMARY KEY (`option_id`),
+    KEY `EAV_ATTRIBUTE_OPTION_ATTRIBUTE_ID` (`attribute_id`),
+    CONSTRAINT `EAV_ATTRIBUTE_OPTION_ATTRIBUTE_ID_EAV_ATTRIBUTE_ATTRIBUTE_ID` FOREIGN KEY (`attribute_id`)
+        REFERENCES `eav_attribute` (`attribute_id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
+CREATE TABLE `eav_attribute_option_value` (
+    `value_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `option_id` INT UNSIGNED NOT NULL DEFAULT 0,
+    `store_id` SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+    `value` VARCHAR(255),
+    PRIMARY KEY (`value_id`),
+    KEY `EAV_ATTRIBUTE_OPTION_VALUE_OPTION_ID` (`option_id`),
+    KEY `EAV_ATTRIBUTE_OPTION_VALUE_STORE_ID` (`store_id`),
+    CONSTRAINT `EAV_ATTR_OPT_VAL_OPT_ID_EAV_ATTR_OPT_OPT_ID` FOREIGN KEY (`option_id`)
+        REFERENCES `eav_attribute_option` (`option_id`) ON DELETE CASCADE,
+    CONSTRAINT `EAV_ATTRIBUTE_OPTION_VALUE_STORE_ID_STORE_STORE_ID` FOREIGN KEY (`store_id`)
+        REFERENCES `store` (`store_id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
 CREATE TABLE `customer_entity` (
     `entity_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
     `website_id` SMALLINT UNSIGNED,

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Tocsin\BreachNotification\Block\Adminhtml\Form\Field;
 
 use Magento\Config\Block\System\Config\Form\Field\FieldArray\AbstractFieldArray;
+use Magento\Framework\Data\Form\Element\AbstractElement;
 use Magento\Framework\DataObject;
 use Tocsin\BreachNotification\Model\CheckRecord;
 use Tocsin\BreachNotification\Model\ResolveSubjects;
@@ -14,10 +15,25 @@ use Tocsin\BreachNotification\Model\ResolveSubjects;
  */
 class AiAttributes extends AbstractFieldArray
 {
+    private const WIDTH = 'min-width: 4.9em';
+    private const WIDTH_OF_CHOICE = 'min-width: 6.6em';
+
     /**
      * @var Choice[]
      */
     private array $choices = [];
+
+    /**
+     * Render the table over the whole width: beside its label, its columns could not be read.
+     */
+    public function render(AbstractElement $element): string
+    {
+        return $this->_decorateRowHtml($element, sprintf(
+            '<td colspan="5"><strong>%s</strong><div style="overflow-x: auto">%s</div></td>',
+            $this->escapeHtml($element->getData('label')),
+            $this->_getElementHtml($element)
+        ));
+    }
 
     /**
      * @inheritDoc
@@ -25,13 +41,14 @@ class AiAttributes extends AbstractFieldArray
     protected function _prepareToRender()
     {
         $this->addChoice('entity_type', __('Entity'), ResolveSubjects::KNOWN_TYPES);
-        $this->addColumn('attribute', ['label' => __('Attribute code'), 'class' => 'required-entry']);
-        $this->addColumn('model_id', ['label' => __('Model'), 'class' => 'required-entry']);
-        $this->addColumn('model_version', ['label' => __('Version (empty: each run names it)')]);
+        $needed = ['class' => 'input-text required-entry', 'style' => self::WIDTH];
+        $this->addColumn('attribute', ['label' => __('Attribute code')] + $needed);
+        $this->addColumn('model_id', ['label' => __('Model')] + $needed);
+        $this->addColumn('model_version', ['label' => __('Version (empty: each run names it)'), 'style' => self::WIDTH]);
         $this->addChoice('kind', __('Kind'), CheckRecord::KINDS);
         $this->addChoice('sensitivity', __('Sensitivity'), CheckRecord::SENSITIVITIES);
-        $this->addColumn('categories', ['label' => __('Categories, with commas')]);
-        $this->addColumn('elements', ['label' => __('Data elements, with commas')]);
+        $this->addColumn('categories', ['label' => __('Categories, with commas'), 'style' => self::WIDTH]);
+        $this->addColumn('elements', ['label' => __('Data elements, with commas'), 'style' => self::WIDTH]);
         $this->_addAfter = false;
         $this->_addButtonLabel = (string)__('Add attribute');
     }
@@ -56,6 +73,7 @@ class AiAttributes extends AbstractFieldArray
     {
         /** @var Choice $choice */
         $choice = $this->getLayout()->createBlock(Choice::class, '', ['data' => ['is_render_to_js_template' => true]]);
+        $choice->setExtraParams('style="' . self::WIDTH_OF_CHOICE . '"');
         $choice->setOptions(array_map(
             static fn (string $option) => ['value' => $option, 'label' => __($option)],
             $options
