@@ -36,9 +36,12 @@ class TablesTest extends TestCase
         $resource = new ResourceConnection($this->connection);
         $this->table = new ProvenanceTable($resource);
         $this->storeRecords = new StoreRecords(new CheckRecord(), new ResolveSubjects($this->table), $this->table);
+        $this->sql('SET foreign_key_checks = 0'); // store view 0 is the admin's, and not needed here
         $this->sql('DELETE FROM tocsin_provenance');
         $this->sql('DELETE FROM sales_order');
         $this->sql('DELETE FROM customer_entity');
+        $this->sql('DELETE FROM customer_address_entity');
+        $this->sql('DELETE FROM tocsin_customer_summary');
         $this->sql(
             "INSERT INTO customer_entity (entity_id, website_id, email, firstname, lastname)"
             . " SELECT seq, 1, CONCAT(seq, '@shop.example.com'), 'P', 'N' FROM seq_1_to_" . self::CUSTOMERS
@@ -46,6 +49,7 @@ class TablesTest extends TestCase
         $this->sql("INSERT INTO customer_address_entity (entity_id, parent_id, city, country_id, firstname, lastname, street)"
             . " VALUES (11, 2, 'C', 'DE', 'P', 'N', 'S')");
         $this->sql('INSERT INTO sales_order (entity_id, customer_id) VALUES (21, 1), (22, NULL)');
+        $this->sql('SET foreign_key_checks = 1');
     }
 
     public function testWhatIsStoredIsWhatWasGiven(): void
@@ -207,12 +211,14 @@ class TablesTest extends TestCase
     private function summarize(): SummarizeProvenance
     {
         $this->sql("REPLACE INTO eav_entity_type (entity_type_id, entity_type_code, entity_model) VALUES (1, 'customer', 'x')");
-        $this->sql('DELETE FROM eav_attribute');
+        foreach (['eav_attribute', 'eav_attribute_option', 'eav_attribute_option_value'] as $table) {
+            $this->sql("DELETE FROM $table");
+        }
         foreach (array_merge(SummaryTable::ATTRIBUTES, ['other']) as $place => $code) {
             $this->sql("INSERT INTO eav_attribute (attribute_id, entity_type_id, attribute_code, backend_type)"
                 . sprintf(" VALUES (%d, 1, '%s', 'text')", 600 + $place, $code));
         }
-        $this->sql('SET foreign_key_checks = 0'); // the admin's store view, 0
+        $this->sql('SET foreign_key_checks = 0');
         $options = [701 => 'Low', 702 => 'Medium', 703 => 'High', 704 => 'Critical'];
         foreach ($options as $id => $label) {
             $this->sql("INSERT INTO eav_attribute_option (option_id, attribute_id) VALUES ($id, 602)");

@@ -19,7 +19,10 @@ use Tocsin\BreachNotification\Model\ResourceModel\SummaryTable;
  * Adds customer attributes that sum up what AI data is held about a customer, for people in the admin.
  *
  * Their values lie in a table of our own, not in customer_entity_<type>: capture watches those, and mview ignores by
- * column, not by attribute. As system attributes that no form of the storefront uses they are in no REST representation
+ * column, not by attribute. They are in no attribute set: Magento loads the attributes of a customer's set with one
+ * statement for each value table, with every load, several times a save; those of none it reads only for the admin's form.
+ *
+ * As system attributes that no form of the storefront uses they are in no REST representation
  * of a customer, and Magento's customer services neither read nor write them.
  *
  * Their source models are Magento's own, and they have no backend model: an attribute that names a class of ours would
@@ -75,6 +78,10 @@ class AddAiDataSummaryAttributes implements DataPatchInterface, PatchRevertableI
             $attribute = $this->eavConfig->getAttribute(Customer::ENTITY, $code);
             $attribute->setData('used_in_forms', ['adminhtml_customer']);
             $attribute->getResource()->save($attribute);
+            $this->setup->getConnection()->delete(
+                $this->setup->getTable('eav_entity_attribute'),
+                ['attribute_id = ?' => (int)$attribute->getId()]
+            );
         }
         return $this;
     }
