@@ -120,7 +120,6 @@ _PROVENANCE_TOLD = (
     "run_id", "dataset_version", "generated_at", "deleted_at", "supersedes", "kind", "confidence", "sensitivity",
     "categories", "elements", "source_system", "storage_location", "input_fields", "legal_basis",
 )  # fmt: skip
-_NOTICE_TOLD = ("notice_id", "customer_id", "incident_id", "title", "body", "locale", "withdrawn_at", "read_at")
 
 _WATCHED: tuple[tuple[View, str, str, tuple[str, ...]], ...] = (
     (View.CUSTOMER, "customer_entity", "entity_id", _CUSTOMER_TOLD),
@@ -132,7 +131,7 @@ _WATCHED: tuple[tuple[View, str, str, tuple[str, ...]], ...] = (
     (View.ORDER, "sales_order", "entity_id", _ORDER_TOLD),
     (View.ORDER, "sales_order_address", "parent_id", _ORDER_ADDRESS_TOLD),
     (View.PROVENANCE, "tocsin_provenance", "id", _PROVENANCE_TOLD),
-    (View.ACCOUNT_NOTICE, "tocsin_account_notice", "id", _NOTICE_TOLD),
+    (View.ACCOUNT_NOTICE, "tocsin_account_notice", "id", ("read_at",)),
     (View.HEARTBEAT, "tocsin_heartbeat", "id", ("relay", "beat_at")),
 )
 """What the module's mview.xml watches: view, table, the column that becomes `entity_id`, and whose change is told."""

@@ -7,6 +7,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,81 @@ def test_an_order_tells_of_contact_and_customer_only(sql: Sql, told: Callable[[s
         assert told("tocsin_order") == [9], column
     sql("INSERT INTO sales_order_address (parent_id, country_id) VALUES (9, 'FR')")
     assert told("tocsin_order") == [9]
+
+
+def test_a_notice_tells_of_its_reading_only(sql: Sql, told: Callable[[str], list[object]]) -> None:
+    sql(
+        "INSERT INTO tocsin_account_notice (id, notice_id, customer_id, incident_id, title, body, locale, created_at)"
+        " VALUES (3, 'n-1', 42, 'INC-2026-0001', 'x', 'y', 'en_US', NOW())"
+    )
+    told("tocsin_account_notice")
+    sql("UPDATE tocsin_account_notice SET title = 'z', withdrawn_at = NOW()")
+    assert told("tocsin_account_notice") == []
+    sql("UPDATE tocsin_account_notice SET read_at = NOW()")
+    assert told("tocsin_account_notice") == [3]
+
+
+def test_an_import_of_many_rows_tells_of_each_that_changes(
+    sql: Sql, told: Callable[[str], list[object]], customer: int
+) -> None:
+    rows = "(42, 1, 1, 'a@shop.example.com'), (43, 1, 1, 'b@shop.example.com'), (44, 1, 1, 'c@shop.example.com')"
+    upsert = (
+        f"INSERT INTO customer_entity (entity_id, website_id, store_id, email) VALUES {rows}"
+        " ON DUPLICATE KEY UPDATE email = VALUES(email), updated_at = NOW()"
+    )
+    sql(upsert)
+    assert told("tocsin_customer") == [43, 44]  # 42 is as it was
+    sql(upsert.replace("c@shop", "d@shop"))
+    assert told("tocsin_customer") == [44]
+    sql("INSERT INTO eav_entity_type (entity_type_id, entity_type_code, entity_model) VALUES (1, 'customer', 'x')")
+    sql("INSERT INTO eav_attribute (attribute_id, entity_type_id, attribute_code) VALUES (200, 1, 'fraud_score')")
+    for score, changed in (("0.5", [42, 43]), ("0.7", [43])):
+        sql(
+            f"INSERT INTO customer_entity_decimal (attribute_id, entity_id, value) VALUES (200, 42, 0.5), (200, 43, {score})"
+            " ON DUPLICATE KEY UPDATE value = VALUES(value)"
+        )
+        assert told("tocsin_customer_eav") == changed
+
+
+def test_a_change_that_is_rolled_back_is_not_told(
+    mariadb_database: StoreDatabase, told: Callable[[str], list[object]], customer: int
+) -> None:
+    shop = mariadb_database.connect(autocommit=False)
+    with shop.cursor() as cursor:
+        cursor.execute("UPDATE customer_entity SET email = 'x@shop.example.com' WHERE entity_id = %s", (customer,))
+        cursor.execute("SELECT entity_id FROM tocsin_customer_cl")
+        assert cursor.fetchall() == ((customer,),)
+    shop.rollback()
+    shop.close()
+    assert told("tocsin_customer") == []
+
+
+def test_values_of_untold_attributes_are_not_told(sql: Sql, told: Callable[[str], list[object]], customer: int) -> None:
+    sql("INSERT INTO eav_entity_type (entity_type_id, entity_type_code, entity_model) VALUES (1, 'customer', 'x')")
+    for attribute_id, code in ((150, "summary"), (200, "fraud_score")):
+        sql(
+            f"INSERT INTO eav_attribute (attribute_id, entity_type_id, attribute_code) VALUES ({attribute_id}, 1, '{code}')"
+        )
+    table = "customer_entity_varchar"
+    view = replace(
+        next(one for one in mview.shipped_views() if one.table == table), untold_attributes=frozenset({"summary"})
+    )
+    for trigger in mview.triggers(
+        [view], {table: ["value_id", "attribute_id", "entity_id", "value"]}, {"summary": 150}
+    ):
+        sql(trigger.replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1))
+    upsert = (
+        f"INSERT INTO {table} (attribute_id, entity_id, value) VALUES (150, {customer}, 'x'), (200, {customer}, 'x')"
+        " ON DUPLICATE KEY UPDATE value = CONCAT(VALUES(value), 'y')"
+    )
+    sql(upsert)
+    assert told("tocsin_customer_eav") == [customer]
+    sql(upsert)
+    assert told("tocsin_customer_eav") == [customer]
+    sql(f"DELETE FROM {table} WHERE attribute_id = 150")
+    assert told("tocsin_customer_eav") == []
+    sql(f"DELETE FROM {table}")
+    assert told("tocsin_customer_eav") == [customer]
 
 
 def test_a_deleted_provenance_row_leaves_its_record_and_root(sql: Sql) -> None:

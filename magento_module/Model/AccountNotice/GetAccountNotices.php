@@ -1,0 +1,53 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Tocsin\BreachNotification\Model\AccountNotice;
+
+use Magento\Framework\App\ResourceConnection;
+use Tocsin\BreachNotification\Api\GetAccountNoticesInterface;
+
+/**
+ * Reads the notices that the bridge has written.
+ */
+class GetAccountNotices implements GetAccountNoticesInterface
+{
+    private const COLUMNS = ['notice_id', 'title', 'body', 'locale', 'created_at', 'read_at'];
+
+    /**
+     * @param ResourceConnection $resource
+     */
+    public function __construct(private readonly ResourceConnection $resource)
+    {
+    }
+
+    /**
+     * @inheritDoc
+     */
+    public function execute(int $customerId): array
+    {
+        $select = $this->resource->getConnection()->select()
+            ->from($this->resource->getTableName('tocsin_account_notice'), self::COLUMNS)
+            ->where('customer_id = ?', $customerId)
+            ->where('withdrawn_at IS NULL')
+            ->order(['created_at DESC', 'id DESC']);
+        $notices = array_map(
+            static fn (array $row): AccountNotice => new AccountNotice(
+                (string)$row['notice_id'],
+                (string)$row['title'],
+                (string)$row['body'],
+                (string)$row['locale'],
+                (string)$row['created_at'],
+                $row['read_at']
+            ),
+            $this->resource->getConnection()->fetchAll($select)
+        );
+        // Stable: within each of the two the newest stays first.
+        usort(
+            $notices,
+            static fn (AccountNotice $one, AccountNotice $other): int
+                => ($one->getReadAt() !== null) <=> ($other->getReadAt() !== null)
+        );
+        return $notices;
+    }
+}

@@ -1,0 +1,155 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Tocsin\BreachNotification\Model\Capture;
+
+use Magento\Framework\App\ResourceConnection;
+use Magento\Framework\Mview\ViewInterface;
+
+/**
+ * Whether changes are seen, and how many of them wait for the relay. Reads only; every number is of this moment.
+ */
+class GetCaptureStatus
+{
+    /**
+     * @param ListViews $listViews
+     * @param FindTriggers $findTriggers
+     * @param ResourceConnection $resource
+     */
+    public function __construct(
+        private readonly ListViews $listViews,
+        private readonly FindTriggers $findTriggers,
+        private readonly ResourceConnection $resource
+    ) {
+    }
+
+    /**
+     * Return views, provenance, notices, relay and the problems found, each a sentence with what to do.
+     *
+     * Times are UTC. `oldest_change_at` is null for a changelog without rows, or without the column that says.
+     *
+     * @return array{
+     *     views: array<int, array<string, mixed>>,
+     *     provenance: array<int, array<string, mixed>>,
+     *     notices: array<string, int>,
+     *     relay: array<string, string|null>,
+     *     problems: string[]
+     * }
+     */
+    public function execute(): array
+    {
+        $triggers = $this->findTriggers->execute();
+        $status = ['views' => [], 'provenance' => [], 'notices' => [], 'relay' => [], 'problems' => []];
+        foreach ($this->listViews->execute() as $id => $view) {
+            $found = $this->ofView($view, $triggers);
+            $status['views'][] = ['view' => $id] + $found;
+            if ($found['mode'] !== 'enabled') {
+                $status['problems'][] = "$id is off: its changes are not seen. Run bin/magento tocsin:capture:enable,"
+                    . ' then tocsin relay backfill.';
+            } elseif ($found['broken']) {
+                $status['problems'][] = "$id lacks " . implode(', ', $found['broken'])
+                    . '. Run bin/magento tocsin:capture:enable, then tocsin relay backfill.';
+            }
+        }
+        $status['provenance'] = $this->provenance();
+        $status['notices'] = $this->notices();
+        $status['relay'] = $this->relay();
+        return $status;
+    }
+
+    /**
+     * Return one view's state.
+     *
+     * @param ViewInterface $view
+     * @param array<string, array{table: string, event: string, body: string}> $triggers
+     * @return array<string, mixed>
+     */
+    private function ofView(ViewInterface $view, array $triggers): array
+    {
+        $connection = $this->resource->getConnection();
+        $changelog = $this->resource->getTableName($view->getChangelog()->getName());
+        $broken = [];
+        $expected = $good = 0;
+        foreach ($view->getSubscriptions() as $config) {
+            foreach ($view->initSubscriptionInstance($config)->create(false)->getTriggers() as $trigger) {
+                $expected++;
+                if (str_contains($triggers[$trigger->getName()]['body'] ?? '', $trigger->getStatements()[0])) {
+                    $good++;
+                } else {
+                    $broken[] = "trigger {$trigger->getName()}";
+                }
+            }
+        }
+        $backlog = $oldest = null;
+        if ($connection->isTableExists($changelog)) {
+            $backlog = (int)$connection->fetchOne($connection->select()->from($changelog, ['COUNT(*)']));
+            if ($connection->tableColumnExists($changelog, SubscribeViews::CHANGED_AT)) {
+                $first = $connection->select()->from($changelog, [SubscribeViews::CHANGED_AT])->order('version_id')->limit(1);
+                $oldest = $connection->fetchOne($first) ?: null;
+            }
+        } else {
+            $broken[] = "changelog $changelog";
+        }
+        return [
+            'mode' => $view->isEnabled() ? 'enabled' : 'disabled',
+            'changelog' => $changelog,
+            'triggers' => $good,
+            'triggers_expected' => $expected,
+            'backlog' => $backlog,
+            'oldest_change_at' => $oldest,
+            'broken' => $broken,
+        ];
+    }
+
+    /**
+     * Return the number of records by model and version, and how many of them are retired.
+     *
+     * @return array<int, array<string, mixed>>
+     */
+    private function provenance(): array
+    {
+        $select = $this->resource->getConnection()->select()
+            ->from(
+                $this->resource->getTableName('tocsin_provenance'),
+                ['model_id', 'model_version', 'records' => 'COUNT(*)', 'retired' => 'COUNT(deleted_at)']
+            )
+            ->group(['model_id', 'model_version'])
+            ->order(['model_id', 'model_version']);
+        return array_map(
+            static fn (array $row): array => ['records' => (int)$row['records'], 'retired' => (int)$row['retired']] + $row,
+            $this->resource->getConnection()->fetchAll($select)
+        );
+    }
+
+    /**
+     * Return how many notices are open, read and withdrawn.
+     *
+     * @return array<string, int>
+     */
+    private function notices(): array
+    {
+        $select = $this->resource->getConnection()->select()->from(
+            $this->resource->getTableName('tocsin_account_notice'),
+            [
+                'open' => 'COALESCE(SUM(read_at IS NULL AND withdrawn_at IS NULL), 0)',
+                'read' => 'COUNT(read_at)',
+                'withdrawn' => 'COUNT(withdrawn_at)',
+            ]
+        );
+        return array_map('intval', $this->resource->getConnection()->fetchRow($select));
+    }
+
+    /**
+     * Return who relayed last, and when it was last alive.
+     *
+     * @return array<string, string|null>
+     */
+    private function relay(): array
+    {
+        $select = $this->resource->getConnection()->select()
+            ->from($this->resource->getTableName('tocsin_heartbeat'), ['name' => 'relay', 'beat_at'])
+            ->where('relay <> ?', '');
+        return $this->resource->getConnection()->fetchRow($select) ?: ['name' => null, 'beat_at' => null];
+    }
+}
