@@ -4,35 +4,26 @@ declare(strict_types=1);
 
 namespace Tocsin\BreachNotification\Setup;
 
-use Magento\Framework\DB\Adapter\AdapterInterface;
 use Magento\Framework\Setup\InstallDataInterface;
 use Magento\Framework\Setup\ModuleContextInterface;
 use Magento\Framework\Setup\ModuleDataSetupInterface;
-use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
 
 /**
- * Runs with every setup:upgrade after the data patches: triggers that leave out attributes by id learn the ids of those
- * that a patch has just made; and the heartbeat has its row, as the relay may update and not insert.
+ * Runs with every setup:upgrade: the heartbeat has its one row, as the relay's account may change it and add none. A data
+ * patch would add it once only, and Magento drops the table when the module is disabled.
  */
 class RecurringData implements InstallDataInterface
 {
-    /**
-     * @param SubscribeViews $subscribeViews
-     */
-    public function __construct(private readonly SubscribeViews $subscribeViews)
-    {
-    }
-
     /**
      * @inheritDoc
      */
     public function install(ModuleDataSetupInterface $setup, ModuleContextInterface $context)
     {
-        $this->subscribeViews->execute();
+        $connection = $setup->getConnection();
         $table = $setup->getTable('tocsin_heartbeat');
-        if (!$setup->getConnection()->fetchOne($setup->getConnection()->select()->from($table, ['id']))) {
-            $never = ['id' => 1, 'relay' => '', 'beat_at' => '1970-01-01 00:00:00'];
-            $setup->getConnection()->insertArray($table, array_keys($never), [$never], AdapterInterface::INSERT_IGNORE);
+        if (!$connection->fetchOne("SELECT id FROM $table WHERE id = 1")) {
+            // No relay yet, and no beat since the epoch.
+            $connection->insertMultiple($table, [['id' => 1, 'relay' => '', 'beat_at' => '1970-01-01 00:00:00']]);
         }
     }
 }

@@ -7,7 +7,6 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,34 +212,6 @@ def test_a_change_that_is_rolled_back_is_not_told(
     shop.rollback()
     shop.close()
     assert told("tocsin_customer") == []
-
-
-def test_values_of_untold_attributes_are_not_told(sql: Sql, told: Callable[[str], list[object]], customer: int) -> None:
-    sql("INSERT INTO eav_entity_type (entity_type_id, entity_type_code, entity_model) VALUES (1, 'customer', 'x')")
-    for attribute_id, code in ((150, "summary"), (200, "fraud_score")):
-        sql(
-            f"INSERT INTO eav_attribute (attribute_id, entity_type_id, attribute_code) VALUES ({attribute_id}, 1, '{code}')"
-        )
-    table = "customer_entity_varchar"
-    view = replace(
-        next(one for one in mview.shipped_views() if one.table == table), untold_attributes=frozenset({"summary"})
-    )
-    for trigger in mview.triggers(
-        [view], {table: ["value_id", "attribute_id", "entity_id", "value"]}, {"summary": 150}
-    ):
-        sql(trigger.replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1))
-    upsert = (
-        f"INSERT INTO {table} (attribute_id, entity_id, value) VALUES (150, {customer}, 'x'), (200, {customer}, 'x')"
-        " ON DUPLICATE KEY UPDATE value = CONCAT(VALUES(value), 'y')"
-    )
-    sql(upsert)
-    assert told("tocsin_customer_eav") == [customer]
-    sql(upsert)
-    assert told("tocsin_customer_eav") == [customer]
-    sql(f"DELETE FROM {table} WHERE attribute_id = 150")
-    assert told("tocsin_customer_eav") == []
-    sql(f"DELETE FROM {table}")
-    assert told("tocsin_customer_eav") == [customer]
 
 
 def test_a_deleted_provenance_row_leaves_its_record_and_root(sql: Sql) -> None:

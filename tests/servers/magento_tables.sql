@@ -569,7 +569,7 @@ CREATE TABLE `tocsin_heartbeat` (
     PRIMARY KEY (`id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
--- As Setup/Patch/Data/AddHeartbeat.php adds it.
+-- As Setup/RecurringData.php adds it.
 INSERT INTO `tocsin_heartbeat` (`id`, `relay`, `beat_at`) VALUES (1, '', '1970-01-01 00:00:00');
 
 -- On a Galera cluster: which relay leads, until when (milliseconds since the epoch), and how often the lead changed hands.

@@ -30,19 +30,13 @@ class Subscription:
     """Columns whose change alone is not told."""
     told: frozenset[str] | None = None
     """The only columns whose change is told, if they are named."""
-    untold_attributes: frozenset[str] = frozenset()
-    """Codes of customer attributes whose values are never told."""
 
 
 def shipped_views() -> list[Subscription]:
-    """Read the module's etc/mview.xml and, of its etc/di.xml, the columns and attributes that are ignored or told."""
+    """Read the module's etc/mview.xml and, of its etc/di.xml, the columns that are ignored or told."""
     di = ET.parse(MODULE / "etc" / "di.xml").getroot()
     ignored = _columns(di, "ignoredUpdateColumnsBySubscription")
     told = _columns(di, "toldColumns")
-    untold = {
-        view.attrib["name"]: frozenset((item.text or "").strip() for item in view.iterfind("item"))
-        for view in di.iterfind("type/arguments/argument[@name='untoldAttributes']/item")
-    }
     return [
         Subscription(
             view=view.attrib["id"],
@@ -53,7 +47,6 @@ def shipped_views() -> list[Subscription]:
             ),
             ignored=ignored.get((view.attrib["id"], table.attrib["name"]), frozenset()),
             told=told.get((view.attrib["id"], table.attrib["name"])),
-            untold_attributes=untold.get(view.attrib["id"], frozenset()),
         )
         for view in ET.parse(MODULE / "etc" / "mview.xml").getroot().iterfind("view")
         for table in view.iterfind("subscriptions/table")
@@ -74,14 +67,8 @@ def _columns(di: ET.Element, name: str) -> dict[tuple[str, str], frozenset[str]]
     }
 
 
-def triggers(
-    subscriptions: Iterable[Subscription],
-    columns: Mapping[str, Sequence[str]],
-    attributes: Mapping[str, int] | None = None,
-) -> Iterator[str]:
+def triggers(subscriptions: Iterable[Subscription], columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield CREATE TRIGGER statements; `columns` are those of each watched table, as the database has them.
-
-    `attributes` are the customer attributes' ids by code, as far as the database has any.
 
     Raises KeyError for a table that the database does not have.
     """
@@ -90,28 +77,24 @@ def triggers(
         by_table.setdefault(subscription.table, []).append(subscription)
     for table, watchers in by_table.items():
         for event in EVENTS:
-            body = "\n".join(_statement(event, watcher, columns[table], attributes or {}) for watcher in watchers)
+            body = "\n".join(_statement(event, watcher, columns[table]) for watcher in watchers)
             yield (
                 f"CREATE TRIGGER `trg_{table}_after_{event.lower()}` AFTER {event} ON `{table}` FOR EACH ROW\n"
                 f"BEGIN\n{body}\nEND"
             )
 
 
-def _statement(event: str, subscription: Subscription, columns: Sequence[str], attributes: Mapping[str, int]) -> str:
+def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -> str:
     row = "OLD" if event == "DELETE" else "NEW"
     names = ["`entity_id`", *(f"`{name}`" for _, name in subscription.additional)]
     values = [
         f"{row}.`{column}`" for column in (subscription.entity_column, *(name for name, _ in subscription.additional))
     ]
     insert = f"INSERT IGNORE INTO `{subscription.view}_cl` ({', '.join(names)}) VALUES ({', '.join(values)});"
-    condition = ""
-    if event == "UPDATE":
-        told = [column for column in columns if column not in subscription.ignored | ALWAYS_IGNORED]
-        if subscription.told is not None:
-            told = [column for column in columns if column in subscription.told] or told
-        condition = " OR ".join(f"NOT(NEW.`{column}` <=> OLD.`{column}`)" for column in told)
-    untold = sorted(attributes[code] for code in subscription.untold_attributes if code in attributes)
-    if untold:
-        others = f"{row}.`attribute_id` NOT IN ({', '.join(map(str, untold))})"
-        condition = f"{others} AND ({condition})" if condition else others
-    return f"IF ({condition}) THEN {insert} END IF;" if condition else insert
+    if event != "UPDATE":
+        return insert
+    told = [column for column in columns if column not in subscription.ignored | ALWAYS_IGNORED]
+    if subscription.told is not None:
+        told = [column for column in columns if column in subscription.told] or told
+    changed = " OR ".join(f"NOT(NEW.`{column}` <=> OLD.`{column}`)" for column in told)
+    return f"IF ({changed}) THEN {insert} END IF;" if told else insert

@@ -12,8 +12,6 @@ use Tocsin\BreachNotification\Api\GetAccountNoticesInterface;
  */
 class GetAccountNotices implements GetAccountNoticesInterface
 {
-    private const COLUMNS = ['notice_id', 'title', 'body', 'locale', 'created_at', 'read_at'];
-
     /**
      * @param ResourceConnection $resource
      */
@@ -26,11 +24,12 @@ class GetAccountNotices implements GetAccountNoticesInterface
      */
     public function execute(int $customerId): array
     {
-        $select = $this->resource->getConnection()->select()
-            ->from($this->resource->getTableName('tocsin_account_notice'), self::COLUMNS)
-            ->where('customer_id = ?', $customerId)
-            ->where('withdrawn_at IS NULL')
-            ->order(['created_at DESC', 'id DESC']);
+        $table = $this->resource->getTableName('tocsin_account_notice');
+        $rows = $this->resource->getConnection()->fetchAll(
+            "SELECT notice_id, title, body, locale, created_at, read_at FROM $table"
+            . ' WHERE customer_id = ? AND withdrawn_at IS NULL ORDER BY created_at DESC, id DESC',
+            [$customerId]
+        );
         $notices = array_map(
             static fn (array $row): AccountNotice => new AccountNotice(
                 (string)$row['notice_id'],
@@ -40,7 +39,7 @@ class GetAccountNotices implements GetAccountNoticesInterface
                 (string)$row['created_at'],
                 $row['read_at']
             ),
-            $this->resource->getConnection()->fetchAll($select)
+            $rows
         );
         // Stable: within each of the two the newest stays first.
         usort(

@@ -83,10 +83,9 @@ class GetCaptureStatus
         }
         $backlog = $oldest = null;
         if ($connection->isTableExists($changelog)) {
-            $backlog = (int)$connection->fetchOne($connection->select()->from($changelog, ['COUNT(*)']));
+            $backlog = (int)$connection->fetchOne("SELECT COUNT(*) FROM $changelog");
             if ($connection->tableColumnExists($changelog, SubscribeViews::CHANGED_AT)) {
-                $first = $connection->select()->from($changelog, [SubscribeViews::CHANGED_AT])->order('version_id')->limit(1);
-                $oldest = $connection->fetchOne($first) ?: null;
+                $oldest = $connection->fetchOne("SELECT changed_at FROM $changelog ORDER BY version_id LIMIT 1") ?: null;
             }
         } else {
             $broken[] = "changelog $changelog";
@@ -109,16 +108,14 @@ class GetCaptureStatus
      */
     private function provenance(): array
     {
-        $select = $this->resource->getConnection()->select()
-            ->from(
-                $this->resource->getTableName('tocsin_provenance'),
-                ['model_id', 'model_version', 'records' => 'COUNT(*)', 'retired' => 'COUNT(deleted_at)']
-            )
-            ->group(['model_id', 'model_version'])
-            ->order(['model_id', 'model_version']);
+        $table = $this->resource->getTableName('tocsin_provenance');
+        $rows = $this->resource->getConnection()->fetchAll(
+            "SELECT model_id, model_version, COUNT(*) AS records, COUNT(deleted_at) AS retired FROM $table"
+            . ' GROUP BY model_id, model_version ORDER BY model_id, model_version'
+        );
         return array_map(
             static fn (array $row): array => ['records' => (int)$row['records'], 'retired' => (int)$row['retired']] + $row,
-            $this->resource->getConnection()->fetchAll($select)
+            $rows
         );
     }
 
@@ -129,15 +126,12 @@ class GetCaptureStatus
      */
     private function notices(): array
     {
-        $select = $this->resource->getConnection()->select()->from(
-            $this->resource->getTableName('tocsin_account_notice'),
-            [
-                'open' => 'COALESCE(SUM(read_at IS NULL AND withdrawn_at IS NULL), 0)',
-                'read' => 'COUNT(read_at)',
-                'withdrawn' => 'COUNT(withdrawn_at)',
-            ]
+        $table = $this->resource->getTableName('tocsin_account_notice');
+        $rows = $this->resource->getConnection()->fetchAll(
+            'SELECT COALESCE(SUM(read_at IS NULL AND withdrawn_at IS NULL), 0) AS `open`, COUNT(read_at) AS `read`,'
+            . " COUNT(withdrawn_at) AS withdrawn FROM $table"
         );
-        return array_map('intval', $this->resource->getConnection()->fetchRow($select));
+        return array_map('intval', $rows[0]);
     }
 
     /**
@@ -147,9 +141,10 @@ class GetCaptureStatus
      */
     private function relay(): array
     {
-        $select = $this->resource->getConnection()->select()
-            ->from($this->resource->getTableName('tocsin_heartbeat'), ['name' => 'relay', 'beat_at'])
-            ->where('relay <> ?', '');
-        return $this->resource->getConnection()->fetchRow($select) ?: ['name' => null, 'beat_at' => null];
+        $table = $this->resource->getTableName('tocsin_heartbeat');
+        $rows = $this->resource->getConnection()->fetchAll(
+            "SELECT relay AS name, beat_at FROM $table WHERE relay <> ''"
+        );
+        return $rows[0] ?? ['name' => null, 'beat_at' => null];
     }
 }

@@ -53,14 +53,6 @@ def test_a_table_without_any_told_column_tells_of_all() -> None:
     assert "NOT(NEW.`noise` <=> OLD.`noise`)" in update
 
 
-def test_untold_attributes_are_left_out_of_every_event() -> None:
-    values = Subscription("view", "thing", "id", untold_attributes=frozenset({"summary", "unknown"}))
-    insert, update, delete = triggers([values], COLUMNS, {"summary": 150, "other": 3})
-    assert "IF (NEW.`attribute_id` NOT IN (150)) THEN INSERT" in insert
-    assert "IF (NEW.`attribute_id` NOT IN (150) AND (NOT(NEW.`id` <=> OLD.`id`)" in update
-    assert "IF (OLD.`attribute_id` NOT IN (150)) THEN INSERT" in delete
-
-
 def test_an_order_tells_of_no_column_that_another_module_adds() -> None:
     order = next(one for one in shipped_views() if one.table == "sales_order")
     _, update, _ = triggers([order], {"sales_order": ["entity_id", "status", "customer_email", "erp_state"]})

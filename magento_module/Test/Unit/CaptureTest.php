@@ -1,0 +1,202 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Tocsin\BreachNotification\Test\Unit;
+
+use Magento\Framework\App\ResourceConnection;
+use Magento\Framework\DB\Adapter\AdapterInterface;
+use Magento\Framework\Module\Status;
+use Magento\Framework\Mview\View\CollectionFactory;
+use PHPUnit\Framework\TestCase;
+use Tocsin\BreachNotification\Model\Capture\FindTriggers;
+use Tocsin\BreachNotification\Model\Capture\ListViews;
+use Tocsin\BreachNotification\Model\Capture\NarrowTriggerStatement;
+use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
+use Tocsin\BreachNotification\Model\Capture\UnsubscribeViews;
+use Tocsin\BreachNotification\Plugin\UnsubscribeBeforeDisabling;
+
+/**
+ * Views are subscribed, mended and taken out again; what a trigger's statement becomes.
+ */
+class CaptureTest extends TestCase
+{
+    private const INSERT = 'INSERT IGNORE INTO `shop_tocsin_order_cl` (`entity_id`) VALUES (NEW.`entity_id`);';
+
+    /**
+     * @var array<int, array<string, string>>
+     */
+    private array $triggers = [];
+
+    public function testAViewThatNeverWasSubscribedIsSubscribedAndItsChangesAreTimed(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity');
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->expects(self::once())->method('addColumn')->with('shop_tocsin_customer_cl', 'changed_at');
+        self::assertSame(['tocsin_customer: subscribed'], $this->subscribe([$view], $connection)->execute());
+        self::assertSame(['subscribe'], $view->did);
+    }
+
+    public function testAViewOfOthersIsLeftAlone(): void
+    {
+        $other = new FakeView('other', 'customer_entity', false, 'indexer');
+        self::assertSame([], $this->subscribe([$other])->execute());
+        self::assertSame([], $other->did);
+    }
+
+    public function testWhatSomebodySwitchedOffStaysOffOverUpgrades(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity');
+        $view->known = true;
+        self::assertStringContainsString('left off', $this->subscribe([$view])->execute()[0]);
+        self::assertSame([], $view->did);
+        $this->subscribe([$view])->execute(true);
+        self::assertSame(['subscribe'], $view->did);
+    }
+
+    public function testATriggerThatIsGoneIsMadeAnewAndOneThatIsThereIsNot(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $this->subscribe([$view])->execute();
+        self::assertSame(['save trg_customer_entity'], $view->did);
+
+        $view->did = [];
+        $this->triggers = [$this->trigger($view->getTriggers()[0]->getStatements()[0] . "\nINSERT of another view;")];
+        self::assertSame([], $this->subscribe([$view])->execute());
+        self::assertSame([], $view->did);
+    }
+
+    public function testAChangelogThatIsGoneIsMadeAnewAndSaid(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $this->triggers = [$this->trigger($view->getTriggers()[0]->getStatements()[0])];
+        $said = $this->subscribe([$view], $this->connection([]))->execute();
+        self::assertStringContainsString('run a backfill', $said[0]);
+        self::assertSame(['create'], $view->did);
+    }
+
+    public function testUnsubscribingLeavesTheViewsSwitchedOffAndForgettingLeavesNothing(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $this->unsubscribe([$view])->execute();
+        self::assertSame(['unsubscribe'], $view->did);
+        $this->unsubscribe([$view])->execute(true);
+        self::assertSame(['unsubscribe', 'forget'], $view->did);
+    }
+
+    public function testAStatementThatIsStillThereIsTakenOutThoughTheViewIsOff(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity');
+        $this->triggers = [$this->trigger('INSERT IGNORE INTO `shop_tocsin_customer_cl` (`entity_id`) VALUES (1);')];
+        $this->unsubscribe([$view])->execute();
+        self::assertSame(['remove'], $view->did);
+    }
+
+    public function testAViewThatWritesInItsOwnMannerGetsItsStatementBack(): void
+    {
+        $plain = new FakeView('plain', 'customer_entity', true, 'indexer');
+        $own = new FakeView('own', 'customer_entity', true, 'indexer', 'Their\Subscription');
+        $elsewhere = new FakeView('elsewhere', 'other_table', true, 'indexer', 'Their\Subscription');
+        $ours = new FakeView('tocsin_customer', 'customer_entity', true);
+        $this->unsubscribe([$plain, $own, $elsewhere, $ours])->execute();
+        self::assertSame([[], ['create'], []], [$plain->did, $own->did, $elsewhere->did]);
+    }
+
+    public function testDisablingTheModuleUnsubscribesFirstAndNothingElseDoes(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $plugin = new UnsubscribeBeforeDisabling($this->unsubscribe([$view]));
+        $plugin->beforeSetIsEnabled(new Status(), true, ['Tocsin_BreachNotification']);
+        $plugin->beforeSetIsEnabled(new Status(), false, ['Magento_Swatches']);
+        self::assertSame([], $view->did);
+        $plugin->beforeSetIsEnabled(new Status(), false, ['Magento_Swatches', 'Tocsin_BreachNotification']);
+        self::assertSame(['unsubscribe', 'forget'], $view->did);
+    }
+
+    /**
+     * @dataProvider statements
+     */
+    public function testAStatementIsNarrowed(string $table, string $event, string $statement, string $expected): void
+    {
+        $connection = $this->connection([]);
+        $connection->method('describeTable')->with('shop_sales_order')
+            ->willReturn(array_fill_keys(['entity_id', 'status', 'customer_email', 'erp_state', 'store_id'], []));
+        $narrow = new NarrowTriggerStatement(
+            new ResourceConnection($connection, 'shop_'),
+            ['tocsin_order' => ['sales_order' => ['customer_email' => 'customer_email', 'store_id' => 'store_id', 'x' => 'x']]]
+        );
+        self::assertSame($expected, $narrow->process($table, $event, $statement));
+    }
+
+    /**
+     * @return array<string, array{string, string, string, string}>
+     */
+    public static function statements(): array
+    {
+        $all = 'IF (NOT(NEW.`status` <=> OLD.`status`) OR NOT(NEW.`erp_state` <=> OLD.`erp_state`)) THEN %s END IF;';
+        $told = 'IF (NOT(NEW.`customer_email` <=> OLD.`customer_email`) OR NOT(NEW.`store_id` <=> OLD.`store_id`)) THEN '
+            . self::INSERT . ' END IF;';
+        $others = str_replace('tocsin_order', 'sales_feed', self::INSERT);
+        return [
+            'an update tells of what is named and there' => ['sales_order', 'UPDATE', sprintf($all, self::INSERT), $told],
+            'also if everything was ignored' => ['sales_order', 'UPDATE', self::INSERT, $told],
+            'an insert is told' => ['sales_order', 'INSERT', self::INSERT, self::INSERT],
+            'another view is left alone' => ['sales_order', 'UPDATE', sprintf($all, $others), sprintf($all, $others)],
+            'another table is left alone' => ['other', 'UPDATE', sprintf($all, self::INSERT), sprintf($all, self::INSERT)],
+            'what somebody words differently is left alone' => ['sales_order', 'UPDATE', "SET @x = 1;\n" . self::INSERT,
+                "SET @x = 1;\n" . self::INSERT],
+        ];
+    }
+
+    /**
+     * @param FakeView[] $views
+     */
+    private function subscribe(array $views, ?AdapterInterface $connection = null): SubscribeViews
+    {
+        $resource = new ResourceConnection($connection ?? $this->connection(['shop_tocsin_customer_cl']), 'shop_');
+        return new SubscribeViews($this->listed($views), new FindTriggers($resource), $resource);
+    }
+
+    /**
+     * @param FakeView[] $views
+     */
+    private function unsubscribe(array $views): UnsubscribeViews
+    {
+        $resource = new ResourceConnection($this->connection([]), 'shop_');
+        // A table of the view's own name, as the database has it: with the prefix.
+        return new UnsubscribeViews($this->listed($views), new FindTriggers($resource), $resource);
+    }
+
+    /**
+     * @param FakeView[] $views
+     */
+    private function listed(array $views): ListViews
+    {
+        $factory = $this->createStub(CollectionFactory::class);
+        $factory->method('create')->willReturn($views);
+        return new ListViews($factory);
+    }
+
+    /**
+     * @return array<string, string>
+     */
+    private function trigger(string $body): array
+    {
+        return ['name' => 'trg_customer_entity', 'watched' => 'shop_customer_entity', 'event' => 'INSERT', 'body' => $body];
+    }
+
+    /**
+     * @param string[] $tables that exist
+     * @return AdapterInterface&\PHPUnit\Framework\MockObject\MockObject
+     */
+    private function connection(array $tables): AdapterInterface
+    {
+        $connection = $this->createMock(AdapterInterface::class);
+        $connection->method('fetchAll')->willReturnCallback(fn (): array => $this->triggers);
+        $connection->method('isTableExists')->willReturnCallback(
+            static fn (string $name): bool => in_array($name, $tables, true)
+        );
+        $connection->method('quoteIdentifier')->willReturnCallback(static fn (string $name): string => "`$name`");
+        return $connection;
+    }
+}

@@ -1,0 +1,29 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Magento\Framework\DB\Ddl;
+
+class Trigger
+{
+    public const EVENT_INSERT = 'INSERT';
+    public const EVENT_UPDATE = 'UPDATE';
+    public const EVENT_DELETE = 'DELETE';
+
+    /**
+     * @param string[] $statements
+     */
+    public function __construct(private string $name = '', private array $statements = [])
+    {
+    }
+
+    public function getName()
+    {
+        return $this->name;
+    }
+
+    public function getStatements()
+    {
+        return $this->statements;
+    }
+}
