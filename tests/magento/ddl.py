@@ -88,7 +88,11 @@ def read_schema(connection: "Connection[Cursor]", prefix: str, tables: Iterable[
             (table, name): f"{_kind(kind)} {'NULL' if null == 'YES' else 'NOT NULL'}"
             for table, name, kind, null in columns
         },
-        keys={(table, names): "unique" if flag == "0" else "index" for table, names, flag in keys},
+        # Where two indexes have the same columns, the unique one counts.
+        keys={
+            (table, names): "unique" if flag == "0" else "index"
+            for table, names, flag in sorted(keys, key=lambda row: row[2], reverse=True)
+        },
         actions={(table, name): rule for table, name, rule in actions},
         triggers={(table, event): statements_of(body, prefix) for table, event, body in triggers},
     )
