@@ -63,7 +63,8 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Settings, lambda: load_settings(config))
     parts.provide(Clock, SystemClock)
     parts.provide(IndexAnswers, lambda: _index_client(parts))
-    for provide in (_provide_delivery, _provide_law, _provide_case_store):
+    parts.provide_later(partial(_provide_law, parts, config))
+    for provide in (_provide_delivery, _provide_case_store):
         parts.provide_later(partial(provide, parts))
     return parts
 
@@ -80,11 +81,17 @@ def _provide_delivery(parts: Parts) -> None:
     parts.provide(DeliveryNumbers, lambda: _ledger(parts, Process("delivery", Health(), parts.get(Clock))))
 
 
-def _provide_law(parts: Parts) -> None:
+def _provide_law(parts: Parts, config: Path | None) -> None:
     from consumers.case.verification import AwarenessPolicy
+    from consumers.commands import shipped_templates
     from consumers.domain.duties import LawInForce
     from consumers.law.in_force import FolderLaw
     from consumers.law.loader import LawFolder
+
+    def folder() -> LawFolder:
+        own = parts.get(Settings).paths.templates / "law"
+        # without settings a plan needs nothing but its facts: counsel's copy here, else the rules as they were shipped
+        return LawFolder(own if config is not None or own.is_dir() else shipped_templates() / "law")
 
     def policy() -> AwarenessPolicy:
         clocks = parts.get(Settings).clocks
@@ -94,7 +101,7 @@ def _provide_law(parts: Parts) -> None:
             clocks.awareness == "presume",
         )
 
-    parts.provide(LawFolder, lambda: LawFolder(parts.get(Settings).paths.templates / "law"))
+    parts.provide(LawFolder, folder)
     parts.provide(LawInForce, lambda: FolderLaw(parts.get(LawFolder).path))
     parts.provide(AwarenessPolicy, policy)
 

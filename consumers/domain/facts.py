@@ -4,9 +4,9 @@ Pure data with its checks: every key has a type and a vocabulary, instants carry
 the nearest known name. What follows from the facts is decided in `obligations`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     StrictBool,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -106,7 +107,18 @@ def _as_list(value: Any) -> Any:
 
 
 Key = Annotated[str, AfterValidator(_known_key)]
-Instant = Annotated[datetime, BeforeValidator(_utc)]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_utc),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"(Z|[+-]\d\d:\d\d)$",
+            "examples": ["2026-06-08T03:12:00Z"],
+        }
+    ),
+]
 KeyedInstant = Instant | dict[Key, Instant]
 KeyedBool = StrictBool | dict[Key, StrictBool]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -116,60 +128,124 @@ Country = Annotated[str, AfterValidator(_territory)]
 class Facts(BaseModel):
     """The facts of one incident for one controller. Instants are kept in UTC; None means unknown or not recorded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, title="Facts of an incident for one controller"
+    )
 
     detected_at: Instant | None = None
-    """First technical alert or report. Starts no clock by itself."""
+    """First technical alert or report. Starts no clock by itself; used for the conservative date and for version
+    picking only when nothing else is recorded."""
     aware_at: Instant | None = None
-    """The entity became aware: the general clock outside the GDPR."""
+    """The entity (as controller, or as regulated entity) became aware of the incident: the general awareness clock
+    outside the GDPR."""
     controller_aware_at: Instant | None = None
-    """Reasonable certainty that personal data were compromised (EDPB Guidelines 9/2022)."""
+    """Controller has reasonable certainty that personal data were compromised (EDPB 9/2022). Clock of GDPR and UK
+    GDPR."""
     processor_aware_at: Instant | None = None
+    """A processor or service provider became aware. Never starts a controller's clock."""
     processor_notified_controller_at: Instant | None = None
+    """The processor told the controller: the controller is then aware."""
     discovered_at: Instant | None = None
+    """Breach discovered, detected as a breach, or notified to the entity (US states, HIPAA, FTC, PIPL, POPIA). Also
+    for 'learns' (Wisconsin)."""
     determined_at: Instant | None = None
+    """Determination that a breach or notification incident occurred (with likely harm where the statute says so). Also
+    for 'reasonable belief' (NCUA)."""
     determined_material_at: Instant | None = None
+    """Determination that the incident is material (SEC Form 8-K)."""
     confirmed_at: Instant | None = None
+    """Breach confirmed and the information needed for the notice can be ascertained (Rhode Island; Mexico)."""
     classified_major_at: Instant | None = None
+    """Incident classified as major (DORA, PSD2). Recorded means: it is major."""
     initial_submitted_at: KeyedInstant | None = None
+    """Initial notification submitted (DORA)."""
     intermediate_submitted_at: KeyedInstant | None = None
+    """Intermediate report submitted, the latest update (DORA)."""
     notification_submitted_at: KeyedInstant | None = None
+    """Notification whose submission starts another clock: NIS2 72 h notification, CRA 72 h notification, Malaysian
+    Commissioner."""
     assessed_notifiable_at: Instant | None = None
+    """Assessment concluded that the breach is notifiable (Singapore; reasonable grounds to believe, Australia)."""
     known_personal_data_affected_at: Instant | None = None
+    """Knowledge that the incident affected personal data (Brazil)."""
     noticed_at: Instant | None = None
+    """Incident noticed or brought to notice (CERT-In)."""
     paid_at: Instant | None = None
+    """Extortion payment made."""
     aware_and_scope_identified_at: Instant | None = None
+    """Aware of the breach AND its scope identified (Maine)."""
     match_test_positive_at: Instant | None = None
+    """Test showed that generated records reproduce real persons. Serves as controller_aware_at if that is absent."""
     corrective_measure_available_at: Instant | None = None
+    """Corrective or mitigating measure available (CRA final report on a vulnerability)."""
     individual_notices_sent_at: KeyedInstant | None = None
+    """Notices to individuals sent (distribution). Clock of CA AG, IA AG, LA AG, OK AG."""
     le_hold_from: KeyedInstant | None = None
+    """Law-enforcement hold began."""
     le_hold_released_at: KeyedInstant | None = None
+    """Law enforcement released the hold. Absent while le_hold_from is present: still held."""
 
     role: Role | None = None
-    entity: Annotated[tuple[EntityKind, ...], BeforeValidator(_as_list)] | None = None
-    """All that apply; what is not named is denied."""
-    licensee: Annotated[tuple[Licence, ...], BeforeValidator(_as_list)] | None = None
+    """Role of the entity for these data or this system. provider and deployer are AI Act roles and count as controller
+    for personal data."""
+    entity: (
+        Annotated[
+            tuple[EntityKind, ...],
+            BeforeValidator(_as_list, json_schema_input_type=EntityKind | tuple[EntityKind, ...]),
+        ]
+        | None
+    ) = None
+    """What the entity is. All that apply: a list; what is not named is denied. Under GLBA Title V: also glba_exempt."""
+    licensee: (
+        Annotated[tuple[Licence, ...], BeforeValidator(_as_list, json_schema_input_type=Licence | tuple[Licence, ...])]
+        | None
+    ) = None
+    """State licences that carry a duty of their own."""
     establishments: tuple[Country, ...] | None = None
+    """Countries (or financial free zones) of establishments. What is not named is denied. The first EEA country is the
+    Member State of the competent authority."""
     targets: tuple[Country, ...] | None = None
+    """Countries whose people are offered goods or services or are monitored. What is not named is denied."""
     residents: dict[str, Count] | None = None
-    """Affected people by residence; what is not named is 0. `unknown` counts those whose residence nobody knows."""
+    """Affected people by residence; what is not named is 0, {} is nobody. US-CA is California, CA is Canada without
+    province, US is a state that nobody knows; `unknown` counts those whose residence nobody knows."""
     data_elements: tuple[str, ...] | None = None
+    """Exposed elements (parts; composites such as online_username_or_email_with_password are derived: e-mail or user
+    name with password or answer)."""
     statutory_pi: KeyedBool | None = None
-    """Counsel's override of what the data elements give."""
+    """The exposed data meet the statute's definition. If given it replaces the derivation from data_elements."""
     sensitivity: LeakSensitivity | None = None
+    """synthetic_only: no identifiable person, every personal-data duty falls; derived_or_memorised counts as real for
+    the persons recognised."""
     encrypted: StrictBool | None = None
+    """The exposed data were encrypted to the state of the art."""
     key_compromised: StrictBool | None = None
+    """The key, process or credential was taken too. Asked only if the data were encrypted."""
     data_recoverable: StrictBool | None = None
+    """A copy exists (availability). Input to gdpr_risk, decides nothing alone."""
     gdpr_risk: GdprRisk | None = None
+    """Outcome of the risk assessment: GDPR, UK GDPR, FADP, Thailand, Nigeria, ADGM, DIFC individuals, Chile."""
     harm_likely: KeyedBool | None = None
+    """Harm of the kind that the rule's harm test names is reasonably likely (US states; SA, KE, VN, CN
+    individuals). An object answers differently by regime."""
     significant_harm: KeyedBool | None = None
+    """Significant or serious harm is likely (SG, MY, AU, NZ, PH, MX; real risk of significant harm CA; serious injury
+    QC)."""
     relevant_risk: StrictBool | None = None
+    """Relevant risk or damage (Brazil)."""
     serious_incident: SeriousIncident | None = None
+    """AI Act Art 3(49): general, death, or widespread infringement / critical infrastructure."""
     ai_system: AiSystem | None = None
+    """Class of the AI system concerned; none: no AI system."""
     external_attack: StrictBool | None = None
+    """Unauthorised access from outside, cyberattack, improper purpose."""
     significant: KeyedBool | None = None
+    """Meets the sector rule's own test: significant (NIS2), severe or actively exploited (CRA), notification incident
+    (banks), reportable (NCUA), material (APRA, MAS, OSFI), major (UK PSPs), relatively major (CAC)."""
     small_agent: StrictBool | None = None
+    """Small-scale processing agent (Brazil: terms doubled)."""
     glba_exempt: StrictBool | None = None
+    """The entity is a financial institution under GLBA Title V (decides glba_effect)."""
     controller_zone: str | None = None
     """Zone in which times are shown. Never moves a deadline."""
 
@@ -260,6 +336,21 @@ def parse_facts(value: Mapping[str, Any], *, source: str = "facts") -> Facts:
             else:
                 complaints.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
         raise BadInput(f"{source}: " + "; ".join(dict.fromkeys(complaints))) from None
+
+
+def values_of(fact: str) -> tuple[str, ...]:
+    """Return the words that `fact` may hold, booleans as `true` and `false`; none for facts without a vocabulary."""
+    return tuple(dict.fromkeys(_words_in(Facts.model_fields[fact].annotation)))
+
+
+def _words_in(annotation: Any) -> Iterator[str]:
+    if annotation is bool:
+        yield from ("true", "false")
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) is not dict:
+        for inner in get_args(annotation):
+            yield from _words_in(inner)
 
 
 _UNION_ARMS = {"bool", "[key]"} | {

@@ -129,11 +129,9 @@ def _regimes_for(
     rules.check_elements(elements)
     found = []
     for duty in rules.duties:
-        if duty.recipient != "individual" or duty.territory not in ("residents", "establishment_or_targeting"):
+        if not duty.notifies_where_people_live:
             continue
         if not any(covers(duty.jurisdiction, code) for code in residence_codes):
-            continue
-        if duty.version_on(on) is None:
             continue
         combinations = rules.combinations.get(duty.regime_id, ())
         if any(exposes(combination, elements, on) is not False for combination in combinations):

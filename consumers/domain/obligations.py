@@ -124,15 +124,16 @@ def obligations_for(
     """Return an answer to every duty of `rules`, in the order of deadlines.
 
     `as_of` dates the incident only where no instant at all is recorded. `triggered` counts, by regime of individual
-    notice, the people whose own exposed elements trigger it (`jurisdictions.regimes_for_person`); without it everybody
-    who lives there counts. Raises BadInput for facts that name a regime or a data element that the rules do not have.
+    notice, the people whose own exposed elements trigger it (`jurisdictions.regimes_for_person`), what it does not name
+    being 0; without it everybody who lives there counts. Raises BadInput for facts that name a regime or a data element
+    that the rules do not have.
     """
     if as_of.utcoffset() is None:
         raise BadInput(f"as_of {as_of.isoformat()} has no offset; write Z or +02:00 behind it")
     _refuse_unknown_names(facts, rules, triggered or {})
-    case = _Case(facts, rules, as_of, triggered or {})
+    case = _Case(facts, rules, as_of, triggered)
     answers = [answer for duty in rules.duties for answer in _answers(case, duty)]
-    return tuple(sorted(_bind_dora_limbs(case, answers), key=_order))
+    return tuple(sorted(_name_the_binding_limb(rules, _bind_dora_limbs(case, answers)), key=_order))
 
 
 def notices_to_individuals(obligations: Iterable[Obligation]) -> dict[str, Obligation]:
@@ -164,8 +165,8 @@ def _refuse_unknown_names(facts: Facts, rules: Rules, triggered: Mapping[str, in
 class _Case:
     """The facts of one incident, asked in the ways that duties ask."""
 
-    def __init__(self, facts: Facts, rules: Rules, as_of: datetime, triggered: Mapping[str, int]) -> None:
-        self.facts, self.rules, self.as_of, self.triggered = facts, rules, as_of, triggered
+    def __init__(self, facts: Facts, rules: Rules, as_of: datetime, triggered: Mapping[str, int] | None) -> None:
+        self.facts, self.rules, self.as_of, self._triggered = facts, rules, as_of, triggered
         self.instants = facts.instants()
         self._residents: dict[str, int] = {}
         self._days: dict[str, date] = {}
@@ -230,12 +231,25 @@ class _Case:
             self._residents[law_of] = sum(n for code, n in living if code != UNKNOWN_RESIDENCE and covers(law_of, code))
         return self._residents[law_of]
 
+    def triggering(self, regime: str) -> int | None:
+        """Return how many people trigger `regime` by their own exposed elements, or None if that was not worked out."""
+        duty = self.rules.by_id[regime]
+        if self._triggered is None or not duty.notifies_where_people_live:
+            return None
+        if duty.jurisdiction == "CA" and "frfi" in (self.facts.entity or ()):
+            return (
+                None  # for a federal work people of all provinces count, whom residence alone leaves to the provinces
+            )
+        return self._triggered.get(regime, 0)
+
     def count(self, duty: Duty, threshold: Threshold, state: str | None) -> int | None:
         """Return the number that `threshold` looks at: of one state, of a law's own people, or of everybody."""
         if threshold.counts == "data_subjects":
             return None if self.facts.residents is None else sum(self.facts.residents.values())
-        if duty.territory == "residents" and duty.definition_of in self.triggered:
-            return self.triggered[duty.definition_of]
+        if duty.territory == "residents" and self.keyed("statutory_pi", duty) is None:
+            triggering = self.triggering(duty.definition_of)
+            if triggering is not None:
+                return triggering
         if state is None and self.facts.residents is not None and _counted_per_state(duty, threshold):
             largest = max((n for code, n in self.facts.residents.items() if code in US_STATES), default=0)
             somewhere = self.facts.residents.get("US", 0)
@@ -540,7 +554,7 @@ def _personal_information(case: _Case, duty: Duty, regime: str, day: date, *, li
     if override is not None:
         sentence = f"counsel says that the data {'meet' if override else 'do not meet'} the definition of {regime}"
         return _Answer(override, sentence)
-    if case.triggered.get(regime) == 0:
+    if case.triggering(regime) == 0:
         return _Answer(False, f"nobody's exposed data meet the definition of {regime}")
     answers = []
     for combination in case.rules.combinations[regime]:
@@ -734,6 +748,23 @@ def _bind_dora_limbs(case: _Case, answers: list[Obligation]) -> list[Obligation]
             binding = "late" if classified_at > cap else "a" if classified_at + timedelta(hours=4) <= cap else "b"
             bound.append(answer if limb == binding else _not_binding(answer, binding))
     return bound
+
+
+def _name_the_binding_limb(rules: Rules, answers: list[Obligation]) -> list[Obligation]:
+    """Say of each limb that is not due, because a sibling is, which one took its place."""
+    binding: dict[str, str] = {}
+    for answer in answers:
+        limb_of = rules.by_id[answer.regime_id].limb_of
+        if limb_of is not None and answer.status in OWED:
+            binding[limb_of] = answer.regime_id
+    named = []
+    for answer in answers:
+        sibling = binding.get(rules.by_id[answer.regime_id].limb_of or "")
+        if sibling is not None and answer.status is Status.NOT_DUE:
+            named.append(replace(answer, because=(*answer.because, f"{sibling} is due instead")))
+        else:
+            named.append(answer)
+    return named
 
 
 def _not_binding(answer: Obligation, binding: str) -> Obligation:

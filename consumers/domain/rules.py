@@ -66,6 +66,10 @@ class Harm:
     fact: str | None
     confidence: Confidence
 
+    def __str__(self) -> str:
+        decided = f", decided by {self.fact}" if self.fact else ""
+        return f"{HARM_TESTS[self.test]}{decided} (confidence {self.confidence})"
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
@@ -112,6 +116,9 @@ class PeriodIf:
     value: str
     period: str
 
+    def __str__(self) -> str:
+        return f"{self.period} if {self.fact}={self.value}"
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -120,6 +127,9 @@ class Effect:
 
     effect: str
     confidence: Confidence
+
+    def __str__(self) -> str:
+        return f"{self.effect.replace('_', ' ')} (confidence {self.confidence})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +200,11 @@ class Duty:
     def definition_of(self) -> str:
         """The regime whose combinations, harm test and hold this duty shares: its own, or the one it follows."""
         return self.follows or self.regime_id
+
+    @property
+    def notifies_where_people_live(self) -> bool:
+        """Say whether this is a notice to individuals that residence and exposed elements decide, person by person."""
+        return self.recipient == "individual" and self.territory in ("residents", "establishment_or_targeting")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
-"""`tocsin law`: check the rules, plan an incident's duties from a file of facts, explain one rule.
+"""`tocsin law`: check the rules, plan an incident's duties from a file of facts, explain a rule, show what changed.
 
 Prints and nothing else; every answer comes from `consumers.domain.obligations`.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,11 +17,19 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
 from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.obligations import Obligation, Status, obligations_for
-from consumers.domain.rules import HARM_TESTS, Duty, DutyVersion
+from consumers.domain.rules import Duty, DutyVersion, Rules
+from consumers.law.calendar import Entry, icalendar
+from consumers.law.changes import Change, changes, in_short
 from consumers.law.loader import CONTROLLERS, LawFolder, load_controllers, load_rules
 
 ADVICE = "This is no legal advice: check each line against its citation, and ask counsel where it says so."
+CHECK_EVERY = timedelta(days=92)
+"""A rule is to be looked at again a quarter after it was last checked."""
 _SETTLED = (Status.NOT_DUE, Status.NOT_IN_FORCE, Status.SUPERSEDED)
+_SCOPE_FACTS = ("role", "entity", "licensee", "ai_system", "establishments", "targets", "residents")
+"""Facts that say whether a duty binds this controller at all."""
+_MANY = 3
+"""From so many pending duties on that wait for the same one of them, they are shown together."""
 
 
 def _folder(parts: Parts, templates: Path | None) -> Path:
@@ -52,6 +60,7 @@ def check(parts: Parts, templates: Path | None) -> None:
     click.echo(
         f"{len(rules.duties)} duties in {versions} versions, "
         f"{sum(map(len, rules.combinations.values()))} combinations of {len(rules.elements)} data elements, "
+        f"{len(rules.notices)} notices to individuals, "
         f"{len(controllers.by_key) if controllers else 0} controllers: all valid; rules {rules.rules_version[:12]}"
     )
 
@@ -74,10 +83,15 @@ def plan(
     if as_json:
         print_json([as_record(obligation) for obligation in obligations])
         return
-    for obligation in obligations:
-        if show_all or obligation.status not in _SETTLED:
+    shown = [each for each in obligations if show_all or each.status not in _SETTLED]
+    together = _waiting_together([] if show_all else shown)
+    for obligation in shown:
+        if not any(obligation in waiting for waiting in together.values()):
             for line in _lines(obligation, facts, now):
                 click.echo(line)
+    for missing, waiting in together.items():
+        for line in _lines_together(missing, waiting, facts, now):
+            click.echo(line)
     settled = sum(obligation.status in _SETTLED for obligation in obligations)
     click.echo(f"{len(obligations)} considered, {settled} not due" + ("" if show_all else " (--all shows them)"))
     _say_what_is_missing(obligations)
@@ -105,7 +119,66 @@ def explain(parts: Parts, regime_id: str, templates: Path | None) -> None:
             f"  covers {combination.combination_id}: {_human(combination.name)} name; {parts_of}{with_one_of}"
             f" [{combination.citation}; {combination.confidence}]"
         )
+    if duty.regime_id in rules.notices:
+        for line in _notice_lines(rules, duty.regime_id):
+            click.echo(line)
     click.echo(ADVICE)
+
+
+@law.command()
+@click.argument("first", metavar="DATE1")
+@click.argument("second", metavar="DATE2")
+@click.option("--json", "as_json", is_flag=True, help="The changes as JSON.")
+@_templates
+@click.pass_obj
+def diff(parts: Parts, first: str, second: str, as_json: bool, templates: Path | None) -> None:
+    """Show which duties began, ended or read otherwise between DATE1 and DATE2."""
+    rules = load_rules(_folder(parts, templates))
+    found = changes(rules, _day(first), _day(second))
+    if as_json:
+        print_json([_change_record(change) for change in found])
+        return
+    for change in found:
+        click.echo(f"{change.on or '-'}  {change.duty.regime_id} {change.kind} ({_human(change.duty.recipient)})")
+        shown = change.after or change.before
+        if change.kind != "changes" and shown is not None:
+            click.echo(f"  {shown.citation}: {_human(shown.period)}")
+        for name, old, new in change.values():
+            click.echo(f"  {_human(name)}: {old} -> {new}")
+    click.echo(f"{len(found)} of {len(rules.duties)} duties differ between {first} and {second}")
+
+
+@law.command()
+@click.argument("facts_file", metavar="[FACTS.json]", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--as-of", metavar="INSTANT", help="As though it were this instant (ISO 8601 with offset).")
+@_templates
+@click.pass_obj
+def calendar(parts: Parts, facts_file: Path | None, as_of: str | None, templates: Path | None) -> None:
+    """Print an iCalendar file: the deadlines that follow from FACTS.json, else the days on which the law changes."""
+    rules = load_rules(_folder(parts, templates))
+    now = _instant(as_of) if as_of else datetime.now(UTC)
+    if facts_file is None:
+        click.echo(icalendar(_law_entries(rules, now), now), nl=False)
+        return
+    obligations = obligations_for(read_facts(facts_file), rules, now)
+    click.echo(icalendar(_deadline_entries(obligations), now), nl=False)
+
+
+@law.command()
+@_templates
+@click.pass_obj
+def schema(parts: Parts, templates: Path | None) -> None:
+    """Print the JSON Schema of facts files."""
+    print_json(facts_schema(load_rules(_folder(parts, templates))))
+
+
+def facts_schema(rules: Rules) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of facts files, with the data elements that `rules` know."""
+    found = Facts.model_json_schema()
+    for choice in found["properties"]["data_elements"]["anyOf"]:
+        if choice["type"] == "array":
+            choice["items"]["enum"] = sorted(rules.elements)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
 def read_facts(path: Path) -> Facts:
@@ -168,6 +241,90 @@ def _instant(text: str) -> datetime:
     return at
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is no date; write it like 2026-01-01") from None
+
+
+def _change_record(change: Change) -> dict[str, Any]:
+    shown = change.after or change.before
+    return {
+        "regime_id": change.duty.regime_id,
+        "recipient": change.duty.recipient,
+        "change": change.kind,
+        "on": None if change.on is None else change.on.isoformat(),
+        "version_before": change.before.version if change.before else None,
+        "version_after": change.after.version if change.after else None,
+        "citation": shown.citation if shown else None,
+        "values": [{"name": name, "before": old, "after": new} for name, old, new in change.values()],
+    }
+
+
+def _deadline_entries(obligations: Iterable[Obligation]) -> Iterator[Entry]:
+    for each in obligations:
+        conservative = each.deadline_at is None
+        at = each.conservative_deadline_at if conservative else each.deadline_at
+        if at is None or each.status not in (Status.DUE, Status.PENDING):
+            continue
+        whom = f"{_human(each.recipient)} ({each.jurisdiction})"
+        waits = f"Missing: {', '.join(each.missing_facts) or 'see why'}\n" if conservative else ""
+        yield Entry(
+            uid=f"{each.regime_id}.{each.jurisdiction.lower()}@tocsin",
+            at=at,
+            summary=f"{'Conservative date, pending' if conservative else 'Deadline'}: tell {whom}",
+            description=f"{each.regime_id}: {each.citation}\n{waits}{chr(10).join(each.because)}\n{ADVICE}",
+            alarm_hours=(24, 4),
+        )
+
+
+def _law_entries(rules: Rules, now: datetime) -> Iterator[Entry]:
+    """Yield the days to come on which a text begins or ends, and those on which rules are to be looked at again."""
+    today = now.date()
+    for duty in rules.duties:
+        for version in duty.versions:
+            for word, on in (("begins", version.in_force_from), ("ends", version.in_force_to)):
+                if on is not None and today <= on < date.max.replace(month=1, day=1):
+                    yield Entry(
+                        uid=f"{duty.regime_id}.{version.version}.{word}@tocsin",
+                        at=on,
+                        summary=f"{duty.regime_id} {word}: {_human(duty.recipient)}, {_human(version.period)}",
+                        description=f"{version.citation}\n{version.note or ''}",
+                    )
+    checks: dict[date, list[str]] = {}
+    for duty in rules.duties:
+        checks.setdefault(duty.last_checked_on + CHECK_EVERY, []).append(duty.regime_id)
+    for on, regimes in checks.items():
+        yield Entry(
+            uid=f"review.{on.isoformat()}@tocsin",
+            at=on,
+            summary=f"{len(regimes)} rules are due for re-checking",
+            description=f"tocsin law review\n{', '.join(sorted(regimes))}",
+        )
+
+
+def _waiting_together(obligations: Iterable[Obligation]) -> dict[tuple[str, ...], list[Obligation]]:
+    """Return the pending duties of which nobody knows yet whether they bind at all, by the facts that would settle it."""
+    waiting: dict[tuple[str, ...], list[Obligation]] = {}
+    for obligation in obligations:
+        settles = tuple(fact for fact in _SCOPE_FACTS if fact in obligation.missing_facts)
+        if obligation.status is Status.PENDING and settles:
+            waiting.setdefault(settles, []).append(obligation)
+    return {settles: found for settles, found in waiting.items() if len(found) >= _MANY}
+
+
+def _lines_together(settles: tuple[str, ...], waiting: list[Obligation], facts: Facts, now: datetime) -> Iterator[str]:
+    yield f"PENDING on {' and '.join(settles)}: {len(waiting)} duties bind only some; say what the controller is"
+    for each in waiting:
+        line = f"  {each.regime_id}: {_human(each.recipient)}, {each.citation}"
+        if each.conservative_deadline_at is not None:
+            line += f"; conservative {_when(each.conservative_deadline_at, facts.controller_zone or each.zone, now)}"
+        further = [fact for fact in each.missing_facts if fact not in settles]
+        line += f"; then {', '.join(further)}" if further else ""
+        yield f"{line}; ask counsel" if each.ask_counsel else line
+
+
 def _lines(obligation: Obligation, facts: Facts, now: datetime) -> Iterator[str]:
     """Yield what a reader needs to check one answer against its citation."""
     zone = facts.controller_zone or obligation.zone
@@ -198,7 +355,8 @@ def _say_what_is_missing(obligations: Iterable[Obligation]) -> None:
         for fact in obligation.missing_facts:
             waiting[fact] = waiting.get(fact, 0) + 1
     for fact, number in sorted(waiting.items(), key=lambda item: -item[1]):
-        click.echo(f"missing: {fact} ({number} {'duty waits' if number == 1 else 'duties wait'} for it)")
+        meaning = " ".join((Facts.model_fields[fact].description or "").split())
+        click.echo(f"missing: {fact} ({number} {'duty waits' if number == 1 else 'duties wait'} for it): {meaning}")
 
 
 def _explanation(duty: Duty, version: DutyVersion) -> Iterable[str]:
@@ -213,24 +371,47 @@ def _explanation(duty: Duty, version: DutyVersion) -> Iterable[str]:
         "applies when": version.applies_when,
         "binds": ", ".join(sorted(named)),
         "not": ", ".join(sorted(version.not_entities)),
-        "only if": " or ".join(" and ".join(map(str, terms)) for terms in version.trigger),
-        "harm test": f"{HARM_TESTS[version.harm.test]} ({version.harm.confidence})" if version.harm else "",
+        "only if": "" if not version.trigger else in_short(version.trigger),
+        "harm test": str(version.harm or ""),
         "threshold": str(version.threshold or ""),
         "follows": duty.follows,
         "superseded for": ", ".join(sorted(version.superseded_for)),
         "hold by law enforcement": _human(version.hold or "does not move this clock"),
+        "period otherwise": str(version.period_if or ""),
+        "or, if sooner": version.earlier_of,
         "relief": _human(version.relief or ""),
+        "relief not for": ", ".join(sorted(version.relief_not_for)),
         "permitted delay": version.permitted_delay,
-        "GLBA": "" if version.glba.effect == "none" else f"{_human(version.glba.effect)} ({version.glba.confidence})",
-        "HIPAA": ""
-        if version.hipaa.effect == "none"
-        else f"{_human(version.hipaa.effect)} ({version.hipaa.confidence})",
+        "GLBA": "" if version.glba.effect == "none" else str(version.glba),
+        "HIPAA": "" if version.hipaa.effect == "none" else str(version.hipaa),
+        "to be told": version.content,
         "scope": version.scope_note,
         "note": version.note,
     }
     for name, value in optional.items():
         if value:
             yield f"  {name}: {value}"
+
+
+def _notice_lines(rules: Rules, regime_id: str) -> Iterator[str]:
+    notice = rules.notices[regime_id]
+    yield ""
+    yield f"the notice must say ({notice.content_reference}):"
+    for requirement in notice.content:
+        when = f" [{_human(requirement.when)}]" if requirement.when else ""
+        sure = "" if requirement.confidence == "high" else f" ({requirement.confidence})"
+        yield f"  {_human(requirement.section)}: {requirement.text}{when}{sure}"
+    yield f"it may come by ({notice.media_reference}):"
+    for rule in notice.media:
+        yield f"  {_human(rule.medium)}: {rule.allowed}{f', {rule.condition}' if rule.condition else ''}"
+    substitute = next((rule.substitute for rule in notice.media if rule.substitute), None)
+    if substitute is not None:
+        grounds = [
+            substitute.also_if,
+            f"cost over USD {substitute.cost_over_usd:,}" if substitute.cost_over_usd else None,
+            f"more than {substitute.people_over:,} people" if substitute.people_over else None,
+        ]
+        yield f"  substitute notice if {' or '.join(filter(None, grounds)) or 'allowed'}: {substitute.requires or '-'}"
 
 
 def _human(word: str) -> str:

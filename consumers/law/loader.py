@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain.elements import Combination, Element
+from consumers.domain.facts import values_of
 from consumers.domain.jurisdictions import EEA
 from consumers.domain.notice_rules import NoticeRule
 from consumers.domain.rules import Duty, DutyVersion, Rules, parse_trigger
@@ -241,8 +242,12 @@ def _versions(
         entry, start = entries[position], starts[position]
         following = starts[position + 1] if position + 1 < len(starts) else None
         end = entry.until or (following - timedelta(days=1) if following else None)
-        if entry.until and ((following and entry.until >= following) or (start and entry.until < start)):
-            problems.append(f"{document.at((*where, 'until'))}: versions overlap: {entry.until} ends after {following}")
+        if entry.until and following and entry.until >= following:
+            problems.append(
+                f"{document.at((*where, 'until'))}: versions overlap: one ends {entry.until}, the next begins {following}"
+            )
+        if entry.until and start and entry.until < start:
+            problems.append(f"{document.at((*where, 'until'))}: ends {entry.until}, before it begins {start}")
         relief, choice = entry.relief, entry.period_if
         yield DutyVersion(
             version=len(starts) - position,
@@ -294,6 +299,8 @@ def _combinations(
         entry = _entry(CombinationEntry, document, here, {**shared, **values}, problems)
         if entry is None:
             continue
+        if entry.since and entry.until and entry.until < entry.since:
+            problems.append(f"{document.at((*here, 'until'))}: ends {entry.until}, before it begins {entry.since}")
         any_of = () if entry.any_of == "any_element" else entry.any_of
         for name in (*any_of, *entry.and_one_of):
             if elements and name not in elements:
@@ -348,6 +355,9 @@ def _dangling(
         if duty.follows is not None and duty.follows not in duties:
             where = document.at(("duties", regime_id, "follows"))
             yield f"{where}: no duty is named {duty.follows!r}{nearest(duty.follows, duties)}"
+        elif duty.follows is not None and duties[duty.follows][0].follows is not None:
+            where = document.at(("duties", regime_id, "follows"))
+            yield f"{where}: {duty.follows} itself follows {duties[duty.follows][0].follows}; name that one"
         if duty.clock_of is not None and duty.clock_of not in duties and duty.clock_of not in limbs:
             where = document.at(("duties", regime_id, "clock_of"))
             yield f"{where}: no duty is named {duty.clock_of!r}{nearest(duty.clock_of, duties)}"
@@ -359,6 +369,14 @@ def _dangling(
                     yield f"{where}: no personal_information is written for {term.value!r}{known}"
                 if term.kind == "count" and version.threshold is None:
                     yield f"{where}: count needs a threshold"
+                if term.kind in ("equals", "differs") and term.value not in (known_values := values_of(term.fact)):
+                    known = nearest(term.value, known_values)
+                    yield f"{where}: {term.value!r} is no value of {term.fact}{known}; write {', '.join(known_values)}"
+            choice = version.period_if
+            if choice is not None and choice.value not in (known_values := values_of(choice.fact)):
+                where = document.at(("duties", regime_id, "period_if"))
+                known = nearest(choice.value, known_values)
+                yield f"{where}: {choice.value!r} is no value of {choice.fact}{known}; write {', '.join(known_values)}"
     for regime_id in combinations:
         if regime_id in duties and duties[regime_id][0].follows:
             where = duties[regime_id][1].at(("personal_information", regime_id))

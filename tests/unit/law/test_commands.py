@@ -116,5 +116,71 @@ def test_explain_says_every_version() -> None:
     assert "at least 250 residents" in result.output
 
 
+def test_explain_says_what_the_notice_must_say_and_how_it_may_come() -> None:
+    output = _run("explain", "us-ma-ind").output
+    assert "must not state: Must not include the nature of the breach" in output
+    assert "telephone: no" in output
+    assert "more than 500,000 people" in output
+
+
+def test_pending_duties_that_one_answer_settles_are_asked_once(facts_file: Path) -> None:
+    output = _run("plan", str(facts_file)).output
+    assert output.count("PENDING on entity:") == 1
+    assert output.count("missing: entity (") == 1
+    assert "us-ncua-72h: sector regulator" in output
+    assert "the duty binds insured_credit_union" in _run("plan", str(facts_file), "--all").output
+
+
+def test_json_comes_in_the_order_of_deadlines(facts_file: Path) -> None:
+    records = json.loads(_run("plan", str(facts_file), "--json").output)
+    deadlines = [record["deadline_utc"] or "9999" for record in records]
+    assert deadlines == sorted(deadlines)
+
+
+def test_diff_shows_what_california_changed() -> None:
+    output = _run("diff", "2025-12-31", "2026-01-01").output
+    assert "2026-01-01  us-ca-ind changes (individual)" in output
+    assert "  period: without_undue_delay -> P30D" in output
+    assert "us-ok-ag begins" in output
+    changes = {
+        each["regime_id"]: each for each in json.loads(_run("diff", "2024-09-25", "2024-09-26", "--json").output)
+    }
+    assert changes["us-pa-cra"]["values"][1] == {
+        "name": "threshold", "before": "over 1,000 individuals", "after": "over 500 individuals"
+    }  # fmt: skip
+    assert changes["us-pa-ag"]["change"] == "begins"
+
+
+def test_diff_backwards_shows_what_ended() -> None:
+    assert "us-ok-ag ends" in _run("diff", "2026-01-01", "2025-12-31").output
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    assert "no date" in str(_run("diff", "yesterday", "2026-01-01").exception)
+
+
+def test_calendar_holds_the_deadlines_and_the_conservative_dates(facts_file: Path) -> None:
+    output = _run("calendar", str(facts_file), "--as-of", "2026-06-10T14:00:00Z").output
+    assert "UID:eu-gdpr-33.eea@tocsin\nDTSTAMP:20260610T140000Z\nDTSTART:20260612T140000Z" in output.replace(
+        "\r\n", "\n"
+    )
+    assert "Conservative date" in output
+
+
+def test_calendar_without_facts_holds_the_days_on_which_the_law_changes() -> None:
+    output = _run("calendar", "--as-of", "2026-11-24T12:00:00Z").output
+    assert "DTSTART;VALUE=DATE:20261201" in output  # Chile
+    assert "cl-apdp begins" in output
+    assert "9999" not in output
+
+
+def test_schema_describes_every_fact() -> None:
+    schema = json.loads(_run("schema").output)
+    assert schema["additionalProperties"] is False
+    assert all(fact["description"] for fact in schema["properties"].values())
+    elements = schema["properties"]["data_elements"]["anyOf"][0]["items"]["enum"]
+    assert "online_username_or_email_with_password" in elements
+
+
 def test_explain_names_the_nearest_rule() -> None:
     assert "did you mean 'us-tx-ag'" in str(_run("explain", "us-tx-gaa").exception)

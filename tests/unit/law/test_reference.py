@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from consumers.domain.elements import Combination
+from consumers.domain.facts import KEYED_INSTANTS, Facts, values_of
 from consumers.domain.rules import Duty, DutyVersion, Rules
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -244,3 +245,12 @@ def test_every_medium_is_a_rule(rules: Rules) -> None:
                 "note": rule.note or "",
             }
     assert found == {(row["regime_id"], row["medium"]): row for row in _rows("notice-media.csv")}
+
+
+def test_the_facts_are_those_of_the_reference() -> None:
+    rows = {row["fact"]: row for row in _rows("facts.csv")}
+    assert Facts.model_fields.keys() == rows.keys()
+    for name, row in rows.items():
+        words = set(row["allowed"].split("|")) if row["type"].startswith(("keyword", "boolean")) else set()
+        assert set(values_of(name)) == words, name
+        assert (name in KEYED_INSTANTS) is (row["keyed"] == "jurisdiction or regime_id"), name
