@@ -493,13 +493,15 @@ def _residents(case: _Case, law_of: str) -> _Answer:
         return _Answer(None, f"whether affected people live in {law_of} is not known", ("residents",))
     if number:
         return _Answer(True, f"{number:,} affected live in {law_of}")
-    left_to_provinces = sum(n for code, n in (case.facts.residents or {}).items() if code in provinces_with_own_law())
-    if law_of == "CA" and left_to_provinces and (case.facts.entity is None or "frfi" in case.facts.entity):
-        if case.facts.entity is None:
-            return _Answer(
-                None, "residents of Quebec, Alberta and British Columbia count for federal works", ("entity",)
-            )
-        return _Answer(True, f"{left_to_provinces:,} affected live in Canada, and the entity is a federal work")
+    if law_of == "CA" and (case.facts.entity is None or "frfi" in case.facts.entity):
+        left_to_provinces = sum(
+            n for code, n in (case.facts.residents or {}).items() if code in provinces_with_own_law()
+        )
+        if left_to_provinces and case.facts.entity is None:
+            reason = "residents of Quebec, Alberta and British Columbia count for federal works"
+            return _Answer(None, reason, ("entity",))
+        if left_to_provinces:
+            return _Answer(True, f"{left_to_provinces:,} affected live in Canada, and the entity is a federal work")
     return _Answer(False, f"no affected person lives where the law of {law_of} applies")
 
 
