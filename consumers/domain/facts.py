@@ -96,9 +96,9 @@ def _known_key(key: str) -> str:
 
 
 def _territory(code: str) -> str:
-    if code in jurisdictions.COUNTRIES | jurisdictions.FREE_ZONES:
+    known = jurisdictions.COUNTRIES | jurisdictions.free_zones()
+    if code in known:
         return code
-    known = jurisdictions.COUNTRIES | jurisdictions.FREE_ZONES
     raise ValueError(f"{code!r} is no country{nearest(code, known)}; use ISO 3166-1 codes such as DE, US, AE-DIFC")
 
 
@@ -123,6 +123,7 @@ KeyedInstant = Instant | dict[Key, Instant]
 KeyedBool = StrictBool | dict[Key, StrictBool]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Country = Annotated[str, AfterValidator(_territory)]
+Countries = Annotated[tuple[Country, ...], BeforeValidator(_as_list, json_schema_input_type=str | tuple[str, ...])]
 
 
 class Facts(BaseModel):
@@ -201,10 +202,10 @@ class Facts(BaseModel):
         | None
     ) = None
     """State licences that carry a duty of their own."""
-    establishments: tuple[Country, ...] | None = None
+    establishments: Countries | None = None
     """Countries (or financial free zones) of establishments. What is not named is denied. The first EEA country is the
     Member State of the competent authority."""
-    targets: tuple[Country, ...] | None = None
+    targets: Countries | None = None
     """Countries whose people are offered goods or services or are monitored. What is not named is denied."""
     residents: dict[str, Count] | None = None
     """Affected people by residence; what is not named is 0, {} is nobody. US-CA is California, CA is Canada without
@@ -315,6 +316,8 @@ KEYED_INSTANTS = frozenset(
     }
 )
 """Instants that may differ by jurisdiction or regime."""
+KEYED_ANSWERS = frozenset({"statutory_pi", "harm_likely", "significant_harm", "significant"})
+"""Answers that may differ by regime."""
 INSTANTS = tuple(name for name in Facts.model_fields if name.endswith("_at") and name != "le_hold_released_at")
 ENTITIES: frozenset[str] = frozenset(get_args(EntityKind))
 
@@ -326,6 +329,8 @@ def parse_facts(value: Mapping[str, Any], *, source: str = "facts") -> Facts:
     except ValidationError as error:
         complaints = []
         for problem in error.errors():
+            if _of_another_arm(problem, value):
+                continue
             key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_ARMS) or "the facts"
             if problem["type"] == "extra_forbidden":
                 complaints.append(f"unknown key {key!r}{nearest(key, Facts.model_fields)}")
@@ -334,7 +339,9 @@ def parse_facts(value: Mapping[str, Any], *, source: str = "facts") -> Facts:
                 allowed = _vocabulary(problem)
                 complaints.append(f"{key}: {word!r} is not known{nearest(word, allowed)}; one of {', '.join(allowed)}")
             else:
-                complaints.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+                complaints.append(
+                    f"{key}: {_WORDING.get(problem['type']) or problem['msg'].removeprefix('Value error, ')}"
+                )
         raise BadInput(f"{source}: " + "; ".join(dict.fromkeys(complaints))) from None
 
 
@@ -351,6 +358,26 @@ def _words_in(annotation: Any) -> Iterator[str]:
     elif get_origin(annotation) is not dict:
         for inner in get_args(annotation):
             yield from _words_in(inner)
+
+
+_WORDING = {
+    "bool_type": "write true or false",
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "greater_than_equal": "a count is 0 or more",
+    "tuple_type": "write a list",
+    "dict_type": "write an object of code: number",
+    "string_type": "write text",
+}
+
+
+def _of_another_arm(problem: Any, value: Mapping[str, Any]) -> bool:
+    """Say whether the complaint is about the form, one value or one by key, in which the fact was not written."""
+    fact = str(problem["loc"][0]) if problem["loc"] else ""
+    if fact not in KEYED_INSTANTS | KEYED_ANSWERS or not isinstance(value, Mapping):
+        return False
+    about_object = problem["type"] == "dict_type" or any(str(part).startswith("dict[") for part in problem["loc"][1:])
+    return about_object is not isinstance(value.get(fact), dict)
 
 
 _UNION_ARMS = {"bool", "[key]"} | {

@@ -1,7 +1,7 @@
 """Where people live, as the law sees it: codes, which jurisdictions cover a residence, and what a person triggers there.
 
-Codes are ISO 3166-1 (`DE`), ISO 3166-2 for the United States and Canada (`US-CA`, `CA-QC`), and two financial free
-zones that legislate for themselves (`AE-DIFC`, `AE-ADGM`; codes of this project). `US-CA` is California, `CA` is Canada.
+Codes are ISO 3166-1 (`DE`), ISO 3166-2 for the United States and Canada (`US-CA`, `CA-QC`), and zones that legislate for
+themselves (`AE-DIFC`), which come from the table beside the rules. `US-CA` is California, `CA` is Canada.
 Not for the conditions of a duty (`obligations`) nor for how time is counted (`deadlines`).
 """
 
@@ -42,10 +42,11 @@ US_STATES = _codes(
     "US-",
 )
 CA_PROVINCES = _codes("AB BC MB NB NL NS NT NU ON PE QC SK YT", "CA-")
-FREE_ZONES = frozenset({"AE-DIFC", "AE-ADGM"})
 EU = _codes("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK")
 EEA = EU | {"IS", "LI", "NO"}
-JURISDICTIONS = COUNTRIES | US_STATES | CA_PROVINCES | FREE_ZONES
+_ISO = COUNTRIES | US_STATES | CA_PROVINCES
+_free_zones: set[str] = {"AE-ADGM", "AE-DIFC"}
+"""As shipped; the table beside the rules adds to them."""
 
 _PROVINCES_WITH_OWN_LAW = frozenset({"CA-QC", "CA-AB", "CA-BC"})
 """Substantially similar to PIPEDA, which so leaves residents of these provinces to the provincial law."""
@@ -58,6 +59,24 @@ _PART_OF = {
 }
 
 
+def learn_free_zones(codes: Collection[str]) -> None:
+    """Know `codes` of `free-zones.yaml` from now on; whoever loads the rules says them. What was known stays known."""
+    if not _free_zones.issuperset(codes):
+        _free_zones.update(codes)
+        jurisdiction.cache_clear()
+        covers.cache_clear()
+
+
+def free_zones() -> frozenset[str]:
+    """Return the zones that legislate for themselves."""
+    return frozenset(_free_zones)
+
+
+def jurisdictions() -> frozenset[str]:
+    """Return every code that stands for a law of its own."""
+    return _ISO | _free_zones
+
+
 @lru_cache(maxsize=4096)
 def jurisdiction(code: str) -> str:
     """Return the jurisdiction whose law follows from residence code `code`.
@@ -66,13 +85,13 @@ def jurisdiction(code: str) -> str:
     the whole (`PR` is `US-PR`, `RE` is `FR`). Raises BadInput for a code that does not exist.
     """
     code = _PART_OF.get(code, code)
-    if code in JURISDICTIONS:
+    if code in _ISO or code in _free_zones:
         return code
     country, dash, subdivision = code.partition("-")
     folds = dash and subdivision.isalnum() and 1 <= len(subdivision) <= 3 and country in COUNTRIES - {"US", "CA"}
     if folds:
         return _PART_OF.get(country, country)
-    hint = "; did you mean 'GB'?" if code == "UK" else nearest(code, JURISDICTIONS)
+    hint = "; did you mean 'GB'?" if code == "UK" else nearest(code, jurisdictions())
     raise BadInput(f"residence {code!r} does not exist{hint}; use ISO 3166 codes such as DE, US-CA, CA-QC")
 
 

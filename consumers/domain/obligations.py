@@ -20,10 +20,10 @@ from consumers.domain.facts import KEYED_INSTANTS, Facts
 from consumers.domain.jurisdictions import (
     EEA,
     EU,
-    JURISDICTIONS,
     UNKNOWN_RESIDENCE,
     US_STATES,
     covers,
+    jurisdictions,
     members,
     provinces_with_own_law,
 )
@@ -154,9 +154,10 @@ def _order(obligation: Obligation) -> tuple[float, int, float, str, str]:
 def _refuse_unknown_names(facts: Facts, rules: Rules, triggered: Mapping[str, int]) -> None:
     rules.check_elements(facts.data_elements or ())
     known = {*rules.by_id, *(duty.limb_of for duty in rules.duties if duty.limb_of)}
+    codes = jurisdictions()
     for name, value in facts:
         for key in value if isinstance(value, dict) and name != "residents" else ():
-            if key not in known and key not in JURISDICTIONS:
+            if key not in known and key not in codes:
                 raise BadInput(f"{name}: no rule is named {key!r}{nearest(key, known)}")
     for key in triggered:
         rules.duty(key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import SENSITIVITY_ORDER, Channel, Kind, Sensitivity
-from consumers.domain.jurisdictions import EEA, EU, JURISDICTIONS, UNKNOWN_RESIDENCE
+from consumers.domain.jurisdictions import EEA, EU, UNKNOWN_RESIDENCE, jurisdictions
 
 GROUPS: Mapping[str, frozenset[str]] = {"EU": EU, "EEA": EEA}
 """Names for several jurisdictions. A country stands for its subdivisions, too (`US` for `US-CA`); `*` for everybody."""
@@ -42,7 +42,7 @@ def _covered(codes: Collection[str], home: str) -> bool:
 
 def check_codes(codes: Collection[str]) -> None:
     """Raise BadInput for a code that names no jurisdiction, group, `unknown` or `*`."""
-    known = (*JURISDICTIONS, *GROUPS, UNKNOWN_RESIDENCE, "*")
+    known = (*jurisdictions(), *GROUPS, UNKNOWN_RESIDENCE, "*")
     for code in codes:
         if code not in known:
             raise BadInput(

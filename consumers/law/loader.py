@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain.elements import Combination, Element
 from consumers.domain.facts import values_of
-from consumers.domain.jurisdictions import EEA
+from consumers.domain.jurisdictions import EEA, learn_free_zones
 from consumers.domain.notice_rules import NoticeRule
 from consumers.domain.rules import Duty, DutyVersion, Rules, parse_trigger
 from consumers.law.schema import (
@@ -27,13 +27,17 @@ from consumers.law.schema import (
     DutyEntry,
     ElementsFile,
     Entry,
+    FreeZonesFile,
     JurisdictionFile,
     MemberStatesFile,
     NoticeEntry,
 )
 from consumers.law.source import Document, Where, read
 
-ELEMENTS, MEMBER_STATES, CONTROLLERS = "data-elements.yaml", "member-states.yaml", "controllers.yaml"
+ELEMENTS, MEMBER_STATES, FREE_ZONES = "data-elements.yaml", "member-states.yaml", "free-zones.yaml"
+CONTROLLERS = "controllers.yaml"
+_TABLES = (ELEMENTS, MEMBER_STATES, FREE_ZONES)
+"""Files of the folder that hold no duties."""
 UNDATED = "undated"
 E = TypeVar("E", bound=Entry)
 
@@ -64,6 +68,7 @@ def load_rules(path: Path) -> Rules:
     if not path.is_dir():
         raise BadInput(f"{path}: no folder of rules; name it with --templates or in settings")
     problems: list[str] = []
+    learn_free_zones(_free_zones(path / FREE_ZONES, problems))
     elements = _elements(path / ELEMENTS, problems)
     zones = _zones(path / MEMBER_STATES, problems)
     duties: dict[str, tuple[Duty, Document]] = {}
@@ -77,7 +82,7 @@ def load_rules(path: Path) -> Rules:
         if document is None:
             continue
         canonical[file.name] = document.content
-        if file.name in (ELEMENTS, MEMBER_STATES):
+        if file.name in _TABLES:
             continue
         header = _entry(JurisdictionFile, document, (), document.content, problems)
         if header is None:
@@ -148,6 +153,12 @@ def _elements(path: Path, problems: list[str]) -> dict[str, Element]:
         name: Element(name, entry.meaning, entry.group, entry.enisa, entry.magento, entry.note)
         for name, entry in file.elements.items()
     }
+
+
+def _free_zones(path: Path, problems: list[str]) -> frozenset[str]:
+    document = _read(path, problems)
+    file = _entry(FreeZonesFile, document, (), document.content, problems) if document else None
+    return frozenset() if file is None else frozenset(file.free_zones)
 
 
 def _zones(path: Path, problems: list[str]) -> dict[str, str]:

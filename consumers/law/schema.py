@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from bridge.contracts.errors import nearest
 from consumers.domain import deadlines
 from consumers.domain.facts import AiSystem, Country, EntityKind, Facts, Licence, Role
-from consumers.domain.jurisdictions import JURISDICTIONS
+from consumers.domain.jurisdictions import COUNTRIES, jurisdictions
 from consumers.domain.notice_rules import (
     MEDIA,
     SECTIONS,
@@ -83,8 +83,9 @@ def _zone(name: str) -> str:
 
 
 def _jurisdiction(code: str) -> str:
-    if code not in JURISDICTIONS | {"EU", "EEA"}:
-        raise ValueError(f"{code!r} is no jurisdiction{nearest(code, JURISDICTIONS)}; or EU, EEA")
+    known = jurisdictions() | {"EU", "EEA"}
+    if code not in known:
+        raise ValueError(f"{code!r} is no jurisdiction{nearest(code, known)}; a zone stands in free-zones.yaml first")
     return code
 
 
@@ -394,6 +395,20 @@ class MemberStatesFile(Entry):
     """`member-states.yaml`: the zone of each Member State's capital."""
 
     zones: dict[str, ZoneName]
+
+
+class FreeZonesFile(Entry):
+    """`free-zones.yaml`: the country of each zone that legislates for itself."""
+
+    free_zones: dict[str, Text]
+
+    @model_validator(mode="after")
+    def _codes_are_apart_from_iso(self) -> Self:
+        for code, country in self.free_zones.items():
+            own = code.removeprefix(f"{country}-")
+            if country not in COUNTRIES or own == code or not (own.isalnum() and own.isupper() and len(own) > 3):
+                raise ValueError(f"{code}: {country} is no zone's code; write it like AE-DIFC: AE")
+        return self
 
 
 class ControllerEntry(Entry):

@@ -20,13 +20,20 @@ from consumers.domain.facts import parse_facts
         ({"le_hold_from": {"US-CX": "2026-06-08T03:12:00Z"}}, ["le_hold_from", "'US-CX' does not exist"]),
         ({"residents": {"US-XX": 3}}, ["residents", "'US-XX' does not exist"]),
         ({"residents": {"UK": 3}}, ["did you mean 'GB'"]),
-        ({"residents": {"DE": -1}}, ["residents.DE", "greater than or equal to 0"]),
+        ({"residents": {"DE": -1}}, ["residents.DE", "a count is 0 or more"]),
         ({"residents": {"DE": True}}, ["residents.DE"]),
         ({"residents": {"DE": "3"}}, ["residents.DE"]),
         ({"gdpr_risk": "hgih"}, ["gdpr_risk", "'hgih'", "did you mean 'high'"]),
         ({"entity": ["payment_institutoin"]}, ["entity", "did you mean 'payment_institution'"]),
         ({"establishments": ["US-CA"]}, ["establishments", "'US-CA' is no country"]),
-        ({"encrypted": "false"}, ["encrypted"]),
+        ({"encrypted": "false"}, ["encrypted", "write true or false"]),
+        ({"harm_likely": {"us-ca-ind": "yes"}}, ["harm_likely.us-ca-ind: write true or false"]),
+        ({"establishments": ["EU"]}, ["establishments.0", "'EU' is no country"]),
+        ({"residents": [1]}, ["residents: write an object of code: number"]),
+        (
+            {"le_hold_from": {"US-CA": "2026-06-08T03:12:00Z"}, "le_hold_released_at": "2026-06-07T03:12:00Z"},
+            ["before le_hold_from"],
+        ),
         ({"controller_zone": "Berlin"}, ["controller_zone", "IANA"]),
         ({"le_hold_released_at": "2026-06-08T03:12:00Z"}, ["le_hold_released_at", "without le_hold_from"]),
         (
@@ -56,3 +63,12 @@ def test_one_word_may_stand_for_a_list_of_one() -> None:
 def test_residences_fold_into_the_law_that_follows_them() -> None:
     facts = parse_facts({"residents": {"PR": 2, "US-PR": 3, "DE-BY": 1, "DE": 4, "unknown": 7}})
     assert facts.residents == {"US-PR": 5, "DE": 5, "unknown": 7}
+
+
+def test_a_slip_in_one_form_is_not_told_of_the_other() -> None:
+    with pytest.raises(BadInput) as refusal:
+        parse_facts({"individual_notices_sent_at": {"US-CA": "2026-06-08T03:12:00"}})
+    assert str(refusal.value).count(";") == 1
+    with pytest.raises(BadInput) as refusal:
+        parse_facts({"individual_notices_sent_at": "2026-06-08"})
+    assert "object" not in str(refusal.value)

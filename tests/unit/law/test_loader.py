@@ -90,6 +90,7 @@ def _refusal(folder: Path) -> str:
             "        since: 2025-03-21\n        until: 2025-03-20",
             ["before it begins"],
         ),
+        ("free-zones.yaml", "AE-DIFC: AE", "AE-DXB: AE", ["AE-DXB", "write it like AE-DIFC"]),
         ("member-states.yaml", "NO: Europe/Oslo", "XX: Europe/Oslo", ["zones.NO", "missing"]),
         ("data-elements.yaml", "    enisa: 1", "    enisa: 5", ["enisa", "less than or equal to 4"]),
     ],
@@ -175,3 +176,13 @@ def test_controllers_that_cannot_be_meant_are_refused(folder: Path, old: str, ne
     _edit(folder, "controllers.yaml", old, new)
     with pytest.raises(BadInput, match=words):
         load_controllers(folder)
+
+
+def test_a_zone_of_its_own_law_comes_from_the_table(folder: Path) -> None:
+    with pytest.raises(BadInput, match="'KZ-AIFC' does not exist"):
+        parse_facts({"residents": {"KZ-AIFC": 1}})
+    _edit(folder, "free-zones.yaml", "free_zones:", "free_zones:\n  KZ-AIFC: KZ")
+    load_rules(folder)
+    facts = parse_facts({"residents": {"KZ-AIFC": 1}, "establishments": "KZ-AIFC"})
+    assert facts.residents == {"KZ-AIFC": 1}
+    assert facts.establishments == ("KZ-AIFC",)
