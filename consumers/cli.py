@@ -1,6 +1,7 @@
 """The command line `tocsin NOUN VERB`. Each room registers its own commands; here they are found and joined.
 
-A room's module named `commands` or `..._commands` with a list `COMMANDS` is found by walking the packages. Exit codes:
+A room's module named `commands` or `..._commands` with a list `COMMANDS` is found by walking the packages. A verb for
+another room's noun stands in a dict `SUBCOMMANDS` (noun: commands), in a room that is asked before that noun's. Exit codes:
 0 done, 1 "no", 2 wrong use or settings, 3 a part is not reachable.
 """
 
@@ -49,6 +50,7 @@ class Rooms(click.Group):
         super().__init__(**kwargs)  # type: ignore[arg-type]  # passed through to click as they come
         self._unasked = modules
         self._registered: dict[str, str] = {}
+        self._lent: dict[str, list[click.Command]] = {}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command `cmd_name`. Raises BadInput with the nearest noun when no room has it."""
@@ -57,6 +59,9 @@ class Rooms(click.Group):
                 raise BadInput(
                     f"no command {cmd_name!r}{nearest(cmd_name, self.commands) or ';'} `tocsin --help` lists all"
                 )
+            self._ask_next()
+        room = self._registered[cmd_name].rpartition(".")[0]
+        while self._unasked and self._unasked[0].rpartition(".")[0] == room:  # which may lend it further verbs
             self._ask_next()
         return super().get_command(ctx, cmd_name)
 
@@ -68,11 +73,22 @@ class Rooms(click.Group):
 
     def _ask_next(self) -> None:
         module = self._unasked.pop(0)
-        for command in importlib.import_module(module).COMMANDS:
+        found = importlib.import_module(module)
+        lent = getattr(found, "SUBCOMMANDS", None)
+        for noun, commands in lent.items() if isinstance(lent, dict) else ():
+            self._lent.setdefault(noun, []).extend(commands)
+        for command in found.COMMANDS:
             if command.name in self._registered:
                 raise BadInput(f"both {self._registered[command.name]} and {module} register `tocsin {command.name}`")
             self._registered[command.name] = module
             self.add_command(command)
+        for noun in self._lent.keys() & self._registered.keys():
+            group = self.commands[noun]
+            for command in self._lent.pop(noun):
+                name = str(command.name)
+                if not isinstance(group, click.Group) or group.commands.get(name, command) is not command:
+                    raise BadInput(f"another room lends `tocsin {noun}` the verb {name}, which it has already")
+                group.add_command(command)
 
 
 def build(modules: list[str] | None = None) -> Rooms:

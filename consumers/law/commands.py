@@ -15,6 +15,7 @@ import click
 from bridge.contracts.errors import BadInput
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
+from consumers.domain.elements import Combination
 from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.obligations import Obligation, Status, obligations_for
 from consumers.domain.rules import Duty, DutyVersion, Rules
@@ -113,12 +114,7 @@ def explain(parts: Parts, regime_id: str, templates: Path | None) -> None:
         for line in _explanation(duty, version):
             click.echo(line)
     for combination in rules.combinations.get(duty.definition_of, ()):
-        parts_of = " | ".join(sorted(combination.any_of)) or "any element"
-        with_one_of = f" with {' | '.join(sorted(combination.and_one_of))}" if combination.and_one_of else ""
-        click.echo(
-            f"  covers {combination.combination_id}: {_human(combination.name)} name; {parts_of}{with_one_of}"
-            f" [{combination.citation}; {combination.confidence}]"
-        )
+        click.echo(f"  covers {_combination_line(combination)}")
     if duty.regime_id in rules.notices:
         for line in _notice_lines(rules, duty.regime_id):
             click.echo(line)
@@ -391,6 +387,31 @@ def _explanation(duty: Duty, version: DutyVersion) -> Iterable[str]:
     for name, value in optional.items():
         if value:
             yield f"  {name}: {value}"
+
+
+_NAMES = {
+    "initial_and_last": "first name or initial and last name, with ",
+    "first_and_last": "first and last name, with ",
+    "any_identifier": "",
+    "not_needed": "without any name, ",
+}
+
+
+def _combination_line(combination: Combination) -> str:
+    """Return a combination in words: what must be exposed together, since when, and what a person decides."""
+    parts_of = " or ".join(sorted(combination.any_of)) or "any personal data"
+    line = f"{combination.combination_id}: {_NAMES[combination.name]}{parts_of}"
+    if combination.and_one_of:
+        line += f", together with {' or '.join(sorted(combination.and_one_of))}"
+    for word, on in (("since", combination.in_force_from), ("until", combination.in_force_to)):
+        line += f", {word} {on}" if on else ""
+    if combination.condition:
+        line += f"; a person decides: {combination.condition}"
+    if combination.without_name_if:
+        line += f"; without the name {combination.without_name_if}: a person decides"
+    if combination.exempt_when:
+        line += f"; not if {', '.join(sorted(combination.exempt_when))}"
+    return f"{line} [{combination.citation}; confidence {combination.confidence}]"
 
 
 def _notice_lines(rules: Rules, regime_id: str) -> Iterator[str]:

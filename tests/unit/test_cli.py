@@ -122,6 +122,32 @@ def test_two_rooms_cannot_claim_one_noun(monkeypatch: pytest.MonkeyPatch) -> Non
         rooms.list_commands(click.Context(rooms))
 
 
+def room(monkeypatch: pytest.MonkeyPatch, name: str, commands: list[click.Command], lent: object = None) -> None:
+    module = ModuleType(name)
+    module.COMMANDS = commands  # type: ignore[attr-defined]  # as a room would
+    module.SUBCOMMANDS = lent  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_a_room_may_lend_a_verb_to_another_rooms_noun(monkeypatch: pytest.MonkeyPatch) -> None:
+    noun, lent = click.Group("noun"), click.Command("lent")
+    room(monkeypatch, "one.a_commands", [], {"noun": [lent]})
+    room(monkeypatch, "two.a_commands", [noun])
+    room(monkeypatch, "two.b_commands", [], {"noun": [click.Command("same-room")]})
+    for _ in range(2):  # groups live longer than the command line that finds them
+        rooms = cli.build(["one.a_commands", "two.a_commands", "two.b_commands"])
+        assert rooms.get_command(click.Context(rooms), "noun") is noun
+        assert set(noun.commands) == {"lent", "same-room"}
+
+
+def test_a_verb_cannot_be_lent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    noun = click.Group("noun", commands={"taken": click.Command("taken")})
+    room(monkeypatch, "one.a_commands", [noun], {"noun": [click.Command("taken")]})
+    rooms = cli.build(["one.a_commands"])
+    with pytest.raises(BadInput, match="the verb taken, which it has already"):
+        rooms.list_commands(click.Context(rooms))
+
+
 @pytest.mark.parametrize("command", [("run", "--help"), ("config", "show")])
 def test_a_simple_command_imports_no_heavy_library(command: tuple[str, ...], config: Path) -> None:
     """Eleven stages start at once; each imports what it needs itself and nothing of the others."""
