@@ -502,6 +502,8 @@ class Incident:
     def _pipeda(self) -> Verdict:
         own_law = ("CA-QC", "CA-AB", "CA-BC")
         elsewhere = self._some_live(lambda code: code[:2] == "CA" and code[2:3] in ("", "-") and code not in own_law)
+        if elsewhere.value is None:
+            return elsewhere  # whether the entity matters is known once the residences are
         entity = self._listed("entity")
         federal = unknown("entity") if entity is None else known("frfi" in entity)
         return some([elsewhere, every([self._some_live(own_law.__contains__), federal])])
@@ -553,6 +555,18 @@ class Incident:
                 continue
             verdicts.append(every([self._matches(combination, exposed), self._not_exempt(combination, row)]))
         return some(verdicts)
+
+    def exposed_combinations(self, regime_id: str) -> set[tuple[str, str]]:
+        """Return the combinations of `regime_id`, or of the regime that it follows, that the data elements may meet."""
+        row = next(row for row in DUTIES if row["regime_id"] == regime_id)
+        regime = regime_id if regime_id in DEFINING else row["follows"]
+        return {
+            (regime, combination["combination_id"])
+            for combination in COMBINATIONS
+            if combination["regime_id"] == regime
+            and _covers(combination, self._version_date(row))
+            and self._matches(combination, self._exposed()).value is not False
+        }
 
     def _matches(self, combination: Row, exposed: set[str] | None) -> Verdict:
         if exposed is None:
@@ -840,6 +854,11 @@ def _last_day(day: int, period: str, place: str) -> int:
     return day + count if found[2] == "D" else working_days_after(day, count, place)
 
 
+def incident_of(facts: Mapping[str, Any], as_of: str) -> Incident:
+    """Return the incident that `facts` in the public format describe, looked at on `as_of`."""
+    return Incident({key: value for key, value in facts.items() if value is not None}, seconds_of(as_of))
+
+
 def answers_of(facts: Mapping[str, Any], as_of: str) -> dict[str, Answer]:
-    """Return what every regime comes to for `facts` in the public format, looked at on `as_of`."""
-    return Incident({key: value for key, value in facts.items() if value is not None}, seconds_of(as_of)).answers()
+    """Return what every regime comes to for `facts`."""
+    return incident_of(facts, as_of).answers()

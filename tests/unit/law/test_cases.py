@@ -56,7 +56,7 @@ def test_second_calculator_reaches_what_was_worked_out_by_hand(case: Case) -> No
 
 
 def test_cases_are_many_and_each_gives_reasoning_and_source() -> None:
-    assert len(cases()) >= 400
+    assert len(cases()) >= 450
     assert [name for name, count in Counter(map(str, cases())).items() if count > 1] == []
     assert [str(case) for case in cases() if not (case.reasoning and case.source and case.expect)] == []
 
@@ -77,6 +77,17 @@ def test_every_version_of_every_regime_is_owed_in_some_case() -> None:
     assert {version for version in versions if version[0] not in WITHOUT_DATE} - owed == set()
     named = {regime_id for case in cases() for regime_id in case.expect}
     assert named == {regime_id for regime_id, _ in versions}
+
+
+def test_every_combination_of_data_elements_is_met_where_something_is_owed() -> None:
+    met = set()
+    for case in cases():
+        incident = second_calculator.incident_of(case.facts, AS_OF)
+        for regime_id, wanted in case.expect.items():
+            if wanted["status"] not in SETTLED:
+                met |= incident.exposed_combinations(regime_id)
+    combinations = {(row["regime_id"], row["combination_id"]) for row in second_calculator.COMBINATIONS}
+    assert combinations - met == set()
 
 
 def test_every_counting_rule_is_met_by_several_cases() -> None:
