@@ -5,11 +5,13 @@ that was replaced is shut out by its successor's start. Contacts are sealed here
 is `bridge.magento`'s; the other direction is `bridge.account_notices`.
 """
 
+import gc
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from bridge.contracts.envelope import Message, seal_envelope, tombstone
+from bridge.contracts.envelope import Envelopes, Message
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import Contact as _Contact
 from bridge.contracts.events import (
@@ -32,7 +34,16 @@ from bridge.contracts.events import (
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import ChangeBatch, View
 from bridge.magento.reader import StoreReader
-from bridge.magento.snapshots import FAULTS, Beat, CustomerState, NoticeReadState, OrderState, Removed, State
+from bridge.magento.snapshots import (
+    FAULTS,
+    Beat,
+    CustomerState,
+    NoticeReadState,
+    OrderState,
+    Removed,
+    State,
+    WrittenProvenance,
+)
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import NotPublished
 from bridge.runtime.sealing import email_hmac, value_hmac
@@ -85,6 +96,10 @@ BATCH = histogram(
 _LOOK_SECONDS = 0.5
 """How often a waiting relay shows that it lives, or looks whether it may lead."""
 _BEAT_SECONDS = 5.0
+_FIRST_IDLE_SECONDS = 0.002
+_FIRST_LIMIT = 500
+_LEAST_LIMIT = 50
+_PROVENANCE = ProvenanceRecorded.ce_type
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -115,44 +130,50 @@ class StateMessages:
         self._sealer = sealer
         self._join_key = join_key
 
-    def of(self, state: State, at: datetime) -> Outgoing:
-        """Return the topic and message for `state`."""
+    def of(self, states: Iterable[State], at: datetime) -> Iterator[Outgoing]:
+        """Yield the topics and messages for `states`, in their order; each is made when it is asked for."""
+        envelopes = Envelopes(SOURCE, at)
+        count = Counter[str]()
+        faults = Counter[str]()
+        written = 0
+        for state in states:
+            if type(state) is WrittenProvenance:
+                record_id, root, event = state
+                yield STORE_CHANGES, envelopes.message(_PROVENANCE, f"provenance/{record_id}", root, event)
+                written += 1
+                continue
+            kind, topic, message, faulty = self._modelled(state, envelopes)
+            yield topic, message
+            count[kind] += 1
+            faults.update(faulty)
+        count["provenance"] += written
+        for kind, number in count.items():
+            RECORDS.labels(kind).inc(number)
+        for name, number in faults.items():
+            FAULTY.labels(name).inc(number)
+
+    def _modelled(self, state: State, envelopes: Envelopes) -> tuple[str, Topic, Message, Sequence[str]]:
         match state:
             case Removed(key, root):
-                RECORDS.labels("tombstone").inc()
-                return STORE_CHANGES, tombstone(key=key, root=root, source=SOURCE, at=at)
+                return "tombstone", STORE_CHANGES, envelopes.tombstone(key, root), ()
             case ProvenanceRecorded():
-                RECORDS.labels("provenance").inc()
                 key = f"provenance/{state.record_id}"
-                self._count(state.faults)
-                return STORE_CHANGES, seal_envelope(state, key=key, root=state.root, source=SOURCE, at=at)
+                return "provenance", STORE_CHANGES, envelopes.of(state, key, state.root), state.faults
             case CustomerState():
-                RECORDS.labels("customer").inc()
                 root = f"customer/{state.customer_id}"
-                self._count(state.faults)
-                event = self._customer(state, root)
-                return STORE_CHANGES, seal_envelope(event, key=root, root=root, source=SOURCE, at=at)
+                customer = self._customer(state, root)
+                return "customer", STORE_CHANGES, envelopes.of(customer, root, root), state.faults
             case OrderState():
-                RECORDS.labels("order").inc()
                 root = f"order/{state.order_id}"
-                self._count(state.faults)
                 order = self._order(state, root)
-                return STORE_CHANGES, seal_envelope(order, key=root, root=root, source=SOURCE, at=at)
+                return "order", STORE_CHANGES, envelopes.of(order, root, root), state.faults
             case NoticeReadState():
-                RECORDS.labels("notice_read").inc()
                 read = NoticeRead(notice_id=state.notice_id, customer_id=state.customer_id, read_at=state.read_at)
-                return DELIVERY_OUTCOMES, seal_envelope(
-                    read,
-                    key=f"notice/{state.notice_id}",
-                    root=f"customer/{state.customer_id}",
-                    source=SOURCE,
-                    at=at,
-                    event_id=f"{state.notice_id}/read",
-                )
+                key, root = f"notice/{state.notice_id}", f"customer/{state.customer_id}"
+                return "notice_read", DELIVERY_OUTCOMES, envelopes.of(read, key, root, f"{state.notice_id}/read"), ()
             case Beat():
-                RECORDS.labels("beat").inc()
-                beat = StoreBeat(beat_at=state.beat_at)
-                return STORE_CHANGES, seal_envelope(beat, key=BEAT_KEY, root=BEAT_KEY, source=SOURCE, at=at)
+                return "beat", STORE_CHANGES, envelopes.of(StoreBeat(beat_at=state.beat_at), BEAT_KEY, BEAT_KEY), ()
+        raise TypeError(f"no message for {type(state).__name__}")
 
     def _customer(self, state: CustomerState, root: str) -> CustomerChanged:
         return CustomerChanged(
@@ -189,20 +210,35 @@ class StateMessages:
     def _hashed(self, email: str | None) -> str | None:
         return email_hmac(self._join_key, email) if email and email.strip() else None
 
-    @staticmethod
-    def _count(faults: Iterable[str]) -> None:
-        for name in faults:
-            FAULTY.labels(name).inc()
+
+class BatchSize:
+    """How many changes to ask for: as many as keep a batch near `target_seconds`, up to `largest`."""
+
+    def __init__(self, largest: int, target_seconds: float) -> None:
+        self._largest = largest
+        self._target_seconds = target_seconds
+        self.limit = min(largest, _FIRST_LIMIT)
+
+    def took(self, seconds: float, *, full: bool) -> None:
+        """Learn how long a batch took; one that was not `full` says nothing about a larger one."""
+        if seconds > self._target_seconds:
+            # at once, and in proportion: the store or Kafka is slow now
+            self.limit = max(
+                min(_LEAST_LIMIT, self._largest), int(self.limit * max(0.25, self._target_seconds / seconds))
+            )
+        elif full and seconds < self._target_seconds / 2:
+            self.limit = min(self._largest, self.limit * 2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Prepared:
-    """A batch whose states are read and sealed, ready to be published."""
+    """A batch whose states are read, ready to be sealed and published."""
 
     batch: ChangeBatch
-    messages: Sequence[Outgoing]
+    states: Sequence[State]
     began: float
     read_at: datetime
+    published_at: float = 0.0
 
 
 class RelayStage:
@@ -233,6 +269,7 @@ class RelayStage:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._complete_until = clock.now()
+        self._batch_size = BatchSize(settings.batch_size, settings.batch_seconds)
         self._beat_at: datetime | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -241,6 +278,8 @@ class RelayStage:
         Raises Fenced when another relay took over (this one has then settled nothing that it did not publish), and
         Refused or BadInput when the store is not prepared.
         """
+        # What start-up made lives as long as the process: the collector need not look at it again with every batch.
+        gc.freeze()
         self._health.missing("relay", "not yet connected to the store")
         self._health.ready()
         try:
@@ -282,64 +321,93 @@ class RelayStage:
                 publisher.close()
 
     def _drain(self, publisher: Publishing, elsewhere: ThreadPoolExecutor, stop: threading.Event) -> None:
-        prepared: _Prepared | None = None
+        """Publish batch after batch. While one is on its way, the one before it is settled and the next one is read."""
+        following: _Prepared | None = None
+        unsettled: _Prepared | None = None
         beat_due = 0.0
+        idle_seconds = _FIRST_IDLE_SECONDS
         while not stop.is_set():
             if time.monotonic() >= beat_due:
                 self._beat_at = self._clock.now()
                 self._reader.beat(self._name)
                 beat_due = time.monotonic() + _BEAT_SECONDS
             if not self._may_publish():
+                self._settle(unsettled)
+                unsettled = None
                 self._reader.keep_lead()
                 self._show_age()
                 stop.wait(self._settings.idle_seconds)
                 continue
-            prepared = prepared or self._prepare()
+            prepared = following or self._prepare(besides=unsettled)
+            following = None
             if not prepared.batch:
-                self._complete_until, prepared = prepared.read_at, None
+                if unsettled is not None:
+                    self._settle(unsettled)
+                    unsettled = None
+                    continue
+                self._complete_until = prepared.read_at
                 self._show_age()
-                stop.wait(self._settings.idle_seconds)
+                # Look again soon while changes come, and ever less often while they do not.
+                stop.wait(idle_seconds)
+                idle_seconds = min(idle_seconds * 1.5, self._settings.idle_seconds)
                 continue
-            prepared = self._publish_and_settle(prepared, publisher, elsewhere)
+            idle_seconds = min(_FIRST_IDLE_SECONDS, self._settings.idle_seconds)
+            following = self._publish(prepared, unsettled, publisher, elsewhere)
+            unsettled = prepared
             self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._settle(unsettled)
 
-    def _publish_and_settle(
-        self, prepared: _Prepared, publisher: Publishing, elsewhere: ThreadPoolExecutor
+    def _publish(
+        self, prepared: _Prepared, unsettled: _Prepared | None, publisher: Publishing, elsewhere: ThreadPoolExecutor
     ) -> _Prepared | None:
-        """Publish a batch and settle it; return the next one if it was worth reading meanwhile."""
-        following: _Prepared | None = None
-        if prepared.messages:
-            published = elsewhere.submit(_publish, publisher, prepared.messages)
-            try:
-                # With a backlog, reading the next batch costs nothing now. Without, it is better read later: newer.
-                if prepared.batch.full and self._may_publish():
-                    following = self._prepare(besides=prepared.batch)
-            finally:
-                # Also when reading fails: nothing else may use the publisher before this transaction has ended.
+        """Publish a batch and settle the one before it; return the next one if it was worth reading meanwhile."""
+        published = elsewhere.submit(self._transact, publisher, prepared.states) if prepared.states else None
+        try:
+            self._settle(unsettled)
+            # With a backlog, reading the next batch costs nothing now. Without, it is better read later: newer.
+            if prepared.batch.full and self._may_publish():
+                return self._prepare(besides=prepared)
+            return None
+        finally:
+            # Also when settling or reading fails: nothing else may use the publisher before this transaction has ended.
+            if published is not None:
                 self._attended(published)
+            prepared.published_at = time.monotonic()
+
+    def _settle(self, published: _Prepared | None) -> None:
+        """Forget the changes of a batch that is published."""
+        if published is None:
+            return
         # A crash before this line publishes the batch again, and loses nothing. The deletes go over the session that
         # holds the lead: were it lost meanwhile, this raises and deletes nothing.
-        self._reader.settle(prepared.batch)
-        for view, version_ids in prepared.batch.version_ids.items():
+        self._reader.settle(published.batch)
+        for view, version_ids in published.batch.version_ids.items():
             CHANGES.labels(view.value).inc(len(version_ids))
-        BATCH.observe(time.monotonic() - prepared.began)
-        if not prepared.batch.full:
-            self._complete_until = prepared.read_at
+        BATCH.observe(time.monotonic() - published.began)
+        self._batch_size.took(published.published_at - published.began, full=published.batch.full)
+        if not published.batch.full:
+            self._complete_until = published.read_at
         self._show_age()
-        return following
 
-    def _prepare(self, besides: ChangeBatch | None = None) -> _Prepared:
+    def _prepare(self, besides: _Prepared | None) -> _Prepared:
         began, read_at = time.monotonic(), self._clock.now()
-        batch = self._reader.next_batch(self._settings.batch_size, besides)
+        batch = self._reader.next_batch(self._batch_size.limit, besides.batch if besides is not None else None)
         states = self._reader.states_of(batch) if batch else ()
-        at = self._clock.now()
-        return _Prepared(batch, [self._messages.of(self._timed(state), at) for state in states], began, read_at)
+        return _Prepared(batch, [self._timed(state) for state in states] if batch.beat else states, began, read_at)
 
     def _timed(self, state: State) -> State:
         """Return the heartbeat with the instant at which this relay wrote it: the row keeps whole seconds only."""
         if isinstance(state, Beat) and state.relay == self._name and self._beat_at is not None:
             return Beat(state.relay, self._beat_at)
         return state
+
+    def _transact(self, publisher: Publishing, states: Sequence[State]) -> None:
+        with publisher.transaction():
+            for topic, message in self._messages.of(states, self._clock.now()):
+                if message.key == BEAT_KEY:
+                    publisher.send_to_all(topic, message)
+                else:
+                    publisher.send(topic, message)
 
     def _attended(self, work: Future[_T]) -> _T:
         """Wait for `work` on the other thread while showing the store that this relay lives."""
@@ -353,12 +421,3 @@ class RelayStage:
     def _show_age(self) -> None:
         # Changelogs carry no time. All that was committed before the last complete reading is published.
         AGE.set(max(0.0, (self._clock.now() - self._complete_until).total_seconds()))
-
-
-def _publish(publisher: Publishing, messages: Sequence[Outgoing]) -> None:
-    with publisher.transaction():
-        for topic, message in messages:
-            if message.key == BEAT_KEY:
-                publisher.send_to_all(topic, message)
-            else:
-                publisher.send(topic, message)

@@ -4,10 +4,11 @@ A tombstone has no value; its headers still say what it removes (`ce_type` `tocs
 Source: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2.
 """
 
+import itertools
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,8 +18,7 @@ from bridge.contracts.events import EVENTS, EntityRemoved, Event
 CONTENT_TYPE = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """An event ready for a topic. `value` None is a tombstone."""
 
     key: str
@@ -53,27 +53,49 @@ def seal_bytes(
     event_id: str | None = None,
 ) -> Message:
     """Wrap an event already in its JSON form."""
-    return Message(key, root, value, _headers(ce_type, key, root, source, at, event_id))
+    return Envelopes(source, at).message(ce_type, key, root, value, event_id)
 
 
 def tombstone(*, key: str, root: str, source: str, at: datetime) -> Message:
     """Return the message that removes `key` from a compacted topic."""
-    return Message(key, root, None, _headers(EntityRemoved.ce_type, key, root, source, at, None))
+    return Envelopes(source, at).tombstone(key, root)
 
 
-def _headers(
-    ce_type: str, key: str, root: str, source: str, at: datetime, event_id: str | None
-) -> Sequence[tuple[str, bytes]]:
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_id", (event_id or str(uuid.uuid4())).encode()),
-        ("ce_source", source.encode()),
-        ("ce_type", ce_type.encode()),
-        ("ce_time", at.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()),
-        ("ce_subject", key.encode()),
-        ("ce_root", root.encode()),
-        ("content-type", CONTENT_TYPE.encode()),
-    )
+class Envelopes:
+    """Wraps many events of one source and moment: what their headers share is made once, and their ids are numbered."""
+
+    def __init__(self, source: str, at: datetime) -> None:
+        self._batch = uuid.uuid4().hex.encode()
+        self._numbers = itertools.count()
+        self._first = ("ce_specversion", b"1.0")
+        self._source = ("ce_source", source.encode())
+        self._time = ("ce_time", _written(at))
+        self._content = ("content-type", CONTENT_TYPE.encode())
+        self._types: dict[str, tuple[str, bytes]] = {}
+
+    def message(self, ce_type: str, key: str, root: str, value: bytes | None, event_id: str | None = None) -> Message:
+        """Return `value`, an event already in its JSON form, or the tombstone of `key`, as a message."""
+        kind = self._types.get(ce_type)
+        if kind is None:
+            kind = self._types[ce_type] = ("ce_type", ce_type.encode())
+        number = b"%b-%d" % (self._batch, next(self._numbers)) if event_id is None else event_id.encode()
+        headers = (
+            self._first, ("ce_id", number), self._source, kind, self._time, ("ce_subject", key.encode()),
+            ("ce_root", root.encode()), self._content,
+        )  # fmt: skip
+        return Message(key, root, value, headers)
+
+    def of(self, event: Event, key: str, root: str, event_id: str | None = None) -> Message:
+        """Return `event` as a message; `event_id` is for events whose repeats must collapse."""
+        return self.message(event.ce_type, key, root, event.model_dump_json().encode(), event_id)
+
+    def tombstone(self, key: str, root: str) -> Message:
+        """Return the message that removes `key` from a compacted topic."""
+        return self.message(EntityRemoved.ce_type, key, root, None)
+
+
+def _written(at: datetime) -> bytes:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()
 
 
 def open_envelope(key: bytes | None, value: bytes | None, headers: Mapping[str, bytes]) -> Event:

@@ -30,15 +30,6 @@ CUSTOMER_VIEWS = (View.CUSTOMER, View.CUSTOMER_ADDRESS, View.CUSTOMER_EAV)
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenanceRow:
-    """What a changelog says of a provenance row, also of one that is gone."""
-
-    row_id: int
-    record_id: str | None
-    root: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class ChangeBatch:
     """The oldest unsettled changes of every view, and what they are about; each entity once, in reading order.
 
@@ -48,35 +39,49 @@ class ChangeBatch:
     version_ids: Mapping[View, Sequence[int]] = field(default_factory=dict)
     customer_ids: Sequence[int] = ()
     order_ids: Sequence[int] = ()
-    provenance: Sequence[ProvenanceRow] = ()
+    provenance_row_ids: Sequence[int] = ()
     notice_row_ids: Sequence[int] = ()
     beat: bool = False
     """Whether the heartbeat row changed."""
     full: bool = False
-    """Whether a changelog held more than was asked for: there is a backlog."""
+    """Whether a changelog held as much as was asked for: there is a backlog."""
 
     def __len__(self) -> int:
         return sum(len(ids) for ids in self.version_ids.values())
 
 
 def batch_of(
-    rows: Mapping[View, Sequence[tuple[int, int]]], provenance: Sequence[ProvenanceRow], full: bool
+    version_ids: Mapping[View, Sequence[int]], entity_ids: Mapping[View, Sequence[int]], full: bool
 ) -> ChangeBatch:
-    """Return the batch of changelog rows (version id, entity id) by view; `provenance` beside them.
+    """Return the batch of changelog rows, given as their version ids and their entity ids by view.
 
     Entity 0 is what NULL becomes in a trigger's INSERT IGNORE (an address without customer): it is settled unread.
     """
     return ChangeBatch(
-        version_ids={view: [version_id for version_id, _ in read] for view, read in rows.items() if read},
-        customer_ids=_distinct(entity_id for view in CUSTOMER_VIEWS for _, entity_id in rows.get(view, ())),
-        order_ids=_distinct(entity_id for _, entity_id in rows.get(View.ORDER, ())),
-        # The same row twice: the later one is newer.
-        provenance=list({row.row_id: row for row in provenance if row.row_id}.values()),
-        notice_row_ids=_distinct(entity_id for _, entity_id in rows.get(View.ACCOUNT_NOTICE, ())),
-        beat=bool(rows.get(View.HEARTBEAT)),
+        version_ids={view: read for view, read in version_ids.items() if read},
+        customer_ids=_distinct(entity_id for view in CUSTOMER_VIEWS for entity_id in entity_ids.get(view, ())),
+        order_ids=_distinct(entity_ids.get(View.ORDER, ())),
+        provenance_row_ids=_distinct(entity_ids.get(View.PROVENANCE, ())),
+        notice_row_ids=_distinct(entity_ids.get(View.ACCOUNT_NOTICE, ())),
+        beat=bool(entity_ids.get(View.HEARTBEAT)),
         full=full,
     )
 
 
 def _distinct(ids: Iterable[int]) -> list[int]:
     return [entity_id for entity_id in dict.fromkeys(ids) if entity_id]
+
+
+def runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ascending `ids` as (first, last) of each unbroken run: every id between the two is one of them."""
+    found: list[tuple[int, int]] = []
+    if not ids:
+        return found
+    first = last = ids[0]
+    for number in ids[1:]:
+        if number != last + 1:
+            found.append((first, last))
+            first = number
+        last = number
+    found.append((first, last))
+    return found

@@ -36,6 +36,9 @@ class LeadSession:
     Every statement raises LeadLost (or Refused for what only a person can change) and closes the session.
     """
 
+    writes_events = True
+    """Whether the server knows the functions of `statements.WRITTEN_PROVENANCE`, and DELETE with a LIMIT."""
+
     def __init__(self, settings: Store, *, by_lease: bool = False) -> None:
         self._settings = settings
         self.prefix = checked_prefix(settings.table_prefix)
@@ -129,10 +132,10 @@ class LeadSession:
         with self._running():
             return self._opened().exec_driver_sql(statements.filled(text, self.prefix, ids or (), limit)).all()
 
-    def change(self, text: str, ids: Sequence[int] = ()) -> int:
+    def change(self, text: str) -> int:
         """Run a statement that changes rows; return how many."""
         with self._running():
-            return self._opened().exec_driver_sql(statements.filled(text, self.prefix, ids)).rowcount
+            return self._opened().exec_driver_sql(statements.filled(text, self.prefix)).rowcount
 
     def change_with(self, text: str, values: Mapping[str, Any]) -> int:
         """Run a statement with named values; return how many rows it changed."""
@@ -191,6 +194,8 @@ def store_engine(settings: Store) -> sa.Engine:
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
+        # Else the driver takes a % in a statement without parameters for one.
+        execution_options={"no_parameters": True},
         connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -91,7 +91,15 @@ class Beat:
     beat_at: datetime
 
 
-State = CustomerState | OrderState | ProvenanceRecorded | NoticeReadState | Removed | Beat
+class WrittenProvenance(NamedTuple):
+    """A provenance record whose event the database has written already, byte for byte as its model would."""
+
+    record_id: str
+    root: str
+    event: bytes
+
+
+State = CustomerState | OrderState | ProvenanceRecorded | WrittenProvenance | NoticeReadState | Removed | Beat
 
 
 class _Address:

@@ -4,21 +4,23 @@ Each statement is its own transaction with its own view of what is committed, so
 transaction is long. Not here: the connection and who may lead (`bridge.magento.session`), publishing, sealing.
 """
 
-import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import structlog
 from pydantic import ValidationError
 
-from bridge.contracts.errors import nearest
+from bridge.contracts.errors import Refused, nearest
+from bridge.contracts.events import ProvenanceRecorded
 from bridge.magento import statements
 from bridge.magento.catalog import Attribute, Catalog
-from bridge.magento.changelogs import ChangeBatch, ProvenanceRow, View, batch_of
+from bridge.magento.changelogs import ChangeBatch, View, batch_of
 from bridge.magento.reader import StoreReader
 from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
     Removed,
     State,
+    WrittenProvenance,
     beat_of,
     customer_state,
     notice_read_state,
@@ -31,6 +33,8 @@ from bridge.runtime.settings import Store
 log = structlog.get_logger()
 
 CATALOG_SECONDS = 60.0
+_VIEWS = tuple(View)
+_Record = ProvenanceRecorded | WrittenProvenance
 
 
 class SqlStore:
@@ -68,18 +72,16 @@ class SqlStore:
 
     def next_batch(self, limit: int, besides: ChangeBatch | None = None) -> ChangeBatch:
         self._session.catch_up()
-        rows: dict[View, Sequence[tuple[int, int]]] = {}
-        provenance: list[ProvenanceRow] = []
-        full = False
-        for view in View:
-            in_flight = set(besides.version_ids.get(view, ())) if besides is not None else set()
-            read = self._session.rows(statements.changelog(view), limit=limit + len(in_flight))
-            found = [row for row in read if row[0] not in in_flight][:limit]
-            full = full or len(found) == limit
-            rows[view] = [(row[0], row[1]) for row in found]
-            if view is View.PROVENANCE:
-                provenance = [ProvenanceRow(row[1], row[2], row[3]) for row in found]
-        return batch_of(rows, provenance, full)
+        in_flight = besides.version_ids if besides is not None else {}
+        version_ids: dict[View, Sequence[int]] = {}
+        entity_ids: dict[View, Sequence[int]] = {}
+        found = self._session.rows(statements.changelogs(limit, in_flight))
+        for number, version_sum, entity_sum, versions, entities in found:
+            if version_sum is not None:
+                view = _VIEWS[number]
+                version_ids[view], entity_ids[view] = _numbers(versions, version_sum), _numbers(entities, entity_sum)
+        full = any(len(read) == limit for read in version_ids.values())
+        return batch_of(version_ids, entity_ids, full)
 
     def states_of(self, batch: ChangeBatch) -> Sequence[State]:
         self._refresh_catalog()
@@ -96,14 +98,10 @@ class SqlStore:
         order_ids = dict.fromkeys(batch.order_ids)
         if left:
             order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, left))
+        records = self._provenance_states(batch, removed)
         # An order's first provenance record is what makes it known.
-        roots = dict.fromkeys(
-            int(row.root.removeprefix("order/"))
-            for row in batch.provenance
-            if row.root is not None and re.fullmatch(r"order/[0-9]+", row.root)
-        )
+        roots = dict.fromkeys(int(record.root[6:]) for record in records if record.root.startswith("order/"))
         orders = self._order_states(list(order_ids | roots), list(roots), removed)
-        records = self._provenance_states(batch.provenance, removed)
         reads = [
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
             for notice_id, customer_id, read_at in self._session.rows(statements.READ_NOTICES, batch.notice_row_ids)
@@ -133,36 +131,86 @@ class SqlStore:
             if document is not None
         ]
 
-    def _provenance_states(self, changed: Sequence[ProvenanceRow], removed: list[State]) -> list[State]:
-        documents = {
-            row[0]: row[1] for row in self._session.rows(statements.PROVENANCE, [row.row_id for row in changed])
-        }
-        states: list[State] = []
-        for row in changed:
-            document = documents.get(row.row_id)
-            if document is None:
-                if row.record_id and row.root:
-                    removed.append(Removed(f"provenance/{row.record_id}", row.root))
-                else:
-                    log.error("a provenance row is gone and its changelog does not say which record", row_id=row.row_id)
-                continue
+    def _provenance_states(self, batch: ChangeBatch, removed: list[State]) -> Sequence[_Record]:
+        row_ids = batch.provenance_row_ids
+        written, found, left = self._written_provenance(row_ids)
+        modelled, unreadable = self._modelled_provenance(left)
+        found |= {row_id for row_id, _ in modelled} | unreadable
+        gone = [row_id for row_id in row_ids if row_id not in found]
+        if gone:
+            removed += self._gone_provenance(batch, gone)
+        return [*written, *(record for _, record in modelled)]
+
+    def _written_provenance(self, row_ids: Sequence[int]) -> tuple[list[WrittenProvenance], set[int], Sequence[int]]:
+        """Return the records that the database could write, the ids of these, and the ids that need the model."""
+        if not row_ids or not self._session.writes_events:
+            return [], set(), row_ids
+        ((count, text),) = self._session.rows(statements.WRITTEN_PROVENANCE, row_ids)
+        if text is None:
+            return [], set(), row_ids
+        lines = text.split(b"\n")
+        # A line feed in an id, or a value that was cut short: not worth telling apart.
+        if len(lines) != count or not lines[-1].endswith((statements.WRITTEN_PROVENANCE_END, b"\t")):
+            return [], set(), row_ids
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return [], set(), row_ids
+        # An escape, however the server writes it, is left to the model.
+        escapes = b"\\" in text
+        written: list[WrittenProvenance] = []
+        found: set[int] = set()
+        left: list[int] = []
+        for line in lines:
+            row_id, root, record_id, event = line.split(b"\t", 3)
+            if event.startswith(b"{") and not (escapes and b"\\" in event):
+                written.append(WrittenProvenance(record_id.decode(), root.decode(), event))
+                found.add(int(row_id))
+            else:
+                left.append(int(row_id))
+        return written, found, left
+
+    def _modelled_provenance(self, row_ids: Sequence[int]) -> tuple[Sequence[tuple[int, ProvenanceRecorded]], set[int]]:
+        """Return the records of rows that are there, and the ids of rows that say of nobody what they are about."""
+        modelled: list[tuple[int, ProvenanceRecorded]] = []
+        unreadable: set[int] = set()
+        for row_id, document in self._session.rows(statements.PROVENANCE, row_ids):
             try:
                 record = provenance_state(document)
             except ValidationError:
                 record = None
             if record is None:
-                log.error("a provenance row names nobody: neither root nor customer nor order", row_id=row.row_id)
-                continue
-            states.append(record)
-        return states
+                log.error("a provenance row names nobody: neither root nor customer nor order", row_id=row_id)
+                unreadable.add(row_id)
+            else:
+                modelled.append((row_id, record))
+        return modelled, unreadable
+
+    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> list[State]:
+        version_ids = batch.version_ids[View.PROVENANCE]
+        text = statements.GONE_PROVENANCE.replace("{first}", str(version_ids[0])).replace(
+            "{last}", str(version_ids[-1])
+        )
+        # The same row twice: the later one is newer.
+        said = {row_id: (record_id, root) for row_id, record_id, root in self._session.rows(text, row_ids)}
+        removed: list[State] = []
+        for row_id in row_ids:
+            record_id, root = said.get(row_id, (None, None))
+            if record_id and root:
+                removed.append(Removed(f"provenance/{record_id}", root))
+            else:
+                log.error("a provenance row is gone and its changelog does not say which record", row_id=row_id)
+        return removed
 
     # Settling
 
     def settle(self, batch: ChangeBatch) -> None:
+        settling = statements.settling if self._session.writes_events else statements.settling_unordered
         # A crash between two of these reads the rest again and publishes it again.
         with self._session.settling():
             for view, version_ids in batch.version_ids.items():
-                self._session.change(statements.settling(view), version_ids)
+                for text in settling(view, version_ids):
+                    self._session.change(text)
 
     def beat(self, relay: str) -> None:
         values = {"relay": relay[:128], "beat_at": f"{self._clock.now():%Y-%m-%d %H:%M:%S}"}
@@ -207,3 +255,11 @@ def open_store(settings: Store, clock: Clock) -> StoreReader:
 
         return SqlStore(settings, clock, DemoSession(settings))
     return SqlStore(settings, clock)
+
+
+def _numbers(listed: str | None, total: int | Decimal) -> list[int]:
+    numbers = [int(number) for number in (listed or "").split(",") if number]
+    if sum(numbers) != total:
+        # Settling a number that lost its last digits would forget a change that nobody read.
+        raise Refused("the store's server cuts short what it lists: set its max_allowed_packet to 1 MB or more")
+    return numbers

@@ -32,6 +32,10 @@ class Fenced(Refused):
     """Another process took over this transactional id: this one must publish and delete nothing more."""
 
 
+_POLL_EVERY = 100
+"""Records between looks at what the client has to report."""
+
+
 class _Complaints:
     """Logs what a client reports about its connections: each kind once in a while, not at every attempt."""
 
@@ -81,6 +85,7 @@ class Publisher:
         self._transactional = transactional_id is not None
         self._partition_counts: dict[str, int] = {}
         self._failed: list[KafkaError] = []
+        self._sent = 0
         if self._transactional:
             self._call(self._producer.init_transactions, patience_seconds)
 
@@ -93,8 +98,8 @@ class Publisher:
 
     def send(self, topic: Topic, message: Message) -> None:
         """Queue `message`; `flush` or the end of the transaction waits for it."""
-        partition = partition_of(message.root, self.partition_count(topic))
-        self.send_raw(topic, partition, message.key.encode(), message.value, message.headers)
+        key, root, value, headers = message
+        self.send_raw(topic, partition_of(root, self.partition_count(topic)), key.encode(), value, headers)
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
         """Queue `message` on every partition, whatever its root."""
@@ -108,15 +113,19 @@ class Publisher:
         name = self._kafka.topic_prefix + topic.name
         while True:
             try:
-                self._producer.produce(
-                    name, value=value, key=key, partition=partition, headers=list(headers), on_delivery=self._delivered
-                )
+                # A commit says itself whether any record of its transaction failed: no report on each is needed then.
+                if self._transactional:
+                    self._producer.produce(name, value, key, partition, headers=list(headers))
+                else:
+                    self._producer.produce(name, value, key, partition, self._delivered, headers=list(headers))
             except BufferError:
                 self._producer.poll(0.05)
                 continue
             except KafkaException as error:
                 raise self._translated(error) from error
-            self._producer.poll(0)
+            self._sent += 1
+            if not self._sent % _POLL_EVERY:
+                self._producer.poll(0)
             return
 
     def _delivered(self, error: KafkaError | None, _message: object) -> None:
@@ -140,20 +149,14 @@ class Publisher:
 
         A crash before the commit leaves an open transaction that the next `init_transactions` of this id aborts.
         """
-        self._producer.poll(0)
-        # reports on records that an abort purged say nothing about this transaction
-        self._failed = []
         self._call(self._producer.begin_transaction)
         try:
             yield
+            # raises also when a single record was not acknowledged
             self._call(self._producer.commit_transaction, self._patience_seconds)
-            if self._failed:
-                failed, self._failed = self._failed, []
-                raise NotPublished(f"{len(failed)} records were not published: {failed[0].str()}")
         except Fenced:
             raise
         except BaseException:
-            self._failed = []
             self._abort()
             raise
 

@@ -146,8 +146,16 @@ class Paths(Section):
 
 
 class Relay(Section):
-    batch_size: int = Field(default=2000, ge=1, le=50_000, description="changed ids per batch")
-    idle_seconds: float = Field(default=0.05, gt=0)
+    batch_size: int = Field(
+        default=5000,
+        ge=1,
+        le=20_000,
+        description="changes of a table in one batch, at most; fewer while batches take long",
+    )
+    batch_seconds: float = Field(default=0.5, gt=0, description="how long a batch should take")
+    idle_seconds: float = Field(
+        default=0.05, gt=0, description="longest wait between two looks at the changelogs while nothing changes"
+    )
     departed_retention_days: int = Field(default=0, ge=0, description="how long a deleted customer is still reachable")
     departed_legal_ground: str = ""
 

@@ -1,5 +1,6 @@
 """The relay between a real MariaDB and a real Kafka: killed, frozen, overtaken, and read by an independent client."""
 
+import itertools
 import json
 import os
 import queue
@@ -29,7 +30,8 @@ from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
 from bridge.magento.grants import grants
 from bridge.magento.reader import LeadLost
-from bridge.magento.snapshots import CustomerState
+from bridge.magento.session import LeadSession
+from bridge.magento.snapshots import CustomerState, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore, open_store
 from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
@@ -40,7 +42,7 @@ from bridge.runtime.telemetry import Health
 from bridge.runtime.topics_admin import TopicsAdmin
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
-from tests.store_rows import StoreRows, add, run
+from tests.store_rows import StoreRows, add, provenance_row, run
 
 ROOT = Path(__file__).parents[2]
 PROCESS = Path(__file__).with_name("relay_process.py")
@@ -569,3 +571,152 @@ def test_a_second_start_under_the_same_id_fences_the_first(kafka: Kafka) -> None
     first.close()
     second.close()
     assert Read(kafka, STORE_CHANGES).keys == []
+
+
+# What the database writes
+
+_NASTY = (
+    "plain", "with space ", " ", "quote\"d", "back\\slash", "new\nline", "tab\tbed", "bell\x07", "delete\x7f", "nul\x00l", "a/b",
+    "\u00fcml\u00e4ut", "\U0001f514", "line\u2028separator", "{\"a\": [1]}", "%s %Y", "'single'", "null", "0", "\u202eabc",
+)  # fmt: skip
+
+
+def nasty_rows() -> Iterator[dict[str, Any]]:
+    """Rows in which each column in turn holds what a shop should not, or hardly ever, write there."""
+    texts = ("record_id", "entity_type", "attribute", "model_id", "model_version", "run_id", "dataset_version", "supersedes",
+             "source_system", "storage_location", "legal_basis")  # fmt: skip
+    number = itertools.count(1)
+
+    def row(**values: Any) -> dict[str, Any]:
+        n = next(number)
+        return provenance_row(f"r-{n}", "customer/42", **_WHOLE) | values
+
+    for column in texts:
+        yield from (row(**{column: f"{text}{next(number)}" if column == "record_id" else text}) for text in _NASTY)
+        if column in ("run_id", "dataset_version", "supersedes", "source_system", "storage_location", "legal_basis"):
+            yield from (row(**{column: None}), row(**{column: ""}))
+    for confidence in (None, 0, 1, "0.5", "0.7310", "0.0001", "0.9999", "-0.5", "9.9999", "0.1000"):
+        yield row(confidence=confidence)
+    for at in ("2026-03-01 10:00:00", "2026-03-01 10:00:00.5", "2026-03-01 10:00:00.000001", "0001-01-01 00:00:00",
+               "9999-12-31 23:59:59.999999", "0000-00-00 00:00:00", "2026-00-10 00:00:00", "2026-02-31 00:00:00",
+               "0000-01-01 00:00:00"):  # fmt: skip
+        yield row(generated_at=at)
+        yield row(deleted_at=at)
+    for words in ("[]", '["a"]', '["a","b"]', '["a", "b"]', '["a" ,"b"]', '["a\\u00fc"]', '["a\\"b"]', '["ü"]', "[1]", "{}",
+                  '"a"', "null", "[null]", '["a",["b"]]', '["a","b"', "", "nonsense", '[ "a" ]', '["a"]["b"]'):  # fmt: skip
+        yield from (row(categories=words), row(elements=words), row(input_fields=words))
+    yield row(input_fields=None)
+    for kind in ("synthetic", "derived", "inferred", "real", "Real", "odd", "", "real "):
+        yield row(kind=kind)
+    for sensitivity in ("low", "medium", "high", "critical", "HIGH", "", "high "):
+        yield row(sensitivity=sensitivity)
+    for root, customer_id, order_id in (
+        ("customer/42", 42, None), ("customer/42", 42, 7), ("order/7", None, 7), ("order/7", 42, 7), ("customer/42", None, None),
+        ("order/7", None, None), ("customer/042", 42, None), ("customer/42", 43, None), ("Customer/42", 42, None),
+        ("customer/42 ", 42, None), ("customer/0", 0, None), ("order/7", 0, 7), ("nobody/1", 42, None), ("nobody/1", None, 7),
+        ("nobody/1", None, None), ("", 42, 0), ("customer/42", 42, 0), ("customer/4\t2", 42, None),
+    ):  # fmt: skip
+        yield row(root=root, customer_id=customer_id, order_id=order_id)
+        yield row(root=root, customer_id=customer_id, order_id=order_id, entity_id=0)
+
+
+_WHOLE = {
+    "run_id": "run-1", "dataset_version": "d1", "supersedes": "r-0", "confidence": "0.5", "source_system": "ml",
+    "storage_location": "s3://bucket/part", "input_fields": '["orders"]', "legal_basis": "consent",
+}  # fmt: skip
+
+
+def test_what_the_database_writes_is_what_the_model_writes(store: Store, shop: StoreRows) -> None:
+    rows = list(nasty_rows())
+    with shop.engine.begin() as connection:
+        run(connection, "SET SESSION sql_mode = 'ALLOW_INVALID_DATES', check_constraint_checks = 0")
+        connection.execute(sa.insert(sa.table("tocsin_provenance", *(sa.column(name) for name in rows[0]))), rows)
+    session = LeadSession(store)
+    reader = SqlStore(store, SystemClock(), session)
+    assert reader.take_lead()
+    batch = reader.next_batch(10_000)
+    assert len(batch) == len(rows)
+    written = dict(events(reader.states_of(batch)))
+    session.writes_events = False
+    modelled = dict(events(reader.states_of(batch)))
+    reader.close()
+    assert written.keys() == modelled.keys()
+    assert {key: (value, modelled[key]) for key, value in written.items() if value != modelled[key]} == {}
+
+
+def events(states: Sequence[State]) -> Iterator[tuple[str, bytes | None]]:
+    for state in states:
+        if isinstance(state, WrittenProvenance):
+            yield f"{state.root} {state.record_id}", state.event
+        elif isinstance(state, ProvenanceRecorded):
+            yield f"{state.root} {state.record_id}", state.model_dump_json().encode()
+
+
+def test_the_database_writes_ordinary_rows_and_leaves_the_others(store: Store, shop: StoreRows) -> None:
+    shop.provenance("r-1", "customer/42", **_WHOLE)
+    shop.provenance("r-2", "customer/42", model_id="back\\slash")
+    shop.provenance("r-3", "order/7")
+    shop.provenance("r-4", "order/8")
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-4'")
+    reader = SqlStore(store, SystemClock())
+    assert reader.take_lead()
+    states = reader.states_of(reader.next_batch(10))
+    reader.close()
+    assert Removed("provenance/r-4", "order/8") in states
+    assert {state.record_id for state in states if isinstance(state, WrittenProvenance)} == {"r-1", "r-3"}
+    assert {state.record_id for state in states if isinstance(state, ProvenanceRecorded)} == {"r-2"}
+
+
+@pytest.mark.parametrize("longest", [40, 900, 1300])
+def test_a_value_that_the_server_cuts_short_loses_nothing(store: Store, shop: StoreRows, longest: int) -> None:
+    for number in range(1, 6):
+        shop.provenance(f"r-{number}", "customer/42", **_WHOLE)
+    session = LeadSession(store)
+    reader = SqlStore(store, SystemClock(), session)
+    assert reader.take_lead()
+    session.change(f"SET SESSION group_concat_max_len = {longest}")
+    states = reader.states_of(reader.next_batch(5))
+    reader.close()
+    assert {key.split()[1] for key, _ in events(states)} == {f"r-{number}" for number in range(1, 6)}
+    assert not any(isinstance(state, Removed) for state in states)
+
+
+def test_ids_that_the_server_cuts_short_are_not_settled(store: Store, shop: StoreRows) -> None:
+    for number in range(101, 111):
+        shop.customer(number)
+    session = LeadSession(store)
+    reader = SqlStore(store, SystemClock(), session)
+    assert reader.take_lead()
+    session.change("SET SESSION group_concat_max_len = 14")
+    with pytest.raises(Refused, match="max_allowed_packet"):
+        reader.next_batch(10)
+    reader.close()
+
+
+def test_settling_waits_for_no_save(store: Store, shop: StoreRows, mariadb_database: StoreDatabase) -> None:
+    """Rows that the shop has not committed lie before, between and after those that are settled, in a small table."""
+    for number in range(1, 13):
+        shop.customer(number)
+    shop.run("DELETE FROM tocsin_customer_cl WHERE version_id IN (1, 4, 6, 8, 10, 12)")
+    reader = SqlStore(store, SystemClock())
+    assert reader.take_lead()
+    saving = mariadb_database.connect(autocommit=False)
+    try:
+        with saving.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO tocsin_customer_cl (version_id, entity_id) VALUES (1, 1), (6, 1), (12, 1), (13, 1)"
+            )
+            for limit in (2, 10):
+                batch = reader.next_batch(limit)
+                reader.settle(batch)
+            saving.commit()
+    finally:
+        saving.close()
+        shop.run("SET GLOBAL innodb_lock_wait_timeout = 50")
+    assert [version for (version,) in shop.run("SELECT version_id FROM tocsin_customer_cl ORDER BY version_id")] == [
+        1,
+        6,
+        12,
+        13,
+    ]
+    reader.close()
