@@ -11,24 +11,23 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
+from pydantic_core import to_json
 
 from bridge.contracts.envelope import Envelopes, Message
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.events import Contact as _Contact
 from bridge.contracts.events import (
     CustomerChanged,
     NoticeRead,
     OrderChanged,
     ProvenanceRecorded,
-    SealedContact,
     StoreBeat,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
@@ -100,6 +99,8 @@ _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
 _LEAST_LIMIT = 50
 _PROVENANCE = ProvenanceRecorded.ce_type
+_CUSTOMER = CustomerChanged.ce_type
+_ORDER = OrderChanged.ce_type
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -116,7 +117,7 @@ class Publishing(Protocol):
 class Sealing(Protocol):
     """Seals a contact for a root."""
 
-    def seal(self, contact: _Contact, root: str) -> SealedContact: ...
+    def seal_json(self, contact: bytes, root: str) -> dict[str, str | None]: ...
 
 
 _T = TypeVar("_T")
@@ -129,6 +130,7 @@ class StateMessages:
     def __init__(self, sealer: Sealing, join_key: bytes) -> None:
         self._sealer = sealer
         self._join_key = join_key
+        self._value_hmacs: dict[tuple[str, str], str] = {}
 
     def of(self, states: Iterable[State], at: datetime) -> Iterator[Outgoing]:
         """Yield the topics and messages for `states`, in their order; each is made when it is asked for."""
@@ -162,11 +164,11 @@ class StateMessages:
             case CustomerState():
                 root = f"customer/{state.customer_id}"
                 customer = self._customer(state, root)
-                return "customer", STORE_CHANGES, envelopes.of(customer, root, root), state.faults
+                return "customer", STORE_CHANGES, envelopes.message(_CUSTOMER, root, root, customer), state.faults
             case OrderState():
                 root = f"order/{state.order_id}"
                 order = self._order(state, root)
-                return "order", STORE_CHANGES, envelopes.of(order, root, root), state.faults
+                return "order", STORE_CHANGES, envelopes.message(_ORDER, root, root, order), state.faults
             case NoticeReadState():
                 read = NoticeRead(notice_id=state.notice_id, customer_id=state.customer_id, read_at=state.read_at)
                 key, root = f"notice/{state.notice_id}", f"customer/{state.customer_id}"
@@ -175,40 +177,47 @@ class StateMessages:
                 return "beat", STORE_CHANGES, envelopes.of(StoreBeat(beat_at=state.beat_at), BEAT_KEY, BEAT_KEY), ()
         raise TypeError(f"no message for {type(state).__name__}")
 
-    def _customer(self, state: CustomerState, root: str) -> CustomerChanged:
-        return CustomerChanged(
-            root=root,
-            customer_id=state.customer_id,
-            website_id=state.website_id,
-            store_id=state.store_id,
-            locale=state.locale,
-            residence=state.residence,
-            channels=state.channels,
-            contact=self._sealer.seal(state.contact, root),
-            email_hmac=self._hashed(state.stored_email),
-            attribute_hmacs={
-                code: value_hmac(self._join_key, code, value) for code, value in state.attribute_values.items()
-            },
-            faults=state.faults,
-        )
+    def _customer(self, state: CustomerState, root: str) -> bytes:
+        """Return the JSON of a CustomerChanged, as the model would write it, for a tenth of its time."""
+        person = self._person(state, root)
+        person["attribute_hmacs"] = {
+            code: self._hashed_value(code, value) for code, value in state.attribute_values.items()
+        }
+        person["faults"] = state.faults
+        return to_json(person)
 
-    def _order(self, state: OrderState, root: str) -> OrderChanged:
-        return OrderChanged(
-            root=root,
-            order_id=state.order_id,
-            customer_id=state.customer_id,
-            website_id=state.website_id,
-            store_id=state.store_id,
-            locale=state.locale,
-            residence=state.residence,
-            channels=state.channels,
-            contact=self._sealer.seal(state.contact, root),
-            email_hmac=self._hashed(state.stored_email),
-            faults=state.faults,
-        )
+    def _order(self, state: OrderState, root: str) -> bytes:
+        """Return the JSON of an OrderChanged, in the same way."""
+        return to_json(self._person(state, root) | {"order_id": state.order_id, "faults": state.faults})
 
-    def _hashed(self, email: str | None) -> str | None:
-        return email_hmac(self._join_key, email) if email and email.strip() else None
+    def _person(self, state: CustomerState | OrderState, root: str) -> dict[str, Any]:
+        contact = to_json(state.contact._asdict())
+        email = state.stored_email
+        return {
+            "root": root,
+            "customer_id": state.customer_id,
+            "website_id": state.website_id,
+            "store_id": state.store_id,
+            "locale": state.locale,
+            "residence": state.residence,
+            "channels": state.channels,
+            "contact": self._sealer.seal_json(contact, root),
+            "email_hmac": email_hmac(self._join_key, email) if email and email.strip() else None,
+        }
+
+    def _hashed_value(self, code: str, value: str) -> str:
+        if len(value) > _LONGEST_KEPT:
+            return value_hmac(self._join_key, code, value)
+        # Scores and classes repeat.
+        known = self._value_hmacs.get((code, value))
+        if known is None:
+            if len(self._value_hmacs) >= _MOST_KEPT:
+                self._value_hmacs.clear()
+            known = self._value_hmacs[code, value] = value_hmac(self._join_key, code, value)
+        return known
+
+
+_LONGEST_KEPT, _MOST_KEPT = 32, 10_000
 
 
 class BatchSize:
@@ -235,7 +244,7 @@ class _Prepared:
     """A batch whose states are read, ready to be sealed and published."""
 
     batch: ChangeBatch
-    states: Sequence[State]
+    states: Collection[State]
     began: float
     read_at: datetime
     published_at: float = 0.0
@@ -401,7 +410,7 @@ class RelayStage:
             return Beat(state.relay, self._beat_at)
         return state
 
-    def _transact(self, publisher: Publishing, states: Sequence[State]) -> None:
+    def _transact(self, publisher: Publishing, states: Collection[State]) -> None:
         with publisher.transaction():
             for topic, message in self._messages.of(states, self._clock.now()):
                 if message.key == BEAT_KEY:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.events import Contact, SealedContact
+from bridge.contracts.events import CustomerChanged, OrderChanged
 from bridge.contracts.fingerprints import (
     RANGE_SIZE,
     SUM_MODULUS,
@@ -117,9 +117,9 @@ class _Digests:
     def __init__(self, join_key: bytes) -> None:
         self._join_key = join_key
 
-    def seal(self, contact: Contact, root: str) -> SealedContact:
-        digest = contact_digest(self._join_key, contact.model_dump_json().encode(), root)
-        return SealedContact(key_id="", wrapped_key="", nonce="", ciphertext="", digest=digest)
+    def seal_json(self, contact: bytes, root: str) -> dict[str, str | None]:
+        digest = contact_digest(self._join_key, contact, root)
+        return {"key_id": "", "wrapped_key": "", "nonce": "", "ciphertext": "", "digest": digest}
 
 
 class _Prints(StateMessages):
@@ -130,11 +130,11 @@ class _Prints(StateMessages):
 
     def customer(self, state: CustomerState) -> tuple[str, _Print]:
         root = f"customer/{state.customer_id}"
-        return root, _Print(person_fingerprint(self._customer(state, root)))
+        return root, _Print(person_fingerprint(CustomerChanged.model_validate_json(self._customer(state, root))))
 
     def order(self, state: OrderState) -> tuple[str, _Print]:
         root = f"order/{state.order_id}"
-        return root, _Print(person_fingerprint(self._order(state, root)))
+        return root, _Print(person_fingerprint(OrderChanged.model_validate_json(self._order(state, root))))
 
     @staticmethod
     def record(row: RecordRow) -> tuple[str, _Print] | None:

@@ -217,7 +217,6 @@ def demo_engine(url: sa.URL, *, autocommit: bool = True) -> sa.Engine:
 class DemoSession(LeadSession):
     """Leads by a lock on a file beside the store, which ends with the process that holds it."""
 
-    writes_events = False
     _lock_file: int | None = None
 
     def _lock(self) -> bool:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bridge.contracts.events import ProvenanceRecorded
 from bridge.magento import statements
-from bridge.magento.changelogs import CUSTOMER_VIEWS, ChangeBatch, ProvenanceRow, View
+from bridge.magento.changelogs import CUSTOMER_VIEWS, ChangeBatch, View
 from bridge.magento.servers import prepare_session
 from bridge.magento.session import LeadSession
 from bridge.magento.snapshots import CustomerState, OrderState, beat_of, provenance_state
@@ -36,7 +36,7 @@ _RECORD_IDS = (
 )
 _ORDERS_THERE = "SELECT o.entity_id FROM {p}sales_order o WHERE o.entity_id IN ({ids})"
 _ROWS_OF_RECORDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.record_id IN :words"
-_ROWS_OF_ROOTS = "SELECT MIN(r.id), r.root FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
+_ROWS_OF_ROOTS = "SELECT MIN(r.id) FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
 _PENDING = "SELECT DISTINCT l.entity_id FROM {p}{changelog} l WHERE l.entity_id IN ({ids})"
 _PENDING_RECORDS = "SELECT DISTINCT l.record_id FROM {p}tocsin_provenance_cl l WHERE l.record_id IN :words"
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM {p}{changelog} LIMIT {limit}) l"
@@ -132,8 +132,8 @@ class StoreLook:
         found = {state.order_id: state for state in self._orders(ids)}
         roots = [f"order/{order_id}" for order_id in ids if order_id not in found]
         rows = self._rows(_ROWS_OF_ROOTS, words=roots) if roots else ()
-        named = [ProvenanceRow(row[0], None, row[1]) for row in rows]
-        states = self._reader.states_of(ChangeBatch(provenance=named)) if named else ()
+        named = [row[0] for row in rows]
+        states = self._reader.states_of(ChangeBatch(provenance_row_ids=named)) if named else ()
         return [*found.values(), *(state for state in states if isinstance(state, OrderState))]
 
     def records_of(self, row_ids: Sequence[int]) -> Sequence[RecordRow]:

@@ -3,7 +3,7 @@
 SQL is the first implementation (`bridge.magento.store`). Not here: how a store is reached, and who may lead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 from bridge.contracts.errors import Unreachable
@@ -33,7 +33,7 @@ class StoreReader(Protocol):
         """
         ...
 
-    def states_of(self, batch: ChangeBatch) -> Sequence[State]:
+    def states_of(self, batch: ChangeBatch) -> Collection[State]:
         """Return the newest committed state of everything that `batch` is about, removals first. Raises LeadLost."""
         ...
 

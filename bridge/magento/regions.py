@@ -4,6 +4,8 @@ Magento names regions by codes of its own, which are ISO 3166-2 in some countrie
 leaves the country: a coarser residence is true, an invented code is not.
 """
 
+from functools import lru_cache
+
 import phonenumbers
 
 COUNTRIES = (frozenset(phonenumbers.SUPPORTED_REGIONS) - {"AC", "TA", "XK"}) | {
@@ -25,12 +27,14 @@ _TRANSLATED = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def country_code(country_id: str | None) -> str | None:
     """Return the ISO 3166-1 code of Magento's `country_id`, or None if it is none."""
     code = (country_id or "").strip().upper()
     return code if code in COUNTRIES else None
 
 
+@lru_cache(maxsize=8192)
 def residence_code(country: str, region_country: str | None, region_code: str | None) -> str:
     """Return `US-CA` for country `US` and its region `CA`, or the country where the region has no known ISO code.
 

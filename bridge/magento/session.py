@@ -36,13 +36,12 @@ class LeadSession:
     Every statement raises LeadLost (or Refused for what only a person can change) and closes the session.
     """
 
-    writes_events = True
-    """Whether the server knows the functions of `statements.WRITTEN_PROVENANCE`, and DELETE with a LIMIT."""
-
     def __init__(self, settings: Store, *, by_lease: bool = False) -> None:
         self._settings = settings
         self.prefix = checked_prefix(settings.table_prefix)
         self.engine = store_engine(settings)
+        self.writes_events = self.engine.dialect.name != "sqlite"
+        """Whether the server knows the functions of `statements.WRITTEN_PROVENANCE`, and DELETE with a LIMIT."""
         self._by_lease = by_lease
         self._connection: sa.Connection | None = None
         self._warned = False

@@ -6,18 +6,19 @@ States hold contacts in clear: they live in the relay's memory only, between rea
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
-from bridge.contracts.events import Channel, Contact, Kind, ProvenanceRecorded, Residence, Sensitivity
+from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.magento.catalog import Catalog
 from bridge.magento.regions import country_code, residence_code
+from bridge.magento.telephones import e164
 
 Row = Mapping[str, Any]
 Source = Literal["default_billing", "default_shipping", "last_order", "order_billing", "order_shipping", "store"]
@@ -33,7 +34,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CITY_BEFORE_POSTCODE = frozenset({"AU", "CA", "US"})
 
 
-@dataclass(frozen=True, slots=True)
+class ClearContact(NamedTuple):
+    """A contact in clear, as `bridge.contracts.events.Contact` has it; its repr shows nothing."""
+
+    email: str | None
+    phone: str | None
+    first_name: str | None
+    last_name: str | None
+    postal_address: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "ClearContact(...)"
+
+
+@dataclass(slots=True)
 class CustomerState:
     """A customer as the store has them now."""
 
@@ -43,7 +57,7 @@ class CustomerState:
     locale: str
     residence: tuple[Residence, ...]
     channels: tuple[Channel, ...]
-    contact: Contact = field(repr=False)
+    contact: ClearContact = field(repr=False)
     stored_email: str | None = field(repr=False)
     """As stored, valid or not: what leaked lists are compared with."""
     attribute_values: Mapping[str, str] = field(repr=False)
@@ -61,7 +75,7 @@ class OrderState:
     locale: str
     residence: tuple[Residence, ...]
     channels: tuple[Channel, ...]
-    contact: Contact = field(repr=False)
+    contact: ClearContact = field(repr=False)
     stored_email: str | None = field(repr=False)
     faults: tuple[str, ...] = ()
 
@@ -102,60 +116,116 @@ class WrittenProvenance(NamedTuple):
 State = CustomerState | OrderState | ProvenanceRecorded | WrittenProvenance | NoticeReadState | Removed | Beat
 
 
+CUSTOMER_FIELDS = (
+    "website_id", "store_id", "email", "first_name", "last_name", "same_address",
+)  # fmt: skip
+"""Of a customer's fields, those before the two addresses; `same_address` says that billing and shipping share one row."""
+ADDRESS_FIELDS = (
+    "country", "region_id", "region", "postcode", "city", "street", "telephone", "first_name", "last_name",
+)  # fmt: skip
+_BILLING_AT = len(CUSTOMER_FIELDS)
+_SHIPPING_AT = _BILLING_AT + len(ADDRESS_FIELDS)
+_ATTRIBUTES_AT = _SHIPPING_AT + len(ADDRESS_FIELDS)
+_Value = str | int | None
+
+
 class _Address:
-    """One address of a row, by the prefix of its keys."""
+    """One address, by the values of ADDRESS_FIELDS."""
 
-    def __init__(self, row: Row, prefix: str, catalog: Catalog, faults: list[str]) -> None:
-        def text(key: str) -> str | None:
-            value = row.get(f"{prefix}_{key}")
-            return (str(value).strip() or None) if value is not None else None
+    __slots__ = ("_city", "_postcode", "_region", "_street", "code", "country", "first_name", "last_name", "telephone")
 
-        self.telephone = text("telephone")
-        self.country = country_code(text("country"))
-        if self.country is None and text("country") is not None:
+    def __init__(self, values: Sequence[_Value], catalog: Catalog, faults: list[str]) -> None:
+        country, region_id, region, postcode, city, street, telephone, first_name, last_name = values
+        self.telephone = _stripped(telephone)
+        self.country = country_code(_stripped(country))
+        if self.country is None and _stripped(country) is not None:
             faults.append("country_id")
-        region_country, region_code = catalog.regions.get(row.get(f"{prefix}_region_id") or 0, (None, None))
+        region_country, region_code = catalog.regions.get(int(region_id), _NOWHERE) if region_id else _NOWHERE
         self.code = residence_code(self.country, region_country, region_code) if self.country else None
-        self._street = [line.strip() for line in (text("street") or "").splitlines() if line.strip()]
-        self._city, self._postcode = text("city"), text("postcode")
-        self._region = region_code or text("region")
-        self.first_name, self.last_name = text("first_name"), text("last_name")
+        self._street, self._city, self._postcode = street, _stripped(city), _stripped(postcode)
+        self._region = region_code or _stripped(region)
+        self.first_name, self.last_name = _stripped(first_name), _stripped(last_name)
 
     def lines(self, first_name: str | None, last_name: str | None) -> tuple[str, ...]:
         """Return the lines of an envelope, or nothing if a letter would not find its way."""
-        if not (self._street and self._city and self.country):
+        street = [line.strip() for line in str(self._street or "").splitlines() if line.strip()]
+        if not (street and self._city and self.country):
             return ()
         names = " ".join(part for part in (self.first_name or first_name, self.last_name or last_name) if part)
         if self.country in _CITY_BEFORE_POSTCODE:
             place = " ".join(part for part in (f"{self._city},", self._region, self._postcode) if part)
         else:
             place = " ".join(part for part in (self._postcode, self._city) if part)
-        return tuple(line for line in (names, *self._street, place, self.country) if line)
+        return tuple(line for line in (names, *street, place, self.country) if line)
+
+
+_NOWHERE: tuple[str | None, str | None] = (None, None)
+
+
+def _stripped(value: _Value) -> str | None:
+    return (str(value).strip() or None) if value else None
+
+
+def _address_of(row: Row, prefix: str) -> Sequence[_Value]:
+    return [row.get(f"{prefix}_{name}") for name in ADDRESS_FIELDS]
 
 
 def customer_state(customer_id: int, document: str, catalog: Catalog, default_country: str | None) -> CustomerState:
     """Return a customer's state from the JSON that the database built of their row and addresses."""
     faults: list[str] = []
     row = _row(document, faults)
-    store_id = row.get("store_id") or 0
-    website_id = catalog.website(store_id, row.get("website_id"))
-    billing, shipping, order = (_Address(row, prefix, catalog, faults) for prefix in ("billing", "shipping", "order"))
-    contact = _contact(row, (billing, shipping), faults)
     values: Mapping[str, Any] = row.get("attributes") or {}
+    fields = (
+        *(row.get(name) for name in CUSTOMER_FIELDS),
+        *_address_of(row, "billing"),
+        *_address_of(row, "shipping"),
+        *(values.get(attribute.code) for attribute in catalog.attributes),
+    )
+    order = (row.get("order_country"), row.get("order_region_id"))
+    return customer_state_of(customer_id, fields, order, catalog, default_country, faults)
+
+
+def customer_state_of(
+    customer_id: int,
+    fields: Sequence[_Value],
+    last_order: tuple[_Value, _Value],
+    catalog: Catalog,
+    default_country: str | None,
+    faults: list[str] | None = None,
+) -> CustomerState:
+    """Return a customer's state.
+
+    `fields` are CUSTOMER_FIELDS, ADDRESS_FIELDS of the billing and of the shipping address, and the values of the catalog's
+    attributes; `last_order` is country and region id of the newest order's billing address.
+    """
+    faults = [] if faults is None else faults
+    website, store, email, first_name, last_name, same_address = fields[:_BILLING_AT]
+    store_id = int(store or 0)
+    website_id = catalog.website(store_id, None if website in (None, "") else int(website or 0))
+    billing = _Address(fields[_BILLING_AT:_SHIPPING_AT], catalog, faults)
+    shipping = billing if same_address else _Address(fields[_SHIPPING_AT:_ATTRIBUTES_AT], catalog, faults)
+    order = _NO_ADDRESS
+    if last_order[0]:
+        order = _Address((*last_order, None, None, None, None, None, None, None), catalog, faults)
+    contact = _contact(email, first_name, last_name, (billing, shipping), faults)
     return CustomerState(
-        customer_id=customer_id,
-        website_id=website_id,
-        store_id=store_id,
-        locale=catalog.locale(store_id, website_id),
-        residence=_residence(
+        customer_id,
+        website_id,
+        store_id,
+        catalog.locale(store_id, website_id),
+        _residence(
             (("default_billing", billing), ("default_shipping", shipping), ("last_order", order)),
             default_country or catalog.country(store_id, website_id),
         ),
-        channels=_channels(contact, has_account=True),
-        contact=contact,
-        stored_email=row.get("email") or None,
-        attribute_values={code: str(value) for code, value in values.items() if value is not None},
-        faults=_named_once(faults),
+        _channels(contact, has_account=True),
+        contact,
+        str(email) if email else None,
+        {
+            attribute.code: str(value)
+            for attribute, value in zip(catalog.attributes, fields[_ATTRIBUTES_AT:], strict=True)
+            if value is not None
+        },
+        _named_once(faults),
     )
 
 
@@ -166,8 +236,8 @@ def order_state(order_id: int, document: str, catalog: Catalog, default_country:
     store_id = row.get("store_id") or 0
     website_id = catalog.website(store_id)
     customer_id = row.get("customer_id") or None
-    billing, shipping = (_Address(row, prefix, catalog, faults) for prefix in ("billing", "shipping"))
-    contact = _contact(row, (billing, shipping), faults)
+    billing, shipping = (_Address(_address_of(row, prefix), catalog, faults) for prefix in ("billing", "shipping"))
+    contact = _contact(row.get("email"), row.get("first_name"), row.get("last_name"), (billing, shipping), faults)
     return OrderState(
         order_id=order_id,
         customer_id=customer_id,
@@ -260,64 +330,98 @@ def _row(document: str, faults: list[str]) -> Row:
     return row
 
 
-def _contact(row: Row, addresses: tuple[_Address, _Address], faults: list[str]) -> Contact:
+def _contact(
+    email: _Value, first_name: _Value, last_name: _Value, addresses: tuple[_Address, _Address], faults: list[str]
+) -> ClearContact:
     billing, shipping = addresses
-    first_name = row.get("first_name") or billing.first_name or None
-    last_name = row.get("last_name") or billing.last_name or None
-    return Contact(
-        email=_email(row.get("email"), faults),
-        phone=_phone(addresses, faults),
-        first_name=first_name,
-        last_name=last_name,
-        postal_address=billing.lines(first_name, last_name) or shipping.lines(first_name, last_name),
+    first = str(first_name) if first_name else billing.first_name
+    last = str(last_name) if last_name else billing.last_name
+    return ClearContact(
+        _email(email, faults),
+        _phone(addresses, faults),
+        first,
+        last,
+        billing.lines(first, last) or shipping.lines(first, last),
     )
 
 
-def _email(stored: str | None, faults: list[str]) -> str | None:
-    if not stored or not stored.strip():
+_PLAIN_LOCAL_PART = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*").fullmatch
+_LONGEST_LOCAL_PART, _LONGEST_EMAIL = 64, 254
+
+
+def _email(stored: _Value, faults: list[str]) -> str | None:
+    text = _stripped(stored)
+    if text is None:
         return None
+    local, at, domain = text.partition("@")
+    if at and len(local) <= _LONGEST_LOCAL_PART and len(text) <= _LONGEST_EMAIL and _PLAIN_LOCAL_PART(local):
+        # Thousands share a domain, and a plain name before it needs no second look.
+        checked = _checked_email(f"x@{domain}")
+        checked = checked and f"{local}{checked[1:]}"
+    else:
+        checked = _checked_email.__wrapped__(text)
+    if checked is None:
+        faults.append("email")
+    return checked
+
+
+@lru_cache(maxsize=4096)
+def _checked_email(text: str) -> str | None:
     try:
         # Providers take no address outside ASCII before the @; after it they take the domain's ASCII form.
-        checked = validate_email(stored.strip(), check_deliverability=False, allow_smtputf8=False)
+        return validate_email(text, check_deliverability=False, allow_smtputf8=False).ascii_email
     except EmailNotValidError:
-        faults.append("email")
         return None
-    return checked.ascii_email
 
 
-def _phone(addresses: tuple[_Address, ...], faults: list[str]) -> str | None:
+def _phone(addresses: tuple[_Address, _Address], faults: list[str]) -> str | None:
+    billing, shipping = addresses
     tried = False
-    for address in addresses:
+    for address in (billing,) if shipping is billing else addresses:
         # Magento demands a telephone: "n/a" and "-" are how shops say that there is none.
-        if address.telephone is None or not any(character.isdigit() for character in address.telephone):
+        if address.telephone is None or not _DIGIT(address.telephone):
             continue
         tried = True
-        try:
-            number = phonenumbers.parse(address.telephone, address.country)
-        except phonenumbers.NumberParseException:
-            continue
-        if phonenumbers.is_valid_number(number):
-            return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+        if number := e164(address.telephone, address.country):
+            return number
     if tried:
         faults.append("telephone")
     return None
 
 
+_DIGIT = re.compile(r"\d").search
+
+
 def _residence(claims: tuple[tuple[Source, _Address], ...], country_of_store: str | None) -> tuple[Residence, ...]:
-    found = tuple(Residence(code=address.code, source=source) for source, address in claims if address.code is not None)
+    found = tuple([_claim(address.code, source) for source, address in claims if address.code is not None])
     # The store's country says where it sells, not where this person lives: only where nothing better is known.
-    fallback = country_code(country_of_store)
-    return found or ((Residence(code=fallback, source="store"),) if fallback else ())
+    fallback = None if found else country_code(country_of_store)
+    return (_claim(fallback, "store"),) if fallback else found
 
 
-def _channels(contact: Contact, *, has_account: bool) -> tuple[Channel, ...]:
+@lru_cache(maxsize=8192)
+def _claim(code: str, source: Source) -> Residence:
+    return Residence(code=code, source=source)
+
+
+def _channels(contact: ClearContact, *, has_account: bool) -> tuple[Channel, ...]:
+    return _existing_channels(
+        contact.email is not None, contact.phone is not None, has_account, bool(contact.postal_address)
+    )
+
+
+@lru_cache(maxsize=16)
+def _existing_channels(email: bool, sms: bool, account_notice: bool, letter: bool) -> tuple[Channel, ...]:
     exists = {
-        Channel.EMAIL: contact.email is not None,
-        Channel.SMS: contact.phone is not None,
-        Channel.ACCOUNT_NOTICE: has_account,
-        Channel.LETTER: bool(contact.postal_address),
+        Channel.EMAIL: email,
+        Channel.SMS: sms,
+        Channel.ACCOUNT_NOTICE: account_notice,
+        Channel.LETTER: letter,
     }
     return tuple(channel for channel, here in exists.items() if here)
+
+
+_NO_ADDRESS = _Address((None,) * len(ADDRESS_FIELDS), Catalog(), [])
 
 
 def _root_of(row: Row, faults: list[str]) -> str | None:

@@ -27,6 +27,7 @@ _CUSTOMERS = """
 SELECT c.entity_id, JSON_OBJECT(
     'website_id', c.website_id, 'store_id', c.store_id, 'email', c.email,
     'first_name', c.firstname, 'last_name', c.lastname,
+    'same_address', CASE WHEN c.default_shipping = c.default_billing THEN 1 END,
     {billing}, {shipping},
     'order_country', oa.country_id, 'order_region_id', oa.region_id,
     'attributes', JSON_OBJECT({attributes})
@@ -44,6 +45,60 @@ _ATTRIBUTE = (
     "'{code}', (SELECT CAST(v.value AS CHAR) FROM {p}customer_entity_{type} v"
     " WHERE v.entity_id = c.entity_id AND v.attribute_id = {id})"
 )
+
+UNIT, RECORD = "\x1f", "\x1e"
+"""Between the fields of a customer, and between customers: characters that nobody types."""
+
+_ADDRESS_COLUMNS = (
+    "country_id",
+    "region_id",
+    "region",
+    "postcode",
+    "city",
+    "street",
+    "telephone",
+    "firstname",
+    "lastname",
+)
+_CUSTOMERS_AT_ONCE = """
+SELECT COUNT(*), CONVERT(GROUP_CONCAT(CONCAT_WS('{unit}',c.entity_id,IFNULL(c.website_id,''),IFNULL(c.store_id,''),
+IFNULL(c.email,''),IFNULL(c.firstname,''),IFNULL(c.lastname,''),IF(c.default_shipping=c.default_billing,'1',''),
+{columns},'.') SEPARATOR '{record}') USING binary)
+FROM {p}customer_entity c
+LEFT JOIN {p}customer_address_entity b ON b.entity_id = c.default_billing AND b.parent_id = c.entity_id
+LEFT JOIN {p}customer_address_entity s
+    ON s.entity_id = IF(c.default_shipping = c.default_billing, NULL, c.default_shipping) AND s.parent_id = c.entity_id
+{values}
+WHERE c.entity_id IN ({ids})
+"""
+_MOST_JOINED = 40
+"""Attributes whose values one statement can join: MariaDB and MySQL join 61 tables."""
+LAST_ORDERS = """
+SELECT o.customer_id, a.country_id, a.region_id
+FROM (SELECT MAX(l.entity_id) AS entity_id FROM {p}sales_order l WHERE l.customer_id IN ({ids}) GROUP BY l.customer_id) n
+JOIN {p}sales_order o ON o.entity_id = n.entity_id
+JOIN {p}sales_order_address a ON a.entity_id = o.billing_address_id AND a.parent_id = o.entity_id
+"""
+
+
+def customers_at_once(attributes: Sequence[Attribute]) -> str | None:
+    """Return the query for customers' states as one value, or None for more attributes than one statement can join.
+
+    Fields stand as `snapshots.CUSTOMER_FIELDS`, two times `ADDRESS_FIELDS` and the attributes' values (`=` before each, so
+    that an empty one is not a missing one), the id before them and a full stop behind.
+    """
+    if len(attributes) > _MOST_JOINED:
+        return None
+    columns = [f"IFNULL({alias}.{column},'')" for alias in "bs" for column in _ADDRESS_COLUMNS]
+    columns += [f"IFNULL(CONCAT('=',v{number}.value),'')" for number in range(len(attributes))]
+    values = "\n".join(
+        f"LEFT JOIN {{p}}customer_entity_{attribute.backend_type} v{number}"
+        f" ON v{number}.entity_id = c.entity_id AND v{number}.attribute_id = {attribute.attribute_id}"
+        for number, attribute in enumerate(attributes)
+    )
+    text = _CUSTOMERS_AT_ONCE.replace("{columns}", ",".join(columns)).replace("{values}", values)
+    return text.replace("{unit}", UNIT).replace("{record}", RECORD)
+
 
 _HOLDS_PROVENANCE = "EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)"
 # NULL instead of a document: the order is there and holds no provenance.

@@ -4,8 +4,10 @@ Each statement is its own transaction with its own view of what is committed, so
 transaction is long. Not here: the connection and who may lead (`bridge.magento.session`), publishing, sealing.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -18,11 +20,14 @@ from bridge.magento.changelogs import ChangeBatch, View, batch_of
 from bridge.magento.reader import StoreReader
 from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
+    ADDRESS_FIELDS,
+    CUSTOMER_FIELDS,
     Removed,
     State,
     WrittenProvenance,
     beat_of,
     customer_state,
+    customer_state_of,
     notice_read_state,
     order_state,
     provenance_state,
@@ -34,6 +39,7 @@ log = structlog.get_logger()
 
 CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
+_Row = TypeVar("_Row")
 _Record = ProvenanceRecorded | WrittenProvenance
 
 
@@ -47,6 +53,7 @@ class SqlStore:
         self._catalog = Catalog()
         self._catalog_read_at: float | None = None
         self._customers = ""
+        self._all_customers: str | None = None
 
     # Leading
 
@@ -83,7 +90,7 @@ class SqlStore:
         full = any(len(read) == limit for read in version_ids.values())
         return batch_of(version_ids, entity_ids, full)
 
-    def states_of(self, batch: ChangeBatch) -> Sequence[State]:
+    def states_of(self, batch: ChangeBatch) -> Collection[State]:
         self._refresh_catalog()
         removed: list[State] = []
         customer_ids = dict.fromkeys(batch.customer_ids)
@@ -92,12 +99,13 @@ class SqlStore:
             customer_ids |= dict.fromkeys(
                 row[0] for row in self._session.rows(statements.CUSTOMERS_OF_ORDERS, batch.order_ids)
             )
-        customers = self._customer_states(list(customer_ids), removed)
+        found, customers = self._customer_states(list(customer_ids))
+        gone = [customer_id for customer_id in customer_ids if customer_id not in found]
+        removed += [Removed(f"customer/{customer_id}", f"customer/{customer_id}") for customer_id in gone]
         # What a foreign key nulls tells nobody: a deleted customer's orders are guests' orders from now on.
-        left = [customer_id for customer_id in customer_ids if customer_id not in customers]
         order_ids = dict.fromkeys(batch.order_ids)
-        if left:
-            order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, left))
+        if gone:
+            order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, gone))
         records = self._provenance_states(batch, removed)
         # An order's first provenance record is what makes it known.
         roots = dict.fromkeys(int(record.root[6:]) for record in records if record.root.startswith("order/"))
@@ -107,16 +115,45 @@ class SqlStore:
             for notice_id, customer_id, read_at in self._session.rows(statements.READ_NOTICES, batch.notice_row_ids)
         ]
         beats = [beat_of(*row) for row in self._session.rows(statements.HEARTBEAT)] if batch.beat else []
-        return [*removed, *customers.values(), *orders, *records, *reads, *(beat for beat in beats if beat is not None)]
+        return InTurn(removed, *customers, orders, records, reads, [beat for beat in beats if beat is not None])
 
-    def _customer_states(self, ids: Sequence[int], removed: list[State]) -> dict[int, State]:
-        country = self._settings.default_country
-        found: dict[int, State] = {
-            row[0]: customer_state(row[0], row[1], self._catalog, country)
-            for row in self._session.rows(self._customers, ids)
-        }
-        removed += [Removed(f"customer/{gone}", f"customer/{gone}") for gone in ids if gone not in found]
-        return found
+    def _customer_states(self, ids: Sequence[int]) -> tuple[set[int], list[Collection[State]]]:
+        """Return the ids of those who are there, and their states, which are made when they are asked for."""
+        found, at_once, left = self._customers_at_once(ids)
+        catalog, country = self._catalog, self._settings.default_country
+        rows = self._session.rows(self._customers, left)
+        found |= {row[0] for row in rows}
+        one_by_one = Made(rows, lambda row: customer_state(row[0], row[1], catalog, country))
+        return found, [at_once, one_by_one]
+
+    def _customers_at_once(self, ids: Sequence[int]) -> tuple[set[int], Collection[State], Sequence[int]]:
+        """Return who could be read at once, their states, and who must be read one by one."""
+        if not ids or self._all_customers is None or not self._session.writes_events:
+            return set(), (), ids
+        ((count, text),) = self._session.rows(self._all_customers, ids)
+        if text is None:
+            return set(), (), ids
+        try:
+            rows = text.decode().split(statements.RECORD)
+        except UnicodeDecodeError:
+            return set(), (), ids
+        # A field that holds a separator, or a value that was cut short: not worth telling apart.
+        width = len(CUSTOMER_FIELDS) + 2 * len(ADDRESS_FIELDS) + len(self._catalog.attributes) + 2
+        fields = [row.split(statements.UNIT) for row in rows]
+        if len(rows) != count or any(len(each) != width or each[-1] != "." for each in fields):
+            return set(), (), ids
+        found = {int(each[0]) for each in fields}
+        orders = {row[0]: (row[1], row[2]) for row in self._session.rows(statements.LAST_ORDERS, ids)}
+        catalog, country = self._catalog, self._settings.default_country
+        first_value = width - 1 - len(catalog.attributes)
+
+        def state(each: list[str]) -> State:
+            customer_id = int(each[0])
+            values: list[str | None] = [value[1:] if value else None for value in each[first_value:-1]]
+            last_order = orders.get(customer_id, (None, None))
+            return customer_state_of(customer_id, [*each[1:first_value], *values], last_order, catalog, country)
+
+        return found, Made(fields, state), ()
 
     def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
@@ -187,7 +224,10 @@ class SqlStore:
         return modelled, unreadable
 
     def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> list[State]:
-        version_ids = batch.version_ids[View.PROVENANCE]
+        version_ids = batch.version_ids.get(View.PROVENANCE, ())
+        if not version_ids:
+            # asked for beside the changelog
+            return []
         text = statements.GONE_PROVENANCE.replace("{first}", str(version_ids[0])).replace(
             "{last}", str(version_ids[-1])
         )
@@ -244,7 +284,44 @@ class SqlStore:
             attributes=tuple(attributes),
         )
         self._customers = statements.customers(attributes)
+        self._all_customers = statements.customers_at_once(attributes)
         self._catalog_read_at = self._clock.now().timestamp()
+
+
+class Made(Collection[State]):
+    """States that are made of rows whenever they are asked for.
+
+    Making them takes longer than reading them: so it falls to the thread that publishes, while the session reads on.
+    """
+
+    def __init__(self, rows: Sequence[_Row], make: Callable[[_Row], State]) -> None:
+        self._rows = rows
+        self._make: Callable[[Any], State] = make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[State]:
+        return map(self._make, self._rows)
+
+    def __contains__(self, state: object) -> bool:
+        return any(each == state for each in self)
+
+
+class InTurn(Collection[State]):
+    """Several collections of states, one after the other."""
+
+    def __init__(self, *parts: Collection[State]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[State]:
+        return itertools.chain.from_iterable(self._parts)
+
+    def __contains__(self, state: object) -> bool:
+        return any(state in part for part in self._parts)
 
 
 def open_store(settings: Store, clock: Clock) -> StoreReader:

@@ -12,6 +12,7 @@ import hmac
 import os
 import stat
 import time
+from binascii import b2a_base64
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -92,6 +93,10 @@ class Sealer:
 
     def seal(self, contact: Contact, root: str) -> SealedContact:
         """Return `contact` sealed for `root`."""
+        return SealedContact.model_validate(self.seal_json(contact.model_dump_json().encode(), root))
+
+    def seal_json(self, contact: bytes, root: str) -> dict[str, str | None]:
+        """Return the fields of a `SealedContact` for `root`; `contact` is the JSON of a `Contact`."""
         now = self._clock.now()
         if self._reload is not None and (now - self._looked_at).total_seconds() >= KEY_LOOK_SECONDS:
             self._looked_at = now
@@ -102,15 +107,14 @@ class Sealer:
             self._data_key = self._new_data_key()
         # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
         nonce = os.urandom(_NONCE_BYTES)
-        clear = contact.model_dump_json().encode()
-        sealed = self._data_key.cipher.encrypt(nonce, clear, root.encode())
-        return SealedContact(
-            key_id=self.key_id,
-            wrapped_key=self._data_key.wrapped,
-            nonce=base64.b64encode(nonce).decode(),
-            ciphertext=base64.b64encode(sealed).decode(),
-            digest=None if self._join_key is None else contact_digest(self._join_key, clear, root),
-        )
+        sealed = self._data_key.cipher.encrypt(nonce, contact, root.encode())
+        return {
+            "key_id": self.key_id,
+            "wrapped_key": self._data_key.wrapped,
+            "nonce": b2a_base64(nonce, newline=False).decode(),
+            "ciphertext": b2a_base64(sealed, newline=False).decode(),
+            "digest": None if self._join_key is None else contact_digest(self._join_key, contact, root),
+        }
 
 
 class Opener:
@@ -227,7 +231,7 @@ def email_sha256(email: str) -> str:
 
 def email_hmac(join_key: bytes, email: str) -> str:
     """Return the join key's hash of an e-mail, in hex."""
-    return hashed_email_hmac(join_key, email_sha256(email))
+    return hmac.digest(join_key, hashlib.sha256(email.strip().lower().encode()).digest(), "sha256").hex()
 
 
 def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:

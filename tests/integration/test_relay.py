@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -644,7 +644,7 @@ def test_what_the_database_writes_is_what_the_model_writes(store: Store, shop: S
     assert {key: (value, modelled[key]) for key, value in written.items() if value != modelled[key]} == {}
 
 
-def events(states: Sequence[State]) -> Iterator[tuple[str, bytes | None]]:
+def events(states: Iterable[State]) -> Iterator[tuple[str, bytes | None]]:
     for state in states:
         if isinstance(state, WrittenProvenance):
             yield f"{state.root} {state.record_id}", state.event
@@ -720,3 +720,54 @@ def test_settling_waits_for_no_save(store: Store, shop: StoreRows, mariadb_datab
         13,
     ]
     reader.close()
+
+
+def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop: StoreRows) -> None:
+    number = itertools.count(100)
+    for text in _NASTY:
+        shop.customer(next(number), email=f"{text}@shop.example.com", firstname=text, lastname=text)
+    for columns in (
+        {"store_id": 2, "website_id": 2}, {"store_id": None, "website_id": None}, {"default_billing": None},
+        {"firstname": None, "lastname": ""}, {"email": None}, {"default_shipping": 100},
+    ):  # fmt: skip
+        shop.customer(next(number), **columns)
+    last = next(number)
+    shop.customer(last, country="US", region_id=12, default_shipping=last)
+    shop.add("customer_entity_varchar", attribute_id=202, entity_id=last, value="")
+    shop.add("customer_entity_decimal", attribute_id=201, entity_id=last, value="0.5000")
+    shop.add("customer_entity_varchar", attribute_id=202, entity_id=last - 1, value="a\nb")
+    shop.order(7, customer_id=last, country="DE")
+    shop.order(8, customer_id=last, country="FR")
+    for address_id, text in enumerate((*_NASTY, "00 49 171 3920001", "+4917139200", "Musterweg 1\r\n\r\n2"), start=100):
+        shop.run(
+            "UPDATE customer_address_entity SET city = :text, street = :text, postcode = :text, region = :text,"
+            " telephone = :text, country_id = :country WHERE entity_id = :id",
+            id=address_id, text=text, country=text[:2],
+        )  # fmt: skip
+    session = LeadSession(store)
+    reader = SqlStore(store, SystemClock(), session)
+    assert reader.take_lead()
+    batch = reader.next_batch(10_000)
+    at_once = {state.customer_id: state for state in reader.states_of(batch) if isinstance(state, CustomerState)}
+    session.writes_events = False
+    singly = {state.customer_id: state for state in reader.states_of(batch) if isinstance(state, CustomerState)}
+    reader.close()
+    assert len(at_once) == len(_NASTY) + 7
+    assert at_once == singly
+    assert at_once[last].attribute_values == {"fraud_score": "0.5000", "income_band": ""}
+    assert [(claim.code, claim.source) for claim in at_once[last].residence] == [
+        ("US-CA", "default_billing"),
+        ("US-CA", "default_shipping"),
+        ("FR", "last_order"),
+    ]
+
+
+def test_a_customer_with_a_separator_in_a_field_is_read_all_the_same(store: Store, shop: StoreRows) -> None:
+    for number, name in enumerate(("a\x1fb", "c\x1ed", "plain"), start=1):
+        shop.customer(number, firstname=name)
+    reader = SqlStore(store, SystemClock())
+    assert reader.take_lead()
+    states = list(reader.states_of(reader.next_batch(10)))
+    reader.close()
+    names = [state.contact.first_name for state in states if isinstance(state, CustomerState)]
+    assert names == ["a\x1fb", "c\x1ed", "plain"]

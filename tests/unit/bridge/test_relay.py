@@ -498,3 +498,18 @@ def test_every_message_is_json_of_its_type(shop: StoreRows, topics: Topics, star
     for message in topics.messages():
         assert message.value is not None
         assert json.loads(message.value)["root"] == message.root
+
+
+def test_every_message_is_byte_for_byte_what_its_model_would_write(
+    shop: StoreRows, topics: Topics, start: Start
+) -> None:
+    shop.customer(42, firstname='quote"d \\ \x07 \u2028 \U0001f514', country="US", region_id=12)
+    shop.customer(43, email="no address", default_billing=None)
+    shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
+    shop.order(7, customer_id=42)
+    shop.provenance("r-1", "order/7")
+    drain(shop, start)
+    messages = topics.messages()
+    assert len(messages) == 4
+    for message in messages:
+        assert message.value == opened(message).model_dump_json().encode()
