@@ -5,6 +5,7 @@ transaction is long. Not here: the connection and who may lead (`bridge.magento.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 
 CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
+_IS_ORDER = re.compile(r"order/[0-9]+").fullmatch
 _Row = TypeVar("_Row")
 _Record = ProvenanceRecorded | WrittenProvenance
 
@@ -106,9 +108,12 @@ class SqlStore:
         order_ids = dict.fromkeys(batch.order_ids)
         if gone:
             order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, gone))
-        records = self._provenance_states(batch, removed)
-        # An order's first provenance record is what makes it known.
-        roots = dict.fromkeys(int(record.root[6:]) for record in records if record.root.startswith("order/"))
+        records, gone_records = self._provenance_states(batch)
+        removed += gone_records
+        # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
+        roots = dict.fromkeys(
+            int(each.root[6:]) for each in itertools.chain(records, gone_records) if _IS_ORDER(each.root)
+        )
         orders = self._order_states(list(order_ids | roots), list(roots), removed)
         reads = [
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
@@ -168,15 +173,14 @@ class SqlStore:
             if document is not None
         ]
 
-    def _provenance_states(self, batch: ChangeBatch, removed: list[State]) -> Sequence[_Record]:
+    def _provenance_states(self, batch: ChangeBatch) -> tuple[Sequence[_Record], Sequence[Removed]]:
         row_ids = batch.provenance_row_ids
         written, found, left = self._written_provenance(row_ids)
         modelled, unreadable = self._modelled_provenance(left)
         found |= {row_id for row_id, _ in modelled} | unreadable
         gone = [row_id for row_id in row_ids if row_id not in found]
-        if gone:
-            removed += self._gone_provenance(batch, gone)
-        return [*written, *(record for _, record in modelled)]
+        removed = self._gone_provenance(batch, gone) if gone else ()
+        return [*written, *(record for _, record in modelled)], removed
 
     def _written_provenance(self, row_ids: Sequence[int]) -> tuple[list[WrittenProvenance], set[int], Sequence[int]]:
         """Return the records that the database could write, the ids of these, and the ids that need the model."""
@@ -223,7 +227,7 @@ class SqlStore:
                 modelled.append((row_id, record))
         return modelled, unreadable
 
-    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> list[State]:
+    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> list[Removed]:
         version_ids = batch.version_ids.get(View.PROVENANCE, ())
         if not version_ids:
             # asked for beside the changelog
@@ -233,7 +237,7 @@ class SqlStore:
         )
         # The same row twice: the later one is newer.
         said = {row_id: (record_id, root) for row_id, record_id, root in self._session.rows(text, row_ids)}
-        removed: list[State] = []
+        removed: list[Removed] = []
         for row_id in row_ids:
             record_id, root = said.get(row_id, (None, None))
             if record_id and root:

@@ -269,6 +269,18 @@ def test_a_record_deleted_by_sql_becomes_a_tombstone_of_its_root(shop: StoreRows
     assert topics.newest() == {"provenance/r-1": EntityRemoved(root="customer/42", key="provenance/r-1")}
 
 
+def test_an_order_is_published_again_when_its_last_record_is_deleted_by_sql(
+    shop: StoreRows, topics: Topics, start: Start
+) -> None:
+    shop.order(7)
+    shop.provenance("r-1", "order/7")
+    drain(shop, start)
+    shop.run("DELETE FROM tocsin_provenance")
+    drain(shop, start)
+    assert [message.key for message in topics.messages()].count("order/7") == 2
+    assert isinstance(topics.newest()["order/7"], OrderChanged)
+
+
 def test_a_record_written_anew_under_its_id_stays(shop: StoreRows, topics: Topics, start: Start) -> None:
     shop.provenance("r-1", "customer/42")
     shop.run("DELETE FROM tocsin_provenance")
