@@ -152,6 +152,24 @@ def test_a_resident_more_takes_no_duty_from_a_recipient(facts: Facts, seed: int)
             assert any(other in because for other in now), (regime_id, because)
 
 
+def test_the_department_hears_sooner_at_five_hundred() -> None:
+    """The one duty that a resident more replaces: 45 CFR 164.408(b) takes the place of (c), and says so."""
+    facts = {
+        "role": "controller",
+        "entity": ["hipaa_covered_entity"],
+        "data_elements": ["full_name", "medical_information"],
+        "sensitivity": "real",
+        "encrypted": False,
+        "discovered_at": "2026-05-03T12:00:00-04:00",
+    }
+    small = _answers({**facts, "residents": {"US-OH": 499}})
+    large = _answers({**facts, "residents": {"US-OH": 500}})
+    assert small["us-hipaa-hhs-small"]["status"] == large["us-hipaa-hhs-large"]["status"] == "due"
+    assert large["us-hipaa-hhs-large"]["deadline_utc"] < small["us-hipaa-hhs-small"]["deadline_utc"]
+    assert large["us-hipaa-hhs-small"]["status"] == "not_due"
+    assert "us-hipaa-hhs-large" in " ".join(large["us-hipaa-hhs-small"]["because"])
+
+
 def test_incidents_are_worth_the_trial() -> None:
     """Random incidents owe something: a property over duties that nobody has would hold for nothing."""
     trials = 60
