@@ -8,6 +8,7 @@ use Magento\Customer\Api\Data\CustomerInterface;
 use Magento\Customer\Api\Data\CustomerSearchResultsInterface;
 use Magento\Framework\Api\ExtensionAttributesFactory;
 use Magento\Framework\AuthorizationInterface;
+use Magento\Framework\Webapi\Rest\Request;
 use Magento\Framework\Webapi\ServiceOutputProcessor;
 use Magento\Sales\Api\Data\OrderInterface;
 use Magento\Sales\Api\Data\OrderSearchResultInterface;
@@ -19,7 +20,8 @@ use Tocsin\BreachNotification\Model\ResourceModel\ProvenanceTable;
 /**
  * Adds provenance to customers and orders in REST answers, for callers with the right: one query an answer.
  *
- * Only the answer is touched, so that no read within the shop pays for it. A fault of ours leaves it out and is logged.
+ * Only the answer is touched, and only that of a read: no read within the shop, and no save, pays for it. A fault of ours
+ * leaves it out and is logged.
  */
 class ShowProvenance
 {
@@ -28,6 +30,7 @@ class ShowProvenance
         'order_id' => 'Tocsin_BreachNotification::provenance_of_order',
     ];
 
+    private Request $request;
     private AuthorizationInterface $authorization;
     private ProvenanceTable $table;
     private MakeRecord $makeRecord;
@@ -35,12 +38,14 @@ class ShowProvenance
     private LoggerInterface $logger;
 
     public function __construct(
+        Request $request,
         AuthorizationInterface $authorization,
         ProvenanceTable $table,
         MakeRecord $makeRecord,
         ExtensionAttributesFactory $extensionFactory,
         LoggerInterface $logger
     ) {
+        $this->request = $request;
         $this->authorization = $authorization;
         $this->table = $table;
         $this->makeRecord = $makeRecord;
@@ -53,6 +58,9 @@ class ShowProvenance
      */
     public function beforeProcess(ServiceOutputProcessor $subject, $data): void
     {
+        if ($this->request->getMethod() !== 'GET') {
+            return;
+        }
         try {
             if ($data instanceof CustomerInterface) {
                 $this->show('customer_id', CustomerInterface::class, [(int)$data->getId() => $data]);

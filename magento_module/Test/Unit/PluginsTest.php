@@ -125,6 +125,13 @@ class PluginsTest extends ServiceTestCase
         self::assertStringContainsString('TypeError', $this->logged[0]);
     }
 
+    public function testTheAnswerToASaveAsksNothingOfTheDatabase(): void
+    {
+        $customer = $this->customer(1);
+        $this->showProvenance($customer, 'PUT');
+        self::assertSame(0, $this->table->queries);
+    }
+
     public function testProvenanceIsShownInOneQuery(): void
     {
         $this->storeRecords()->execute([
@@ -211,9 +218,11 @@ class PluginsTest extends ServiceTestCase
         ))->beforeProcess(new ServiceOutputProcessor(), $data);
     }
 
-    private function showProvenance($data): void
+    private function showProvenance($data, string $method = 'GET'): void
     {
+        $this->request->method = $method;
         (new ShowProvenance(
+            $this->request,
             $this->authorization(),
             $this->table,
             $this->makeRecord(),
