@@ -5,7 +5,6 @@ declare(strict_types=1);
 namespace Tocsin\BreachNotification\Test\Unit;
 
 use Magento\Framework\App\ResourceConnection;
-use Magento\Framework\DB\Adapter\AdapterInterface;
 use Magento\Framework\Module\Status;
 use Magento\Framework\Mview\View\CollectionFactory;
 use PHPUnit\Framework\TestCase;
@@ -151,7 +150,7 @@ class CaptureTest extends TestCase
     /**
      * @param FakeView[] $views
      */
-    private function subscribe(array $views, ?AdapterInterface $connection = null): SubscribeViews
+    private function subscribe(array $views, ?SchemaConnection $connection = null): SubscribeViews
     {
         $resource = new ResourceConnection($connection ?? $this->connection(['shop_tocsin_customer_cl']), 'shop_');
         return new SubscribeViews($this->listed($views), new FindTriggers($resource), $resource);
@@ -187,11 +186,11 @@ class CaptureTest extends TestCase
 
     /**
      * @param string[] $tables that exist
-     * @return AdapterInterface&\PHPUnit\Framework\MockObject\MockObject
+     * @return SchemaConnection&\PHPUnit\Framework\MockObject\MockObject
      */
-    private function connection(array $tables): AdapterInterface
+    private function connection(array $tables): SchemaConnection
     {
-        $connection = $this->createMock(AdapterInterface::class);
+        $connection = $this->createMock(SchemaConnection::class);
         $connection->method('fetchAll')->willReturnCallback(fn (): array => $this->triggers);
         $connection->method('isTableExists')->willReturnCallback(
             static fn (string $name): bool => in_array($name, $tables, true)

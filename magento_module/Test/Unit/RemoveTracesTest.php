@@ -6,7 +6,6 @@ namespace Tocsin\BreachNotification\Test\Unit;
 
 use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\Component\ComponentRegistrarInterface;
-use Magento\Framework\DB\Adapter\AdapterInterface;
 use Magento\Framework\Exception\LocalizedException;
 use Magento\Framework\Filesystem\Driver\File;
 use Magento\Framework\Mview\View\CollectionFactory;
@@ -59,7 +58,7 @@ class RemoveTracesTest extends TestCase
      */
     private function remove(FakeView $view, array $triggers): RemoveTraces
     {
-        $connection = $this->createStub(AdapterInterface::class);
+        $connection = $this->createStub(SchemaConnection::class);
         $connection->method('fetchAll')->willReturn($triggers);
         $connection->method('isTableExists')->willReturn(true);
         $connection->method('delete')->willReturnCallback(function (string $table): void {

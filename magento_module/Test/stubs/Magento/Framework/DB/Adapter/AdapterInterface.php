@@ -31,14 +31,4 @@ interface AdapterInterface
     public function quoteIdentifier($ident, $auto = false);
 
     public function tableColumnExists($tableName, $columnName, $schemaName = null);
-
-    public function isTableExists($tableName, $schemaName = null);
-
-    public function describeTable($tableName, $schemaName = null);
-
-    public function addColumn($tableName, $columnName, $definition, $schemaName = null);
-
-    public function delete($table, $where = '');
-
-    public function dropTable($tableName, $schemaName = null);
 }
