@@ -19,7 +19,7 @@ interface RecordProvenanceInBulkInterface
     /**
      * Record AI writes: the good ones are stored, the bad ones reported by position.
      *
-     * @param mixed $records a list; each as in RecordProvenanceInterface
+     * @param \Tocsin\BreachNotification\Api\Data\ProvenanceRecordInterface[] $records or arrays of their fields by name
      * @return \Tocsin\BreachNotification\Api\Data\BulkReceiptInterface
      * @throws \Magento\Framework\Exception\InputException if it is no list, empty or too long; nothing was stored
      */

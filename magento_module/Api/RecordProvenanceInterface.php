@@ -17,7 +17,7 @@ interface RecordProvenanceInterface
      * A record that the store holds already with the same content is accepted again as "repeated", so that a call may be
      * repeated until it is answered.
      *
-     * @param mixed $record the fields of ProvenanceRecordInterface by name, or such an object
+     * @param \Tocsin\BreachNotification\Api\Data\ProvenanceRecordInterface $record or an array of its fields by name
      * @return \Tocsin\BreachNotification\Api\Data\ProvenanceReceiptInterface
      * @throws \Magento\Framework\Exception\InputException names each field at fault; nothing was stored
      */

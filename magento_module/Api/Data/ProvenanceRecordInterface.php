@@ -14,7 +14,7 @@ interface ProvenanceRecordInterface
     /**
      * 1-64 of A-Z a-z 0-9 . _ : - ; the same id with the same content is one record
      *
-     * @return string
+     * @return string|null
      */
     public function getRecordId();
 
@@ -27,7 +27,7 @@ interface ProvenanceRecordInterface
     /**
      * Whom it is about: customer/<id>, or order/<id> for what was written about an order
      *
-     * @return string
+     * @return string|null
      */
     public function getRoot();
 
@@ -235,7 +235,7 @@ interface ProvenanceRecordInterface
     /**
      * Categories of data, as the notices name them
      *
-     * @return string[]
+     * @return string[]|null
      */
     public function getCategories();
 
@@ -248,7 +248,7 @@ interface ProvenanceRecordInterface
     /**
      * Data elements, as the law names them
      *
-     * @return string[]
+     * @return string[]|null
      */
     public function getElements();
 
@@ -287,7 +287,7 @@ interface ProvenanceRecordInterface
     /**
      * What the model was given
      *
-     * @return string[]
+     * @return string[]|null
      */
     public function getInputFields();
 

@@ -15,13 +15,17 @@ use Magento\Framework\Exception\AuthorizationException;
 use Magento\Framework\Phrase;
 use Magento\Framework\Webapi\Rest\Request;
 use Magento\Framework\Webapi\Rest\Response;
+use Magento\Framework\Webapi\ServiceInputProcessor;
 use Magento\Framework\Webapi\ServiceOutputProcessor;
 use Magento\Sales\Api\Data\OrderInterface;
 use Magento\Webapi\Controller\Rest\RequestValidator;
 use Psr\Log\LoggerInterface;
+use Tocsin\BreachNotification\Api\RecordProvenanceInBulkInterface;
+use Tocsin\BreachNotification\Api\RecordProvenanceInterface;
 use Tocsin\BreachNotification\Model\AiWrittenAttributes;
 use Tocsin\BreachNotification\Model\RecordRun;
 use Tocsin\BreachNotification\Plugin\ExplainBearerTokens;
+use Tocsin\BreachNotification\Plugin\GiveRecordsAsTheyCame;
 use Tocsin\BreachNotification\Plugin\RecordNamedRun;
 use Tocsin\BreachNotification\Plugin\ShowProvenance;
 use TypeError;
@@ -194,6 +198,27 @@ class PluginsTest extends ServiceTestCase
             'OAuth' => ['/V1/tocsin/data-map', 'OAuth x', false, false],
             'not our route' => ['/V1/customers/1', 'Bearer abc', false, false],
         ];
+    }
+
+    public function testRecordsComeToTheirServicesAsTheyWereSent(): void
+    {
+        $plugin = new GiveRecordsAsTheyCame();
+        $proceed = static fn (...$arguments) => $arguments;
+        $records = [['entity_id' => ['wrong']], 'no record'];
+        foreach ([RecordProvenanceInBulkInterface::class, '\\' . RecordProvenanceInBulkInterface::class] as $service) {
+            self::assertSame(
+                [$records],
+                $plugin->aroundProcess(new ServiceInputProcessor(), $proceed, $service, 'execute', ['records' => $records])
+            );
+        }
+        self::assertSame(
+            [null],
+            $plugin->aroundProcess(new ServiceInputProcessor(), $proceed, RecordProvenanceInterface::class, 'execute', [])
+        );
+        self::assertSame(
+            ['Other', 'execute', ['record' => 1]],
+            $plugin->aroundProcess(new ServiceInputProcessor(), $proceed, 'Other', 'execute', ['record' => 1])
+        );
     }
 
     private function recordNamedRun($data): void
