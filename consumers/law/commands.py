@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, Refused
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
 from consumers.domain.elements import Combination
@@ -53,16 +53,23 @@ def law() -> None:
 @_templates
 @click.pass_obj
 def check(parts: Parts, templates: Path | None) -> None:
-    """Validate every rule; name file, line and key of what is wrong."""
+    """Validate every rule; name file, line and key of what is wrong. Exit code 1 if there is something."""
     folder = _folder(parts, templates)
-    rules = load_rules(folder)
-    controllers = load_controllers(folder) if (folder / CONTROLLERS).exists() else None
+    try:
+        rules = load_rules(folder)
+        controllers = load_controllers(folder) if (folder / CONTROLLERS).exists() else None
+    except BadInput as error:
+        if not folder.is_dir():
+            raise
+        number = len(str(error).splitlines())
+        raise Refused(f"{error}\n{number} {'thing is' if number == 1 else 'things are'} wrong in {folder}") from None
     versions = sum(len(duty.versions) for duty in rules.duties)
     click.echo(
         f"{len(rules.duties)} duties in {versions} versions, "
         f"{sum(map(len, rules.combinations.values()))} combinations of {len(rules.elements)} data elements, "
         f"{len(rules.notices)} notices to individuals, "
-        f"{len(controllers.by_key) if controllers else 0} controllers: all valid; rules {rules.rules_version[:12]}"
+        f"{len(controllers.by_key) if controllers else 0} controllers: all valid; rules {rules.rules_version[:12]} "
+        f"in {folder}"
     )
 
 

@@ -5,7 +5,7 @@ Nothing is half loaded: one problem anywhere refuses the whole folder, at start 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -74,6 +74,7 @@ def load_rules(path: Path) -> Rules:
     duties: dict[str, tuple[Duty, Document]] = {}
     combinations: dict[str, tuple[Combination, ...]] = {}
     notices: dict[str, NoticeRule] = {}
+    named: set[str] = set()
     canonical: dict[str, Any] = {}
     for file in sorted(path.glob("*.yaml")):
         if file.name == CONTROLLERS:
@@ -87,6 +88,7 @@ def load_rules(path: Path) -> Rules:
         header = _entry(JurisdictionFile, document, (), document.content, problems)
         if header is None:
             continue
+        named.update(header.duties)
         for regime_id, raw in header.duties.items():
             if regime_id in duties:
                 first = duties[regime_id][1].path.name
@@ -103,7 +105,7 @@ def load_rules(path: Path) -> Rules:
                 notices[regime_id] = notice
     if not duties and not problems:
         problems.append(f"{path}: holds no duties")
-    problems.extend(_dangling(duties, combinations))
+    problems.extend(_dangling(duties, combinations, named))
     if problems:
         raise BadInput("\n".join(problems))
     text = json.dumps(_plain(canonical), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -358,18 +360,20 @@ def _notice(
 
 
 def _dangling(
-    duties: Mapping[str, tuple[Duty, Document]], combinations: Mapping[str, tuple[Combination, ...]]
+    duties: Mapping[str, tuple[Duty, Document]],
+    combinations: Mapping[str, tuple[Combination, ...]],
+    named: Collection[str],
 ) -> Iterator[str]:
-    """Yield a complaint for every name of another rule that leads nowhere."""
+    """Yield a complaint for every name of another rule that leads nowhere. `named` are all duties, broken ones too."""
     limbs = {duty.limb_of for duty, _ in duties.values() if duty.limb_of}
     for regime_id, (duty, document) in duties.items():
-        if duty.follows is not None and duty.follows not in duties:
+        if duty.follows is not None and duty.follows not in named:
             where = document.at(("duties", regime_id, "follows"))
-            yield f"{where}: no duty is named {duty.follows!r}{nearest(duty.follows, duties)}"
-        elif duty.follows is not None and duties[duty.follows][0].follows is not None:
+            yield f"{where}: no duty is named {duty.follows!r}{nearest(duty.follows, named)}"
+        elif duty.follows is not None and duty.follows in duties and duties[duty.follows][0].follows is not None:
             where = document.at(("duties", regime_id, "follows"))
             yield f"{where}: {duty.follows} itself follows {duties[duty.follows][0].follows}; name that one"
-        if duty.clock_of is not None and duty.clock_of not in duties and duty.clock_of not in limbs:
+        if duty.clock_of is not None and duty.clock_of not in named and duty.clock_of not in limbs:
             where = document.at(("duties", regime_id, "clock_of"))
             yield f"{where}: no duty is named {duty.clock_of!r}{nearest(duty.clock_of, duties)}"
         for version in duty.versions:

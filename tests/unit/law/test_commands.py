@@ -1,12 +1,13 @@
 """What a lawyer sees of `tocsin law`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, Refused
 from bridge.runtime.parts import Parts
 from consumers.law.commands import law
 from consumers.law.loader import LawFolder
@@ -59,8 +60,19 @@ def test_check_says_what_it_checked() -> None:
     assert "235 duties in 247 versions" in result.output
 
 
-def test_check_names_the_slip(tmp_path: Path) -> None:
-    result = _run("check", "--templates", str(tmp_path))
+def test_check_says_no_to_a_slip_and_names_it(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED, tmp_path / "law")
+    path = folder / "us-tx.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("hold: suspends", "hodl: suspends", 1), encoding="utf-8")
+    result = _run("check", "--templates", str(folder))
+    assert isinstance(result.exception, Refused)
+    assert result.exception.exit_code == 1
+    assert "duties.us-tx-ind.hodl: unknown key; did you mean 'hold'?" in str(result.exception)
+    assert "1 thing is wrong" in str(result.exception)
+
+
+def test_check_of_no_folder_is_wrong_use(tmp_path: Path) -> None:
+    result = _run("check", "--templates", str(tmp_path / "nowhere"))
     assert isinstance(result.exception, BadInput)
     assert result.exception.exit_code == 2
 
