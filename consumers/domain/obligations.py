@@ -74,6 +74,9 @@ _DATES_NO_VERSION = frozenset(
     {"initial_submitted_at", "intermediate_submitted_at", "notification_submitted_at", "individual_notices_sent_at"}
 )
 
+_SHORT_INVESTIGATION_HOURS = 24
+"""A longer time between alert and awareness is said beside the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Obligation:
@@ -100,6 +103,8 @@ class Obligation:
     """The law here is arguable, or how we read it is not sure."""
     because: tuple[str, ...]
     missing_facts: tuple[str, ...]
+    information: tuple[str, ...] = ()
+    """Other readings and privileges that a reader should know; none of them moves the answer."""
 
     @property
     def deadline_local(self) -> datetime | None:
@@ -315,7 +320,7 @@ def _answer(case: _Case, duty: Duty, state: str | None) -> Obligation:
 
     conditions = [*scope, entity, *_conditions(case, duty, version, state)]
     if denied := next((answer for answer in conditions if answer.value is False), None):
-        return replace(blank, because=(denied.because,))
+        return replace(blank, because=(denied.because,), information=tuple(_other_count(case, duty, version, denied)))
     remarks = [*_remarks(version)]
     taken_over = duty.jurisdiction == "EU" and case.member_state is not None and case.member_state not in EU
     if taken_over:
@@ -387,6 +392,7 @@ def _timed(case: _Case, duty: Duty, version: DutyVersion, blank: Obligation, con
         blank,
         status=status,
         deadline_at=deadline_at,
+        information=tuple(_other_readings(case, duty, version, started_at, deadline_at)),
         relief_latest_at=relief,
         conservative_deadline_at=conservative,
         started_at=started_at,
@@ -670,6 +676,38 @@ def _remarks(version: DutyVersion) -> Iterator[str]:
             yield f"the effect of {name} on this duty was not looked up: treated as none"
     if version.scope_note:
         yield f"scope: {version.scope_note}"
+
+
+def _other_readings(
+    case: _Case, duty: Duty, version: DutyVersion, started_at: datetime, deadline_at: datetime | None
+) -> Iterator[str]:
+    """Yield later readings of a deadline, and doubts about its start."""
+    if deadline_at is not None and duty.jurisdiction in ("EU", "EEA") and version.counting == "instant":
+        hour = deadline_at.replace(minute=0, second=0, microsecond=0)
+        if hour != deadline_at:
+            yield f"counted in whole hours it would end {_show(hour + timedelta(hours=1))} (Reg. 1182/71 Art. 3(1))"
+    if deadline_at is not None and version.counting == "end_of_day_inclusive":
+        yield "the day of knowledge counts as day 1; the probable later reading ends one day later"
+    detected_at = case.facts.detected_at
+    if version.clock_starts == "controller_aware_at" and detected_at is not None:
+        hours = (started_at - detected_at).total_seconds() / 3600
+        if hours > _SHORT_INVESTIGATION_HOURS:
+            yield (
+                f"awareness lies {hours:.0f} h after the detection: who could have known by reasonable measures "
+                "may count as aware before (EDPB Guidelines 9/2022 section II.A.2); ask counsel"
+            )
+
+
+def _other_count(case: _Case, duty: Duty, version: DutyVersion, denied: _Answer) -> Iterator[str]:
+    """Yield that all persons notified at one time, and not only the state's own, would meet the threshold."""
+    threshold = version.threshold
+    if threshold is None or threshold.counts != "individuals" or duty.jurisdiction not in US_STATES:
+        return
+    everybody = case.residents("US")
+    own = case.count(duty, threshold, None)
+    for_the_count = denied.because == _threshold(case, duty, threshold, None).because
+    if everybody is not None and own and for_the_count and threshold.met_by(everybody):
+        yield f"read as all persons notified at one time, {everybody:,}, the threshold is met; ask counsel"
 
 
 # Three values

@@ -217,6 +217,7 @@ def as_record(obligation: Obligation) -> dict[str, Any]:
         "confidence": obligation.confidence,
         "ask_counsel": obligation.ask_counsel,
         "because": list(obligation.because),
+        "information": list(obligation.information),
         "missing_facts": list(obligation.missing_facts),
     }
 
@@ -340,6 +341,8 @@ def _lines(obligation: Obligation, facts: Facts, now: datetime) -> Iterator[str]
         yield f"  conservative  {_when(obligation.conservative_deadline_at, zone, now)}"
     for sentence in obligation.because:
         yield f"  because       {sentence}"
+    for sentence in obligation.information:
+        yield f"  note          {sentence}"
     if obligation.missing_facts:
         yield f"  missing       {', '.join(obligation.missing_facts)}"
     counsel = "; ask counsel" if obligation.ask_counsel else ""
