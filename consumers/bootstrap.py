@@ -6,7 +6,7 @@ A process imports only what its own stage needs, so imports stand in the functio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -82,6 +82,7 @@ def _provide_delivery(parts: Parts) -> None:
 
 
 def _provide_law(parts: Parts, config: Path | None) -> None:
+    from consumers.case.review_commands import RulesFolder
     from consumers.case.verification import AwarenessPolicy
     from consumers.commands import shipped_templates
     from consumers.domain.duties import LawInForce
@@ -102,6 +103,7 @@ def _provide_law(parts: Parts, config: Path | None) -> None:
         )
 
     parts.provide(LawFolder, folder)
+    parts.provide(RulesFolder, lambda: parts.get(LawFolder))
     parts.provide(LawInForce, lambda: FolderLaw(parts.get(LawFolder).path))
     parts.provide(AwarenessPolicy, policy)
 
@@ -198,8 +200,23 @@ def _ledger(parts: Parts, process: Process) -> "Ledger":
     policy = DeliveryPolicy(
         {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
         {Channel.EMAIL: receipts, Channel.SMS: receipts, Channel.ACCOUNT_NOTICE: reading},
+        region_objection=_region_objection(parts) if process.name in ("release", "dispatch") else None,
     )
     return Ledger(_database(parts), process.clock, policy)
+
+
+def _region_objection(parts: Parts) -> Callable[[Collection[str], str], str | None]:
+    """Return what refuses notices that no rule lets pass through the provider's region of the settings."""
+    from consumers.domain.duties import LawInForce
+
+    settings, law = parts.get(Settings), parts.get(LawInForce)
+    law()  # rules that are wrong are said at the start
+
+    def objection(homes: Collection[str], controller: str) -> str | None:
+        regions = law().regions
+        return regions.objection(homes, controller, settings.delivery.aws_region, settings.case_store.region)
+
+    return objection
 
 
 def aws_config(settings: Settings) -> "AwsConfig":
@@ -362,6 +379,7 @@ def _planning(parts: Parts, process: Process) -> Stage:
         sender_of,
         lease,
         process.clock,
+        regions=(settings.delivery.aws_region, settings.case_store.region),
     )
     return PlanningStage(settings.kafka, handler, lease, _dead_letters(parts, process), process.health)
 

@@ -96,6 +96,9 @@ class CaseStore(Section):
     url: SecretStr = Field(
         default=SecretStr("sqlite:///data/case.db"), description="SQLAlchemy URL: SQLite, or mysql+pymysql://"
     )
+    region: str | None = Field(
+        default=None, description="where it lies, as regions.yaml names it; needed where that limits storage"
+    )
 
 
 class Paths(Section):

@@ -3,6 +3,7 @@
 Wiring and wording; `consumers.case.commands` puts them under `incident`. What may be recorded is decided in the room.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -539,7 +540,19 @@ def _by(each: ObligationRecord, now: datetime) -> str:
     if local.utcoffset():
         zoned = f"{local:%Y-%m-%d %H:%M %Z} ({zoned[5:]})"
     counted = "" if each.deadline_at else " conservative"
-    return f"{zoned} {in_words(at, now)}{counted}"
+    return f"{zoned} {_left(at, now)}{counted}"
+
+
+def _left(at: datetime, now: datetime) -> str:
+    """Return how far a deadline is: in hours where days would hide one."""
+    hours = (at - now).total_seconds() / 3600
+    return (
+        f"in {hours:.0f} h"
+        if 0 <= hours <= 96
+        else f"MISSED {-hours:.0f} h ago"
+        if -96 <= hours < 0
+        else in_words(at, now)
+    )
 
 
 def _standing(each: ObligationRecord, now: datetime) -> str:
@@ -548,7 +561,7 @@ def _standing(each: ObligationRecord, now: datetime) -> str:
         return f"met {each.met.met_at:%Y-%m-%d %H:%MZ} by {each.met.recorded_by}{number}"
     words = each.status.replace("_", " ")
     if each.deadline_at is not None and each.conservative_deadline_at not in (None, each.deadline_at):
-        words += f" (conservative {in_words(each.conservative_deadline_at or now, now)})"
+        words += f" (conservative {_left(each.conservative_deadline_at or now, now)})"
     missing = each.detail.get("missing_facts", ())
     if each.status == Status.PENDING and missing:
         more = f" +{len(missing) - 1}" if len(missing) > 1 else ""
@@ -566,7 +579,8 @@ def _missing_lines(chosen: Sequence[ObligationRecord], known: Mapping[str, Any])
             waiting[fact] = waiting.get(fact, 0) + 1
     if waiting:
         ordered = sorted(waiting.items(), key=lambda item: (-item[1], item[0]))
-        yield "missing: " + ", ".join(f"{fact} ({number})" for fact, number in ordered)
+        words = "missing: " + ", ".join(f"{fact} ({number})" for fact, number in ordered)
+        yield from textwrap.wrap(words, console().width, subsequent_indent="  ", break_long_words=False)
         if not any(known.get(name) for name in AWARENESS):
             yield "awareness is not recorded: every date runs from the detection"
 

@@ -30,7 +30,7 @@ from consumers.case.store import (
 )
 from consumers.case.workflow import VOIDABLE, Move, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
-from consumers.domain.approvals import APPROVING_ROLES, BREAK_GLASS_REACH, Mode
+from consumers.domain.approvals import APPROVING_ROLES, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +317,8 @@ def break_glass(store: CaseStore, incident_id: str, actor: Actor, now: datetime,
     """
     role = actor.acting_for(Act.BREAK_GLASS)
     why = needed(reason)
-    before = now + BREAK_GLASS_REACH
+    before = rule.reach_until(Mode.BREAK_GLASS, now)
+    assert before is not None
 
     def work(case: CaseWork) -> ReleaseRecord:
         incident = still_open(case, incident_id)

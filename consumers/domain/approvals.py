@@ -97,14 +97,13 @@ def can_be_met(mode: Mode, people: Sequence[tuple[str, Sequence[str]]], preparin
     return any(satisfied(mode, preparer, approvals) for preparer in preparers)
 
 
-def within_reach(mode: Mode, released_at: datetime, deadline_at: datetime | None) -> bool:
-    """Return whether a release of `mode` may notify somebody whose earliest deadline is `deadline_at`.
+def reach_until(mode: Mode, released_at: datetime) -> datetime | None:
+    """Return until when somebody's earliest deadline may lie to be notified by a release of `mode`; None: no bound.
 
-    A deadline already past is within reach; somebody without a deadline is not in the reach of broken glass.
+    A deadline already past is within reach; somebody without a deadline is not in the reach of broken glass. Counted from
+    the release, not from now: as days pass it must not come to reach everybody on one word.
     """
-    if mode is not Mode.BREAK_GLASS:
-        return True
-    return deadline_at is not None and deadline_at <= released_at + BREAK_GLASS_REACH
+    return released_at + BREAK_GLASS_REACH if mode is Mode.BREAK_GLASS else None
 
 
 def _objection_alone(mode: Mode, preparer: Act, act: Act) -> str | None:

@@ -18,6 +18,7 @@ from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, covers, regimes_for_person
 from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
 from consumers.domain.persons import Person, residents
+from consumers.domain.regions import ANYWHERE, Regions
 from consumers.domain.rules import Rules
 
 OPEN = frozenset({*OWED, Status.PENDING})
@@ -46,10 +47,11 @@ class Controllers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """The rules in force and the legal entities."""
+    """The rules in force, the legal entities, and through which regions their notices may pass."""
 
     rules: Rules
     controllers: Controllers
+    regions: Regions = ANYWHERE
 
 
 class LawInForce(Protocol):

@@ -13,16 +13,20 @@ class Gate:
     gate_id: str
     kind: str
     covers: Sequence[str]
+    controller: str | None = None
+    """Whose people it covers; None: everybody's."""
 
 
-def gate_for(residence_codes: Sequence[str], gates: Iterable[Gate]) -> Gate | None:
-    """Return the first gate that covers somebody with these residence claims, or None.
+def gate_for(residence_codes: Sequence[str], gates: Iterable[Gate], controller: str | None = None) -> Gate | None:
+    """Return the first gate that covers somebody of `controller` with these residence claims, or None.
 
     A claim is enough: whoever may live where telling is forbidden is not told until it is lifted. Unknown residence is
     covered by `*` and by the code `unknown` only.
     """
     codes = residence_codes or ("unknown",)
     for gate in gates:
+        if gate.controller not in (None, controller):
+            continue
         if any(covered in ("*", code) or code.startswith(f"{covered}-") for covered in gate.covers for code in codes):
             return gate
     return None

@@ -12,7 +12,7 @@ import structlog
 
 from bridge.contracts.errors import BadInput
 from consumers.domain.duties import Law
-from consumers.law.loader import load_controllers, load_rules
+from consumers.law.loader import load_controllers, load_regions, load_rules
 
 log = structlog.get_logger()
 
@@ -47,7 +47,8 @@ class FolderLaw:
 
     def _read(self, seen: _Seen) -> None:
         try:
-            law = Law(load_rules(self._folder), load_controllers(self._folder))
+            controllers = load_controllers(self._folder)
+            law = Law(load_rules(self._folder), controllers, load_regions(self._folder, controllers))
         except BadInput as error:
             if self._law is None:
                 raise

@@ -18,6 +18,7 @@ from consumers.domain.elements import Combination, Element
 from consumers.domain.facts import values_of
 from consumers.domain.jurisdictions import EEA, learn_free_zones
 from consumers.domain.notice_rules import NoticeRule
+from consumers.domain.regions import RegionRule, Regions
 from consumers.domain.rules import Duty, DutyVersion, Rules, parse_trigger
 from consumers.law.schema import (
     UNCHANGING,
@@ -31,11 +32,12 @@ from consumers.law.schema import (
     JurisdictionFile,
     MemberStatesFile,
     NoticeEntry,
+    RegionsFile,
 )
 from consumers.law.source import Document, Where, read
 
 ELEMENTS, MEMBER_STATES, FREE_ZONES = "data-elements.yaml", "member-states.yaml", "free-zones.yaml"
-CONTROLLERS = "controllers.yaml"
+CONTROLLERS, REGIONS = "controllers.yaml", "regions.yaml"
 _TABLES = (ELEMENTS, MEMBER_STATES, FREE_ZONES)
 """Files of the folder that hold no duties."""
 UNDATED = "undated"
@@ -77,7 +79,7 @@ def load_rules(path: Path) -> Rules:
     named: set[str] = set()
     canonical: dict[str, Any] = {}
     for file in sorted(path.glob("*.yaml")):
-        if file.name == CONTROLLERS:
+        if file.name in (CONTROLLERS, REGIONS):
             continue
         document = _read(file, problems)
         if document is None:
@@ -136,6 +138,29 @@ def load_controllers(path: Path) -> Controllers:
     if problems or file is None:
         raise BadInput("\n".join(problems))
     return Controllers(file.controllers)
+
+
+def load_regions(path: Path, controllers: Controllers) -> Regions:
+    """Return the region rules in folder `path`. Raises BadInput, also for a controller that there is not."""
+    problems: list[str] = []
+    document = _read(path / REGIONS, problems)
+    file = _entry(RegionsFile, document, (), document.content, problems) if document else None
+    if file is not None and document is not None:
+        for index, entry in enumerate(file.regions):
+            for key in entry.controllers:
+                if key != "*" and key not in controllers.by_key:
+                    where = document.at(("regions", index, "controllers"))
+                    problems.append(
+                        f"{where}: no controller {key!r} in {CONTROLLERS}{nearest(key, controllers.by_key)}"
+                    )
+    if problems or file is None:
+        raise BadInput("\n".join(problems))
+    return Regions(
+        tuple(
+            RegionRule(frozenset(each.residences), frozenset(each.controllers), each.providers, each.storage)
+            for each in file.regions
+        )
+    )
 
 
 def _read(path: Path, problems: list[str]) -> Document | None:

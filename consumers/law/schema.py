@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from bridge.contracts.errors import nearest
-from consumers.domain import deadlines
+from bridge.contracts.errors import BadInput, nearest
+from consumers.domain import deadlines, jurisdictions
 from consumers.domain.facts import AiSystem, Country, EntityKind, Facts, Licence, Role
 from consumers.domain.jurisdictions import COUNTRIES, jurisdictions
 from consumers.domain.notice_rules import (
@@ -437,3 +437,29 @@ class ControllersFile(Entry):
     """`controllers.yaml`."""
 
     controllers: dict[str, ControllerEntry]
+
+
+def _region_residence(code: str) -> str:
+    if code in ("*", "EU", "EEA", jurisdictions.UNKNOWN_RESIDENCE):
+        return code
+    try:
+        return jurisdictions.jurisdiction(code)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+class RegionEntry(Entry):
+    """Where notices to some people may pass and their data may lie."""
+
+    residences: Annotated[tuple[Annotated[str, AfterValidator(_region_residence)], ...], Field(min_length=1)]
+    controllers: Annotated[tuple[Text, ...], Field(min_length=1)]
+    providers: Annotated[tuple[Text, ...], Field(min_length=1)]
+    storage: Annotated[tuple[Text, ...], Field(min_length=1)]
+    reference: Text | None = None
+    note: Text | None = None
+
+
+class RegionsFile(Entry):
+    """`regions.yaml`."""
+
+    regions: Annotated[tuple[RegionEntry, ...], Field(min_length=1)]

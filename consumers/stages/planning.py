@@ -37,6 +37,7 @@ from consumers.evidence.merkle import root_over
 log = structlog.get_logger()
 
 STAGE = "planning"
+NOBODY_BEHIND_IT = "purely synthetic and matching nobody: recorded, not notified"
 _REST_FACTOR = 5
 """A plan that takes seconds rests so many times as long before it is drawn up again."""
 
@@ -134,6 +135,7 @@ class Planning:
         lease: Lease,
         clock: Clock,
         *,
+        regions: tuple[str, str | None] = ("eu-central-1", None),
         look_seconds: float = 0.5,
         silent_seconds: float = 60.0,
     ) -> None:
@@ -142,6 +144,7 @@ class Planning:
         self._catalog = catalog
         self._compose = compose
         self._sender_of = sender_of
+        self._provider_region, self._storage_region = regions
         self._lease = lease
         self._clock = clock
         self._look_seconds = look_seconds
@@ -189,7 +192,10 @@ class Planning:
                 continue
             # A crash before the plan is written leaves it as it was: nothing is remembered but in this process, and a
             # new one looks at every open plan once.
-            rests_on = (replace(each, complete=True), (*approved, self._law.rules.rules_version))
+            rests_on = (
+                replace(each, complete=True),
+                (*approved, self._law.rules.rules_version, digest(repr(self._law.regions))),
+            )
             if self._rests_on.get(each.plan_id) != rests_on and self._rested(each):
                 moved = self._draw_up(each.plan_id)
                 if moved is not None:
@@ -319,7 +325,8 @@ class Planning:
         if untold:
             pages.append(_untold(incident.plan_id, untold))
         held_rows = [row for row in rows if row["held_reason"] is not None and row["final_state"] is None]
-        pages.extend(_held(incident.plan_id, held_rows, len(rows)))
+        waiting = [row for row in held_rows if row["held_reason"] != NOBODY_BEHIND_IT]
+        pages.extend(_held(incident.plan_id, waiting, len(rows)))
         counted = residents(people, UNKNOWN_RESIDENCE)
         change = PlanChange(
             plan_id=incident.plan_id,
@@ -403,7 +410,13 @@ class Planning:
             if segment_id not in self._composable:
                 self._composable[segment_id] = self._why_not(bundle, key)
             held = self._composable[segment_id]
-        return _segment_row(segment_id, key, rule), held
+        if incident.facts.get("sensitivity") == "synthetic_only":
+            held = NOBODY_BEHIND_IT
+        elif held is None:
+            held = self._law.regions.objection(
+                person.homes, person.controller, self._provider_region, self._storage_region
+            )
+        return _segment_row(segment_id, key, rule), None if held is None else held[:200]
 
     def _why_not(self, bundle: Bundle, key: SegmentKey) -> str | None:
         try:
@@ -626,7 +639,7 @@ def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> li
     return [
         Page(
             "people.held", digest(sorted(reasons)), ("counsel", "dpo"),
-            f"{plan_id.incident_id}: {len(held)} of {people} people are held, because no approved text covers them",
+            f"{plan_id.incident_id}: {len(held)} of {people} people are held: no approved text covers them, or no region",
             {
                 "people": len(held),
                 "of": people,

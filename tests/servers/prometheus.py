@@ -44,6 +44,11 @@ def check_config(path: Path, scratch: Path) -> None:
     run_to_end("promtool", (_program("promtool"), "check", "config", path), scratch / "promtool.log", 30)
 
 
+def check_rules(tests: Path, scratch: Path) -> None:
+    """Let promtool run the tests of alert rules. Raises ServerDidNotStart with what it says."""
+    run_to_end("promtool", (_program("promtool"), "test", "rules", tests), scratch / "promtool.log", 60)
+
+
 @contextmanager
 def prometheus_server(config: Mapping[str, Any]) -> Iterator[PrometheusServer]:
     """Yield a server with `config` that answers. Raises ServerDidNotStart."""

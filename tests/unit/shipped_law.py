@@ -4,11 +4,12 @@ from functools import cache
 from pathlib import Path
 
 from consumers.domain.duties import Law
-from consumers.law.loader import load_controllers, load_rules
+from consumers.law.loader import load_controllers, load_regions, load_rules
 
 FOLDER = Path(__file__).parents[2] / "templates" / "law"
 
 
 @cache
 def shipped_law() -> Law:
-    return Law(load_rules(FOLDER), load_controllers(FOLDER))
+    controllers = load_controllers(FOLDER)
+    return Law(load_rules(FOLDER), controllers, load_regions(FOLDER, controllers))

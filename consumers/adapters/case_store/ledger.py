@@ -7,7 +7,7 @@ person's next channel or end, all in the caller's one transaction. So a crash le
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from bridge.contracts.events import (
     Channel,
     DeliverNotice,
     DeliveryOutcome,
+    Residence,
     SealedContact,
 )
 from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_COMMANDS, DELIVERY_OUTCOMES
@@ -41,7 +42,7 @@ from consumers.adapters.case_store.tables import (
     segment,
     still_concerned,
 )
-from consumers.domain.approvals import BREAK_GLASS_REACH, Mode
+from consumers.domain.approvals import Mode, reach_until
 from consumers.domain.delivery import (
     ARRIVED,
     FAILED,
@@ -54,6 +55,7 @@ from consumers.domain.delivery import (
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
+from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
 from consumers.evidence.commitment import commit
 
@@ -70,6 +72,8 @@ class DeliveryPolicy:
     """How long a final receipt may take on each channel."""
     needed_after: timedelta = timedelta(hours=1)
     """What the next channel needs before a deadline."""
+    region_objection: Callable[[Collection[str], str], str | None] | None = None
+    """Why no notice to people of these homes and this controller may pass our provider's region; None: nobody asks."""
 
 
 @dataclass(slots=True)
@@ -195,9 +199,9 @@ class Ledger:
         ]
         if late_used >= cap:
             conditions.append(~recipient.c.late)
-        if row["mode"] == "break_glass":
-            # counted from the release, not from now: as days pass it must not come to reach everybody on one word
-            conditions.append(recipient.c.deadline_at <= row["released_at"] + BREAK_GLASS_REACH)
+        until = reach_until(Mode(row["mode"]), row["released_at"])
+        if until is not None:
+            conditions.append(recipient.c.deadline_at <= until)
         rows = (
             connection.execute(
                 sa.select(
@@ -348,6 +352,7 @@ class Ledger:
                 attempt.c.channel,
                 attempt.c.send_count,
                 recipient.c.residence,
+                recipient.c.controller,
                 recipient.c.deadline_at,
                 segment.c.lane,
                 incident.c.epoch.label("current_epoch"),
@@ -367,13 +372,52 @@ class Ledger:
         )
         chosen: list[Mapping[Any, Any]] = []
         gates: dict[str, list[Gate]] = {name: _open_gates(connection, name) for name in gated}
-        for row in connection.execute(query if gated else query.limit(room)).mappings():
-            if row["incident_id"] in gated and gate_for(_codes(row["residence"]), gates[row["incident_id"]]):
-                continue
-            chosen.append(row)
-            if len(chosen) >= room:
+        start = 0
+        while len(chosen) < room:
+            # whoever has to wait must not use up the room of those behind: read on until it is full
+            rows = connection.execute(query.limit(room).offset(start)).mappings().all()
+            for row in rows:
+                if not self._kept_back(connection, row, gates.get(row["incident_id"], ())):
+                    chosen.append(row)
+            if len(rows) < room:
                 break
+            start += room
+        del chosen[room:]
         return chosen
+
+    def _kept_back(self, connection: sa.Connection, row: Mapping[Any, Any], gates: Sequence[Gate]) -> bool:
+        """Say whether somebody may not be told now: a gate covers them, or no rule lets their notice pass our region.
+
+        Planning holds those whom no region covers; this is for rules that have changed since, and is said by name.
+        """
+        if gate_for(_codes(row["residence"]), gates, row["controller"]):
+            return True
+        objection = None
+        if row["channel"] != Channel.ACCOUNT_NOTICE and self._policy.region_objection is not None:
+            homes = homes_of([Residence.model_validate(claim) for claim in row["residence"]])
+            objection = self._policy.region_objection(homes, row["controller"])
+        if objection is not None:
+            self._page_region(connection, row["incident_id"], objection)
+        return objection is not None
+
+    def _page_region(self, connection: sa.Connection, incident_id: str, objection: str) -> None:
+        title = f"{incident_id}: a notice is kept back: {objection}"
+        upsert(
+            connection,
+            page,
+            [
+                {
+                    "page_id": hashlib.sha256(title.encode()).hexdigest(),
+                    "incident_id": incident_id,
+                    "kind": "delivery.region_refused",
+                    "severity": "critical",
+                    "roles": ["dpo", "sre"],
+                    "title": title[:300],
+                    "body": {"reason": objection, "next": f"tocsin incident show {incident_id}"},
+                    "raised_at": self._clock.now(),
+                }
+            ],
+        )
 
     def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int:
         """Settle what has waited too long; return how many attempts moved.
@@ -545,7 +589,7 @@ class Ledger:
                 if row["incident_id"] not in gates:
                     gates[row["incident_id"]] = _open_gates(connection, row["incident_id"])
                 stale = row["release_state"] != "releasing" or row["current_epoch"] != command.epoch
-                if stale or gate_for(_codes(row["residence"]), gates[row["incident_id"]]):
+                if stale or self._kept_back(connection, row, gates[row["incident_id"]]):
                     recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
                 else:
                     claims.append(row)
@@ -592,6 +636,7 @@ class Ledger:
                         recipient.c.website_id,
                         recipient.c.contact,
                         recipient.c.residence,
+                        recipient.c.controller,
                         recipient.c.segment_id,
                         recipient.c.deadline_at,
                         segment.c.key.label("segment_key"),
@@ -1090,9 +1135,9 @@ def _running_releases() -> sa.Select[Any]:
 
 def _open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
     return [
-        Gate(row.gate_id, row.kind, tuple(row.covers))
+        Gate(row.gate_id, row.kind, tuple(row.covers), row.controller)
         for row in connection.execute(
-            sa.select(gate.c.gate_id, gate.c.kind, gate.c.covers).where(
+            sa.select(gate.c.gate_id, gate.c.kind, gate.c.covers, gate.c.controller).where(
                 (gate.c.incident_id == incident_id) & gate.c.lifted_at.is_(None)
             )
         )

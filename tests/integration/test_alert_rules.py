@@ -1,0 +1,59 @@
+"""Alert rules: they fire when they should and not before, say what to do, and name metrics and commands that exist."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from bridge.runtime.parts import Parts
+from consumers.cli import build
+from consumers.stages import clock  # noqa: F401  its metrics are declared by importing it
+from tests.servers.prometheus import check_rules
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yaml"))
+ALERTS: list[dict[str, Any]] = [
+    rule
+    for path in RULES
+    for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_promtool_runs_the_tests_of_every_rule_file(path: Path, tmp_path: Path) -> None:
+    tests = DEPLOY / "prometheus" / "tests" / path.name
+    check_rules(tests, tmp_path)
+    tried = tests.read_text(encoding="utf-8")
+    for alert in ALERTS:
+        if alert["alert"] in path.read_text(encoding="utf-8"):
+            assert f"alertname: {alert['alert']}" in tried, "an alert that no test fires"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_each_alert_has_a_runbook_that_can_be_followed(alert: dict[str, Any]) -> None:
+    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+    assert alert["labels"]["severity"] in ("warning", "critical")
+    text = (DEPLOY.parent / alert["annotations"]["runbook_url"]).read_text(encoding="utf-8")
+    assert text.startswith(f"# {alert['alert']}\n")
+    for part in ("Meaning", "Impact", "Diagnosis", "Mitigation"):
+        assert f"**{part}.**" in text
+    commands = re.findall(r"tocsin ([a-z]+) ([a-z-]+)", text)
+    assert commands, "nothing to type"
+    with click.Context(build(), obj=Parts()) as context:
+        for noun, verb in commands:
+            group = build().get_command(context, noun)
+            assert isinstance(group, click.Group)
+            assert verb in group.commands, f"tocsin {noun} {verb} does not exist"
+
+
+def test_alerts_ask_for_metrics_that_are_measured() -> None:
+    from prometheus_client import REGISTRY
+
+    known = {metric.name for metric in REGISTRY.collect()}
+    asked = {name for alert in ALERTS for name in re.findall(r"tocsin_[a-z_]+", alert["expr"])}
+    assert asked - known == set()
