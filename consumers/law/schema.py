@@ -13,9 +13,9 @@ from zoneinfo import ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from bridge.contracts.errors import BadInput, nearest
-from consumers.domain import deadlines, jurisdictions
+from consumers.domain import deadlines
 from consumers.domain.facts import AiSystem, Country, EntityKind, Facts, Licence, Role
-from consumers.domain.jurisdictions import COUNTRIES, jurisdictions
+from consumers.domain.jurisdictions import COUNTRIES, UNKNOWN_RESIDENCE, jurisdiction, jurisdictions
 from consumers.domain.notice_rules import (
     MEDIA,
     SECTIONS,
@@ -440,10 +440,10 @@ class ControllersFile(Entry):
 
 
 def _region_residence(code: str) -> str:
-    if code in ("*", "EU", "EEA", jurisdictions.UNKNOWN_RESIDENCE):
+    if code in ("*", "EU", "EEA", UNKNOWN_RESIDENCE):
         return code
     try:
-        return jurisdictions.jurisdiction(code)
+        return jurisdiction(code)
     except BadInput as error:
         raise ValueError(str(error)) from None
 

@@ -138,6 +138,7 @@ class Planning:
         regions: tuple[str, str | None] = ("eu-central-1", None),
         look_seconds: float = 0.5,
         silent_seconds: float = 60.0,
+        rest_factor: float = _REST_FACTOR,
     ) -> None:
         self._store = store
         self._in_force = law
@@ -149,6 +150,7 @@ class Planning:
         self._clock = clock
         self._look_seconds = look_seconds
         self._silent_seconds = silent_seconds
+        self._rest_factor = rest_factor
         self._looked_at: datetime | None = None
         self._rests_on: dict[PlanId, tuple[OpenPlan, tuple[str, ...]]] = {}
         self._first_seen: dict[PlanId, datetime] = {}
@@ -264,7 +266,7 @@ class Planning:
                 return None
         seconds = time.monotonic() - started
         if seconds > 1:
-            self._rest_until[plan_id] = self._clock.now() + timedelta(seconds=_REST_FACTOR * seconds)
+            self._rest_until[plan_id] = self._clock.now() + timedelta(seconds=self._rest_factor * seconds)
         self._held[plan_id] = change.held_count
         moved = bool(change.events)
         PLANS.labels("extended" if moved and before.complete else "completed" if moved else "unchanged").inc()

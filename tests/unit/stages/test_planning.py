@@ -71,7 +71,10 @@ class World:
         approved = ApprovedBundles(self.templates, self.artefacts)
         catalog = TemplateCatalog(self.templates, approved, NoticeBundles(self.database), self.clock)
         store = PlanningTables(self.database, self.clock, shipped_law)
-        return Planning(store, shipped_law, catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock)
+        # a busy machine must not make a plan rest: the clock here stands still
+        return Planning(
+            store, shipped_law, catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock, rest_factor=0
+        )
 
     def approve(self, *jurisdictions: str, until: datetime = NOW + timedelta(days=90)) -> str:
         bundle = read_bundle(self.templates, "ai-data-leak")
