@@ -1,7 +1,7 @@
 # Everything sets itself up: a fresh Debian with python3 and make is enough. See tests/README.md.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak bench lint lock magento-check
+.PHONY: help demo test soak bench lint lock magento-check mysql-check
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ soak: ## the tests' assertions at length: every kill point, thousands of mutatio
 	@.ci/packages
 	@.ci/venv dev
 	@.venv/bin/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak
+
+mysql-check: ## URL=mysql+pymysql://root:...@host/ the store's contract on that MySQL, in databases of its own
+	@.ci/venv dev
+	@test -n "$(URL)" || { echo "make mysql-check URL=mysql+pymysql://ADMIN:PASSWORD@HOST:3306/ (MySQL 8.0 or later)" >&2; exit 2; }
+	@TOCSIN_TEST_MYSQL_URL='$(URL)' .venv/bin/python -m pytest -q tests/integration/test_store_contract.py -k mysql
 
 bench: ## NAME=... one benchmark; without it all
 	@.ci/venv dev

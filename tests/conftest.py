@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -15,7 +16,7 @@ hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
 
 
-_SERVERS = frozenset({"kafka_server", "mariadb_server", "secured"})
+_SERVERS = frozenset({"kafka_server", "mariadb_server", "secured", "store_server"})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,10 +34,14 @@ def way_or_skip(server: str, programs: Sequence[str]) -> Way:
     here = look_around(programs, os.environ)
     way = way_to(server, programs, here)
     if isinstance(way, Missing):
-        if here.must_have:
-            pytest.fail(way.reason)
-        pytest.skip(way.reason)
+        _missing(way.reason)
     return way
+
+
+def _missing(reason: str) -> NoReturn:
+    if look_around((), os.environ).must_have:
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +62,29 @@ def mariadb_server() -> Iterator[mariadb.MariaDbServer]:
     """One MariaDB server for the whole run."""
     with mariadb.mariadb_server(way_or_skip("MariaDB", mariadb.PROGRAMS)) as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=["mariadb", "galera", "mysql"])
+def store_server(request: pytest.FixtureRequest) -> Iterator[mariadb.MariaDbServer]:
+    """One server of each kind that a store may have; of MySQL the one at TOCSIN_TEST_MYSQL_URL, else a container."""
+    match request.param:
+        case "mariadb":
+            yield request.getfixturevalue("mariadb_server")
+        case "galera":
+            way = _way_or_skip("a Galera node", mariadb.PROGRAMS)
+            if way is Way.LOCAL and not mariadb.GALERA_LIBRARY.exists():
+                _missing(f"a Galera node cannot be had: no {mariadb.GALERA_LIBRARY} (`make test` installs or names it)")
+            with mariadb.galera_node(way) as server:
+                yield server
+        case _:
+            url = os.environ.get("TOCSIN_TEST_MYSQL_URL") or None
+            if url is None and way_to("MySQL", ("mysqld of MySQL",), look_around((), os.environ)) is not Way.DOCKER:
+                # Debian has none, so not even CI can insist.
+                pytest.skip(
+                    "MySQL cannot be had: no Docker daemon answers; `make mysql-check URL=...` takes one by URL"
+                )
+            with mariadb.mysql_server(url) as server:
+                yield server
 
 
 @pytest.fixture

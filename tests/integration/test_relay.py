@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pymysql
 import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
@@ -28,10 +27,8 @@ from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, TOPICS, Topic
 from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
-from bridge.magento.grants import grants
-from bridge.magento.reader import LeadLost
 from bridge.magento.session import LeadSession
-from bridge.magento.snapshots import CustomerState, Removed, State, WrittenProvenance
+from bridge.magento.snapshots import Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore, open_store
 from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
@@ -303,62 +300,7 @@ def test_what_commits_late_with_a_lower_id_is_reached(
     assert newest.store_id == 2
 
 
-def test_only_what_was_read_is_deleted(store: Store, shop: StoreRows, mariadb_database: StoreDatabase) -> None:
-    shop.customer(1)
-    reader = SqlStore(store, SystemClock())
-    assert reader.take_lead()
-    batch = reader.next_batch(10)
-    shop.run("UPDATE customer_entity SET store_id = 2")
-    reader.settle(batch)
-    assert shop.changelog("tocsin_customer") == [1]
-    ahead = reader.next_batch(10)
-    shop.run("UPDATE customer_entity SET store_id = 1")
-    assert len(reader.next_batch(10, besides=ahead)) == 1
-    reader.close()
-
-
-def test_reading_locks_nothing_against_the_shop(store: Store, shop: StoreRows, mariadb_database: StoreDatabase) -> None:
-    """A save that is not committed yet delays neither reading nor settling, and the other way round."""
-    shop.customer(1)
-    shop.customer(2)
-    reader = SqlStore(store, SystemClock())
-    assert reader.take_lead()
-    saving = mariadb_database.connect(autocommit=False)
-    try:
-        with saving.cursor() as cursor:
-            cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
-            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 1")
-            batch = reader.next_batch(10)
-            states = [state for state in reader.states_of(batch) if isinstance(state, CustomerState)]
-            assert {state.customer_id for state in states} == {1, 2}
-            reader.settle(batch)
-            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 2")
-        saving.commit()
-    finally:
-        saving.close()
-    assert sorted(shop.changelog("tocsin_customer")) == [1, 2]
-    reader.close()
-
-
 # Leading
-
-
-def test_a_reader_whose_session_is_killed_settles_nothing(
-    store: Store, shop: StoreRows, mariadb_database: StoreDatabase
-) -> None:
-    shop.customer(1)
-    first, second = SqlStore(store, SystemClock()), SqlStore(store, SystemClock())
-    assert first.take_lead()
-    assert not second.take_lead()
-    batch = first.next_batch(10)
-    ((session,),) = shop.run("SELECT IS_USED_LOCK(:name)", name=f"tocsin-relay:{mariadb_database.name}:")
-    shop.run(f"KILL CONNECTION {session}")
-    wait_for("the lock is free", second.take_lead)
-    with pytest.raises(LeadLost):
-        first.settle(batch)
-    assert shop.changelog("tocsin_customer") == [1]
-    first.close()
-    second.close()
 
 
 def test_a_database_without_the_module_is_refused_by_name(empty_mariadb_database: StoreDatabase) -> None:
@@ -375,48 +317,6 @@ def test_an_account_that_is_unknown_is_refused_without_its_password(mariadb_data
         reader.take_lead()
     assert "hunter2" not in str(refused.value)
     reader.close()
-
-
-def test_the_printed_grants_are_enough_and_no_more(
-    kafka: Kafka, store: Store, shop: StoreRows, mariadb_database: StoreDatabase
-) -> None:
-    account = f"relay_{os.urandom(4).hex()}"
-    shop.run(f"CREATE USER '{account}'@'%' IDENTIFIED BY 'relay'")
-    try:
-        for statement in grants(mariadb_database.name, account, "%", ""):
-            shop.run(statement)
-        url = sa.make_url(mariadb_database.url).set(username=account, password="relay")
-        restricted = store.model_copy(update={"url": SecretStr(url.render_as_string(hide_password=False))})
-        shop.customer(42)
-        shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
-        shop.order(7, customer_id=42)
-        shop.provenance("r-1", "order/7", customer_id=42)
-        shop.add(
-            "tocsin_account_notice", notice_id="a-1", customer_id=42, incident_id="INC-2026-0001", title="t", body="b",
-            locale="de_DE", created_at="2026-03-01 10:00:00", read_at="2026-03-01 10:00:01",
-        )  # fmt: skip
-        relay_until_settled(kafka, restricted, shop)
-        assert set(Read(kafka, STORE_CHANGES).keys) == {"customer/42", "order/7", "provenance/r-1"}
-        assert Read(kafka, DELIVERY_OUTCOMES).keys == ["notice/a-1"]
-        shop.run("DELETE FROM customer_entity")
-        relay_until_settled(kafka, restricted, shop)
-        server = mariadb_database.server
-        with (
-            pymysql.connect(
-                host=server.host, port=server.port, user=account, password="relay", database=mariadb_database.name
-            ) as own,
-            own.cursor() as cursor,
-        ):
-            for forbidden in (
-                "SELECT password_hash FROM customer_entity",
-                "SELECT rp_token FROM customer_entity",
-                "UPDATE customer_entity SET email = ''",
-                "DELETE FROM tocsin_provenance",
-            ):
-                with pytest.raises(pymysql.err.OperationalError):
-                    cursor.execute(forbidden)
-    finally:
-        shop.run(f"DROP USER '{account}'@'%'")
 
 
 # Processes that die and freeze

@@ -1,8 +1,10 @@
-"""One MariaDB server with a row binary log, as a store's would be set up for Tocsin, and fresh databases in it."""
+"""Store servers, set up as for Tocsin, and fresh databases in them: one MariaDB with a row binary log for all tests; a
+MariaDB that is a node of a Galera cluster (of one) and a MySQL for what must hold on each kind.
+"""
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT
+from sqlalchemy import make_url
 from testcontainers.core.container import DockerContainer
 
 from tests.servers import mview
@@ -18,6 +21,8 @@ from tests.servers.local import ServerDidNotStart, free_port, run_to_end, runnin
 
 IMAGE = "mariadb:10.11"
 PROGRAMS = ("mariadbd", "mariadb-install-db", "my_print_defaults")
+MYSQL_IMAGE = "mysql:8.4"
+GALERA_LIBRARY = Path("/usr/lib/galera/libgalera_smm.so")
 TABLES = Path(__file__).with_name("magento_tables.sql")
 ROOT_PASSWORD = "root"
 SETTINGS = (
@@ -45,6 +50,7 @@ class MariaDbServer:
     host: str = "127.0.0.1"
     user: str = "root"
     password: str = field(default=ROOT_PASSWORD, repr=False)
+    query: str = "charset=utf8mb4"
 
     def connect(self, database: str | None = None, *, autocommit: bool = True) -> "Connection[pymysql.cursors.Cursor]":
         """Open a connection as the administrator, in UTC."""
@@ -72,9 +78,7 @@ class StoreDatabase:
     def url(self) -> str:
         """SQLAlchemy's URL of the database, password included."""
         server = self.server
-        return (
-            f"mysql+pymysql://{server.user}:{server.password}@{server.host}:{server.port}/{self.name}?charset=utf8mb4"
-        )
+        return f"mysql+pymysql://{server.user}:{server.password}@{server.host}:{server.port}/{self.name}?{server.query}"
 
     def connect(self, *, autocommit: bool = True) -> "Connection[pymysql.cursors.Cursor]":
         """Open a connection to the database, in UTC."""
@@ -84,8 +88,44 @@ class StoreDatabase:
 @contextmanager
 def mariadb_server(way: Way) -> Iterator[MariaDbServer]:
     """Yield a server that answers. Raises ServerDidNotStart."""
-    with _in_docker() if way is Way.DOCKER else _as_process() as server:
+    with _in_docker(IMAGE, SETTINGS) if way is Way.DOCKER else _as_process(SETTINGS) as server:
         yield server
+
+
+@contextmanager
+def galera_node(way: Way) -> Iterator[MariaDbServer]:
+    """Yield the only node of a Galera cluster. Raises ServerDidNotStart."""
+    port = free_port()
+    settings = (
+        *SETTINGS,
+        "wsrep-on=ON",
+        f"wsrep-provider={GALERA_LIBRARY}",
+        "wsrep-cluster-address=gcomm://",
+        "wsrep-new-cluster",
+        "wsrep-node-address=127.0.0.1",
+        "wsrep-node-name=the-only-node",
+        f"wsrep-provider-options=base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port};gcache.size=16M",
+        "innodb-autoinc-lock-mode=2",
+    )
+    with _in_docker(IMAGE, settings) if way is Way.DOCKER else _as_process(settings) as server:
+        yield server
+
+
+@contextmanager
+def mysql_server(url: str | None) -> Iterator[MariaDbServer]:
+    """Yield the MySQL at `url`, whose account must be an administrator's, or without one a container."""
+    if url is None:
+        with _in_docker(MYSQL_IMAGE, ("log-bin-trust-function-creators=1",)) as server:
+            yield server
+        return
+    given = make_url(url).update_query_dict({"charset": "utf8mb4"})
+    yield MariaDbServer(
+        port=given.port or 3306,
+        host=given.host or "127.0.0.1",
+        user=given.username or "root",
+        password=given.password or "",
+        query=given.render_as_string().partition("?")[2],
+    )
 
 
 @contextmanager
@@ -122,14 +162,17 @@ def create_tables(connection: "Connection[pymysql.cursors.Cursor]") -> None:
 
 
 @contextmanager
-def _as_process() -> Iterator[MariaDbServer]:
+def _as_process(settings: Sequence[str]) -> Iterator[MariaDbServer]:
     daemon, install = find_program("mariadbd"), find_program("mariadb-install-db")
     if daemon is None or install is None:
         raise ServerDidNotStart(f"MariaDB is not installed: {', '.join(PROGRAMS)}")
     with scratch_folder("mariadb") as scratch:
         server = MariaDbServer(free_port())
         first = scratch / "first.sql"
-        first.write_text(f"ALTER USER root@localhost IDENTIFIED BY '{ROOT_PASSWORD}';\n", encoding="utf-8")
+        alter = f"ALTER USER root@localhost IDENTIFIED BY '{ROOT_PASSWORD}';\n"
+        # A node takes statements only once it is in its cluster, and the file runs before.
+        alone = "SET SESSION wsrep_on = OFF;\n" if "wsrep-on=ON" in settings else ""
+        first.write_text(alone + alter, encoding="utf-8")
         options = scratch / "my.cnf"
         own = (
             f"datadir={scratch}/data",
@@ -141,7 +184,7 @@ def _as_process() -> Iterator[MariaDbServer]:
             "bind-address=127.0.0.1",
             "skip-name-resolve=0",
         )
-        options.write_text("\n".join(("[mysqld]", *own, *SETTINGS, "")), encoding="utf-8")
+        options.write_text("\n".join(("[mysqld]", *own, *settings, "")), encoding="utf-8")
         user = f"--user={scratch.owner()}"
         run_to_end(
             "mariadb-install-db",
@@ -157,13 +200,14 @@ def _as_process() -> Iterator[MariaDbServer]:
 
 
 @contextmanager
-def _in_docker() -> Iterator[MariaDbServer]:
+def _in_docker(image: str, settings: Sequence[str]) -> Iterator[MariaDbServer]:
     server = MariaDbServer(free_port())
     container = (
-        DockerContainer(IMAGE)
+        DockerContainer(image)
         .with_bind_ports(3306, server.port)
         .with_env("MARIADB_ROOT_PASSWORD", ROOT_PASSWORD)
-        .with_command(" ".join(f"--{setting}" for setting in SETTINGS))
+        .with_env("MYSQL_ROOT_PASSWORD", ROOT_PASSWORD)
+        .with_command(" ".join(f"--{setting}" for setting in settings))
     )
     with container:
         for _ in range(240):
@@ -172,7 +216,7 @@ def _in_docker() -> Iterator[MariaDbServer]:
             time.sleep(0.25)
         else:
             logs = container.get_logs()[0].decode(errors="replace")
-            raise ServerDidNotStart(f"{IMAGE} did not answer\n{logs[-2000:]}")
+            raise ServerDidNotStart(f"{image} did not answer\n{logs[-2000:]}")
         yield server
 
 

@@ -1,0 +1,439 @@
+"""What the relay relies on in a store's server, on each kind: MariaDB, a node of a Galera cluster, MySQL over TLS.
+
+`make mysql-check URL=...` runs these on the MySQL at that URL; with Docker they run on one of its own.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import AccountNotice, Channel, ProvenanceRecorded
+from bridge.magento.backfill import Backfill
+from bridge.magento.changelogs import View
+from bridge.magento.grants import grants, rights_on
+from bridge.magento.leads import LEAD_SECONDS
+from bridge.magento.notices import AccountNoticeTable
+from bridge.magento.reader import LeadLost
+from bridge.magento.servers import Product, Server, prepare_session
+from bridge.magento.session import store_engine
+from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State
+from bridge.magento.store import SqlStore
+from bridge.runtime.clock import SystemClock
+from bridge.runtime.settings import Store
+from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
+from tests.store_rows import StoreRows
+
+REGISTERED = ("fraud_score", "income_band")
+
+
+@pytest.fixture(scope="module")
+def database(store_server: MariaDbServer) -> Iterator[StoreDatabase]:
+    """One database for all tests of a server: making its tables takes longer than most of them."""
+    with fresh_database(store_server, with_tables=True) as made:
+        yield made
+
+
+@pytest.fixture
+def shop(database: StoreDatabase) -> Iterator[StoreRows]:
+    engine = sa.create_engine(database.url)
+    rows = StoreRows(engine)
+    rows.base()
+    yield rows
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+        names = [row[0] for row in connection.exec_driver_sql("SHOW TABLES")]
+        filled = [name for name in names if connection.exec_driver_sql(f"SELECT 1 FROM `{name}` LIMIT 1").first()]
+        for name in filled:
+            if name != "tocsin_heartbeat":
+                connection.exec_driver_sql(f"DELETE FROM `{name}`")
+        # What deleting tells.
+        for view in View:
+            connection.exec_driver_sql(f"DELETE FROM {view.changelog}")
+        connection.commit()
+    engine.dispose()
+
+
+@pytest.fixture
+def account(database: StoreDatabase, server: Server) -> Iterator[Store]:
+    """Settings for an account that has exactly what `tocsin relay grants` prints."""
+    name = f"relay_{os.urandom(4).hex()}"
+    with database.connect() as connection, connection.cursor() as cursor:
+        # On MySQL this is caching_sha2_password; the client goes over TLS wherever the server can.
+        cursor.execute(f"CREATE USER '{name}'@'%' IDENTIFIED BY 'relay'")
+        for statement in grants(database.name, name, "%", "", by_lease=server.galera):
+            cursor.execute(statement)
+        url = sa.make_url(database.url).set(username=name, password="relay")
+        yield Store(url=SecretStr(url.render_as_string(hide_password=False)), registered_attributes=REGISTERED)
+        cursor.execute(f"DROP USER '{name}'@'%'")
+
+
+@pytest.fixture(scope="module")
+def server(database: StoreDatabase) -> Server:
+    engine = store_engine(Store(url=SecretStr(database.url)))
+    with engine.connect() as connection:
+        found = prepare_session(connection)
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def reader(account: Store, shop: StoreRows) -> Iterator[SqlStore]:
+    with leading(account) as made:
+        yield made
+
+
+@contextmanager
+def leading(settings: Store) -> Iterator[SqlStore]:
+    reader = SqlStore(settings, SystemClock())
+    assert reader.take_lead()
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def everything(reader: SqlStore) -> list[State]:
+    """Read and settle until nothing is left; return the newest state of each entity in reading order."""
+    found: list[State] = []
+    while batch := reader.next_batch(1000):
+        found += reader.states_of(batch)
+        reader.settle(batch)
+    return found
+
+
+def test_a_shop_is_read_with_the_printed_rights(reader: SqlStore, shop: StoreRows) -> None:
+    shop.customer(42, country="US", region_id=12, lastname="Ünlü-Straße 你")
+    shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
+    shop.order(7, country="DE")
+    shop.order(8, customer_id=42, country="FR")
+    shop.provenance("r-1", "customer/42", confidence=0.731, input_fields='["a", "b"]')
+    shop.provenance("r-2", "order/7", deleted_at="2026-04-01 00:00:00")
+    shop.add(
+        "tocsin_account_notice", notice_id="a-1", customer_id=42, incident_id="INC-2026-0001", title="t", body="b",
+        locale="de_DE", created_at="2026-03-01 10:00:00", read_at="2026-03-02 08:00:00",
+    )  # fmt: skip
+    states = everything(reader)
+    (customer,) = [state for state in states if isinstance(state, CustomerState)]
+    assert customer.channels == (Channel.EMAIL, Channel.SMS, Channel.ACCOUNT_NOTICE, Channel.LETTER)
+    assert [(claim.code, claim.source) for claim in customer.residence] == [
+        ("US-CA", "default_billing"),
+        ("FR", "last_order"),
+    ]
+    assert (customer.contact.last_name, customer.faults) == ("Ünlü-Straße 你", ())
+    assert float(customer.attribute_values["fraud_score"]) == 0.5
+    assert customer.locale == "de_DE"
+    (order,) = [state for state in states if isinstance(state, OrderState)]
+    assert (order.order_id, order.customer_id, order.stored_email) == (7, None, "buyer7@shop.example.com")
+    first, second = [state for state in states if isinstance(state, ProvenanceRecorded)]
+    assert (first.record_id, first.confidence, first.categories, first.input_fields, first.faults) == (
+        "r-1", 0.731, ("fraud_assessment",), ("a", "b"), (),
+    )  # fmt: skip
+    assert first.generated_at == datetime(2026, 3, 1, 10, tzinfo=UTC)
+    assert (second.root, second.deleted_at) == ("order/7", datetime(2026, 4, 1, tzinfo=UTC))
+    (read,) = [state for state in states if isinstance(state, NoticeReadState)]
+    assert read == NoticeReadState("a-1", 42, datetime(2026, 3, 2, 8, tzinfo=UTC))
+    assert not any(shop.changelog(view) for view in View)
+
+
+def test_what_is_gone_is_removed(reader: SqlStore, shop: StoreRows) -> None:
+    shop.customer(42)
+    shop.order(7, customer_id=42)
+    shop.provenance("r-1", "order/7", customer_id=42)
+    shop.provenance("r-2", "customer/42")
+    everything(reader)
+    shop.run("DELETE FROM customer_entity")
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-2'")
+    states = everything(reader)
+    assert Removed("customer/42", "customer/42") in states
+    assert Removed("provenance/r-2", "customer/42") in states
+    (order,) = [state for state in states if isinstance(state, OrderState)]
+    assert order.customer_id is None
+
+
+def test_only_what_was_read_is_deleted(reader: SqlStore, shop: StoreRows) -> None:
+    shop.customer(1)
+    batch = reader.next_batch(10)
+    shop.run("UPDATE customer_entity SET store_id = 2")
+    reader.settle(batch)
+    assert shop.changelog("tocsin_customer") == [1]
+    ahead = reader.next_batch(10)
+    shop.run("UPDATE customer_entity SET store_id = 1")
+    assert len(reader.next_batch(10, besides=ahead)) == 1
+
+
+def test_what_commits_late_is_read(reader: SqlStore, shop: StoreRows, database: StoreDatabase) -> None:
+    late = database.connect(autocommit=False)
+    try:
+        with late.cursor() as cursor:
+            cursor.execute("INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES (1, 'a', 1, 1)")
+            shop.customer(2)
+            assert {state.customer_id for state in everything(reader) if isinstance(state, CustomerState)} == {2}
+            late.commit()
+    finally:
+        late.close()
+    assert {state.customer_id for state in everything(reader) if isinstance(state, CustomerState)} == {1}
+
+
+def test_reading_and_settling_wait_for_no_save_and_no_save_for_them(
+    reader: SqlStore, shop: StoreRows, database: StoreDatabase
+) -> None:
+    shop.customer(1)
+    shop.customer(2)
+    saving = database.connect(autocommit=False)
+    try:
+        with saving.cursor() as cursor:
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
+            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 1")
+            batch = reader.next_batch(10)
+            states = reader.states_of(batch)
+            assert {state.customer_id for state in states if isinstance(state, CustomerState)} == {1, 2}
+            reader.settle(batch)
+            cursor.execute("UPDATE customer_entity SET store_id = 2 WHERE entity_id = 2")
+        saving.commit()
+    finally:
+        saving.close()
+    assert sorted(shop.changelog("tocsin_customer")) == [1, 2]
+
+
+def test_the_largest_batch_is_looked_up_by_key(account: Store, shop: StoreRows) -> None:
+    """50,000 ids: MySQL gives up looking them up unless told otherwise, MariaDB makes a table of them."""
+    shop.customer(42)
+    listed = ",".join(str(number) for number in range(1, 50_001))
+    engine = store_engine(account)
+    with engine.connect() as connection:
+        prepare_session(connection)
+        text = f"SELECT firstname FROM customer_entity WHERE entity_id IN ({listed})"
+        assert len(connection.exec_driver_sql(f"EXPLAIN {text}").all()) == 1, "a plan of one table"
+        given_up = [row for row in connection.exec_driver_sql("SHOW WARNINGS") if row[1] == 3170]
+        assert not given_up
+        assert connection.exec_driver_sql(text).all() == [("Placeholder",)]
+    engine.dispose()
+
+
+def test_each_kind_is_told_only_what_it_knows(account: Store, shop: StoreRows, server: Server) -> None:
+    engine = store_engine(account)
+    with engine.connect() as connection:
+        prepare_session(connection)
+        own = {
+            Product.MARIADB: ("in_predicate_conversion_threshold", "range_optimizer_max_mem_size"),
+            Product.MYSQL: ("range_optimizer_max_mem_size", "in_predicate_conversion_threshold"),
+        }
+        known, foreign = own[server.product]
+        assert connection.exec_driver_sql(f"SELECT @@SESSION.{known}").scalar() == 0
+        assert connection.exec_driver_sql(f"SHOW VARIABLES LIKE '{foreign}'").first() is None
+        if server.product is Product.MYSQL:
+            ((_, cipher),) = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            assert cipher, "caching_sha2_password without TLS"
+            user, host = str(connection.scalar(sa.text("SELECT CURRENT_USER()"))).split("@")
+            ((plugin,),) = shop.run(
+                "SELECT plugin FROM mysql.user WHERE user = :user AND host = :host", user=user, host=host
+            )
+            assert plugin == "caching_sha2_password"
+    engine.dispose()
+
+
+# Rights
+
+
+def test_the_printed_rights_are_no_more_than_needed(account: Store, database: StoreDatabase, server: Server) -> None:
+    engine = store_engine(account)
+    with engine.connect() as connection:
+        rights = rights_on(connection, database.name, "", by_lease=server.galera)
+        assert (rights.missing, rights.excess, rights.reads_secrets) == ([], [], False)
+        for forbidden in (
+            "SELECT password_hash FROM customer_entity",
+            "SELECT rp_token FROM customer_entity",
+            "UPDATE customer_entity SET email = ''",
+            "DELETE FROM tocsin_provenance",
+            "DELETE FROM tocsin_heartbeat",
+            "DELETE FROM tocsin_account_notice",
+        ):
+            with pytest.raises(sa.exc.DBAPIError):
+                connection.exec_driver_sql(forbidden)
+    engine.dispose()
+
+
+def test_the_shops_own_account_is_accepted_and_its_excess_said(database: StoreDatabase, shop: StoreRows) -> None:
+    shop.customer(1)
+    with capture_logs() as said, leading(Store(url=SecretStr(database.url))) as reader:
+        assert len(reader.next_batch(10)) > 0
+        reader.resign()
+        assert reader.take_lead()
+    (warning,) = [entry for entry in said if "may do more than the bridge needs" in entry["event"]]
+    assert warning["log_level"] == "warning"
+    assert warning["may_read_password_hashes"]
+    assert warning["excess"]
+
+
+def test_notices_and_backfill_with_the_printed_rights(
+    account: Store, reader: SqlStore, shop: StoreRows, tmp_path: Path
+) -> None:
+    table = AccountNoticeTable(account)
+    notice = AccountNotice(
+        notice_id="a-1", customer_id=42, incident_id="INC-2026-0001", title="t", body="b",
+        locale="de_DE", posted_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )  # fmt: skip
+    table.write([notice, notice])
+    table.write([], [("a-1", datetime(2026, 3, 2, tzinfo=UTC))])
+    table.close()
+    ((withdrawn,),) = shop.run("SELECT withdrawn_at IS NOT NULL FROM tocsin_account_notice")
+    assert withdrawn
+    shop.customer(42)
+    shop.provenance("r-1", "order/7")
+    everything(reader)
+    backfill = Backfill(account, tmp_path / "progress.json")
+    for entity in ("customers", "provenance", "orders", "account-notices"):
+        list(backfill.run(entity, 2))
+    backfill.close()
+    states = everything(reader)
+    assert [state.customer_id for state in states if isinstance(state, CustomerState)] == [42]
+    assert [state.record_id for state in states if isinstance(state, ProvenanceRecorded)] == ["r-1"]
+
+
+def test_the_beat_is_noted(reader: SqlStore, shop: StoreRows) -> None:
+    reader.beat("host:1")
+    assert shop.run("SELECT relay FROM tocsin_heartbeat") == [("host:1",)]
+
+
+# Leading
+
+
+def test_a_leader_whose_session_is_cut_settles_nothing(account: Store, shop: StoreRows) -> None:
+    shop.customer(1)
+    first, second = SqlStore(account, SystemClock()), SqlStore(account, SystemClock())
+    assert first.take_lead()
+    assert not second.take_lead()
+    batch = first.next_batch(10)
+    user = sa.make_url(account.url.get_secret_value()).username
+    for (session,) in shop.run("SELECT id FROM information_schema.processlist WHERE user = :user", user=user):
+        shop.run(f"KILL CONNECTION {session}")
+    with pytest.raises(LeadLost):
+        first.settle(batch)
+    until = time.monotonic() + 5
+    while not second.take_lead():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert shop.changelog("tocsin_customer") == [1]
+    second.settle(second.next_batch(10))
+    assert shop.changelog("tocsin_customer") == []
+    first.close()
+    second.close()
+
+
+def test_a_silent_leader_is_replaced_within_five_seconds_and_settles_nothing(account: Store, shop: StoreRows) -> None:
+    shop.customer(1)
+    first, second = SqlStore(account, SystemClock()), SqlStore(account, SystemClock())
+    assert first.take_lead()
+    batch = first.next_batch(10)
+    began = time.monotonic()
+    while not second.take_lead():
+        assert time.monotonic() - began < 5
+        time.sleep(0.2)
+    assert time.monotonic() - began > LEAD_SECONDS - 1, "one that is merely busy is not replaced"
+    with pytest.raises(LeadLost):
+        first.settle(batch)
+    assert shop.changelog("tocsin_customer") == [1]
+    first.close()
+    second.close()
+
+
+def test_a_leader_that_resigns_is_followed_at_once(account: Store) -> None:
+    first, second = SqlStore(account, SystemClock()), SqlStore(account, SystemClock())
+    assert first.take_lead()
+    assert not second.take_lead()
+    first.resign()
+    until = time.monotonic() + 1
+    while not second.take_lead():
+        assert time.monotonic() < until
+    first.close()
+    second.close()
+
+
+def test_an_outdated_fencing_number_settles_nothing(
+    account: Store, reader: SqlStore, shop: StoreRows, server: Server
+) -> None:
+    if not server.galera:
+        assert shop.run("SELECT * FROM tocsin_relay_lease") == [], "leads by GET_LOCK, which has no number"
+        return
+    shop.customer(1)
+    batch = reader.next_batch(10)
+    ((number, holder),) = shop.run("SELECT fencing_number, holder FROM tocsin_relay_lease")
+    assert number >= 1
+    assert ":" in holder
+    # As another relay does, while this one's session is alive and well.
+    shop.run("UPDATE tocsin_relay_lease SET fencing_number = fencing_number + 1, held_until_ms = 0")
+    with pytest.raises(LeadLost, match="lease"):
+        reader.settle(batch)
+    assert shop.changelog("tocsin_customer") == [1]
+    assert reader.take_lead()
+    assert shop.run("SELECT fencing_number FROM tocsin_relay_lease") == [(number + 2,)]
+
+
+# Refused by name
+
+
+def test_a_read_only_server_is_refused_by_name(account: Store, database: StoreDatabase) -> None:
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SET GLOBAL read_only = 1")
+        try:
+            reader = SqlStore(account, SystemClock())
+            with pytest.raises(Refused, match=r"read-only \(read_only is ON\)"):
+                reader.take_lead()
+            reader.close()
+        finally:
+            cursor.execute("SET GLOBAL read_only = 0")
+
+
+def test_sales_tables_in_another_database_are_refused_by_name(
+    account: Store, database: StoreDatabase, shop: StoreRows
+) -> None:
+    other = f"{database.name}_sales"
+    # MariaDB moves no table that has triggers.
+    triggers = [
+        row[0]
+        for row in shop.run(
+            "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
+            " AND event_object_table = 'sales_order_address'"
+        )
+    ]
+    with database.connect() as connection, connection.cursor() as cursor:
+        definitions = []
+        for trigger in triggers:
+            cursor.execute(f"SHOW CREATE TRIGGER {trigger}")
+            definitions.append(cursor.fetchall()[0][2])
+            cursor.execute(f"DROP TRIGGER {trigger}")
+        cursor.execute(f"CREATE DATABASE {other}")
+        cursor.execute(f"RENAME TABLE sales_order_address TO {other}.sales_order_address")
+        try:
+            reader = SqlStore(account, SystemClock())
+            with pytest.raises(Refused, match=rf"sales tables \(sales_order_address\) are not in `{database.name}`"):
+                reader.take_lead()
+            reader.close()
+            owner = SqlStore(Store(url=SecretStr(database.url)), SystemClock())
+            with pytest.raises(Refused, match=f"but in `{other}`"):
+                owner.take_lead()
+            owner.close()
+        finally:
+            cursor.execute(f"RENAME TABLE {other}.sales_order_address TO {database.name}.sales_order_address")
+            cursor.execute(f"DROP DATABASE {other}")
+            for definition in definitions:
+                cursor.execute(definition)
+
+
+def test_a_missing_right_is_refused_by_table(account: Store, database: StoreDatabase) -> None:
+    user = sa.make_url(account.url.get_secret_value()).username
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"REVOKE SELECT, UPDATE ON `{database.name}`.tocsin_heartbeat FROM '{user}'@'%'")
+    reader = SqlStore(account, SystemClock())
+    with pytest.raises(Refused, match=r"tocsin_heartbeat.*relay grants"):
+        reader.take_lead()
+    reader.close()
