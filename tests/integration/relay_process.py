@@ -1,8 +1,8 @@
 """A relay as a process of its own, to be killed or frozen: `python relay_process.py SETTINGS.json [--hold STEP]`.
 
-Says `leads` when it is the active one. With `--hold` it says the step's name on first reaching it and waits there until
-SETTINGS.go exists: `published` is after a batch's commit and before its settling, `sent` after sending and before the
-commit. (A signal would not do: the kernel may hand it to another thread than the one that must run its handler.)
+Says `leads` when its publisher is open, `stands by` when another one leads, `fenced` when it ends for that. With `--hold` it
+says the step's name on first reaching it and waits there until SETTINGS.go exists. (A signal would not do: the kernel may
+hand it to another thread than the one that must run its handler.)
 """
 
 import argparse
@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
-from bridge.contracts.envelope import Message
-from bridge.contracts.topics import Topic
+from bridge.magento.changelogs import ChangeBatch
 from bridge.magento.store import open_store
 from bridge.relay import TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
@@ -26,32 +26,66 @@ from bridge.runtime.settings import Kafka, Relay, Store
 from bridge.runtime.supervisor import stop_on_signals
 from bridge.runtime.telemetry import Health
 
+STEPS = ("leading", "opened", "read", "stated", "begun", "sent", "published", "half-settled", "settled")
+"""In order: the lead is taken; earlier publishers are shut out; a batch is read; its entities' states are; a transaction is
+begun; all is sent; it is committed; one changelog is settled; all are."""
 
-class Held:
-    """A publisher that stops at a step of its first transaction."""
+Hold = Callable[[str], None]
 
-    def __init__(self, publisher: Publisher, step: str | None, hold: Callable[[str], None]) -> None:
+
+class HeldPublisher:
+    """A publisher that can stop before, in and after its transactions."""
+
+    def __init__(self, publisher: Publisher, hold: Hold) -> None:
         self._publisher = publisher
-        self._step = step
         self._hold = hold
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         with self._publisher.transaction():
+            self._hold("begun")
             yield
-            if self._step == "sent":
-                self._hold("sent")
-        if self._step == "published":
-            self._hold("published")
+            self._hold("sent")
+        self._hold("published")
 
-    def send(self, topic: Topic, message: Message) -> None:
-        self._publisher.send(topic, message)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._publisher, name)
 
-    def send_to_all(self, topic: Topic, message: Message) -> None:
-        self._publisher.send_to_all(topic, message)
 
-    def close(self) -> None:
-        self._publisher.close()
+class HeldReader:
+    """A reader that can stop after each of its steps."""
+
+    def __init__(self, reader: Any, hold: Hold) -> None:
+        self._reader = reader
+        self._hold = hold
+        self._stands_by = False
+
+    def take_lead(self) -> bool:
+        taken = bool(self._reader.take_lead())
+        if not taken and not self._stands_by:
+            say("stands by")
+        self._stands_by = not taken
+        return taken
+
+    def next_batch(self, *arguments: Any, **options: Any) -> ChangeBatch:
+        batch: ChangeBatch = self._reader.next_batch(*arguments, **options)
+        if batch:
+            self._hold("read")
+        return batch
+
+    def states_of(self, batch: ChangeBatch) -> Any:
+        states = self._reader.states_of(batch)
+        self._hold("stated")
+        return states
+
+    def settle(self, batch: ChangeBatch) -> None:
+        for view, version_ids in batch.version_ids.items():
+            self._reader.settle(ChangeBatch(version_ids={view: version_ids}))
+            self._hold("half-settled")
+        self._hold("settled")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
 
 def say(word: str) -> None:
@@ -59,9 +93,13 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-def holder(go: Path) -> Callable[[str], None]:
+def holder(wanted: str | None, go: Path) -> Hold:
+    said = False
+
     def hold(step: str) -> None:
-        if not go.exists():
+        nonlocal said
+        if step == wanted and not said:
+            said = True
             say(step)
             while not go.exists():
                 time.sleep(0.01)
@@ -72,22 +110,26 @@ def holder(go: Path) -> Callable[[str], None]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("settings", type=Path)
-    parser.add_argument("--hold", choices=["sent", "published"])
+    parser.add_argument("--hold", choices=STEPS)
     arguments = parser.parse_args()
-    hold = holder(arguments.settings.with_suffix(".go"))
+    hold = holder(arguments.hold, arguments.settings.with_suffix(".go"))
     given = json.loads(arguments.settings.read_text(encoding="utf-8"))
     kafka = Kafka(bootstrap_servers=given["bootstrap_servers"], topic_prefix=given["topic_prefix"])
     clock = SystemClock()
 
-    def open_publisher() -> Held:
+    def open_publisher() -> HeldPublisher:
+        hold("leading")
         publisher = Publisher(kafka, transactional_id=TRANSACTIONAL_ID)
         say("leads")
-        return Held(publisher, arguments.hold, hold)
+        hold("opened")
+        return HeldPublisher(publisher, hold)
 
-    reader = open_store(Store(url=SecretStr(given["url"])), clock)
+    store = Store(url=SecretStr(given["url"]), registered_attributes=given.get("registered_attributes", ()))
+    reader: Any = HeldReader(open_store(store, clock), hold)
     sealer = Sealer(bytes.fromhex(given["public_key"]), clock)
     relay = Relay(batch_size=given["batch_size"], idle_seconds=0.01)
-    stage = RelayStage(reader, open_publisher, sealer, bytes(32), relay, clock, Health())
+    publisher: Any = open_publisher
+    stage = RelayStage(reader, publisher, sealer, bytes(32), relay, clock, Health())
     try:
         stage.run(stop_on_signals())
     except Fenced:

@@ -5,7 +5,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from testcontainers.core.container import DockerContainer
 
 from tests.servers.choice import Way
-from tests.servers.local import ServerDidNotStart, free_port, run_to_end, running, scratch_folder
+from tests.servers.local import ContainerPlug, Plug, ServerDidNotStart, free_port, run_to_end, running, scratch_folder
 
 VERSION = "4.1.1"
 IMAGE = f"apache/kafka:{VERSION}"
@@ -30,6 +30,7 @@ class KafkaServer:
     """Where the broker is. Topics must be created: the broker makes none by itself."""
 
     bootstrap_servers: str
+    plug: Plug = field(repr=False, compare=False)
     secured_servers: str = ""
     """Of a secured broker: where it asks for TLS, a sign-in and rights; at the other address everybody may do everything."""
 
@@ -87,6 +88,9 @@ def broker_settings(port: int, controller_port: int, data: str, bind: str = "127
         "transaction.state.log.min.isr": "1",
         "transaction.state.log.num.partitions": "4",
         "group.initial.rebalance.delay.ms": "0",
+        # So that a broker which was killed may come back: until then its controller takes it for a second one.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         # So that a test which kills a consumer need not wait long for its partitions.
         "group.min.session.timeout.ms": "1000",
         "log.cleaner.dedupe.buffer.size": "4194304",
@@ -146,8 +150,8 @@ def _as_process(secured: Secured | None) -> Iterator[KafkaServer]:
             timeout_seconds=60,
         )
         address = f"127.0.0.1:{port}"
-        with running("kafka", (*java, "kafka.Kafka", properties), scratch, lambda: _answers(address)):
-            yield KafkaServer(address, f"127.0.0.1:{secured_port}" if secured else "")
+        with running("kafka", (*java, "kafka.Kafka", properties), scratch, lambda: _answers(address)) as plug:
+            yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "")
 
 
 @contextmanager
@@ -162,7 +166,8 @@ def _in_docker(secured: Secured | None) -> Iterator[KafkaServer]:
     with container:
         address = f"127.0.0.1:{port}"
         _wait_for_container(container, address)
-        yield KafkaServer(address, f"127.0.0.1:{secured_port}" if secured else "")
+        plug = ContainerPlug(container, lambda: _answers(address))
+        yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "")
 
 
 def _wait_for_container(container: DockerContainer, address: str, attempts: int = 120) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
+
+from testcontainers.core.container import DockerContainer
 
 from tests.servers import supervisor
 
@@ -42,11 +46,70 @@ def scratch_folder(name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Plug(Protocol):
+    """What a test may pull: the server is killed at once, and what it wrote stays."""
+
+    def pull(self) -> None:
+        """Kill the server and wait until nobody answers."""
+        ...
+
+    def put_back(self) -> None:
+        """Start the server on what it left behind and wait until it answers."""
+        ...
+
+
+class ProcessPlug:
+    """The plug of a server under the supervisor `owner`."""
+
+    def __init__(
+        self,
+        name: str,
+        owner: "subprocess.Popen[bytes]",
+        log: Path,
+        is_ready: Callable[[], bool],
+        timeout_seconds: float,
+    ) -> None:
+        self._name = name
+        self._owner = owner
+        self._log = log
+        self._is_ready = is_ready
+        self._timeout_seconds = timeout_seconds
+
+    def pull(self) -> None:
+        self._owner.send_signal(signal.SIGUSR1)
+        give_up_at = time.monotonic() + self._timeout_seconds
+        while self._is_ready():
+            assert time.monotonic() < give_up_at, f"{self._name} still answers"
+            time.sleep(0.02)
+
+    def put_back(self) -> None:
+        self._owner.send_signal(signal.SIGUSR2)
+        wait_until_ready(self._name, self._owner, self._log, self._is_ready, self._timeout_seconds)
+
+
+class ContainerPlug:
+    """The plug of a server in a container."""
+
+    def __init__(self, container: DockerContainer, is_ready: Callable[[], bool]) -> None:
+        self._container = container
+        self._is_ready = is_ready
+
+    def pull(self) -> None:
+        self._container.get_wrapped_container().kill()
+
+    def put_back(self) -> None:
+        self._container.get_wrapped_container().start()
+        give_up_at = time.monotonic() + 60
+        while not self._is_ready():
+            assert time.monotonic() < give_up_at, "the container does not answer"
+            time.sleep(0.1)
+
+
 @contextmanager
 def running(
     name: str, command: Sequence[str | Path], scratch: Path, is_ready: Callable[[], bool], timeout_seconds: float = 60
-) -> Iterator[None]:
-    """Keep `command` running while the context lasts.
+) -> Iterator[Plug]:
+    """Keep `command` running while the context lasts; yield its plug.
 
     Raises ServerDidNotStart if it ends, or `is_ready` is not true within the time.
     """
@@ -57,7 +120,7 @@ def running(
     )
     try:
         wait_until_ready(name, owner, log, is_ready, timeout_seconds)
-        yield
+        yield ProcessPlug(name, owner, log, is_ready, timeout_seconds)
     finally:
         assert owner.stdin is not None
         owner.stdin.close()

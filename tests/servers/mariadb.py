@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pymysql
@@ -17,7 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from tests.servers import mview
 from tests.servers.choice import Way, find_program
-from tests.servers.local import ServerDidNotStart, free_port, run_to_end, running, scratch_folder
+from tests.servers.local import ContainerPlug, Plug, ServerDidNotStart, free_port, run_to_end, running, scratch_folder
 
 IMAGE = "mariadb:10.11"
 PROGRAMS = ("mariadbd", "mariadb-install-db", "my_print_defaults")
@@ -51,6 +51,8 @@ class MariaDbServer:
     user: str = "root"
     password: str = field(default=ROOT_PASSWORD, repr=False)
     query: str = "charset=utf8mb4"
+    plug: Plug | None = field(default=None, repr=False, compare=False)
+    """None for one that is not ours to pull."""
 
     def connect(self, database: str | None = None, *, autocommit: bool = True) -> "Connection[pymysql.cursors.Cursor]":
         """Open a connection as the administrator, in UTC."""
@@ -195,8 +197,9 @@ def _as_process(settings: Sequence[str]) -> Iterator[MariaDbServer]:
             scratch / "install.log",
             timeout_seconds=120,
         )
-        with running("mariadb", (daemon, f"--defaults-file={options}", user), scratch, lambda: _answers(server)):
-            yield server
+        command = (daemon, f"--defaults-file={options}", user)
+        with running("mariadb", command, scratch, lambda: _answers(server)) as plug:
+            yield replace(server, plug=plug)
 
 
 @contextmanager
@@ -217,7 +220,7 @@ def _in_docker(image: str, settings: Sequence[str]) -> Iterator[MariaDbServer]:
         else:
             logs = container.get_logs()[0].decode(errors="replace")
             raise ServerDidNotStart(f"{image} did not answer\n{logs[-2000:]}")
-        yield server
+        yield replace(server, plug=ContainerPlug(container, lambda: _answers(server)))
 
 
 def _answers(server: MariaDbServer) -> bool:

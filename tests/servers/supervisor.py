@@ -7,6 +7,8 @@ process id is watched as well, because a fork of the owner may have inherited th
 is killed and DIR removed: what is kept there is a test's, and worth nothing afterwards. Should the supervisor itself be
 killed, the kernel kills the server (Linux).
 
+SIGUSR1 pulls the plug: the server is killed and stays down. SIGUSR2 starts it again, on what it left behind.
+
 Standard library only: it must start in a few milliseconds.
 """
 
@@ -18,10 +20,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-LOOK_EVERY_SECONDS = 0.5
+LOOK_EVERY_SECONDS = 0.2
 
 
 def die_with_parent() -> None:
@@ -36,6 +39,27 @@ def owner_is_gone(owner: int) -> bool:
     return bool(readable) or os.getppid() != owner
 
 
+def started(wanted: argparse.Namespace) -> "subprocess.Popen[bytes]":
+    """Start the server, its output at the end of the log."""
+    with wanted.log.open("ab") as log:
+        return subprocess.Popen(
+            wanted.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=wanted.scratch,
+            # This process has one thread, so nothing can be held locked across the fork.
+            preexec_fn=die_with_parent,
+        )
+
+
+def end(server: "subprocess.Popen[bytes] | None") -> None:
+    """Kill the server, if there is one, and wait for its end."""
+    if server is not None:
+        server.kill()
+        server.wait()
+
+
 def main() -> int:
     """Run the command until it ends (its exit code) or the owner does (0)."""
     parser = argparse.ArgumentParser()
@@ -46,24 +70,22 @@ def main() -> int:
     # Ctrl-C goes to the whole terminal group; the owner decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     owner = os.getppid()
-    with wanted.log.open("ab") as log:
-        server = subprocess.Popen(
-            wanted.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=wanted.scratch,
-            # This process has one thread, so nothing can be held locked across the fork.
-            preexec_fn=die_with_parent,
-        )
+    is_down = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: is_down.set())
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: is_down.clear())
+    server: subprocess.Popen[bytes] | None = started(wanted)
     try:
-        while server.poll() is None:
-            if owner_is_gone(owner):
-                return 0
-        return server.returncode
+        while not owner_is_gone(owner):
+            if is_down.is_set():
+                end(server)
+                server = None
+            elif server is None:
+                server = started(wanted)
+            elif server.poll() is not None:
+                return server.returncode
+        return 0
     finally:
-        server.kill()
-        server.wait()
+        end(server)
         if owner_is_gone(owner):
             # While the owner lives it may want to read the log of a server that failed.
             shutil.rmtree(wanted.scratch, ignore_errors=True)
