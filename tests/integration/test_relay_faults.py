@@ -82,7 +82,7 @@ def shop(database: StoreDatabase, rows: StoreRows) -> Iterator[Shop]:
         "SELECT GREATEST((SELECT COALESCE(MAX(entity_id), 0) FROM customer_entity),"
         " (SELECT COALESCE(MAX(entity_id), 0) FROM sales_order), (SELECT COALESCE(MAX(id), 0) FROM tocsin_provenance))"
     )
-    made = Shop(database, after=highest + 1000)
+    made = Shop(database, after=int(highest) + 1000)
     yield made
     made.close()
 
