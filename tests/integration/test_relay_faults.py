@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +217,14 @@ def all_settled(rows: StoreRows, timeout_seconds: float = 30) -> None:
 # The relay itself
 
 
+@pytest.mark.parametrize(
+    "steps", [("read", "sent", "published", "half-settled"), pytest.param(STEPS, marks=pytest.mark.soak)]
+)
 def test_killed_at_each_step_nothing_is_lost_or_put_back(
-    rows: StoreRows, shop: Shop, start: Starting, events: Events
+    rows: StoreRows, shop: Shop, start: Starting, events: Events, steps: Sequence[str]
 ) -> None:
     """One relay after the other dies at the next step of its loop, while the shop goes on."""
-    for step in STEPS:
+    for step in steps:
         for _ in range(40):
             shop.change()
         killed = start("--hold", step)
