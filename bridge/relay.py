@@ -41,10 +41,11 @@ from bridge.magento.snapshots import (
     OrderState,
     Removed,
     State,
+    Unreadable,
     WrittenProvenance,
 )
 from bridge.runtime.clock import Clock
-from bridge.runtime.kafka import NotPublished
+from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import email_hmac, value_hmac
 from bridge.runtime.settings import Relay as RelaySettings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
@@ -102,6 +103,7 @@ _PROVENANCE = ProvenanceRecorded.ce_type
 _CUSTOMER = CustomerChanged.ce_type
 _ORDER = OrderChanged.ce_type
 _FIRST_PAUSE_SECONDS = 0.2
+_FENCED_AGAIN_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -143,6 +145,9 @@ class StateMessages:
                 record_id, root, event = state
                 yield STORE_CHANGES, envelopes.message(_PROVENANCE, f"provenance/{record_id}", root, event)
                 written += 1
+                continue
+            if type(state) is Unreadable:
+                faults.update(state.faults)
                 continue
             kind, topic, message, faulty = self._modelled(state, envelopes)
             yield topic, message
@@ -277,6 +282,7 @@ class RelayStage:
         self._may_publish = may_publish
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._fenced_at = -_FENCED_AGAIN_SECONDS
         self._complete_until = clock.now()
         self._batch_size = BatchSize(settings.batch_size, settings.batch_seconds)
         self._beat_at: datetime | None = None
@@ -301,6 +307,11 @@ class RelayStage:
                         self._health.ready("relay")
                         AGE.set(0)
                         stop.wait(_LOOK_SECONDS)
+                except Fenced:
+                    ERRORS.labels("kafka").inc()
+                    if not self._may_open_anew():
+                        raise
+                    log.warning("another relay, whose lead was gone, shut this one out; it leads, and opens anew")
                 except (Unreachable, NotPublished) as error:
                     ERRORS.labels(
                         "kafka" if isinstance(error, NotPublished) or "Kafka" in str(error) else "store"
@@ -314,6 +325,21 @@ class RelayStage:
         finally:
             self._reader.resign()
             ACTIVE.set(0)
+
+    def _may_open_anew(self) -> bool:
+        """Whether this relay is entitled to its transactional id after being shut out.
+
+        One that froze between taking the lead and opening its publisher opens it when it wakes: the leader of now is shut
+        out, and the other one finds its lead gone. Twice in a row is something else, such as two stores on one id.
+        """
+        before, self._fenced_at = self._fenced_at, time.monotonic()
+        if self._fenced_at - before < _FENCED_AGAIN_SECONDS:
+            return False
+        try:
+            self._reader.keep_lead()
+        except Unreachable:
+            return False
+        return True
 
     def _lead(self, stop: threading.Event) -> None:
         publisher: Publishing | None = None

@@ -8,6 +8,7 @@ look whether the parent is still there. A file lock stands in for GET_LOCK; it i
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -205,7 +206,9 @@ def demo_engine(url: sa.URL, *, autocommit: bool = True) -> sa.Engine:
     )
 
     @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+    def _set_up(connection: Any, _record: object) -> None:
+        # As on MariaDB: text that is no UTF-8 is read, and named as a fault.
+        connection.text_factory = lambda stored: stored.decode(errors="replace")
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA synchronous = NORMAL")

@@ -5,6 +5,7 @@ freeze, a cut, a restart), so is the way to delete anything. Each statement is i
 what is committed. Not here: what is read (`bridge.magento.store`).
 """
 
+import codecs
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,18 @@ from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
 log = structlog.get_logger()
+
+_LENIENT = "tocsin-utf8"
+
+
+def _lenient(name: str) -> codecs.CodecInfo | None:
+    def decode(data: Any, _errors: str = "strict") -> tuple[str, int]:
+        return codecs.utf_8_decode(data, "replace", True)
+
+    return codecs.CodecInfo(codecs.utf_8_encode, decode, name=_LENIENT) if name.replace("_", "-") == _LENIENT else None
+
+
+codecs.register(_lenient)
 
 _SPEAKING_ERRORS = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146})
 """Access and missing names: MySQL's message for these names accounts, tables and columns, never a row's values."""
@@ -188,8 +201,8 @@ def store_engine(settings: Store) -> sa.Engine:
         from bridge.magento.demo_store import demo_engine
 
         return demo_engine(url)
-    return sa.create_engine(
-        url,
+    engine = sa.create_engine(
+        url.update_query_dict({"charset": "utf8mb4"}),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
@@ -197,6 +210,14 @@ def store_engine(settings: Store) -> sa.Engine:
         execution_options={"no_parameters": True},
         connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
     )
+
+    @sa.event.listens_for(engine, "connect")
+    def _read_anything(connection: Any, _record: object) -> None:
+        # MariaDB keeps bytes that are no UTF-8 where a client sent them as binary, and one such name would else end the
+        # reading of all. What is put in their place is named as a fault (`bridge.magento.snapshots`).
+        connection.encoding = _LENIENT
+
+    return engine
 
 
 @contextmanager

@@ -5,10 +5,11 @@ States hold contacts in clear: they live in the relay's memory only, between rea
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -26,11 +27,18 @@ Source = Literal["default_billing", "default_shipping", "last_order", "order_bil
 FAULTS = (
     "row", "email", "telephone", "country_id", "generated_at", "deleted_at", "kind", "sensitivity", "confidence",
     "categories", "elements", "input_fields", "root", "record_id", "read_at",
+    "encoding", "address",
 )  # fmt: skip
-"""Every field that can be named as not understood."""
+"""Every field that can be named as not understood; `encoding` is text that is no UTF-8, whichever field it stands in."""
 
-_ROOT = re.compile(r"(customer|order)/[0-9]+")
+# 18 digits fit every reader's 64 bits.
+_ROOT = re.compile(r"(customer|order)/[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_STREET = 2000
+_MOST_WORDS = 1000
+_LONGEST_WORD = 255
+_CLOCKS_DIFFER = timedelta(days=1)
+_OLDEST = datetime(1990, 1, 1, tzinfo=UTC)
 _CITY_BEFORE_POSTCODE = frozenset({"AU", "CA", "US"})
 
 
@@ -113,7 +121,17 @@ class WrittenProvenance(NamedTuple):
     event: bytes
 
 
-State = CustomerState | OrderState | ProvenanceRecorded | WrittenProvenance | NoticeReadState | Removed | Beat
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that does not even say what it is about; it is counted and settled, and nothing is published of it."""
+
+    row_id: int
+    faults: tuple[str, ...]
+
+
+State = (
+    CustomerState | OrderState | ProvenanceRecorded | WrittenProvenance | NoticeReadState | Removed | Beat | Unreadable
+)
 
 
 CUSTOMER_FIELDS = (
@@ -142,6 +160,10 @@ class _Address:
             faults.append("country_id")
         region_country, region_code = catalog.regions.get(int(region_id), _NOWHERE) if region_id else _NOWHERE
         self.code = residence_code(self.country, region_country, region_code) if self.country else None
+        if street and len(str(street)) > _LONGEST_STREET:
+            # Longer than any envelope, and than what a message may hold: such an address is none.
+            faults.append("address")
+            street = None
         self._street, self._city, self._postcode = street, _stripped(city), _stripped(postcode)
         self._region = region_code or _stripped(region)
         self.first_name, self.last_name = _stripped(first_name), _stripped(last_name)
@@ -170,7 +192,9 @@ def _address_of(row: Row, prefix: str) -> Sequence[_Value]:
     return [row.get(f"{prefix}_{name}") for name in ADDRESS_FIELDS]
 
 
-def customer_state(customer_id: int, document: str, catalog: Catalog, default_country: str | None) -> CustomerState:
+def customer_state(
+    customer_id: int, document: str | None, catalog: Catalog, default_country: str | None
+) -> CustomerState:
     """Return a customer's state from the JSON that the database built of their row and addresses."""
     faults: list[str] = []
     row = _row(document, faults)
@@ -229,7 +253,7 @@ def customer_state_of(
     )
 
 
-def order_state(order_id: int, document: str, catalog: Catalog, default_country: str | None) -> OrderState:
+def order_state(order_id: int, document: str | None, catalog: Catalog, default_country: str | None) -> OrderState:
     """Return an order's state; the contact is the order's own, which for a guest is the only one."""
     faults: list[str] = []
     row = _row(document, faults)
@@ -255,11 +279,12 @@ def order_state(order_id: int, document: str, catalog: Catalog, default_country:
     )
 
 
-def provenance_state(document: str) -> ProvenanceRecorded | None:
+def provenance_state(document: str | None) -> ProvenanceRecorded | None:
     """Return a provenance record, or None if it does not say about whom it is.
 
     Where a fact is unreadable the answer errs towards telling: sensitivity `critical`, kind `inferred`, and a record
-    without a readable time counts as written when its row was, or else as always having been there.
+    without a sensible time counts as written when its row was, or else as always having been there. Nothing was written
+    after its row, and nothing is deleted before it was written.
     """
     faults: list[str] = []
     row = _row(document, faults)
@@ -268,16 +293,22 @@ def provenance_state(document: str) -> ProvenanceRecorded | None:
         return None
     entity, _, entity_id = root.partition("/")
     generated_at = _instant(row.get("generated_at"))
-    if generated_at is None:
+    created_at = _instant(row.get("created_at"))
+    if generated_at is None or (created_at is not None and generated_at - created_at > _CLOCKS_DIFFER):
         faults.append("generated_at")
-        generated_at = _instant(row.get("created_at")) or _EPOCH
+        generated_at = created_at or _EPOCH
+    elif generated_at < _OLDEST:
+        faults.append("generated_at")
     deleted_at = _instant(row.get("deleted_at"))
-    if deleted_at is None and row.get("deleted_at") is not None:
+    if row.get("deleted_at") is not None and (deleted_at is None or deleted_at < generated_at):
         faults.append("deleted_at")
+        deleted_at = None
     confidence = row.get("confidence")
     try:
         confidence = None if confidence is None else float(confidence)
-    except ValueError:
+    except (TypeError, ValueError):
+        confidence = math.nan
+    if confidence is not None and not math.isfinite(confidence):
         confidence = None
         faults.append("confidence")
     return ProvenanceRecorded(
@@ -319,11 +350,18 @@ def beat_of(relay: str, beat_at: str) -> Beat | None:
     return None if at is None else Beat(relay, at)
 
 
-def _row(document: str, faults: list[str]) -> Row:
+def _row(document: str | None, faults: list[str]) -> Row:
+    if isinstance(document, bytes):
+        # A column that someone made binary turns the whole document into bytes.
+        document = document.decode(errors="replace")
     try:
-        row = json.loads(document)
-    except ValueError:
+        # None is a document that the server would not send, for its size.
+        row = json.loads(document or "")
+    except (ValueError, RecursionError):
         row = None
+    if document and "\ufffd" in document:
+        # What reading put in place of bytes that are no UTF-8.
+        faults.append("encoding")
     if not isinstance(row, dict):
         faults.append("row")
         return {}
@@ -424,9 +462,14 @@ def _existing_channels(email: bool, sms: bool, account_notice: bool, letter: boo
 _NO_ADDRESS = _Address((None,) * len(ADDRESS_FIELDS), Catalog(), [])
 
 
+def is_root(text: str) -> bool:
+    """Return whether `text` names a root that a reader can take."""
+    return _ROOT.fullmatch(text) is not None
+
+
 def _root_of(row: Row, faults: list[str]) -> str | None:
     root = row.get("root")
-    if isinstance(root, str) and _ROOT.fullmatch(root):
+    if isinstance(root, str) and is_root(root):
         return root
     faults.append("root")
     if row.get("order_id"):
@@ -438,7 +481,7 @@ def _instant(stored: str | None) -> datetime | None:
     """Return a UTC column's value, or None for what is no date (`0000-00-00 00:00:00`)."""
     try:
         at = datetime.fromisoformat(stored) if stored else None
-    except ValueError:
+    except (TypeError, ValueError):
         return None
     if at is None:
         return None
@@ -462,12 +505,26 @@ def _words(row: Row, name: str, faults: list[str]) -> tuple[str, ...]:
         return ()
     try:
         words = json.loads(stored)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         words = None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if not isinstance(words, list) or len(words) > _MOST_WORDS:
         faults.append(name)
         return ()
-    return tuple(words)
+    understood = tuple(
+        word for word in words if isinstance(word, str) and _is_text(word) and len(word) <= _LONGEST_WORD
+    )
+    if len(understood) < len(words):
+        faults.append(name)
+    return understood
+
+
+def _is_text(value: str) -> bool:
+    """Return whether it can be written: JSON may escape half of a character beyond the basic plane."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _named_once(faults: list[str]) -> tuple[str, ...]:

@@ -122,9 +122,10 @@ SELECT r.id, JSON_OBJECT(
     'model_id', r.model_id, 'model_version', r.model_version, 'run_id', r.run_id, 'dataset_version', r.dataset_version,
     'generated_at', CAST(r.generated_at AS CHAR), 'deleted_at', CAST(r.deleted_at AS CHAR),
     'supersedes', r.supersedes, 'kind', r.kind, 'confidence', CAST(r.confidence AS CHAR),
-    'sensitivity', r.sensitivity, 'categories', CAST(r.categories AS CHAR), 'elements', CAST(r.elements AS CHAR),
+    'sensitivity', r.sensitivity, 'categories', SUBSTR(CAST(r.categories AS CHAR), 1, 65000),
+    'elements', SUBSTR(CAST(r.elements AS CHAR), 1, 65000),
     'source_system', r.source_system, 'storage_location', r.storage_location,
-    'input_fields', CAST(r.input_fields AS CHAR), 'legal_basis', r.legal_basis,
+    'input_fields', SUBSTR(CAST(r.input_fields AS CHAR), 1, 65000), 'legal_basis', r.legal_basis,
     'created_at', CAST(r.created_at AS CHAR)
 )
 FROM {p}tocsin_provenance r
@@ -158,8 +159,11 @@ _PLAIN = " AND ".join(
         "(r.confidence IS NULL OR LOCATE('.',r.confidence)>0)",
         _IS_DATE.replace("{column}", "generated_at"),
         "(r.deleted_at IS NULL OR " + _IS_DATE.replace("{column}", "deleted_at") + ")",
+        "r.generated_at>='1990-01-01' AND r.generated_at<=r.created_at+INTERVAL 1 DAY",
+        "(r.deleted_at IS NULL OR r.deleted_at>=r.generated_at)",
+        "LENGTH(r.categories)+LENGTH(r.elements)+IFNULL(LENGTH(r.input_fields),0)<=4000",
         "CONCAT(r.categories,r.elements,IFNULL(r.input_fields,'[]'))"
-        r""" REGEXP '^([[](|"[ !#-[^-~]*"(, ?"[ !#-[^-~]*")*)\\]){3}$'""",
+        r""" REGEXP '^([[](|"[ !#-[^-~]{0,255}"(, ?"[ !#-[^-~]{0,255}")*)\\]){3}$'""",
     )
 )
 _CONFIDENCE = "CONCAT(TRIM(TRAILING '0' FROM r.confidence),IF(r.confidence=FLOOR(r.confidence),'0',''))"

@@ -25,10 +25,12 @@ from bridge.magento.snapshots import (
     CUSTOMER_FIELDS,
     Removed,
     State,
+    Unreadable,
     WrittenProvenance,
     beat_of,
     customer_state,
     customer_state_of,
+    is_root,
     notice_read_state,
     order_state,
     provenance_state,
@@ -108,8 +110,8 @@ class SqlStore:
         order_ids = dict.fromkeys(batch.order_ids)
         if gone:
             order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, gone))
-        records, gone_records = self._provenance_states(batch)
-        removed += gone_records
+        records, gone_records, nothing = self._provenance_states(batch)
+        removed += [*gone_records, *nothing]
         # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
         roots = dict.fromkeys(
             int(each.root[6:]) for each in itertools.chain(records, gone_records) if _IS_ORDER(each.root)
@@ -173,14 +175,17 @@ class SqlStore:
             if document is not None
         ]
 
-    def _provenance_states(self, batch: ChangeBatch) -> tuple[Sequence[_Record], Sequence[Removed]]:
+    def _provenance_states(
+        self, batch: ChangeBatch
+    ) -> tuple[Sequence[_Record], Sequence[Removed], Sequence[Unreadable]]:
         row_ids = batch.provenance_row_ids
         written, found, left = self._written_provenance(row_ids)
         modelled, unreadable = self._modelled_provenance(left)
         found |= {row_id for row_id, _ in modelled} | unreadable
         gone = [row_id for row_id in row_ids if row_id not in found]
-        removed = self._gone_provenance(batch, gone) if gone else ()
-        return [*written, *(record for _, record in modelled)], removed
+        removed, unknown = self._gone_provenance(batch, gone) if gone else ([], [])
+        nothing = [*(Unreadable(row_id, ("root",)) for row_id in sorted(unreadable)), *unknown]
+        return [*written, *(record for _, record in modelled)], removed, nothing
 
     def _written_provenance(self, row_ids: Sequence[int]) -> tuple[list[WrittenProvenance], set[int], Sequence[int]]:
         """Return the records that the database could write, the ids of these, and the ids that need the model."""
@@ -227,24 +232,26 @@ class SqlStore:
                 modelled.append((row_id, record))
         return modelled, unreadable
 
-    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> list[Removed]:
+    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> tuple[list[Removed], list[Unreadable]]:
         version_ids = batch.version_ids.get(View.PROVENANCE, ())
         if not version_ids:
             # asked for beside the changelog
-            return []
+            return [], []
         text = statements.GONE_PROVENANCE.replace("{first}", str(version_ids[0])).replace(
             "{last}", str(version_ids[-1])
         )
         # The same row twice: the later one is newer.
         said = {row_id: (record_id, root) for row_id, record_id, root in self._session.rows(text, row_ids)}
         removed: list[Removed] = []
+        unknown: list[Unreadable] = []
         for row_id in row_ids:
             record_id, root = said.get(row_id, (None, None))
-            if record_id and root:
+            if record_id and root and is_root(root):
                 removed.append(Removed(f"provenance/{record_id}", root))
             else:
                 log.error("a provenance row is gone and its changelog does not say which record", row_id=row_id)
-        return removed
+                unknown.append(Unreadable(row_id, ("record_id",)))
+        return removed, unknown
 
     # Settling
 

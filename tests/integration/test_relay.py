@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, TOPICS, To
 from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
 from bridge.magento.session import LeadSession
-from bridge.magento.snapshots import Removed, State, WrittenProvenance
+from bridge.magento.snapshots import CustomerState, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore, open_store
 from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock

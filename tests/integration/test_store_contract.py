@@ -25,12 +25,12 @@ from bridge.magento.notices import AccountNoticeTable
 from bridge.magento.reader import LeadLost
 from bridge.magento.servers import Product, Server, prepare_session
 from bridge.magento.session import store_engine
-from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State
+from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.settings import Store
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
-from tests.store_rows import StoreRows
+from tests.store_rows import StoreRows, provenance_row
 
 REGISTERED = ("fraud_score", "income_band")
 
@@ -110,6 +110,15 @@ def everything(reader: SqlStore) -> list[State]:
     return found
 
 
+def records_of(states: list[State]) -> list[ProvenanceRecorded]:
+    """Return provenance as events, whether the database or the model has written them."""
+    written = [
+        ProvenanceRecorded.model_validate_json(state.event) if isinstance(state, WrittenProvenance) else state
+        for state in states
+    ]
+    return [record for record in written if isinstance(record, ProvenanceRecorded)]
+
+
 def test_a_shop_is_read_with_the_printed_rights(reader: SqlStore, shop: StoreRows) -> None:
     shop.customer(42, country="US", region_id=12, lastname="Ünlü-Straße 你")
     shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
@@ -133,7 +142,7 @@ def test_a_shop_is_read_with_the_printed_rights(reader: SqlStore, shop: StoreRow
     assert customer.locale == "de_DE"
     (order,) = [state for state in states if isinstance(state, OrderState)]
     assert (order.order_id, order.customer_id, order.stored_email) == (7, None, "buyer7@shop.example.com")
-    first, second = [state for state in states if isinstance(state, ProvenanceRecorded)]
+    first, second = records_of(states)
     assert (first.record_id, first.confidence, first.categories, first.input_fields, first.faults) == (
         "r-1", 0.731, ("fraud_assessment",), ("a", "b"), (),
     )  # fmt: skip
@@ -219,6 +228,41 @@ def test_the_largest_batch_is_looked_up_by_key(account: Store, shop: StoreRows) 
     engine.dispose()
 
 
+def test_rows_that_no_shop_should_hold_delay_nobody(
+    reader: SqlStore, shop: StoreRows, database: StoreDatabase, server: Server
+) -> None:
+    shop.customer(1)
+    with database.connect() as connection, connection.cursor() as cursor:
+        # As Magento's own sessions.
+        cursor.execute("SET SESSION sql_mode = ''")
+        if server.product is Product.MARIADB:
+            # Half of a surrogate pair: MariaDB keeps it where it is sent as binary, and no client can decode it.
+            cursor.execute("UPDATE customer_entity SET firstname = _binary x'4AEDA080' WHERE entity_id = 1")
+            cursor.execute("SET SESSION check_constraint_checks = 0")
+        for number, categories in ((1, "{no json"), (2, '["' + "x" * 3_000_000 + '"]')):
+            row = provenance_row(f"r-{number}", "customer/1", categories=categories)
+            if server.product is Product.MYSQL and number == 1:
+                row["categories"] = '{"no": "list"}'
+            row["generated_at"] = ("0000-00-00 00:00:00", "9999-12-31 23:59:59")[number - 1]
+            names = ", ".join(row)
+            cursor.execute(
+                f"INSERT INTO tocsin_provenance ({names}) VALUES ({', '.join(['%s'] * len(row))})", list(row.values())
+            )
+    shop.provenance("r-3", "customer/1")
+    shop.customer(2)
+    states = everything(reader)
+    first, second = [state for state in states if isinstance(state, CustomerState)]
+    assert first.contact.email == "person1@shop.example.com"
+    assert first.faults == (("encoding",) if server.product is Product.MARIADB else ())
+    assert second.faults == ()
+    records = [state for state in states if isinstance(state, ProvenanceRecorded)]
+    assert {record.record_id: set(record.faults) for record in records} == {
+        "r-1": {"generated_at", "categories"},
+        "r-2": {"generated_at", "categories"},
+    }
+    assert [state.record_id for state in states if isinstance(state, WrittenProvenance)] == ["r-3"]
+
+
 def test_each_kind_is_told_only_what_it_knows(account: Store, shop: StoreRows, server: Server) -> None:
     engine = store_engine(account)
     with engine.connect() as connection:
@@ -296,7 +340,7 @@ def test_notices_and_backfill_with_the_printed_rights(
     backfill.close()
     states = everything(reader)
     assert [state.customer_id for state in states if isinstance(state, CustomerState)] == [42]
-    assert [state.record_id for state in states if isinstance(state, ProvenanceRecorded)] == ["r-1"]
+    assert [record.record_id for record in records_of(states)] == ["r-1"]
 
 
 def test_the_beat_is_noted(reader: SqlStore, shop: StoreRows) -> None:

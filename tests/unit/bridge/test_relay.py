@@ -352,10 +352,28 @@ def test_a_batch_that_was_not_published_is_published_again(shop: StoreRows, topi
     assert topics.opened == topics.closed == 3, "a failed publisher is not used again"
 
 
-def test_a_fenced_relay_stops_and_settles_nothing(shop: StoreRows, topics: Topics, start: Start) -> None:
+def test_a_leader_that_is_shut_out_opens_anew_once(shop: StoreRows, topics: Topics, start: Start) -> None:
+    """One that woke without its lead opened a publisher. Twice is something else."""
     shop.customer(42)
     topics.failures = [Fenced("another process took over")]
+    drain(shop, start)
+    assert [message.key for message in topics.messages()] == ["customer/42"]
+    assert topics.opened == topics.closed == 2
+    shop.customer(43)
+    topics.failures = [Fenced("another process took over"), Fenced("another process took over")]
     running = start()
+    assert running.ended()
+    assert isinstance(running.error, Fenced)
+    assert shop.changelog("tocsin_customer") == [43]
+
+
+def test_a_fenced_relay_without_its_lead_stops_and_settles_nothing(
+    shop: StoreRows, topics: Topics, start: Start, store_settings: Store
+) -> None:
+    shop.customer(42)
+    topics.failures = [Fenced("another process took over")]
+    reader: Any = Failing(open_store(store_settings, SystemClock()), "keep_lead")
+    running = start(reader=reader)
     assert running.ended()
     assert isinstance(running.error, Fenced)
     assert shop.changelog("tocsin_customer") == [42]
