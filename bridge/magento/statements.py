@@ -163,7 +163,7 @@ _PLAIN = " AND ".join(
         "(r.deleted_at IS NULL OR r.deleted_at>=r.generated_at)",
         "LENGTH(r.categories)+LENGTH(r.elements)+IFNULL(LENGTH(r.input_fields),0)<=4000",
         "CONCAT(r.categories,r.elements,IFNULL(r.input_fields,'[]'))"
-        r""" REGEXP '^([[](|"[ !#-[^-~]{0,255}"(, ?"[ !#-[^-~]{0,255}")*)\\]){3}$'""",
+        r""" REGEXP '^(\\[(|"[ !#-Z\\[^-~]{0,255}"(, ?"[ !#-Z\\[^-~]{0,255}")*)\\]){3}$'""",
     )
 )
 _CONFIDENCE = "CONCAT(TRIM(TRAILING '0' FROM r.confidence),IF(r.confidence=FLOOR(r.confidence),'0',''))"

@@ -3,12 +3,14 @@
 `make mysql-check URL=...` runs these on the MySQL at that URL; with Docker they run on one of its own.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -24,11 +26,12 @@ from bridge.magento.leads import LEAD_SECONDS
 from bridge.magento.notices import AccountNoticeTable
 from bridge.magento.reader import LeadLost
 from bridge.magento.servers import Product, Server, prepare_session
-from bridge.magento.session import store_engine
+from bridge.magento.session import LeadSession, store_engine
 from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.settings import Store
+from tests.integration.test_relay import nasty_rows
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.store_rows import StoreRows, provenance_row
 
@@ -92,8 +95,8 @@ def reader(account: Store, shop: StoreRows) -> Iterator[SqlStore]:
 
 
 @contextmanager
-def leading(settings: Store) -> Iterator[SqlStore]:
-    reader = SqlStore(settings, SystemClock())
+def leading(settings: Store, session: LeadSession | None = None) -> Iterator[SqlStore]:
+    reader = SqlStore(settings, SystemClock(), session)
     assert reader.take_lead()
     try:
         yield reader
@@ -150,6 +153,15 @@ def test_a_shop_is_read_with_the_printed_rights(reader: SqlStore, shop: StoreRow
     assert (second.root, second.deleted_at) == ("order/7", datetime(2026, 4, 1, tzinfo=UTC))
     (read,) = [state for state in states if isinstance(state, NoticeReadState)]
     assert read == NoticeReadState("a-1", 42, datetime(2026, 3, 2, 8, tzinfo=UTC))
+    assert not any(shop.changelog(view) for view in View)
+
+
+def test_a_large_batch_comes_whole(reader: SqlStore, shop: StoreRows) -> None:
+    rows = ", ".join(f"({number}, 'p{number}@shop.example.com', 1, 1)" for number in range(1001, 3001))
+    shop.run(f"INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES {rows}")
+    batch = reader.next_batch(5000)
+    assert batch.customer_ids == list(range(1001, 3001))
+    reader.settle(batch)
     assert not any(shop.changelog(view) for view in View)
 
 
@@ -261,6 +273,37 @@ def test_rows_that_no_shop_should_hold_delay_nobody(
         "r-2": {"generated_at", "categories"},
     }
     assert [state.record_id for state in states if isinstance(state, WrittenProvenance)] == ["r-3"]
+
+
+def test_what_the_server_writes_is_what_the_model_writes(account: Store, shop: StoreRows, server: Server) -> None:
+    rows = [row for row in nasty_rows() if server.product is Product.MARIADB or _is_json(row)]
+    with shop.engine.begin() as connection:
+        connection.execute(sa.text("SET SESSION sql_mode = 'ALLOW_INVALID_DATES'"))
+        if server.product is Product.MARIADB:
+            connection.execute(sa.text("SET SESSION check_constraint_checks = 0"))
+        connection.execute(sa.insert(sa.table("tocsin_provenance", *(sa.column(name) for name in rows[0]))), rows)
+    session = LeadSession(account)
+    with leading(account, session) as reader:
+        batch = reader.next_batch(10_000)
+        assert len(batch) == len(rows)
+        states = reader.states_of(batch)
+        assert sum(isinstance(state, WrittenProvenance) for state in states) > 100
+        written = {record.record_id: record for record in records_of(states)}
+        session.writes_events = False
+        modelled = {record.record_id: record for record in records_of(reader.states_of(batch))}
+        reader.settle(batch)
+    assert written == modelled
+
+
+def _is_json(row: dict[str, Any]) -> bool:
+    """Return whether MySQL takes the row's lists, which it keeps as JSON."""
+    try:
+        for name in ("categories", "elements", "input_fields"):
+            if row[name] is not None:
+                json.loads(row[name])
+    except ValueError:
+        return False
+    return True
 
 
 def test_each_kind_is_told_only_what_it_knows(account: Store, shop: StoreRows, server: Server) -> None:
