@@ -1,6 +1,6 @@
 """Plugs pulled on a relay at work: itself killed or frozen at each step, its broker, its database, its connection.
 
-After each the topic, read committed and by another client, holds what the store holds, and no entity went back in time.
+After each the topic, read committed, holds what the store holds, and no entity went back in time.
 """
 
 import json
@@ -14,13 +14,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
-from kafka import KafkaConsumer
-from kafka import TopicPartition as IndependentPartition
 from pydantic import SecretStr
 
 from bridge.contracts.envelope import open_envelope
@@ -30,7 +28,7 @@ from bridge.magento.changelogs import View
 from bridge.magento.store import SqlStore
 from bridge.relay import TRANSACTIONAL_ID
 from bridge.runtime.clock import SystemClock
-from bridge.runtime.kafka import Publisher
+from bridge.runtime.kafka import Publisher, new_consumer
 from bridge.runtime.sealing import generate_sealing_keys
 from bridge.runtime.settings import Kafka, Store
 from bridge.runtime.topics_admin import TopicsAdmin
@@ -176,32 +174,33 @@ Events = Callable[[], list[tuple[str, Event]]]
 
 @pytest.fixture
 def events(kafka: Kafka) -> Events:
-    """Read all that is committed, partition by partition, with kafka-python."""
+    """Read all that is committed, partition by partition."""
 
     def read() -> list[tuple[str, Event]]:
+        consumer = new_consumer(kafka, f"judge-{uuid.uuid4().hex[:12]}", enable_partition_eof=True)
         name = kafka.topic_prefix + STORE_CHANGES.name
-        consumer = KafkaConsumer(
-            bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False,
-            group_id=None,
-        )  # fmt: skip
-        found: list[Any] = []
+        left = set(range(STORE_CHANGES.partitions))
+        found: list[tuple[str, Event]] = []
         try:
-            partitions = [IndependentPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
-            consumer.assign(partitions)
-            consumer.seek_to_beginning(*partitions)
-            ends = consumer.end_offsets(partitions)
+            consumer.assign([TopicPartition(name, partition, 0) for partition in left])
             give_up_at = time.monotonic() + 30
-            while any(consumer.position(each) < ends[each] for each in partitions):
+            while left:
                 assert time.monotonic() < give_up_at, "the topic was not read to its end"
-                for records in consumer.poll(timeout_ms=200).values():
-                    found += records
+                message = consumer.poll(1)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    key, value, headers = message.key() or b"", message.value(), dict(message.headers() or ())
+                    if b"/" in key:
+                        found.append((key.decode(), open_envelope(key, value, headers)))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    assert error.retriable(), error
         finally:
             consumer.close()
-        return [
-            (record.key.decode(), open_envelope(record.key, record.value, dict(record.headers)))
-            for record in found
-            if b"/" in record.key
-        ]
+        return found
 
     return read
 
