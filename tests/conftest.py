@@ -71,7 +71,7 @@ def store_server(request: pytest.FixtureRequest) -> Iterator[mariadb.MariaDbServ
         case "mariadb":
             yield request.getfixturevalue("mariadb_server")
         case "galera":
-            way = _way_or_skip("a Galera node", mariadb.PROGRAMS)
+            way = way_or_skip("a Galera node", mariadb.PROGRAMS)
             if way is Way.LOCAL and not mariadb.GALERA_LIBRARY.exists():
                 _missing(f"a Galera node cannot be had: no {mariadb.GALERA_LIBRARY} (`make test` installs or names it)")
             with mariadb.galera_node(way) as server:
@@ -79,7 +79,7 @@ def store_server(request: pytest.FixtureRequest) -> Iterator[mariadb.MariaDbServ
         case _:
             url = os.environ.get("TOCSIN_TEST_MYSQL_URL") or None
             if url is None and way_to("MySQL", ("mysqld of MySQL",), look_around((), os.environ)) is not Way.DOCKER:
-                # Debian has none, so not even CI can insist.
+                # Debian's stable releases have none, so not even CI can insist.
                 pytest.skip(
                     "MySQL cannot be had: no Docker daemon answers; `make mysql-check URL=...` takes one by URL"
                 )
