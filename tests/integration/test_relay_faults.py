@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -191,7 +192,8 @@ def events(kafka: Kafka) -> Events:
                     continue
                 error = message.error()
                 if error is None:
-                    key, value, headers = message.key() or b"", message.value(), dict(message.headers() or ())
+                    key, value = message.key() or b"", message.value()
+                    headers: Any = dict(message.headers() or ())
                     if b"/" in key:
                         found.append((key.decode(), open_envelope(key, value, headers)))
                 elif error.code() == KafkaError._PARTITION_EOF:
