@@ -189,7 +189,12 @@ class Publisher:
             return Fenced("another process took over this publisher; this one stops and publishes nothing more")
         if kafka_error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
             return Unreachable(f"Kafka does not answer: {kafka_error.str()}; check kafka.bootstrap_servers")
-        return NotPublished(f"Kafka refused a record: {kafka_error.str()}")
+        hint = (
+            "; `tocsin topics show --acls` prints the rights that each process needs"
+            if _is_forbidden(kafka_error)
+            else ""
+        )
+        return NotPublished(f"Kafka refused a record: {kafka_error.str()}{hint}")
 
     def close(self) -> None:
         """Let go. Outside a transaction a transactional publisher owes nothing: what a fenced one still holds is dropped.
@@ -200,6 +205,14 @@ class Publisher:
             self._producer.purge(in_queue=True, in_flight=True)
         else:
             self._producer.flush(5)
+
+
+def _is_forbidden(error: KafkaError) -> bool:
+    return error.code() in (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    )
 
 
 def partition_count(client: Any, name: str) -> int:

@@ -16,7 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as IndependentPartition
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
 from pydantic import SecretStr
 
 from bridge.contracts.envelope import open_envelope, seal_envelope
@@ -104,6 +113,18 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaSer
         ]  # fmt: skip
         made = admin.create_acls(rights)
         assert not made["failed"], made["failed"]
+        everything = ACLFilter(
+            None,
+            None,
+            ACLOperation.ANY,
+            ACLPermissionType.ANY,
+            ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY),
+        )
+        give_up_at = time.monotonic() + 30
+        # stored by the controller first, in force a moment later
+        while len(admin.describe_acls(everything)[0]) < len(rights):
+            assert time.monotonic() < give_up_at, "the broker does not show the rights"
+            time.sleep(0.05)
         admin.close()
         yield server, ca_file
 
