@@ -9,18 +9,24 @@ import click
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
+from bridge.contracts.queries import IndexAnswers
 from bridge.contracts.topics import STORE_CHANGES, TOPICS
+from bridge.generation_switch import GenerationSwitch
 from bridge.magento.backfill import ENTITIES, Backfill
 from bridge.magento.grants import grants, rights_on
+from bridge.magento.look import StoreLook
 from bridge.magento.servers import detect
 from bridge.magento.session import store_engine, store_url, translated
 from bridge.relay_verbs import relay_status, verify
 from bridge.runtime.acls import acls, as_command
+from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
 from bridge.runtime.redrive import dead_letters, find, original_value, redrive, refuse_older_states
+from bridge.runtime.sealing import load_join_key
 from bridge.runtime.settings import Kafka, Settings, Store
 from bridge.runtime.topics_admin import Difference, TopicsAdmin
+from bridge.verification import Verification
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EMBEDDED = "the embedded Kafka makes its topics by itself: nothing to do"
@@ -161,6 +167,60 @@ def topics_show(parts: Parts, show_acls: bool, as_json: bool) -> None:
     else:
         # What fits a terminal; all of it is in the JSON.
         print_table(rows, ["topic", "partitions", "cleanup", "retention"])
+
+
+@topics.command("switch-generation")
+@click.option("--partitions", type=click.IntRange(2, 1000), help="Partitions of the new generation; more than now.")
+@click.option(
+    "--finish", is_flag=True, help="Delete the old generation's topics, once the index is built from the new one."
+)
+@click.option("--per-second", type=click.IntRange(1), default=50_000, show_default=True, help="At most so many rows.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.pass_obj
+def topics_switch_generation(
+    parts: Parts, partitions: int | None, finish: bool, per_second: int, dry_run: bool
+) -> None:
+    """Give the store's changes more partitions: a new generation is made, filled by backfill, verified and switched to.
+
+    Can be stopped anywhere, and goes on when it is run again. Relay and index keep running and follow by themselves.
+    """
+    settings, clock = parts.get(Settings), parts.get(Clock)
+    if settings.kafka.embedded:
+        raise Refused("the embedded Kafka has four partitions and no generations")
+    look = StoreLook(settings.store, clock)
+    backfill = Backfill(settings.store, settings.paths.data / "generation-backfill.json")
+    join_key = load_join_key(settings.paths.join_key)
+    settings.paths.data.mkdir(parents=True, exist_ok=True)
+    switch = GenerationSwitch(
+        settings.kafka,
+        look,
+        backfill,
+        lambda contents: Verification(look, contents, join_key, clock, per_second=per_second),
+        parts.get(IndexAnswers),
+        settings.paths.data,
+        click.echo,
+        per_second=per_second,
+    )
+    try:
+        look.open()
+        if finish:
+            if dry_run:
+                raise BadInput(
+                    "--finish takes no --dry-run; `tocsin topics diff` and your broker's tools show what is there"
+                )
+            for name in switch.finish():
+                click.echo(f"deleted: {name}")
+            return
+        generation, count = switch.plan(partitions)
+        if dry_run:
+            click.echo(
+                f"generation {generation} with {count} partitions would be made, filled, verified and switched to"
+            )
+            return
+        switch.run(generation, count)
+    finally:
+        backfill.close()
+        look.close()
 
 
 def _print_acls(kafka: Kafka, as_json: bool) -> None:

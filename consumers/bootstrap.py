@@ -505,6 +505,7 @@ def rebuild_after(settings: Settings) -> timedelta:
 
 
 def _index(parts: Parts, process: Process) -> Stage:
+    from bridge.runtime.generations import read_name
     from bridge.runtime.kafka import cluster_id
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
@@ -527,6 +528,7 @@ def _index(parts: Parts, process: Process) -> Stage:
         clock=process.clock,
         cluster=cluster_id(settings.kafka),
         health=process.health,
+        read_as=partial(read_name, settings.kafka),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge.contracts.topics import DEAD_LETTERS, TOPICS
+from bridge.runtime.generations import GENERATIONAL
 
 GROUPS = ("index", "planning", "dispatch", "receipts", "evidence", "account-notices", "intake")
 """Consumer groups, named as the process that joins them."""
@@ -48,6 +49,9 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
         for operation in ("Create", "Alter", "AlterConfigs", "Describe", "DescribeConfigs", "Read", "Write"):
             # Read and Write: dead letters are put back, and a new generation of a topic is compared.
             yield COMMANDS, "topic", topic.name, operation
+        if topic in GENERATIONAL:
+            # an old generation goes when a new one is read
+            yield COMMANDS, "topic", topic.name, "Delete"
     for group in GROUPS:
         yield group, "group", group, "Read"
         yield group, "topic", DEAD_LETTERS.name, "Write"
@@ -64,5 +68,8 @@ def as_command(acl: Acl, bootstrap_servers: str) -> str:
     principal = acl.process if acl.process in _OUTSIDE else f"tocsin-{acl.process}"
     operations = " ".join(f"--operation {operation}" for operation in acl.operations)
     resource = "--cluster" if acl.resource == "cluster" else f"--{acl.resource} {acl.name}"
+    if acl.resource == "topic" and any(acl.name.endswith(topic.name) for topic in GENERATIONAL):
+        # later generations begin with the same name
+        resource += " --resource-pattern-type prefixed"
     who = f"--add --allow-principal User:{principal}"
     return f"kafka-acls.sh --bootstrap-server {bootstrap_servers} {who} {operations} {resource}"

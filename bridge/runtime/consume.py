@@ -4,7 +4,9 @@ A handler keeps its own position where its results are (SQL, the index file, the
 assignment; Kafka's committed offset only shows lag. So a crash between result and commit repeats nothing.
 """
 
+import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +21,15 @@ from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import Event
 from bridge.contracts.topics import Topic
 from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.generations import (
+    LOOK_SECONDS,
+    GenerationSwitched,
+    generations_in,
+    has_generations,
+    pinned,
+    read_name,
+    unpin,
+)
 from bridge.runtime.kafka import Positions, new_consumer
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
@@ -103,18 +114,20 @@ def consume(
     What `unopened` collects is not in the batches, but counted in their positions.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
-    the handler raises (the supervisor restarts the process, which reads the batch again), and TooManyDeadLetters.
+    the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters, and
+    GenerationSwitched once another generation of one of the topics is to be read.
     """
-    prefix = kafka.topic_prefix
+    names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
+    look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
-        return [(p.topic.removeprefix(prefix), p.partition) for p in partitions]
+        return [(names[p.topic], p.partition) for p in partitions]
 
     def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
         positions = handler.assigned(logical(partitions))
         for partition in partitions:
-            key = (partition.topic.removeprefix(prefix), partition.partition)
+            key = (names[partition.topic], partition.partition)
             partition.offset = positions.get(key, OFFSET_BEGINNING)
         consumer.assign(partitions)
         health.ready("assignment")
@@ -124,26 +137,42 @@ def consume(
         handler.revoked(logical(partitions))
 
     health.missing("assignment", "waiting for partitions")
-    consumer.subscribe(
-        [prefix + topic.name for topic in topics], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke
-    )
+    consumer.subscribe(list(names), on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke)
     try:
         while not stop.is_set():
             messages = consumer.consume(batch_size, timeout=poll_seconds)
-            batch = opened(messages, prefix, dead_letters, unopened)
-            positions = _after(messages, prefix)
+            batch = opened(messages, names, dead_letters, unopened)
+            positions = _after(messages, names)
             if positions:
                 handler.handle(batch, positions)
-                _show_progress(consumer, positions, prefix)
+                _show_progress(consumer, positions, names)
             handler.tick()
+            if time.monotonic() >= look_due:
+                look_due = time.monotonic() + LOOK_SECONDS
+                _follow_generation(kafka, consumer)
     finally:
         consumer.close()
 
 
+def _follow_generation(kafka: Kafka, consumer: Any) -> None:
+    try:
+        active = generations_in(consumer.list_topics(timeout=10).topics, kafka.topic_prefix).active
+    except KafkaException:
+        return
+    read = pinned(kafka)
+    if active != read:
+        unpin(kafka)
+        raise GenerationSwitched(f"generation {active} of the store's changes is read now, instead of {read}")
+
+
 def opened(
-    messages: Sequence[_KafkaMessage], prefix: str, dead_letters: DeadLetters, unopened: Unopened | None = None
+    messages: Sequence[_KafkaMessage],
+    names: Mapping[str, str],
+    dead_letters: DeadLetters,
+    unopened: Unopened | None = None,
 ) -> list[Received]:
-    """Return the events in `messages`; what cannot be understood becomes a dead letter, acknowledged on return.
+    """Return the events in `messages`; `names` gives their declared topics by the names on the cluster. What cannot be
+    understood becomes a dead letter, acknowledged on return.
 
     Raises TooManyDeadLetters, and Unreachable for what the broker reports in a message's place.
     """
@@ -154,7 +183,7 @@ def opened(
         if error is not None:
             _raise_unless_passing(error)
             continue
-        topic = str(message.topic()).removeprefix(prefix)
+        topic = names[str(message.topic())]
         if unopened is not None and unopened.collect(topic, message):
             continue
         headers = headers_of(message)
@@ -199,17 +228,18 @@ def _raise_unless_passing(error: KafkaError) -> None:
     raise Unreachable(f"Kafka: {error.str()}")
 
 
-def _after(messages: Sequence[_KafkaMessage], prefix: str) -> dict[tuple[str, int], int]:
+def _after(messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> dict[tuple[str, int], int]:
     positions: dict[tuple[str, int], int] = {}
     for message in messages:
         if message.error() is None:
-            key = (str(message.topic()).removeprefix(prefix), int(message.partition() or 0))
+            key = (names[str(message.topic())], int(message.partition() or 0))
             positions[key] = int(message.offset() or 0) + 1
     return positions
 
 
-def _show_progress(consumer: object, positions: Positions, prefix: str) -> None:
-    offsets = [_TopicPartition(prefix + topic, partition, offset) for (topic, partition), offset in positions.items()]
+def _show_progress(consumer: object, positions: Positions, names: Mapping[str, str]) -> None:
+    physical = {logical: name for name, logical in names.items()}
+    offsets = [_TopicPartition(physical[topic], partition, offset) for (topic, partition), offset in positions.items()]
     try:
         consumer.commit(offsets=offsets, asynchronous=True)  # type: ignore[attr-defined]  # confluent has no stubs
     except KafkaException as error:

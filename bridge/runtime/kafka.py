@@ -18,6 +18,14 @@ from bridge.contracts.envelope import Message
 from bridge.contracts.errors import Refused, TocsinError, Unreachable
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import Topic
+from bridge.runtime.generations import (
+    GENERATIONAL,
+    LOOK_SECONDS,
+    generations_in,
+    has_generations,
+    read_name,
+    topic_name,
+)
 from bridge.runtime.kafka_auth import confluent_auth
 from bridge.runtime.settings import Kafka
 
@@ -84,33 +92,66 @@ class Publisher:
         self._producer = Producer(config)
         self._transactional = transactional_id is not None
         self._partition_counts: dict[str, int] = {}
+        self._names: dict[str, Sequence[str]] = {}
+        self._names_due = 0.0
         self._failed: list[KafkaError] = []
         self._sent = 0
         if self._transactional:
             self._call(self._producer.init_transactions, patience_seconds)
 
     def partition_count(self, topic: Topic) -> int:
-        """Return the number of partitions that `topic` really has."""
-        name = self._kafka.topic_prefix + topic.name
+        """Return the number of partitions that `topic` really has, in the generation that is read."""
+        return self._count(self._written(topic)[0])
+
+    def _count(self, name: str) -> int:
         if name not in self._partition_counts:
             self._partition_counts[name] = partition_count(self._producer, name)
         return self._partition_counts[name]
 
+    def _written(self, topic: Topic) -> Sequence[str]:
+        """Return the names on the cluster that messages of `topic` go to: the generation that is read, then one being filled."""
+        now = time.monotonic()
+        if now < self._names_due and (names := self._names.get(topic.name)):
+            return names
+        prefix = self._kafka.topic_prefix
+        if self._kafka.embedded or not has_generations(topic):
+            return (prefix + topic.name,)
+        self._names_due = now + LOOK_SECONDS
+        try:
+            generations = generations_in(self._producer.list_topics(timeout=5).topics, prefix)
+        except KafkaException as error:
+            # Known generations are good for a while: a switch waits until all writers have been seen to follow.
+            if topic.name not in self._names:
+                raise self._translated(error) from error
+            return self._names[topic.name]
+        for each in GENERATIONAL:
+            written = [generations.active, *([generations.filling] if generations.filling is not None else [])]
+            self._names[each.name] = tuple(topic_name(prefix, each.name, number) for number in written)
+        return self._names[topic.name]
+
     def send(self, topic: Topic, message: Message) -> None:
         """Queue `message`; `flush` or the end of the transaction waits for it."""
         key, root, value, headers = message
-        self.send_raw(topic, partition_of(root, self.partition_count(topic)), key.encode(), value, headers)
+        encoded = key.encode()
+        for name in self._written(topic):
+            self.send_to(name, partition_of(root, self._count(name)), encoded, value, headers)
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
         """Queue `message` on every partition, whatever its root."""
-        for partition in range(self.partition_count(topic)):
-            self.send_raw(topic, partition, message.key.encode(), message.value, message.headers)
+        for name in self._written(topic):
+            for partition in range(self._count(name)):
+                self.send_to(name, partition, message.key.encode(), message.value, message.headers)
 
     def send_raw(
         self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> None:
-        """Queue a record on an explicit partition."""
-        name = self._kafka.topic_prefix + topic.name
+        """Queue a record on an explicit partition of the generation that is read."""
+        self.send_to(self._written(topic)[0], partition, key, value, headers)
+
+    def send_to(
+        self, name: str, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Queue a record on a topic given by its name on the cluster."""
         while True:
             try:
                 # A commit says itself whether any record of its transaction failed: no report on each is needed then.
@@ -261,4 +302,4 @@ Positions = Mapping[tuple[str, int], int]
 
 def as_topic_partition(kafka: Kafka, name: str, partition: int, offset: int) -> _TopicPartition:
     """Return confluent's form of a position; `name` is the logical topic name."""
-    return _TopicPartition(kafka.topic_prefix + name, partition, offset)
+    return _TopicPartition(read_name(kafka, name), partition, offset)

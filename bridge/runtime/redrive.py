@@ -30,7 +30,7 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
     seen: set[str] = set()
     try:
         for partition in range(partition_count(consumer, name)):
-            low, high = _bounds(consumer, _TopicPartition(name, partition))
+            low, high = bounds(consumer, _TopicPartition(name, partition))
             consumer.assign([_TopicPartition(name, partition, low)])
             position = low
             while position < high:
@@ -53,7 +53,7 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
         consumer.close()
 
 
-def _bounds(consumer: Consumer, partition: _TopicPartition) -> tuple[int, int]:
+def bounds(consumer: Consumer, partition: _TopicPartition) -> tuple[int, int]:
     """Return the first offset and the one after the last, once the partition has a leader who says so."""
     give_up_at = time.monotonic() + _SILENCE_SECONDS
     while True:
@@ -145,7 +145,7 @@ def refuse_older_states(kafka: Kafka, letters: Sequence[DeadLettered]) -> None:
 def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> int | None:
     """Return the offset of a newer message with the letter's key on its partition, if there is one."""
     place = _TopicPartition(kafka.topic_prefix + letter.topic, letter.partition)
-    _, high = _bounds(consumer, place)
+    _, high = bounds(consumer, place)
     key, position = original_key(letter), letter.offset + 1
     if position >= high:
         return None
@@ -174,7 +174,7 @@ class _Returning:
         name = kafka.topic_prefix + DEAD_LETTERS.name
         places = [_TopicPartition(name, number) for number in range(partition_count(self._consumer, name))]
         self._consumer.assign(
-            [_TopicPartition(name, place.partition, _bounds(self._consumer, place)[1]) for place in places]
+            [_TopicPartition(name, place.partition, bounds(self._consumer, place)[1]) for place in places]
         )
 
     def look(self, seconds: float) -> list[str]:

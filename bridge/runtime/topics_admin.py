@@ -6,7 +6,7 @@ refuses is named with the nearest value that it permits. Knows no event.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException
@@ -21,7 +21,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented 
 )
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable, nearest
-from bridge.contracts.topics import TOPICS, Topic
+from bridge.contracts.topics import STORE_CHANGES, TOPICS, Topic
+from bridge.runtime.generations import (
+    GENERATIONAL,
+    Generations,
+    generations_in,
+    has_generations,
+    marker_name,
+    topic_name,
+)
 from bridge.runtime.kafka import client_settings
 from bridge.runtime.settings import Kafka
 
@@ -117,11 +125,11 @@ def nearest_permitted(wanted: int, permits: Callable[[int], bool]) -> int | None
     return min(found, key=lambda number: abs(number - wanted), default=None)
 
 
-def _is_led(shown: Any, topic: Topic) -> bool:
+def _is_led(shown: Any, partitions: int) -> bool:
     return (
         shown is not None
         and shown.error is None
-        and len(shown.partitions) == topic.partitions
+        and len(shown.partitions) == partitions
         and all(partition.leader >= 0 for partition in shown.partitions.values())
     )
 
@@ -132,18 +140,19 @@ class TopicsAdmin:
     def __init__(self, kafka: Kafka) -> None:
         self._prefix = kafka.topic_prefix
         self._imposed = checked_imposed(kafka)
+        self._generations = Generations()
         self._admin = AdminClient(client_settings(kafka))
 
     def actual(self) -> dict[str, TopicAsIs]:
         """Return the declared topics that exist, by logical name."""
         metadata = self._metadata()
-        here = [topic for topic in TOPICS if self._prefix + topic.name in metadata.topics]
-        resources = [ConfigResource(ResourceType.TOPIC, self._prefix + topic.name) for topic in here]
+        here = [topic for topic in TOPICS if self._name(topic) in metadata.topics]
+        resources = [ConfigResource(ResourceType.TOPIC, self._name(topic)) for topic in here]
         # The client refuses an empty question.
         answers = self._admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS) if resources else {}
         result = {}
         for topic, resource in zip(here, resources, strict=True):
-            partitions = metadata.topics[self._prefix + topic.name].partitions
+            partitions = metadata.topics[self._name(topic)].partitions
             configuration = self._answer(answers[resource], topic.name)
             result[topic.name] = TopicAsIs(
                 partitions=len(partitions),
@@ -162,8 +171,77 @@ class TopicsAdmin:
         return [
             each
             for topic in TOPICS
-            for each in differences_of(topic, actual.get(topic.name), brokers, self._imposed.get(topic.name))
+            for each in differences_of(
+                self._as_switched(topic, actual), actual.get(topic.name), brokers, self._imposed.get(topic.name)
+            )
         ]
+
+    def _as_switched(self, topic: Topic, actual: Mapping[str, TopicAsIs]) -> Topic:
+        """Return the declaration with the partitions that a later generation was given; both topics the same."""
+        if self._generations.active == 1 or not has_generations(topic):
+            return topic
+        return replace(topic, partitions=actual[STORE_CHANGES.name].partitions)
+
+    # Generations
+
+    def generations(self) -> Generations:
+        """Return which generation is read, and which one is being filled."""
+        self._metadata()
+        return self._generations
+
+    def partitions_of(self, generation: int) -> int:
+        """Return the partition count of a generation that exists."""
+        name = topic_name(self._prefix, STORE_CHANGES.name, generation)
+        return len(self._metadata().topics[name].partitions)
+
+    def create_generation(self, generation: int, partitions: int) -> None:
+        """Create what is missing of a generation's topics. Raises Refused for one that is there with another count.
+
+        A crash in between leaves half a pair, which writers pass over; running it again creates the rest.
+        """
+        shown, brokers = self._metadata().topics, self.broker_count()
+        wanted, names = [], []
+        for topic in GENERATIONAL:
+            name = topic_name(self._prefix, topic.name, generation)
+            names.append(name)
+            if name in shown and len(shown[name].partitions) != partitions:
+                raise Refused(
+                    f"{name} is there with {len(shown[name].partitions)} partitions, not {partitions}: go on with "
+                    f"--partitions {len(shown[name].partitions)}, or remove it and its fellow first"
+                )
+            if name not in shown:
+                settings = declared_settings(topic, replication(brokers), self._imposed.get(topic.name))
+                wanted.append(NewTopic(name, partitions, replication(brokers), config=settings))
+        self._make(wanted)
+        self._await_named(dict.fromkeys(names, partitions))
+
+    def activate(self, generation: int) -> None:
+        """Have everybody read `generation` from now on."""
+        name = marker_name(self._prefix, generation)
+        if name not in self._metadata().topics:
+            self._make([NewTopic(name, 1, replication(self.broker_count()))])
+        self._await_named({name: 1})
+
+    def drop_generation(self, generation: int) -> list[str]:
+        """Delete the topics of a generation that nobody reads; return their names. Raises Refused for the one that is read."""
+        if generation == self.generations().active:
+            raise Refused(f"generation {generation} is read now and is not deleted")
+        names = [topic_name(self._prefix, topic.name, generation) for topic in GENERATIONAL]
+        # The switch first: half a pair is passed over, a switch to nothing would not be.
+        names.insert(0, marker_name(self._prefix, generation))
+        shown = self._metadata().topics
+        here = [name for name in names if name in shown]
+        for name in here:
+            self._answer(self._admin.delete_topics([name], operation_timeout=_TIMEOUT_SECONDS)[name], name)
+        return here
+
+    def _make(self, wanted: Sequence[NewTopic]) -> None:
+        answers = self._admin.create_topics(list(wanted), operation_timeout=_TIMEOUT_SECONDS) if wanted else {}
+        for name, answer in answers.items():
+            self._answer(answer, name)
+
+    def _name(self, topic: Topic) -> str:
+        return topic_name(self._prefix, topic.name, self._generations.active)
 
     def apply(self) -> list[Difference]:
         """Create and alter what is needed; return what was done.
@@ -190,7 +268,7 @@ class TopicsAdmin:
             return
         wanted = [
             NewTopic(
-                self._prefix + topic.name,
+                self._name(topic),
                 num_partitions=topic.partitions,
                 replication_factor=replication(brokers),
                 config=declared_settings(topic, replication(brokers), self._imposed.get(topic.name)),
@@ -234,7 +312,7 @@ class TopicsAdmin:
     def _permits(self, topic: Topic, copies: int, settings: Mapping[str, str]) -> bool:
         """Ask the broker whether it would create such a topic; nothing is created."""
         probe = NewTopic(
-            f"{self._prefix}{topic.name}.probe",
+            f"{self._name(topic)}.probe",
             num_partitions=topic.partitions,
             replication_factor=copies,
             config=dict(settings),
@@ -254,10 +332,13 @@ class TopicsAdmin:
 
     def _await_leaders(self, topics: Sequence[Topic]) -> None:
         """Return when brokers show `topics` with a leader for every partition: some time after the controller said yes."""
+        self._await_named({self._name(topic): topic.partitions for topic in topics})
+
+    def _await_named(self, partitions: Mapping[str, int]) -> None:
         give_up_at = time.monotonic() + _TIMEOUT_SECONDS
         while True:
             shown = self._metadata().topics
-            waiting = [topic.name for topic in topics if not _is_led(shown.get(self._prefix + topic.name), topic)]
+            waiting = [name for name, count in partitions.items() if not _is_led(shown.get(name), count)]
             if not waiting:
                 return
             if time.monotonic() > give_up_at:
@@ -269,10 +350,11 @@ class TopicsAdmin:
     def _alter(self, changes: Sequence[Difference]) -> None:
         if not changes:
             return
+        by_name = {topic.name: topic for topic in TOPICS}
         resources = [
             ConfigResource(
                 ResourceType.TOPIC,
-                self._prefix + name,
+                self._name(by_name[name]),
                 incremental_configs=[
                     ConfigEntry(
                         each.what,
@@ -286,16 +368,18 @@ class TopicsAdmin:
             )
             for name in dict.fromkeys(each.topic for each in changes)
         ]
-        by_name = {self._prefix + topic.name: topic for topic in TOPICS}
+        by_physical = {self._name(topic): topic for topic in TOPICS}
         for resource, answer in self._admin.incremental_alter_configs(resources).items():
             try:
                 self._answer(answer, resource.name)
             except Refused as refusal:
-                self._explain(by_name[resource.name], replication(len(self._metadata().brokers)), refusal)
+                self._explain(by_physical[resource.name], replication(len(self._metadata().brokers)), refusal)
 
     def _metadata(self) -> Any:
         try:
-            return self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
+            metadata = self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
+            self._generations = generations_in(metadata.topics, self._prefix)
+            return metadata
         except KafkaException as error:
             raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
 

@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,7 @@ from bridge.contracts.topics import (
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, Unopened, consume, opened
 from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.generations import GenerationSwitched
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
@@ -308,8 +309,10 @@ class IndexStage:
         cluster: str,
         health: Health,
         upkeep_seconds: float = 30.0,
+        read_as: Callable[[str], str] | None = None,
     ) -> None:
         self._settings = settings
+        self._read_as = read_as or (lambda name: settings.kafka.topic_prefix + name)
         self._index = index
         self._artefacts = artefacts
         self._incidents = incidents
@@ -354,6 +357,13 @@ class IndexStage:
                     log.info("left the group to rebuild as asked")
                     self._files.clear()
                     self._index.close()
+                except GenerationSwitched as switched:
+                    # The files are of other partitions: they are built anew from the new generation, which is whole.
+                    log.warning("the index is built from another generation", reason=str(switched))
+                    self._files.clear()
+                    self._index.close()
+                    self._api.stop()
+                    self.prepare(stop)
         finally:
             self._api.stop()
             self._index.close()
@@ -383,7 +393,7 @@ class IndexStage:
         for partition in sorted({number for topic, number in partitions if topic == STORE_CHANGES.name}):
             file = self._index.open(
                 partition,
-                topic=self._settings.kafka.topic_prefix + STORE_CHANGES.name,
+                topic=self._read_as(STORE_CHANGES.name),
                 cluster=self._cluster,
                 partition_count=self._partition_count,
                 bounds={topic.name: self._heads.bounds(topic, partition) for topic in _SOURCES},
@@ -447,7 +457,8 @@ class IndexStage:
         refused = set(file.append([(message.offset(), message.value()) for message in raw]))
         if refused:
             messages = [message for message in raw if message.offset() in refused]
-            for received in opened(messages, self._settings.kafka.topic_prefix, self._dead_letters):
+            names = {self._read_as(STORE_CHANGES.name): STORE_CHANGES.name}
+            for received in opened(messages, names, self._dead_letters):
                 assert isinstance(received.event, ProvenanceRecorded)
                 changes.records.append((received.offset, received.event))
             changes.records.sort(key=lambda each: each[0])

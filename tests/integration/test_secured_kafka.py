@@ -47,7 +47,7 @@ AT = datetime(2026, 3, 1, 10, tzinfo=UTC)
 _OPERATIONS = {
     "Write": ACLOperation.WRITE, "Read": ACLOperation.READ, "Describe": ACLOperation.DESCRIBE,
     "Create": ACLOperation.CREATE, "Alter": ACLOperation.ALTER, "AlterConfigs": ACLOperation.ALTER_CONFIGS,
-    "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
+    "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS, "Delete": ACLOperation.DELETE,
 }  # fmt: skip
 _RESOURCES = {
     "topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional-id": ResourceType.TRANSACTIONAL_ID,

@@ -159,6 +159,29 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
     code, keys = tocsin.facts("sealing", "status")
     assert (code, [key["state"] for key in keys]) == (0, ["present"])
 
+    # more partitions, while everything runs; killed in the middle, and gone on with
+    shop.run("DELETE FROM customer_entity WHERE entity_id = 11")
+    killed = tocsin.popen("topics", "switch-generation", "--partitions", "8")
+    assert killed.stdout is not None
+    assert any(line.startswith("3 copied") for line in killed.stdout)
+    killed.kill()
+    killed.wait(30)
+    assert tocsin.facts("index", "status")[1]["partition_count"] == 6
+    done = tocsin.tocsin("topics", "switch-generation")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 verified: 39 customers" in done.stdout
+    assert "7 followed: 8 of 8 partitions of the index answer" in done.stdout
+    finished = tocsin.tocsin("topics", "switch-generation", "--finish")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("deleted: ") == 2
+    # what the store itself does not know any more came along
+    assert tocsin.facts("index", "inspect", "customer/11")[1]["person"]["state"] == "departed"
+    shop.run("UPDATE customer_entity SET lastname = 'Later' WHERE entity_id = 12")
+    code, report = tocsin.facts("relay", "verify", "--patience", "20")
+    # (which record was altered is known only of what changed since the index was built)
+    assert (code, report["customers"], report["partition_count"]) == (0, 39, 8), report
+    assert tocsin.tocsin("topics", "diff").returncode == 0
+
     # the relay is killed: what changes now waits, and that is what is said
     wait_for("all is published", lambda: shop.changelog("tocsin_customer") == [])
     tocsin.stop("relay")

@@ -35,6 +35,7 @@ class Installation:
             "kafka": {"bootstrap_servers": kafka.bootstrap_servers, "topic_prefix": topic_prefix},
             "store": {"url": store.url, **store_settings},
             "metrics": {"port_base": 0},
+            "relay": {"departed_retention_days": 30},
             "delivery": {"endpoint_url": "http://127.0.0.1:1"},
         }
         initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
@@ -53,6 +54,16 @@ class Installation:
             capture_output=True,
             text=True,
             timeout=timeout_seconds,
+        )
+
+    def popen(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a command whose output is read as it comes."""
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "consumers.cli", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def facts(self, *arguments: str) -> tuple[int, Any]:

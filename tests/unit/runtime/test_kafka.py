@@ -86,7 +86,7 @@ def test_the_message_goes_to_the_partition_of_its_root() -> None:
     publisher = Publisher(NOWHERE)
     publisher._partition_counts["p.tocsin.case-events"] = 6
     sent: list[tuple[int, bytes]] = []
-    publisher.send_raw = lambda topic, partition, key, value, headers: sent.append((partition, key))  # type: ignore[method-assign]  # no broker
+    publisher.send_to = lambda name, partition, key, value, headers: sent.append((partition, key))  # type: ignore[method-assign]  # no broker
     publisher.send(CASE_EVENTS, Message("some/key", "customer/42", b"", []))
     assert sent == [(1, b"some/key")]
 

@@ -1,0 +1,403 @@
+"""A new generation of the store's changes, with more partitions: filled by backfill, verified, switched; resumable.
+
+Every step looks at what is there and does only what is missing, so that a run which was stopped or killed anywhere is simply
+started again. Until the switch nobody reads the new topics; after it the old ones are still whole.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as _TopicPartition
+
+from bridge.contracts.envelope import open_envelope
+from bridge.contracts.errors import BadInput, Refused, Unreachable
+from bridge.contracts.events import (
+    CustomerChanged,
+    EntityRemoved,
+    Event,
+    IncidentRevised,
+    OrderChanged,
+    ProvenanceRecorded,
+    StoreBeat,
+)
+from bridge.contracts.fingerprints import (
+    SUM_MODULUS,
+    Entity,
+    content_fingerprint,
+    person_fingerprint,
+    range_of,
+    record_fingerprint,
+)
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.queries import (
+    Faults,
+    IndexAnswers,
+    IndexStatus,
+    KeyPrint,
+    Keys,
+    KeysAsked,
+    PartitionStatus,
+    RangePrint,
+    Ranges,
+    RangesAsked,
+    Seals,
+)
+from bridge.contracts.topics import DEPARTED_CUSTOMERS, INCIDENTS, STORE_CHANGES
+from bridge.magento.backfill import Backfill
+from bridge.magento.look import StoreLook
+from bridge.runtime.consume import headers_of
+from bridge.runtime.generations import LOOK_SECONDS, topic_name
+from bridge.runtime.kafka import Publisher, new_consumer
+from bridge.runtime.redrive import bounds
+from bridge.runtime.settings import Kafka
+from bridge.runtime.topics_admin import TopicsAdmin
+from bridge.verification import Report, Verification
+
+_FILLED = ("customers", "provenance", "orders")
+_PATIENCE_SECONDS = 120.0
+_SILENCE_SECONDS = 30.0
+
+
+class TopicReader:
+    """Reads all that is committed on a topic, and later what has been added."""
+
+    def __init__(self, kafka: Kafka, name: str) -> None:
+        self._name = name
+        self._consumer: Consumer = new_consumer(kafka, "generation-switch", enable_partition_eof=True)
+        try:
+            topics = self._consumer.list_topics(name, timeout=15).topics
+        except KafkaException as error:
+            raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+        self.partition_count = len(topics[name].partitions) if name in topics else 0
+        if not self.partition_count:
+            raise Unreachable(f"topic {name} does not exist; run `tocsin topics apply` first")
+        self._reached = dict.fromkeys(range(self.partition_count), 0)
+        self._consumer.assign([_TopicPartition(name, number, 0) for number in self._reached])
+
+    def to_end(self) -> Iterator[list[Any]]:
+        """Yield messages in chunks until everything is read that is there at this moment. Raises Unreachable."""
+        places = {number: _TopicPartition(self._name, number) for number in self._reached}
+        try:
+            ends = {number: bounds(self._consumer, place)[1] for number, place in places.items()}
+        except KafkaException as away:
+            raise Unreachable(f"{self._name}: {away.args[0].str()}; check kafka.bootstrap_servers") from away
+        heard_at = time.monotonic()
+        while any(self._reached[number] < ends[number] for number in ends):
+            found = []
+            for message in self._consumer.consume(2000, timeout=0.5):
+                error = message.error()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    if error.retriable():
+                        continue
+                    raise Unreachable(f"{self._name}: {error.str()}")
+                heard_at = time.monotonic()
+                # At its end a partition tells its offset, past the marks of transactions.
+                after = int(message.offset() or 0) + (0 if error is not None else 1)
+                self._reached[int(message.partition() or 0)] = max(self._reached[int(message.partition() or 0)], after)
+                if error is None:
+                    found.append(message)
+            if found:
+                yield found
+            if time.monotonic() - heard_at > _SILENCE_SECONDS:
+                raise Unreachable(f"{self._name}: nothing came for {_SILENCE_SECONDS:.0f} s before its end")
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _opened(message: Any) -> Event | None:
+    try:
+        return open_envelope(message.key(), message.value(), headers_of(message))
+    except BadInput:
+        return None
+
+
+class TopicContents(IndexAnswers):
+    """A topic of the store's changes answering as the index would that is built from it: only fingerprints, in a file."""
+
+    def __init__(self, kafka: Kafka, name: str, file: Path) -> None:
+        file.unlink(missing_ok=True)
+        self._reader = TopicReader(kafka, name)
+        self._table = sqlite3.connect(file)
+        self._table.execute("PRAGMA journal_mode = OFF")
+        self._table.execute("PRAGMA synchronous = OFF")
+        self._table.execute(
+            "CREATE TABLE held (key TEXT PRIMARY KEY, entity TEXT, range INTEGER, fingerprint INTEGER, content INTEGER,"
+            " deleted INTEGER, root TEXT) WITHOUT ROWID"
+        )
+        self._table.execute("CREATE INDEX by_range ON held (entity, range)")
+        self._beats: dict[int, datetime] = {}
+
+    def close(self) -> None:
+        self._reader.close()
+        self._table.close()
+
+    def _catch_up(self) -> None:
+        for messages in self._reader.to_end():
+            for message in messages:
+                self._take(message, _opened(message))
+
+    def _take(self, message: Any, event: Event | None) -> None:
+        match event:
+            case CustomerChanged() | OrderChanged():
+                entity = "customer" if isinstance(event, CustomerChanged) else "order"
+                self._put(event.root, entity, person_fingerprint(event), 0, deleted=False, root=event.root)
+            case ProvenanceRecorded():
+                key, deleted = f"provenance/{event.record_id}", event.deleted_at is not None
+                self._put(
+                    key,
+                    "provenance",
+                    record_fingerprint(event),
+                    content_fingerprint(event),
+                    deleted=deleted,
+                    root=event.root,
+                )
+            case EntityRemoved():
+                self._table.execute("DELETE FROM held WHERE key = ?", [event.key])
+            case StoreBeat():
+                self._beats[int(message.partition() or 0)] = event.beat_at
+            case _:
+                pass
+
+    def _put(self, key: str, entity: str, fingerprint: int, content: int, *, deleted: bool, root: str) -> None:
+        row = (key, entity, range_of(key), fingerprint, content, int(deleted), root)
+        self._table.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def ranges(self, asked: RangesAsked) -> Ranges:
+        self._catch_up()
+        found: dict[int, list[int]] = {}
+        query = "SELECT range, fingerprint, deleted FROM held WHERE entity = ?"
+        for number, fingerprint, deleted in self._table.execute(query, [asked.entity]):
+            each = found.setdefault(number, [0, 0, 0])
+            if deleted:
+                each[2] += 1
+            else:
+                each[0] += 1
+                each[1] = (each[1] + fingerprint) % SUM_MODULUS
+        ranges = {
+            number: RangePrint(range=number, count=count, sum=total, deleted_count=deleted)
+            for number, (count, total, deleted) in found.items()
+        }
+        return Ranges(partition_count=self._reader.partition_count, silent_partitions=(), ranges=ranges)
+
+    def keys(self, asked: KeysAsked) -> Keys:
+        self._catch_up()
+        if asked.altered:
+            rows: list[Any] = []
+        elif asked.keys:
+            rows = [row for key in asked.keys for row in self._rows("key = ?", key, asked.entity)]
+        else:
+            rows = [row for number in asked.ranges for row in self._rows("range = ?", number, asked.entity)]
+        keys = {
+            row[0]: KeyPrint(key=row[0], fingerprint=row[1], content=row[2], deleted=bool(row[3]), root=row[4])
+            for row in rows
+        }
+        return Keys(partition_count=self._reader.partition_count, silent_partitions=(), keys=keys)
+
+    def _rows(self, where: str, value: str | int, entity: Entity) -> list[Any]:
+        query = f"SELECT key, fingerprint, content, deleted, root FROM held WHERE {where} AND entity = ?"  # noqa: S608  ours
+        return self._table.execute(query, [value, entity]).fetchall()
+
+    def status(self) -> IndexStatus:
+        self._catch_up()
+        now = datetime.now(UTC)
+        count = self._reader.partition_count
+        return IndexStatus(
+            partition_count=count,
+            silent_partitions=(),
+            partitions=tuple(
+                PartitionStatus(
+                    partition=number, position_offset=0, customer_count=0, order_count=0, departed_count=0, record_count=0,
+                    head_at=now, file_bytes=0, beat_written_at=self._beats.get(number), beat_visible_at=now,
+                )
+                for number in range(count)
+            ),
+        )  # fmt: skip
+
+    def faults(self) -> Faults:
+        """Return nothing: these are told by the index."""
+        return Faults(partition_count=self._reader.partition_count, silent_partitions=(), faults=(), altered_count=0)
+
+    def seals(self) -> Seals:
+        """Return nothing: these are told by the index."""
+        return Seals(partition_count=self._reader.partition_count, silent_partitions=(), present={}, departed={})
+
+
+Say = Callable[[str], None]
+
+
+class GenerationSwitch:
+    """The whole way to a generation with `partitions`. Steps are told to `say` as they are done."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        look: StoreLook,
+        backfill: Backfill,
+        verification: Callable[[IndexAnswers], Verification],
+        index: IndexAnswers,
+        scratch: Path,
+        say: Say,
+        *,
+        per_second: int = 50_000,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._kafka = kafka
+        self._admin = TopicsAdmin(kafka)
+        self._look = look
+        self._backfill = backfill
+        self._verification = verification
+        self._index = index
+        self._scratch = scratch
+        self._say = say
+        self._per_second = per_second
+        self._patience_seconds = patience_seconds
+
+    def plan(self, partitions: int | None) -> tuple[int, int]:
+        """Return the generation to make and its partition count. Raises BadInput or Refused, before anything is changed."""
+        found = self._admin.generations()
+        generation = found.filling or found.active + 1
+        if partitions is None:
+            if found.filling is None:
+                raise BadInput("say how many partitions the new generation is to have: --partitions N")
+            partitions = self._admin.partitions_of(generation)
+        now = self._admin.partitions_of(found.active)
+        if partitions <= now:
+            raise Refused(f"generation {found.active} has {now} partitions already; a new one is made to have more")
+        open_incidents = self._open_incidents()
+        if open_incidents:
+            raise Refused(
+                f"{', '.join(open_incidents)} {'is' if len(open_incidents) == 1 else 'are'} open: answers of the old partitions "
+                "would meet those of the new ones. Close them first"
+            )
+        return generation, partitions
+
+    def _open_incidents(self) -> list[str]:
+        reader = TopicReader(self._kafka, self._kafka.topic_prefix + INCIDENTS.name)
+        newest: dict[str, IncidentRevised] = {}
+        try:
+            for messages in reader.to_end():
+                for event in map(_opened, messages):
+                    if isinstance(event, IncidentRevised):
+                        newest[event.incident_id] = event
+        finally:
+            reader.close()
+        return sorted(each.incident_id for each in newest.values() if each.status == "open")
+
+    def run(self, generation: int, partitions: int) -> Report:
+        """Make, fill, verify and switch. Raises Refused if the new generation does not hold what the store holds."""
+        self._admin.create_generation(generation, partitions)
+        self._say(f"1 made: generation {generation} with {partitions} partitions")
+        contents = TopicContents(
+            self._kafka,
+            topic_name(self._kafka.topic_prefix, STORE_CHANGES.name, generation),
+            self._scratch / f"generation-{generation}.db",
+        )
+        try:
+            self._await(
+                "the relay's heartbeat in the new generation; is `tocsin run relay` at work?",
+                self._beats_since(contents),
+            )
+            # Writers that are quiet now look again before they write.
+            time.sleep(LOOK_SECONDS)
+            self._say("2 followed: the relay writes to both generations")
+            copied = self._copy_departed(generation)
+            self._say(f"3 copied: {copied:,} messages on departed customers and deleted records")
+            for name in _FILLED:
+                count = 0
+                for chunk in self._backfill.run(name, 2000):
+                    count += chunk
+                    time.sleep(chunk / self._per_second)
+                self._say(f"4 enqueued: {count:,} {name}")
+            self._await("the relay to publish what was enqueued", lambda: sum(self._look.waiting().values()) < 1000)
+            report = self._verification(contents).run()
+            if not report.agree:
+                found = "; ".join(f"{each.count:,} {each.entity}: {each.cause.value}" for each in report.differences)
+                raise Refused(
+                    f"the new generation does not hold what the store holds ({found}); nothing was switched. Run this again: it "
+                    "goes on"
+                )
+            self._say(
+                f"5 verified: {report.customers:,} customers, {report.records:,} records, {report.orders:,} orders"
+            )
+        finally:
+            contents.close()
+            (self._scratch / f"generation-{generation}.db").unlink(missing_ok=True)
+        # What departed meanwhile was written to both; copying once more costs little and owes nobody anything.
+        self._copy_departed(generation)
+        self._admin.activate(generation)
+        self._say(f"6 switched: generation {generation} is read from now on")
+        self._await(
+            "the index to be built from the new generation; see `tocsin index status`",
+            lambda: self._follows(partitions),
+        )
+        self._say(f"7 followed: {partitions} of {partitions} partitions of the index answer")
+        return report
+
+    def _beats_since(self, contents: TopicContents) -> Callable[[], bool]:
+        began = datetime.now(UTC)
+        return lambda: all(
+            each.beat_written_at is not None and each.beat_written_at > began for each in contents.status().partitions
+        )
+
+    def _follows(self, partitions: int) -> bool:
+        try:
+            status = self._index.status()
+        except Unreachable:
+            return False
+        return status.partition_count == partitions and status.complete
+
+    def _copy_departed(self, generation: int) -> int:
+        """Copy what the store does not know any more, in order, until nothing is left that came meanwhile.
+
+        Writers write to both topics: what arrives while this copies is copied again, after what is older, so that the last
+        message of each key is the newest in both.
+        """
+        prefix = self._kafka.topic_prefix
+        active = self._admin.generations().active
+        reader = TopicReader(self._kafka, topic_name(prefix, DEPARTED_CUSTOMERS.name, active))
+        publisher = Publisher(self._kafka)
+        target = topic_name(prefix, DEPARTED_CUSTOMERS.name, generation)
+        partitions, copied = self._admin.partitions_of(generation), 0
+        try:
+            while True:
+                before = copied
+                for messages in reader.to_end():
+                    for message in messages:
+                        headers: Mapping[str, bytes] = headers_of(message)
+                        root = headers.get("ce_root", message.key() or b"").decode()
+                        publisher.send_to(
+                            target,
+                            partition_of(root, partitions),
+                            message.key() or b"",
+                            message.value(),
+                            list(headers.items()),
+                        )
+                        copied += 1
+                    publisher.flush()
+                if copied == before:
+                    return copied
+        finally:
+            reader.close()
+            publisher.close()
+
+    def _await(self, what: str, condition: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + self._patience_seconds
+        while not condition():
+            if time.monotonic() > give_up_at:
+                raise Refused(f"not within {self._patience_seconds:.0f} s: {what}. Run this again: it goes on")
+            time.sleep(0.5)
+
+    def finish(self) -> Sequence[str]:
+        """Delete the topics of older generations, once the index is built from the one that is read; return their names."""
+        active = self._admin.generations().active
+        if active == 1:
+            raise Refused("generation 1 is read: there is no older one")
+        if not self._follows(self._admin.partitions_of(active)):
+            raise Refused("the index does not answer from the new generation yet; see `tocsin index status`")
+        return [name for older in range(1, active) for name in self._admin.drop_generation(older)]
