@@ -95,7 +95,6 @@ BATCH = histogram(
 
 _LOOK_SECONDS = 0.5
 """How often a waiting relay shows that it lives, or looks whether it may lead."""
-_BEAT_SECONDS = 5.0
 _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
 _LEAST_LIMIT = 50
@@ -365,7 +364,7 @@ class RelayStage:
             if time.monotonic() >= beat_due:
                 self._beat_at = self._clock.now()
                 self._reader.beat(self._name)
-                beat_due = time.monotonic() + _BEAT_SECONDS
+                beat_due = time.monotonic() + self._settings.beat_seconds
             if not self._may_publish():
                 self._settle(unsettled)
                 unsettled = None

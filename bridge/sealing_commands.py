@@ -25,7 +25,7 @@ from bridge.runtime.sealing import (
 )
 from bridge.runtime.settings import Settings
 
-_RESEALED = ("customers", "orders")
+_RESEALED = ("customers", "orders", "orders-by-root")
 _PATIENCE_SECONDS = 60.0
 
 

@@ -26,6 +26,7 @@ class _Entity:
     table: str
     key: str
     additional: str = ""
+    where: str = "1 = 1"
 
 
 ENTITIES: Mapping[str, _Entity] = {
@@ -33,18 +34,22 @@ ENTITIES: Mapping[str, _Entity] = {
     "provenance": _Entity(View.PROVENANCE, "tocsin_provenance", "id", ", record_id, root"),
     # An order is published only once it holds provenance; these are they.
     "orders": _Entity(View.ORDER, "tocsin_provenance", "order_id"),
+    # A record may name its order in the root only; publishing the record publishes the order.
+    "orders-by-root": _Entity(
+        View.PROVENANCE, "tocsin_provenance", "id", ", record_id, root", "order_id IS NULL AND root LIKE 'order/%'"
+    ),
     "account-notices": _Entity(View.ACCOUNT_NOTICE, "tocsin_account_notice", "id"),
 }
 
 _LAST_OF_CHUNK = (
-    "SELECT MAX(chunk.number), COUNT(*) FROM (SELECT DISTINCT {key} AS number FROM {p}{table} WHERE {key} > :after"
+    "SELECT MAX(chunk.number), COUNT(*) FROM (SELECT DISTINCT {key} AS number FROM {p}{table} WHERE {key} > :after AND {where}"
     " ORDER BY {key} LIMIT {limit}) AS chunk"
 )
 _ENQUEUE = (
     "INSERT INTO {p}{changelog} (entity_id{additional}) SELECT DISTINCT {key}{additional} FROM {p}{table}"
-    " WHERE {key} > :after AND {key} <= :last"
+    " WHERE {key} > :after AND {key} <= :last AND {where}"
 )
-_COUNT = "SELECT COUNT(DISTINCT {key}) FROM {p}{table} WHERE {key} > :after"
+_COUNT = "SELECT COUNT(DISTINCT {key}) FROM {p}{table} WHERE {key} > :after AND {where}"
 
 
 class Backfill:
@@ -97,7 +102,10 @@ class Backfill:
 
     def _text(self, template: str, kind: _Entity, limit: int = 0) -> sa.TextClause:
         text = (
-            template.replace("{table}", kind.table).replace("{key}", kind.key).replace("{additional}", kind.additional)
+            template.replace("{table}", kind.table)
+            .replace("{key}", kind.key)
+            .replace("{additional}", kind.additional)
+            .replace("{where}", kind.where)
         )
         return sa.text(statements.filled(text.replace("{changelog}", kind.view.changelog), self._prefix, limit=limit))
 

@@ -22,7 +22,7 @@ from bridge.runtime.settings import Kafka
 GENERATIONAL: tuple[Topic, ...] = (STORE_CHANGES, DEPARTED_CUSTOMERS)
 """Switched together: a worker needs a root's departed customers where it has its records."""
 _NAMES = frozenset(topic.name for topic in GENERATIONAL)
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 """How often writers and readers look whether the generation changed."""
 
 

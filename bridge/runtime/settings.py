@@ -159,6 +159,9 @@ class Relay(Section):
     idle_seconds: float = Field(
         default=0.05, gt=0, description="longest wait between two looks at the changelogs while nothing changes"
     )
+    beat_seconds: float = Field(
+        default=5, gt=0, le=5, description="how often the heartbeat row is written, which times the way to the index"
+    )
     departed_retention_days: int = Field(default=0, ge=0, description="how long a deleted customer is still reachable")
     departed_legal_ground: str = ""
 

@@ -35,7 +35,7 @@ class Installation:
             "kafka": {"bootstrap_servers": kafka.bootstrap_servers, "topic_prefix": topic_prefix},
             "store": {"url": store.url, **store_settings},
             "metrics": {"port_base": 0},
-            "relay": {"departed_retention_days": 30},
+            "relay": {"departed_retention_days": 30, "beat_seconds": 1},
             "delivery": {"endpoint_url": "http://127.0.0.1:1"},
         }
         initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
