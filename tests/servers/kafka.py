@@ -3,7 +3,7 @@
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +110,12 @@ def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def kafka_server(way: Way, secured: Secured | None = None) -> Iterator[KafkaServer]:
-    """Yield a broker that answers, with a second listener if `secured`. Raises ServerDidNotStart."""
-    with _in_docker(secured) if way is Way.DOCKER else _as_process(secured) as server:
+def kafka_server(way: Way, secured: Secured | None = None, *, jvm: Sequence[str] = JVM) -> Iterator[KafkaServer]:
+    """Yield a broker that answers, with a second listener if `secured`; `jvm` are a process's options.
+
+    Raises ServerDidNotStart.
+    """
+    with _in_docker(secured) if way is Way.DOCKER else _as_process(secured, jvm) as server:
         yield server
 
 
@@ -131,7 +134,7 @@ def _with_second_listener(settings: dict[str, str], secured: Secured | None, por
 
 
 @contextmanager
-def _as_process(secured: Secured | None) -> Iterator[KafkaServer]:
+def _as_process(secured: Secured | None, jvm: Sequence[str]) -> Iterator[KafkaServer]:
     jars = kafka_jars()
     with scratch_folder("kafka") as scratch:
         port, controller_port, secured_port = free_port(), free_port(), free_port()
@@ -140,7 +143,7 @@ def _as_process(secured: Secured | None) -> Iterator[KafkaServer]:
         properties.write_text(
             as_properties(_with_second_listener(settings, secured, secured_port, "127.0.0.1")), encoding="utf-8"
         )
-        java = ("java", *JVM, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
+        java = ("java", *jvm, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         run_to_end(
             "kafka.tools.StorageTool",

@@ -1,0 +1,154 @@
+"""The reference: Debezium 3.5.0.Final on Kafka Connect 4.1.1, capturing a table or routing an outbox, tuned for throughput."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.bench.run import PeerMissing
+from tests.bench.stand import measure
+from tests.bench.stand.servers import Stand
+from tests.servers.local import free_port
+
+_POM = Path(__file__).with_name("debezium.xml")
+_CACHE = Path(__file__).parents[3] / ".cache" / "debezium-3.5.0.Final"
+_HEAP = "1500m"
+_WORKER = """
+bootstrap.servers={bootstrap}
+listeners=http://127.0.0.1:{port}
+plugin.discovery=only_scan
+offset.storage.file.filename={folder}/offsets.dat
+offset.flush.interval.ms=1000
+key.converter=org.apache.kafka.connect.json.JsonConverter
+key.converter.schemas.enable=false
+value.converter=org.apache.kafka.connect.json.JsonConverter
+value.converter.schemas.enable=false
+producer.acks=all
+producer.enable.idempotence=true
+producer.max.in.flight.requests.per.connection=5
+producer.compression.type=lz4
+producer.linger.ms=5
+producer.batch.size=1000000
+producer.buffer.memory=134217728
+producer.max.request.size=8388608
+"""
+_CONNECTOR = """
+name={name}
+connector.class=io.debezium.connector.mariadb.MariaDbConnector
+tasks.max=1
+database.hostname=127.0.0.1
+database.port={database_port}
+database.user={user}
+database.password={password}
+database.server.id={server_id}
+database.ssl.mode=disable
+database.include.list={database}
+table.include.list={database}.{table}
+topic.prefix={name}
+schema.history.internal=io.debezium.storage.file.history.FileSchemaHistory
+schema.history.internal.file.filename={folder}/schema-history.dat
+schema.history.internal.store.only.captured.tables.ddl=true
+snapshot.mode=no_data
+snapshot.locking.mode=none
+max.batch.size=8192
+max.queue.size=32768
+poll.interval.ms=10
+tombstones.on.delete=false
+include.schema.changes=false
+provide.transaction.metadata=false
+skip.messages.without.change=false
+decimal.handling.mode=string
+errors.max.retries=0
+"""
+_OUTBOX = """
+transforms=outbox
+transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
+transforms.outbox.table.field.event.id=id
+transforms.outbox.table.field.event.key=aggregateid
+transforms.outbox.table.field.event.payload=payload
+transforms.outbox.route.by.field=aggregatetype
+transforms.outbox.route.topic.replacement={name}.${{routedByValue}}
+key.converter=org.apache.kafka.connect.storage.StringConverter
+value.converter=org.apache.kafka.connect.storage.StringConverter
+"""
+
+
+def class_path() -> str:
+    """Return where the jars are; Maven brings them the first time. Raises PeerMissing."""
+    if not shutil.which("java") or not shutil.which("mvn"):
+        raise PeerMissing("java and mvn are not installed (Debian: openjdk-17-jre-headless, maven)")
+    if not _CACHE.is_dir():
+        part = _CACHE.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        shutil.copy(_POM, part / "pom.xml")
+        done = subprocess.run(["mvn", "-q", "-B", "package"], cwd=part, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PeerMissing(f"Maven could not bring Debezium: {done.stdout[-1000:]}")
+        part.rename(_CACHE)
+    return f"{_CACHE}/target/libs/*"
+
+
+class Debezium:
+    """One connector with its stored offset."""
+
+    def __init__(self, stand: Stand, folder: Path, name: str, table: str, *, outbox: bool = False, number: int) -> None:
+        self._jars = class_path()
+        self._folder = folder
+        self._bootstrap = stand.bootstrap_servers
+        folder.mkdir(parents=True)
+        server = stand.store.server
+        values = {
+            "bootstrap": stand.bootstrap_servers, "port": free_port(), "folder": folder, "name": name, "table": table,
+            "database_port": server.port, "user": server.user, "password": server.password, "server_id": 5500 + number,
+            "database": stand.store.name,
+        }  # fmt: skip
+        (folder / "worker.properties").write_text(_WORKER.format(**values), encoding="utf-8")
+        connector = _CONNECTOR + (_OUTBOX if outbox else "")
+        (folder / "connector.properties").write_text(connector.format(**values), encoding="utf-8")
+        self.topic = f"{name}.provenance" if outbox else f"{name}.{stand.store.name}.{table}"
+        self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
+        self._admin.create_topics([NewTopic(self.topic, 1, 1)])[self.topic].result()
+        self._consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": f"{name}-watch"})
+
+    def count(self) -> int:
+        """Return how many records its topic has taken."""
+        return int(self._consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=10)[1])
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Keep Kafka Connect running with the connector."""
+        command = [
+            "java", "-Xms512m", f"-Xmx{_HEAP}", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp", self._jars, "org.apache.kafka.connect.cli.ConnectStandalone",
+            str(self._folder / "worker.properties"), str(self._folder / "connector.properties"),
+        ]  # fmt: skip
+        with (self._folder / "connect.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def keep_offset(self) -> None:
+        """Remember the present offset as the beginning of the backlog."""
+        shutil.copy(self._folder / "offsets.dat", self._folder / "kept.dat")
+
+    def to_kept_offset(self) -> None:
+        """Go back to the beginning of the backlog."""
+        shutil.copy(self._folder / "kept.dat", self._folder / "offsets.dat")
+
+
+def wait_for_records(debezium: Debezium, count: int) -> None:
+    """Wait until its topic has taken `count` records in all."""
+    measure.wait_until(f"{count} records in {debezium.topic}", lambda: debezium.count() >= count, 600)
