@@ -3,6 +3,7 @@
 Read once and then now and then; a change here concerns customers who did not change, and reaches them by backfill.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ DEFAULT_LOCALE = "en_US"
 
 LOCALE_PATH = "general/locale/code"
 COUNTRY_PATH = "general/country/default"
+AI_ATTRIBUTES_PATH = "tocsin/provenance/ai_attributes"
+"""Where the module keeps which attributes AI systems write, as JSON rows with `entity_type` and `attribute`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +53,17 @@ class Catalog:
             if value := self.configuration.get((path, scope, scope_id)):
                 return value
         return None
+
+
+def ai_written(configured: str | None, entity_type: str) -> tuple[str, ...]:
+    """Return the codes of the attributes of `entity_type` that the store's configuration says AI systems write.
+
+    What cannot be read is left out, as the module does it: the relay must not suffer from it.
+    """
+    try:
+        rows = json.loads(configured or "[]")
+    except ValueError:
+        return ()
+    listed = rows.values() if isinstance(rows, dict) else rows if isinstance(rows, list) else ()
+    codes = (row.get("attribute") for row in listed if isinstance(row, dict) and row.get("entity_type") == entity_type)
+    return tuple(dict.fromkeys(code.strip() for code in codes if isinstance(code, str) and code.strip()))

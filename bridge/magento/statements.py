@@ -212,7 +212,8 @@ ORDERS_OF_CUSTOMERS = (
 STORES = "SELECT t.store_id, t.website_id FROM {p}store t"
 CONFIGURATION = (
     "SELECT d.path, d.scope, d.scope_id, d.value FROM {p}core_config_data d"
-    " WHERE d.path IN ('general/locale/code', 'general/country/default') AND d.value IS NOT NULL"
+    " WHERE d.path IN ('general/locale/code', 'general/country/default', 'tocsin/provenance/ai_attributes')"
+    " AND d.value IS NOT NULL"
 )
 REGIONS = "SELECT g.region_id, g.country_id, g.code FROM {p}directory_country_region g WHERE g.code IS NOT NULL"
 ATTRIBUTES = (

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bridge.contracts.errors import Refused, nearest
 from bridge.contracts.events import ProvenanceRecorded
 from bridge.magento import statements
-from bridge.magento.catalog import Attribute, Catalog
+from bridge.magento.catalog import AI_ATTRIBUTES_PATH, Attribute, Catalog, ai_written
 from bridge.magento.changelogs import ChangeBatch, View, batch_of
 from bridge.magento.reader import StoreReader
 from bridge.magento.session import LeadSession, store_url
@@ -56,6 +56,7 @@ class SqlStore:
         self._session = session or LeadSession(settings)
         self._catalog = Catalog()
         self._catalog_read_at: float | None = None
+        self._warned_of: set[str] = set()
         self._customers = ""
         self._all_customers: str | None = None
 
@@ -277,26 +278,46 @@ class SqlStore:
             self._read_catalog()
 
     def _read_catalog(self) -> None:
-        available = {row[0]: Attribute(*row) for row in self._session.rows(statements.ATTRIBUTES)}
-        attributes = []
-        for code in self._settings.registered_attributes:
-            if code in available:
-                attributes.append(available[code])
-            else:
-                log.warning(
-                    "store.registered_attributes names an attribute that customers do not have"
-                    + nearest(code, available),
-                    attribute=code,
-                )
+        configuration = {(row[0], row[1], row[2]): row[3] for row in self._session.rows(statements.CONFIGURATION)}
+        attributes = self._registered(ai_written(configuration.get((AI_ATTRIBUTES_PATH, "default", 0)), "customer"))
+        before = self._catalog.attributes
+        if self._catalog_read_at is not None and attributes != before:
+            # Those who do not change from now on keep the hashes of before.
+            log.warning(
+                "which attributes AI systems write has changed: run `tocsin relay backfill --entity customers`",
+                attributes=[attribute.code for attribute in attributes],
+            )
         self._catalog = Catalog(
             website_of_store=dict(tuple(row) for row in self._session.rows(statements.STORES)),
-            configuration={(row[0], row[1], row[2]): row[3] for row in self._session.rows(statements.CONFIGURATION)},
+            configuration=configuration,
             regions={row[0]: (row[1], row[2]) for row in self._session.rows(statements.REGIONS)},
-            attributes=tuple(attributes),
+            attributes=attributes,
         )
         self._customers = statements.customers(attributes)
         self._all_customers = statements.customers_at_once(attributes)
         self._catalog_read_at = self._clock.now().timestamp()
+
+    def _registered(self, configured: Sequence[str]) -> tuple[Attribute, ...]:
+        """Return the customer attributes named by our settings and by the module's configuration.
+
+        Settings that name one whose values lie in no value table are refused; of the store's own it is said once.
+        """
+        available = {row[0]: Attribute(*row) for row in self._session.rows(statements.ATTRIBUTES)}
+        found: list[Attribute] = []
+        for code in dict.fromkeys((*self._settings.registered_attributes, *configured)):
+            ours = code in self._settings.registered_attributes
+            attribute = available.get(code)
+            if attribute is not None and (ours or attribute.backend_type in statements.BACKEND_TYPES):
+                found.append(attribute)
+            elif code not in self._warned_of:
+                self._warned_of.add(code)
+                where = "store.registered_attributes" if ours else f"the store's {AI_ATTRIBUTES_PATH}"
+                log.warning(
+                    f"{where} names an attribute that customers have no values of{nearest(code, available)}; its untagged"
+                    " writes are not found",
+                    attribute=code,
+                )
+        return tuple(found)
 
 
 class Made(Collection[State]):

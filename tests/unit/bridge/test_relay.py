@@ -23,6 +23,7 @@ from bridge.contracts.events import (
     StoreBeat,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
+from bridge.magento.catalog import AI_ATTRIBUTES_PATH
 from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
 from bridge.magento.store import open_store
@@ -177,6 +178,21 @@ def test_a_customer_is_published_sealed(shop: StoreRows, topics: Topics, start: 
     assert event.contact is not None
     contact = Opener([KEYS.private]).open(event.contact, "customer/42")
     assert (contact.email, contact.phone) == ("person42@shop.example.com", "+12135550101")
+
+
+def test_attributes_that_the_store_calls_ai_written_are_hashed_beside_those_of_the_settings(
+    shop: StoreRows, topics: Topics, start: Start
+) -> None:
+    shop.add("eav_attribute", attribute_id=203, entity_type_id=1, attribute_code="churn", backend_type="varchar")
+    shop.add("eav_attribute", attribute_id=204, entity_type_id=1, attribute_code="email", backend_type="static")
+    rows = [{"entity_type": "customer", "attribute": code} for code in ("churn", "email", "unknown")]
+    shop.add("core_config_data", scope="default", scope_id=0, path=AI_ATTRIBUTES_PATH, value=json.dumps(rows))
+    shop.customer(42)
+    shop.add("customer_entity_varchar", attribute_id=203, entity_id=42, value="soon")
+    drain(shop, start)
+    event = topics.newest()["customer/42"]
+    assert isinstance(event, CustomerChanged)
+    assert event.attribute_hmacs == {"churn": value_hmac(JOIN_KEY, "churn", "soon")}
 
 
 def test_nothing_personal_leaves_in_clear(shop: StoreRows, topics: Topics, start: Start) -> None:

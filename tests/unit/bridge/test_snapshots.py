@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Sensitivity
-from bridge.magento.catalog import Catalog
+from bridge.magento.catalog import Catalog, ai_written
 from bridge.magento.regions import country_code, residence_code
 from bridge.magento.snapshots import FAULTS, customer_state, order_state, provenance_state
 from tests.store_rows import provenance_row
@@ -222,3 +222,23 @@ def test_a_document_that_is_none_leaves_the_id(document: str) -> None:
     state = customer_state(42, document, CATALOG, None)
     assert (state.customer_id, state.faults) == (42, ("row",))
     assert state.channels == (Channel.ACCOUNT_NOTICE,)
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        (
+            '[{"entity_type": "customer", "attribute": "churn"}, {"entity_type": "order", "attribute": "risk"}]',
+            ("churn",),
+        ),
+        ('{"a": {"entity_type": "customer", "attribute": " churn "}, "b": {"entity_type": "customer"}}', ("churn",)),
+        ("[1, null, []]", ()),
+        ("no json", ()),
+        ("3", ()),
+        (None, ()),
+    ],
+)
+def test_the_stores_configuration_says_which_attributes_ai_writes(
+    configured: str | None, expected: tuple[str, ...]
+) -> None:
+    assert ai_written(configured, "customer") == expected
