@@ -1,9 +1,11 @@
 """MariaDB and Kafka of a size that benchmarks need, and a store with customers and provenance in it."""
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from pymysql.cursors import Cursor
 
@@ -29,23 +31,35 @@ class Stand:
 
 @contextmanager
 def stand(*, small: bool) -> Iterator[Stand]:
-    """Yield the servers; `small` for a try at toy size. Raises PeerMissing."""
+    """Yield the servers with an empty store; `small` ones are shared by all tries at toy size. Raises PeerMissing."""
+    with ExitStack() as own:
+        database, broker = _small_servers() if small else _started(own, JVM)
+        store = own.enter_context(mariadb.fresh_database(database, with_tables=True))
+        if not small:
+            with database.connect() as connection, connection.cursor() as cursor:
+                cursor.execute("SET GLOBAL innodb_buffer_pool_size = 2147483648")
+                cursor.execute("SET GLOBAL innodb_log_file_size = 1073741824")
+        yield Stand(store, broker.bootstrap_servers)
+
+
+@cache
+def _small_servers() -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
+    kept = ExitStack()
+    atexit.register(kept.close)
+    return _started(kept, kafka.JVM)
+
+
+def _started(keeper: ExitStack, jvm: Sequence[str]) -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
     ways = []
     for name, programs in (("MariaDB", mariadb.PROGRAMS), ("Kafka", kafka.PROGRAMS)):
         way = choice.way_to(name, programs, choice.look_around(programs, os.environ))
         if isinstance(way, choice.Missing):
             raise PeerMissing(way.reason)
         ways.append(way)
-    with (
-        mariadb.mariadb_server(ways[0]) as database,
-        kafka.kafka_server(ways[1], jvm=kafka.JVM if small else JVM) as broker,
-        mariadb.fresh_database(database, with_tables=True) as store,
-    ):
-        if not small:
-            with database.connect() as connection, connection.cursor() as cursor:
-                cursor.execute("SET GLOBAL innodb_buffer_pool_size = 2147483648")
-                cursor.execute("SET GLOBAL innodb_log_file_size = 1073741824")
-        yield Stand(store, broker.bootstrap_servers)
+    return (
+        keeper.enter_context(mariadb.mariadb_server(ways[0])),
+        keeper.enter_context(kafka.kafka_server(ways[1], jvm=jvm)),
+    )
 
 
 def fill(cursor: Cursor, customers: int, records: int) -> None:
