@@ -162,7 +162,7 @@ def _checks(magento: Magento, *, production: bool) -> list[tuple[str, Callable[[
         magento.run("setup:upgrade", "--keep-generated")
         second = magento.schema()
         changed = sorted(
-            f"{what} {place}: {before.get(place)} became {after.get(place)}"
+            f"{what} {place}: {str(before.get(place))[:200]} became {str(after.get(place))[:200]}"
             for what, before, after in (
                 ("column", first.columns, second.columns),
                 ("index", first.keys, second.keys),

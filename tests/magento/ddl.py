@@ -99,10 +99,15 @@ def read_schema(connection: "Connection[Cursor]", prefix: str, tables: Iterable[
 
 
 def statements_of(body: str, prefix: str) -> tuple[str, ...]:
-    """Return the statements of a trigger's body, one line each as mview writes them, without the changelogs' prefix."""
+    """Return the statements of a trigger's body, one line each as mview writes them, without the changelogs' prefix.
+
+    Sorted: which view's statement comes first is which view Magento met first, and says nothing.
+    """
     lines = [" ".join(line.split()) for line in body.splitlines()]
     return tuple(
-        line.replace(f"INTO `{prefix}", "INTO `") for line in lines if line and line.upper() not in ("BEGIN", "END")
+        sorted(
+            line.replace(f"INTO `{prefix}", "INTO `") for line in lines if line and line.upper() not in ("BEGIN", "END")
+        )
     )
 
 
