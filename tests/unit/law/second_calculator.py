@@ -226,7 +226,7 @@ def _doubtful(year: int, place: str) -> set[int]:
     kept_on_friday = {day - 1 for day in _fixed(year, (1, 1), (7, 4), (11, 11), (12, 25)) if weekday(day) == 5}
     juneteenth = _observed(_fixed(year, (6, 19)))
     return {
-        "US-IA": kept_on_friday | juneteenth,
+        "US-IA": kept_on_friday | juneteenth | {day - 1 for day in _fixed(year, (2, 12)) if weekday(day) == 5},
         "US-VT": juneteenth | {nth(year, 10, 2, 0)},  # Indigenous Peoples' Day
         "US-ME": kept_on_friday | {day - 1 for day in _fixed(year, (6, 19)) if weekday(day) == 5},
         "CO": {day + (-weekday(day)) % 7 for day in _fixed(year, (7, 9))},  # Chiquinquira, since 2026
