@@ -80,6 +80,11 @@ FAULTY = counter(
     question="is the store's data readable?",
     labels={"field": FAULTS},
 )
+UNREADABLE = counter(
+    "tocsin_relay_unreadable_total",
+    "provenance rows that do not say about whom they are: settled, and nothing is published of them",
+    question="does the store hold rows that can concern nobody?",
+)
 ERRORS = counter(
     "tocsin_relay_errors_total",
     "batches or starts that failed and are repeated",
@@ -147,6 +152,7 @@ class StateMessages:
                 continue
             if type(state) is Unreadable:
                 faults.update(state.faults)
+                UNREADABLE.inc()
                 continue
             kind, topic, message, faulty = self._modelled(state, envelopes)
             yield topic, message

@@ -38,6 +38,8 @@ class RelayNumbers:
     """Mean over all batches since its start; None before the first."""
     publish_errors: int
     store_errors: int
+    unreadable_rows: int = 0
+    """Since its start: provenance rows that do not say about whom they are, of which nothing is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class Status:
         elif beat is not None and beat > BEAT_IS_OLD_SECONDS:
             found.append(
                 f"no relay leads: the last heartbeat is {in_short(beat)} old; start one with `tocsin run relay`"
+            )
+        if self.relay is not None and self.relay.unreadable_rows:
+            found.append(
+                f"{self.relay.unreadable_rows} provenance rows say of nobody that they are about them, so nothing of them is in"
+                " the index; the relay's log names each row's id"
             )
         if self.silent_partitions:
             found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
@@ -189,6 +196,7 @@ def _relay_numbers(
             batch_seconds=total(second, "tocsin_relay_batch_seconds_sum") / batches if batches else None,
             publish_errors=int(second.get("tocsin_relay_errors_total{kafka}", 0)),
             store_errors=int(second.get("tocsin_relay_errors_total{store}", 0)),
+            unreadable_rows=int(total(second, "tocsin_relay_unreadable_total")),
         ),
         None,
     )

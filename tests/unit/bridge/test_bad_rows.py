@@ -1,6 +1,7 @@
 """Rows that no shop should hold: each becomes a state, its faults named, and its message can be written and read."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from bridge.magento.snapshots import (
     provenance_state,
 )
 from bridge.relay import StateMessages
+from bridge.relay_status import RelayNumbers, Status
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.sealing import Sealer, generate_sealing_keys
 
@@ -157,6 +159,13 @@ def test_a_street_without_end_is_no_address() -> None:
     assert state.faults == ("address",)
     assert state.contact.postal_address == ()
     assert state.contact.email == "p@shop.example.com"
+
+
+def test_rows_of_nobody_are_shown() -> None:
+    numbers = RelayNumbers(True, 0.0, 0.0, None, 0, 0, unreadable_rows=2)
+    (trouble,) = [each for each in Status(relay=numbers).troubles(NOW) if "provenance" in each]
+    assert trouble.startswith("2 provenance rows")
+    assert not any("provenance" in each for each in Status(relay=replace(numbers, unreadable_rows=0)).troubles(NOW))
 
 
 def test_an_unreadable_time_of_reading_is_now() -> None:

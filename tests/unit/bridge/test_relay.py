@@ -27,7 +27,7 @@ from bridge.magento.catalog import AI_ATTRIBUTES_PATH
 from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
 from bridge.magento.store import open_store
-from bridge.relay import AGE, RelayStage
+from bridge.relay import AGE, FAULTY, UNREADABLE, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import Opener, Sealer, email_hmac, generate_sealing_keys, value_hmac
@@ -309,7 +309,9 @@ def test_a_bad_row_delays_nobody(shop: StoreRows, topics: Topics, start: Start) 
     shop.provenance("r-1", "customer/41", categories="{no json", generated_at="0000-00-00 00:00:00")
     shop.provenance("r-2", "nobody/0", entity_id=0, customer_id=None)
     shop.provenance("r-3", "customer/43")
+    before = UNREADABLE._value.get(), FAULTY.labels("root")._value.get()
     drain(shop, start)
+    assert (UNREADABLE._value.get(), FAULTY.labels("root")._value.get()) == (before[0] + 1, before[1] + 1)
     newest = topics.newest()
     assert set(newest) == {"provenance/r-1", "provenance/r-3"}
     bad = newest["provenance/r-1"]
