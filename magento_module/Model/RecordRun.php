@@ -28,6 +28,7 @@ class RecordRun
      * Return what became of each configured attribute that was written: recorded, repeated or why it was refused.
      *
      * A run has one record per attribute of an entity: its id is made of these, so that a repeated save adds none.
+     * Records of the same attribute that the store held before are superseded and retired: their value is overwritten.
      * A version that neither the run nor the configuration names is not made up: a record with a wrong one would hide
      * the write from an alert about the right one, while without a record it is found as untagged.
      *
@@ -91,8 +92,14 @@ class RecordRun
         $codes = array_keys($records);
         foreach ($codes === [] ? [] : $this->storeRecords->execute(array_values($records)) as $place => $outcome) {
             $error = $outcome['errors'][0] ?? null;
-            $outcomes[$codes[$place]] = $error === null ? (string)$outcome['status']
-                : $error['field'] . ' ' . $error['reason'];
+            $code = $codes[$place];
+            $outcomes[$code] = $error === null ? (string)$outcome['status'] : $error['field'] . ' ' . $error['reason'];
+            if ($error === null && isset($superseded[$code])) {
+                // The save has overwritten the value: who held it before is not exposed by a later leak. A crash before
+                // this line leaves both records as held, which tells too many rather than too few.
+                $at = (new DateTimeImmutable($records[$code]['generated_at']))->format('Y-m-d H:i:s');
+                $this->table->retireReplaced($root, $entityType, $entityId, $code, (string)$outcome['record_id'], $at);
+            }
         }
         return $outcomes;
     }

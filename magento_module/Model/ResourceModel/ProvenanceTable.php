@@ -111,9 +111,10 @@ class ProvenanceTable
         $connection = $this->connection();
         return $connection->fetchPairs(
             $connection->quoteInto(
-                "SELECT attribute, record_id FROM {$this->name(self::TABLE)}"
+                "SELECT r.attribute, r.record_id FROM {$this->name(self::TABLE)} r JOIN"
+                . " (SELECT MAX(id) AS id FROM {$this->name(self::TABLE)}"
                 . " WHERE {$entity}_id = :id AND entity_type = :type AND entity_id = :entity AND deleted_at IS NULL"
-                . ' AND attribute IN (?) ORDER BY id',
+                . ' AND attribute IN (?) GROUP BY attribute) newest ON newest.id = r.id',
                 $attributes
             ),
             ['id' => (int)$id, 'type' => $entityType, 'entity' => $entityId]
@@ -133,6 +134,32 @@ class ProvenanceTable
             ['deleted_at' => $deletedAt],
             $connection->quoteInto('record_id = ?', $recordId) . ' AND deleted_at IS NULL'
         ) > 0;
+    }
+
+    /**
+     * Set deleted_at of what a newer record of the same attribute replaced.
+     *
+     * @return int how many records that were
+     */
+    public function retireReplaced(
+        string $root,
+        string $entityType,
+        int $entityId,
+        string $attribute,
+        string $replacedBy,
+        string $at
+    ): int {
+        [$entity, $id] = explode('/', $root);
+        $connection = $this->connection();
+        return $connection->update($this->resource->getTableName(self::TABLE), ['deleted_at' => $at], implode(' AND ', [
+            $connection->quoteInto("{$entity}_id = ?", (int)$id),
+            $connection->quoteInto('entity_type = ?', $entityType),
+            $connection->quoteInto('entity_id = ?', $entityId),
+            $connection->quoteInto('attribute = ?', $attribute),
+            $connection->quoteInto('record_id <> ?', $replacedBy),
+            $connection->quoteInto('generated_at <= ?', $at),
+            'deleted_at IS NULL',
+        ]));
     }
 
     /**

@@ -134,9 +134,17 @@ class TablesTest extends TestCase
         }
         $this->table->retire('c', '2026-04-01 00:00:00');
         self::assertSame(['churn_score' => 'b'], $this->table->newestHeld('customer/1', 'customer', 1, ['churn_score', 'x']));
+        $this->outcome(['record_id' => 'elsewhere', 'entity_id' => 2]);
+        $this->outcome(['record_id' => 'later', 'generated_at' => '2026-03-03T00:00:00Z']);
+        self::assertSame(2, $this->table->retireReplaced('customer/1', 'customer', 1, 'churn_score', 'd', '2026-03-02 00:00:00'));
+        self::assertSame(
+            ['2026-03-02 00:00:00', '2026-03-02 00:00:00', '2026-04-01 00:00:00', null, null],
+            $this->connection->fetchCol('SELECT deleted_at FROM tocsin_provenance ORDER BY id')
+        );
+        $this->sql("DELETE FROM tocsin_provenance WHERE record_id = 'later'");
         self::assertSame(['c'], array_column($this->table->page('customer_id', 1, 2, 2), 'record_id'));
         self::assertSame(3, $this->table->countOf('customer_id', 1));
-        self::assertCount(3, $this->table->allOf('customer_id', [1, 2]));
+        self::assertCount(4, $this->table->allOf('customer_id', [1, 2]));
     }
 
     public function testTheDataMapCounts(): void

@@ -99,6 +99,26 @@ class FakeProvenanceTable extends ProvenanceTable
         return false;
     }
 
+    public function retireReplaced(
+        string $root,
+        string $entityType,
+        int $entityId,
+        string $attribute,
+        string $replacedBy,
+        string $at
+    ): int {
+        $retired = 0;
+        foreach ($this->rows as &$row) {
+            if ([$row['root'], $row['entity_type'], $row['entity_id'], $row['attribute'], $row['deleted_at']]
+                === [$root, $entityType, $entityId, $attribute, null] && $row['record_id'] !== $replacedBy
+            ) {
+                $row['deleted_at'] = $at;
+                $retired++;
+            }
+        }
+        return $retired;
+    }
+
     public function dataMap(): array
     {
         return [[

@@ -40,11 +40,14 @@ class RecordRunTest extends ServiceTestCase
         self::assertCount(1, $this->table->rows);
     }
 
-    public function testALaterRunSupersedesWhatIsHeld(): void
+    public function testALaterRunSupersedesAndRetiresWhatItOverwrote(): void
     {
+        $this->storeRecords()->execute([self::record(['record_id' => 'other', 'entity_id' => 2])]);
         $this->recordRun(new NamedRun('monday', null, null, []), ['churn_score']);
         $this->recordRun(new NamedRun('tuesday', null, null, []), ['churn_score']);
-        self::assertSame($this->table->rows[0]['record_id'], $this->table->rows[1]['supersedes']);
+        [$other, $monday, $tuesday] = $this->table->rows;
+        self::assertSame($monday['record_id'], $tuesday['supersedes']);
+        self::assertSame([null, $tuesday['generated_at'], null], array_column($this->table->rows, 'deleted_at'));
     }
 
     public function testWhatWasRetiredAndIsWrittenAgainByItsRunIsANewRecord(): void
