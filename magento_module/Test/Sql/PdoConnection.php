@@ -4,7 +4,6 @@ declare(strict_types=1);
 
 namespace Tocsin\BreachNotification\Test\Sql;
 
-use LogicException;
 use Magento\Framework\DB\Adapter\AdapterInterface;
 use Magento\Framework\DB\Adapter\DuplicateException;
 use PDO;
@@ -104,31 +103,6 @@ class PdoConnection implements AdapterInterface
     public function tableColumnExists($tableName, $columnName, $schemaName = null)
     {
         return (bool)$this->fetchOne("SHOW COLUMNS FROM `$tableName` LIKE " . $this->pdo->quote($columnName));
-    }
-
-    public function isTableExists($tableName, $schemaName = null)
-    {
-        return (bool)$this->fetchOne('SHOW TABLES LIKE ' . $this->pdo->quote($tableName));
-    }
-
-    public function describeTable($tableName, $schemaName = null)
-    {
-        return array_column($this->fetchAll("SHOW COLUMNS FROM `$tableName`"), null, 'Field');
-    }
-
-    public function addColumn($tableName, $columnName, $definition, $schemaName = null)
-    {
-        throw new LogicException('No test changes the tables.');
-    }
-
-    public function dropTable($tableName, $schemaName = null)
-    {
-        throw new LogicException('No test changes the tables.');
-    }
-
-    public function delete($table, $where = '')
-    {
-        return $this->run("DELETE FROM `$table` WHERE $where")->rowCount();
     }
 
     public function run(string $sql, array $bind = []): \PDOStatement
