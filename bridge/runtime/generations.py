@@ -48,12 +48,6 @@ def marker_name(prefix: str, generation: int) -> str:
     return f"{prefix}{STORE_CHANGES.name}.g{generation}.active"
 
 
-def logical_name(prefix: str, name: str) -> str:
-    """Return the declared name of a topic on the cluster, of whatever generation."""
-    logical = name.removeprefix(prefix)
-    return re.sub(r"\.g[0-9]+$", "", logical) if re.sub(r"\.g[0-9]+$", "", logical) in _NAMES else logical
-
-
 def generations_in(names: Iterable[str], prefix: str) -> Generations:
     """Return the generations that a cluster with topics `names` has. Half a pair does not count: it is being made."""
     here = frozenset(names)

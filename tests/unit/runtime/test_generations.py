@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bridge.contracts.topics import DEPARTED_CUSTOMERS, STORE_CHANGES, TOPICS, Topic
-from bridge.runtime.generations import Generations, generations_in, logical_name, marker_name, topic_name
+from bridge.contracts.topics import DEPARTED_CUSTOMERS, STORE_CHANGES
+from bridge.runtime.generations import Generations, generations_in
 
 CHANGES, DEPARTED = STORE_CHANGES.name, DEPARTED_CUSTOMERS.name
 
@@ -35,10 +33,3 @@ CHANGES, DEPARTED = STORE_CHANGES.name, DEPARTED_CUSTOMERS.name
 def test_generations_by_names(names: Sequence[str], found: Generations) -> None:
     assert generations_in(names, "") == found
     assert generations_in([f"shop.{name}" for name in names], "shop.") == found
-
-
-@given(st.sampled_from(TOPICS), st.integers(1, 30), st.sampled_from(["", "shop."]))
-def test_a_name_goes_there_and_back(topic: Topic, generation: int, prefix: str) -> None:
-    name = topic_name(prefix, topic.name, generation)
-    assert logical_name(prefix, name) == topic.name
-    assert marker_name(prefix, generation) != name
