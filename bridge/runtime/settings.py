@@ -249,6 +249,11 @@ class Metrics(Section):
 class Index(Section):
     host: str = "127.0.0.1"
     rebuild_after_days: float = Field(default=6, gt=0)
+    retention_days: int = Field(
+        default=1096,
+        ge=30,
+        description="how long a deleted provenance record answers questions about the time before its deletion",
+    )
 
 
 class Clocks(Section):

@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -181,7 +181,7 @@ _WRONG = " OR ".join(
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
 _SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
-    head_at TIMESTAMP);
+    head_at TIMESTAMP, kept_since TIMESTAMP);
 CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
 CREATE TABLE customer ({_columns(_PERSON_COLUMNS)});
 CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS)});
@@ -302,14 +302,16 @@ class PartitionReader:
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]:
         """Return since when this partition has records of what the scope names, and how many values have none.
 
-        What the scope names and no record here does appears with `recorded_since` None.
+        What the scope names and no record here does appears with `recorded_since` None. What was deleted before the
+        retention began is forgotten, so nothing counts as recorded since an earlier time.
         """
         models, attributes = named_models(scope), named_attributes(scope)
         since: dict[tuple[str, str], datetime | None] = {}
         written: set[str] = set()
         seen_models: set[str] = set()
         for row in self._rows(
-            "SELECT model_id, attribute, min(generated_at) AS since FROM provenance GROUP BY model_id, attribute"
+            """SELECT model_id, attribute, greatest(min(generated_at), (SELECT max(kept_since) FROM meta)) AS since
+            FROM provenance GROUP BY model_id, attribute"""
         ):
             written.add(row["attribute"])
             seen_models.add(row["model_id"])
@@ -711,6 +713,19 @@ class PartitionFile(PartitionReader):
                 [root, attribute, stored(seen_at)],
             )
 
+    def forget(self, before: datetime) -> tuple[list[tuple[str, str]], list[UntaggedWrite]]:
+        """Forget records that were deleted, and untagged values that were replaced, before `before`.
+
+        Returns the records' ids with their roots, and the untagged writes.
+        """
+        self._connection.execute("UPDATE meta SET kept_since = ?", [stored(before)])
+        records = [
+            (row["record_id"], row["root"])
+            for row in self._rows("DELETE FROM settled WHERE deleted_at < ? RETURNING record_id, root", stored(before))
+        ]
+        marks = self._rows("DELETE FROM untagged_write WHERE until < ? RETURNING *", stored(before))
+        return records, [_mark(row) for row in marks]
+
     def set_positions(self, positions: Mapping[str, int]) -> None:
         """Store the next offset to read of each logical topic."""
         for topic, offset in positions.items():
@@ -964,7 +979,7 @@ class ProvenanceIndex:
         # A crash before the commit leaves a file without a meta row: unusable, so built again.
         connection.begin()
         connection.execute(_SCHEMA)
-        connection.execute("INSERT INTO meta VALUES (?, ?, ?, ?, ?, ?)", [*identity, stored(now)])
+        connection.execute("INSERT INTO meta VALUES (?, ?, ?, ?, ?, ?, NULL)", [*identity, stored(now)])
         connection.commit()
         return connection
 
@@ -1010,7 +1025,7 @@ class ProvenanceIndex:
         found = connection.execute("SELECT * FROM meta").fetchall()
         if len(found) != 1:
             raise _Unusable("it was never finished")
-        *was, head_at = found[0]
+        *was, head_at, _ = found[0]
         if tuple(was) != identity:
             raise _Unusable(f"it belongs to {tuple(was)}, not to {identity} (schema, topic, cluster, partition, of)")
         if now - _in_utc(head_at) > self._rebuild_after:

@@ -55,9 +55,6 @@ log = structlog.get_logger()
 
 GROUP = "index"
 SOURCE = "/index"
-RETENTION = "unlimited"
-"""Stated in every record: provenance is kept until its store's operator removes it."""
-
 _BATCH = 20_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
 _MERGE_SECONDS = 5.0
@@ -123,6 +120,7 @@ class PartitionFile(Protocol):
     def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None: ...
     def put_marks(self, marks: Sequence[UntaggedWrite]) -> None: ...
     def drop_marks(self, keys: Sequence[tuple[str, str, datetime]]) -> None: ...
+    def forget(self, before: datetime) -> tuple[list[tuple[str, str]], list[UntaggedWrite]]: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
     def note_beat(self, written_at: datetime, visible_at: datetime) -> None: ...
@@ -752,7 +750,7 @@ class IndexStage:
             "merkle_root": members_root(members),
             "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
             "code_version": _code_version(),
-            "retention": RETENTION,
+            "retention": f"records, until {self._settings.index.retention_days} d after their deletion",
             "duration_seconds": round(time.monotonic() - started, 6),
             "resolved_at": self._clock.now().isoformat(),
         }
@@ -783,8 +781,18 @@ class IndexStage:
             )
             with file.transaction():
                 file.drop_departed(expired)
+                self._forget(file, now)
                 if at_head:
                     file.note_head(now)
+
+    def _forget(self, file: PartitionFile, now: datetime) -> None:
+        """Forget what the retention no longer covers, here and among the kept copies."""
+        records, marks = file.forget(now - timedelta(days=self._settings.index.retention_days))
+        gone = [(_PROVENANCE_PREFIX + record_id, root) for record_id, root in records]
+        for key, root in [*gone, *((mark_key(mark), mark.root) for mark in marks)]:
+            self._outgoing.send(DEPARTED_CUSTOMERS, tombstone(key=key, root=root, source=SOURCE, at=now))
+        # A crash before the commit that follows sends these tombstones again.
+        self._outgoing.flush()
 
     def _owned_changed(self) -> None:
         PARTITIONS.set(len(self._files))

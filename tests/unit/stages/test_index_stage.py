@@ -476,3 +476,22 @@ def test_a_record_that_comes_late_takes_the_mark_back(bench: Bench) -> None:
     assert bench.stage._files[0].answer(Scope(model_versions=("7",), exposed_from=NOW - timedelta(days=2))) != []
     found = bench.stage._files[0].answer(Scope(model_versions=("9",)))
     assert found == []
+
+
+def test_a_deleted_record_answers_until_its_retention_ends(bench: Bench) -> None:
+    """And from then on nothing counts as recorded since an earlier time."""
+    written, deleted = NOW - timedelta(days=2000), NOW - timedelta(days=1090)
+    bench.feed(
+        customer(1), record(generated_at=written, deleted_at=deleted), record(record_id="r2", generated_at=written)
+    )
+    scope = Scope(model_ids=("fraud-scorer",), exposed_from=written, exposed_to=deleted - timedelta(days=1))
+    bench.ticks()
+    file = bench.stage._files[0]
+    assert [each.why.record_ids for each in file.answer(scope) if each.why] == [("r1", "r2")]
+    bench.clock.at += timedelta(days=7)
+    bench.ticks()
+    assert [each.why.record_ids for each in file.answer(scope) if each.why] == [("r2",)]
+    assert [each.key for each in bench.broker.events(DEPARTED_CUSTOMERS)] == ["provenance/r1"]
+    assert file.coverage(scope)[0].recorded_since == bench.clock.now() - timedelta(days=1096)
+    bench.alert()
+    assert bench.resolutions()[0].retention == "records, until 1096 d after their deletion"
