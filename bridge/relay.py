@@ -210,7 +210,8 @@ class StateMessages:
             "store_id": state.store_id,
             "locale": state.locale,
             "residence": state.residence,
-            "channels": state.channels,
+            # plain words: the serializer takes twice the time of all the rest for four members of an enumeration
+            "channels": [str(channel) for channel in state.channels],
             "contact": self._sealer.seal_json(contact, root),
             "email_hmac": email_hmac(self._join_key, email) if email and email.strip() else None,
         }

@@ -170,8 +170,10 @@ class _Address:
 
     def lines(self, first_name: str | None, last_name: str | None) -> tuple[str, ...]:
         """Return the lines of an envelope, or nothing if a letter would not find its way."""
-        street = [line.strip() for line in str(self._street or "").splitlines() if line.strip()]
-        if not (street and self._city and self.country):
+        if not (self._street and self._city and self.country):
+            return ()
+        street = [line.strip() for line in str(self._street).splitlines() if line.strip()]
+        if not street:
             return ()
         names = " ".join(part for part in (self.first_name or first_name, self.last_name or last_name) if part)
         if self.country in _CITY_BEFORE_POSTCODE:
