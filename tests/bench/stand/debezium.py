@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -115,6 +115,14 @@ class Debezium:
         self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
         self._admin.create_topics([NewTopic(self.topic, 1, 1)])[self.topic].result()
         self._consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": f"{name}-watch"})
+        measure.wait_until(f"topic {self.topic}", self._is_there, 30)
+
+    def _is_there(self) -> bool:
+        try:
+            return self.count() == 0
+        except KafkaException:
+            # a topic just made is not known everywhere at once
+            return False
 
     def count(self) -> int:
         """Return how many records its topic has taken."""
