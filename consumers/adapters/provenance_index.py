@@ -442,12 +442,12 @@ class PartitionReader:
         """Return who is here of those behind leaked keys; departed people and records without a person count."""
         found: dict[str, list[str]] = {}
         for row in self._rows(
-            "SELECT email_hmac, root FROM person WHERE email_hmac IN (SELECT unnest(?)) ORDER BY root",
+            "SELECT email_hmac, root FROM person WHERE email_hmac IN (SELECT unnest(?::VARCHAR[])) ORDER BY root",
             list(email_hmacs),
         ):
             found.setdefault(row["email_hmac"], []).append(row["root"])
         here = self._rows(
-            "WITH asked AS (SELECT unnest(?) AS root) SELECT root FROM asked WHERE root IN (SELECT root FROM person) "
+            "WITH asked AS (SELECT unnest(?::VARCHAR[]) AS root) SELECT root FROM asked WHERE root IN (SELECT root FROM person) "
             "OR root IN (SELECT root FROM provenance) ORDER BY root",
             list(roots),
         )

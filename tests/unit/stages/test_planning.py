@@ -37,7 +37,7 @@ from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, Te
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
 from consumers.evidence.commitment import commit
-from consumers.stages.planning import Planning
+from consumers.stages.planning import NOBODY_BEHIND_IT, Planning
 from tests.unit.shipped_law import shipped_law
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
@@ -506,3 +506,51 @@ def test_merging_loses_nobody_and_joins_whom_it_must(people: list[CustomerAffect
         assert set(person.disclosures) == {key for each in members if each.why for key in each.why.disclosures}
         assert person.contact == by_root[person.root].contact
         assert (person.contact is None) == all(each.contact is None for each in members)
+
+
+def test_purely_synthetic_people_are_held_and_nobody_is_paged_about_them(world: World) -> None:
+    world.approve("*")
+    people = [someone("customer/1"), someone("customer/2")]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    world.execute(
+        sa.insert(tables.fact).values(incident_id=INCIDENT, name="sensitivity", value="synthetic_only", recorded_at=NOW)
+    )
+    planning.look()
+    assert {row["held_reason"] for row in world.people().values()} == {NOBODY_BEHIND_IT}
+    assert not [page for page in world.rows(tables.page) if page["kind"] == "people.held"]
+    duties = {row["regime_id"]: row["status"] for row in world.rows(tables.obligation)}
+    assert not [name for name, status in duties.items() if status.startswith("due") or status == "pending"]
+
+
+def test_who_lives_where_and_whom_the_law_protects_is_counted_per_controller(world: World) -> None:
+    world.approve("*")
+    people = [
+        someone("customer/1"),
+        someone("customer/2", "US-TX", why=why(SCORE, record="r2", elements=("full_name", "ssn"))),
+        someone("customer/3", "US-TX", why=why(SCORE, record="r3", elements=("email",))),
+        someone("order/5", None),
+    ]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    [row] = world.rows(tables.exposure)
+    assert (row["controller"], row["people_count"], row["possible_count"]) == ("shop", 4, 0)
+    assert row["residents"] == {"DE": 1, "US-TX": 2, "unknown": 1}
+    assert row["triggering"] == {"DE": 1, "US-TX": 1}
+    assert row["triggered"]["us-tx-ind"] == 1
+    assert world.people()["order/5"]["jurisdictions"] == ["unknown"]
+    assert world.people()["order/5"]["held_reason"] is None, "unknown residence blocks nobody"
+    deadlines = {root: each["deadline_at"] for root, each in world.people().items()}
+    assert deadlines["order/5"] == min(at for at in deadlines.values() if at is not None)
+
+
+def test_nobody_found_without_full_coverage_leaves_the_clocks_running(world: World) -> None:
+    planning = world.planning()
+    world.feed(planning, answer(0, ()), answer(1, ()))
+    planning.look()
+    assert world.rows(tables.exposure) == []
+    duties = {row["regime_id"]: row for row in world.rows(tables.obligation)}
+    assert duties["us-ca-ind"]["status"] == "pending"
+    assert duties["eu-gdpr-33"]["conservative_deadline_at"] is not None
