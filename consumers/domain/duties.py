@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
 from bridge.contracts.events import Kind
+from consumers.domain.elements import exposes
 from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, covers, regimes_for_person
 from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
@@ -72,7 +73,8 @@ class Exposure:
     triggering: Mapping[str, int]
     """Of `residents`, those whose own exposed elements trigger a notice to individuals there."""
     triggered: Mapping[str, int]
-    """By regime of individual notice, the people who trigger it."""
+    """By regime of individual notice, the people who trigger it: where they live, or wherever a controller's establishment
+    brings them under a law."""
     elements: tuple[str, ...]
     kinds: tuple[str, ...]
 
@@ -87,7 +89,7 @@ class Regimes:
 
     def __init__(self, rules: Rules, on: date) -> None:
         self._rules = rules
-        self._on = on
+        self.on = on
         self._found: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
 
     def of(self, person: Person) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ class Regimes:
         key = (person.homes, person.elements)
         if key not in self._found:
             elements = known_elements(person.elements, self._rules)
-            self._found[key] = regimes_for_person(person.homes, elements, self._rules, self._on)
+            self._found[key] = regimes_for_person(person.homes, elements, self._rules, self.on)
         return self._found[key]
 
 
@@ -126,6 +128,10 @@ def _exposure(key: str, people: Sequence[Person], regimes: Regimes, rules: Rules
                 home for home in person.homes if any(covers(rules.by_id[regime].jurisdiction, home) for regime in found)
             )
         triggering.update(where[pair])
+    # a controller's establishment brings everybody under its law, wherever they live (GDPR Art. 3(1))
+    triggered.update(
+        {regime: count - triggered[regime] for regime, count in _by_elements(people, regimes, rules).items()}
+    )
     return Exposure(
         controller=key,
         people_count=len(people),
@@ -136,6 +142,22 @@ def _exposure(key: str, people: Sequence[Person], regimes: Regimes, rules: Rules
         elements=known_elements({name for person in people for name in person.elements}, rules),
         kinds=tuple(sorted({kind.value for person in people if person.why is not None for kind in person.why.kinds})),
     )
+
+
+def _by_elements(people: Sequence[Person], regimes: "Regimes", rules: Rules) -> dict[str, int]:
+    """Return, by regime that follows an establishment, the people whose elements it covers, whatever their residence."""
+    sets = Counter(known_elements(person.elements, rules) for person in people)
+    counts = {}
+    for duty in rules.duties:
+        if duty.recipient != "individual" or duty.territory != "establishment_or_targeting":
+            continue
+        combinations = rules.combinations.get(duty.regime_id, ())
+        counts[duty.regime_id] = sum(
+            number
+            for elements, number in sets.items()
+            if any(exposes(each, elements, regimes.on) is not False for each in combinations)
+        )
+    return {regime: count for regime, count in counts.items() if count}
 
 
 def facts_for(

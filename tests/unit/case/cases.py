@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import AlertReceived, Channel, Coverage, PartitionResolved
+from bridge.contracts.events import AlertReceived, Channel, Coverage, Kind, PartitionResolved, Sensitivity, Why
 from bridge.contracts.scope import Scope
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
@@ -19,7 +20,9 @@ from consumers.case.alerts import JudgedScope, Known, ReadAlert, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, take
 from consumers.case.people import Person
 from consumers.case.permissions import Role
-from consumers.domain.duties import Exposure
+from consumers.domain.duties import exposures
+from consumers.domain.persons import Person as Affected
+from tests.unit.shipped_law import shipped_law
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 KNOWN = Known({"fraud-scorer": frozenset({"6", "7"}), "income-band": frozenset({"1"})}, frozenset({"fraud_score"}))
@@ -117,17 +120,25 @@ class Case:
         *,
         kinds: Sequence[str] = ("derived",),
         elements: Sequence[str] = ("email", "full_name", "fraud_score"),
-        triggered: Mapping[str, int] | None = None,
         possible: int = 0,
         controller: str = "shop",
         revision: int = 1,
     ) -> None:
         """Write what planning counts: who lives where and what leaked of them."""
-        known = {code: n for code, n in residents.items() if code != "unknown"}
-        exposure = Exposure(
-            controller, sum(residents.values()), possible, dict(residents), known, dict(triggered or {}),
-            tuple(elements), tuple(kinds),
+        why = Why(
+            record_ids=("r",), attributes=("fraud_score",), models=("fraud-scorer@7",), kinds=tuple(map(Kind, kinds)),
+            disclosures=(), highest_sensitivity=Sensitivity.HIGH, categories=(), elements=tuple(elements),
         )  # fmt: skip
+        people = []
+        for code, number in residents.items():
+            person = Affected(
+                root="customer/1", roots=("customer/1",), customer_id=1, controller=controller, website_id=1, store_id=1,
+                locale="", residence=(), homes=() if code == "unknown" else (code,), channels=(), contact=None,
+                standing="recorded", late=False, sensitivity=Sensitivity.HIGH, why=why,
+            )  # fmt: skip
+            people += [person] * number
+        people[:possible] = [replace(each, standing="possible") for each in people[:possible]]
+        [exposure] = exposures(people, shipped_law().rules, NOW.date(), [controller])
 
         def write(work: Any) -> None:
             others = [each for each in work.exposures_of(incident_id, revision) if each.controller != controller]

@@ -98,7 +98,7 @@ def test_a_change_that_nobody_followed_up_is_caught_told_and_named(case: Case, c
     """A crash between a fact and its consequences; rules or controllers that were edited; a count by another process."""
     name = case.receive().incident_id
     elements = ("full_name", "ssn")
-    case.count(name, {"US-TX": 20}, elements=elements, triggered={"us-tx-ind": 20})
+    case.count(name, {"US-TX": 20}, elements=elements)
     law = shipped_law()
     watch(case)
     if change == "fact":
@@ -113,7 +113,7 @@ def test_a_change_that_nobody_followed_up_is_caught_told_and_named(case: Case, c
         ]
         law = replace(law, rules=replace(law.rules, duties=tuple(strict), rules_version="f" * 64))
     elif change == "count":
-        case.count(name, {"US-TX": 20, "US-CA": 600}, elements=elements, triggered={"us-tx-ind": 20, "us-ca-ind": 600})
+        case.count(name, {"US-TX": 20, "US-CA": 600}, elements=elements)
     else:
         law = replace(law, controllers=Elsewhere(law.controllers))
     assert watch(case, law) > 0
@@ -253,7 +253,7 @@ def open_gates(case: Case) -> set[tuple[str, str, tuple[str, ...]]]:
 def new_jersey(case: Case) -> str:
     name = case.receive().incident_id
     elements = ("full_name", "ssn", "email")
-    case.count(name, {"US-NJ": 5, "DE": 7}, elements=elements, triggered={"us-nj-ind": 5, "eu-gdpr-34": 7})
+    case.count(name, {"US-NJ": 5, "DE": 7}, elements=elements)
     watch(case)
     record(
         case, name, encrypted=False, harm_likely=True, sensitivity="real", entity=["online_retailer"], glba_exempt=False
@@ -310,6 +310,16 @@ def test_a_hold_recorded_as_a_fact_gates_and_a_gate_is_recorded_as_a_fact(case: 
     assert ("law_enforcement_hold", "us-nj-ind", ("US-NJ",)) in open_gates(case)
 
 
+def test_an_establishment_brings_everybody_under_its_law_wherever_they_live(case: Case) -> None:
+    """GDPR Art. 3(1): the shop is established in Germany; nobody affected lives in Europe, or nobody knows where."""
+    for homes in ({"US-TX": 5}, {"unknown": 5}):
+        name = case.receive(fingerprint=str(homes)).incident_id
+        case.count(name, homes)
+        watch(case)
+        own = {row["regime_id"]: row["status"] for row in case.rows(tables.obligation) if row["incident_id"] == name}
+        assert own["eu-gdpr-33"] == own["eu-gdpr-34"] == "pending", homes
+
+
 # --- what is recorded ------------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +327,7 @@ def test_a_hold_recorded_as_a_fact_gates_and_a_gate_is_recorded_as_a_fact(case: 
     ("facts", "says"),
     [
         ({"encryptd": True}, "did you mean 'encrypted'"),
-        ({"residents": {"DE": -1}}, "greater than or equal to 0"),
+        ({"residents": {"DE": -1}}, "residents.DE: a count is 0 or more"),
         ({"residents": {"XX": 1}}, "'XX' does not exist"),
         ({"paid_at": "2026-03-02T03:00:00"}, "has no offset"),
         ({"aware_at": "2026-03-02T03:00:00Z"}, "tocsin incident aware --as aware_at"),

@@ -14,9 +14,8 @@ from consumers.case.duty_commands import SubmittedFiles
 from consumers.case.review_commands import RulesFolder, review
 from consumers.case.verification import AwarenessPolicy, LeakMatcher
 from consumers.case.watch import IncidentWatch
-from consumers.domain.jurisdictions import EEA, US_STATES
 from tests.unit.case.cases import NOW, Case
-from tests.unit.case.test_commands import GROUPS, Desk
+from tests.unit.case.test_commands import Desk
 from tests.unit.case.test_verification import Index
 from tests.unit.shipped_law import shipped_law
 
@@ -56,14 +55,8 @@ def look(case: Case) -> None:
 
 def everywhere(case: Case, codes: Sequence[str] = TWENTY) -> str:
     name = case.receive().incident_id
-    regimes = {
-        duty.regime_id: 700
-        for duty in shipped_law().rules.duties
-        if duty.recipient == "individual"
-        and (duty.jurisdiction in codes or (duty.jurisdiction == "EEA" and set(codes) & EEA))
-    }
     elements = ("full_name", "email", "ssn", "national_id", "fraud_score", "account_number", "access_code")
-    case.count(name, dict.fromkeys(codes, 700), elements=elements, triggered=regimes, kinds=("real",))
+    case.count(name, dict.fromkeys(codes, 700), elements=elements, kinds=("real",))
     look(case)
     return name
 
@@ -243,5 +236,3 @@ def test_adopting_takes_counsel_and_ends_the_remark(case: Case, desk: Desk) -> N
     assert others
     type_review("--all", "--adopt", "--reason", "all read", who="col")
     assert "not adopted" not in desk.ok("incident", "obligations", name, who="rae")
-    assert {"US-TX"} <= US_STATES
-    assert "review" not in GROUPS
