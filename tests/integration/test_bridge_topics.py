@@ -301,8 +301,6 @@ def test_a_writer_killed_between_commit_and_acknowledgement_repeats_and_changes_
             wait_for("the withdrawal arrives", lambda: rows() == [("a-1", 0, 1), ("a-2", 1, 0)])
             successor.terminate()
             assert successor.wait(30) == 0
-        # what the bridge wrote itself is settled as unread: only the reading counts (see test_relay)
-        assert len(shop.changelog("tocsin_account_notice")) >= 4
     finally:
         publisher.close()
         engine.dispose()

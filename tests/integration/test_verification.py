@@ -161,11 +161,10 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
 
     # more partitions, while everything runs; killed in the middle, and gone on with
     shop.run("DELETE FROM customer_entity WHERE entity_id = 11")
-    killed = tocsin.popen("topics", "switch-generation", "--partitions", "8")
-    assert killed.stdout is not None
-    assert any(line.startswith("3 copied") for line in killed.stdout)
-    killed.kill()
-    killed.wait(30)
+    with tocsin.popen("topics", "switch-generation", "--partitions", "8") as killed:
+        assert killed.stdout is not None
+        assert any(line.startswith("3 copied") for line in killed.stdout)
+        killed.kill()
     assert tocsin.facts("index", "status")[1]["partition_count"] == 6
     done = tocsin.tocsin("topics", "switch-generation")
     assert done.returncode == 0, done.stdout + done.stderr
