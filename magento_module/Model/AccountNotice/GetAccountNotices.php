@@ -25,8 +25,13 @@ class GetAccountNotices implements GetAccountNoticesInterface
     public function execute(int $customerId): array
     {
         $table = $this->resource->getTableName('tocsin_account_notice');
+        // Texts as bytes: Magento's connections say SET NAMES utf8, and characters of four bytes would become "?".
+        [$title, $body] = array_map(
+            static fn (string $column): string => "CAST(CONVERT($column USING utf8mb4) AS BINARY) AS $column",
+            ['title', 'body']
+        );
         $rows = $this->resource->getConnection()->fetchAll(
-            "SELECT notice_id, title, body, locale, created_at, read_at FROM $table"
+            "SELECT notice_id, $title, $body, locale, created_at, read_at FROM $table"
             . ' WHERE customer_id = ? AND withdrawn_at IS NULL ORDER BY created_at DESC, id DESC',
             [$customerId]
         );

@@ -8,6 +8,7 @@ use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\DB\Adapter\DuplicateException;
 use Magento\Framework\FlagManager;
 use PHPUnit\Framework\TestCase;
+use Tocsin\BreachNotification\Model\AccountNotice\GetAccountNotices;
 use Tocsin\BreachNotification\Model\CheckRecord;
 use Tocsin\BreachNotification\Model\ResolveSubjects;
 use Tocsin\BreachNotification\Model\ResourceModel\ProvenanceTable;
@@ -214,6 +215,20 @@ class TablesTest extends TestCase
         $this->outcome(['record_id' => 'b', 'entity_id' => 4]);
         $this->sql('DELETE FROM customer_entity WHERE entity_id = 3');
         self::assertSame(1, $this->summarize()->execute());
+    }
+
+    /**
+     * The bridge writes notices as utf8mb4; Magento's connections, and this one, say SET NAMES utf8.
+     */
+    public function testANoticeIsShownAsItWasWrittenAlsoCharactersOfFourBytes(): void
+    {
+        $texts = ['Größe 🔔 𠮷野家', "Dear Ünal 👩‍👧,\n\nzł 100 €"];
+        $this->sql('DELETE FROM tocsin_account_notice');
+        $this->sql('INSERT INTO tocsin_account_notice (notice_id, customer_id, incident_id, title, body, locale, created_at)'
+            . " VALUES ('n', 1, 'INC-2026-0001', CONVERT(X'" . bin2hex($texts[0]) . "' USING utf8mb4),"
+            . " CONVERT(X'" . bin2hex($texts[1]) . "' USING utf8mb4), 'de_DE', '2026-03-01 10:00:00')");
+        [$notice] = (new GetAccountNotices(new ResourceConnection($this->connection)))->execute(1);
+        self::assertSame($texts, [$notice->getTitle(), $notice->getBody()]);
     }
 
     private function summarize(): SummarizeProvenance

@@ -51,15 +51,24 @@ class DeclarationsTest extends TestCase
         self::assertGreaterThan(50, $checked);
     }
 
-    public function testEachRouteAndAttributeHasARightThatIsThere(): void
+    public function testEachRouteAndSettingHasARightThatIsThere(): void
     {
         $acl = (string)file_get_contents($this->module() . '/etc/acl.xml');
-        foreach (['webapi', 'extension_attributes', 'adminhtml/system'] as $name) {
+        foreach (['webapi', 'adminhtml/system'] as $name) {
             preg_match_all('/Tocsin_BreachNotification::\w+/', (string)file_get_contents("{$this->module()}/etc/$name.xml"), $found);
             self::assertNotSame([], $found[0]);
             foreach ($found[0] as $right) {
                 self::assertStringContainsString("id=\"$right\"", $acl);
             }
+        }
+    }
+
+    public function testEveryTableTakesEveryCharacter(): void
+    {
+        $schema = simplexml_load_file($this->module() . '/etc/db_schema.xml');
+        self::assertCount(5, $schema->table);
+        foreach ($schema->table as $table) {
+            self::assertSame('utf8mb4', (string)$table['charset'], (string)$table['name']);
         }
     }
 
