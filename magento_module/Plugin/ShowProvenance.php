@@ -20,8 +20,8 @@ use Tocsin\BreachNotification\Model\ResourceModel\ProvenanceTable;
 /**
  * Adds provenance to customers and orders in REST answers, for callers with the right: one query an answer.
  *
- * Only the answer is touched, and only that of a read: no read within the shop, and no save, pays for it. A fault of ours
- * leaves it out and is logged.
+ * Only the answer is touched: no read within the shop pays for it, and no save, whose answer never shows any. The right is
+ * asked for here alone, see extension_attributes.xml. A fault of ours leaves it out and is logged.
  */
 class ShowProvenance
 {
@@ -58,11 +58,12 @@ class ShowProvenance
      */
     public function beforeProcess(ServiceOutputProcessor $subject, $data): void
     {
-        if ($this->request->getMethod() !== 'GET') {
-            return;
-        }
         try {
-            if ($data instanceof CustomerInterface) {
+            if ($this->request->getMethod() !== 'GET') {
+                if ($data instanceof CustomerInterface || $data instanceof OrderInterface) {
+                    $this->leaveOutWhatWasGiven($data);
+                }
+            } elseif ($data instanceof CustomerInterface) {
                 $this->show('customer_id', CustomerInterface::class, [(int)$data->getId() => $data]);
             } elseif ($data instanceof OrderInterface) {
                 $this->show('order_id', OrderInterface::class, [(int)$data->getEntityId() => $data]);
@@ -83,6 +84,19 @@ class ShowProvenance
             $this->logger->error('Tocsin: provenance could not be added to an answer', [
                 'fault' => get_class($fault), 'code' => $fault->getCode(), 'at' => $fault->getFile() . ':' . $fault->getLine(),
             ]);
+        }
+    }
+
+    /**
+     * Some saves answer with the entity that the request gave.
+     *
+     * @param CustomerInterface|OrderInterface $entity
+     */
+    private function leaveOutWhatWasGiven($entity): void
+    {
+        $extension = $entity->getExtensionAttributes();
+        if ($extension !== null && $extension->getTocsinProvenance() !== null) {
+            $extension->setTocsinProvenance(null);
         }
     }
 

@@ -35,6 +35,7 @@ class PluginsTest extends ServiceTestCase
     private Request $request;
     private Response $response;
     private bool $allowed = true;
+    private int $asked = 0;
     /**
      * @var string[]
      */
@@ -132,8 +133,23 @@ class PluginsTest extends ServiceTestCase
     public function testTheAnswerToASaveAsksNothingOfTheDatabase(): void
     {
         $customer = $this->customer(1);
+        $this->asked = 0;
         $this->showProvenance($customer, 'PUT');
-        self::assertSame(0, $this->table->queries);
+        self::assertSame([0, 0], [$this->table->queries, $this->asked]);
+        $declared = (string)file_get_contents(dirname(__DIR__, 2) . '/etc/extension_attributes.xml');
+        self::assertStringNotContainsString('<resource', $declared, 'Magento would ask in the answer to every save');
+    }
+
+    public function testTheAnswerToASaveShowsNoProvenanceNotEvenWhatTheRequestGave(): void
+    {
+        $this->allowed = false;
+        foreach (['POST', 'PUT'] as $method) {
+            $customer = $this->customer(1);
+            $given = (new ExtensionAttributesFactory())->create(CustomerInterface::class)->setTocsinProvenance(['given']);
+            $this->showProvenance($customer->setExtensionAttributes($given), $method);
+            self::assertNull($customer->getExtensionAttributes()->provenance);
+        }
+        self::assertSame([], $this->logged);
     }
 
     public function testProvenanceIsShownInOneQuery(): void
@@ -259,7 +275,10 @@ class PluginsTest extends ServiceTestCase
     private function authorization(): AuthorizationInterface
     {
         $authorization = $this->createStub(AuthorizationInterface::class);
-        $authorization->method('isAllowed')->willReturn($this->allowed);
+        $authorization->method('isAllowed')->willReturnCallback(function (): bool {
+            $this->asked++;
+            return $this->allowed;
+        });
         return $authorization;
     }
 

@@ -16,6 +16,11 @@ class ExtensionAttributesFactory
                 $this->provenance = $provenance;
                 return $this;
             }
+
+            public function getTocsinProvenance(): ?array
+            {
+                return $this->provenance;
+            }
         };
     }
 }
