@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from kafka import TopicPartition as TheirPartition
 from bridge.contracts.envelope import Message, open_envelope, seal_envelope, tombstone
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.partitioner import partition_of
-from bridge.contracts.topics import DEAD_LETTERS, DELIVERY_OUTCOMES, Topic
+from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, Topic
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received, consume
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
-from bridge.runtime.kafka import Fenced, Positions, Publisher, client_settings
+from bridge.runtime.kafka import Fenced, NotPublished, Positions, Publisher, client_settings
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
 from tests.servers.kafka import KafkaServer
@@ -335,6 +336,24 @@ def test_who_was_fenced_publishes_nothing_more(kafka: Kafka) -> None:
     with pytest.raises(Fenced), former.transaction():
         former.send(TOPIC, read(1))
     assert their_records(kafka, TOPIC) == []
+
+
+def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Kafka) -> None:
+    admin = AdminClient(client_settings(kafka))
+    small = NewTopic(kafka.topic_prefix + ACCOUNT_NOTICES.name, 1, 1, config={"max.message.bytes": "1000"})
+    for future in admin.create_topics([small]).values():
+        future.result(timeout=15)
+    publisher = Publisher(kafka, transactional_id="one")
+    # what does not compress
+    bulky = read(2)._replace(value=secrets.token_bytes(5000))
+    with pytest.raises(NotPublished), publisher.transaction():
+        publisher.send(ACCOUNT_NOTICES, read(1))
+        publisher.send(ACCOUNT_NOTICES, bulky)
+        publisher.send(ACCOUNT_NOTICES, read(3))
+    successor = Publisher(kafka, transactional_id="one")
+    with successor.transaction():
+        successor.send(ACCOUNT_NOTICES, read(4))
+    assert [record.key for record in their_records(kafka, ACCOUNT_NOTICES)] == [b"notice/4"]
 
 
 # other clients
