@@ -4,6 +4,9 @@ declare(strict_types=1);
 
 namespace Tocsin\BreachNotification\Setup;
 
+use Magento\Framework\App\Filesystem\DirectoryList;
+use Magento\Framework\Exception\LocalizedException;
+use Magento\Framework\Phrase;
 use Magento\Framework\Setup\InstallSchemaInterface;
 use Magento\Framework\Setup\ModuleContextInterface;
 use Magento\Framework\Setup\SchemaSetupInterface;
@@ -16,16 +19,31 @@ class Recurring implements InstallSchemaInterface
 {
     /**
      * @param SubscribeViews $subscribeViews
+     * @param DirectoryList $directories
      */
-    public function __construct(private readonly SubscribeViews $subscribeViews)
-    {
+    public function __construct(
+        private readonly SubscribeViews $subscribeViews,
+        private readonly DirectoryList $directories
+    ) {
     }
 
     /**
      * @inheritDoc
+     * @throws LocalizedException if the module lies where Magento takes no templates from
      */
     public function install(SchemaSetupInterface $setup, ModuleContextInterface $context)
     {
+        // From a link Magento takes our classes, but no templates: no customer would see a notice, and in developer mode
+        // the account page itself would fail.
+        $place = dirname(__DIR__);
+        if (!str_starts_with($place . '/', realpath($this->directories->getRoot()) . '/')) {
+            throw new LocalizedException(new Phrase(
+                'Tocsin_BreachNotification is a link to %1, outside of the shop: Magento would show no notices.'
+                . ' Copy it; with composer: composer config repositories.tocsin'
+                . ' \'{"type": "path", "url": "%1", "options": {"symlink": false}}\'',
+                [$place]
+            ));
+        }
         $this->subscribeViews->execute();
     }
 }

@@ -4,9 +4,12 @@ declare(strict_types=1);
 
 namespace Tocsin\BreachNotification\Test\Unit;
 
+use Magento\Framework\App\Filesystem\DirectoryList;
 use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\Module\Status;
 use Magento\Framework\Mview\View\CollectionFactory;
+use Magento\Framework\Setup\ModuleContextInterface;
+use Magento\Framework\Setup\SchemaSetupInterface;
 use PHPUnit\Framework\TestCase;
 use Tocsin\BreachNotification\Model\Capture\FindTriggers;
 use Tocsin\BreachNotification\Model\Capture\ListViews;
@@ -14,6 +17,7 @@ use Tocsin\BreachNotification\Model\Capture\NarrowTriggerStatement;
 use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
 use Tocsin\BreachNotification\Model\Capture\UnsubscribeViews;
 use Tocsin\BreachNotification\Plugin\UnsubscribeBeforeDisabling;
+use Tocsin\BreachNotification\Setup\Recurring;
 
 /**
  * Views are subscribed, mended and taken out again; what a trigger's statement becomes.
@@ -145,6 +149,19 @@ class CaptureTest extends TestCase
             'what somebody words differently is left alone' => ['sales_order', 'UPDATE', "SET @x = 1;\n" . self::INSERT,
                 "SET @x = 1;\n" . self::INSERT],
         ];
+    }
+
+    public function testFromALinkItRefusesToBeInstalled(): void
+    {
+        $view = new FakeView('tocsin_customer', 'customer_entity');
+        $install = fn (string $shop) => (new Recurring($this->subscribe([$view]), new DirectoryList($shop)))->install(
+            $this->createStub(SchemaSetupInterface::class),
+            $this->createStub(ModuleContextInterface::class)
+        );
+        $install(dirname(__DIR__, 4));
+        self::assertTrue($view->enabled);
+        $this->expectExceptionMessage('"options": {"symlink": false}');
+        $install(__DIR__);
     }
 
     /**
