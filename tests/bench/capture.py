@@ -13,6 +13,7 @@ import pymysql
 from pymysql.connections import Connection
 
 from tests.bench.run import PeerMissing
+from tests.bench.stand import servers
 from tests.servers import choice, mariadb
 
 _CUSTOMERS = 200
@@ -32,7 +33,8 @@ def main(size: str) -> dict[str, object]:
         watched.connect(autocommit=False) as first,
         plain.connect(autocommit=False) as second,
     ):
-        _drop_triggers(second)
+        with second.cursor() as cursor:
+            servers.drop_triggers(cursor)
         for connection in (first, second):
             _fill(connection)
         times: tuple[list[float], list[float]] = ([], [])
@@ -60,7 +62,9 @@ def report(with_capture: Sequence[float], without: Sequence[float]) -> dict[str,
     return found
 
 
-def save(connection: "Connection[pymysql.cursors.Cursor]", customer_id: int, number: int) -> float:
+def save(
+    connection: "Connection[pymysql.cursors.Cursor]", customer_id: int, number: int, attribute_id: int = _ATTRIBUTE
+) -> float:
     """Save a customer, the address and an attribute in one transaction, as a change; return the seconds it took."""
     began = time.perf_counter()
     with connection.cursor() as cursor:
@@ -76,7 +80,7 @@ def save(connection: "Connection[pymysql.cursors.Cursor]", customer_id: int, num
         cursor.execute(
             "INSERT INTO customer_entity_varchar (attribute_id, entity_id, value) VALUES (%s, %s, %s)"
             " ON DUPLICATE KEY UPDATE value = VALUES(value)",
-            (_ATTRIBUTE, customer_id, f"band {number}"),
+            (attribute_id, customer_id, f"band {number}"),
         )
     connection.commit()
     return time.perf_counter() - began
@@ -107,13 +111,6 @@ def _fill(connection: "Connection[pymysql.cursors.Cursor]") -> None:
                 (number,),
             )
     connection.commit()
-
-
-def _drop_triggers(connection: "Connection[pymysql.cursors.Cursor]") -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE()")
-        for (name,) in cursor.fetchall():
-            cursor.execute(f"DROP TRIGGER `{name}`")
 
 
 def _count(connection: "Connection[pymysql.cursors.Cursor]", table: str) -> int:

@@ -11,8 +11,8 @@ from tests.bench.stand import measure, relay, servers
 from tests.bench.stand.relay import Installation
 from tests.bench.stand.servers import Stand
 
-_LENGTHS = {"full": (10_000, 100_000, 1_000_000, 5_000_000), "toy": (50, 100)}
-_RECORDS = {"full": 500_000, "toy": 50}
+_LENGTHS = {"full": (10_000, 100_000, 1_000_000, 5_000_000), "middle": (10_000, 100_000, 1_000_000), "toy": (50, 100)}
+_RECORDS = {"full": 500_000, "middle": 200_000, "toy": 50}
 _A_SAMPLE = 100_000
 _MOST_GROWTH, _MOST_MB = 1.2, 150
 

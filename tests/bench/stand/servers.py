@@ -84,6 +84,13 @@ def forget(cursor: Cursor) -> None:
         cursor.execute(f"TRUNCATE {table}")
 
 
+def drop_triggers(cursor: Cursor) -> None:
+    """Make the store one that knows nothing of us: what changes from now on is told to no changelog."""
+    cursor.execute("SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE()")
+    for (name,) in cursor.fetchall():
+        cursor.execute(f"DROP TRIGGER `{name}`")
+
+
 def waiting(cursor: Cursor, view: str) -> int:
     """Return how many rows of a changelog, filled anew from 1 and drained in order, still wait."""
     cursor.execute(f"SELECT MIN(version_id), MAX(version_id) FROM {view}_cl")
