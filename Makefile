@@ -29,7 +29,7 @@ mysql-check: ## URL=mysql+pymysql://root:...@host/ the store's contract on that 
 	@test -n "$(URL)" || { echo "make mysql-check URL=mysql+pymysql://ADMIN:PASSWORD@HOST:3306/ (MySQL 8.0 or later)" >&2; exit 2; }
 	@TOCSIN_TEST_MYSQL_URL='$(URL)' .venv/bin/python -m pytest -q tests/integration/test_store_contract.py -k mysql
 
-bench: ## NAME=... one benchmark; without it all
+bench: ## NAME=... one benchmark, without it all; BENCH_SIZE=middle takes less of everything
 	@.ci/venv dev
 	@.venv/bin/python -m tests.bench.run $(NAME)
 

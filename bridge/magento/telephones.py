@@ -16,8 +16,9 @@ from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
 _PUNCTUATION = str.maketrans("", "", " -()./")
 _MOST_CHARACTERS = 40
 _TYPES = (
-    "premium_rate", "toll_free", "shared_cost", "voip", "personal_number", "pager", "uan", "voicemail", "fixed_line", "mobile",
+    "mobile", "fixed_line", "premium_rate", "toll_free", "shared_cost", "voip", "personal_number", "pager", "uan", "voicemail",
 )  # fmt: skip
+"""Any of them will do: those that customers have come first."""
 
 _Matches = Callable[[str], object]
 

@@ -1,7 +1,8 @@
 """From a commit in the store to a read_committed consumer, at 500 commits a second: the relay, and Debezium beside it.
 
-Debezium runs as it comes: at least once, without transactions. A row's `model_version` carries a mark that the record must
-contain. The consumer is a process of its own, so that sending does not delay its clock.
+Debezium runs as it comes (at least once, without transactions), then with Connect's exactly-once support. A row's
+`model_version` carries a mark that the record must contain. The consumer is a process of its own, so that sending does not
+delay its clock.
 """
 
 import multiprocessing
@@ -46,11 +47,16 @@ def main(size: str) -> dict[str, object]:
         for name, goal in _GOALS.items():
             value = ours["cores_relay"] if name == "cores" else ours[name]
             found[f"relay {name} below {goal}"] = "holds" if value < goal else "MISSED"
-        if full:
-            peer = Debezium(stand, Path(folder) / "debezium", "latency", "tocsin_provenance", number=1)
+        for number, exactly_once in enumerate((False, True) if full else ()):
+            name = "exactly-once" if exactly_once else "latency"
+            peer = Debezium(
+                stand, Path(folder) / name, name, "tocsin_provenance", exactly_once=exactly_once, number=number
+            )
             with peer.running() as connect:
                 theirs = _follow(stand, peer.topic, 1, full, {"connect": connect.pid})
-            found |= {f"debezium {name}": value for name, value in theirs.items()}
+            found |= {
+                f"debezium {'exactly once' if exactly_once else 'as it comes'} {key}": theirs[key] for key in theirs
+            }
     return found
 
 

@@ -1,10 +1,16 @@
-"""The reference: Debezium 3.5.0.Final on Kafka Connect 4.1.1, capturing a table or routing an outbox, tuned for throughput."""
+"""The reference: Debezium 3.5.0.Final on Kafka Connect 4.1.1, capturing a table or routing an outbox, tuned for throughput.
 
+Standalone, at least once; or, as Connect offers it to its distributed workers only, exactly once.
+"""
+
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -22,8 +28,6 @@ _WORKER = """
 bootstrap.servers={bootstrap}
 listeners=http://127.0.0.1:{port}
 plugin.discovery=only_scan
-offset.storage.file.filename={folder}/offsets.dat
-offset.flush.interval.ms=1000
 key.converter=org.apache.kafka.connect.json.JsonConverter
 key.converter.schemas.enable=false
 value.converter=org.apache.kafka.connect.json.JsonConverter
@@ -36,6 +40,26 @@ producer.linger.ms=5
 producer.batch.size=1000000
 producer.buffer.memory=134217728
 producer.max.request.size=8388608
+"""
+_STANDALONE = """
+offset.storage.file.filename={folder}/offsets.dat
+offset.flush.interval.ms=1000
+"""
+_DISTRIBUTED = """
+group.id={name}-workers
+exactly.once.source.support=enabled
+offset.storage.topic={name}-offsets
+offset.storage.partitions=1
+offset.storage.replication.factor=1
+config.storage.topic={name}-config
+config.storage.replication.factor=1
+status.storage.topic={name}-status
+status.storage.partitions=1
+status.storage.replication.factor=1
+"""
+_EXACTLY_ONCE = """
+exactly.once.support=requested
+transaction.boundary=poll
 """
 _CONNECTOR = """
 name={name}
@@ -97,19 +121,33 @@ def class_path() -> str:
 class Debezium:
     """One connector with its stored offset."""
 
-    def __init__(self, stand: Stand, folder: Path, name: str, table: str, *, outbox: bool = False, number: int) -> None:
+    def __init__(
+        self,
+        stand: Stand,
+        folder: Path,
+        name: str,
+        table: str,
+        *,
+        outbox: bool = False,
+        exactly_once: bool = False,
+        number: int,
+    ) -> None:
         self._jars = class_path()
         self._folder = folder
         self._bootstrap = stand.bootstrap_servers
         folder.mkdir(parents=True)
         server = stand.store.server
+        self._name = name
+        self._port = free_port()
+        self._exactly_once = exactly_once
         values = {
-            "bootstrap": stand.bootstrap_servers, "port": free_port(), "folder": folder, "name": name, "table": table,
+            "bootstrap": stand.bootstrap_servers, "port": self._port, "folder": folder, "name": name, "table": table,
             "database_port": server.port, "user": server.user, "password": server.password, "server_id": 5500 + number,
             "database": stand.store.name,
         }  # fmt: skip
-        (folder / "worker.properties").write_text(_WORKER.format(**values), encoding="utf-8")
-        connector = _CONNECTOR + (_OUTBOX if outbox else "")
+        worker = _WORKER + (_DISTRIBUTED if exactly_once else _STANDALONE)
+        (folder / "worker.properties").write_text(worker.format(**values), encoding="utf-8")
+        connector = _CONNECTOR + (_OUTBOX if outbox else "") + (_EXACTLY_ONCE if exactly_once else "")
         (folder / "connector.properties").write_text(connector.format(**values), encoding="utf-8")
         self.topic = f"{name}.provenance" if outbox else f"{name}.{stand.store.name}.{table}"
         self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
@@ -140,12 +178,17 @@ class Debezium:
         """Keep Kafka Connect running with the connector."""
         command = [
             "java", "-Xms512m", f"-Xmx{_HEAP}", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-cp", self._jars, "org.apache.kafka.connect.cli.ConnectStandalone",
-            str(self._folder / "worker.properties"), str(self._folder / "connector.properties"),
+            "-cp", self._jars,
+            f"org.apache.kafka.connect.cli.Connect{'Distributed' if self._exactly_once else 'Standalone'}",
+            str(self._folder / "worker.properties"),
         ]  # fmt: skip
+        if not self._exactly_once:
+            command.append(str(self._folder / "connector.properties"))
         with (self._folder / "connect.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
+            if self._exactly_once:
+                measure.wait_until(f"the worker of {self._name}", self._takes_connector, 120, every=0.5)
             yield process
         finally:
             process.terminate()
@@ -154,6 +197,26 @@ class Debezium:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _takes_connector(self) -> bool:
+        """Hand the connector to a distributed worker; return False while it is not ready for that."""
+        lines = (self._folder / "connector.properties").read_text(encoding="utf-8").splitlines()
+        config = {name: value for name, _, value in (line.partition("=") for line in lines if line)}
+        request = Request(
+            f"http://127.0.0.1:{self._port}/connectors/{self._name}/config",
+            data=json.dumps(config).encode(),
+            headers={"Content-Type": "application/json"},
+            method="PUT",
+        )
+        try:
+            with urlopen(request, timeout=10):
+                return True
+        except HTTPError as error:
+            if error.code not in (404, 409, 500, 503):
+                raise RuntimeError(error.read().decode(errors="replace")[:2000]) from None
+            return False
+        except OSError:
+            return False
 
     def said(self) -> str:
         """Return the end of what Kafka Connect logged."""
