@@ -41,14 +41,12 @@ ENTITIES: Mapping[str, _Entity] = {
     "account-notices": _Entity(View.ACCOUNT_NOTICE, "tocsin_account_notice", "id"),
 }
 
-_LAST_OF_CHUNK = (
-    "SELECT MAX(chunk.number), COUNT(*) FROM (SELECT DISTINCT {key} AS number FROM {p}{table} WHERE {key} > :after AND {where}"
-    " ORDER BY {key} LIMIT {limit}) AS chunk"
+_CHUNK = (
+    "SELECT DISTINCT {key} AS number{additional} FROM {p}{table} WHERE {key} > :after AND {where}"
+    " ORDER BY {key} LIMIT {limit}"
 )
-_ENQUEUE = (
-    "INSERT INTO {p}{changelog} (entity_id{additional}) SELECT DISTINCT {key}{additional} FROM {p}{table}"
-    " WHERE {key} > :after AND {key} <= :last AND {where}"
-)
+# Not INSERT ... SELECT: its count is not known before, so it would hold the changelog's counter against the shop's triggers.
+_ENQUEUE = "INSERT INTO {p}{changelog} (entity_id{additional}) VALUES (:number{values})"
 _COUNT = "SELECT COUNT(DISTINCT {key}) FROM {p}{table} WHERE {key} > :after AND {where}"
 
 
@@ -76,13 +74,12 @@ class Backfill:
         while True:
             after = self._reached(name)
             with self._connected() as connection:
-                values = {"after": after}
-                last, count = connection.execute(self._text(_LAST_OF_CHUNK, kind, chunk), values).one()
-                if last is None:
+                rows = connection.execute(self._text(_CHUNK, kind, chunk), {"after": after}).mappings().all()
+                if not rows:
                     break
-                connection.execute(self._text(_ENQUEUE, kind), values | {"last": last})
-            self._note(name, int(last))
-            yield int(count)
+                connection.execute(self._text(_ENQUEUE, kind), [dict(row) for row in rows])
+            self._note(name, int(rows[-1]["number"]))
+            yield len(rows)
         self._note(name, None)
 
     def restart(self, name: str) -> None:
@@ -96,7 +93,6 @@ class Backfill:
     def _connected(self) -> Iterator[sa.Connection]:
         with translated(self._settings, Unreachable), self._engine.connect() as connection:
             if connection.dialect.name != "sqlite":
-                # READ COMMITTED: INSERT ... SELECT then locks no row of the shop's tables.
                 prepare_session(connection)
             yield connection
 
@@ -105,6 +101,7 @@ class Backfill:
             template.replace("{table}", kind.table)
             .replace("{key}", kind.key)
             .replace("{additional}", kind.additional)
+            .replace("{values}", kind.additional.replace(", ", ", :"))
             .replace("{where}", kind.where)
         )
         return sa.text(statements.filled(text.replace("{changelog}", kind.view.changelog), self._prefix, limit=limit))

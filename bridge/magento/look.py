@@ -47,13 +47,10 @@ _COUNTS = {
     "provenance": "SELECT COUNT(r.id) FROM {p}tocsin_provenance r WHERE r.deleted_at IS NULL",
 }
 _ENQUEUE = "INSERT INTO {p}{changelog} (entity_id) VALUES {rows}"
-_ENQUEUE_RECORDS = (
-    "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root)"
-    " SELECT r.id, r.record_id, r.root FROM {p}tocsin_provenance r WHERE r.id IN ({ids})"
+_RECORDS_TO_ENQUEUE = (
+    "SELECT r.id AS row_id, r.record_id, r.root FROM {p}tocsin_provenance r WHERE r.id IN ({ids}) ORDER BY r.id"
 )
-_ENQUEUE_GONE_RECORD = (
-    "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root) VALUES (:row_id, :record_id, :root)"
-)
+_ENQUEUE_RECORD = "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root) VALUES (:row_id, :record_id, :root)"
 
 MOST_COUNTED = 1_000_000
 """Waiting changes are counted up to here: a glance must stay cheap however long the backlog is."""
@@ -198,15 +195,15 @@ class StoreLook:
 
     def enqueue_records(self, row_ids: Sequence[int]) -> None:
         """Have provenance rows published again."""
-        if row_ids:
-            ids = ",".join(str(int(row_id)) for row_id in row_ids)
-            self._session.change(_ENQUEUE_RECORDS.replace("{ids}", ids))
+        # Read and then insert, see `bridge.magento.backfill`.
+        if rows := self._session.rows(_RECORDS_TO_ENQUEUE, row_ids):
+            self._session.change_with(_ENQUEUE_RECORD, [dict(row._mapping) for row in rows])
 
     def enqueue_gone_records(self, gone: Sequence[tuple[str, str]]) -> None:
         """Have records (record id, root) marked as deleted that have no row any more."""
         for number, (record_id, root) in enumerate(gone):
             values = {"row_id": _NO_ROW - number, "record_id": record_id, "root": root}
-            self._session.change_with(_ENQUEUE_GONE_RECORD, values)
+            self._session.change_with(_ENQUEUE_RECORD, values)
 
     # The session
 

@@ -149,8 +149,8 @@ class LeadSession:
         with self._running():
             return self._opened().exec_driver_sql(statements.filled(text, self.prefix)).rowcount
 
-    def change_with(self, text: str, values: Mapping[str, Any]) -> int:
-        """Run a statement with named values; return how many rows it changed."""
+    def change_with(self, text: str, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Run a statement with named values, or an INSERT with a list of them; return how many rows it changed."""
         with self._running():
             return self._opened().execute(sa.text(statements.filled(text, self.prefix)), values).rowcount
 
