@@ -51,16 +51,18 @@ def main(size: str) -> dict[str, object]:
 def _sampled(stand: Stand, cursor: Cursor, installation: Installation, length: int) -> tuple[float, float, int]:
     """Drain the beginning of a backlog; return CPU seconds per 100,000 changes, changes a second, and memory in MB."""
 
+    backlog = servers.Backlog(cursor, "tocsin_provenance")
+
     def wait_for(left: int) -> None:
-        measure.wait_until(f"{left} changes left", lambda: servers.waiting(cursor, "tocsin_provenance") <= left)
+        measure.wait_until(f"{left} changes left", lambda: backlog.left() <= left)
 
     with installation.running() as process:
         pids = {"relay": process.pid, **stand.pids}
         wait_for(length - 1)
-        left = servers.waiting(cursor, "tocsin_provenance")
+        left = backlog.left()
         began, before = time.monotonic(), measure.cpu_seconds(pids)
         wait_for(max(0, length - _A_SAMPLE))
-        count = max(1, left - servers.waiting(cursor, "tocsin_provenance"))
+        count = max(1, left - backlog.left())
         seconds, after = max(0.001, time.monotonic() - began), measure.cpu_seconds(pids)
         held = measure.rss_mb(process.pid)
     return sum(after[name] - before[name] for name in pids) * 1e5 / count, count / seconds, held

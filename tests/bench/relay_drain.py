@@ -161,14 +161,13 @@ def _drained_by_relay(stand: Stand, cursor: Cursor, installation: Installation, 
     servers.forget(cursor)
     for after in (0, rows):
         cursor.execute(_REFILL[what].format(after=after))
-    total = servers.waiting(cursor, _VIEWS[what])
+    backlog = servers.Backlog(cursor, _VIEWS[what])
+    total = backlog.total
     assert total == 2 * rows
     began = time.monotonic()
     with installation.running() as process:
         pids = {"relay": process.pid, **stand.pids}
-        run = _timed(
-            began, pids, total, lambda: total - servers.waiting(cursor, _VIEWS[what]), process.poll, installation.said
-        )
+        run = _timed(began, pids, total, lambda: total - backlog.left(), process.poll, installation.said)
         run["rss_mb"] = measure.rss_mb(process.pid)
     return run
 

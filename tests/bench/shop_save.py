@@ -155,10 +155,10 @@ class _Bench:
 
     def _while_it_drains(self, *, with_locks: bool) -> tuple[_Saved, dict[str, object]]:
         self._fill_backlog()
-        total = self._waiting()
+        backlog = servers.Backlog(self._cursor, "tocsin_provenance")
         with self._installation.running() as process:
-            measure.wait_until("the drain to begin", lambda: self._waiting() < total)
-            saved = self._saved({"relay": process.pid, **self._stand.pids}, None, lambda: self._waiting() > 0)
+            measure.wait_until("the drain to begin", lambda: backlog.left() < backlog.total)
+            saved = self._saved({"relay": process.pid, **self._stand.pids}, None, lambda: backlog.left() > 0)
             return saved, self._locks() if with_locks else {}
 
     def _fill_backlog(self) -> None:
@@ -175,9 +175,6 @@ class _Bench:
                     f"INSERT INTO {table}_cl (version_id, entity_id{columns}) SELECT {after} + {key}, {key}{columns}"
                     f" FROM {of} WHERE {after} + {key} <= {wanted} ORDER BY {key}"
                 )
-
-    def _waiting(self) -> int:
-        return servers.waiting(self._cursor, "tocsin_provenance")
 
     def _beside_load(self, drain: _Saved, alone: _Saved) -> _Saved:
         """Save as often as in the drain, beside processes that use as many cores as the drain did."""

@@ -22,6 +22,12 @@ POM = Path(__file__).with_name("kafka-jars.xml")
 LOG4J2 = Path(__file__).with_name("kafka-log4j2.yaml")
 CACHE = Path(__file__).parents[2] / ".cache"
 # Quick to start rather than quick to run: no second compiler, one collector thread, and a heap that leaves room for tests.
+AS_RELEASED = {
+    "log.cleaner.backoff.ms": "15000",
+    "log.cleaner.dedupe.buffer.size": "134217728",
+    "log.index.size.max.bytes": "10485760",
+}
+"""Kafka's own values where ours hurry for the sake of tests: compaction would use a core of every measurement."""
 JVM = ("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 
@@ -110,12 +116,15 @@ def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def kafka_server(way: Way, secured: Secured | None = None, *, jvm: Sequence[str] = JVM) -> Iterator[KafkaServer]:
+def kafka_server(
+    way: Way, secured: Secured | None = None, *, jvm: Sequence[str] = JVM, settings: Mapping[str, str] | None = None
+) -> Iterator[KafkaServer]:
     """Yield a broker that answers, with a second listener if `secured`; `jvm` are a process's options.
 
-    Raises ServerDidNotStart.
+    `settings` come on top of ours. Raises ServerDidNotStart.
     """
-    with _in_docker(secured) if way is Way.DOCKER else _as_process(secured, jvm) as server:
+    more = settings or {}
+    with _in_docker(secured, more) if way is Way.DOCKER else _as_process(secured, jvm, more) as server:
         yield server
 
 
@@ -134,12 +143,12 @@ def _with_second_listener(settings: dict[str, str], secured: Secured | None, por
 
 
 @contextmanager
-def _as_process(secured: Secured | None, jvm: Sequence[str]) -> Iterator[KafkaServer]:
+def _as_process(secured: Secured | None, jvm: Sequence[str], more: Mapping[str, str]) -> Iterator[KafkaServer]:
     jars = kafka_jars()
     with scratch_folder("kafka") as scratch:
         port, controller_port, secured_port = free_port(), free_port(), free_port()
         properties = scratch / "server.properties"
-        settings = broker_settings(port, controller_port, str(scratch / "data"))
+        settings = broker_settings(port, controller_port, str(scratch / "data")) | more
         properties.write_text(
             as_properties(_with_second_listener(settings, secured, secured_port, "127.0.0.1")), encoding="utf-8"
         )
@@ -158,11 +167,11 @@ def _as_process(secured: Secured | None, jvm: Sequence[str]) -> Iterator[KafkaSe
 
 
 @contextmanager
-def _in_docker(secured: Secured | None) -> Iterator[KafkaServer]:
+def _in_docker(secured: Secured | None, more: Mapping[str, str]) -> Iterator[KafkaServer]:
     # The port outside must be known before the start, because the broker tells it to its clients.
     port, secured_port = free_port(), free_port()
     container = DockerContainer(IMAGE).with_bind_ports(port, port).with_bind_ports(secured_port, secured_port)
-    settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0")
+    settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0") | more
     settings = _with_second_listener(settings, secured, secured_port, "0.0.0.0")
     for name, value in as_environment(settings).items():
         container = container.with_env(name, value)

@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ class Stand:
 def stand(*, small: bool) -> Iterator[Stand]:
     """Yield the servers with an empty store; `small` ones are shared by all tries at toy size. Raises PeerMissing."""
     with ExitStack() as own:
-        database, broker = _small_servers() if small else _started(own, JVM)
+        database, broker = _small_servers() if small else _started(own, JVM, kafka.AS_RELEASED)
         store = own.enter_context(mariadb.fresh_database(database, with_tables=True))
         if not small:
             with database.connect() as connection, connection.cursor() as cursor:
@@ -46,10 +46,12 @@ def stand(*, small: bool) -> Iterator[Stand]:
 def _small_servers() -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
     kept = ExitStack()
     atexit.register(kept.close)
-    return _started(kept, kafka.JVM)
+    return _started(kept, kafka.JVM, {})
 
 
-def _started(keeper: ExitStack, jvm: Sequence[str]) -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
+def _started(
+    keeper: ExitStack, jvm: Sequence[str], settings: Mapping[str, str]
+) -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
     ways = []
     for name, programs in (("MariaDB", mariadb.PROGRAMS), ("Kafka", kafka.PROGRAMS)):
         way = choice.way_to(name, programs, choice.look_around(programs, os.environ))
@@ -58,7 +60,7 @@ def _started(keeper: ExitStack, jvm: Sequence[str]) -> tuple[mariadb.MariaDbServ
         ways.append(way)
     return (
         keeper.enter_context(mariadb.mariadb_server(ways[0])),
-        keeper.enter_context(kafka.kafka_server(ways[1], jvm=jvm)),
+        keeper.enter_context(kafka.kafka_server(ways[1], jvm=jvm, settings=settings)),
     )
 
 
@@ -91,11 +93,27 @@ def drop_triggers(cursor: Cursor) -> None:
         cursor.execute(f"DROP TRIGGER `{name}`")
 
 
-def waiting(cursor: Cursor, view: str) -> int:
-    """Return how many rows of a changelog, filled anew from 1 and drained in order, still wait."""
-    cursor.execute(f"SELECT MIN(version_id), MAX(version_id) FROM {view}_cl")
-    ((first, last),) = cursor.fetchall()
-    return 0 if first is None else int(last) - int(first) + 1
+class Backlog:
+    """A changelog filled anew from 1 and drained in order: how many of its rows still wait.
+
+    It looks from the first row that it saw last, or the server would walk over all that was deleted since the start and is
+    not purged yet, many times a second, and at the cost of what is measured.
+    """
+
+    def __init__(self, cursor: Cursor, view: str) -> None:
+        self._cursor = cursor
+        self._text = f"SELECT MIN(version_id), MAX(version_id) FROM {view}_cl WHERE version_id >= %s"
+        self._first = 0
+        self.total = self.left()
+
+    def left(self) -> int:
+        """Return how many rows wait."""
+        self._cursor.execute(self._text, (self._first,))
+        ((first, last),) = self._cursor.fetchall()
+        if first is None:
+            return 0
+        self._first = int(first)
+        return int(last) - self._first + 1
 
 
 _SHOP = (
