@@ -148,7 +148,7 @@ def _as_process(secured: Secured | None, jvm: Sequence[str], more: Mapping[str, 
     with scratch_folder("kafka") as scratch:
         port, controller_port, secured_port = free_port(), free_port(), free_port()
         properties = scratch / "server.properties"
-        settings = broker_settings(port, controller_port, str(scratch / "data")) | more
+        settings = broker_settings(port, controller_port, str(scratch / "data")) | dict(more)
         properties.write_text(
             as_properties(_with_second_listener(settings, secured, secured_port, "127.0.0.1")), encoding="utf-8"
         )
@@ -171,7 +171,7 @@ def _in_docker(secured: Secured | None, more: Mapping[str, str]) -> Iterator[Kaf
     # The port outside must be known before the start, because the broker tells it to its clients.
     port, secured_port = free_port(), free_port()
     container = DockerContainer(IMAGE).with_bind_ports(port, port).with_bind_ports(secured_port, secured_port)
-    settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0") | more
+    settings = broker_settings(port, free_port(), "/tmp/kafka-logs", bind="0.0.0.0") | dict(more)
     settings = _with_second_listener(settings, secured, secured_port, "0.0.0.0")
     for name, value in as_environment(settings).items():
         container = container.with_env(name, value)
