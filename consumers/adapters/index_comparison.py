@@ -96,7 +96,7 @@ _LISTED = {
     "order": _NUMBERED.replace("{content}", "0") + " WHERE order_id IS NOT NULL",
     "provenance": f"""SELECT 'provenance/' || record_id AS key,
         ('0x' || substr(sha256(record_id), 1, {RANGE_DIGITS}))::BIGINT AS range, {_RECORD} AS fingerprint,
-        {_CONTENT} AS content, deleted_at IS NOT NULL AS deleted, altered, root FROM provenance""",
+        {_CONTENT} AS content, deleted_at IS NOT NULL AS deleted, altered, root FROM audited""",
 }
 
 
@@ -147,7 +147,7 @@ def faults(reader: PartitionReader) -> PartitionFaults:
             UNION ALL SELECT 'provenance', 'provenance/' || record_id, unnest(faults) FROM provenance
         ) GROUP BY entity, field ORDER BY entity, field"""
     )
-    altered = reader.rows("SELECT count(*) AS count FROM provenance WHERE altered")
+    altered = reader.rows("SELECT count(*) AS count FROM audited WHERE altered")
     return PartitionFaults(
         partition=reader.partition,
         faults=tuple(FaultSeen(**row) for row in rows),

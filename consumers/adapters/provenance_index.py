@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -189,10 +189,23 @@ CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS)});
 -- record must be looked up by costs more than all the rest of reading it.
 CREATE TABLE settled ({_columns(_RECORD_COLUMNS)}, altered BOOLEAN DEFAULT false);
 CREATE TABLE fresh ({_columns(_RECORD_COLUMNS)}, at_offset BIGINT);
-CREATE VIEW provenance AS
-    SELECT {_RECORD}, altered FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh)
-    UNION ALL SELECT {_RECORD}, false FROM fresh
+CREATE VIEW newest AS
+    SELECT {_RECORD} FROM fresh
     WHERE (record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id);
+CREATE VIEW provenance AS
+    SELECT {_RECORD} FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh) UNION ALL FROM newest;
+-- What was known of fresh records before: the settled one, else the first that came.
+CREATE VIEW earlier AS
+    SELECT {_RECORD}, altered FROM settled WHERE record_id IN (SELECT record_id FROM fresh)
+    UNION ALL SELECT {_RECORD}, false FROM fresh WHERE (record_id, at_offset) IN
+        (SELECT (record_id, min(at_offset)) FROM fresh GROUP BY record_id HAVING count(*) > 1)
+        AND record_id NOT IN (SELECT record_id FROM settled);
+CREATE VIEW merged AS
+    SELECT n.*, coalesce(b.altered OR ({_DIFFERS}), false) AS altered
+    FROM newest n LEFT JOIN earlier b ON b.record_id = n.record_id;
+-- Provenance, and whether a record's content was altered after it was first read.
+CREATE VIEW audited AS
+    FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh) UNION ALL FROM merged;
 CREATE TABLE held ({_columns(_HELD_COLUMNS)});
 CREATE TABLE untagged_write ({_columns(_MARK_COLUMNS)});
 CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
@@ -665,24 +678,14 @@ class PartitionFile(PartitionReader):
         ).fetchall()[0]
         if fresh < (max(_MERGE_AT, settled // 4) if least is None else least):
             return False
-        self._connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE before AS
-            SELECT {_RECORD}, altered FROM settled WHERE record_id IN (SELECT record_id FROM fresh)
-            UNION ALL SELECT {_RECORD}, false FROM fresh WHERE (record_id, at_offset) IN
-                (SELECT (record_id, min(at_offset)) FROM fresh GROUP BY record_id HAVING count(*) > 1)
-                AND record_id NOT IN (SELECT record_id FROM settled)"""
-        )
-        self._connection.execute("DELETE FROM settled WHERE record_id IN (SELECT record_id FROM before)")
-        newest = "(record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id)"
-        if not self._value("SELECT count(*) FROM before"):
-            self._connection.execute(f"INSERT INTO settled SELECT {_RECORD}, false FROM fresh")
+        if self._value("SELECT count(*) FROM earlier"):
+            self._connection.execute("CREATE OR REPLACE TEMP TABLE again AS FROM merged")
+            self._connection.execute("DELETE FROM settled WHERE record_id IN (SELECT record_id FROM fresh)")
+            self._connection.execute("INSERT INTO settled FROM again")
+            self._connection.execute("DROP TABLE again")
         else:
-            self._connection.execute(
-                f"""INSERT INTO settled SELECT n.*, coalesce(b.altered OR ({_DIFFERS}), false)
-                FROM (SELECT {_RECORD} FROM fresh WHERE {newest}) n LEFT JOIN before b ON b.record_id = n.record_id"""
-            )
+            self._connection.execute(f"INSERT INTO settled SELECT {_RECORD}, false FROM fresh")
         self._connection.execute("DELETE FROM fresh")
-        self._connection.execute("DROP TABLE before")
         return True
 
     def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None:

@@ -58,7 +58,7 @@ SOURCE = "/index"
 _BATCH = 20_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
 _MERGE_SECONDS = 5.0
-"""How often what came is merged while little comes; only merging notices that a record's content was altered."""
+"""How often what came is merged while little comes."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
 _UNTAGGED_PREFIX = "untagged/"
