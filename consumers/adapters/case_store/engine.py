@@ -4,6 +4,7 @@ SQLite runs in WAL mode with full durability of each commit; every write transac
 processes wait for each other instead of failing half-way. MariaDB and MySQL run READ COMMITTED.
 """
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,8 +95,24 @@ class CaseDatabase:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     # pysqlite's own transaction handling would begin DEFERRED; write() begins explicitly
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=60000"):
+    for pragma in ("busy_timeout=60000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: Any) -> None:
+    """Set the journal mode, which the file keeps. Raises sqlite3.OperationalError if somebody holds it for a minute."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # Of processes that start together and all change the mode, SQLite refuses some at once, whatever the timeout.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 _THERE_ALREADY = (1050, 1060, 1061)

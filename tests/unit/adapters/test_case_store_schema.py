@@ -1,6 +1,8 @@
 """One linear migration history that makes exactly the declared tables, and the store's transactions."""
 
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from alembic.migration import MigrationContext
 
 from bridge.contracts.errors import BadInput
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase, heads, migrate, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, _configure_sqlite, heads, migrate, upsert
 from consumers.adapters.case_store.positions import read_positions, release_lease, take_lease, write_positions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -80,3 +82,18 @@ def test_a_lease_has_one_holder_and_a_rising_fencing_number(database: CaseDataba
     assert take_lease(database, "outbox", "b", NOW + timedelta(seconds=11), 10) == 2
     release_lease(database, "outbox", "b")
     assert take_lease(database, "outbox", "a", NOW + timedelta(seconds=12), 10) == 3
+
+
+def test_processes_that_start_together_all_get_the_file(tmp_path: Path) -> None:
+    """Changing the journal mode at the same time makes SQLite refuse some at once."""
+
+    def open_together(path: Path) -> None:
+        together.wait(30)
+        connection = sqlite3.connect(path, timeout=60)
+        _configure_sqlite(connection, None)
+        connection.close()
+
+    for number in range(20):
+        together = threading.Barrier(6)
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(open_together, [tmp_path / f"{number}.db"] * 6))
