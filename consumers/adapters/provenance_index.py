@@ -570,9 +570,8 @@ class PartitionFile(PartitionReader):
         self, persons: Sequence[CustomerChanged | OrderChanged], seen_at: Mapping[str, datetime] | None = None
     ) -> None:
         """Store the present state of customers and orders, at most one for each root, and when it was published."""
-        rows = [_person_row(each) for each in persons]
-        for row in rows if seen_at else ():
-            row["seen_at"] = _text(seen_at[row["root"]]) if seen_at and row["root"] in seen_at else None
+        seen = {root: _text(at) for root, at in (seen_at or {}).items()}
+        rows = [_person_row(each) | {"seen_at": seen.get(each.root)} for each in persons]
         self._upsert("customer", "root", _PERSON_COLUMNS, rows)
 
     def drop_persons(self, roots: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 Says exactly what `consumers.domain.scope_matching.verdict` says; a property test holds the two equal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,14 +60,8 @@ def narrowing(scope: Scope) -> tuple[list[str], list[Any]]:
     if scope.model_versions:
         versions = (*scope.model_versions, *UNKNOWN_VERSIONS)
         add(f"(r.model_version IN ({', '.join('?' * len(versions))}))", *versions)
-    if scope.generated_from is not None:
-        add("(r.generated_at >= ?::TIMESTAMP)", stored(scope.generated_from))
-    for end in (scope.generated_to, scope.exposed_to):
-        if end is not None:
-            add("(r.generated_at <= ?::TIMESTAMP)", stored(end))
-    if scope.exposed_from is not None:
-        start = stored(scope.exposed_from)
-        add("(r.deleted_at IS NULL OR r.deleted_at > ?::TIMESTAMP OR r.generated_at >= ?::TIMESTAMP)", start, start)
+    for term, *values in _windows(scope):
+        add(term, *values)
     for part in scope.all_of:
         narrower, values = narrowing(part)
         conditions.extend(narrower)
@@ -128,14 +122,8 @@ def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list
             "(CASE WHEN p.root IS NULL THEN NULL ELSE coalesce(list_contains(?::VARCHAR[], p.email_hmac), FALSE) END)",
             list(scope.email_hmacs),
         )
-    if scope.generated_from is not None:
-        add("(r.generated_at >= ?::TIMESTAMP)", stored(scope.generated_from))
-    for end in (scope.generated_to, scope.exposed_to):
-        if end is not None:
-            add("(r.generated_at <= ?::TIMESTAMP)", stored(end))
-    if scope.exposed_from is not None:
-        start = stored(scope.exposed_from)
-        add("(r.deleted_at IS NULL OR r.deleted_at > ?::TIMESTAMP OR r.generated_at >= ?::TIMESTAMP)", start, start)
+    for term, *values in _windows(scope):
+        add(term, *values)
     for part in scope.all_of:
         term, values = compile_scope(part, versions)
         add(term, *values)
@@ -146,6 +134,18 @@ def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list
         term, values = compile_scope(part, versions)
         add(f"(NOT {term})", *values)
     return _joined(" AND ", terms), parameters
+
+
+def _windows(scope: Scope) -> Iterator[tuple[Any, ...]]:
+    """Yield a term and its parameters for each end of the scope's own windows."""
+    if scope.generated_from is not None:
+        yield "(r.generated_at >= ?::TIMESTAMP)", stored(scope.generated_from)
+    for end in (scope.generated_to, scope.exposed_to):
+        if end is not None:
+            yield "(r.generated_at <= ?::TIMESTAMP)", stored(end)
+    if scope.exposed_from is not None:
+        start = stored(scope.exposed_from)
+        yield "(r.deleted_at IS NULL OR r.deleted_at > ?::TIMESTAMP OR r.generated_at >= ?::TIMESTAMP)", start, start
 
 
 def stored(at: datetime) -> datetime:
