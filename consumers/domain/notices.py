@@ -38,12 +38,24 @@ _GSM7_EXTENDED = frozenset("\f^{}\\[~]|€")
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who writes a notice. `contact` says whom to ask (may be empty); `account_url` leads to the shop's own page."""
+    """Who writes a notice. `contact` says whom to ask (may be empty); `account_url` leads to the shop's own page.
+
+    What is empty is not said; where a law asks for it, its people are held until it is known.
+    """
 
     name: str
     contact: str
     shop_url: str
     account_url: str
+    address: str = ""
+    """Postal address on one line."""
+    telephone: str = ""
+    toll_free: str = ""
+    """A number that costs the caller nothing."""
+    dpo: str = ""
+    """The data protection officer: name and how to reach them."""
+    parent: str = ""
+    """The corporation that owns the sender."""
 
     def as_pairs(self) -> tuple[tuple[str, str], ...]:
         """Return the fields for a segment's key, sorted by name."""

@@ -21,7 +21,8 @@ _RULE = ("name", "when", "bundle", "channels", "lane", "priority", "sms_details"
 _WHEN = (
     "sensitivity_at_least", "kinds", "categories", "residences", "locales", "controllers", "websites", "standing",
 )  # fmt: skip
-STANDINGS = ("recorded", "possible")
+STANDINGS = ("recorded", "possible", "named")
+"""By a record; by a value without a record; by the incident's scope alone, which lists people or means everybody."""
 
 
 def covers(codes: Collection[str], residences: Collection[str]) -> bool:
@@ -162,10 +163,20 @@ class SegmentKey:
     """ISO dates."""
     sender: tuple[tuple[str, str], ...]
     """Who writes: fields of `notices.Sender`, as they were when the segment was made."""
+    asks: tuple[str, ...] = ()
+    """Sections that the laws of these people ask for (`notice_rules.Section`), conditions applied; sorted."""
+    forbids: tuple[str, ...] = ()
+    """Sections that may not stand in their notice; sorted."""
+    states: tuple[str, ...] = ()
+    """Where they may live, of those jurisdictions that have a block of their own; sorted."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What the notice says of the incident because a law asks for it: `people`, `delayed_by_law_enforcement` ..."""
+    offer: tuple[tuple[str, str], ...] = ()
+    """The protective offer: `service`, `provider`, `months`, `enrol`, `telephone`, `code`, `until`. Empty: none is made."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the key as the case store keeps it; `segment_key_from` reads it back."""
-        return {**asdict(self), "sender": dict(self.sender)}
+        return {**asdict(self), **{name: dict(getattr(self, name)) for name in ("sender", "facts", "offer")}}
 
     @property
     def segment_id(self) -> str:
@@ -182,7 +193,8 @@ def segment_key_from(value: Mapping[str, Any]) -> SegmentKey:
                 **value,
                 "disclosures": tuple(value["disclosures"]),
                 "channels": tuple(value["channels"]),
-                "sender": tuple(sorted(value["sender"].items())),
+                **{name: tuple(value.get(name, ())) for name in ("asks", "forbids", "states")},
+                **{name: tuple(sorted(value.get(name, {}).items())) for name in ("sender", "facts", "offer")},
             }
         )
     except (KeyError, TypeError, AttributeError):
