@@ -529,7 +529,19 @@ def _index(parts: Parts, process: Process) -> Stage:
         cluster=cluster_id(settings.kafka),
         health=process.health,
         read_as=partial(read_name, settings.kafka),
+        rules_sha256=lambda: _rules_sha256(parts),
     )
+
+
+def _rules_sha256(parts: Parts) -> str | None:
+    """Return the version of the law in force; None where it is wrong, which keeps nobody from being found."""
+    from bridge.contracts.errors import TocsinError
+    from consumers.domain.duties import LawInForce
+
+    try:
+        return parts.get(LawInForce)().rules.rules_version
+    except TocsinError:
+        return None
 
 
 def _evidence(parts: Parts, process: Process) -> Stage:

@@ -159,6 +159,9 @@ class ProvenanceRecorded(Event):
     storage_location: str | None = None
     input_fields: tuple[str, ...] = ()
     legal_basis: str | None = None
+    loaded_at: Instant | None = None
+    """When it was recorded, where that was more than a day after it was generated: history that somebody loaded. Does not
+    show that writes were recorded as they happened. None: recorded as it happened (or by a relay that did not say)."""
     faults: tuple[str, ...] = ()
 
 
@@ -197,6 +200,21 @@ class UntaggedWrite(Event):
     """When the value was replaced or removed."""
     record_at: Instant | None = None
     """When the newest record about the attribute was generated at that time."""
+
+
+class WatchStarted(Event):
+    """From when on the store is watched: an attribute's values from their first hash on, everything after the heartbeat had
+    been away. Kept beside the departed, by every partition for itself: a rebuild finds it.
+
+    Key `watch/<attribute>`, or `watch/*/<after in ms>` for the heartbeat.
+    """
+
+    ce_type: ClassVar[str] = "tocsin.watch.started.v1"
+    attribute: str
+    """`*`: everything; the heartbeat came again."""
+    at: Instant
+    after: Instant | None = None
+    """When the last heartbeat before was written; None for an attribute, which nobody watched before."""
 
 
 class AlertReceived(Event):
@@ -261,6 +279,16 @@ class CustomerAffected(_Person):
     why: Why | None = None
 
 
+class Unwatched(BaseModel):
+    """A stretch in which writes without a record would not have shown: relay or module were away, or nobody looked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    since: Instant | None
+    """None: from the beginning."""
+    until: Instant | None
+    """None: to this day, as the attribute is not registered."""
+
+
 class Coverage(BaseModel):
     """Since when a model's writes to an attribute are recorded, and how many writes had no record."""
 
@@ -268,6 +296,11 @@ class Coverage(BaseModel):
     model_id: str
     attribute: str
     recorded_since: Instant | None
+    """The first write that was recorded as it happened; None: none ever was. History that was loaded does not count."""
+    loaded_since: Instant | None = None
+    """The first write of loaded history. Whether that is complete only its source knows."""
+    unwatched: tuple[Unwatched, ...] = ()
+    """Stretches of the exposure window in which the attribute's values were not watched."""
     untagged_count: int = 0
     """People who hold, or held in the window, a value that no record explains."""
     untagged_since: Instant | None = None
@@ -293,8 +326,12 @@ class PartitionResolved(Event):
     """RFC 6962 root over `consumers.domain.resolution.member_leaf` of every affected, sorted by root."""
     artefact: str
     artefact_sha256: Sha256
+    departed_offset: int | None = None
+    """The same of `departed-customers`."""
     coverage: tuple[Coverage, ...] = ()
     code_version: str
+    rules_sha256: Sha256 | None = None
+    """Version of the law in force where it was resolved; what is planned from it names its own."""
     retention: str
     duration_seconds: float
     resolved_at: Instant
@@ -424,7 +461,7 @@ class DeadLettered(Event):
 EVENTS: dict[str, type[Event]] = {
     event.ce_type: event
     for event in (
-        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, UntaggedWrite,
+        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, UntaggedWrite, WatchStarted,
         AlertReceived, IncidentRevised, CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice,
         DeliveryOutcome, NoticeRead, CaseEvent, DeadLettered, StoreBeat,
     )

@@ -25,6 +25,7 @@ from bridge.contracts.events import (
     ProvenanceRecorded,
     StoreBeat,
     UntaggedWrite,
+    WatchStarted,
 )
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -52,8 +53,9 @@ STORE_CHANGES = Topic(
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 DEPARTED_CUSTOMERS = Topic(
-    "tocsin.departed-customers", "deleted customers who are still owed a notice, records deleted by SQL, untagged writes",
-    "entity", 6, "compact", None, ("index",), ("index",), (CustomerDeparted, UntaggedWrite, ProvenanceRecorded, EntityRemoved),
+    "tocsin.departed-customers", "departed customers still owed a notice, deleted records, untagged writes, what is watched",
+    "entity", 6, "compact", None, ("index",), ("index",),
+    (CustomerDeparted, UntaggedWrite, WatchStarted, ProvenanceRecorded, EntityRemoved),
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 LEAK_ALERTS = Topic(

@@ -38,6 +38,8 @@ _LONGEST_STREET = 2000
 _MOST_WORDS = 1000
 _LONGEST_WORD = 255
 _CLOCKS_DIFFER = timedelta(days=1)
+_RECORDED_WITHIN = timedelta(days=1)
+"""A job writes what it made when it ends; what is recorded later than this is history that was loaded."""
 _OLDEST = datetime(1990, 1, 1, tzinfo=UTC)
 _CITY_BEFORE_POSTCODE = frozenset({"AU", "CA", "US"})
 
@@ -337,6 +339,7 @@ def provenance_state(document: str | None) -> ProvenanceRecorded | None:
         storage_location=row.get("storage_location"),
         input_fields=_words(row, "input_fields", faults),
         legal_basis=row.get("legal_basis"),
+        loaded_at=created_at if created_at is not None and created_at - generated_at > _RECORDED_WITHIN else None,
         faults=_named_once(faults),
     )
 

@@ -181,6 +181,7 @@ _EVENT = ",".join(
         "',\"elements\":'", _array("elements"), "',\"source_system\":'", _quoted("source_system"),
         "',\"storage_location\":'", _quoted("storage_location"),
         "',\"input_fields\":'", f"IFNULL({_array('input_fields')},'[]')", "',\"legal_basis\":'", _quoted("legal_basis"),
+        "',\"loaded_at\":'", f"IF(r.created_at>r.generated_at+INTERVAL 1 DAY,{_instant('created_at')},'null')",
         "',\"faults\":[]}'",
     )
 )  # fmt: skip

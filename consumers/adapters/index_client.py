@@ -7,7 +7,6 @@ import http.client
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -16,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput, Unreachable
-from bridge.contracts.events import Coverage, Sensitivity
+from bridge.contracts.events import Sensitivity
 from bridge.contracts.fingerprints import SUM_MODULUS
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.queries import (
@@ -50,6 +49,7 @@ from bridge.contracts.queries import (
     WorkerAnswer,
 )
 from bridge.contracts.scope import Scope
+from consumers.domain.coverage import merged_coverage
 
 log = structlog.get_logger()
 
@@ -271,34 +271,6 @@ class IndexClient:
         except ValidationError:
             log.warning("an index worker answers in another version's words", address=address)
             return None
-
-
-def merged_coverage(parts: Iterable[Sequence[Coverage]]) -> tuple[Coverage, ...]:
-    """Add up the partitions' coverage: recorded since the earliest instant anywhere, untagged values summed."""
-    since: dict[tuple[str, str], datetime | None] = {}
-    untagged: dict[tuple[str, str], int] = {}
-    seen: dict[tuple[str, str], datetime | None] = {}
-    for part in parts:
-        for each in part:
-            key = (each.model_id, each.attribute)
-            known = since.get(key)
-            since[key] = _earliest(known, each.recorded_since)
-            seen[key] = _earliest(seen.get(key), each.untagged_since)
-            untagged[key] = untagged.get(key, 0) + each.untagged_count
-    return tuple(
-        Coverage(
-            model_id=model,
-            attribute=attribute,
-            recorded_since=since[model, attribute],
-            untagged_count=count,
-            untagged_since=seen[model, attribute],
-        )
-        for (model, attribute), count in sorted(untagged.items())
-    )
-
-
-def _earliest(*instants: datetime | None) -> datetime | None:
-    return min((at for at in instants if at is not None), default=None)
 
 
 def _position(answer: Answer) -> int:

@@ -30,6 +30,7 @@ from bridge.contracts.events import (
     ProvenanceRecorded,
     Sensitivity,
     UntaggedWrite,
+    WatchStarted,
 )
 from bridge.contracts.queries import (
     DataMapRow,
@@ -45,6 +46,7 @@ from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
 from consumers.adapters import index_answers
 from consumers.adapters.scope_sql import stored
+from consumers.domain.coverage import unwatched_stretches
 from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
 from consumers.domain.untagged import Held
@@ -53,7 +55,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -98,6 +100,7 @@ _RECORD_COLUMNS: _Columns = {
     "storage_location": "VARCHAR",
     "input_fields": ["VARCHAR"],
     "legal_basis": "VARCHAR",
+    "loaded_at": "TIMESTAMP",
     "faults": ["VARCHAR"],
 }
 _HELD_COLUMNS: _Columns = {
@@ -116,7 +119,7 @@ _MARK_COLUMNS: _Columns = {
     "until": "TIMESTAMP",
     "record_at": "TIMESTAMP",
 }
-_MAY_CHANGE = frozenset({"record_id", "deleted_at", "faults"})
+_MAY_CHANGE = frozenset({"record_id", "deleted_at", "loaded_at", "faults"})
 # What was not there before may come (a later version reads more of a row), and what was unreadable may be put right.
 _DIFFERS = (
     "len(b.faults) = 0 AND ("
@@ -208,6 +211,8 @@ CREATE VIEW audited AS
     FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh) UNION ALL FROM merged;
 CREATE TABLE held ({_columns(_HELD_COLUMNS)});
 CREATE TABLE untagged_write ({_columns(_MARK_COLUMNS)});
+-- Since when what is watched, see `WatchStarted`; `kept` once the topic has it too.
+CREATE TABLE watch (attribute VARCHAR, started_at TIMESTAMP, silent_from TIMESTAMP, kept BOOLEAN);
 CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
 CREATE TABLE resolved (incident_id VARCHAR, revision INTEGER, PRIMARY KEY (incident_id, revision));
 CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standing VARCHAR,
@@ -320,16 +325,22 @@ class PartitionReader:
         """
         models, attributes = named_models(scope), named_attributes(scope)
         since: dict[tuple[str, str], datetime | None] = {}
+        loaded: dict[tuple[str, str], datetime] = {}
         written: set[str] = set()
         seen_models: set[str] = set()
         for row in self._rows(
-            """SELECT model_id, attribute, greatest(min(generated_at), (SELECT max(kept_since) FROM meta)) AS since
+            """SELECT model_id, attribute, (SELECT max(kept_since) FROM meta) AS kept_since,
+                min(generated_at) FILTER (loaded_at IS NULL) AS since, min(generated_at) FILTER (loaded_at IS NOT NULL) AS loaded
             FROM provenance GROUP BY model_id, attribute"""
         ):
             written.add(row["attribute"])
             seen_models.add(row["model_id"])
             if (not models or row["model_id"] in models) and (not attributes or row["attribute"] in attributes):
-                since[row["model_id"], row["attribute"]] = _in_utc(row["since"])
+                key = (row["model_id"], row["attribute"])
+                kept = row["kept_since"]
+                since[key] = row["since"] and _in_utc(max(row["since"], kept or row["since"]))
+                if row["loaded"] is not None:
+                    loaded[key] = _in_utc(max(row["loaded"], kept or row["loaded"]))
         values, window = index_answers.untagged_within(scope)
         untagged: dict[str, int] = {}
         first_seen: dict[str, datetime] = {}
@@ -350,16 +361,29 @@ class PartitionReader:
                     since.setdefault((model, attribute), None)
             if model not in seen_models and not attributes and (models or not since):
                 since.setdefault((model, ANY_ATTRIBUTE), None)
+        watched = self.watched()
         return tuple(
             Coverage(
                 model_id=model,
                 attribute=attribute,
                 recorded_since=at,
+                loaded_since=loaded.get((model, attribute)),
+                unwatched=unwatched_stretches(watched, attribute, scope.exposed_from, scope.exposed_to),
                 untagged_count=everyone_untagged if attribute == ANY_ATTRIBUTE else untagged.get(attribute, 0),
                 untagged_since=first_seen.get(attribute),
             )
             for (model, attribute), at in sorted(since.items())
         )
+
+    def watched(self) -> list[WatchStarted]:
+        """Return since when what is watched, as far as it is known here."""
+        rows = self._rows("SELECT * FROM watch ORDER BY attribute, started_at")
+        return [_watch(row) for row in rows]
+
+    def last_beat(self) -> datetime | None:
+        """Return when the newest heartbeat was written in the store."""
+        at = self._value("SELECT max(written_at) FROM beat")
+        return at and _in_utc(at)
 
     def _untagged_counts(self) -> dict[str, int]:
         return {
@@ -714,6 +738,31 @@ class PartitionFile(PartitionReader):
                 "DELETE FROM untagged_write WHERE root = ? AND attribute = ? AND seen_at = ?",
                 [root, attribute, stored(seen_at)],
             )
+
+    def put_watch(self, started: Sequence[WatchStarted], *, kept: bool) -> None:
+        """Remember since when what is watched; of an attribute the earliest holds. `kept`: the topic has it."""
+        for each in started:
+            after = each.after and stored(each.after)
+            known = self._value(
+                "SELECT min(started_at) FROM watch WHERE attribute = ? AND silent_from IS NOT DISTINCT FROM ?::TIMESTAMP",
+                each.attribute,
+                after,
+            )
+            if known is None or stored(each.at) < known or (kept and stored(each.at) == known):
+                self._connection.execute(
+                    "DELETE FROM watch WHERE attribute = ? AND silent_from IS NOT DISTINCT FROM ?::TIMESTAMP",
+                    [each.attribute, after],
+                )
+                row = [each.attribute, stored(each.at), after, kept]
+                self._connection.execute("INSERT INTO watch VALUES (?, ?, ?, ?)", row)
+
+    def unkept_watch(self) -> list[WatchStarted]:
+        """Return what of it the topic does not have yet."""
+        return [_watch(row) for row in self._rows("SELECT * FROM watch WHERE NOT kept")]
+
+    def watched_attributes(self) -> set[str]:
+        """Return the attributes of which it is known since when they are watched."""
+        return {row["attribute"] for row in self._rows("SELECT DISTINCT attribute FROM watch")}
 
     def forget(self, before: datetime) -> tuple[list[tuple[str, str]], list[UntaggedWrite]]:
         """Forget records that were deleted, and untagged values that were replaced, before `before`.
@@ -1077,8 +1126,13 @@ def _mark(row: Mapping[str, Any]) -> UntaggedWrite:
     return UntaggedWrite.model_validate({**row, **instants})
 
 
+def _watch(row: Mapping[str, Any]) -> WatchStarted:
+    after = row["silent_from"] and _in_utc(row["silent_from"])
+    return WatchStarted(attribute=row["attribute"], at=_in_utc(row["started_at"]), after=after)
+
+
 def _record(row: Mapping[str, Any]) -> ProvenanceRecorded:
-    instants = {name: row[name] and _in_utc(row[name]) for name in ("generated_at", "deleted_at")}
+    instants = {name: row[name] and _in_utc(row[name]) for name in ("generated_at", "deleted_at", "loaded_at")}
     return ProvenanceRecorded.model_validate({name: row[name] for name in _RECORD_COLUMNS} | instants)
 
 

@@ -6,7 +6,7 @@ there, not here.
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from http.client import HTTPConnection
@@ -18,7 +18,7 @@ import click
 
 from bridge.contracts.envelope import seal_bytes
 from bridge.contracts.errors import BadInput, Refused, Unreachable
-from bridge.contracts.events import AlertReceived, json_schema
+from bridge.contracts.events import AlertReceived, Coverage, json_schema
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import LEAK_ALERTS
@@ -43,6 +43,7 @@ from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, Rel
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
+from consumers.domain.coverage import gaps_in_words
 from consumers.domain.duties import OPEN
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 
@@ -327,16 +328,22 @@ def preview(
         rows = [{name: each, "people": count} for each, count in sorted(counted.items(), key=lambda pair: -pair[1])]
         if rows:
             print_table(rows, (name, "people"))
+    print_coverage(found.coverage, scope.exposed_from)
+
+
+def print_coverage(coverage: Sequence[Coverage], exposed_from: datetime | None) -> None:
+    """Print since when what is recorded, and what is not known, a line a model and attribute."""
     rows = [
         {
             "model": each.model_id,
             "attribute": each.attribute,
-            "recorded since": each.recorded_since or "never",
+            "recorded since": f"{each.recorded_since:%Y-%m-%d %H:%M}" if each.recorded_since else "never",
             "untagged": each.untagged_count,
+            "not known": "; ".join(gaps_in_words(each, exposed_from)) or "nothing",
         }
-        for each in found.coverage
+        for each in coverage
     ]
-    print_table(rows, ("model", "attribute", "recorded since", "untagged"), title="coverage")
+    print_table(rows, ("model", "attribute", "recorded since", "untagged", "not known"), title="coverage")
 
 
 def _keyed_address(settings: Settings) -> Callable[[str], str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bridge.contracts.events import Coverage
 from bridge.contracts.scope import Scope
 from consumers.case.releasing import of_partitions
 from consumers.case.store import (
@@ -29,8 +28,8 @@ from consumers.case.store import (
 from consumers.case.workflow import AWARENESS, found, known_facts
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode
+from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import Exposure
-from consumers.domain.resolution import is_complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +160,13 @@ def _not_known(incident: IncidentRecord, partitions: PartitionsRecord, facts: Ma
     if incident.scope is not None:
         if partitions.partition_count is None or partitions.answered < partitions.partition_count:
             unknown.append(f"who is affected: {of_partitions(partitions)} have answered")
-        unknown += [_gap(each) for each in partitions.coverage if each.untagged_count or each.recorded_since is None]
-        if Scope.model_validate(incident.scope).exposed_from is None:
+        exposed_from = Scope.model_validate(incident.scope).exposed_from
+        unknown += [f"coverage: {gap}" for each in partitions.coverage for gap in gaps_in_words(each, exposed_from)]
+        if exposed_from is None:
             unknown.append("since when the data lay open: the scope has no exposed_from")
     if not any(facts.get(name) for name in AWARENESS):
         unknown.append("awareness: nobody has recorded any; the conservative clock runs from the detection")
     return list(dict.fromkeys(unknown))
-
-
-def _gap(each: Coverage) -> str:
-    if each.recorded_since is None:
-        return f"coverage: writes of {each.model_id} to {each.attribute} were never recorded"
-    return f"coverage: {each.untagged_count:,} untagged writes of {each.model_id} to {each.attribute}"
 
 
 def next_step(

@@ -15,7 +15,7 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.queries import Preview
 from bridge.contracts.scope import Scope
 from consumers.case.alerts import Known, faults_of, listed, unknown_names
-from consumers.domain.resolution import is_complete
+from consumers.domain.coverage import is_complete
 
 _ROOT = re.compile(r"(customer|order)/[0-9]+")
 

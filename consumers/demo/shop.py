@@ -539,6 +539,8 @@ def _provenance_row(person: Person, record: Record) -> dict[str, Any]:
         "storage_location": "inference-log/eu-central-1",
         "input_fields": json.dumps(["customer.name", "order.payments"]),
         "legal_basis": "legitimate_interest",
+        # recorded as it happened: this shop's jobs have always told
+        "created_at": _naive(record.generated_at),
     }
 
 

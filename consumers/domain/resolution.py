@@ -8,12 +8,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, Protocol
 
 from bridge.contracts.events import (
     SENSITIVITY_ORDER,
-    Coverage,
     CustomerAffected,
     CustomerChanged,
     CustomerDeparted,
@@ -149,15 +147,3 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
         ]
         level = paired + level[len(paired) * 2 :]
     return level[0].hex()
-
-
-def is_complete(coverage: Sequence[Coverage], exposed_from: datetime | None) -> bool:
-    """Return whether a count of 0 may be called "nobody": recording began before the window and nothing is untagged."""
-    return (
-        bool(coverage)
-        and exposed_from is not None
-        and all(
-            each.recorded_since is not None and each.recorded_since <= exposed_from and not each.untagged_count
-            for each in coverage
-        )
-    )

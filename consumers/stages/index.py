@@ -31,6 +31,7 @@ from bridge.contracts.events import (
     ProvenanceRecorded,
     StoreBeat,
     UntaggedWrite,
+    WatchStarted,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -48,6 +49,7 @@ from bridge.runtime.generations import GenerationSwitched
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from consumers.domain.coverage import resumed
 from consumers.domain.resolution import Found, Member, Person, affected, members_root
 from consumers.domain.untagged import Held, Seen, on_record, on_value
 
@@ -62,6 +64,7 @@ _MERGE_SECONDS = 5.0
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
 _UNTAGGED_PREFIX = "untagged/"
+_WATCH_PREFIX = "watch/"
 _SOURCES = (STORE_CHANGES, DEPARTED_CUSTOMERS)
 
 APPLIED = counter(
@@ -120,6 +123,10 @@ class PartitionFile(Protocol):
     def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None: ...
     def put_marks(self, marks: Sequence[UntaggedWrite]) -> None: ...
     def drop_marks(self, keys: Sequence[tuple[str, str, datetime]]) -> None: ...
+    def last_beat(self) -> datetime | None: ...
+    def watched_attributes(self) -> set[str]: ...
+    def put_watch(self, started: Sequence[WatchStarted], *, kept: bool) -> None: ...
+    def unkept_watch(self) -> list[WatchStarted]: ...
     def forget(self, before: datetime) -> tuple[list[tuple[str, str]], list[UntaggedWrite]]: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
@@ -188,6 +195,12 @@ class Outgoing(Protocol):
 
     def partition_count(self, topic: Topic) -> int: ...
     def send(self, topic: Topic, message: Message) -> None: ...
+    def send_raw(
+        self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Send to a partition of one's own choice: what is about the partition, not about a root."""
+        ...
+
     def flush(self, timeout_seconds: float = 30.0) -> None: ...
 
 
@@ -221,8 +234,9 @@ class Changes:
     departed: dict[str, CustomerDeparted] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
     kept: dict[str, ProvenanceRecorded] = field(default_factory=dict)
-    beat_at: datetime | None = None
-    """When the newest heartbeat was written in the store."""
+    beats: list[datetime] = field(default_factory=list)
+    """When the heartbeats were written in the store, in their order."""
+    watched: list[WatchStarted] = field(default_factory=list)
     misplaced: list[Received] = field(default_factory=list)
     """Events that this topic never carries."""
 
@@ -250,7 +264,7 @@ def fold(batch: Iterable[Received]) -> Changes:
         elif isinstance(event, EntityRemoved):
             changes.leaving[event.root] = (_occurred_at(message), changes.persons.pop(event.root, None))
         elif isinstance(event, StoreBeat):
-            changes.beat_at = event.beat_at
+            changes.beats.append(event.beat_at)
         else:
             changes.misplaced.append(message)
     return changes
@@ -265,6 +279,8 @@ def _fold_departed(changes: Changes, message: Received) -> None:
         changes.kept[event.record_id] = event
     elif isinstance(event, UntaggedWrite):
         changes.marks[mark_key(event)] = event
+    elif isinstance(event, WatchStarted):
+        changes.watched.append(event)
     elif isinstance(event, EntityRemoved) and event.key.startswith(_UNTAGGED_PREFIX):
         changes.marks[event.key] = None
     elif isinstance(event, EntityRemoved):
@@ -308,9 +324,11 @@ class IndexStage:
         health: Health,
         upkeep_seconds: float = 30.0,
         read_as: Callable[[str], str] | None = None,
+        rules_sha256: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._read_as = read_as or (lambda name: settings.kafka.topic_prefix + name)
+        self._rules_sha256 = rules_sha256
         self._index = index
         self._artefacts = artefacts
         self._incidents = incidents
@@ -431,6 +449,7 @@ class IndexStage:
                     offset for offset, _ in changes.records[:1]
                 ]
                 since = min(offsets, default=None)
+                self._note_watch(partition, file, changes)
                 self._apply(file, changes)
                 if since is not None and file.has_open_marks():
                     self._review_marks(file, file.roots_since(since))
@@ -442,10 +461,10 @@ class IndexStage:
                 file.set_positions(
                     {topic: offset for (topic, number), offset in positions.items() if number == partition}
                 )
-                if changes.beat_at is not None:
-                    file.note_beat(changes.beat_at, self._clock.now())
-            if changes.beat_at is not None:
-                self._show_delay(partition, changes.beat_at)
+                if changes.beats:
+                    file.note_beat(changes.beats[-1], self._clock.now())
+            if changes.beats:
+                self._show_delay(partition, changes.beats[-1])
         count = len(batch) + sum(len(messages) for messages in unopened.values())
         self._busy = count > _BATCH // 2
         APPLIED.inc(count)
@@ -532,6 +551,31 @@ class IndexStage:
             # Compaction will remove the record and in time its tombstone: this copy is what a rebuild finds.
             for record in file.records(file.mark_deleted(changes.deleted)):
                 self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
+
+    def _note_watch(self, partition: int, file: PartitionFile, changes: Changes) -> None:
+        """Note since when the store is watched; silences of the heartbeat go to the departed topic, unflushed."""
+        file.put_watch(changes.watched, kept=True)
+        silences = resumed(changes.beats, file.last_beat()) if changes.beats else []
+        for each in silences:
+            self._keep_watch(partition, each)
+        file.put_watch(silences, kept=True)
+        first: dict[str, datetime] = {}
+        for root, person in changes.persons.items():
+            if isinstance(person, CustomerChanged):
+                at = changes.seen_at[root]
+                first |= {name: min(at, first.get(name, at)) for name in person.attribute_hmacs}
+        # A rebuild sees the values again, and its topic may still have to say since when: it is asked at the head only.
+        new = first.keys() - file.watched_attributes() if first else set()
+        file.put_watch([WatchStarted(attribute=name, at=first[name]) for name in sorted(new)], kept=False)
+
+    def _keep_watch(self, partition: int, started: WatchStarted) -> None:
+        key = _WATCH_PREFIX + started.attribute
+        if started.after is not None:
+            key += f"/{round(started.after.timestamp() * 1000)}"
+        message = seal_envelope(started, key=key, root=key, source=SOURCE, at=self._clock.now())
+        self._outgoing.send_raw(
+            DEPARTED_CUSTOMERS, partition, message.key.encode(), message.value, list(message.headers)
+        )
 
     def _mark_untagged(self, file: PartitionFile, changes: Changes) -> None:
         """Hold the values of registered attributes against what was there and against the records; unflushed."""
@@ -745,11 +789,13 @@ class IndexStage:
             "scope_sha256": incident.scope.sha256(),
             "position_topic": STORE_CHANGES.name,
             "position_offset": file.positions().get(STORE_CHANGES.name, 0),
+            "departed_offset": file.positions().get(DEPARTED_CUSTOMERS.name, 0),
             "affected_count": len(members),
             "possible_count": sum(standing == "possible" for _, _, standing in members),
             "merkle_root": members_root(members),
             "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
             "code_version": _code_version(),
+            "rules_sha256": self._rules_sha256(),
             "retention": f"records, until {self._settings.index.retention_days} d after their deletion",
             "duration_seconds": round(time.monotonic() - started, 6),
             "resolved_at": self._clock.now().isoformat(),
@@ -784,6 +830,16 @@ class IndexStage:
                 self._forget(file, now)
                 if at_head:
                     file.note_head(now)
+                    self._keep_first_watch(partition, file)
+
+    def _keep_first_watch(self, partition: int, file: PartitionFile) -> None:
+        """Have the topic know since when attributes are watched, where all that it knows was read and this was not there."""
+        unkept = file.unkept_watch()
+        for each in unkept:
+            self._keep_watch(partition, each)
+        # A crash before the commit that follows sends these again.
+        self._outgoing.flush()
+        file.put_watch(unkept, kept=True)
 
     def _forget(self, file: PartitionFile, now: datetime) -> None:
         """Forget what the retention no longer covers, here and among the kept copies."""

@@ -24,13 +24,13 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from consumers.domain.coverage import is_complete, merged_coverage
 from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures, written
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
 from consumers.domain.persons import Person, merge, residents
 from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
-from consumers.domain.resolution import is_complete
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
 from consumers.evidence.merkle import root_over
 
@@ -354,7 +354,7 @@ class Planning:
         Nobody found is an answer only under full coverage: else the counts stay unknown, and clocks run.
         """
         incident = before.incident
-        coverage = [each for answer in before.answers for each in answer.coverage]
+        coverage = merged_coverage(answer.coverage for answer in before.answers)
         exposed_from = None if incident.scope is None else incident.scope.exposed_from
         if not people and not is_complete(coverage, exposed_from):
             return []

@@ -45,6 +45,7 @@ from consumers.case.store import (
     Positions,
     ProposalRecord,
 )
+from consumers.domain.coverage import merged_coverage
 
 T = TypeVar("T")
 
@@ -239,7 +240,7 @@ class _IncidentRows:
             affected_count=sum(row["affected_count"] for row in rows),
             possible_count=sum(row["possible_count"] for row in rows),
             persisted_count=int(persisted),
-            coverage=[each for row in rows for each in PartitionResolved.model_validate_json(row["event"]).coverage],
+            coverage=merged_coverage(PartitionResolved.model_validate_json(row["event"]).coverage for row in rows),
         )
 
     def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:

@@ -22,12 +22,15 @@ from bridge.contracts.events import (
     Residence,
     SealedContact,
     Sensitivity,
+    Unwatched,
+    WatchStarted,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
 from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
-from consumers.domain.resolution import Person, affected, members_root, set_root, why_of
-from consumers.domain.scope_matching import UntaggedValue, named_models, verdict
+from consumers.domain.coverage import EVERYTHING
+from consumers.domain.resolution import ANY_ATTRIBUTE, Person, affected, members_root, set_root, why_of
+from consumers.domain.scope_matching import UntaggedValue, named_attributes, named_models, verdict
 from tests.unit.domain.test_scope_matching import record
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -109,6 +112,7 @@ def _records(draw: st.DrawFn) -> list[ProvenanceRecorded]:
             kind=draw(_KINDS),
             sensitivity=draw(_SENSITIVITIES),
             categories=draw(_CATEGORIES),
+            loaded_at=draw(st.sampled_from([None, None, NOW])),
         )
         for number in range(draw(st.integers(0, 8)))
     ]
@@ -284,6 +288,8 @@ def _compare(
             part = set(list(expected)[:2]) | {"customer/1"}
             assert {each.root for each in file.answer(scope, part)} == part & set(expected)
         _compare_frozen(file, scopes[0])
+        for scope in scopes:
+            _compare_coverage(file, scope, records, persons)
         raise _Undo
 
 
@@ -298,6 +304,35 @@ def _compare_frozen(file: PartitionFile, scope: Scope) -> None:
     preview = file.preview(scope)
     assert preview.affected_count == len(found)
     assert preview.departed_count == sum(each.departed for each in events)
+
+
+def _compare_coverage(
+    file: PartitionFile, scope: Scope, records: list[ProvenanceRecorded], persons: dict[str, Person]
+) -> None:
+    """Hold since when what is recorded, and the values without a record, against the history itself."""
+    models, attributes = named_models(scope), named_attributes(scope)
+    covered = {(each.model_id, each.attribute): each for each in file.coverage(scope)}
+    assert models <= {model for model, _ in covered}
+    for key in {(each.model_id, each.attribute) for each in records}:
+        if (models and key[0] not in models) or (attributes and key[1] not in attributes):
+            continue
+        written = [each for each in records if (each.model_id, each.attribute) == key]
+        live = [each.generated_at for each in written if each.loaded_at is None]
+        loaded = [each.generated_at for each in written if each.loaded_at is not None]
+        each = covered[key]
+        assert (each.recorded_since, each.loaded_since) == (min(live, default=None), min(loaded, default=None))
+    explained = {(each.root, each.attribute) for each in records}
+    for each in covered.values():
+        if each.attribute != ANY_ATTRIBUTE:
+            holders = [
+                root for root, person in persons.items() if each.attribute in getattr(person, "attribute_hmacs", {})
+            ]
+            assert each.untagged_count == len([root for root in holders if (root, each.attribute) not in explained])
+            # nothing said since when these values are watched
+            assert each.unwatched == (Unwatched(since=None, until=None),)
+    # Whoever is possible without a record holds a value that some line of the coverage counts.
+    if any(each.standing == "possible" and each.why is None for each in file.answer(scope)) and not scope.everyone:
+        assert any(each.untagged_count for each in covered.values())
 
 
 def test_state_and_position_survive_together_or_not_at_all(index: ProvenanceIndex) -> None:
@@ -510,6 +545,38 @@ def test_coverage_says_since_when_and_how_many_values_have_no_record(index: Prov
         ("ghost", "income_band"): (None, 1),
         ("ghost", "*"): (None, 1),
     }
+
+
+def test_loaded_history_does_not_show_that_writes_were_recorded(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    past = record(record_id="old", generated_at=BASE - timedelta(days=400), loaded_at=BASE)
+    file.put_records(numbered([past]))
+    scope = Scope(model_ids=("fraud-scorer",))
+    (covered,) = file.coverage(scope)
+    assert (covered.recorded_since, covered.loaded_since) == (None, past.generated_at)
+    file.put_records(numbered([record()]))
+    (covered,) = file.coverage(scope)
+    assert (covered.recorded_since, covered.loaded_since) == (BASE, past.generated_at)
+    assert file.records(["old"]) == [past]
+
+
+def test_of_an_attribute_the_earliest_watch_holds_and_what_the_topic_has_is_not_said_again(
+    index: ProvenanceIndex,
+) -> None:
+    file = opened(index)
+    seen = WatchStarted(attribute="fraud_score", at=NOW)
+    known = WatchStarted(attribute="fraud_score", at=BASE)
+    silence = WatchStarted(attribute=EVERYTHING, at=BASE + timedelta(days=2), after=BASE + timedelta(days=1))
+    file.put_watch([seen], kept=False)
+    assert (file.unkept_watch(), file.watched_attributes()) == ([seen], {"fraud_score"})
+    file.put_watch([known, silence], kept=True)
+    file.put_watch([seen], kept=False)
+    assert (file.unkept_watch(), file.watched()) == ([], [silence, known])
+    file.put_records(numbered([record()]))
+    (covered,) = file.coverage(Scope(model_ids=("fraud-scorer",), exposed_from=BASE))
+    assert covered.unwatched == (Unwatched(since=silence.after, until=silence.at),)
+    (covered,) = file.coverage(Scope(model_ids=("fraud-scorer",), exposed_from=NOW))
+    assert covered.unwatched == ()
 
 
 def test_an_empty_partition_covers_nothing(index: ProvenanceIndex) -> None:

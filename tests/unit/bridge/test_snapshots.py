@@ -242,3 +242,20 @@ def test_the_stores_configuration_says_which_attributes_ai_writes(
     configured: str | None, expected: tuple[str, ...]
 ) -> None:
     assert ai_written(configured, "customer") == expected
+
+
+@pytest.mark.parametrize(
+    ("created_at", "loaded_at"),
+    [
+        ("2026-03-02 10:00:00", None),
+        ("2026-03-02 10:00:01", datetime(2026, 3, 2, 10, 0, 1, tzinfo=UTC)),
+        ("0000-00-00 00:00:00", None),
+    ],
+)
+def test_what_is_recorded_a_day_after_it_was_generated_is_loaded_history(
+    created_at: str, loaded_at: datetime | None
+) -> None:
+    row = provenance_row("r-1", "customer/42", generated_at="2026-03-01 10:00:00", created_at=created_at)
+    state = provenance_state(json.dumps(row))
+    assert state is not None
+    assert state.loaded_at == loaded_at

@@ -1,14 +1,12 @@
 """The leaves, the root over them, and why a person is affected."""
 
 import hashlib
-from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.events import Coverage, Kind, Sensitivity
-from consumers.domain.resolution import is_complete, member_leaf, merkle_root, why_of
+from bridge.contracts.events import Kind, Sensitivity
+from consumers.domain.resolution import member_leaf, merkle_root, why_of
 from tests.unit.domain.test_scope_matching import record
 
 
@@ -52,22 +50,3 @@ def test_why_sums_up_records_and_names_every_sentence_the_notice_must_hold() -> 
     )
     assert why.highest_sensitivity is Sensitivity.HIGH
     assert why.kinds == (Kind.DERIVED, Kind.SYNTHETIC)
-
-
-@pytest.mark.parametrize(
-    ("recorded_since", "untagged", "expected"),
-    [
-        ("2026-01-01T00:00:00Z", 0, True),
-        ("2026-04-01T00:00:00Z", 0, False),
-        ("2026-01-01T00:00:00Z", 1, False),
-        (None, 0, False),
-    ],
-)
-def test_nobody_may_be_said_only_with_complete_coverage(
-    recorded_since: str | None, untagged: int, expected: bool
-) -> None:
-    since = None if recorded_since is None else datetime.fromisoformat(recorded_since)
-    coverage = Coverage(model_id="m", attribute="a", recorded_since=since, untagged_count=untagged)
-    assert is_complete([coverage], datetime(2026, 3, 1, tzinfo=UTC)) is expected
-    assert not is_complete([], datetime(2026, 3, 1, tzinfo=UTC))
-    assert not is_complete([coverage], None)

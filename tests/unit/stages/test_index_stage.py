@@ -21,6 +21,8 @@ from bridge.contracts.events import (
     ProvenanceRecorded,
     StoreBeat,
     UntaggedWrite,
+    Unwatched,
+    WatchStarted,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
@@ -62,6 +64,11 @@ class Broker:
 
     def send(self, topic: Topic, message: Message) -> None:
         self.queued.append((topic.name, message))
+
+    def send_raw(
+        self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        self.queued.append((topic.name, Message(key.decode(), "", value, tuple(headers))))
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
         if self.failing:
@@ -466,6 +473,33 @@ def test_a_value_written_past_the_module_makes_its_person_possible_also_after_a_
     bench.feed(kept[-1], topic=DEPARTED_CUSTOMERS)
     bench.feed(written, customer(1, attribute_hmacs={"fraud_score": "c" * 64}), later)
     assert [each.standing for each in bench.stage._files[0].answer(scope)] == ["possible"]
+
+
+def test_since_when_values_are_watched_and_silences_of_the_heartbeat_survive_a_rebuild(bench: Bench) -> None:
+    hour = timedelta(hours=1)
+    first = NOW - hour / 2
+    feed_at(bench, scored("a", first), (records_of(1), first), (StoreBeat(beat_at=NOW), NOW))
+    # at first sight, and once all that the topic knows was read
+    bench.ticks()
+    bench.feed(StoreBeat(beat_at=NOW + hour), StoreBeat(beat_at=NOW + hour + timedelta(seconds=5)))
+    kept = [each for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, WatchStarted)]
+    assert [(each.attribute, each.after) for each in kept] == [("fraud_score", None), ("*", NOW)]
+    bench.clock.at += 3 * hour
+    bench.broker.markers_only = True
+    bench.restart(lose_file=True)
+    # Compaction left the newest of each key: the value's first sight and the silence are known from their own topic alone.
+    feed_at(bench, (records_of(1), first), scored("a", NOW))
+    bench.feed(StoreBeat(beat_at=NOW + hour + timedelta(seconds=5)))
+    bench.feed(*kept, topic=DEPARTED_CUSTOMERS)
+    bench.ticks()
+    bench.alert(scope=Scope(model_ids=("fraud-scorer",), exposed_from=NOW - hour))
+    (covered,) = bench.resolutions()[-1].coverage
+    assert covered.unwatched == (
+        Unwatched(since=None, until=first),
+        Unwatched(since=NOW, until=NOW + hour),
+    )
+    again = [each for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, WatchStarted)]
+    assert again == kept
 
 
 def test_a_record_that_comes_late_takes_the_mark_back(bench: Bench) -> None:
