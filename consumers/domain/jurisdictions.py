@@ -6,7 +6,7 @@ Not for the conditions of a duty (`obligations`) nor for how time is counted (`d
 """
 
 from collections.abc import Collection, Iterable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -166,9 +166,33 @@ def earliest_deadline(obligations: Iterable["Obligation"], residence: str) -> da
     """
     dates = [
         at
-        for obligation in obligations
-        if obligation.recipient == "individual" and obligation.status in ("due", "pending")
-        if residence == UNKNOWN_RESIDENCE or covers(obligation.jurisdiction, residence)
+        for obligation in _binding(obligations, residence)
         if (at := obligation.deadline_at or obligation.conservative_deadline_at) is not None
     ]
     return min(dates, default=None)
+
+
+def shortest_period(obligations: Iterable["Obligation"], residence: str, detected_at: datetime) -> timedelta | None:
+    """Return the shortest time that the law gives to tell a person of `residence`, or None if no date binds.
+
+    From the start of a duty's clock to its date; of a conservative date from the detection.
+    """
+    periods = [
+        at - began
+        for obligation in _binding(obligations, residence)
+        for at, began in [
+            (obligation.deadline_at, obligation.started_at or detected_at)
+            if obligation.deadline_at is not None
+            else (obligation.conservative_deadline_at, detected_at)
+        ]
+        if at is not None and at > began
+    ]
+    return min(periods, default=None)
+
+
+def _binding(obligations: Iterable["Obligation"], residence: str) -> Iterable["Obligation"]:
+    for obligation in obligations:
+        if obligation.recipient != "individual" or obligation.status not in ("due", "pending"):
+            continue
+        if residence == UNKNOWN_RESIDENCE or covers(obligation.jurisdiction, residence):
+            yield obligation

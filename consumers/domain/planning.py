@@ -28,6 +28,8 @@ class OpenPlan:
     recorded_count: int
     resolution_count: int
     last_fact_id: int
+    late_count: int = 0
+    """Everything that came late: people added, and more found of people already there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class Known:
     fixed: bool
     """Somebody has begun to write to this person, or has ended it: the segment stays."""
     row: Mapping[str, Any] = field(repr=False)
+    unsent: bool = False
+    """Begun, but nothing has left the house or lies on the belt: the first attempt can still be withdrawn."""
+    told: bool = False
+    """A notice has, or may have, arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,8 @@ class Before:
     recipients: Sequence[Known]
     exposures: Sequence[Exposure] = ()
     """As counted before."""
+    added_at: Mapping[str, datetime] = field(default_factory=dict)
+    """When the newest late record came, by root; whoever was there in time and stays the same is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,10 @@ class PlanChange:
     regrouped: Mapping[str, Sequence[str]]
     """More roots of people who stay as they are, by recipient id."""
     removed: Sequence[str]
+    withdrawn: Sequence[str]
+    """Recipients whose first attempt goes, unsent: a fuller notice takes its place."""
+    corrections: Mapping[str, str | None]
+    """What people who were told are owed a correction for, by recipient id, where it changed."""
     segments: Sequence[Mapping[str, Any]]
     exposures: Sequence[Exposure]
     """Each controller's count; empty while nobody was found and coverage leaves open whether there is somebody."""

@@ -174,6 +174,9 @@ class SegmentKey:
     offer: tuple[tuple[str, str], ...] = ()
     """The protective offer: `service`, `provider`, `months`, `enrol`, `telephone`, `code`, `until`. Empty: none is made."""
 
+    supplement: bool = False
+    """For people who were told before, and of whom more was found since."""
+
     def as_json(self) -> dict[str, Any]:
         """Return the key as the case store keeps it; `segment_key_from` reads it back."""
         return {**asdict(self), **{name: dict(getattr(self, name)) for name in ("sender", "facts", "offer")}}

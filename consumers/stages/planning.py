@@ -1,15 +1,16 @@
 """Stage planning: from the affected, partition by partition, to people, duties, segments and recipients.
 
 A plan is complete when every partition's people are here, count and Merkle root equal. After that it is drawn up anew
-whenever something it rests on changes (a late addition, a fact, an approval); whoever has been written to stays as he
-was told. It sends nothing: release does, once people have approved.
+whenever something it rests on changes (a late addition, a fact, an approval). Whoever has been written to stays as they
+were told; if more is found of them, a second round of theirs supplements the first. It sends nothing: release does, once
+people have approved.
 """
 
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -26,12 +27,21 @@ from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
 from consumers.domain.coverage import is_complete, merged_coverage
 from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures, written
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, shortest_period
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
 from consumers.domain.persons import Person, merge, residents
 from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
+from consumers.domain.standing import (
+    Concern,
+    Correction,
+    concern_of,
+    correction_for,
+    deadline_after,
+    notice_sha256,
+    told_by,
+)
 from consumers.evidence.merkle import root_over
 
 log = structlog.get_logger()
@@ -283,7 +293,7 @@ class Planning:
         controllers = self._law.controllers
         controller_of = {website: controllers.of_website(website)[0] for website in _websites(before)}
         people = merge(before.affected, controller_of.__getitem__)
-        matched, removed, regrouped = _matched(people, before)
+        matching = _matched(people, before)
         found = self._exposures(before, people)
         notices = self._notices(incident, found, people)
         rows: list[dict[str, Any]] = []
@@ -292,40 +302,66 @@ class Planning:
         segments: dict[str, dict[str, Any]] = {}
         sizes: Counter[str] = Counter()
         # ten thousand people make a few dozen audiences: each is worked out once
-        audiences: dict[tuple[Addressee, tuple[str, ...]], tuple[dict[str, Any], str | None]] = {}
-        untold = 0
+        audiences: dict[tuple[Addressee, tuple[str, ...], bool], tuple[dict[str, Any], str | None]] = {}
         policy = self._catalog.policy()
         old_rows = {known.recipient_id: known.row for known in before.recipients}
-        deadlines: dict[tuple[str, tuple[str, ...]], datetime | None] = {}
+        dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = {}
+        withdrawn: list[str] = []
+        removed = list(matching.removed)
         regimes = Regimes(self._law.rules, incident.detected_at.date())
         for person in people:
-            known = matched.get(person.root)
-            if known is not None and known.fixed:
-                told = set((known.row["why"] or {}).get("disclosures", ()))
-                untold += not told.issuperset(person.disclosures)
+            slot = matching.slots[person.root]
+            concern = concern_of(person.why)
+            more = bool(slot.fixed) and concern.beyond(told_by(known.row["why"] for known in slot.fixed))
+            if more and all(known.unsent for known in slot.fixed):
+                # Nothing has left yet: they get the fuller notice, and no second one.
+                own = f"{incident.plan_id.incident_id}:{person.root}"
+                withdrawn.extend(known.recipient_id for known in slot.fixed)
+                removed.extend(name for name in slot.names if name != own)
+                slot, more = _Slot(own, open=slot.fixed[0]), False
+            for known in slot.fixed:
                 if known.row["segment_id"] is not None:
                     sizes[known.row["segment_id"]] += 1
                 rows.append(dict(known.row))
+            if slot.fixed and not more:
+                removed.extend(slot.dropped)
                 continue
             where = (person.controller, person.homes)
-            if where not in deadlines:
-                deadlines[where] = _deadline(notices[person.controller].values(), person.homes)
+            if where not in dates:
+                dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
             addressee = _addressee(person)
-            audience = (addressee, person.disclosures)
+            audience = (addressee, person.disclosures, more)
             if audience not in audiences:
-                audiences[audience] = self._segment(incident, person, addressee, policy)
+                audiences[audience] = self._segment(incident, person, addressee, policy, supplement=more)
             segment, held = audiences[audience]
             segments[segment["segment_id"]] = segment
             sizes[segment["segment_id"]] += 1
-            row = _row(incident, person, known, before.complete, segment["segment_id"], held)
+            row = _row(incident, person, slot, before, segment["segment_id"], held, now)
             owed = [name for name in regimes.of(person) if name in (UNKNOWN_RESIDENCE, *notices[person.controller])]
-            row |= {"deadline_at": deadlines[where], "jurisdictions": owed}
+            row |= {
+                "deadline_at": deadline_after(*dates[where], row["added_at"]),
+                "jurisdictions": owed,
+                "notice_sha256": notice_sha256(
+                    controller=person.controller,
+                    scenario=incident.scenario,
+                    scope=incident.scope,
+                    exercise=incident.exercise,
+                    concern=concern,
+                    standing=person.standing,
+                ),
+            }
             rows.append(row)
             old = old_rows.get(row["recipient_id"])
             if old is None or any(old[name] != value for name, value in row.items()):
                 changed.append(row)
-        if untold:
-            pages.append(_untold(incident.plan_id, untold))
+        late = [row for row in rows if row["late"] and row["supplements"] is None]
+        if late and before.complete:
+            pages.append(_late(incident.plan_id, late))
+        waiting_supplements = [row for row in rows if row["supplements"] is not None and row["final_state"] is None]
+        if waiting_supplements:
+            pages.append(_more_affected(incident.plan_id, waiting_supplements))
+        corrections = _corrections(before, people, matching)
+        pages.extend(_told_wrongly(before, corrections))
         held_rows = [row for row in rows if row["held_reason"] is not None and row["final_state"] is None]
         waiting = [row for row in held_rows if row["held_reason"] != NOBODY_BEHIND_IT]
         pages.extend(_held(incident.plan_id, waiting, len(rows)))
@@ -335,11 +371,13 @@ class Planning:
             complete_before=before.complete,
             rules_sha256=self._law.rules.rules_version,
             residents=counted,
-            recipient_count=len(rows),
+            recipient_count=len(people),
             held_count=len(held_rows),
             changed=changed,
-            regrouped=regrouped,
-            removed=removed,
+            regrouped=matching.regrouped,
+            removed=sorted(set(removed)),
+            withdrawn=sorted(withdrawn),
+            corrections=corrections,
             segments=[{**segment, "count": sizes[segment_id]} for segment_id, segment in segments.items()],
             exposures=found,
             events=(),
@@ -377,7 +415,13 @@ class Planning:
         return {key: notices_to_individuals(obligations) for key, obligations in answers.items()}
 
     def _segment(
-        self, incident: PlannedIncident, person: Person, addressee: Addressee, policy: SegmentPolicy
+        self,
+        incident: PlannedIncident,
+        person: Person,
+        addressee: Addressee,
+        policy: SegmentPolicy,
+        *,
+        supplement: bool,
     ) -> tuple[dict[str, Any], str | None]:
         """Return the segment that a person falls in, and why they are held, if they are."""
         rule = policy.rule_for(addressee)
@@ -400,6 +444,7 @@ class Planning:
             exposed_from=_day(incident.scope.exposed_from if incident.scope else None),
             exposed_to=_day(incident.scope.exposed_to if incident.scope else None),
             sender=self._sender_of(person.website_id).as_pairs(),
+            supplement=supplement,
         )
         segment_id = key.segment_id
         if bundle is None:
@@ -445,49 +490,121 @@ def _websites(before: Before) -> set[int]:
     return {each.website_id for each in before.affected}
 
 
-def _matched(
-    people: Sequence[Person], before: Before
-) -> tuple[dict[str, Known], list[str], dict[str, tuple[str, ...]]]:
-    """Return the recipient of each person (by primary root), those to remove, and roots that join a fixed one.
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What a person has in the ledger already, and under which name they are planned next."""
 
-    Whoever was written to keeps their row. A row that nobody has written to follows the person, or goes.
+    recipient_id: str
+    round: int = 1
+    supplements: str | None = None
+    fixed: tuple[Known, ...] = ()
+    """Rounds that somebody has begun to write, the first one first."""
+    open: Known | None = None
+    """The round that nobody has begun to write."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The open supplement, where it turns out that there is nothing to supplement."""
+        return () if self.open is None or self.open.row["supplements"] is None else (self.open.recipient_id,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All rows that this person has."""
+        return tuple(each.recipient_id for each in (*self.fixed, *(() if self.open is None else (self.open,))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    slots: Mapping[str, _Slot]
+    """By primary root."""
+    removed: Sequence[str]
+    """Rows of people whom nobody has written to and who are not concerned any more, or are somebody else's now."""
+    regrouped: Mapping[str, tuple[str, ...]]
+    """Roots that join somebody who was written to, by recipient id."""
+
+
+def _matched(people: Sequence[Person], before: Before) -> _Matching:
+    """Return what each person has already. Whoever was written to keeps their rows; any other row follows the person,
+    or goes.
     """
     by_root: dict[str, list[Known]] = defaultdict(list)
     for known in before.recipients:
         for root in {*known.roots, known.row["root"]}:
             by_root[root].append(known)
-    matched: dict[str, Known] = {}
+    slots: dict[str, _Slot] = {}
     regrouped: dict[str, tuple[str, ...]] = {}
     kept: set[str] = set()
     for person in people:
         candidates = {known.recipient_id: known for root in person.roots for known in by_root.get(root, ())}
-        fixed = sorted(recipient_id for recipient_id, known in candidates.items() if known.fixed)
-        kept.update(fixed)
+        own = f"{before.incident.plan_id.incident_id}:{person.root}"
+        fixed = sorted(
+            (known for known in candidates.values() if known.fixed),
+            key=lambda known: (known.row["round"], known.recipient_id),
+        )
         if fixed:
-            chosen = candidates[fixed[0]]
-            matched[person.root] = chosen
-            if missing := set(person.roots) - {root for each in fixed for root in candidates[each].roots}:
+            chosen = fixed[0]
+            first = chosen.row["supplements"] or chosen.recipient_id
+            waiting = next(
+                (each for each in candidates.values() if not each.fixed and each.row["supplements"] == first), None
+            )
+            number = 1 + max(known.row["round"] for known in fixed) if waiting is None else waiting.row["round"]
+            slots[person.root] = _Slot(f"{first}#{number}", number, first, tuple(fixed), waiting)
+            kept.update(known.recipient_id for known in fixed)
+            kept.update(() if waiting is None else (waiting.recipient_id,))
+            if missing := set(person.roots) - {root for each in fixed for root in each.roots}:
                 regrouped[chosen.recipient_id] = tuple(sorted({*chosen.roots, *missing}))
-        elif candidates:
-            own = f"{before.incident.plan_id.incident_id}:{person.root}"
-            matched[person.root] = candidates.get(own) or candidates[min(candidates)]
+        else:
+            firsts = {name: known for name, known in candidates.items() if known.row["round"] == 1}
+            slots[person.root] = _Slot(own, open=firsts.get(own) or (firsts[min(firsts)] if firsts else None))
             kept.add(own)
     removed = [known.recipient_id for known in before.recipients if known.recipient_id not in kept and not known.fixed]
-    return matched, sorted(removed), regrouped
+    return _Matching(slots, sorted(removed), regrouped)
+
+
+def _corrections(before: Before, people: Sequence[Person], matching: _Matching) -> dict[str, str | None]:
+    """Return what people who were told under an earlier scope are owed a correction for, where that has changed."""
+    revision = before.incident.plan_id.revision
+    concerned: dict[str, tuple[Concern, Concern]] = {}
+    for person in people:
+        fixed = matching.slots[person.root].fixed
+        told = told_by(known.row["why"] for known in fixed if known.told)
+        for known in fixed[:1]:
+            concerned[known.recipient_id] = (told, concern_of(person.why))
+    others = {known.recipient_id for slot in matching.slots.values() for known in slot.fixed[1:]}
+    changed = {}
+    for known in before.recipients:
+        if not known.told or known.row["supplements"] is not None or known.recipient_id in others:
+            continue
+        told, now = concerned.get(known.recipient_id, (concern_of(known.row["why"]), None))
+        correction = correction_for(told, now) if known.row["revision"] < revision else None
+        if known.row["correction"] != correction:
+            changed[known.recipient_id] = None if correction is None else correction.value
+    return changed
 
 
 def _row(
     incident: PlannedIncident,
     person: Person,
-    known: Known | None,
-    complete: bool,
+    slot: _Slot,
+    before: Before,
     segment_id: str,
     held: str | None,
+    now: datetime,
 ) -> dict[str, Any]:
+    known = slot.open
     same_revision = known is not None and known.row["revision"] == incident.plan_id.revision
-    late = bool(known.row["late"]) if known is not None and same_revision else complete
+    late = bool(known.row["late"]) if known is not None and same_revision else before.complete
+    added_at = max((before.added_at[root] for root in person.roots if root in before.added_at), default=None)
+    if slot.supplements is not None and added_at is None:
+        # no record came: a corrected scope is about more than the one under which they were told
+        added_at = known.row["added_at"] if known is not None else now
     return {
-        "recipient_id": f"{incident.plan_id.incident_id}:{person.root}",
+        "recipient_id": slot.recipient_id,
+        "round": slot.round,
+        "supplements": slot.supplements,
+        "added_at": added_at if late or slot.supplements is not None else None,
+        "told_in": None,
+        "correction": None,
         "incident_id": incident.plan_id.incident_id,
         "revision": incident.plan_id.revision,
         "root": person.root,
@@ -526,9 +643,17 @@ def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]
     }
 
 
-def _deadline(duties: Collection[Obligation], homes: Sequence[str]) -> datetime | None:
-    dates = [earliest_deadline(duties, home) for home in homes or (UNKNOWN_RESIDENCE,)]
-    return min((at for at in dates if at is not None), default=None)
+def _dates(
+    duties: Collection[Obligation], homes: Sequence[str], detected_at: datetime
+) -> tuple[datetime | None, timedelta | None]:
+    """Return by when people of these homes must be told, and how long the law gives for it."""
+    places = homes or (UNKNOWN_RESIDENCE,)
+    dates = [earliest_deadline(duties, home) for home in places]
+    periods = [shortest_period(duties, home, detected_at) for home in places]
+    return (
+        min((at for at in dates if at is not None), default=None),
+        min((period for period in periods if period is not None), default=None),
+    )
 
 
 def _day(at: datetime | None) -> str | None:
@@ -553,6 +678,8 @@ def _events(
         "segment_count": len(sizes),
         "segments_sha256": digest(sizes),
         "residents_sha256": digest(change.residents),
+        "late_count": sum(bool(row["late"]) and row["supplements"] is None for row in rows),
+        "supplement_count": sum(row["supplements"] is not None for row in rows),
     }
     if not before.complete:
         answers = sorted((answer.partition, answer.merkle_root) for answer in before.answers)
@@ -571,6 +698,10 @@ def _events(
     elif change.changed or change.removed or change.regrouped:
         moved = {"changed_count": len(change.changed), "removed_count": len(change.removed)}
         events.append(("plan.extended", {**counts, **moved}))
+    if change.corrections:
+        found = Counter(change.corrections.values())
+        body = {f"{each.value}_count": found[each.value] for each in Correction}
+        events.append(("people.told_wrongly", {"revision": change.plan_id.revision, **body}))
     return [
         CaseEvent(
             case_event_id=digest([kind, change.plan_id.incident_id, body, now])[:32],
@@ -625,12 +756,48 @@ def _unusable(plan_id: PlanId, error: BadInput) -> Page:
     )  # fmt: skip
 
 
-def _untold(plan_id: PlanId, count: int) -> Page:
+def _late(plan_id: PlanId, late: Sequence[Mapping[str, Any]]) -> Page:
+    # told at one person, at two, at four and so on: a trickle must not ring all night
+    homes = sorted({claim["code"] for row in late for claim in row["residence"]})
+    waiting = [row["deadline_at"] for row in late if row["final_state"] is None and row["deadline_at"] is not None]
     return Page(
-        "disclosure.incomplete", str(count), ("dpo", "counsel"),
-        f"{plan_id.incident_id}: {count} people were told before it was known that more of their data leaked",
-        {"people": count, "next": f"tocsin incident show {plan_id.incident_id}"},
+        "people.late", str(len(late).bit_length()), ("responder", "dpo"),
+        f"{plan_id.incident_id}: {len(late)} people came late, by records that arrived after the answer",
+        {
+            "people": len(late),
+            "jurisdictions": homes[:40],
+            "earliest_deadline_at": written(min(waiting)) if waiting else None,
+            "next": f"tocsin incident people {plan_id.incident_id} --late",
+        },
+        severity="warning",
     )  # fmt: skip
+
+
+def _more_affected(plan_id: PlanId, rows: Sequence[Mapping[str, Any]]) -> Page:
+    waiting = [row["deadline_at"] for row in rows if row["deadline_at"] is not None]
+    return Page(
+        "people.more_affected", str(len(rows).bit_length()), ("dpo", "counsel"),
+        f"{plan_id.incident_id}: {len(rows)} people were told before it was known that more of their data leaked",
+        {
+            "people": len(rows),
+            "earliest_deadline_at": written(min(waiting)) if waiting else None,
+            "next": f"tocsin incident prepare {plan_id.incident_id}",
+        },
+    )  # fmt: skip
+
+
+def _told_wrongly(before: Before, corrections: Mapping[str, str | None]) -> list[Page]:
+    count = sum(correction is not None for correction in corrections.values())
+    if not count:
+        return []
+    name = before.incident.plan_id.incident_id
+    return [
+        Page(
+            "people.told_wrongly", str(before.incident.plan_id.revision), ("dpo", "counsel"),
+            f"{name}: {count} people were told what is not true of them by the corrected scope",
+            {"people": count, "next": f"tocsin incident people {name} --told-wrongly"},
+        )
+    ]  # fmt: skip
 
 
 def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> list[Page]:

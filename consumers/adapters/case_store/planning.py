@@ -4,13 +4,14 @@ SQL only; every decision was made before. Each method that writes is one transac
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import CustomerAffected, PartitionResolved
+from bridge.contracts.events import AttemptState, CaseEvent, CustomerAffected, PartitionResolved
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
@@ -23,6 +24,8 @@ from consumers.adapters.case_store.tables import (
     attempt,
     fact,
     incident,
+    late_addition,
+    late_member,
     page,
     person_key,
     plan,
@@ -43,8 +46,9 @@ from consumers.domain.planning import (
     PlannedIncident,
 )
 from consumers.domain.resolution import member_leaf
+from consumers.domain.standing import grown, late_order
 from consumers.evidence.commitment import commit, new_person_key
-from consumers.evidence.merkle import leaf_hash
+from consumers.evidence.merkle import leaf_hash, root_over
 
 _CHUNK = 500
 _ENDED = ("dismissed", "closed")
@@ -72,8 +76,9 @@ class PlanningTables:
     ) -> None:
         """Store what was read together with the positions after it; the first of two with one key stays.
 
-        A late event on somebody who was only possible until then takes the event's place, but not the leaf's: the
-        partition's record still covers the leaf.
+        A late event on somebody who is there already adds to the event, but not to the leaf, which the partition's
+        record covers. Everything late is numbered and gets a Merkle root of its own, whose case event is part of this
+        transaction: a crash leaves all of it unread, or nothing of it to do.
         """
         now = self._clock.now()
 
@@ -94,29 +99,97 @@ class PlanningTables:
                 if row.state in _ENDED
             }
             rows = [_affected_row(event, keep_contact=event.incident_id not in ended) for event in affected_events]
-            upsert(connection, affected, rows)
-            for row in rows:
-                if row["late"] and row["standing"] == "recorded":
-                    connection.execute(
-                        sa.update(affected)
-                        .where(
-                            (affected.c.incident_id == row["incident_id"])
-                            & (affected.c.revision == row["revision"])
-                            & (affected.c.root == row["root"])
-                            & (affected.c.standing == "possible")
-                        )
-                        .values(event=row["event"], standing="recorded")
-                    )
-            self._keep_answers(connection, answers, now)
             upsert(
                 connection,
                 plan,
                 [{"incident_id": name, "revision": revision, "state": "gathering"} for name, revision in plans],
             )
+            late: dict[PlanId, list[CustomerAffected]] = defaultdict(list)
+            for event in affected_events:
+                if event.late:
+                    late[PlanId(event.incident_id, event.revision)].append(event)
+            known = {plan_id: _known_members(connection, plan_id, events) for plan_id, events in late.items()}
+            upsert(connection, affected, rows)
+            for plan_id, events in late.items():
+                _grow(connection, plan_id, events, known[plan_id], keep_contact=plan_id.incident_id not in ended)
+                self._note_late(connection, plan_id, events, known[plan_id].keys(), now)
+                if plan_id.incident_id in ended:
+                    self._write_pages(connection, plan_id, [_late_after_end(plan_id, len(events))], now)
+            self._keep_answers(connection, answers, now)
             if after:
                 positions.write_positions(connection, stage, after)
 
         self._database.writing(work)
+
+    @staticmethod
+    def _note_late(
+        connection: sa.Connection,
+        plan_id: PlanId,
+        events: Sequence[CustomerAffected],
+        known: Collection[str],
+        now: datetime,
+    ) -> None:
+        """Number what came late and was not noted before, and let the evidence log have its root."""
+        # the plan's row is the lock: two planners must not take the same number
+        connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id)).with_for_update())
+        leaves = {(event.root, _leaf_of(event)): event.partition for event in events}
+        noted: set[tuple[str, str]] = set()
+        for roots in _chunks(sorted({root for root, _ in leaves})):
+            rows = connection.execute(
+                sa.select(late_member.c.root, late_member.c.member_leaf).where(
+                    _of(late_member, plan_id) & late_member.c.root.in_(roots)
+                )
+            )
+            noted.update((row.root, row.member_leaf) for row in rows)
+        new = {key: partition for key, partition in leaves.items() if key not in noted}
+        if not new:
+            return
+        before = connection.execute(
+            sa.select(
+                sa.func.coalesce(sa.func.max(late_addition.c.number), 0),
+                sa.func.coalesce(sa.func.sum(late_addition.c.member_count), 0),
+            ).where(_of(late_addition, plan_id))
+        ).one()
+        number, root = int(before[0]) + 1, root_over(late_order(new)).hex()
+        members_before = set(known) | {name for name, _ in noted}
+        connection.execute(
+            sa.insert(late_addition).values(
+                incident_id=plan_id.incident_id, revision=plan_id.revision, number=number, added_at=now,
+                member_count=len(new), merkle_root=root,
+            )
+        )  # fmt: skip
+        connection.execute(
+            sa.insert(late_member),
+            [
+                {
+                    "incident_id": plan_id.incident_id, "revision": plan_id.revision, "root": name, "member_leaf": leaf,
+                    "number": number, "partition": partition, "known": name in members_before,
+                }
+                for (name, leaf), partition in sorted(new.items())
+            ],
+        )  # fmt: skip
+        exercise = connection.execute(
+            sa.select(incident.c.exercise).where(incident.c.incident_id == plan_id.incident_id)
+        ).scalar()
+        event_id = hashlib.sha256(f"{plan_id.incident_id}/{plan_id.revision}/late/{number}".encode()).hexdigest()[:32]
+        event = CaseEvent(
+            case_event_id=event_id,
+            kind="people.added_late",
+            incident_id=plan_id.incident_id,
+            actor=None,
+            occurred_at=now,
+            body={
+                "revision": plan_id.revision,
+                "number": number,
+                "member_count": len(new),
+                "new_count": len({name for name, _ in new} - members_before),
+                "members_root": root,
+                "total_count": int(before[1]) + len(new),
+            },
+            exercise=bool(exercise),
+        )
+        name = plan_id.incident_id
+        outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)
 
     def _keep_answers(self, connection: sa.Connection, answers: Sequence[PartitionResolved], now: datetime) -> None:
         for event in answers:
@@ -195,7 +268,10 @@ class PlanningTables:
         last_fact = connection.execute(
             sa.select(sa.func.max(fact.c.fact_id)).where(fact.c.incident_id == plan_id.incident_id)
         ).scalar()
-        return OpenPlan(plan_id, complete, int(people[0]), int(people[1]), int(answers), int(last_fact or 0))
+        late = connection.execute(
+            sa.select(sa.func.coalesce(sa.func.sum(late_addition.c.member_count), 0)).where(_of(late_addition, plan_id))
+        ).scalar_one()
+        return OpenPlan(plan_id, complete, int(people[0]), int(people[1]), int(answers), int(last_fact or 0), int(late))
 
     def answers(self, plan_id: PlanId) -> tuple[PlannedIncident, Sequence[Answered]]:
         with self._database.read() as connection:
@@ -264,24 +340,34 @@ class PlanningTables:
         """Return everything that a plan rests on, read in one transaction."""
         with self._database.read() as connection:
             state = connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id))).scalar()
-            begun = set(
-                connection.execute(
-                    sa.select(attempt.c.recipient_id).where(attempt.c.incident_id == plan_id.incident_id).distinct()
-                ).scalars()
-            )
-            recipients = [
-                Known(
-                    recipient_id=row["recipient_id"],
-                    roots=tuple(row["roots"]),
-                    fixed=row["recipient_id"] in begun or row["final_state"] is not None,
-                    row=dict(row),
+            begun: dict[str, list[Any]] = defaultdict(list)
+            for each in connection.execute(
+                sa.select(attempt.c.recipient_id, attempt.c.state, attempt.c.send_count, attempt.c.number).where(
+                    attempt.c.incident_id == plan_id.incident_id
                 )
+            ):
+                begun[each.recipient_id].append(each)
+            recipients = [
+                _known(row, begun.get(row["recipient_id"], ()))
                 for row in connection.execute(
                     sa.select(recipient).where(recipient.c.incident_id == plan_id.incident_id)
                 ).mappings()
             ]
             events = connection.execute(sa.select(affected.c.event).where(_of(affected, plan_id))).scalars()
             counted = SqlCaseWork(connection, self._clock.now()).exposures(plan_id.incident_id)
+            late = connection.execute(
+                sa.select(
+                    late_member.c.root, sa.func.max(late_addition.c.added_at, type_=late_addition.c.added_at.type)
+                )
+                .join(
+                    late_addition,
+                    (late_addition.c.incident_id == late_member.c.incident_id)
+                    & (late_addition.c.revision == late_member.c.revision)
+                    & (late_addition.c.number == late_member.c.number),
+                )
+                .where(_of(late_member, plan_id))
+                .group_by(late_member.c.root)
+            )
             return Before(
                 incident=self._incident(connection, plan_id),
                 complete=state == "complete",
@@ -289,6 +375,7 @@ class PlanningTables:
                 affected=[CustomerAffected.model_validate_json(text) for text in events],
                 recipients=recipients,
                 exposures=counted[1] if counted is not None and counted[0] == plan_id.revision else (),
+                added_at={row[0]: row[1] for row in late},
             )
 
     # --- what was planned -----------------------------------------------------------------------------------------
@@ -307,6 +394,8 @@ class PlanningTables:
             plan_id = change.plan_id
             keys = self._person_keys(connection, [row["root"] for row in change.changed], now)
             rows = [{**row, "subject_commitment": commit(keys[row["root"]], row["root"])} for row in change.changed]
+            for ids in _chunks(change.withdrawn):
+                connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
             for ids in _chunks(change.removed):
                 connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
             columns = [column.name for column in recipient.columns if column.name != "recipient_id"]
@@ -315,6 +404,10 @@ class PlanningTables:
             for recipient_id, roots in change.regrouped.items():
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
+                )
+            for recipient_id, correction in change.corrections.items():
+                connection.execute(
+                    sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(correction=correction)
                 )
             upsert(connection, segment, change.segments, update=("count", "lane", "priority"))
             used = sa.select(recipient.c.segment_id).where(
@@ -364,11 +457,21 @@ class PlanningTables:
             return False
         if current.revision != plan_id.revision or current.state in _ENDED:
             return False
-        touched = [*change.removed, *(row["recipient_id"] for row in change.changed)]
-        for ids in _chunks(touched):
+        touched = {*change.removed, *(row["recipient_id"] for row in change.changed)} - set(change.withdrawn)
+        for ids in _chunks(sorted(touched)):
             begun = connection.execute(
                 sa.select(sa.func.count()).select_from(attempt).where(attempt.c.recipient_id.in_(ids))
             ).scalar_one()
+            if begun:
+                return False
+        for ids in _chunks(change.withdrawn):
+            # locked: the meter must not put on the belt what is being withdrawn
+            rows = connection.execute(
+                sa.select(attempt.c.state, attempt.c.send_count, attempt.c.number)
+                .where(attempt.c.recipient_id.in_(ids))
+                .with_for_update()
+            ).all()
+            begun = sum(not _is_unsent(row) for row in rows)
             if begun:
                 return False
         return True
@@ -452,8 +555,75 @@ def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
         yield items[start : start + _CHUNK]
 
 
-def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, Any]:
+_FAILED = (AttemptState.BOUNCED, AttemptState.REJECTED, AttemptState.CANCELLED)
+
+
+def _is_unsent(row: Any) -> bool:
+    return bool(row.state == AttemptState.PLANNED and row.number == 1 and row.send_count == 0)
+
+
+def _known(row: Mapping[Any, Any], attempts: Sequence[Any]) -> Known:
+    told = any(each.send_count > 0 and each.state not in _FAILED for each in attempts)
+    return Known(
+        recipient_id=row["recipient_id"],
+        roots=tuple(row["roots"]),
+        fixed=bool(attempts) or row["final_state"] is not None,
+        row=dict(row),
+        unsent=bool(attempts) and row["final_state"] is None and all(_is_unsent(each) for each in attempts),
+        told=told or row["told_in"] is not None,
+    )
+
+
+def _known_members(
+    connection: sa.Connection, plan_id: PlanId, events: Sequence[CustomerAffected]
+) -> dict[str, CustomerAffected]:
+    found: dict[str, CustomerAffected] = {}
+    for roots in _chunks(sorted({event.root for event in events})):
+        rows = connection.execute(
+            sa.select(affected.c.root, affected.c.event).where(_of(affected, plan_id) & affected.c.root.in_(roots))
+        )
+        found |= {row.root: CustomerAffected.model_validate_json(row.event) for row in rows}
+    return found
+
+
+def _grow(
+    connection: sa.Connection,
+    plan_id: PlanId,
+    events: Sequence[CustomerAffected],
+    known: Mapping[str, CustomerAffected],
+    *,
+    keep_contact: bool,
+) -> None:
+    """Add what came late to those who were there already."""
+    newest: dict[str, CustomerAffected] = {}
+    for event in events:
+        before = newest.get(event.root) or known.get(event.root)
+        newest[event.root] = event if before is None else grown(before, event)
+    for root, event in newest.items():
+        if event == known.get(root):
+            continue
+        kept = event if keep_contact else event.model_copy(update={"contact": None})
+        connection.execute(
+            sa.update(affected)
+            .where(_of(affected, plan_id) & (affected.c.root == root))
+            .values(event=kept.model_dump_json(), standing=event.standing, departed=event.departed)
+        )
+
+
+def _late_after_end(plan_id: PlanId, count: int) -> Page:
+    return Page(
+        "people.late_after_end", str(count.bit_length()), ("dpo", "responder"),
+        f"{plan_id.incident_id}: records of people concerned arrived while it was being ended; nobody tells them",
+        {"people": count, "next": f"tocsin incident show {plan_id.incident_id}"},
+    )  # fmt: skip
+
+
+def _leaf_of(event: CustomerAffected) -> str:
     record_ids = () if event.why is None else event.why.record_ids
+    return leaf_hash(member_leaf(event.root, record_ids, event.standing)).hex()
+
+
+def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, Any]:
     kept = event if keep_contact else event.model_copy(update={"contact": None})
     return {
         "incident_id": event.incident_id,
@@ -463,6 +633,6 @@ def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, A
         "standing": event.standing,
         "departed": event.departed,
         "late": event.late,
-        "member_leaf": leaf_hash(member_leaf(event.root, record_ids, event.standing)).hex(),
+        "member_leaf": _leaf_of(event),
         "event": kept.model_dump_json(),
     }

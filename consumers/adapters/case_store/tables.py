@@ -104,6 +104,18 @@ alert = sa.Table(
     sa.Column("body", LongBytes, nullable=False, comment="the bytes as received"),
 )
 
+everybody_confirmation = sa.Table(
+    "everybody_confirmation",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("scope_sha256", _id(64), primary_key=True),
+    sa.Column("affected_count", sa.Integer, nullable=False),
+    sa.Column("people_count", sa.Integer, comment="all whom the index knows; null: not known"),
+    sa.Column("confirmed_at", Instant, nullable=False),
+    sa.Column("confirmed_by", _id(100), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
 scope_proposal = sa.Table(
     "scope_proposal",
     metadata,
@@ -150,6 +162,30 @@ affected = sa.Table(
     sa.Column("member_leaf", _id(64), nullable=False, comment="SHA-256 leaf of the resolution's Merkle tree"),
     sa.Column("event", LongText, nullable=False, comment="CustomerAffected as received; contact sealed"),
     sa.Index("ix_affected_incident_revision_partition", "incident_id", "revision", "partition"),
+)
+
+late_addition = sa.Table(
+    "late_addition",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("added_at", Instant, nullable=False),
+    sa.Column("member_count", sa.Integer, nullable=False),
+    sa.Column("merkle_root", _id(64), nullable=False, comment="over its members' leaves, sorted by root"),
+)
+
+late_member = sa.Table(
+    "late_member",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("root", _id(64), primary_key=True),
+    sa.Column("member_leaf", _id(64), primary_key=True, comment="of the event as it came: what came twice is one"),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("known", sa.Boolean, nullable=False, comment="true: a member already, of whom more was found"),
+    sa.Index("ix_late_member_incident_revision_number", "incident_id", "revision", "number"),
 )
 
 resolution = sa.Table(
@@ -373,6 +409,12 @@ recipient = sa.Table(
     sa.Column("held_reason", _id(200)),
     sa.Column("final_state", _id(32), comment="reached, substituted, unreachable_reported"),
     sa.Column("final_at", Instant),
+    sa.Column("round", sa.Integer, nullable=False, server_default="1", comment="2 and up: a supplement"),
+    sa.Column("supplements", _id(100), index=True, comment="the first round's recipient id; null: this is it"),
+    sa.Column("added_at", Instant, comment="when the late record came that added or supplements; null: in time"),
+    sa.Column("notice_sha256", _id(64), index=True, comment="equal in two incidents: they would tell the same"),
+    sa.Column("told_in", _id(100), comment="the recipient id, of another incident, that told the same"),
+    sa.Column("correction", _id(16), comment="not_concerned, told_too_much: was told what is not true of them"),
     sa.Index("ix_recipient_incident_final", "incident_id", "final_state"),
 )
 
