@@ -46,7 +46,7 @@ MAX_SMS_PARTS = 3
 _LISTS = ("disclosures", "accuracy", "purposes")
 _VARIABLES = (
     *_LISTS, "group", "standing", "scenario", "sms_details", "detected_on", "exposed_from", "exposed_to", "sender",
-    "language", "machine_made",
+    "language", "machine_made", "supplement",
 )  # fmt: skip
 _LAYOUT_VARIABLES = ("language", "subject", "sender", "body")
 _SENDER = tuple(field.name for field in fields(Sender))
@@ -235,6 +235,7 @@ def _context(key: SegmentKey, language: Language, sender: Sender, disclosure: Di
         "machine_made": any(parse_key(text).kind is not Kind.REAL for text in key.disclosures) or not key.disclosures,
         "group": key.group,
         "standing": key.standing,
+        "supplement": key.supplement,
         "scenario": key.scenario,
         "sms_details": key.sms_details,
         "detected_on": day(key.detected_on),
@@ -454,6 +455,7 @@ def check(bundle: Bundle) -> list[str]:
         )  # fmt: skip
         problems.extend(_problem(bundle, key))
     for locale in bundle.locales:
+        problems.extend(_problem(bundle, sample_key(bundle, locale, supplement=True)))
         problems.extend(_problem(bundle, sample_key(bundle, locale, standing="possible", disclosures=())))
         for disclosure in bundle.sentences[locale].keys():  # noqa: SIM118
             problems.extend(_problem(bundle, sample_key(bundle, locale, disclosures=(str(disclosure),))))

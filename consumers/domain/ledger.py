@@ -77,7 +77,9 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How far an incident's people are; `open` have no end yet and are not held."""
+    """How far an incident's people are; `open` have no end yet and are not held. A supplement counts apart: the person
+    was told before.
+    """
 
     people: int
     reached: int
@@ -85,6 +87,9 @@ class Counts:
     unreachable: int
     held: int
     open: int
+    supplements: int = 0
+    supplements_open: int = 0
+    """Of `supplements` those without an end, held ones included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,6 @@ class SegmentKey:
     """What the notice says of the incident because a law asks for it: `people`, `delayed_by_law_enforcement` ..."""
     offer: tuple[tuple[str, str], ...] = ()
     """The protective offer: `service`, `provider`, `months`, `enrol`, `telephone`, `code`, `until`. Empty: none is made."""
-
     supplement: bool = False
     """For people who were told before, and of whom more was found since."""
 

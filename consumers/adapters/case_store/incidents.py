@@ -279,7 +279,7 @@ class _IncidentRows:
     def ends(self, incident_id: str) -> Mapping[str, int]:
         rows = self._connection.execute(
             sa.select(recipient.c.final_state, sa.func.count())
-            .where(recipient.c.incident_id == incident_id)
+            .where((recipient.c.incident_id == incident_id) & recipient.c.supplements.is_(None))
             .group_by(recipient.c.final_state)
         )
         return {row[0] or "open": row[1] for row in rows}

@@ -212,6 +212,7 @@ class Ledger:
                     segment.c.channels.label("policy"),
                     segment.c.bundle_sha256,
                     segment.c.segment_id,
+                    _told_elsewhere().label("told_in"),
                 )
                 .join(segment, segment.c.segment_id == recipient.c.segment_id)
                 .where(*conditions)
@@ -225,10 +226,15 @@ class Ledger:
         )
         attempts: list[dict[str, Any]] = []
         ended: list[tuple[str, PersonEnd, str]] = []
+        elsewhere: list[tuple[str, str, str]] = []
         for person in rows:
             text_and_channels = {"bundle_sha256": person["bundle_sha256"], "channels": list(person["policy"])}
             if approved.get(person["segment_id"]) != text_and_channels:
                 # nobody approved this text and these channels for these people: they wait for an approval of their own
+                continue
+            if person["told_in"] is not None:
+                # Another incident's notice told them these very facts: they are not told twice.
+                elsewhere.append((person["recipient_id"], person["told_in"], person["subject_commitment"]))
                 continue
             if person["late"]:
                 if late_used >= cap:
@@ -247,14 +253,41 @@ class Ledger:
         if attempts:
             connection.execute(sa.insert(attempt), attempts)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
-        if row["state"] == "finished" and (attempts or ended):
+        self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
+        if row["state"] == "finished" and (attempts or ended or elsewhere):
             # a late addition within the cap was approved with all others, however late
             connection.execute(
                 sa.update(release)
                 .where(release.c.release_id == row["release_id"])
                 .values(state="releasing", finished_at=None)
             )
-        return len(attempts) + len(ended)
+        return len(attempts) + len(ended) + len(elsewhere)
+
+    def _end_told_elsewhere(
+        self,
+        connection: sa.Connection,
+        incident_id: str,
+        elsewhere: Sequence[tuple[str, str, str]],
+        now: datetime,
+        *,
+        exercise: bool,
+    ) -> None:
+        """End people whom another incident's notice told the same, and say in the log which incident's it was."""
+        for recipient_id, told_in, _ in elsewhere:
+            connection.execute(
+                sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(told_in=told_in)
+            )
+        ended = [(recipient_id, PersonEnd.REACHED, subject) for recipient_id, _, subject in elsewhere]
+        self._end_people(connection, incident_id, ended, now, exercise=exercise)
+        events = []
+        for recipient_id, told_in, subject in elsewhere:
+            _, year, number = told_in.partition(":")[0].split("-")
+            event_id = hashlib.sha256(f"{recipient_id}/told in/{told_in}".encode()).hexdigest()[:32]
+            body = {"subject": subject, "year": int(year), "number": int(number)}
+            events.append(
+                _case_event("people.told_in_other_incident", incident_id, event_id, now, body, exercise=exercise)
+            )
+        outbox.append(connection, events, now)
 
     def _new_attempt(
         self,
@@ -465,7 +498,7 @@ class Ledger:
                 if row["mode"] == "break_glass":
                     continue
                 counts = self._counts(connection, row["incident_id"])
-                if counts.people == 0 or counts.open or counts.held:
+                if counts.people == 0 or counts.open or counts.held or counts.supplements_open:
                     continue
                 connection.execute(
                     sa.update(release)
@@ -534,13 +567,24 @@ class Ledger:
     @staticmethod
     def _counts(connection: sa.Connection, incident_id: str) -> Counts:
         ends: dict[str | None, int] = defaultdict(int)
-        held = 0
+        held = supplements = supplements_open = 0
         counted = recipient.c.final_state.is_not(None) | still_concerned()
         for row in connection.execute(
-            sa.select(recipient.c.final_state, recipient.c.held_reason.is_not(None).label("held"), sa.func.count())
+            sa.select(
+                recipient.c.final_state,
+                recipient.c.held_reason.is_not(None).label("held"),
+                sa.func.count(),
+                recipient.c.supplements.is_not(None).label("supplement"),
+            )
             .where((recipient.c.incident_id == incident_id) & counted)
-            .group_by(recipient.c.final_state, recipient.c.held_reason.is_not(None))
+            .group_by(
+                recipient.c.final_state, recipient.c.held_reason.is_not(None), recipient.c.supplements.is_not(None)
+            )
         ):
+            if row[3]:
+                supplements += row[2]
+                supplements_open += row[2] if row[0] is None else 0
+                continue
             ends[row[0]] += row[2]
             if row[0] is None and row[1]:
                 held += row[2]
@@ -551,6 +595,8 @@ class Ledger:
             unreachable=ends[PersonEnd.UNREACHABLE_REPORTED],
             held=held,
             open=ends[None] - held,
+            supplements=supplements,
+            supplements_open=supplements_open,
         )
 
     # --- dispatch: intent before send, outcome after -----------------------------------------------------------
@@ -1086,7 +1132,57 @@ def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:
         recipient.c.held_reason.is_(None),
         recipient.c.segment_id.is_not(None),
         ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
+        ~_being_told_elsewhere(),
     ]
+
+
+def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
+    """Return another incident's notice to the same person, of the very same facts, and the condition that it is one."""
+    twin = recipient.alias("twin")
+    same = (
+        (twin.c.notice_sha256 == recipient.c.notice_sha256)
+        & (twin.c.root == recipient.c.root)
+        & (twin.c.incident_id != recipient.c.incident_id)
+    )
+    return twin, same
+
+
+def _told_elsewhere() -> sa.ScalarSelect[str]:
+    """Return the recipient id under which another incident has told a person the same and reached them, or NULL."""
+    twin, same = _twin()
+    return (
+        sa.select(sa.func.min(twin.c.recipient_id))
+        .where(same & (twin.c.final_state == PersonEnd.REACHED) & twin.c.told_in.is_(None))
+        .correlate(recipient)
+        .scalar_subquery()
+    )
+
+
+def _being_told_elsewhere() -> sa.ColumnElement[bool]:
+    """Say that another incident is at it: whether it arrives there decides whether anything leaves here.
+
+    What is only planned there counts while nothing holds it back: nobody waits here for somebody else's gate, or for a
+    release that will never run.
+    """
+    twin, same = _twin()
+    tried, running, held = attempt.alias("twin_attempt"), release.alias("twin_release"), gate.alias("twin_gate")
+    going = tried.c.state.in_(
+        [AttemptState.COMMANDED, AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN]
+    ) | (
+        (tried.c.state == AttemptState.PLANNED)
+        & (running.c.state == "releasing")
+        & ~sa.exists().where((held.c.incident_id == twin.c.incident_id) & held.c.lifted_at.is_(None))
+    )
+    return (
+        sa.exists()
+        .select_from(
+            twin.join(tried, tried.c.recipient_id == twin.c.recipient_id).join(
+                running, running.c.release_id == tried.c.release_id
+            )
+        )
+        .where(same & twin.c.final_state.is_(None) & going)
+        .correlate(recipient)
+    )
 
 
 def _beginning_releases() -> sa.Select[Any]:

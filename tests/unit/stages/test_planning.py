@@ -103,7 +103,10 @@ class World:
         return [json.loads(row["value"])["kind"] for row in self.rows(tables.outbox)]
 
     def people(self) -> dict[str, Mapping[Any, Any]]:
-        return {row["root"]: row for row in self.rows(tables.recipient)}
+        return {row["root"]: row for row in self.rows(tables.recipient) if row["supplements"] is None}
+
+    def supplements(self) -> dict[str, Mapping[Any, Any]]:
+        return {row["recipient_id"]: row for row in self.rows(tables.recipient) if row["supplements"] is not None}
 
     def execute(self, statement: Any) -> None:
         with self.database.write() as connection:
@@ -372,7 +375,7 @@ def test_late_people_are_added_once_and_merged(world: World) -> None:
     assert [rows[root]["late"] for root in sorted(rows)] == [False, False, True]
     assert rows["customer/1"]["roots"] == ["customer/1", "order/9"]
     assert len(rows["customer/2"]["why"]["disclosures"]) == 2
-    assert [page["kind"] for page in world.rows(tables.page)] == ["disclosure.incomplete"]
+    assert {page["kind"] for page in world.rows(tables.page)} == {"people.more_affected", "people.late"}
     assert world.kinds()[-1] == "plan.extended"
 
 

@@ -97,14 +97,14 @@ def upgrade() -> None:
                 comment="not_concerned, told_too_much: was told what is not true of them",
             )
         )
-        batch_op.create_index(batch_op.f("ix_recipient_notice_sha256"), ["notice_sha256"], unique=False)
+        batch_op.create_index("ix_recipient_root_notice", ["root", "notice_sha256"], unique=False)
         batch_op.create_index(batch_op.f("ix_recipient_supplements"), ["supplements"], unique=False)
 
 
 def downgrade() -> None:
     with op.batch_alter_table("recipient", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_recipient_supplements"))
-        batch_op.drop_index(batch_op.f("ix_recipient_notice_sha256"))
+        batch_op.drop_index("ix_recipient_root_notice")
         for name in ("correction", "told_in", "notice_sha256", "added_at", "supplements", "round"):
             batch_op.drop_column(name)
     op.drop_table("late_member")
