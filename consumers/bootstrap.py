@@ -64,7 +64,7 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Clock, SystemClock)
     parts.provide(IndexAnswers, lambda: _index_client(parts))
     parts.provide_later(partial(_provide_law, parts, config))
-    for provide in (_provide_delivery, _provide_case_store):
+    for provide in (_provide_delivery, _provide_case_store, _provide_notices):
         parts.provide_later(partial(provide, parts))
     return parts
 
@@ -139,6 +139,21 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
     parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
     parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
+
+
+def _provide_notices(parts: Parts) -> None:
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.adapters.case_store.bundles import NoticeBundles
+    from consumers.adapters.notice_samples import ApprovedSamples
+    from consumers.adapters.sheet_page import sheet_page
+    from consumers.case.sheet import Artefacts, NoticeSamples
+    from consumers.case.sheet_commands import SheetPage
+
+    parts.provide(Artefacts, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
+    parts.provide(
+        NoticeSamples, lambda: ApprovedSamples(_bundles(parts.get(Settings)), NoticeBundles(_database(parts)))
+    )
+    parts.provide(SheetPage, lambda: sheet_page)
 
 
 class HeldLease:

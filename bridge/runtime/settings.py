@@ -203,6 +203,13 @@ class Delivery(Section):
     )
     email_per_second: float = Field(default=14, gt=0, description="what SES grants; the meter never exceeds it")
     sms_per_second: float = Field(default=10, gt=0)
+    email_price_per_thousand: float | None = Field(
+        default=0.10, ge=0, description="what a thousand e-mails cost; the default is SES's list price in USD"
+    )
+    sms_price_per_part: float | None = Field(
+        default=None, ge=0, description="what one part of an SMS costs; differs by country, so nothing is assumed"
+    )
+    price_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     receipt_timeout_seconds: float = Field(
         default=4 * 3600,
         gt=0,

@@ -39,6 +39,7 @@ from consumers.case.prompts import assignments, authenticated, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
+from consumers.case.sheet_commands import seen_sheet, sheet
 from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
@@ -385,12 +386,15 @@ def prepare(
         click.echo(f"{done.people_without_text:,} of them have no approved text ({len(done.segments_without_text)} "
                    f"segments) and will wait: tocsin notices segments {incident_id}")  # fmt: skip
     click.echo(f"policy {done.release.policy_sha256}")
-    click.echo(f"next: tocsin incident approve {incident_id} --policy {done.release.policy_sha256}")
+    click.echo(
+        f"next: tocsin incident sheet {incident_id} -o sheet.html   (two people read it and approve by its hash)"
+    )
 
 
 @incident.command()
 @click.argument("name", metavar="INCIDENT_OR_RELEASE")
-@click.option("--policy", required=True, help="The policy's SHA-256, as you saw it.")
+@click.option("--sheet", "sheet_sha256", metavar="SHA256", help="The hash on the sheet that you have read.")
+@click.option("--policy", help="The policy's SHA-256, where no sheet was made.")
 @click.option("--role", type=click.Choice([str(role) for role in Role]), help="The role you act under.")
 @_reason
 @_token_file
@@ -399,23 +403,31 @@ def prepare(
 def approve(
     parts: Parts,
     name: str,
-    policy: str,
+    sheet_sha256: str | None,
+    policy: str | None,
     role: str | None,
     reason: str | None,
     token_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Approve what was prepared. The approval that satisfies the rule starts the release."""
+    """Approve what was prepared, as the sheet shows it. The approval that satisfies the rule starts the release."""
+    if (sheet_sha256 is None) == (policy is None):
+        raise BadInput(
+            f"say what you approve: --sheet SHA256, as the page of `tocsin incident sheet {name} -o sheet.html` shows it "
+            "(or --policy SHA256 alone)"
+        )
     actor = authenticated(parts, token_file)
+    seen = None if sheet_sha256 is None else seen_sheet(parts, sheet_sha256)
     done = releasing.approve(
         parts.get(CaseStore),
         name,
-        policy,
+        policy if seen is None else seen.policy_sha256,
         actor,
         parts.get(Clock).now(),
         mode=Mode(parts.get(Settings).approvals.mode),
         role=None if role is None else Role(role),
         reason=reason,
+        sheet=seen,
     )
     if as_json:
         print_json({"release_id": done.release.release_id, "state": done.release.state, "role": done.role,
@@ -448,7 +460,7 @@ def release(parts: Parts, incident_id: str, break_glass: bool, reason: str | Non
 def _say_status(record: ReleaseRecord, missing: str | None) -> None:
     if missing is not None:
         raise Refused(f"release {record.release_id} waits; missing: {missing}. The approval that completes it starts it: "
-                      f"tocsin incident approve {record.incident_id} --policy {record.policy_sha256}")  # fmt: skip
+                      f"tocsin incident sheet {record.incident_id} -o sheet.html")  # fmt: skip
     click.echo(f"release {record.release_id} is {record.state}; see tocsin delivery status {record.incident_id}")
 
 
@@ -664,7 +676,7 @@ def check(parts: Parts, as_json: bool) -> None:
         )
 
 
-for subcommand in SUBCOMMANDS:
+for subcommand in (*SUBCOMMANDS, sheet):
     incident.add_command(subcommand)
 
 COMMANDS: list[click.Command] = [incident, alert, people]

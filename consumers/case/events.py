@@ -130,7 +130,9 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         **_RELEASE, "revision": _COUNT, "recipient_count": _COUNT, "late_cap": _COUNT, "voided": _COUNT,
         "reason_sha256": _MAYBE_SHA256,
     },
-    "release.approved": {**_RELEASE, "approval_count": _COUNT, "reason_sha256": _MAYBE_SHA256},
+    "release.approved": {
+        **_RELEASE, "approval_count": _COUNT, "sheet_sha256": _MAYBE_SHA256, "reason_sha256": _MAYBE_SHA256,
+    },
     "release.started": {**_RELEASE, "recipient_count": _COUNT, "approval_count": _COUNT},
     "release.glass_broken": {
         **_RELEASE, "deadline_before": _INSTANT, "within_reach_count": _COUNT, "reason_sha256": _SHA256,

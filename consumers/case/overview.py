@@ -192,8 +192,8 @@ def next_step(
     if newest is not None and newest.record.state == "prepared":
         return NextStep(
             newest.missing or "an approver",
-            f"tocsin incident approve {name} --policy {newest.record.policy_sha256}",
-            "it waits for approval",
+            f"tocsin incident sheet {name} -o sheet.html",
+            "it waits for approval by the sheet's hash",
         )
     running = next((each for each in ordinary if each.record.state in ("releasing", "paused")), None)
     if running is not None:

@@ -8,7 +8,7 @@ release in its own transaction: there is no moment in which it is approved and n
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,6 +43,15 @@ class Prepared:
     late_count: int
     again: bool
     """True when this very policy was prepared before: nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSheet:
+    """The sheet that an approver has before them. `check` raises Refused if anything on it has changed since."""
+
+    sha256: str
+    policy_sha256: str
+    check: Callable[[CaseWork, IncidentRecord, ReleaseRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ def prepare(
         record_act(case, actor, role, "release.prepared", body, at=now, incident=incident, reason=reason)
         _page(
             case, incident, "approval_needed", now, mark=release.release_id,
-            next_command=f"tocsin incident approve {incident_id} --policy {release.policy_sha256}",
+            next_command=f"tocsin incident sheet {incident_id} -o sheet.html",
             facts={"recipient_count": policy["recipient_count"], "mode": mode.value},
         )  # fmt: skip
         return _prepared(case, incident, release, again=False)
@@ -195,20 +204,23 @@ def approve(
     mode: Mode,
     role: Role | None = None,
     reason: str | None = None,
+    sheet: SeenSheet | None = None,
 ) -> Approved:
     """Approve the policy with the hash `policy`; the approval that satisfies the rule starts the release.
 
-    `name` is a release or an incident. `mode` is the rule in force. Raises Refused when what was prepared has changed
-    since, when this person's approval cannot count, or when there is nothing to approve.
+    `name` is a release or an incident. `mode` is the rule in force. Raises Refused when what was prepared, or anything on
+    the sheet, has changed since, when this person's approval cannot count, or when there is nothing to approve.
     """
     actor.acting_for(Act.APPROVE)
 
     def work(case: CaseWork) -> Approved:
         # the incident's row is the lock: of two last approvals at one moment, the second one sees the first
-        incident = still_open(case, _waiting_release(case, name).incident_id)
-        release = _waiting_release(case, name)
+        incident = still_open(case, waiting_release(case, name).incident_id)
+        release = waiting_release(case, name)
         if release.state != "prepared":
             raise Refused(f"release {release.release_id} is {release.state}; there is nothing to approve")
+        if sheet is not None:
+            sheet.check(case, incident, release)
         if release.policy_sha256 != policy:
             raise Refused(
                 f"{incident.incident_id}: the policy that waits is {release.policy_sha256}, not {policy}; look at it "
@@ -222,9 +234,10 @@ def approve(
         against = rule.objection(Mode(release.mode), preparer, given, candidate)
         if against is not None:
             raise Refused(f"{actor.person_id} {against}")
-        case.add_approval(ApprovalRecord(release.release_id, actor.person_id, chosen.value, policy, now, reason))
+        shown = None if sheet is None else sheet.sha256
+        case.add_approval(ApprovalRecord(release.release_id, actor.person_id, chosen.value, policy, now, reason, shown))
         given.append(candidate)
-        body: Body = {**_named(release), "approval_count": len(given)}
+        body: Body = {**_named(release), "approval_count": len(given), "sheet_sha256": shown}
         record_act(case, actor, chosen, "release.approved", body, at=now, incident=incident, reason=reason)
         releasing = rule.satisfied(Mode(release.mode), preparer, given)
         if releasing:
@@ -235,7 +248,11 @@ def approve(
     return store.change(work)
 
 
-def _waiting_release(case: CaseWork, name: str) -> ReleaseRecord:
+def waiting_release(case: CaseWork, name: str) -> ReleaseRecord:
+    """Return the release `name`, or of the incident `name` the one that waits for approval, else the one that runs.
+
+    Raises BadInput for what is neither, Refused if nothing is prepared.
+    """
     release = case.release(name)
     if release is not None:
         return release
@@ -299,7 +316,7 @@ def release_status(store: CaseStore, incident_id: str) -> tuple[ReleaseRecord, s
     """Return the release that waits or runs, and in words which approvals are missing (None: it runs already)."""
 
     def work(case: CaseWork) -> tuple[ReleaseRecord, str | None]:
-        release = _waiting_release(case, incident_id)
+        release = waiting_release(case, incident_id)
         if release.state != "prepared":
             return release, None
         preparer = rule.Act(release.prepared_by, release.prepared_role)

@@ -147,6 +147,33 @@ class SegmentRecord:
     bundle_sha256: str | None
     channels: Sequence[str]
     count: int
+    key: Mapping[str, Any] = field(default_factory=dict)
+    """What all its people share, as planning wrote it (`domain.segments.SegmentKey`)."""
+    lane: str = ""
+    priority: int = 0
+    sms_details: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceRow:
+    """People of an incident who are alike in all that a sheet counts. Holds numbers, nobody."""
+
+    segment_id: str | None
+    controller: str
+    website_id: int
+    store_id: int
+    residence: Sequence[Mapping[str, Any]]
+    """Their residence claims."""
+    jurisdictions: Sequence[str]
+    """Regimes whose notice to individuals they are owed."""
+    standing: str
+    late: bool
+    held_reason: str | None
+    final_state: str | None
+    channels: Sequence[str]
+    """Those that exist for them."""
+    count: int
+    earliest_deadline_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +314,8 @@ class ApprovalRecord:
     policy_sha256: str
     approved_at: datetime
     reason: str | None
+    sheet_sha256: str | None = None
+    """The sheet that this person saw; None: they named the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +386,9 @@ class CaseWork(Protocol):
     def plan(self, incident_id: str, revision: int) -> PlanRecord | None: ...
     def partitions(self, incident_id: str, revision: int) -> PartitionsRecord: ...
     def segments(self, incident_id: str, revision: int) -> Sequence[SegmentRecord]: ...
+    def audience(self, incident_id: str) -> Sequence[AudienceRow]:
+        """Return an incident's people in groups that are alike, without those whom a corrected scope left out."""
+        ...
 
     # duties: what they rest on, how they stand, what was done about them
     def exposures(self, incident_id: str) -> tuple[int, Sequence[Exposure]] | None:

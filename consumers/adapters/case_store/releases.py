@@ -16,8 +16,9 @@ from consumers.adapters.case_store.tables import (
     recipient,
     release,
     segment,
+    still_concerned,
 )
-from consumers.case.store import ApprovalRecord, GateRecord, ReleaseRecord, SegmentRecord
+from consumers.case.store import ApprovalRecord, AudienceRow, GateRecord, ReleaseRecord, SegmentRecord
 
 
 class ReleaseRows:
@@ -40,9 +41,29 @@ class ReleaseRows:
             .order_by(segment.c.segment_id)
         ).mappings()
         return [
-            SegmentRecord(row["segment_id"], row["name"], row["bundle_sha256"], row["channels"], row["count"])
+            SegmentRecord(
+                row["segment_id"], row["name"], row["bundle_sha256"], row["channels"], row["count"], row["key"],
+                row["lane"], row["priority"], bool(row["sms_details"]),
+            )
             for row in rows
-        ]
+        ]  # fmt: skip
+
+    def audience(self, incident_id: str) -> Sequence[AudienceRow]:
+        alike = (
+            recipient.c.segment_id, recipient.c.controller, recipient.c.website_id, recipient.c.store_id,
+            recipient.c.residence, recipient.c.jurisdictions, recipient.c.standing, recipient.c.late,
+            recipient.c.held_reason, recipient.c.final_state, recipient.c.channels,
+        )  # fmt: skip
+        rows = self._connection.execute(
+            sa.select(*alike, sa.func.count().label("count"), sa.func.min(recipient.c.deadline_at).label("earliest"))
+            .where((recipient.c.incident_id == incident_id) & still_concerned())
+            .group_by(*alike)
+        ).mappings()
+        return [
+            AudienceRow(**{column.name: row[column] for column in alike}, count=row["count"],
+                        earliest_deadline_at=row["earliest"])
+            for row in rows
+        ]  # fmt: skip
 
     def releases(self, incident_id: str) -> Sequence[ReleaseRecord]:
         rows = self._connection.execute(

@@ -448,6 +448,7 @@ approval = sa.Table(
     sa.Column("policy_sha256", _id(64), nullable=False),
     sa.Column("approved_at", Instant, nullable=False),
     sa.Column("reason", sa.Text),
+    sa.Column("sheet_sha256", _id(64), comment="the sheet that the approver saw, in the artefact store"),
 )
 
 gate = sa.Table(

@@ -200,7 +200,7 @@ def test_the_next_step_leads_from_the_alert_to_the_end(case: Case) -> None:
     case.plan(name)
     assert step() == f"tocsin incident prepare {name}"
     prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.TWO_APPROVERS, late_cap=1)
-    assert step() == f"tocsin incident approve {name} --policy {prepared.release.policy_sha256}"
+    assert step() == f"tocsin incident sheet {name} -o sheet.html"
     for who in (DPO, APPROVER):
         releasing.approve(case.store, name, prepared.release.policy_sha256, who, NOW, mode=Mode.TWO_APPROVERS)
     assert step() == f"tocsin delivery status {name}"

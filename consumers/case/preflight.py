@@ -1,0 +1,151 @@
+"""Pre-flight: what is known today that keeps somebody from being told, or that somebody must decide before.
+
+Pure: it looks at what was counted and names each finding with the command that mends it. Not for what a release may do
+(`releasing`) nor for delivery's own readiness, which adds findings of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bridge.contracts.events import Coverage
+from bridge.contracts.scope import Scope
+from consumers.case.events import written
+from consumers.case.store import GateRecord, IncidentRecord, ObligationRecord, PartitionsRecord
+from consumers.case.workflow import AWARENESS
+from consumers.domain.duties import OPEN
+from consumers.domain.resolution import is_complete
+
+STOPS, DECIDE, NOTE = "stops", "decide", "note"
+"""Some people are not told while it stands; a person should decide; good to know."""
+_NAMED_AT_ONCE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding. `says` holds counts and names of ours, no personal data; `next` is a command or empty."""
+
+    level: str
+    about: str
+    says: str
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What pre-flight looks at: as counted for a release that would go out now. Counts are of people."""
+
+    incident: IncidentRecord
+    facts: Mapping[str, Any]
+    partitions: PartitionsRecord
+    obligations: Sequence[ObligationRecord]
+    adopted: frozenset[tuple[str, int]]
+    """Versions of rules that counsel has adopted."""
+    gates: Sequence[tuple[GateRecord, int]]
+    """Open gates, each with how many it keeps back."""
+    held: Mapping[str, int]
+    """Why people are held, and how many."""
+    regions: Mapping[str, int]
+    """Why notices may not pass the provider's region, for people whom planning does not hold for it."""
+    without_channel: int
+    expiring: Mapping[str, datetime | None]
+    """Bundles by the end of their approval; None: not in force."""
+    delivery_mode: str
+
+
+def findings(seen: Readiness) -> list[Finding]:
+    """Return every finding, those that stop somebody first."""
+    order = {STOPS: 0, DECIDE: 1, NOTE: 2}
+    return sorted(_findings(seen), key=lambda each: (order[each.level], each.about, each.says))
+
+
+def _findings(seen: Readiness) -> Iterable[Finding]:
+    name = seen.incident.incident_id
+    partitions = seen.partitions
+    if partitions.partition_count is None or partitions.answered < partitions.partition_count:
+        total = "?" if partitions.partition_count is None else partitions.partition_count
+        yield Finding(STOPS, "partitions", f"{partitions.answered} of {total} partitions have answered",
+                      "tocsin index status")  # fmt: skip
+    yield from _coverage(seen)
+    for reason, count in sorted(seen.held.items()):
+        yield Finding(STOPS, "held", f"{_people(count)} held: {reason}", f"tocsin notices segments {name}")
+    for sha256, until in sorted(seen.expiring.items()):
+        if until is None:
+            yield Finding(STOPS, "approved texts", f"the approval of text {sha256[:12]} is not in force any more",
+                          f"tocsin incident prepare {name}")  # fmt: skip
+        else:
+            yield Finding(NOTE, "approved texts", f"text {sha256[:12]} is approved until {written(until)}")
+    for reason, count in sorted(seen.regions.items()):
+        yield Finding(STOPS, "regions", f"{_people(count)} kept back: {reason}", "tocsin law check")
+    for gate, count in seen.gates:
+        yield _kept_back(name, gate, count)
+    if seen.without_channel:
+        yield Finding(STOPS, "contacts", f"{_people(seen.without_channel)} have no channel of their segment's policy (no "
+                      "usable contact): they end as unreachable, and public communication is due",
+                      f"tocsin incident obligations {name}")  # fmt: skip
+    if not any(seen.facts.get(fact) for fact in AWARENESS):
+        yield Finding(DECIDE, "awareness", "nobody has recorded awareness: the clocks run from the detection",
+                      f"tocsin incident aware {name} --as controller_aware_at --at INSTANT --reason TEXT")  # fmt: skip
+    yield from _unadopted(seen)
+    if seen.delivery_mode != "live":
+        yield Finding(
+            NOTE, "delivery mode", f"delivery.mode is {seen.delivery_mode}: no notice leaves for a real person"
+        )
+    if seen.incident.exercise:
+        yield Finding(NOTE, "exercise", "this incident is an exercise: no notice leaves for a real person")
+
+
+def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:
+    whose = f" of {gate.controller}" if gate.controller else ""
+    until = f", until {gate.regime_id} is met" if gate.regime_id else ""
+    where = ", ".join(gate.covers[:_NAMED_AT_ONCE]) + (" and more" if len(gate.covers) > _NAMED_AT_ONCE else "")
+    command = f"duty {name} {gate.regime_id}" if gate.regime_id else f"lift {name} {gate.gate_id}"
+    return Finding(
+        STOPS,
+        "holds",
+        f"{_people(count)}{whose} wait: {gate.kind.replace('_', ' ')} for {where}{until}",
+        f"tocsin incident {command} --reason TEXT",
+    )
+
+
+def _coverage(seen: Readiness) -> Iterable[Finding]:
+    coverage = list(seen.partitions.coverage)
+    exposed_from = (
+        None if seen.incident.scope is None else Scope.model_validate(seen.incident.scope).exposed_from
+    )  # fmt: skip
+    if is_complete(coverage, exposed_from):
+        return
+    gaps = [gap for each in coverage if (gap := _gap(each))]
+    if exposed_from is None:
+        gaps.append("the scope does not say since when the data lay open")
+    elif any(each.recorded_since is not None and each.recorded_since > exposed_from for each in coverage):
+        gaps.append("recording began after the exposure did")
+    words = "; ".join(dict.fromkeys(gaps)) or "no partition says what it covers"
+    yield Finding(DECIDE, "coverage", f"coverage is incomplete, so there may be more people: {words}",
+                  f"tocsin incident show {seen.incident.incident_id}")  # fmt: skip
+
+
+def _gap(each: Coverage) -> str:
+    if each.recorded_since is None:
+        return f"writes of {each.model_id} to {each.attribute} were never recorded"
+    return f"{each.untagged_count:,} untagged writes of {each.model_id}" if each.untagged_count else ""
+
+
+def _unadopted(seen: Readiness) -> Iterable[Finding]:
+    rows = [each for each in seen.obligations if each.status in OPEN]
+    strange = sorted(
+        {
+            each.regime_id
+            for each in rows
+            if (each.detail.get("regime_id"), each.detail.get("version")) not in seen.adopted
+        }
+    )
+    if strange:
+        more = f" and {len(strange) - _NAMED_AT_ONCE} more" if len(strange) > _NAMED_AT_ONCE else ""
+        yield Finding(DECIDE, "law", f"{len(strange)} of {len({each.regime_id for each in rows})} open duties are not adopted "
+                      f"by your counsel: {', '.join(strange[:_NAMED_AT_ONCE])}{more}", "tocsin law review")  # fmt: skip
+
+
+def _people(count: int) -> str:
+    return f"{count:,} {'person' if count == 1 else 'people'}"

@@ -1,0 +1,501 @@
+"""The sheet: everything that two people must see before they approve a release, in one content with one hash.
+
+The content is canonical JSON, kept in the artefact store by its hash; an approval names the hash, the content is built
+anew inside the approval's transaction, and whatever differs is named and refused. Late additions are not part of it: the
+release policy's cap is what an approval says about them. What passes by itself (hours left) is worked out for the page and
+not bound. Not for how the page looks (`consumers.adapters.sheet_page`).
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import rfc8785
+
+from bridge.contracts.errors import BadInput, Refused, TocsinError
+from bridge.contracts.events import Channel, Residence
+from consumers.case.adoption import adopted
+from consumers.case.events import written
+from consumers.case.preflight import Readiness, findings
+from consumers.case.releasing import waiting_release
+from consumers.case.store import (
+    AudienceRow,
+    CaseStore,
+    CaseWork,
+    GateRecord,
+    IncidentRecord,
+    ReleaseRecord,
+    SegmentRecord,
+)
+from consumers.case.workflow import found, known_facts
+from consumers.domain.delivery import what_next
+from consumers.domain.duties import Law
+from consumers.domain.gates import Gate, gate_for
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
+from consumers.domain.persons import homes_of
+
+FORMAT = "tocsin-sheet-v1"
+_NAMED_AT_ONCE = 8
+_KEYS = ("segment_id", "code", "reason", "gate_id", "channel", "says", "model")
+"""Members of lists are told apart by the first of these that they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A sample in one medium, slots filled for a made-up person. `html` is a whole document of its own, or None."""
+
+    medium: str
+    title: str
+    text: str
+    html: str | None = None
+    remark: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256, in hex, over all of it."""
+        return hashlib.sha256(rfc8785.dumps([self.medium, self.title, self.text, self.html or ""])).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a segment's people would get, by medium. `sms_parts` is what one SMS of it is billed as."""
+
+    media: tuple[Rendered, ...]
+    sms_parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextApproval:
+    """Counsel's approval of a text: until when, and for which jurisdictions."""
+
+    valid_until: datetime
+    jurisdictions: tuple[str, ...]
+
+
+class NoticeSamples(Protocol):
+    """Renders notices for people who look at them."""
+
+    def sample(self, key: Mapping[str, Any]) -> Sample:
+        """Return the sample of a segment's approved text. Raises TocsinError that says why there is none."""
+        ...
+
+    def approval(self, bundle_sha256: str, at: datetime) -> TextApproval | None:
+        """Return the approval of a bundle that is in force at `at`, or None."""
+        ...
+
+
+class Artefacts(Protocol):
+    """Where sheets are kept by hash."""
+
+    def put(self, content: bytes) -> str: ...
+    def get(self, sha256: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What delivery can do and costs. Rates per second, prices in `currency`; None: nobody has said."""
+
+    delivery_mode: str
+    provider_region: str
+    storage_region: str | None
+    email_per_second: float
+    sms_per_second: float
+    email_price_per_thousand: float | None
+    sms_price_per_part: float | None
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A sheet as it was made: `content` is what the hash binds, the rest is for the page."""
+
+    content: Mapping[str, Any]
+    sha256: str
+    title: str
+    samples: Mapping[str, Sample]
+    """By segment."""
+    late_count: int
+    approvals: Sequence[tuple[str, str]]
+    """Person and role."""
+    made_at: datetime
+
+    @property
+    def sending(self) -> timedelta:
+        """How long sending takes, fallbacks apart."""
+        return timedelta(seconds=self.content["channels"]["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Audience:
+    """A group of alike people with what follows for them."""
+
+    row: AudienceRow
+    homes: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    """Those that exist for them, in their policy's order."""
+
+    @property
+    def going(self) -> bool:
+        return self.row.held_reason is None and self.row.final_state is None
+
+
+def make_sheet(
+    store: CaseStore, name: str, law: Law, samples: NoticeSamples, means: Means, artefacts: Artefacts, now: datetime
+) -> Sheet:
+    """Return the sheet of what waits for approval and keep its content by hash. `name`: an incident or a release.
+
+    Raises Refused if nothing is prepared.
+    """
+
+    def work(case: CaseWork) -> Sheet:
+        release = waiting_release(case, name)
+        incident = found(case, release.incident_id)
+        content = sheet_content(case, incident, release, law, samples, means, now)
+        shown = {
+            each["segment_id"]: samples.sample(record.key)
+            for each in content["segments"]
+            for record in case.segments(incident.incident_id, incident.revision)
+            if record.segment_id == each["segment_id"] and each["sample"]
+        }
+        return Sheet(
+            content=content,
+            sha256=sheet_sha256(content),
+            title=incident.title,
+            samples=shown,
+            late_count=len(case.recipient_ids(incident.incident_id, late=True)),
+            approvals=[(each.person, each.role) for each in case.approvals(release.release_id)],
+            made_at=now,
+        )
+
+    sheet = store.look(work)
+    # A crash before this leaves nothing; after it the content is there, whether or not anybody reads the page.
+    artefacts.put(rfc8785.dumps(dict(sheet.content)))
+    return sheet
+
+
+def sheet_sha256(content: Mapping[str, Any]) -> str:
+    """Return SHA-256 over the canonical JSON (RFC 8785) of a content, in hex."""
+    return hashlib.sha256(rfc8785.dumps(dict(content))).hexdigest()
+
+
+def seen_content(artefacts: Artefacts, sha256: str) -> Mapping[str, Any]:
+    """Return the content that a hash names. Raises BadInput if there is no such sheet."""
+    try:
+        content = json.loads(artefacts.get(sha256))
+    except (Refused, BadInput, ValueError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadInput(
+            f"--sheet {sha256[:80]}: no sheet has this hash; make one with `tocsin incident sheet ID -o sheet.html` and "
+            "take the hash that it shows"
+        )
+    return content
+
+
+def refuse_if_other(seen: Mapping[str, Any], now_content: Mapping[str, Any], incident_id: str) -> None:
+    """Raise Refused, naming what differs, unless both contents are the same."""
+    changed = differences(seen, now_content)
+    if changed:
+        more = f"; and {len(changed) - _NAMED_AT_ONCE} more" if len(changed) > _NAMED_AT_ONCE else ""
+        raise Refused(
+            f"{incident_id}: since this sheet was made, {'; '.join(changed[:_NAMED_AT_ONCE])}{more}. Nothing was approved; "
+            f"look again: `tocsin incident sheet {incident_id} -o sheet.html`"
+        )
+
+
+def differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """Return each value that differs between two contents as `path: old -> new`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [
+            each
+            for key in sorted({*before, *after})
+            for each in differences(before.get(key), after.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    if _keyed(before) and _keyed(after):
+        one, other = _by_key(before), _by_key(after)
+        return [
+            each
+            for key in sorted({*one, *other})
+            for each in _member(one.get(key), other.get(key), f"{where} {_called(one.get(key) or other.get(key))}")
+        ]
+    return [] if before == after else [f"{where}: {_short(before)} -> {_short(after)}"]
+
+
+def _member(before: Any, after: Any, where: str) -> list[str]:
+    if before is None:
+        return [f"{where} is new"]
+    if after is None:
+        return [f"{where} is gone"]
+    return differences(before, after, where)
+
+
+def _keyed(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, Mapping) and _key(each) for each in value)
+
+
+def _key(member: Mapping[str, Any]) -> str:
+    return next((str(member[key]) for key in _KEYS if key in member), "")
+
+
+def _by_key(members: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {_key(member): member for member in members}
+
+
+def _called(member: Mapping[str, Any]) -> str:
+    return str(member.get("name") or _key(member))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+# What stands on it
+
+
+def sheet_content(
+    case: CaseWork,
+    incident: IncidentRecord,
+    release: ReleaseRecord,
+    law: Law,
+    samples: NoticeSamples,
+    means: Means,
+    now: datetime,
+) -> dict[str, Any]:
+    """Return all that an approval by sheet binds, as the case store has it at this moment."""
+    segments = {each.segment_id: each for each in case.segments(incident.incident_id, incident.revision)}
+    everybody = [_audience(row, segments) for row in case.audience(incident.incident_id)]
+    frozen = [each for each in everybody if not each.row.late]
+    gates = [each for each in case.gates(incident.incident_id) if each.lifted_at is None]
+    partitions = case.partitions(incident.incident_id, incident.revision)
+    approvals = {
+        sha256: samples.approval(sha256, now)
+        for sha256 in sorted({str(each.bundle_sha256) for each in segments.values() if each.bundle_sha256})
+    }
+    rendered = {segment_id: _sample(samples, each) for segment_id, each in segments.items()}
+    readiness = _readiness(case, incident, frozen, gates, law, means, approvals)
+    deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
+    return {
+        "format": FORMAT,
+        "incident": {
+            "incident_id": incident.incident_id, "revision": incident.revision, "scenario": incident.scenario,
+            "exercise": incident.exercise, "detected_at": written(incident.detected_at),
+            "scope_sha256": incident.scope_sha256,
+        },
+        "release": {
+            "release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode,
+            "late_cap": release.late_cap, "prepared_by": release.prepared_by, "prepared_role": release.prepared_role,
+            "rules_sha256": release.policy.get("rules_sha256"),
+        },
+        "people": {
+            **_counted(frozen),
+            "accounts_and_orders": partitions.affected_count,
+            "partitions_answered": partitions.answered, "partition_count": partitions.partition_count,
+        },
+        "coverage": [
+            {
+                "model": f"{each.model_id}/{each.attribute}",
+                "recorded_since": None if each.recorded_since is None else written(each.recorded_since),
+                "untagged": each.untagged_count,
+            }
+            for each in partitions.coverage
+        ],
+        "jurisdictions": _jurisdictions(frozen),
+        "segments": [
+            _segment(each, [one for one in frozen if one.row.segment_id == segment_id], rendered[segment_id], approvals)
+            for segment_id, each in sorted(segments.items(), key=lambda item: (item[1].priority, item[1].name, item[0]))
+        ],
+        "channels": _channels(frozen, means),
+        "cost": _cost(frozen, rendered, means),
+        "held": _held(frozen),
+        "gates": [
+            {"gate_id": each.gate_id, "kind": each.kind, "covers": list(each.covers), "regime_id": each.regime_id}
+            for each in gates
+        ],
+        "earliest_deadline_at": written(min(deadlines)) if deadlines else None,
+        "preflight": [asdict(each) for each in findings(readiness)],
+    }  # fmt: skip
+
+
+def _audience(row: AudienceRow, segments: Mapping[str, SegmentRecord]) -> _Audience:
+    homes = homes_of([Residence.model_validate(claim) for claim in row.residence])
+    segment = segments.get(row.segment_id or "")
+    order = () if segment is None else tuple(Channel(name) for name in segment.channels if name in row.channels)
+    return _Audience(row, homes, order)
+
+
+def _counted(groups: Sequence[_Audience]) -> dict[str, int]:
+    """Return how many people: in all, by record, only possible, held, ended in an earlier release."""
+    people: Counter[str] = Counter()
+    for each in groups:
+        people["people"] += each.row.count
+        people[each.row.standing] += each.row.count
+        people["ended_before"] += each.row.count if each.row.final_state else 0
+        people["held"] += each.row.count if each.row.held_reason and not each.row.final_state else 0
+    return {name: people[name] for name in ("people", "recorded", "possible", "held", "ended_before")}
+
+
+def _jurisdictions(groups: Sequence[_Audience]) -> list[dict[str, Any]]:
+    """Return the counts by home; who may live in two counts in both, who has none stands under `unknown`."""
+    at_home: dict[str, list[_Audience]] = defaultdict(list)
+    for each in groups:
+        for home in each.homes or (UNKNOWN_RESIDENCE,):
+            at_home[home].append(each)
+    rows = []
+    for code, own in at_home.items():
+        dates = [at for each in own if (at := each.row.earliest_deadline_at) is not None]
+        rows.append(
+            {
+                "code": code, **_counted(own),
+                "notices_owed_under": sorted({name for each in own for name in each.row.jurisdictions}),
+                "earliest_deadline_at": written(min(dates)) if dates else None,
+            }
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: (-row["people"], row["code"]))
+
+
+def _sample(samples: NoticeSamples, segment: SegmentRecord) -> Sample | str:
+    if segment.bundle_sha256 is None:
+        return "no approved text"
+    try:
+        return samples.sample(segment.key)
+    except TocsinError as error:
+        return str(error).splitlines()[0]
+
+
+def _segment(
+    segment: SegmentRecord,
+    groups: Sequence[_Audience],
+    sample: Sample | str,
+    approvals: Mapping[str, TextApproval | None],
+) -> dict[str, Any]:
+    approval = approvals.get(segment.bundle_sha256 or "")
+    firsts = _firsts(groups)
+    return {
+        "segment_id": segment.segment_id,
+        "name": segment.name,
+        **_counted(groups),
+        "without_channel": firsts.pop("none", 0),
+        "first_channel": dict(sorted(firsts.items())),
+        "channels": list(segment.channels),
+        "lane": segment.lane,
+        "priority": segment.priority,
+        "sms_details": segment.sms_details,
+        "locale": segment.key.get("locale"),
+        "bundle": segment.key.get("bundle"),
+        "bundle_sha256": segment.bundle_sha256,
+        "approved_until": None if approval is None else written(approval.valid_until),
+        "approved_for": [] if approval is None else list(approval.jurisdictions),
+        "disclosures": list(segment.key.get("disclosures", ())),
+        "sample": {each.medium: each.sha256 for each in sample.media} if isinstance(sample, Sample) else {},
+        "no_sample_because": sample if isinstance(sample, str) else None,
+    }
+
+
+def _firsts(groups: Iterable[_Audience]) -> Counter[str]:
+    """Return by which channel how many are told first; `none` are those for whom no channel exists."""
+    counts: Counter[str] = Counter()
+    for each in groups:
+        if each.going:
+            first = what_next((), each.channels, each.channels).channel
+            counts["none" if first is None else first.value] += each.row.count
+    return counts
+
+
+def _channels(groups: Sequence[_Audience], means: Means) -> dict[str, Any]:
+    firsts = _firsts(groups)
+    later: Counter[str] = Counter()
+    for each in groups:
+        for channel in each.channels[1:] if each.going else ():
+            later[channel.value] += each.row.count
+    rates = {Channel.EMAIL.value: means.email_per_second, Channel.SMS.value: means.sms_per_second}
+    slowest = max((count / rates[name] for name, count in firsts.items() if name in rates), default=0.0)
+    return {
+        "first": {channel.value: firsts[channel.value] for channel in Channel},
+        "later_at_most": {channel.value: later[channel.value] for channel in Channel},
+        "without": firsts["none"],
+        "seconds": int(-(-slowest // 1)),
+    }
+
+
+def _cost(
+    groups: Sequence[_Audience], rendered: Mapping[str, Sample | str], means: Means
+) -> dict[str, Any]:  # fmt: skip
+    """Return what sending costs: by first channel, and at most, if every message failed but the last."""
+    emails, parts, parts_at_most = 0, 0, 0
+    for each in groups:
+        sample = rendered.get(each.row.segment_id or "")
+        if not each.going or not each.channels or not isinstance(sample, Sample):
+            continue
+        emails += each.row.count if Channel.EMAIL in each.channels else 0
+        own = each.row.count * sample.sms_parts if Channel.SMS in each.channels else 0
+        parts_at_most += own
+        parts += own if each.channels[0] is Channel.SMS else 0
+    email_price, sms_price = means.email_price_per_thousand, means.sms_price_per_part
+    return {
+        "currency": means.currency,
+        "emails": emails,
+        "email": None if email_price is None else f"{emails * email_price / 1000:.2f}",
+        "sms_parts": parts,
+        "sms_parts_at_most": parts_at_most,
+        "sms": None if sms_price is None else f"{parts * sms_price:.2f}",
+        "sms_at_most": None if sms_price is None else f"{parts_at_most * sms_price:.2f}",
+    }
+
+
+def _held(groups: Sequence[_Audience]) -> list[dict[str, Any]]:
+    by_reason: dict[str, list[_Audience]] = defaultdict(list)
+    for each in groups:
+        if each.row.held_reason is not None and each.row.final_state is None:
+            by_reason[each.row.held_reason].append(each)
+    rows = []
+    for reason, own in sorted(by_reason.items()):
+        dates = [at for each in own if (at := each.row.earliest_deadline_at) is not None]
+        where = sorted({home for each in own for home in each.homes or (UNKNOWN_RESIDENCE,)})
+        rows.append(
+            {
+                "reason": reason, "people": sum(each.row.count for each in own), "jurisdictions": where,
+                "earliest_deadline_at": written(min(dates)) if dates else None,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _readiness(
+    case: CaseWork,
+    incident: IncidentRecord,
+    groups: Sequence[_Audience],
+    gates: Sequence[GateRecord],
+    law: Law,
+    means: Means,
+    approvals: Mapping[str, TextApproval | None],
+) -> Readiness:
+    regions: Counter[str] = Counter()
+    kept_back: Counter[str] = Counter()
+    as_gates = [Gate(each.gate_id, each.kind, each.covers, each.controller) for each in gates]
+    for each in groups:
+        if not each.going:
+            continue
+        objection = law.regions.objection(each.homes, each.row.controller, means.provider_region, means.storage_region)
+        if objection is not None:
+            regions[objection] += each.row.count
+        closed = gate_for(each.homes, as_gates, each.row.controller)
+        if closed is not None:
+            kept_back[closed.gate_id] += each.row.count
+    return Readiness(
+        incident=incident,
+        facts=known_facts(case, incident),
+        partitions=case.partitions(incident.incident_id, incident.revision),
+        obligations=case.obligations(incident.incident_id),
+        adopted=frozenset(adopted(law.rules, case.adoptions())),
+        gates=[(each, kept_back[each.gate_id]) for each in gates],
+        held={each["reason"]: each["people"] for each in _held(groups)},
+        regions=dict(regions),
+        without_channel=_firsts(groups)["none"],
+        expiring={sha256: None if each is None else each.valid_until for sha256, each in approvals.items()},
+        delivery_mode=means.delivery_mode,
+    )
