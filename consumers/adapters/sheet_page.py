@@ -33,7 +33,7 @@ def _template() -> Template:
 
 def _day(text: str | None) -> str:
     """Return an instant of the content as readers write it, in UTC."""
-    return "none" if text is None else f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+    return "no date" if text is None else f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
 
 
 def sheet_page(sheet: Sheet) -> str:

@@ -421,7 +421,7 @@ def approve(
     done = releasing.approve(
         parts.get(CaseStore),
         name,
-        policy if seen is None else seen.policy_sha256,
+        seen.policy_sha256 if seen is not None else str(policy),
         actor,
         parts.get(Clock).now(),
         mode=Mode(parts.get(Settings).approvals.mode),

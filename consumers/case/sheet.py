@@ -110,6 +110,15 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """An approval that is there already. `since` says what has changed since that person's sheet; None: they saw none."""
+
+    person: str
+    role: str
+    since: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """A sheet as it was made: `content` is what the hash binds, the rest is for the page."""
 
@@ -119,8 +128,7 @@ class Sheet:
     samples: Mapping[str, Sample]
     """By segment."""
     late_count: int
-    approvals: Sequence[tuple[str, str]]
-    """Person and role."""
+    approvals: Sequence["Given"]
     made_at: datetime
 
     @property
@@ -167,7 +175,10 @@ def make_sheet(
             title=incident.title,
             samples=shown,
             late_count=len(case.recipient_ids(incident.incident_id, late=True)),
-            approvals=[(each.person, each.role) for each in case.approvals(release.release_id)],
+            approvals=[
+                Given(each.person, each.role, _since(artefacts, each.sheet_sha256, content))
+                for each in case.approvals(release.release_id)
+            ],
             made_at=now,
         )
 
@@ -175,6 +186,10 @@ def make_sheet(
     # A crash before this leaves nothing; after it the content is there, whether or not anybody reads the page.
     artefacts.put(rfc8785.dumps(dict(sheet.content)))
     return sheet
+
+
+def _since(artefacts: Artefacts, sha256: str | None, content: Mapping[str, Any]) -> Sequence[str] | None:
+    return None if sha256 is None else differences(seen_content(artefacts, sha256), content)
 
 
 def sheet_sha256(content: Mapping[str, Any]) -> str:
@@ -220,7 +235,7 @@ def differences(before: Any, after: Any, where: str = "") -> list[str]:
         return [
             each
             for key in sorted({*one, *other})
-            for each in _member(one.get(key), other.get(key), f"{where} {_called(one.get(key) or other.get(key))}")
+            for each in _member(one.get(key), other.get(key), f"{where} {_called({**one, **other}[key])}")
         ]
     return [] if before == after else [f"{where}: {_short(before)} -> {_short(after)}"]
 

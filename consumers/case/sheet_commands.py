@@ -109,6 +109,11 @@ def sheet_lines(made: Sheet) -> list[str]:
         in_one_sentence(made),
     ]
     lines += [f"{each['level']}: {each['about']}: {each['says']}" for each in made.content["preflight"]]
+    lines += [
+        f"{each.person} approved as {each.role} on another sheet; since then {'; '.join(each.since)}"
+        for each in made.approvals
+        if each.since
+    ]
     return lines
 
 
@@ -123,3 +128,7 @@ def in_one_sentence(made: Sheet) -> str:
     order = "after" if ends_at > at else "before"
     apart = in_words(max(at, ends_at), min(at, ends_at)).removeprefix("in ")
     return f"sending takes about {took}; begun now it ends {apart} {order} the earliest deadline"
+
+
+COMMANDS: list[click.Command] = []
+"""None of its own: `consumers.case.commands` puts `sheet` under `tocsin incident`."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,10 +332,22 @@ class _Demo:
     def _approve_release(self, incident_id: str) -> None:
         self._tell.chapter("Two people approve what will go out")
         prepared = json.loads(self._type("rosa", "incident", "prepare", incident_id, "--json", quiet=True))
-        policy = prepared["policy_sha256"]
-        self._tell.say(f"rosa prepares a release; its policy is {policy[:16]}...")
-        self._type("dora", "incident", "approve", incident_id, "--policy", policy, "--reason", "numbers checked")
-        self._type("carl", "incident", "approve", incident_id, "--policy", policy, "--reason", "text and law checked")
+        self._tell.say(f"rosa prepares a release; its policy is {prepared['policy_sha256'][:16]}...")
+        for who, reason in (("dora", "numbers checked"), ("carl", "text and law checked")):
+            self._until(partial(self._approve_by_sheet, who, incident_id, reason), f"{who} approves the sheet", 60)
+
+    def _approve_by_sheet(self, who: str, incident_id: str, reason: str) -> bool:
+        """Read the sheet and approve it by its hash; return False if it had changed meanwhile, and must be read anew."""
+        page = self._folder / "sheet.html"
+        words = ("incident", "sheet", incident_id, "--output", str(page))
+        sheet = json.loads(self._type(who, *words, "--json", quiet=True))["sheet_sha256"]
+        try:
+            self._type(who, "incident", "approve", incident_id, "--sheet", sheet, "--reason", reason)
+        except DemoFailed as failed:
+            if "since this sheet was made" in str(failed):
+                return False
+            raise
+        return True
 
     def _deliver(self, incident_id: str) -> None:
         self._tell.chapter("Notices leave; what fails moves to the next channel")
