@@ -7,6 +7,7 @@ run their clocks all the same. The listing is `tocsin law review`'s; this is wha
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from bridge.contracts.errors import BadInput, nearest
@@ -45,17 +46,23 @@ def _said(value: Any) -> Any:
 
 def adopted(rules: Rules, records: Iterable[AdoptionRecord]) -> dict[RuleVersion, AdoptionRecord]:
     """Return the adoptions in force: the newest of each version that still reads as it did."""
-    hashes = {
-        (duty.regime_id, version.version): version_sha256(duty, version)
-        for duty in rules.duties
-        for version in duty.versions
-    }
+    hashes = _hashes(rules)
     found: dict[RuleVersion, AdoptionRecord] = {}
     for record in records:
         key = (record.regime_id, record.version)
         if hashes.get(key) == record.version_sha256:
             found[key] = record
     return found
+
+
+@lru_cache(maxsize=2)
+def _hashes(rules: Rules) -> Mapping[RuleVersion, str]:
+    """Return what each version reads like; rules are loaded once and compared by identity."""
+    return {
+        (duty.regime_id, version.version): version_sha256(duty, version)
+        for duty in rules.duties
+        for version in duty.versions
+    }
 
 
 @dataclass(frozen=True, slots=True)
