@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bridge.contracts.events import Coverage
 from bridge.contracts.scope import Scope
 from consumers.case.events import written
 from consumers.case.store import GateRecord, IncidentRecord, ObligationRecord, PartitionsRecord
 from consumers.case.workflow import AWARENESS
+from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import OPEN
-from consumers.domain.resolution import is_complete
 
 STOPS, DECIDE, NOTE = "stops", "decide", "note"
 """Some people are not told while it stands; a person should decide; good to know."""
@@ -116,20 +115,12 @@ def _coverage(seen: Readiness) -> Iterable[Finding]:
     )  # fmt: skip
     if is_complete(coverage, exposed_from):
         return
-    gaps = [gap for each in coverage if (gap := _gap(each))]
+    gaps = [gap for each in coverage for gap in gaps_in_words(each, exposed_from)]
     if exposed_from is None:
         gaps.append("the scope does not say since when the data lay open")
-    elif any(each.recorded_since is not None and each.recorded_since > exposed_from for each in coverage):
-        gaps.append("recording began after the exposure did")
     words = "; ".join(dict.fromkeys(gaps)) or "no partition says what it covers"
     yield Finding(DECIDE, "coverage", f"coverage is incomplete, so there may be more people: {words}",
                   f"tocsin incident show {seen.incident.incident_id}")  # fmt: skip
-
-
-def _gap(each: Coverage) -> str:
-    if each.recorded_since is None:
-        return f"writes of {each.model_id} to {each.attribute} were never recorded"
-    return f"{each.untagged_count:,} untagged writes of {each.model_id}" if each.untagged_count else ""
 
 
 def _unadopted(seen: Readiness) -> Iterable[Finding]:
