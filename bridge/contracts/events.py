@@ -322,6 +322,8 @@ class PartitionResolved(Event):
     affected_count: int
     """Everyone published, the possible ones included."""
     possible_count: int
+    people_count: int | None = None
+    """All data subjects that the partition knew, concerned or not; None: it did not say."""
     merkle_root: Sha256
     """RFC 6962 root over `consumers.domain.resolution.member_leaf` of every affected, sorted by root."""
     artefact: str

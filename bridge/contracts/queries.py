@@ -36,6 +36,8 @@ class PartitionPreview(Answer):
     possible_count: int
     departed_count: int
     record_count: int
+    people_count: int | None = None
+    """All data subjects that the partition knows, whether concerned or not."""
     by_jurisdiction: dict[str, int] = Field(default_factory=dict)
     """People by the code of their strongest residence claim; `unknown` where there is none."""
     by_kind: dict[str, int] = Field(default_factory=dict)
@@ -253,6 +255,8 @@ class Preview(Gathered):
     possible_count: int
     departed_count: int
     record_count: int
+    people_count: int | None = None
+    """All data subjects that these partitions know; None: one of them did not say."""
     by_jurisdiction: dict[str, int]
     by_kind: dict[str, int]
     by_sensitivity: dict[str, int]

@@ -72,6 +72,11 @@ EVENT = f"""json_object(
 Parameters: incident id, revision, partition."""
 
 
+SAID_IN_EVENT = f"""json_extract_string(event, '$.why.disclosures[*]'), json_extract_string(event, '$.why.elements[*]'),
+    coalesce(list_position({_LEVELS}, json_extract_string(event, '$.why.highest_sensitivity')), 0)"""
+"""What such an event says of its person, as columns: disclosures, elements, and the rank of the highest sensitivity."""
+
+
 def answer(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None) -> None:
     """Put everyone that `scope` concerns (of `roots` only, if given) into the temporary table `answer`.
 

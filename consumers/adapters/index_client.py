@@ -92,6 +92,7 @@ class IndexClient:
             possible_count=sum(each.possible_count for each in answers.values()),
             departed_count=sum(each.departed_count for each in answers.values()),
             record_count=sum(each.record_count for each in answers.values()),
+            people_count=_sum_if_known(each.people_count for each in answers.values()),
             by_jurisdiction=_summed(each.by_jurisdiction for each in answers.values()),
             by_kind=_summed(each.by_kind for each in answers.values()),
             by_sensitivity=_summed(each.by_sensitivity for each in answers.values()),
@@ -279,6 +280,15 @@ def _position(answer: Answer) -> int:
 
 def _silent(count: int, answers: Mapping[int, Any]) -> tuple[int, ...]:
     return tuple(partition for partition in range(count) if partition not in answers)
+
+
+def _sum_if_known(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -49,13 +49,14 @@ from consumers.adapters.scope_sql import stored
 from consumers.domain.coverage import unwatched_stretches
 from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
+from consumers.domain.standing import Concern, Published
 from consumers.domain.untagged import Held
 
 log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -215,7 +216,9 @@ CREATE TABLE untagged_write ({_columns(_MARK_COLUMNS)});
 CREATE TABLE watch (attribute VARCHAR, started_at TIMESTAMP, silent_from TIMESTAMP, kept BOOLEAN);
 CREATE TABLE beat (written_at TIMESTAMP, visible_at TIMESTAMP);
 CREATE TABLE resolved (incident_id VARCHAR, revision INTEGER, PRIMARY KEY (incident_id, revision));
+-- Who was published for a revision, and what was said of them: see `standing.Concern`.
 CREATE TABLE member (incident_id VARCHAR, revision INTEGER, root VARCHAR, standing VARCHAR,
+    disclosures VARCHAR[], elements VARCHAR[], rank INTEGER,
     PRIMARY KEY (incident_id, revision, root));
 CREATE VIEW person AS
     SELECT *, NULL::TIMESTAMP AS departed_at, NULL::TIMESTAMP AS expires_at FROM customer
@@ -228,6 +231,10 @@ CREATE VIEW unexplained AS
 CREATE VIEW untagged AS
     FROM unexplained UNION SELECT root, customer_id, attribute FROM untagged_write WHERE until IS NULL;
 """
+
+
+_SAID_ANEW = """ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing = excluded.standing,
+    disclosures = excluded.disclosures, elements = excluded.elements, rank = excluded.rank"""
 
 
 class PartitionReader:
@@ -400,21 +407,30 @@ class PartitionReader:
         )
         return bool(found)
 
-    def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, str]:
-        """Return the standing of those of `roots` that were published for this revision."""
+    def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, Published]:
+        """Return what was published, for this revision, of those of `roots` that were."""
         rows = self._rows(
-            """SELECT root, standing FROM member
+            """SELECT root, standing, disclosures, elements, rank FROM member
             WHERE incident_id = ? AND revision = ? AND root IN (SELECT unnest(?::VARCHAR[]))""",
             incident_id,
             revision,
             list(roots),
         )
-        return {row["root"]: row["standing"] for row in rows}
+        return {
+            row["root"]: Published(
+                row["standing"], Concern(frozenset(row["disclosures"]), frozenset(row["elements"]), row["rank"])
+            )
+            for row in rows
+        }
 
     def expired(self, now: datetime) -> list[str]:
         """Return the roots of departed people whose time is over."""
         rows = self._rows("SELECT root FROM departed WHERE expires_at <= ? ORDER BY root", stored(now))
         return [row["root"] for row in rows]
+
+    def people_count(self) -> int:
+        """Return how many data subjects are known, departed ones included, each root counted."""
+        return int(self._value("SELECT count(*) FROM person"))
 
     def preview(self, scope: Scope) -> PartitionPreview:
         """Count what `answer` would find."""
@@ -433,6 +449,7 @@ class PartitionReader:
         return PartitionPreview(
             partition=self.partition,
             position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            people_count=self.people_count(),
             **totals,
             by_jurisdiction=counted("coalesce(json_extract_string(p.residence, '$[0].code'), 'unknown')"),
             by_kind=counted("unnest(a.kinds)"),
@@ -798,19 +815,28 @@ class PartitionFile(PartitionReader):
         """Remember that this revision is answered, by what was thawed last."""
         self._connection.execute("INSERT OR IGNORE INTO resolved VALUES (?, ?)", [incident_id, revision])
         self._connection.execute(
-            """INSERT INTO member SELECT ?, ?, root, standing FROM thawed
-            ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing = excluded.standing""",
+            f"""INSERT INTO member SELECT ?, ?, root, standing, {index_answers.SAID_IN_EVENT} FROM thawed {_SAID_ANEW}""",
             [incident_id, revision],
         )
 
-    def add_members(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None:
-        """Remember further people as published for this revision, or with a new standing."""
-        rows = [{"root": root, "standing": standing} for root, standing in standings.items()]
+    def add_members(self, incident_id: str, revision: int, published: Mapping[str, Published]) -> None:
+        """Remember further people as published for this revision, or what more was published of them."""
+        rows = [
+            {
+                "root": root,
+                "standing": each.standing,
+                "disclosures": sorted(each.concern.disclosures),
+                "elements": sorted(each.concern.elements),
+                "rank": each.concern.rank,
+            }
+            for root, each in published.items()
+        ]
         for chunk in _chunks(rows):
             self._connection.execute(
-                """INSERT INTO member SELECT ?, ?, root, standing
-                FROM (SELECT unnest(from_json(?, '[{"root": "VARCHAR", "standing": "VARCHAR"}]'), max_depth := 2))
-                ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing = excluded.standing""",
+                f"""INSERT INTO member SELECT ?, ?, root, standing, disclosures, elements, rank
+                FROM (SELECT unnest(from_json(?, '[{{"root": "VARCHAR", "standing": "VARCHAR",
+                    "disclosures": ["VARCHAR"], "elements": ["VARCHAR"], "rank": "INTEGER"}}]'), max_depth := 2))
+                {_SAID_ANEW}""",
                 [incident_id, revision, json.dumps(chunk)],
             )
 

@@ -62,6 +62,24 @@ def told_by(whys: Iterable[Why | Mapping[str, Any] | None]) -> Concern:
     return told
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What an open incident's readers know of one member: what the index remembers of what it published."""
+
+    standing: str
+    concern: Concern
+
+    def after(self, standing: str, concern: Concern) -> "Published | None":
+        """Return what they know once the member is published again, or None if there is nothing new to say."""
+        if self.standing == "recorded" and standing == "possible":
+            return None
+        if self.standing != standing:
+            return Published(standing, concern)
+        if not concern.beyond(self.concern):
+            return None
+        return Published(standing, self.concern.joined(concern))
+
+
 def grown(known: CustomerAffected, late: CustomerAffected) -> CustomerAffected:
     """Return what holds of a person after `late` came: more never becomes less, in whatever order the two arrive.
 

@@ -51,6 +51,7 @@ from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
 from consumers.domain.coverage import resumed
 from consumers.domain.resolution import Found, Member, Person, affected, members_root
+from consumers.domain.standing import Published, concern_of
 from consumers.domain.untagged import Held, Seen, on_record, on_value
 
 log = structlog.get_logger()
@@ -134,8 +135,9 @@ class PartitionFile(Protocol):
     def answer(self, scope: Scope, roots: Iterable[str] | None = None) -> list[Found]: ...
     def coverage(self, scope: Scope) -> tuple[Coverage, ...]: ...
     def is_resolved(self, incident_id: str, revision: int) -> bool: ...
-    def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, str]: ...
-    def add_members(self, incident_id: str, revision: int, standings: Mapping[str, str]) -> None: ...
+    def people_count(self) -> int: ...
+    def members(self, incident_id: str, revision: int, roots: Iterable[str]) -> dict[str, Published]: ...
+    def add_members(self, incident_id: str, revision: int, published: Mapping[str, Published]) -> None: ...
     def find(self, scope: Scope) -> Iterable[Member]: ...
     def freeze(self, header: Mapping[str, Any]) -> bytes: ...
     def thaw(self, content: bytes) -> tuple[dict[str, Any], Iterable[Member]]: ...
@@ -636,8 +638,8 @@ class IndexStage:
             self._send(DEPARTED_CUSTOMERS, mark, key=mark_key(mark), root=mark.root)
 
     def _add_late(self, partition: int, file: PartitionFile, touched: set[str], since: int | None) -> None:
-        """Publish, unflushed, those who newly fall under an incident that this partition has answered: of `touched`, and
-        of those whom a record from offset `since` on is about.
+        """Publish, unflushed, those who newly fall under an incident that this partition has answered, and those of whom
+        more does: of `touched`, and of those whom a record from offset `since` on is about.
         """
         answered = [
             incident for incident in self._open_incidents() if file.is_resolved(incident.incident_id, incident.revision)
@@ -652,20 +654,26 @@ class IndexStage:
         self, partition: int, file: PartitionFile, incident: IncidentRevised, found: Sequence[Found]
     ) -> None:
         known = file.members(incident.incident_id, incident.revision, [each.root for each in found])
-        # Who was only possible and may have been excluded as such is published again once there is a record.
-        new = [
-            each
-            for each in found
-            if each.root not in known or (known[each.root], each.standing) == ("possible", "recorded")
-        ]
-        for each in new:
+        said: dict[str, Published] = {}
+        for each in found:
+            concern, before = concern_of(each.why), known.get(each.root)
+            # Who was only possible and may have been excluded as such is published again once there is a record, and
+            # whoever is there already once more of their data is found. The same facts again are said once.
+            now = Published(each.standing, concern) if before is None else before.after(each.standing, concern)
+            if now is None:
+                continue
+            said[each.root] = now
             late = affected(
                 each, incident_id=incident.incident_id, revision=incident.revision, partition=partition, late=True
             )
-            self._send_affected(late)
-        if new:
-            log.info("late additions", incident=incident.incident_id, revision=incident.revision, people=len(new))
-            file.add_members(incident.incident_id, incident.revision, {each.root: each.standing for each in new})
+            self._send_affected(late, more=before is not None)
+        if said:
+            more = len(known.keys() & said.keys())
+            log.info(
+                "late additions", incident=incident.incident_id, revision=incident.revision,
+                people=len(said) - more, more_affected=more,
+            )  # fmt: skip
+            file.add_members(incident.incident_id, incident.revision, said)
 
     # Answering incidents
 
@@ -792,6 +800,7 @@ class IndexStage:
             "departed_offset": file.positions().get(DEPARTED_CUSTOMERS.name, 0),
             "affected_count": len(members),
             "possible_count": sum(standing == "possible" for _, _, standing in members),
+            "people_count": file.people_count(),
             "merkle_root": members_root(members),
             "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
             "code_version": _code_version(),
@@ -854,10 +863,10 @@ class IndexStage:
         PARTITIONS.set(len(self._files))
         self._api.announce(sorted(self._files))
 
-    def _send_affected(self, event: CustomerAffected) -> None:
-        name = f"{event.incident_id}/{event.root}/{event.revision}"
-        if event.late:
-            name += f"/late/{event.standing}"
+    def _send_affected(self, event: CustomerAffected, *, more: bool) -> None:
+        name = f"{event.incident_id}/{event.root}/{event.revision}/late/{event.standing}"
+        if more and event.why is not None:
+            name += "/" + "/".join(event.why.record_ids)
         self._send(
             AFFECTED_CUSTOMERS,
             event,

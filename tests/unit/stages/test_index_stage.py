@@ -1,5 +1,6 @@
 """The index stage against a real index file and a broker in memory: what it publishes, when, and what a crash leaves."""
 
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -173,10 +174,16 @@ class Bench:
         if topic == STORE_CHANGES:
             self.offset += len(events)
 
-    def alert(self, revision: int = 1, scope: Scope | None = SCOPE, status: Any = "open") -> None:
+    def alert(
+        self,
+        revision: int = 1,
+        scope: Scope | None = SCOPE,
+        status: Any = "open",
+        incident_id: str = "INC-2026-0001",
+    ) -> None:
         self.incidents.waiting.append(
             IncidentRevised(
-                incident_id="INC-2026-0001",
+                incident_id=incident_id,
                 revision=revision,
                 status=status,
                 scope=scope,
@@ -529,3 +536,50 @@ def test_a_deleted_record_answers_until_its_retention_ends(bench: Bench) -> None
     assert file.coverage(scope)[0].recorded_since == bench.clock.now() - timedelta(days=1096)
     bench.alert()
     assert bench.resolutions()[0].retention == "records, until 1096 d after their deletion"
+
+
+def test_more_about_somebody_who_was_published_is_published_once(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1), customer(2), records_of(2))
+    bench.alert()
+    # the same facts by another record change nothing
+    bench.feed(records_of(1, record_id="r1b"), customer(1))
+    assert [each.root for each in bench.affected()] == ["customer/1", "customer/2"]
+    more = records_of(1, record_id="r1c", categories=("income",), elements=("income_band",))
+    bench.feed(more)
+    bench.feed(customer(1), records_of(1, record_id="r1d", categories=("income",)))
+    (late,) = bench.affected()[2:]
+    assert (late.root, late.late, late.standing) == ("customer/1", True, "recorded")
+    assert late.why is not None
+    assert {"income_band"} <= set(late.why.elements)
+    assert set(late.why.record_ids) == {"r1", "r1b", "r1c"}
+    # and a higher sensitivity is news, too; a restart remembers what was said
+    bench.restart()
+    bench.alert()
+    bench.feed(records_of(1, record_id="r1e", sensitivity="critical"))
+    bench.feed(records_of(1, record_id="r1f", sensitivity="critical"))
+    assert [each.root for each in bench.affected()[3:]] == ["customer/1"]
+    assert len(set(bench.broker.ids(AFFECTED_CUSTOMERS))) == 4
+
+
+def test_an_answer_says_how_many_people_are_known(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1), customer(2), customer(3))
+    bench.alert()
+    assert [(each.affected_count, each.people_count) for each in bench.resolutions()] == [(1, 3)]
+
+
+def test_two_incidents_about_the_same_people_are_answered_and_ended_apart(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1))
+    bench.alert()
+    other = "INC-2026-0002"
+    bench.alert(incident_id=other, scope=Scope(model_ids=("fraud-scorer",)))
+    bench.feed(records_of(2))
+    assert [(each.incident_id[-1], each.root) for each in bench.affected()] == [
+        ("1", "customer/1"), ("2", "customer/1"), ("1", "customer/2"), ("2", "customer/2"),
+    ]  # fmt: skip
+    bench.alert(revision=2, status="closed")
+    bench.feed(records_of(3))
+    assert [(each.incident_id[-1], each.root) for each in bench.affected()[4:]] == [("2", "customer/3")]
+    # what was frozen for the first stays where it is
+    artefacts = DirectoryArtefactStore(bench.settings.paths.artefacts)
+    for resolved in bench.resolutions():
+        assert hashlib.sha256(artefacts.get(resolved.artefact_sha256)).hexdigest() == resolved.artefact_sha256
