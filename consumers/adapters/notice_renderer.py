@@ -2,17 +2,18 @@
 
 Templates are hostile until proven otherwise: only a small part of Jinja is accepted (output, if, for over known lists,
 include), so that nothing can loop for long or reach out; unknown names are found before anything is rendered. The words
-are plain lines with `#`, `##` and `-`; HTML is made here, so that nobody writes any and the two forms agree.
+are plain lines with `#`, `##` and `-`; HTML is made here, so that nobody writes any and the two forms agree. Texts say
+with `covers('...')` which section of the law a passage is; what a composed notice covers is what the checklist compares.
 """
 
 import html
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import lru_cache
 from html.parser import HTMLParser
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from jinja2 import DictLoader, StrictUndefined, TemplateError, TemplateSyntaxError, nodes
@@ -20,14 +21,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, nearest
-from bridge.contracts.events import Kind
-from consumers.adapters.template_catalog import LAYOUT, PARTS, Bundle
-from consumers.domain.disclosure import Disclosure, parse_key
+from consumers.adapters.template_catalog import LAYOUT, PARTS, PUBLIC_PARTS, Bundle
+from consumers.domain.disclosure import Disclosure, Sentences, parse_key
 from consumers.domain.disclosure import compose as compose_disclosure
+from consumers.domain.notice_checklist import STATE_BLOCK, sections_that_texts_name
 from consumers.domain.notices import (
     SLOTS,
     ComposedNotice,
     Language,
+    PublicNotice,
     Sender,
     body_sha256,
     check_slots,
@@ -36,30 +38,55 @@ from consumers.domain.notices import (
     slots_for,
     sms_parts,
 )
+from consumers.domain.readability import INDICES
 from consumers.domain.segments import GENERAL, STANDINGS, SegmentKey
 
-__all__ = ["body_sha256", "check", "compose", "fill", "slots_for"]
+__all__ = ["body_sha256", "check", "compose", "compose_public", "fill", "slots_for"]
 
 SCENARIOS = ("", "inference_log_exposed")
 """Scenarios that the shipped texts tell apart; any other reads like the first."""
 MAX_SMS_PARTS = 3
-_LISTS = ("disclosures", "accuracy", "purposes")
+MAX_WORDS = 600
+"""Of a mail, before what single states prescribe."""
+_LISTS = ("disclosures", "accuracy", "purposes", "bureaus", "federal", "agencies")
+_MEMBERS = ("asks", "forbids", "kinds", "states")
+"""Lists that a text asks with `in`, and does not write out."""
+_OFFER = ("service", "provider", "months", "enrol", "telephone", "code", "until")
+_FACTS = ("people", "delayed_by_law_enforcement", "authority_notified")
 _VARIABLES = (
-    *_LISTS, "group", "standing", "scenario", "sms_details", "detected_on", "exposed_from", "exposed_to", "sender",
-    "language", "machine_made", "supplement",
+    *_LISTS, *_MEMBERS, *_FACTS, *(f"offer_{name}" for name in _OFFER), "group", "standing", "scenario", "sms_details", "supplement",
+    "detected_on", "exposed_from", "exposed_to", "sender", "language", "made", "in_us", "place", "state_block",
+    "published_on", "case_number",
 )  # fmt: skip
 _LAYOUT_VARIABLES = ("language", "subject", "sender", "body")
 _SENDER = tuple(field.name for field in fields(Sender))
 _OPEN, _CLOSE = "\x02", "\x03"
 """Stand around a slot's name until it is known whether it ends up in HTML or in text."""
+_TAG = re.compile(r"\{[%#].*?[%#]\}")
+_MARK = re.compile("\x04([a-z_,]+)\x05")
+"""Stands before a passage and names the sections of the law that it is."""
+_BLOCK_SECTIONS = frozenset(
+    {"attorney_general_contact", "credit_bureau_contacts", "fcra_rights", "fraud_alert_right", "free_credit_reports",
+     "ftc_contact", "identity_theft_resources", "police_report_right", "report_identity_theft_advice",
+     "security_freeze_right"}
+)  # fmt: skip
+_TELLS_OF_BUREAUS = frozenset(
+    {"credit_bureau_contacts", "fraud_alert_right", "free_credit_reports", "security_freeze_right"}
+)
+_TELLS_OF_FEDERAL = frozenset(
+    {"fcra_rights", "fraud_alert_right", "ftc_contact", "identity_theft_resources", "report_identity_theft_advice",
+     "security_freeze_right"}
+)  # fmt: skip
+_TELLS_OF_AGENCIES = frozenset({"attorney_general_contact", "identity_theft_resources", "report_identity_theft_advice"})
+_HEADINGS = (
+    "What Happened", "What Information Was Involved", "What We Are Doing", "What You Can Do", "For More Information",
+)  # fmt: skip
+"""Cal. Civ. Code 1798.82(d)(1); the title is "Notice of Data Breach"."""
+_TITLE = "Notice of Data Breach"
 _MAX_LENGTH = {
-    "subject": 150,
-    "html": 100_000,
-    "text": 50_000,
-    "sms": 1000,
-    "account_title": 150,
-    "account_body": 50_000,
-}
+    "subject": 150, "html": 100_000, "text": 50_000, "sms": 1000, "account_title": 150, "account_body": 50_000,
+    "letter": 50_000, "web_html": 100_000, "web": 50_000, "press": 50_000,
+}  # fmt: skip
 _NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Getattr,
     nodes.If, nodes.For, nodes.Include, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Call,
@@ -72,7 +99,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, templates: Mapping[str, str], *, autoescape: bool) -> None:
         super().__init__(
-            loader=DictLoader(dict(templates)),
+            loader=DictLoader({name: _keeping_line_ends(source) for name, source in templates.items()}),
             undefined=StrictUndefined,
             autoescape=autoescape,
             trim_blocks=True,
@@ -83,43 +110,67 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters.clear()
         self.tests.clear()
         self.globals["slot"] = _slot
+        self.globals["covers"] = _covers
+
+
+def _keeping_line_ends(source: str) -> str:
+    """Return `source` so that a line of text which ends in a tag keeps its end: only lines of tags alone vanish."""
+    return "\n".join(
+        f"{line}{{{{ '' }}}}"
+        if line.rstrip().endswith("%}") and ("{% include" in line or _TAG.sub("", line).strip())
+        else line
+        for line in source.split("\n")
+    )
 
 
 def _slot(name: str) -> Markup:
     return Markup(f"{_OPEN}{name}{_CLOSE}")  # noqa: S704  names are from the closed list that `_faults` checks
 
 
-@lru_cache(maxsize=32)
-def _environments(sha256: str, name: str, templates: tuple[tuple[str, str], ...]) -> tuple[_Environment, _Environment]:  # noqa: ARG001
-    """Return the environments for words and for the layout, after checking every template. Raises BadInput."""
-    words, layout = _Environment(dict(templates), autoescape=False), _Environment(dict(templates), autoescape=True)
-    faults = [fault for template, source in templates for fault in _faults(words, template, source, dict(templates))]
+def _covers(*sections: str) -> Markup:
+    return Markup(f"\x04{','.join(sections)}\x05")  # noqa: S704  from a closed list, too
+
+
+@lru_cache(maxsize=64)
+def _environments(_sha256: str, templates: tuple[tuple[str, str, str], ...]) -> tuple[_Environment, _Environment]:
+    """Return the environments for words and for the layout, after checking every template. Raises BadInput.
+
+    `templates` are name, path and source.
+    """
+    sources = {name: source for name, _, source in templates}
+    words, layout = _Environment(sources, autoescape=False), _Environment(sources, autoescape=True)
+    faults = [fault for name, path, source in templates for fault in _faults(words, name, path, source, sources)]
     if faults:
         raise BadInput("\n".join(faults))
     return words, layout
 
 
-def _bundle_environments(bundle: Bundle) -> tuple[_Environment, _Environment]:
-    return _environments(bundle.sha256, bundle.name, tuple(sorted(bundle.templates.items())))
+def _environments_of(bundle: Bundle, locale: str) -> tuple[_Environment, _Environment]:
+    paths = bundle.template_paths(locale)
+    return _environments(
+        f"{bundle.sha256}/{locale}", tuple((name, path, bundle.files[path]) for name, path in sorted(paths.items()))
+    )
 
 
-def _faults(environment: _Environment, name: str, source: str, templates: Mapping[str, str]) -> Iterator[str]:
-    """Yield what a template may not do, as `notices/<name>:<line>: ...`."""
+def _faults(
+    environment: _Environment, name: str, path: str, source: str, templates: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what a template may not do, as `<path>:<line>: ...`."""
     try:
         tree = environment.parse(source, name=name)
     except TemplateSyntaxError as error:
-        yield f"notices/{name}:{error.lineno}: {error.message}"
+        yield f"{path}:{error.lineno}: {error.message}"
         return
     variables = _LAYOUT_VARIABLES if name == LAYOUT else _VARIABLES
-    yield from _node_faults(tree, name, variables, templates, in_loop=False)
+    yield from _node_faults(tree, path, variables, templates, in_loop=False)
     if _includes_itself(environment, name, templates, ()):
-        yield f"notices/{name}:1: includes itself, directly or by a detour"
+        yield f"{path}:1: includes itself, directly or by a detour"
 
 
 def _node_faults(
-    node: nodes.Node, name: str, known: tuple[str, ...], templates: Mapping[str, str], *, in_loop: bool
+    node: nodes.Node, path: str, known: tuple[str, ...], templates: Mapping[str, str], *, in_loop: bool
 ) -> Iterator[str]:
-    where = f"notices/{name}:{node.lineno}"
+    where = f"{path}:{node.lineno}"
     if not isinstance(node, _NODES):
         yield f"{where}: {type(node).__name__} is not allowed; use output, if, for over {', '.join(_LISTS)}, and include"
         return
@@ -151,19 +202,25 @@ def _node_faults(
             return
         inner = (*known, node.target.name)
         for child in (*node.body, *node.else_):
-            yield from _node_faults(child, name, inner, templates, in_loop=True)
+            yield from _node_faults(child, path, inner, templates, in_loop=True)
         return
     for child in node.iter_child_nodes():
-        yield from _node_faults(child, name, known, templates, in_loop=in_loop)
+        yield from _node_faults(child, path, known, templates, in_loop=in_loop)
 
 
 def _call_faults(node: nodes.Call, where: str) -> Iterator[str]:
-    argument = node.args[0].value if len(node.args) == 1 and isinstance(node.args[0], nodes.Const) else None
-    plain = not node.kwargs and node.dyn_args is None and node.dyn_kwargs is None
-    if not isinstance(node.node, nodes.Name) or node.node.name != "slot" or not plain or argument is None:
-        yield f"{where}: the only call is slot('name'), with one of {', '.join(SLOTS)}"
-    elif argument not in SLOTS:
-        yield f"{where}: unknown slot {argument!r}{nearest(str(argument), SLOTS)} (known: {', '.join(SLOTS)})"
+    arguments = [argument.value for argument in node.args if isinstance(argument, nodes.Const)]
+    plain = not node.kwargs and node.dyn_args is None and node.dyn_kwargs is None and len(arguments) == len(node.args)
+    called = node.node.name if isinstance(node.node, nodes.Name) else ""
+    if called == "covers" and plain and arguments:
+        known = sections_that_texts_name()
+        for argument in arguments:
+            if argument not in known:
+                yield f"{where}: no law asks for a section {argument!r}{nearest(str(argument), known)}"
+    elif called != "slot" or not plain or len(arguments) != 1:
+        yield f"{where}: the only calls are slot('name'), with one of {', '.join(SLOTS)}, and covers('section', ...)"
+    elif arguments[0] not in SLOTS:
+        yield f"{where}: unknown slot {arguments[0]!r}{nearest(str(arguments[0]), SLOTS)} (known: {', '.join(SLOTS)})"
 
 
 def _includes_itself(environment: _Environment, name: str, templates: Mapping[str, str], path: tuple[str, ...]) -> bool:
@@ -181,58 +238,110 @@ def _includes_itself(environment: _Environment, name: str, templates: Mapping[st
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A heading, paragraph or list of the plain markup."""
+    """A heading, paragraph or list of the plain markup; `sections` are those that it covers."""
 
     tag: str
     lines: tuple[str, ...]
+    sections: frozenset[str] = frozenset()
 
 
 def compose(bundle: Bundle, key: SegmentKey) -> ComposedNotice:
     """Return the notice for everybody who shares `key`.
 
     Raises MissingSentence where a disclosure has no approved sentence, BadInput that names file, line and variable for a
-    template that cannot be used, Refused for a result that breaks a limit or could harm its reader.
+    template that cannot be used, Refused for a result that breaks a limit, claims what no record supports or could harm
+    its reader.
     """
-    words, layout = _bundle_environments(bundle)
     language = bundle.language_for(key.locale)
+    words, layout = _environments_of(bundle, language.locale)
     sender = Sender(**dict(key.sender))
-    if not key.disclosures and key.standing != "possible":
+    if not key.disclosures and key.standing == "recorded":
         raise Refused("nothing to disclose for people who are on record; resolve the incident anew")
-    disclosure = (
-        compose_disclosure(key.disclosures, bundle.sentences[language.locale])
-        if key.disclosures
-        else Disclosure((), (), ())
-    )
-    context = _context(key, language, sender, disclosure)
-    raw = {part: _rendered(words, f"{bundle.name}/{language.locale}/{part}.j2", context) for part in PARTS}
-    lines = {part: " ".join(raw[part].split()) for part in ("subject", "sms", "account_title")}
-    blocks = _blocks(raw["body"])
+    sentences = bundle.sentences[language.locale]
+    disclosure = compose_disclosure(key.disclosures, sentences) if key.disclosures else Disclosure((), (), ())
+    context = _context(bundle, key, language, sender, disclosure)
+    raw = {part: _rendered(words, bundle, language.locale, part, context) for part in PARTS}
+    lines = {part: " ".join(_MARK.sub("", raw[part]).split()) for part in ("subject", "sms", "account_title")}
+    blocks = {part: _blocks(part, raw[part]) for part in ("body", "account_body", "letter")}
     frame = {"language": language.locale.replace("_", "-"), "subject": lines["account_title"], "sender": sender}
-    body_html = Markup(_as_html(blocks, sender.account_url))  # noqa: S704  every line is escaped in _as_html
+    body_html = Markup(_as_html(blocks["body"], sender.account_url))  # noqa: S704  every line is escaped in _as_html
     parts = {
         "subject": lines["subject"],
-        "html": _rendered(layout, LAYOUT, {**frame, "body": body_html}),
-        "text": _as_text(blocks),
+        "html": _rendered(layout, bundle, language.locale, LAYOUT, {**frame, "body": body_html}),
+        "text": _as_text(blocks["body"]),
         "sms": lines["sms"],
         "account_title": lines["account_title"],
-        "account_body": _as_text(_blocks(raw["account_body"])),
+        "account_body": _as_text(blocks["account_body"]),
+        "letter": _as_source(blocks["letter"]),
     }
     final = {part: _with_slots(part, text) for part, text in parts.items()}
     _check_result(final, sender)
+    _check_claims(final, key, language, disclosure, sentences)
+    prescribed = next((n for n, block in enumerate(blocks["body"]) if STATE_BLOCK in block.sections), None)
+    own_text = _with_slots("text", _as_text(blocks["body"][:prescribed]))
+    reading = INDICES[language.reading_index](own_text)
+    covers = _sections(blocks["body"]) & _sections(blocks["letter"])
+    if reading <= language.reading_at_most or language.locale in bundle.reasons:
+        covers |= {"plain_language"}
     return ComposedNotice(
-        language=language, bundle_sha256=bundle.sha256, sms_parts=sms_parts(final["sms"])[0], **final
+        language=language, bundle_sha256=bundle.sha256, sms_parts=sms_parts(final["sms"])[0], covers=covers,
+        reading=reading, words=len(own_text.split()), **final,
     )  # fmt: skip
 
 
-def _context(key: SegmentKey, language: Language, sender: Sender, disclosure: Disclosure) -> dict[str, Any]:
+def compose_public(bundle: Bundle, key: SegmentKey, on: date) -> PublicNotice:
+    """Return what the public is told on day `on` about the incident of `key`, whose disclosures are all that leaked.
+
+    Raises as `compose` does.
+    """
+    language = bundle.language_for(key.locale)
+    words, layout = _environments_of(bundle, language.locale)
+    sender = Sender(**dict(key.sender))
+    disclosure = compose_disclosure(key.disclosures, bundle.sentences[language.locale])
+    context = _context(bundle, key, language, sender, disclosure) | {
+        "published_on": language.written(on),
+        "case_number": key.incident_id,
+    }
+    web, press = (_blocks(part, _rendered(words, bundle, language.locale, part, context)) for part in PUBLIC_PARTS)
+    frame = {"language": language.locale.replace("_", "-"), "subject": web[0].lines[0], "sender": sender}
+    body_html = Markup(_as_html(web, sender.account_url))  # noqa: S704  every line is escaped in _as_html
+    parts = {
+        "web_html": _rendered(layout, bundle, language.locale, LAYOUT, {**frame, "body": body_html}),
+        "web": _as_text(web),
+        "press": _as_text(press),
+    }
+    final = {part: _with_slots(part, text) for part, text in parts.items()}
+    _check_result(final, sender)
+    return PublicNotice(language=language, bundle_sha256=bundle.sha256, **final)
+
+
+def _context(
+    bundle: Bundle, key: SegmentKey, language: Language, sender: Sender, disclosure: Disclosure
+) -> dict[str, Any]:
     def day(text: str | None) -> str:
         return "" if text is None else language.written(date.fromisoformat(text))
 
+    kinds = {parse_key(text).kind for text in key.disclosures}
+    asks = frozenset(key.asks)
+    facts, offer = dict(key.facts), dict(key.offer)
+    states = [bundle.agencies.states[code] for code in key.states if code in bundle.agencies.states]
     context: dict[str, Any] = {
         "disclosures": disclosure.sentences,
         "accuracy": disclosure.accuracy,
         "purposes": disclosure.purposes,
-        "machine_made": any(parse_key(text).kind is not Kind.REAL for text in key.disclosures) or not key.disclosures,
+        "kinds": sorted(kind.value for kind in kinds),
+        "made": language.listed([verb for kind, verb in language.verbs.items() if kind in kinds]),
+        "asks": key.asks,
+        "forbids": key.forbids,
+        "states": key.states,
+        "in_us": any(code.partition("-")[0] == "US" for code in key.states),
+        "place": language.listed([state.name_in(language.locale) for state in states]),
+        "state_block": bool(asks & _BLOCK_SECTIONS),
+        "bureaus": [each.line(language.telephone) for each in bundle.agencies.bureaus if asks & _TELLS_OF_BUREAUS],
+        "federal": [each.line(language.telephone) for each in bundle.agencies.federal if asks & _TELLS_OF_FEDERAL],
+        "agencies": [
+            each.line(language.telephone) for state in states for each in state.agencies if asks & _TELLS_OF_AGENCIES
+        ],
         "group": key.group,
         "standing": key.standing,
         "supplement": key.supplement,
@@ -243,33 +352,50 @@ def _context(key: SegmentKey, language: Language, sender: Sender, disclosure: Di
         "exposed_to": day(key.exposed_to),
         "sender": sender,
         "language": language.locale,
+        "published_on": "",
+        "case_number": "",
+        **{name: facts.get(name, "") for name in _FACTS},
+        **{f"offer_{name}": offer.get(name, "") for name in _OFFER},
     }
-    for name in _SENDER:
-        value = getattr(sender, name)
+    written = {f"sender.{name}": getattr(sender, name) for name in _SENDER}
+    written |= {f"offer.{name}": text for name, text in offer.items()} | {f"facts.{n}": text for n, text in facts.items()}
+    for name, value in written.items():
         if "{" in value or "}" in value or any(ord(char) < 32 for char in value):
-            raise BadInput(f"sender.{name} holds a brace or a control character; correct it in controllers.yaml")
+            raise BadInput(f"{name} holds a brace or a control character; correct it where it is set")
     return context
 
 
-def _rendered(environment: _Environment, name: str, context: Mapping[str, Any]) -> str:
+def _rendered(
+    environment: _Environment, bundle: Bundle, locale: str, part: str, context: Mapping[str, Any]
+) -> str:
+    name = part if part == LAYOUT else f"{part}.j2"
     try:
         return environment.get_template(name).render(context)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
-        raise BadInput(f"notices/{name}{f':{line}' if line else ''}: {error.message or type(error).__name__}") from None
+        path = bundle.template_paths(locale).get(name, name)
+        raise BadInput(f"{path}{f':{line}' if line else ''}: {error.message or type(error).__name__}") from None
 
 
-def _blocks(text: str) -> list[_Block]:
+def _blocks(part: str, text: str) -> list[_Block]:
+    """Return the blocks of plain markup. Raises Refused for a section or heading without a text."""
     found: list[_Block] = []
     paragraph: list[str] = []
     items: list[str] = []
 
+    def add(tag: str, lines: Sequence[str]) -> None:
+        sections = frozenset(name for line in lines for names in _MARK.findall(line) for name in names.split(","))
+        plain = tuple(" ".join(_MARK.sub("", line).split()) for line in lines)
+        if not all(plain):
+            raise Refused(f"{part}: the section {', '.join(sorted(sections)) or tag} is empty")
+        found.append(_Block(tag, plain, sections))
+
     def close() -> None:
         if paragraph:
-            found.append(_Block("p", (" ".join(paragraph),)))
+            add("p", (" ".join(paragraph),))
             paragraph.clear()
         if items:
-            found.append(_Block("ul", tuple(items)))
+            add("ul", tuple(items))
             items.clear()
 
     for raw in text.splitlines():
@@ -281,7 +407,7 @@ def _blocks(text: str) -> list[_Block]:
         elif line.startswith(("# ", "## ")):
             close()
             marks, _, heading = line.partition(" ")
-            found.append(_Block(f"h{len(marks)}", (heading,)))
+            add(f"h{len(marks)}", (heading,))
         elif not line:
             close()
         else:
@@ -289,7 +415,59 @@ def _blocks(text: str) -> list[_Block]:
                 close()
             paragraph.append(line)
     close()
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        if block.tag == "h2" and (after is None or after.tag in ("h1", "h2")):
+            raise Refused(f"{part}: nothing stands under the heading {block.lines[0]!r}")
     return found
+
+
+def _sections(blocks: Sequence[_Block]) -> frozenset[str]:
+    """Return the sections of the law that `blocks` cover; title and headings only if they are the prescribed ones."""
+    covers = {name for block in blocks for name in block.sections} - {STATE_BLOCK}
+    headings = [block.lines[0] for block in blocks if block.tag == "h2"]
+    places = [next((n for n, text in enumerate(headings) if wanted in text), None) for wanted in _HEADINGS]
+    known = [place for place in places if place is not None]
+    if len(known) != len(_HEADINGS) or known != sorted(known):
+        covers.discard("prescribed_headings")
+    titles = [block.lines[0] for block in blocks if block.tag == "h1"]
+    if len(titles) != 1 or _TITLE not in titles[0]:
+        covers.discard("prescribed_title")
+    # the frame: one message with one title, headings that stand out, 16 px or 11 pt of text (`_Reader`, `letters`)
+    return frozenset(covers | {"clear_and_conspicuous", "font_size", "separate_message"})
+
+
+def _check_claims(
+    final: Mapping[str, str], key: SegmentKey, language: Language, disclosure: Disclosure, sentences: Sentences
+) -> None:
+    """Raise Refused unless the texts say of machine-made data what the records say: all of it, and nothing else."""
+    kinds = {parse_key(text).kind for text in key.disclosures}
+    called_for = {*disclosure.sentences, *disclosure.accuracy, *disclosure.purposes}
+    for part in ("text", "account_body", "letter"):
+        for sentence in called_for:
+            if sentence not in final[part]:
+                raise Refused(f"{part}: lacks what the records call for: {sentence}")
+        for sentence in sentences.all_texts - called_for:
+            if sentence in final[part] and not any(sentence in said for said in called_for):
+                raise Refused(f"{part}: says what no record of these people supports: {sentence}")
+    for part in ("subject", "text", "sms", "account_title", "account_body", "letter"):
+        lower = final[part].lower()
+        for kind, words in language.claims.items():
+            if kind not in kinds and (word := next((word for word in words if _says(word, lower)), None)):
+                raise Refused(f"{part}: says {word!r}, but no record of these people holds {kind.value} data")
+        if "nature_of_incident" in key.forbids:
+            word = next((word for word in language.nature if _says(word, lower)), None)
+            if word is not None:
+                raise Refused(f"{part}: says {word!r} to people for whom a law forbids to tell the nature of the breach")
+
+
+def _says(word: str, text: str) -> bool:
+    at = text.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if not (at and text[at - 1].isalpha()) and not (end < len(text) and text[end].isalpha()):
+            return True
+        at = text.find(word, end)
+    return False
 
 
 _STYLES = {
@@ -326,6 +504,11 @@ def _as_text(blocks: list[_Block]) -> str:
     return "\n\n".join(written) + "\n"
 
 
+def _as_source(blocks: list[_Block]) -> str:
+    marks = {"h1": "# ", "h2": "## ", "ul": "- ", "p": ""}
+    return "\n\n".join("\n".join(f"{marks[block.tag]}{line}" for line in block.lines) for block in blocks) + "\n"
+
+
 def _with_slots(part: str, text: str) -> str:
     if "{{" in text or "}}" in text:
         raise BadInput(f"{part}: double braces in the text; write slot('name') for a person's value")
@@ -344,11 +527,12 @@ def _check_result(final: Mapping[str, str], sender: Sender) -> None:
         bad = next((char for char in text if ord(char) < 32 and char != "\n"), None)
         if bad is not None:
             raise Refused(f"{part}: holds the control character U+{ord(bad):04X}")
-    count, alphabet = sms_parts(final["sms"])
-    if count > MAX_SMS_PARTS:
-        why = f"; {outside_gsm7(final['sms'])!r} lie outside GSM-7" if alphabet == "ucs2" else ""
-        raise Refused(f"sms: takes {count} messages, at most {MAX_SMS_PARTS} are allowed{why}; shorten it")
-    _Reader(sender.shop_url).read(final["html"])
+    if "sms" in final:
+        count, alphabet = sms_parts(final["sms"])
+        if count > MAX_SMS_PARTS:
+            why = f"; {outside_gsm7(final['sms'])!r} lie outside GSM-7" if alphabet == "ucs2" else ""
+            raise Refused(f"sms: takes {count} messages, at most {MAX_SMS_PARTS} are allowed{why}; shorten it")
+    _Reader(sender.shop_url).read(final["html"] if "html" in final else final["web_html"])
 
 
 class _Reader(HTMLParser):
@@ -406,6 +590,14 @@ SAMPLE_SENDER = Sender(
     account_url="https://shop.invalid/customer/account/",
 )
 """Stands for the controller where a text is checked or looked at before an incident."""
+SAMPLE_OFFER = {
+    "service": "a credit watch", "provider": "a provider", "months": "24", "enrol": "shop.invalid/watch", "until": "31 December",
+}  # fmt: skip
+FULL_SENDER = replace(
+    SAMPLE_SENDER, address="1 Sample Street, Sample Town", telephone="+1 555 0100", toll_free="1-800-555-0100",
+    dpo="the shop's officer", parent="The shop's owner",
+)  # fmt: skip
+"""The same with everything that a law may ask of it."""
 
 
 def sample_key(bundle: Bundle, locale: str, **changes: Any) -> SegmentKey:
@@ -432,38 +624,85 @@ def sample_key(bundle: Bundle, locale: str, **changes: Any) -> SegmentKey:
     return SegmentKey(**{**values, **changes})
 
 
+ONE_OF_EACH = ("derived|{}|unspecified", "inferred|{}|unspecified", "real|{}|unspecified", "synthetic|{}|unspecified")
+_FORBIDDEN = ("cause_of_incident", "intruder_identity", "nature_of_incident", "number_affected")
+
+
+def variants(bundle: Bundle, locale: str) -> Iterator[SegmentKey]:
+    """Yield the keys whose texts differ: standings, dates, what laws ask and forbid, and every mix of kinds."""
+    system = next(iter(bundle.sentences[locale].systems))
+    one_each = tuple(text.format(system) for text in ONE_OF_EACH)
+    everything = {
+        "asks": tuple(sorted(set(sections_that_texts_name()) - {STATE_BLOCK})),
+        "facts": (("authority_notified", "yes"), ("delayed_by_law_enforcement", "yes"), ("people", "2")),
+        "offer": tuple(sorted(SAMPLE_OFFER.items())),
+        "sender": FULL_SENDER.as_pairs(),
+    }
+    dates = (("2000-01-01", "2000-01-30"), ("2000-01-01", None), (None, None))
+    for count in range(1, len(one_each) + 1):
+        for mix in combinations(one_each, count):
+            yield sample_key(bundle, locale, disclosures=mix)
+    for scenario, (start, end), details in product(SCENARIOS, dates, (False, True)):
+        yield sample_key(
+            bundle, locale, disclosures=one_each, scenario=scenario, exposed_from=start, exposed_to=end,
+            sms_details=details,
+        )  # fmt: skip
+    for standing, forbids, more in product(STANDINGS, ((), _FORBIDDEN), ({}, everything)):
+        disclosures = one_each if standing == "recorded" else ()
+        yield sample_key(bundle, locale, disclosures=disclosures, standing=standing, forbids=forbids, **more)
+    yield sample_key(bundle, locale, disclosures=one_each, supplement=True)
+    for state in bundle.agencies.states:
+        yield sample_key(bundle, locale, disclosures=one_each, states=(state,), **everything)
+
+
 def check(bundle: Bundle) -> list[str]:
     """Return everything that keeps `bundle` from being approved, each with file, line and variable where it has one.
 
-    Composes every language, group, standing, scenario and form of date, and every single disclosure.
+    Composes every language and variant, every single disclosure, and what the public is told.
     """
     problems = bundle.problems()
     if problems:
         return problems
-    try:
-        _bundle_environments(bundle)
-    except BadInput as error:
-        return str(error).splitlines()
-    groups = (GENERAL, *bundle.policy.own_texts)
-    for locale, group, standing, scenario in product(bundle.locales, groups, STANDINGS, SCENARIOS):
-        key = sample_key(bundle, locale, group=group, standing=standing, scenario=scenario)
-        problems.extend(_problem(bundle, key))
-    dates = (("2000-01-01", "2000-01-30"), ("2000-01-01", None), (None, None))
-    for locale, scenario, (start, end), details in product(bundle.locales, SCENARIOS, dates, (False, True)):
-        key = sample_key(
-            bundle, locale, scenario=scenario, exposed_from=start, exposed_to=end, sms_details=details
-        )  # fmt: skip
-        problems.extend(_problem(bundle, key))
     for locale in bundle.locales:
-        problems.extend(_problem(bundle, sample_key(bundle, locale, supplement=True)))
-        problems.extend(_problem(bundle, sample_key(bundle, locale, standing="possible", disclosures=())))
+        try:
+            _environments_of(bundle, locale)
+        except BadInput as error:
+            problems.extend(str(error).splitlines())
+    if problems:
+        return list(dict.fromkeys(problems))
+    for locale in bundle.locales:
+        for key in variants(bundle, locale):
+            problems.extend(_problem(bundle, key))
         for disclosure in bundle.sentences[locale].keys():  # noqa: SIM118
             problems.extend(_problem(bundle, sample_key(bundle, locale, disclosures=(str(disclosure),))))
+        problems.extend(_public_problem(bundle, sample_key(bundle, locale)))
     return list(dict.fromkeys(problems))
 
 
 def _problem(bundle: Bundle, key: SegmentKey) -> Iterator[str]:
     try:
-        compose(bundle, key)
+        notice = compose(bundle, key)
+    except TocsinError as error:
+        yield f"{bundle.name}/{key.locale}: {error}"
+        return
+    if key.locale in bundle.reasons:
+        return
+    how = "; shorten it, or give counsel's reason in"
+    if notice.words > MAX_WORDS and not key.asks and len(key.disclosures) <= len(ONE_OF_EACH):
+        yield (
+            f"{bundle.name}/{key.locale}: {notice.words} words before what states prescribe, at most {MAX_WORDS} are "
+            f"allowed{how} notices/{bundle.name}/reasons.yaml"
+        )
+    if "plain_language" not in notice.covers:
+        language = notice.language
+        yield (
+            f"{bundle.name}/{key.locale}: reading level {notice.reading:.1f} ({language.reading_index}), at most "
+            f"{language.reading_at_most:g} is allowed{how} notices/{bundle.name}/reasons.yaml"
+        )
+
+
+def _public_problem(bundle: Bundle, key: SegmentKey) -> Iterator[str]:
+    try:
+        compose_public(bundle, key, date.fromisoformat(key.detected_on))
     except TocsinError as error:
         yield f"{bundle.name}/{key.locale}: {error}"

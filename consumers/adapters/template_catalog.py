@@ -20,26 +20,39 @@ from typing import Any, Protocol
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, nearest
 from bridge.runtime.clock import Clock
+from bridge.contracts.events import Kind
+from consumers.domain.agencies import Agencies, parse_agencies
 from consumers.domain.disclosure import Sentences, parse_sentences
+from consumers.domain.notice_checklist import Readings, parse_readings
 from consumers.domain.notices import Language, locale_chain
+from consumers.domain.readability import INDICES
 from consumers.domain.segments import SegmentPolicy, covers, parse_policy
 from consumers.law.source import parse
 
 FORMAT = "tocsin-notice-bundle-v1"
-PARTS = ("subject", "body", "sms", "account_title", "account_body")
-"""The templates that every language of a bundle has, as `notices/<bundle>/<locale>/<part>.j2`."""
+PARTS = ("subject", "body", "sms", "account_title", "account_body", "letter")
+"""What an affected person may get."""
+PUBLIC_PARTS = ("web", "press")
+"""What the public is told."""
 LAST_RESORT = "en"
-LAYOUT = "shared/email.html.j2"
+LAYOUT = "email.html.j2"
+"""The frame of every e-mail and web notice, `notices/shared/email.html.j2`."""
 _SHARED = ("shared", "languages")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _MAX_FILE_BYTES, _MAX_FILES = 200_000, 500
-_LANGUAGE_FIELDS = ("months", "date", "unnamed")
+_LANGUAGE_FIELDS = ("months", "date", "unnamed", "or", "telephone", "machine", "nature", "reading")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """All texts behind one kind of notice. `files` maps paths below `templates/` to their content."""
+    """All texts behind one kind of notice. `files` maps paths below `templates/` to their content.
+
+    A notice has a folder for each language, `notices/<name>/<locale>/`, with what is its own; all else stands in
+    `notices/shared/<locale>/`, once for all notices. A file of the same name in the notice's folder stands in for the
+    shared one, and one of `de_AT` for that of `de`. Templates name each other by file name alone, whatever the language:
+    adding a language is adding files.
+    """
 
     name: str
     files: Mapping[str, str] = field(repr=False)
@@ -88,10 +101,33 @@ class Bundle:
         policy: SegmentPolicy = self._parsed("segments.yaml", parse_policy)
         return policy
 
-    @property
-    def templates(self) -> Mapping[str, str]:
-        """The Jinja sources by their name below `notices/`."""
-        return {path.removeprefix("notices/"): text for path, text in self.files.items() if path.endswith(".j2")}
+    @cached_property
+    def agencies(self) -> Agencies:
+        """Whom notices name by state."""
+        agencies: Agencies = self._parsed("notices/shared/agencies.yaml", parse_agencies)
+        return agencies
+
+    @cached_property
+    def readings(self) -> Readings:
+        """How rows of the law are read that a machine cannot read."""
+        readings: Readings = self._parsed("notices/shared/requirements.yaml", parse_readings)
+        return readings
+
+    @cached_property
+    def reasons(self) -> Mapping[str, str]:
+        """Counsel's reasons for a text that is longer or harder to read than it should be, by locale (may be absent)."""
+        path = f"notices/{self.name}/reasons.yaml"
+        return self._parsed(path, _parse_reasons) if path in self.files else {}
+
+    def template_paths(self, locale: str) -> Mapping[str, str]:
+        """Return the templates that a text in `locale` may use: file name -> path, the notice's own before shared ones."""
+        found = {LAYOUT: f"notices/shared/{LAYOUT}"}
+        for language in reversed(_languages_of(locale)):
+            for folder in (f"notices/shared/{language}/", f"notices/{self.name}/{language}/"):
+                for path in self.files:
+                    if path.startswith(folder) and path.endswith(".j2"):
+                        found[path.removeprefix(folder)] = path
+        return found
 
     def problems(self) -> list[str]:
         """Return everything wrong with the bundle but for what rendering finds: missing files, bad data."""
@@ -101,14 +137,15 @@ class Bundle:
         elif LAST_RESORT not in self.locales:
             found.append(f"notices/{self.name}/{LAST_RESORT}: missing; whoever reads no other language gets this one")
         for locale in self.locales:
+            have = self.template_paths(locale)
             found.extend(
-                f"notices/{self.name}/{locale}/{part}.j2: missing"
-                for part in PARTS
-                if f"notices/{self.name}/{locale}/{part}.j2" not in self.files
+                f"notices/{self.name}/{locale}/{part}.j2: missing, and there is no notices/shared/{locale}/{part}.j2"
+                for part in (*PARTS, *PUBLIC_PARTS)
+                if f"{part}.j2" not in have
             )
-        if f"notices/{LAYOUT}" not in self.files:
-            found.append(f"notices/{LAYOUT}: missing; it is the frame of every e-mail")
-        for aspect in ("languages", "sentences", "policy"):
+        if f"notices/shared/{LAYOUT}" not in self.files:
+            found.append(f"notices/shared/{LAYOUT}: missing; it is the frame of every e-mail")
+        for aspect in ("languages", "sentences", "policy", "agencies", "readings", "reasons"):
             try:
                 getattr(self, aspect)
             except TocsinError as error:
@@ -147,21 +184,66 @@ class Bundle:
             raise BadInput("\n".join(located)) from None
 
 
+def _languages_of(locale: str) -> tuple[str, ...]:
+    """Return the folders in which a text for `locale` is looked for, first one first: `de_AT`, `de`."""
+    return tuple(dict.fromkeys((locale, locale.partition("_")[0])))
+
+
 def _parse_language(locale: str, content: Any) -> Language:
     fields = content if isinstance(content, dict) else {}
     problems = [
         f"{name}: unknown key{nearest(str(name), _LANGUAGE_FIELDS)}" for name in fields if name not in _LANGUAGE_FIELDS
     ]
-    months, pattern, unnamed = (fields.get(name) for name in _LANGUAGE_FIELDS)
+    months, pattern, unnamed = (fields.get(name) for name in _LANGUAGE_FIELDS[:3])
     if not isinstance(months, list) or len(months) != 12 or not all(isinstance(month, str) for month in months):
         problems.append("months: write the twelve names of the months")
     if not isinstance(pattern, str) or any(pattern.count(part) != 1 for part in ("{day}", "{month}", "{year}")):
         problems.append("date: write a pattern with {day}, {month} and {year}")
     if not isinstance(unnamed, str) or not unnamed.strip():
         problems.append("unnamed: write how to address somebody whose name is not known")
+    for name in ("or", "telephone"):
+        if not isinstance(fields.get(name), str) or not fields[name].strip():
+            problems.append(f"{name}: write the word for it")
+    machine = fields.get("machine")
+    machine = machine if isinstance(machine, dict) else {}
+    verbs, claims = {}, {}
+    for kind in (Kind.DERIVED, Kind.INFERRED, Kind.SYNTHETIC):
+        entry = machine.get(kind.value)
+        if not isinstance(entry, dict) or set(entry) != {"verb", "words"} or not _words(entry["words"]):
+            problems.append(f"machine.{kind.value}: write `verb` and `words` (with which a text claims such data)")
+            continue
+        verbs[kind], claims[kind] = str(entry["verb"]), tuple(word.lower() for word in entry["words"])
+    if not _words(fields.get("nature")):
+        problems.append("nature: write the words that tell the nature of a breach")
+    reading = fields.get("reading")
+    reading = reading if isinstance(reading, dict) else {}
+    if reading.get("index") not in INDICES or not isinstance(reading.get("at_most"), int | float):
+        problems.append(f"reading: write `index` (one of {', '.join(INDICES)}) and `at_most`")
     if problems:
         raise BadInput("\n".join(problems))
-    return Language(locale, tuple(months or ()), str(pattern), str(unnamed))
+    return Language(
+        locale=locale,
+        months=tuple(months or ()),
+        date_pattern=str(pattern),
+        unnamed=str(unnamed),
+        or_word=str(fields["or"]),
+        telephone=str(fields["telephone"]),
+        verbs=verbs,
+        claims=claims,
+        nature=tuple(word.lower() for word in fields["nature"]),
+        reading_index=str(reading["index"]),
+        reading_at_most=float(reading["at_most"]),
+    )
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
+
+
+def _parse_reasons(content: Any) -> Mapping[str, str]:
+    if not isinstance(content, dict) or not all(isinstance(text, str) and text.strip() for text in content.values()):
+        raise BadInput("reasons: write a reason for each locale, as `en: why this text must be longer`")
+    return {str(locale): text for locale, text in content.items()}
 
 
 def bundle_names(templates: Path) -> tuple[str, ...]:
@@ -179,17 +261,30 @@ def read_bundle(templates: Path, name: str) -> Bundle:
     known = bundle_names(templates)
     if name not in known or not _NAME.fullmatch(name):
         raise BadInput(f"no notice is named {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    own = templates / "notices" / name
+    languages = {part for path in own.iterdir() if path.is_dir() for part in _languages_of(path.name)}
     files: dict[str, str] = {}
     for folder in (f"notices/{name}", *(f"notices/{shared}" for shared in _SHARED), "disclosure"):
         for path in sorted((templates / folder).rglob("*")):
-            if path.is_file() and path.suffix in (".j2", ".yaml") and not path.name.startswith("."):
-                files[path.relative_to(templates).as_posix()] = _read(templates, path)
+            relative = path.relative_to(templates).as_posix()
+            if not path.is_file() or path.suffix not in (".j2", ".yaml") or path.name.startswith("."):
+                continue
+            if folder == f"notices/{name}" or _language_of_shared(relative) in (None, *languages):
+                files[relative] = _read(templates, path)
     policy = templates / "segments.yaml"
     if policy.is_file():
         files["segments.yaml"] = _read(templates, policy)
     if len(files) > _MAX_FILES:
         raise BadInput(f"notices/{name}: {len(files)} files; a bundle has at most {_MAX_FILES}")
     return Bundle(name, files)
+
+
+def _language_of_shared(relative: str) -> str | None:
+    """Return the language of a file that several notices share; None for one that belongs to all."""
+    top, _, rest = relative.removeprefix("notices/").partition("/")
+    if top == "shared":
+        return rest.partition("/")[0] if "/" in rest else None
+    return Path(rest).stem
 
 
 def _read(templates: Path, path: Path) -> str:

@@ -8,6 +8,7 @@ Not for where the sentences stand (`consumers.adapters.template_catalog`) nor fo
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from bridge.contracts.errors import BadInput, Refused, nearest
@@ -82,6 +83,12 @@ class Sentences:
     systems: Mapping[str, System]
     by_key: Mapping[tuple[Kind, str, str], str]
     accuracy: Mapping[Kind, str]
+
+    @cached_property
+    def all_texts(self) -> frozenset[str]:
+        """Every sentence that a notice in this language could hold, systems written out."""
+        said = {self.sentence(key) for key in self.keys()} | {system.purpose for system in self.systems.values()}
+        return frozenset(text for text in (*said, *self.accuracy.values()) if text)
 
     def sentence(self, key: DisclosureKey) -> str | None:
         """Return the sentence for `key`: its own, else the one for any system; None where there is neither."""

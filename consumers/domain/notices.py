@@ -8,12 +8,12 @@ import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import date
 
 from bridge.contracts.errors import BadInput, Refused
-from bridge.contracts.events import Contact
+from bridge.contracts.events import Contact, Kind
 
 SLOTS = ("name", "case_number", "date")
 """Values of one person. In HTML parts they are written with the suffix `_html`."""
@@ -21,6 +21,10 @@ SLOTS_OF_PART: Mapping[str, frozenset[str]] = {
     "subject": frozenset({"case_number"}),
     "html": frozenset(f"{slot}_html" for slot in SLOTS),
     "text": frozenset(SLOTS),
+    "letter": frozenset(SLOTS),
+    "web_html": frozenset(),
+    "web": frozenset(),
+    "press": frozenset(),
     "sms": frozenset(),
     "account_title": frozenset(),
     "account_body": frozenset(),
@@ -71,6 +75,21 @@ class Language:
     date_pattern: str
     """With `{day}`, `{month}` and `{year}`."""
     unnamed: str
+    or_word: str = "or"
+    telephone: str = "telephone"
+    verbs: Mapping[Kind, str] = field(default_factory=dict)
+    """What "An AI system" did with data of a kind: `worked out`, `guessed`, `made up`."""
+    claims: Mapping[Kind, tuple[str, ...]] = field(default_factory=dict)
+    """Words with which a text claims that a machine made data of a kind, in lower case."""
+    nature: tuple[str, ...] = ()
+    """Words that tell the nature of a breach, in lower case: not for whom a law forbids to say it."""
+    reading_index: str = "flesch_kincaid"
+    reading_at_most: float = 9.0
+
+    def listed(self, items: Sequence[str]) -> str:
+        """Return `items` as readers list alternatives: `a, b or c`."""
+        *most, last = items or ("",)
+        return f"{', '.join(most)} {self.or_word} {last}" if most else last
 
     def written(self, day: date) -> str:
         """Return `day` as readers of the language write it."""
@@ -83,7 +102,10 @@ class Language:
 
 @dataclass(frozen=True, slots=True)
 class ComposedNotice:
-    """The text of one segment, `{{slot}}` left open. `sms_parts` says how many messages the SMS takes."""
+    """The text of one segment, `{{slot}}` left open. `sms_parts` says how many messages the SMS takes.
+
+    `letter` is plain words with `#`, `##` and `-`, which `consumers.adapters.letters` sets as a PDF.
+    """
 
     language: Language
     bundle_sha256: str
@@ -94,6 +116,24 @@ class ComposedNotice:
     sms_parts: int
     account_title: str
     account_body: str
+    letter: str
+    covers: frozenset[str]
+    """Sections of the law that e-mail and letter both cover."""
+    reading: float
+    """The mail by the index of its language; higher is harder."""
+    words: int
+    """Of the mail, before what single states prescribe."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicNotice:
+    """What the public is told where people cannot be reached one by one. No person's data, no slots."""
+
+    language: Language
+    bundle_sha256: str
+    web_html: str
+    web: str
+    press: str
 
 
 def locale_chain(locale: str, last: str = "en") -> tuple[str, ...]:
