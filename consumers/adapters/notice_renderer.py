@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import lru_cache
 from html.parser import HTMLParser
-from itertools import combinations, product
+from itertools import combinations, groupby, product
 from typing import Any
 
 from jinja2 import DictLoader, StrictUndefined, TemplateError, TemplateSyntaxError, nodes
@@ -54,14 +54,15 @@ _MEMBERS = ("asks", "forbids", "kinds", "states")
 _OFFER = ("service", "provider", "months", "enrol", "telephone", "code", "until")
 _FACTS = ("people", "delayed_by_law_enforcement", "authority_notified")
 _VARIABLES = (
-    *_LISTS, *_MEMBERS, *_FACTS, *(f"offer_{name}" for name in _OFFER), "group", "standing", "scenario", "sms_details", "supplement",
-    "detected_on", "exposed_from", "exposed_to", "sender", "language", "made", "in_us", "place", "state_block",
+    *_LISTS, *_MEMBERS, *_FACTS, *(f"offer_{name}" for name in _OFFER), "group", "standing", "scenario", "sms_details",
+    "supplement", "detected_on", "exposed_from", "exposed_to", "sender", "language", "made", "in_us", "place", "state_block",
     "published_on", "case_number",
 )  # fmt: skip
 _LAYOUT_VARIABLES = ("language", "subject", "sender", "body")
 _SENDER = tuple(field.name for field in fields(Sender))
 _OPEN, _CLOSE = "\x02", "\x03"
 """Stand around a slot's name until it is known whether it ends up in HTML or in text."""
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _TAG = re.compile(r"\{[%#].*?[%#]\}")
 _MARK = re.compile("\x04([a-z_,]+)\x05")
 """Stands before a passage and names the sections of the law that it is."""
@@ -358,16 +359,16 @@ def _context(
         **{f"offer_{name}": offer.get(name, "") for name in _OFFER},
     }
     written = {f"sender.{name}": getattr(sender, name) for name in _SENDER}
-    written |= {f"offer.{name}": text for name, text in offer.items()} | {f"facts.{n}": text for n, text in facts.items()}
+    written |= {f"offer.{name}": text for name, text in offer.items()} | {
+        f"facts.{n}": text for n, text in facts.items()
+    }
     for name, value in written.items():
         if "{" in value or "}" in value or any(ord(char) < 32 for char in value):
             raise BadInput(f"{name} holds a brace or a control character; correct it where it is set")
     return context
 
 
-def _rendered(
-    environment: _Environment, bundle: Bundle, locale: str, part: str, context: Mapping[str, Any]
-) -> str:
+def _rendered(environment: _Environment, bundle: Bundle, locale: str, part: str, context: Mapping[str, Any]) -> str:
     name = part if part == LAYOUT else f"{part}.j2"
     try:
         return environment.get_template(name).render(context)
@@ -457,7 +458,9 @@ def _check_claims(
         if "nature_of_incident" in key.forbids:
             word = next((word for word in language.nature if _says(word, lower)), None)
             if word is not None:
-                raise Refused(f"{part}: says {word!r} to people for whom a law forbids to tell the nature of the breach")
+                raise Refused(
+                    f"{part}: says {word!r} to people for whom a law forbids to tell the nature of the breach"
+                )
 
 
 def _says(word: str, text: str) -> bool:
@@ -524,9 +527,9 @@ def _check_result(final: Mapping[str, str], sender: Sender) -> None:
             raise Refused(f"{part}: is empty")
         if len(text) > _MAX_LENGTH[part]:
             raise Refused(f"{part}: {len(text)} characters; at most {_MAX_LENGTH[part]} are allowed")
-        bad = next((char for char in text if ord(char) < 32 and char != "\n"), None)
+        bad = _CONTROL.search(text)
         if bad is not None:
-            raise Refused(f"{part}: holds the control character U+{ord(bad):04X}")
+            raise Refused(f"{part}: holds the control character U+{ord(bad[0]):04X}")
     if "sms" in final:
         count, alphabet = sms_parts(final["sms"])
         if count > MAX_SMS_PARTS:
@@ -651,7 +654,8 @@ def variants(bundle: Bundle, locale: str) -> Iterator[SegmentKey]:
         disclosures = one_each if standing == "recorded" else ()
         yield sample_key(bundle, locale, disclosures=disclosures, standing=standing, forbids=forbids, **more)
     yield sample_key(bundle, locale, disclosures=one_each, supplement=True)
-    for state in bundle.agencies.states:
+    own = [code for code, state in bundle.agencies.states.items() if state.agencies]
+    for state in (*own, *list(bundle.agencies.states)[:1]):
         yield sample_key(bundle, locale, disclosures=one_each, states=(state,), **everything)
 
 
@@ -673,8 +677,9 @@ def check(bundle: Bundle) -> list[str]:
     for locale in bundle.locales:
         for key in variants(bundle, locale):
             problems.extend(_problem(bundle, key))
-        for disclosure in bundle.sentences[locale].keys():  # noqa: SIM118
-            problems.extend(_problem(bundle, sample_key(bundle, locale, disclosures=(str(disclosure),))))
+        # every sentence once, beside those of its own kind: what it says of another kind is found by its words
+        for _, keys in groupby(bundle.sentences[locale].keys(), key=lambda key: key.kind):
+            problems.extend(_problem(bundle, sample_key(bundle, locale, disclosures=tuple(map(str, keys)))))
         problems.extend(_public_problem(bundle, sample_key(bundle, locale)))
     return list(dict.fromkeys(problems))
 

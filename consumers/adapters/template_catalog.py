@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, nearest
-from bridge.runtime.clock import Clock
 from bridge.contracts.events import Kind
+from bridge.runtime.clock import Clock
 from consumers.domain.agencies import Agencies, parse_agencies
 from consumers.domain.disclosure import Sentences, parse_sentences
 from consumers.domain.notice_checklist import Readings, parse_readings

@@ -99,7 +99,10 @@ _CONDITIONS: Mapping[str, Callable[[Situation], bool]] = {
     "breach_also_of_another_entity_optional": lambda _: False,
 }
 """Conditions that are answered here. Any other counts as met: what nobody can rule out is said."""
-_WHERE_THE_SENDER_HAS_ONE = {("contact_telephone", "if_known"): "if_one_exists", ("dpo_contact", "where_applicable"): "dpo_appointed"}  # fmt: skip
+_WHERE_THE_SENDER_HAS_ONE = {
+    ("contact_telephone", "if_known"): "if_one_exists",
+    ("dpo_contact", "where_applicable"): "dpo_appointed",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ counted. Syllables are groups of vowels. Not for what a text says.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n+")
 _LINE_OF_SENTENCES = re.compile(r"[.!?:][\"»”)]?$")
@@ -47,10 +48,12 @@ def counts_of(text: str, syllables_in: Callable[[str], int]) -> Counts:
     )
 
 
+@lru_cache(maxsize=20_000)
 def _groups(word: str) -> int:
     return max(1, len(_VOWELS.findall(word)))
 
 
+@lru_cache(maxsize=20_000)
 def _english(word: str) -> int:
     lower = word.lower()
     count = len(_VOWELS.findall(lower))
@@ -61,6 +64,7 @@ def _english(word: str) -> int:
     return max(1, count)
 
 
+@lru_cache(maxsize=20_000)
 def _french(word: str) -> int:
     lower = word.lower()
     count = len(_VOWELS.findall(lower))
@@ -69,6 +73,7 @@ def _french(word: str) -> int:
     return max(1, count)
 
 
+@lru_cache(maxsize=20_000)
 def _spanish(word: str) -> int:
     return max(1, len(_SPANISH_NUCLEI.findall(word)))
 

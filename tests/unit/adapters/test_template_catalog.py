@@ -15,7 +15,8 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.notice_commands import notices
-from consumers.adapters.template_catalog import ApprovedBundles, bundle_names, read_bundle
+from consumers.adapters.notice_renderer import compose, sample_key
+from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
 
@@ -62,7 +63,16 @@ def test_an_unknown_hash_is_refused(templates: Path, artefacts: DirectoryArtefac
 
 
 @pytest.mark.parametrize(
-    "path", ["segments.yaml", "disclosure/de.yaml", "notices/shared/email.html.j2", f"notices/{NAME}/de/sms.j2"]
+    "path",
+    [
+        "segments.yaml",
+        "disclosure/de.yaml",
+        "notices/shared/email.html.j2",
+        f"notices/{NAME}/de/opening.j2",
+        "notices/shared/de/sms.j2",
+        "notices/shared/agencies.yaml",
+        "notices/shared/requirements.yaml",
+    ],
 )
 def test_every_text_is_part_of_the_hash(templates: Path, path: str) -> None:
     before = read_bundle(templates, NAME).sha256
@@ -81,16 +91,42 @@ def test_names_and_links_out_of_the_folder_are_refused(templates: Path, tmp_path
 
 
 def test_adding_a_language_is_adding_files(templates: Path) -> None:
-    assert bundle_names(templates) == (NAME,)
-    shutil.copytree(templates / "notices" / NAME / "en", templates / "notices" / NAME / "fr")
-    problems = read_bundle(templates, NAME).problems()
-    assert any("notices/languages/fr.yaml: missing" in problem for problem in problems)
-    assert any("disclosure/fr.yaml: missing" in problem for problem in problems)
-    shutil.copy(templates / "notices/languages/en.yaml", templates / "notices/languages/fr.yaml")
-    shutil.copy(templates / "disclosure/en.yaml", templates / "disclosure/fr.yaml")
+    notices = templates / "notices"
+    shutil.copytree(notices / NAME / "en", notices / NAME / "it")
+    problems = "\n".join(read_bundle(templates, NAME).problems())
+    assert f"notices/{NAME}/it/body.j2: missing, and there is no notices/shared/it/body.j2" in problems
+    assert "notices/languages/it.yaml: missing" in problems
+    assert "disclosure/it.yaml: missing" in problems
+    shutil.copytree(notices / "shared" / "en", notices / "shared" / "it")
+    shutil.copy(notices / "languages/en.yaml", notices / "languages/it.yaml")
+    shutil.copy(templates / "disclosure/en.yaml", templates / "disclosure/it.yaml")
     bundle = read_bundle(templates, NAME)
     assert bundle.problems() == []
-    assert [bundle.language_for(locale).locale for locale in ("fr_CA", "de_AT", "it_IT")] == ["fr", "de", "en"]
+    assert [bundle.language_for(locale).locale for locale in ("it_CH", "de_AT", "pl_PL")] == ["it", "de", "en"]
+
+
+def test_one_region_may_word_a_single_file_otherwise(templates: Path) -> None:
+    austria = templates / "notices" / NAME / "de_AT"
+    austria.mkdir()
+    (austria / "account_title.j2").write_text("Grüß Gott: bitte lesen", encoding="utf-8")
+    for folder in ("notices/languages", "disclosure"):
+        shutil.copy(templates / folder / "de.yaml", templates / folder / "de_AT.yaml")
+    bundle = read_bundle(templates, NAME)
+    assert bundle.problems() == []
+    paths = bundle.template_paths("de_AT")
+    assert paths["account_title.j2"] == f"notices/{NAME}/de_AT/account_title.j2"
+    assert paths["opening.j2"] == f"notices/{NAME}/de/opening.j2"
+    assert paths["body.j2"] == "notices/shared/de/body.j2"
+    titles = {locale: compose(bundle, sample_key(bundle, locale)).account_title for locale in ("de_AT", "de_CH")}
+    assert titles == {"de_AT": "Grüß Gott: bitte lesen", "de_CH": "Mitteilung über eine Datenpanne: bitte lesen"}
+
+
+def test_another_languages_shared_texts_are_no_part_of_the_hash(templates: Path) -> None:
+    before = read_bundle(templates, NAME).sha256
+    folder = templates / "notices" / "shared" / "xx"
+    folder.mkdir()
+    (folder / "body.j2").write_text("x", encoding="utf-8")
+    assert read_bundle(templates, NAME).sha256 == before
 
 
 def test_a_sentence_that_one_language_lacks_is_a_problem(templates: Path) -> None:

@@ -52,7 +52,7 @@ def test_mails_are_short_and_say_first_what_matters(locale: str) -> None:
 
 
 def test_californias_headings_stand_in_the_english_text() -> None:
-    notice = compose(shipped(), sample_key(shipped(), "en_US", group="us"))
+    notice = compose(shipped(), sample_key(shipped(), "en_US", asks=("prescribed_headings", "prescribed_title")))
     headings = (
         "What Happened",
         "What Information Was Involved",
@@ -67,10 +67,13 @@ def test_californias_headings_stand_in_the_english_text() -> None:
 
 
 def test_massachusetts_is_not_told_the_nature_of_the_breach() -> None:
-    notice = compose(shipped(), sample_key(shipped(), "en", group="us-ma"))
+    notice = compose(
+        shipped(), sample_key(shipped(), "en", forbids=("nature_of_incident",), asks=("police_report_right",))
+    )
     for phrase in ("leaked", "could be seen", "this was possible"):
         assert phrase not in notice.text
     assert "police report" in notice.text
+    assert "nature_of_incident" not in notice.covers
 
 
 def test_real_data_alone_is_not_called_machine_made() -> None:
@@ -87,7 +90,7 @@ def test_real_data_alone_is_not_called_machine_made() -> None:
         ("{{ sender.nam }}", "'sender.nam'; did you mean 'name'"),
         ("{{ slot('nme') }}", "unknown slot 'nme'; did you mean 'name'"),
         ("{{ slot('name') }}", "the slot 'name' may not stand here"),
-        ("{{ slot(group) }}", "the only call is slot('name')"),
+        ("{{ slot(group) }}", "the only calls are slot('name')"),
         ("{{ ''.__class__.__mro__ }}", "only `sender` has fields"),
         ("{{ sender['__class__'] }}", "Getitem is not allowed"),
         ("{{ cycler.__init__.__globals__ }}", "only `sender` has fields"),
@@ -96,7 +99,9 @@ def test_real_data_alone_is_not_called_machine_made() -> None:
         ("{{ 'x' * 10000000000 }}", "Mul is not allowed"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "Macro is not allowed"),
         ("{% set x = 1 %}{{ x }}", "Assign is not allowed"),
-        ("{% include 'ai-data-leak/en/subject.j2' %}", "includes itself"),
+        ("{% include 'subject.j2' %}", "includes itself"),
+        ("{{ covers('natur_of_incident') }}x", "'natur_of_incident'; did you mean 'nature_of_incident'"),
+        ("{{ covers() }}x", "the only calls are"),
         ("{% include '../../tocsin.toml' %}", "no template is named"),
         ("{{ group | upper }}", ""),
         ("{% if %}", "en/subject.j2:1: "),
@@ -134,7 +139,7 @@ def test_html_that_loads_hides_or_leads_away_is_refused(planted: str) -> None:
 
 
 def test_markup_in_words_is_shown_not_obeyed() -> None:
-    source = shipped().files[f"notices/{NAME}/en/body.j2"] + "\n<script>1 < 2</script>\n"
+    source = shipped().files["notices/shared/en/body.j2"] + "\n<script>1 < 2</script>\n"
     notice = compose(edited({f"notices/{NAME}/en/body.j2": source}), sample_key(shipped(), "en"))
     assert "&lt;script&gt;1 &lt; 2&lt;/script&gt;" in notice.html
 
