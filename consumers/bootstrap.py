@@ -490,19 +490,24 @@ def _clock(parts: Parts, process: Process) -> Stage:
 
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from consumers.adapters.sms_status import CloudWatchSmsStatus
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
     from consumers.stages.receipts import Receipts, ReceiptsStage
 
     settings = parts.get(Settings)
-    source = SqsReceipts(
-        aws_config(settings),
+    config = aws_config(settings)
+    emails = SqsReceipts(
+        config,
         settings.delivery.receipts_queue,
         SnsSignatures(settings.delivery.certificate_hosts, account=settings.delivery.aws_account),
+    )
+    texts = CloudWatchSmsStatus(
+        config, process.clock, every=timedelta(seconds=settings.delivery.sms_status_poll_seconds)
     )
     dead_letters = _dead_letters(parts, process)
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(
-        _ledger(parts, process), [source], dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
+        _ledger(parts, process), [emails, texts], dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
     )
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 

@@ -201,6 +201,9 @@ class Delivery(Section):
     certificate_hosts: tuple[str, ...] = Field(
         default=("sns.*.amazonaws.com",), description="hosts whose certificates may sign SNS messages"
     )
+    sms_status_poll_seconds: float = Field(
+        default=5, gt=0, description="how often CloudWatch Logs is asked what became of SMS"
+    )
     email_per_second: float = Field(default=14, gt=0, description="what SES grants; the meter never exceeds it")
     sms_per_second: float = Field(default=10, gt=0)
     email_price_per_thousand: float | None = Field(

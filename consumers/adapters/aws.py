@@ -2,7 +2,7 @@
 
 Credentials come from the environment as boto3 finds them, except for a loopback endpoint (the sandbox), which gets
 made-up ones: no real credential is ever sent to it. Nothing here says what is sent; see `ses`, `sns_sms`,
-`sqs_receipts`.
+`sqs_receipts`, `sms_status`.
 """
 
 import ipaddress
@@ -39,7 +39,6 @@ NEVER_SENT = (
 """Failures in which no byte of a request can have been taken."""
 
 SES_EVENT_TYPES = ("SEND", "DELIVERY", "BOUNCE", "COMPLAINT", "DELIVERY_DELAY", "REJECT", "RENDERING_FAILURE")
-SMS_STATUS_TOPIC = "tocsin-sms-status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class AwsConfig:
 
 
 def client(config: AwsConfig, service: str, *, may_repeat: bool) -> Any:
-    """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`). Raises BadInput without credentials.
+    """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`, `logs`). Raises BadInput without credentials.
 
     `may_repeat` says whether the SDK may repeat a call whose answer was lost.
     """
@@ -128,7 +127,7 @@ def failed_call_state(error: BotoCoreError | ClientError, rejections: frozenset[
 
 def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_set: str, receipts_queue: str) -> None:
     """Create in the sandbox what a real account is given by its owners: the sender, the configuration set, and the way
-    of receipts from SES and SMS through SNS into the queue. May be repeated.
+    of receipts: from SES through SNS into the queue, from SMS into the logs. May be repeated.
 
     Raises BadInput if `config` is not the sandbox: in a real account this is infrastructure, and not ours to make.
     """
@@ -138,12 +137,16 @@ def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_se
     with unreachable("AWS sandbox"):
         queue_url = sqs.create_queue(QueueName=receipts_queue, Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
         queue_arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        topics = [
-            sns.create_topic(Name=name, Attributes={"SignatureVersion": "2"})["TopicArn"]
-            for name in (f"{configuration_set}-ses-events", SMS_STATUS_TOPIC)
+        topic = sns.create_topic(Name=f"{configuration_set}-ses-events", Attributes={"SignatureVersion": "2"})[
+            "TopicArn"
         ]
-        for topic in topics:
-            sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue_arn)
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue_arn)
+        sns.set_sms_attributes(
+            attributes={
+                "DeliveryStatusIAMRole": f"arn:aws:iam::{queue_arn.split(':')[4]}:role/tocsin-sms-status",
+                "DeliveryStatusSuccessSamplingRate": "100",
+            }
+        )
         with _existing(ses.exceptions.AlreadyExistsException):
             ses.create_email_identity(EmailIdentity=sender_domain)
         with _existing(ses.exceptions.AlreadyExistsException):
@@ -155,7 +158,7 @@ def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_se
                 EventDestination={
                     "Enabled": True,
                     "MatchingEventTypes": list(SES_EVENT_TYPES),
-                    "SnsDestination": {"TopicArn": topics[0]},
+                    "SnsDestination": {"TopicArn": topic},
                 },
             )
 

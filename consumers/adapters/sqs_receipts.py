@@ -1,8 +1,7 @@
-"""Receipts from an SQS queue: SES events and SMS statuses in SNS envelopes whose signature is checked.
+"""Receipts from an SQS queue: SES events in SNS envelopes whose signature is checked.
 
 A message that is no receipt of ours, or whose signature does not hold, comes back with an `error` and its bytes, never
-as a receipt. SMS status: SNS writes it to CloudWatch Logs only; here it is read where the sandbox publishes it, on
-the same queue and in CloudWatch's shape.
+as a receipt. What becomes of an SMS is not reported here; see `sms_status`.
 
 Signature: https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html
@@ -11,11 +10,9 @@ Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sn
 import base64
 import binascii
 import hashlib
-import json
 import re
 import urllib.request
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -27,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from consumers.adapters.aws import AwsConfig, client, is_loopback, unreachable
+from consumers.adapters.receipt_fields import instant, json_object, readable, text
 from consumers.adapters.ses import ATTEMPT_TAG
 from consumers.adapters.ses import SesEmail as _Ses
-from consumers.adapters.sns_sms import SnsSms as _Sns
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
 
 MAX_PER_CALL = 10
@@ -45,6 +42,9 @@ SIGNATURE_HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": ha
 
 SES_TEST_MESSAGE = "Successfully validated SNS topic for Amazon SES event publishing."
 """SES publishes this once when an event destination is made. It is about nobody."""
+
+SUPPRESSED = "OnAccountSuppressionList"
+"""Sub-type of a bounce or a complaint about a message that SES took and never tried to deliver."""
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d+"
 _UNREPORTED = frozenset({"Open", "Click", "Subscription"})
@@ -66,9 +66,6 @@ _BOUNCE_KINDS = {
     # SES could not tell: taken for soft, so that no address is written off on a guess.
     "Undetermined": ReceiptKind.BOUNCED_SOFT,
 }
-
-_SMS_KINDS = {"SUCCESS": ReceiptKind.DELIVERED, "FAILURE": ReceiptKind.BOUNCED_HARD}
-"""SNS's SUCCESS means that the carrier took it."""
 
 
 class SnsSignatures:
@@ -180,7 +177,7 @@ class SqsReceipts:
     def _delivery(self, handle: str, body: str) -> ReceiptDelivery:
         raw = body.encode()
         try:
-            envelope = _json_object(body, "SQS message")
+            envelope = json_object(body, "SQS message")
             self._signatures.check(envelope)
             return ReceiptDelivery(handle, parse_notification(envelope, hashlib.sha256(raw).hexdigest()), raw=raw)
         except Unreachable:
@@ -195,13 +192,11 @@ def parse_notification(envelope: dict[str, Any], raw_sha256: str) -> tuple[Recei
     words = envelope.get("Message")
     if words == SES_TEST_MESSAGE:
         return ()
-    message = _json_object(words if isinstance(words, str) else "", "SNS Message")
+    message = json_object(words if isinstance(words, str) else "", "SNS Message")
     if "eventType" in message:
-        receipt = _readable("SES event", lambda: _ses_receipt(message, raw_sha256))
+        receipt = readable("SES event", lambda: _ses_receipt(message, raw_sha256))
         return (receipt,) if receipt is not None else ()
-    if message.keys() >= {"notification", "delivery", "status"}:
-        return (_readable("SMS status", lambda: _sms_receipt(message, raw_sha256)),)
-    raise BadInput("SNS Message is neither an SES event nor an SMS status")
+    raise BadInput("SNS Message is no SES event")
 
 
 def _ses_receipt(event: dict[str, Any], raw_sha256: str) -> Receipt | None:
@@ -212,6 +207,10 @@ def _ses_receipt(event: dict[str, Any], raw_sha256: str) -> Receipt | None:
     if event_type == "Bounce":
         detail = event["bounce"]
         kind, sub_type = _BOUNCE_KINDS[detail["bounceType"]], detail["bounceSubType"]
+    elif event_type == "Complaint" and event["complaint"].get("complaintSubType") == SUPPRESSED:
+        # No complaint about this message: SES took it and never tried, as its reader complained about another one.
+        detail = event["complaint"]
+        kind, sub_type = ReceiptKind.BOUNCED_HARD, SUPPRESSED
     elif event_type in _SIMPLE_EVENTS:
         kind, member, sub_type_member = _SIMPLE_EVENTS[event_type]
         detail = event[member]
@@ -224,58 +223,13 @@ def _ses_receipt(event: dict[str, Any], raw_sha256: str) -> Receipt | None:
         provider=_Ses.name,
         # SES may publish one event twice under two SNS ids; this names the event itself.
         provider_event_id=f"{mail['messageId']}/{event_type}/{detail.get('feedbackId', occurred)}",
-        provider_message_id=_text(mail["messageId"]),
-        attempt_id=_text(attempts[0]) if attempts else None,
+        provider_message_id=text(mail["messageId"]),
+        attempt_id=text(attempts[0]) if attempts else None,
         kind=kind,
-        sub_type=_text(sub_type) if sub_type is not None else None,
-        occurred_at=_instant(occurred),
+        sub_type=text(sub_type) if sub_type is not None else None,
+        occurred_at=instant(occurred),
         raw_sha256=raw_sha256,
     )
-
-
-def _sms_receipt(status: dict[str, Any], raw_sha256: str) -> Receipt:
-    message_id = _text(status["notification"]["messageId"])
-    return Receipt(
-        provider=_Sns.name,
-        provider_event_id=f"{message_id}/{_text(status['status'])}",
-        provider_message_id=message_id,
-        attempt_id=None,
-        kind=_SMS_KINDS[status["status"]],
-        sub_type=None,
-        occurred_at=_instant(status["notification"]["timestamp"]),
-        raw_sha256=raw_sha256,
-    )
-
-
-def _readable(what: str, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except KeyError as error:
-        raise BadInput(f"{what}: unknown or missing {error.args[0]!r}") from None
-    except (TypeError, ValueError, AttributeError, IndexError):
-        raise BadInput(f"{what}: a member has the wrong type or form") from None
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("expected text")
-    return value
-
-
-def _instant(text: str) -> datetime:
-    """Read AWS's times: ISO 8601 with Z (SES), or without a zone and meaning UTC (SMS)."""
-    at = datetime.fromisoformat(text)
-    return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _json_object(text: str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadInput(f"{what} is no JSON") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{what} is no JSON object")
-    return value
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

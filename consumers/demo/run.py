@@ -170,6 +170,7 @@ class _Demo:
                 "email_per_second": 200,
                 "sms_per_second": 50,
                 "receipt_timeout_seconds": 600,
+                "sms_status_poll_seconds": 0.3,
                 "account_notice_timeout_seconds": 15,
             },
             "evidence": {"origin": "demo.example.com/log"},

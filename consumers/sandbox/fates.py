@@ -13,6 +13,8 @@ from bridge.contracts.errors import BadInput, nearest
 
 THROTTLED_TRIES = 2
 """How often `throttle` refuses a recipient when no number is given."""
+LOST_TRIES = 1
+"""How often `timeout` and `lost` leave a recipient's call without an answer when no number is given."""
 
 
 class Behaviour(StrEnum):
@@ -21,17 +23,38 @@ class Behaviour(StrEnum):
     DELIVERED = "delivered"
     BOUNCE = "bounce"
     """Accepted; a permanent bounce follows (for a telephone number: status FAILURE)."""
+    SOFTBOUNCE = "softbounce"
+    """Accepted; after a delay SES gives the message up as a transient bounce (mailbox full)."""
+    COMPLAINT = "complaint"
+    """Delivered, and then complained about."""
+    DELAY = "delay"
+    """Accepted, reported as delayed, delivered in the end (for a telephone number: its status comes late)."""
+    REFUSE = "refuse"
+    """Refused by the call itself (an entry's status MESSAGE_REJECTED; for a telephone number: InvalidParameter)."""
+    REJECT = "reject"
+    """Accepted by the call and then rejected: SES found a virus in it."""
+    SPAM = "spam"
+    """Delivered, into a folder that nobody opens: no later event ever follows."""
+    SILENT = "silent"
+    """Accepted, and nothing is ever reported again."""
+    TIMEOUT = "timeout"
+    """Taken, but the connection ends before the answer for the first tries: receipts tell what became of it."""
+    LOST = "lost"
+    """Not taken, and the connection ends without an answer for the first tries."""
     THROTTLE = "throttle"
     """Refused as too fast for the first tries, then delivered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A behaviour, and for `throttle` how many tries are refused."""
+    """A behaviour, and for those of `COUNTED` how many tries it concerns."""
 
     behaviour: Behaviour
     times: int = 0
 
+
+COUNTED = {Behaviour.THROTTLE: THROTTLED_TRIES, Behaviour.TIMEOUT: LOST_TRIES, Behaviour.LOST: LOST_TRIES}
+"""Behaviours that concern a number of tries, and how many when none is given."""
 
 _PLUS_TAG = re.compile(r"[^@]*\+(?P<behaviour>[a-z]+)(?P<times>\d*)@.*", re.IGNORECASE)
 
@@ -50,7 +73,7 @@ def script_for(recipient: str, posted: Mapping[str, Script]) -> Script:
     if tag is None or tag["behaviour"] not in set(Behaviour):
         return Script(Behaviour.DELIVERED)
     behaviour = Behaviour(tag["behaviour"])
-    return Script(behaviour, int(tag["times"] or THROTTLED_TRIES) if behaviour is Behaviour.THROTTLE else 0)
+    return Script(behaviour, int(tag["times"] or COUNTED[behaviour]) if behaviour in COUNTED else 0)
 
 
 def parse_scripts(posted: object) -> dict[str, Script]:
@@ -77,9 +100,9 @@ def _parse_script(value: object, position: int) -> Script:
         known = [behaviour.value for behaviour in Behaviour]
         raise BadInput(f"{where}: unknown behaviour {name!r}{nearest(str(name), known)}; known: {', '.join(known)}")
     behaviour = Behaviour(name)
-    times = value.get("times", THROTTLED_TRIES if behaviour is Behaviour.THROTTLE else 0)
+    times = value.get("times", COUNTED.get(behaviour, 0))
     if not isinstance(times, int) or isinstance(times, bool) or times < 0:
         raise BadInput(f"{where}: `times` must be a whole number of tries, got {times!r}")
-    if times and behaviour is not Behaviour.THROTTLE:
-        raise BadInput(f"{where}: `times` goes with {Behaviour.THROTTLE!s} only")
+    if times and behaviour not in COUNTED:
+        raise BadInput(f"{where}: `times` goes with {', '.join(COUNTED)} only")
     return Script(behaviour, times)

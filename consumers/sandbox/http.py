@@ -30,7 +30,8 @@ class Streamed:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Request], Response | Streamed]
+Answer = Callable[[Request], Response | Streamed | None]
+"""None ends the connection without a word."""
 
 
 def is_loopback(host: str) -> bool:
@@ -129,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.answer(Request(self.command, self.path, headers, body, f"http://{host}"))
+        if answer is None:
+            self.close_connection = True
+            return
         try:
             if isinstance(answer, Response):
                 self._write(answer)

@@ -29,11 +29,29 @@ SECURITY_HEADERS = {
 OUTCOMES = {
     ("email", Fate.DELIVERED): "Delivered",
     ("email", Fate.BOUNCED): "Bounced: its reader never saw it",
+    ("email", Fate.SOFT_BOUNCED): "Bounced, mailbox full: its reader never saw it",
+    ("email", Fate.COMPLAINED): "Delivered, and complained about",
+    ("email", Fate.DELAYED): "Delivered late",
+    ("email", Fate.REJECTED): "Rejected by SES: never sent",
+    ("email", Fate.SPAM_FOLDER): "Delivered into the spam folder",
+    ("email", Fate.SILENT): "Nobody knows: no report came",
     ("email", Fate.SUPPRESSED): "On the suppression list: never sent",
+    ("email", Fate.SUPPRESSED_COMPLAINT): "On the suppression list after a complaint: never sent",
     ("email", Fate.RENDERING_FAILED): "A slot had no value: never sent",
     ("sms", Fate.DELIVERED): "Accepted by the carrier",
+    ("sms", Fate.DELAYED): "Accepted by the carrier, reported late",
+    ("sms", Fate.COMPLAINED): "Accepted by the carrier, answered with STOP",
+    ("sms", Fate.SPAM_FOLDER): "Accepted by the carrier",
     ("sms", Fate.BOUNCED): "The carrier could not reach the phone",
+    ("sms", Fate.SOFT_BOUNCED): "The phone was out of reach",
+    ("sms", Fate.REJECTED): "Blocked by the carrier",
+    ("sms", Fate.SILENT): "Nobody knows: no report came",
+    ("sms", Fate.OPTED_OUT): "The number had opted out: never sent",
+    ("sms", Fate.NO_QUOTA): "The spend limit was used up: never sent",
 }
+
+REACHED = frozenset({Fate.DELIVERED, Fate.COMPLAINED, Fate.DELAYED})
+"""Fates in which its reader has it before their eyes."""
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -68,8 +86,12 @@ def json_chunks(state: State, after: int, *, with_bodies: bool) -> Iterator[byte
     with state.changed:
         messages = state.messages[after:]
         recipients = {
-            key: {"accepted": state.accepted[key], "throttled": state.throttled[key]}
-            for key in sorted(state.accepted.keys() | state.throttled.keys())
+            key: {
+                "accepted": state.accepted[key],
+                "throttled": state.throttled[key],
+                "unanswered": state.unanswered[key],
+            }
+            for key in sorted(state.accepted.keys() | state.throttled.keys() | state.unanswered.keys())
         }
     yield b'{"messages":['
     for number, message in enumerate(messages, after + 1):
@@ -97,7 +119,7 @@ def page(state: State, number: int, to: str) -> bytes:
                 "text": text.text,
                 "received_at": message.received_at.isoformat(timespec="seconds"),
                 "outcome": OUTCOMES[message.channel, message.fate],
-                "reached": message.fate is Fate.DELIVERED,
+                "reached": message.fate in REACHED,
             }
         )
     emails = sum(1 for message in everything if message.channel == "email")

@@ -6,8 +6,9 @@ prints `{"url": "http://127.0.0.1:43210"}` on standard output once it answers, k
 memory without), and ends with exit code 0 on SIGTERM or SIGINT. Exit code 1 means that it had to say something which
 AWS never says; standard error names the operation.
 
-Beside AWS's protocols it serves `/_mailbox`, `/_mailbox.json?after=N&bodies=0`, and `/_control/behaviours` (POST a JSON
-object of recipient -> behaviour; see `fates`).
+Beside AWS's protocols it serves `/_mailbox`, `/_mailbox.json?after=N&bodies=0`, and three places to POST a JSON object
+to: `/_control/behaviours` (recipient -> behaviour; see `fates`), `/_control/faults` (a whole service; see `faults`) and
+`/_control/account` (quotas and states; see `limits`).
 """
 
 import json
@@ -16,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,13 +30,16 @@ from bridge.runtime.clock import Clock, SystemClock
 from consumers.sandbox import mailbox
 from consumers.sandbox.envelopes import Signer
 from consumers.sandbox.fates import parse_scripts
+from consumers.sandbox.faults import FaultyAnswer, parse_faults
 from consumers.sandbox.http import LoopbackServer, Streamed
-from consumers.sandbox.journal import Journal
+from consumers.sandbox.journal import Journal, Record
+from consumers.sandbox.limits import parse_limits
+from consumers.sandbox.logs import CloudWatchLogs
 from consumers.sandbox.ses import SimpleEmailService
 from consumers.sandbox.sns import SimpleNotificationService, get_caller_identity
 from consumers.sandbox.sqs import SimpleQueueService
 from consumers.sandbox.state import State
-from consumers.sandbox.wire import AwsError, Call, InvalidAnswer, Request, Response, Wire
+from consumers.sandbox.wire import AwsError, Call, InvalidAnswer, Request, Response, Unanswered, Wire
 
 RECEIPT_DELAY_SECONDS = 0.2
 
@@ -56,6 +61,11 @@ class Sandbox:
         self._delay = receipt_delay_seconds
         self._clock = clock or SystemClock()
         self._faults: list[str] = []
+        self._controls: dict[str, Callable[[object], Record]] = {
+            "/_control/behaviours": _scripts_record,
+            "/_control/faults": _faults_record,
+            "/_control/account": _account_record,
+        }
 
     def start(self, host: str = "127.0.0.1", port: int = 0, folder: Path | None = None) -> str:
         """Serve, with what `folder` holds, and return the URL. Raises BadInput, or Refused if `folder` is in use."""
@@ -72,6 +82,7 @@ class Sandbox:
                 "sns": sns.operations(),
                 "sqs": self._sqs.operations(),
                 "sts": {"GetCallerIdentity": get_caller_identity},
+                "logs": CloudWatchLogs(self._state).operations(),
             }
             self._server = LoopbackServer(host, port, self._answer)
         except BaseException:
@@ -89,7 +100,7 @@ class Sandbox:
         if self._faults:
             raise SandboxFault("; ".join(self._faults))
 
-    def _answer(self, request: Request) -> Response | Streamed:
+    def _answer(self, request: Request) -> Response | Streamed | None:
         try:
             path = urlsplit(request.target).path
             if path.startswith(("/_mailbox", "/_control")) or path == self._signer.certificate_path:
@@ -97,6 +108,8 @@ class Sandbox:
             if path == "/" and request.method == "GET" and "authorization" not in request.headers:
                 return Response(302, "text/plain", b"", {"Location": "/_mailbox"})
             return self._aws(request)
+        except Unanswered:
+            return None
         except Exception as error:
             # No message and no values: they may hold an address. Type and place are enough to find a bug.
             places = " < ".join(
@@ -119,13 +132,32 @@ class Sandbox:
         call: Call | None = None
         try:
             call = self._wire.read(request)
-            return self._wire.answer(call, self._handle(call))
+            fault = self._met_fault(call.service)
+            result = self._handle(call)
+            if fault is FaultyAnswer.RESET_AFTER:
+                raise Unanswered
+            return self._wire.answer(call, result)
         except AwsError as error:
             try:
                 service, _ = self._wire.addressee(request)
             except AwsError:
                 service = "sesv2"
             return self._wire.refusal(service, call.operation if call else None, error)
+
+    def _met_fault(self, service: str) -> FaultyAnswer | None:
+        """Return the fault that this call of `service` meets after it was taken. Raises what it meets before."""
+        with self._state.changed:
+            fault = self._state.faults.get(service)
+            if fault is None or fault.over:
+                return None
+            self._state.commit({"record": "fault_met", "service": service})
+        if fault.answer is FaultyAnswer.SERVER_ERROR:
+            raise AwsError("InternalFailure", "the sandbox plays a failure of the service", 500)
+        if fault.answer is FaultyAnswer.TOO_MANY:
+            raise AwsError("Throttling", "Rate exceeded", 429)
+        if fault.answer is FaultyAnswer.RESET:
+            raise Unanswered
+        return fault.answer
 
     def _handle(self, call: Call) -> dict[str, Any]:
         if call.service == "sqs" and call.operation == "ReceiveMessage":
@@ -152,24 +184,37 @@ class Sandbox:
                 self._state, _number(query.get("after", ["0"])[0]), with_bodies=query.get("bodies") != ["0"]
             )
             return Streamed(JSON, chunks, mailbox.SECURITY_HEADERS)
-        if route == ("POST", "/_control/behaviours"):
-            return self._script(request)
+        if request.method == "POST" and path in self._controls:
+            return self._control(request, self._controls[path])
         return Response(404, "text/plain", b"not found")
 
-    def _script(self, request: Request) -> Response:
+    def _control(self, request: Request, read: Callable[[object], Record]) -> Response:
         # A page in a browser cannot send this content type to another origin without asking first, and we never allow.
         if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
             return Response(415, JSON, json.dumps({"error": f"send {JSON}"}).encode())
         try:
-            posted = json.loads(request.body)
-            scripts = parse_scripts(posted)
+            record = read(json.loads(request.body))
         except ValueError:
             return Response(400, JSON, b'{"error": "the body is no JSON"}')
         except BadInput as error:
             return Response(400, JSON, json.dumps({"error": str(error)}).encode())
         with self._state.changed:
-            self._state.commit({"record": "behaviours", "behaviours": posted})
-        return Response(200, JSON, json.dumps({"scripted": len(scripts)}).encode())
+            self._state.commit(record)
+        return Response(200, JSON, b"{}")
+
+
+def _scripts_record(posted: object) -> Record:
+    parse_scripts(posted)
+    return {"record": "behaviours", "behaviours": posted}
+
+
+def _faults_record(posted: object) -> Record:
+    parse_faults(posted)
+    return {"record": "faults", "faults": posted}
+
+
+def _account_record(posted: object) -> Record:
+    return {"record": "account", "limits": asdict(parse_limits(posted))}
 
 
 def _number(text: str) -> int:

@@ -2,12 +2,13 @@
 
 What is played: https://docs.aws.amazon.com/ses/latest/APIReference-V2/. As in SES, template slots are filled unescaped,
 a missing slot is accepted and reported as a rendering failure, and a hard bounce puts the address on the suppression
-list. Unlike SES, a created identity is verified at once, and a message has exactly one recipient.
+list. Unlike SES, a created identity is verified at once, and a message has exactly one recipient. Rate and quota count
+recipients, not calls.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from email import message_from_bytes, policy
 from email.utils import parseaddr
@@ -15,16 +16,15 @@ from typing import Any
 from uuid import uuid4
 
 from consumers.sandbox import events
-from consumers.sandbox.events import Fate, Message
-from consumers.sandbox.fates import Behaviour, recipient_key, script_for
+from consumers.sandbox.events import FATES, Fate, Message, due_after
+from consumers.sandbox.fates import Behaviour, recipient_key
 from consumers.sandbox.journal import Record
+from consumers.sandbox.limits import Limits
 from consumers.sandbox.state import State
 from consumers.sandbox.texts import Text, UnknownExpression, slot_values, template
-from consumers.sandbox.wire import AwsError, Call
+from consumers.sandbox.wire import AwsError, Call, Unanswered
 
 MAX_BULK_ENTRIES = 50
-MAX_SEND_RATE = 10_000.0
-MAX_24_HOUR_SEND = 10_000_000.0
 
 _ADDRESS = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+\.[^\s@<>,;\"()]+")
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -74,6 +74,8 @@ class SimpleEmailService:
         accepted: list[Message] = []
         throttled: list[Record] = []
         tries = Counter(self._state.throttled)
+        allowance = _Allowance(self._state, now)
+        self._lose_for(entries)
         for entry in entries:
             try:
                 to = _only_recipient(entry["Destination"])
@@ -83,14 +85,23 @@ class SimpleEmailService:
             except ValueError as error:
                 results.append({"Status": "INVALID_PARAMETER", "Error": str(error)})
                 continue
+            refusal = self._refusal(to) or allowance.take()
+            if refusal is not None:
+                results.append(refusal)
+                continue
             message = self._message(call, sender, to, text, slots, tags, now, tries)
             if message is None:
                 throttled.append({"record": "throttled", "to": recipient_key(to)})
-                results.append({"Status": "ACCOUNT_THROTTLED", "Error": "Maximum sending rate exceeded."})
+                results.append(_THROTTLED)
             else:
                 accepted.append(message)
                 results.append({"Status": "SUCCESS", "MessageId": message.id})
-        self._state.commit(*self._state.message_records(text, accepted), *throttled)
+        unanswered = [message for message in accepted if self._state.goes_unanswered(message.to, Behaviour.TIMEOUT)]
+        self._state.commit(
+            *self._state.message_records(text, accepted), *throttled, *_unanswered(each.to for each in unanswered)
+        )
+        if unanswered:
+            raise Unanswered
         return {"BulkEmailEntryResults": results}
 
     def send_email(self, call: Call) -> dict[str, Any]:
@@ -117,26 +128,34 @@ class SimpleEmailService:
         except ValueError as error:
             raise AwsError("BadRequestException", str(error)) from None
         now = self._state.clock.now()
+        self._lose_for([call.params])
+        refusal = self._refusal(to) or _Allowance(self._state, now).take()
+        if refusal is not None:
+            code = "MessageRejected" if refusal["Status"] == "MESSAGE_REJECTED" else "TooManyRequestsException"
+            raise AwsError(code, refusal["Error"])
         message = self._message(call, sender, to, text, values, tags, now, Counter(self._state.throttled))
         if message is None:
             self._state.commit({"record": "throttled", "to": recipient_key(to)})
             raise AwsError("TooManyRequestsException", "Maximum sending rate exceeded.")
-        self._state.commit(*self._state.message_records(text, [message]))
+        taken = self._state.message_records(text, [message])
+        if self._state.goes_unanswered(to, Behaviour.TIMEOUT):
+            self._state.commit(*taken, *_unanswered([to]))
+            raise Unanswered
+        self._state.commit(*taken)
         return {"MessageId": message.id}
 
     def get_account(self, _call: Call) -> dict[str, Any]:
         """Return quotas and what was sent in the last 24 hours."""
-        since = self._state.clock.now() - timedelta(hours=24)
-        sent = sum(1 for message in self._state.messages if message.channel == "email" and message.received_at > since)
+        limits = self._state.limits
         return {
             "DedicatedIpAutoWarmupEnabled": False,
-            "EnforcementStatus": "HEALTHY",
-            "ProductionAccessEnabled": True,
-            "SendingEnabled": True,
+            "EnforcementStatus": limits.enforcement_status,
+            "ProductionAccessEnabled": limits.production_access,
+            "SendingEnabled": limits.sending_enabled,
             "SendQuota": {
-                "Max24HourSend": MAX_24_HOUR_SEND,
-                "MaxSendRate": MAX_SEND_RATE,
-                "SentLast24Hours": float(sent),
+                "Max24HourSend": limits.max_24_hour_send,
+                "MaxSendRate": limits.max_send_rate,
+                "SentLast24Hours": float(_sent_within(self._state, self._state.clock.now(), DAY)),
             },
             "SuppressionAttributes": {"SuppressedReasons": ["BOUNCE", "COMPLAINT"]},
         }
@@ -253,12 +272,14 @@ class SimpleEmailService:
 
     def _sender(self, call: Call) -> str:
         """Return the bare From address. Raises what SES says of an unverified one or an unknown configuration set."""
+        if self._state.limits.enforcement_status == "SHUTDOWN":
+            raise AwsError("AccountSuspendedException", "The account is suspended and can't send email.")
+        if not self._state.limits.sending_enabled:
+            raise AwsError("SendingPausedException", "Email sending is disabled for the account.")
         sender = parseaddr(call.params.get("FromEmailAddress", ""))[1].lower()
         if not _ADDRESS.fullmatch(sender):
             raise AwsError("BadRequestException", "FromEmailAddress is no e-mail address")
-        labels = sender.rpartition("@")[2].split(".")
-        covering = {".".join(labels[n:]) for n in range(len(labels))} | {sender}
-        if not covering & self._state.identities:
+        if not self._verified(sender):
             raise AwsError(
                 "MessageRejected",
                 "Email address is not verified. The following identities failed the check in region "
@@ -268,6 +289,31 @@ class SimpleEmailService:
         if configuration_set is not None:
             self._known_set(configuration_set)
         return sender
+
+    def _verified(self, address: str) -> bool:
+        labels = address.rpartition("@")[2].split(".")
+        covering = {".".join(labels[n:]) for n in range(len(labels))} | {address}
+        return bool(covering & self._state.identities)
+
+    def _refusal(self, to: str) -> dict[str, Any] | None:
+        """Return what the call says to this one recipient whom it refuses for good."""
+        if self._state.script(to).behaviour is Behaviour.REFUSE:
+            return {"Status": "MESSAGE_REJECTED", "Error": "the sandbox refuses this recipient"}
+        if not self._state.limits.production_access and not self._verified(to.lower()):
+            return {"Status": "MESSAGE_REJECTED", "Error": "Email address is not verified."}
+        return None
+
+    def _lose_for(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Take nothing and answer nothing if a recipient among `entries` has it so."""
+        lost = [
+            to
+            for entry in entries
+            for to in entry.get("Destination", {}).get("ToAddresses", ())
+            if self._state.goes_unanswered(to, Behaviour.LOST)
+        ]
+        if lost:
+            self._state.commit(*_unanswered(lost))
+            raise Unanswered
 
     def _known_set(self, name: str) -> str:
         if name not in self._state.configuration_sets:
@@ -286,17 +332,17 @@ class SimpleEmailService:
         tries: Counter[str],
     ) -> Message | None:
         """Return the accepted message, or None if this try is throttled (counted in `tries`)."""
-        script = script_for(to, self._state.scripts)
+        script = self._state.script(to)
         if script.behaviour is Behaviour.THROTTLE and tries[recipient_key(to)] < script.times:
             tries[recipient_key(to)] += 1
             return None
         missing = text.missing(slots)
         if missing is not None:
             fate = Fate.RENDERING_FAILED
-        elif to.lower() in self._state.suppressed:
-            fate = Fate.SUPPRESSED
+        elif (listed := self._state.suppressed.get(to.lower())) is not None:
+            fate = Fate.SUPPRESSED if listed.reason == "BOUNCE" else Fate.SUPPRESSED_COMPLAINT
         else:
-            fate = Fate.BOUNCED if script.behaviour is Behaviour.BOUNCE else Fate.DELIVERED
+            fate = FATES.get(script.behaviour, Fate.DELIVERED)
         return Message(
             id=f"{int(now.timestamp() * 1000):016x}-{uuid4()}-000000",
             channel="email",
@@ -309,7 +355,7 @@ class SimpleEmailService:
             configuration_set=call.params.get("ConfigurationSetName"),
             region=call.region,
             received_at=now,
-            due_at=now + self._delay,
+            due_at=now + due_after(fate, self._delay),
             behaviour=script.behaviour,
             fate=fate,
             missing_slot=missing,
@@ -320,6 +366,53 @@ class SimpleEmailService:
         if entry is None:
             raise AwsError("NotFoundException", "Email address does not exist on your suppression list.")
         return {"EmailAddress": entry.address, "Reason": entry.reason, "LastUpdateTime": entry.at}
+
+
+DAY = timedelta(hours=24)
+_THROTTLED = {"Status": "ACCOUNT_THROTTLED", "Error": "Maximum sending rate exceeded."}
+
+
+class _Allowance:
+    """How many more recipients the account's rate and its 24-hour quota let through at `now`."""
+
+    def __init__(self, state: State, now: datetime) -> None:
+        limits = state.limits
+        usual = Limits()
+        # Counting what was sent costs time; limits that nobody set are never met.
+        self._rate = (
+            limits.max_send_rate - _sent_within(state, now, timedelta(seconds=1))
+            if limits.max_send_rate < usual.max_send_rate
+            else usual.max_send_rate
+        )
+        self._quota = (
+            limits.max_24_hour_send - _sent_within(state, now, DAY)
+            if limits.max_24_hour_send < usual.max_24_hour_send
+            else usual.max_24_hour_send
+        )
+
+    def take(self) -> dict[str, Any] | None:
+        """Let one more through, or return what the call says instead."""
+        if self._quota < 1:
+            return {"Status": "ACCOUNT_DAILY_QUOTA_EXCEEDED", "Error": "Daily message quota exceeded."}
+        if self._rate < 1:
+            return _THROTTLED
+        self._rate -= 1
+        self._quota -= 1
+        return None
+
+
+def _sent_within(state: State, now: datetime, window: timedelta) -> int:
+    """Return how many e-mails were accepted within `window` before `now`; they are kept in order of time."""
+    sent = 0
+    for message in reversed(state.messages):
+        if message.received_at <= now - window:
+            break
+        sent += message.channel == "email"
+    return sent
+
+
+def _unanswered(recipients: Iterable[str]) -> list[Record]:
+    return [{"record": "unanswered", "to": recipient_key(to)} for to in recipients]
 
 
 def _identity_type(name: str) -> str:

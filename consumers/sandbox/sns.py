@@ -9,13 +9,24 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from consumers.sandbox.events import ACCOUNT, Fate, Message
-from consumers.sandbox.fates import Behaviour, recipient_key, script_for
+from consumers.sandbox.events import ACCOUNT, FATES, SMS_PRICE_USD, SMS_STATUS, Fate, Message, due_after
+from consumers.sandbox.fates import Behaviour, recipient_key
 from consumers.sandbox.state import State, Topic
 from consumers.sandbox.texts import Text
-from consumers.sandbox.wire import AwsError, Call
+from consumers.sandbox.wire import AwsError, Call, Unanswered
 
 MAX_SMS_CHARACTERS = 1600
+
+SMS_ATTRIBUTES = frozenset(
+    {
+        "DefaultSenderID",
+        "DefaultSMSType",
+        "DeliveryStatusIAMRole",
+        "DeliveryStatusSuccessSamplingRate",
+        "MonthlySpendLimit",
+        "UsageReportS3Bucket",
+    }
+)
 
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -35,6 +46,12 @@ class SimpleNotificationService:
             "CreateTopic": self.create_topic,
             "SetTopicAttributes": self.set_topic_attributes,
             "Subscribe": self.subscribe,
+            "SetSMSAttributes": self.set_sms_attributes,
+            "GetSMSAttributes": self.get_sms_attributes,
+            "CheckIfPhoneNumberIsOptedOut": self.check_opted_out,
+            "ListPhoneNumbersOptedOut": self.list_opted_out,
+            "OptInPhoneNumber": self.opt_in,
+            "GetSMSSandboxAccountStatus": self.sandbox_status,
         }
 
     def publish(self, call: Call) -> dict[str, Any]:
@@ -102,6 +119,47 @@ class SimpleNotificationService:
         self._state.commit({"record": "subscription", "topic": topic.arn, "arn": arn, "queue": queue, "raw": raw})
         return {"SubscriptionArn": arn}
 
+    def set_sms_attributes(self, call: Call) -> dict[str, Any]:
+        """Change how the account sends SMS, and whether their status is logged."""
+        attributes = call.params["attributes"]
+        if unknown := sorted(attributes.keys() - SMS_ATTRIBUTES):
+            raise AwsError("InvalidParameterException", f"Invalid parameter: no SMS attribute {unknown[0]}")
+        rate = attributes.get("DeliveryStatusSuccessSamplingRate", "0")
+        if not rate.isdecimal() or int(rate) > 100:
+            raise AwsError("InvalidParameterException", "Invalid parameter: DeliveryStatusSuccessSamplingRate is 0-100")
+        if not attributes.get("MonthlySpendLimit", "0").isdecimal():
+            raise AwsError("InvalidParameterException", "Invalid parameter: MonthlySpendLimit is whole dollars")
+        self._state.commit({"record": "sms_attributes", "attributes": attributes})
+        return {}
+
+    def get_sms_attributes(self, call: Call) -> dict[str, Any]:
+        """Return those attributes that are set."""
+        wanted = call.params.get("attributes", ())
+        known = self._state.sms_attributes.items()
+        return {"attributes": {name: value for name, value in known if not wanted or name in wanted}}
+
+    def check_opted_out(self, call: Call) -> dict[str, Any]:
+        """Say whether a number answered STOP."""
+        return {"isOptedOut": call.params["phoneNumber"] in self._state.opted_out}
+
+    def list_opted_out(self, call: Call) -> dict[str, Any]:
+        """Return a page of up to 100 numbers that answered STOP; its token is a position."""
+        token = call.params.get("nextToken", "0")
+        if not token.isdecimal():
+            raise AwsError("InvalidParameterException", "Invalid parameter: nextToken")
+        numbers = sorted(self._state.opted_out)
+        end = int(token) + 100
+        return {"phoneNumbers": numbers[int(token) : end], **({"nextToken": str(end)} if end < len(numbers) else {})}
+
+    def opt_in(self, call: Call) -> dict[str, Any]:
+        """Take a number off that list."""
+        self._state.commit({"record": "opted_in", "phone": call.params["phoneNumber"]})
+        return {}
+
+    def sandbox_status(self, _call: Call) -> dict[str, Any]:
+        """Say whether SMS go to verified numbers only; they go everywhere here."""
+        return {"IsInSandbox": False}
+
     def _topic(self, arn: str) -> Topic:
         if arn not in self._state.topics:
             raise AwsError("NotFoundException", "Topic does not exist")
@@ -112,13 +170,19 @@ class SimpleNotificationService:
             raise AwsError("InvalidParameterException", "Invalid parameter: PhoneNumber Reason: not E.164")
         if len(words) > MAX_SMS_CHARACTERS:
             raise AwsError("InvalidParameterException", "Invalid parameter: Message too long")
-        script = script_for(phone, self._state.scripts)
+        script = self._state.script(phone)
+        if script.behaviour is Behaviour.REFUSE:
+            raise AwsError("InvalidParameterException", "Invalid parameter: PhoneNumber Reason: cannot receive SMS")
+        if self._state.goes_unanswered(phone, Behaviour.LOST):
+            self._state.commit({"record": "unanswered", "to": recipient_key(phone)})
+            raise Unanswered
         if script.behaviour is Behaviour.THROTTLE and self._state.throttled[phone] < script.times:
             self._state.commit({"record": "throttled", "to": recipient_key(phone)})
             raise AwsError("Throttling", "Rate exceeded")
         now = self._state.clock.now()
         attributes = call.params.get("MessageAttributes", {})
         text = Text("", "", words)
+        fate = self._fate(phone, script.behaviour)
         message = Message(
             id=str(uuid4()),
             channel="sms",
@@ -131,12 +195,26 @@ class SimpleNotificationService:
             configuration_set=None,
             region=call.region,
             received_at=now,
-            due_at=now + self._delay,
+            due_at=now + due_after(fate, self._delay),
             behaviour=script.behaviour,
-            fate=Fate.BOUNCED if script.behaviour is Behaviour.BOUNCE else Fate.DELIVERED,
+            fate=fate,
         )
+        if self._state.goes_unanswered(phone, Behaviour.TIMEOUT):
+            taken = self._state.message_records(text, [message])
+            self._state.commit(*taken, {"record": "unanswered", "to": recipient_key(phone)})
+            raise Unanswered
         self._state.commit(*self._state.message_records(text, [message]))
         return message.id
+
+    def _fate(self, phone: str, behaviour: Behaviour) -> Fate:
+        if phone in self._state.opted_out:
+            return Fate.OPTED_OUT
+        limit = self._state.sms_attributes.get("MonthlySpendLimit")
+        if limit is not None:
+            paid = sum(1 for known in self._state.messages if known.channel == "sms" and known.fate in SMS_STATUS)
+            if (paid + 1) * SMS_PRICE_USD > int(limit):
+                return Fate.NO_QUOTA
+        return FATES.get(behaviour, Fate.DELIVERED)
 
 
 def get_caller_identity(_call: Call) -> dict[str, Any]:

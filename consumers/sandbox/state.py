@@ -18,10 +18,16 @@ from bridge.runtime.clock import Clock
 from consumers.sandbox import events
 from consumers.sandbox.envelopes import Notification, Signer
 from consumers.sandbox.events import Fate, Message
-from consumers.sandbox.fates import Script, parse_scripts, recipient_key
+from consumers.sandbox.fates import Behaviour, Script, parse_scripts, recipient_key, script_for
+from consumers.sandbox.faults import Fault, parse_faults
 from consumers.sandbox.journal import Journal, Record
+from consumers.sandbox.limits import Limits
+from consumers.sandbox.logs import SmsStatusLog
 from consumers.sandbox.queues import Item, Queue
 from consumers.sandbox.texts import Text
+
+SUPPRESSING = {Fate.BOUNCED: "BOUNCE", Fate.COMPLAINED: "COMPLAINT"}
+"""Fates that put an address on the account's suppression list, and for which reason."""
 
 _MESSAGE_FIELDS = tuple(member.name for member in fields(Message))
 
@@ -82,6 +88,12 @@ class State:
         self.messages: list[Message] = []
         self.accepted: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
+        self.unanswered: Counter[str] = Counter()
+        self.faults: dict[str, Fault] = {}
+        self.limits = Limits()
+        self.sms_attributes: dict[str, str] = {}
+        self.opted_out: set[str] = set()
+        self.sms_log = SmsStatusLog()
         self._journal = journal
         self._signer = signer
         for record in journal.replay():
@@ -93,6 +105,15 @@ class State:
         for record in records:
             self._apply(record)
         self.changed.notify_all()
+
+    def script(self, recipient: str) -> Script:
+        """Return how to treat `recipient`."""
+        return script_for(recipient, self.scripts)
+
+    def goes_unanswered(self, recipient: str, behaviour: Behaviour) -> bool:
+        """Say whether this try of `recipient` is one that `timeout` or `lost` leaves without an answer."""
+        script = self.script(recipient)
+        return script.behaviour is behaviour and self.unanswered[recipient_key(recipient)] < script.times
 
     def text_of(self, message: Message) -> Text:
         """Return what the recipient reads; for a failed rendering, the text with its slots unfilled."""
@@ -132,6 +153,18 @@ class State:
             self.texts[text.sha256] = text
         elif kind == "throttled":
             self.throttled[record["to"]] += 1
+        elif kind == "unanswered":
+            self.unanswered[record["to"]] += 1
+        elif kind == "faults":
+            self.faults = parse_faults(record["faults"])
+        elif kind == "fault_met":
+            self.faults[record["service"]] = self.faults[record["service"]].once_less()
+        elif kind == "account":
+            self.limits = Limits(**record["limits"])
+        elif kind == "sms_attributes":
+            self.sms_attributes |= record["attributes"]
+        elif kind == "opted_in":
+            self.opted_out.discard(record["phone"])
         elif kind == "queued":
             at = datetime.fromisoformat(record["visible_at"])
             self.queues[record["queue"]].put(Item(record["id"], at, at, partial(_constant, record["body"])))
@@ -179,15 +212,13 @@ class State:
         self.messages.append(message)
         self.accepted[recipient_key(message.to)] += 1
         if message.channel == "sms":
-            for topic in self.topics.values():
-                if topic.arn.endswith(events.SMS_STATUS_SUFFIX):
-                    compose = partial(_sms_status_json, message)
-                    identity = events.event_id(message, message.final_event, topic.arn)
-                    self._fan_out(topic, identity, None, compose, message.due_at)
+            if message.fate is Fate.COMPLAINED:  # the answer to an SMS that nobody wanted is STOP
+                self.opted_out.add(message.to)
+            self.sms_log.write(message, self.sms_attributes)
             return
-        if message.fate is Fate.BOUNCED:
-            # As SES does by default: who bounced hard is not tried again until taken off the list.
-            self.suppressed[message.to.lower()] = Suppression(message.to, "BOUNCE", message.due_at)
+        if message.fate in SUPPRESSING:
+            # As SES does by default: who bounced hard or complained is not tried again until taken off the list.
+            self.suppressed[message.to.lower()] = Suppression(message.to, SUPPRESSING[message.fate], message.due_at)
         if message.configuration_set is None:
             return
         for name, destination in self.configuration_sets[message.configuration_set].destinations.items():
@@ -230,10 +261,6 @@ class State:
     def close(self) -> None:
         """Let go of the journal."""
         self._journal.close()
-
-
-def _sms_status_json(message: Message) -> str:
-    return json.dumps(events.sms_status(message))
 
 
 def _constant(body: str, _base_url: str) -> str:

@@ -4,7 +4,7 @@
 `AwsError` back into an HTTP response. Both directions are held against botocore's model: an invalid request is answered
 as AWS answers it, an invalid answer is our own bug and raises `InvalidAnswer`. No state and no meaning of any call here.
 
-Protocols: REST-JSON (SES v2), JSON 1.0 (SQS) and Query with XML answers (SNS, STS), as
+Protocols: REST-JSON (SES v2), JSON (SQS 1.0, CloudWatch Logs 1.1) and Query with XML answers (SNS, STS), as
 https://smithy.io/2.0/aws/protocols/index.html describes them. Credentials are not checked; the scope of the
 `Authorization` header says which service and region is meant.
 """
@@ -24,7 +24,7 @@ from xml.etree import ElementTree  # only writes here, never parses
 import botocore.session
 from botocore.validate import ParamValidator
 
-SERVICES = {"ses": "sesv2", "sns": "sns", "sqs": "sqs", "sts": "sts"}
+SERVICES = {"ses": "sesv2", "sns": "sns", "sqs": "sqs", "sts": "sts", "logs": "logs"}
 """Signing name in the credential scope -> botocore's service name."""
 
 COMMON_ERRORS = frozenset(
@@ -50,6 +50,10 @@ _SCOPE = re.compile(r"Credential=[^/]*/\d{8}/(?P<region>[a-z0-9-]+)/(?P<service>
 
 class InvalidAnswer(Exception):
     """The sandbox was about to say something that AWS never says: a bug of ours."""
+
+
+class Unanswered(Exception):
+    """The caller gets no answer; its connection ends."""
 
 
 class AwsError(Exception):
@@ -100,7 +104,7 @@ class Call:
 
 
 class Wire:
-    """Reads and writes the four services' protocols."""
+    """Reads and writes the services' protocols."""
 
     def __init__(self) -> None:
         session = botocore.session.Session()
@@ -148,8 +152,9 @@ class Wire:
             raise InvalidAnswer(f"{call.service} {call.operation}: {faults}")
         protocol = self._models[call.service].metadata["protocol"]
         if protocol != "query":
-            content_type = "application/x-amz-json-1.0" if protocol == "json" else "application/json"
-            return Response(200, content_type, json.dumps(result, default=_json_scalar).encode(), _request_id())
+            return Response(
+                200, self._json_type(call.service), json.dumps(result, default=_json_scalar).encode(), _request_id()
+            )
         root = ElementTree.Element(
             f"{call.operation}Response", xmlns=self._models[call.service].metadata["xmlNamespace"]
         )
@@ -187,9 +192,14 @@ class Wire:
             if code in QUERY_ERROR_CODES:
                 headers["x-amzn-query-error"] = f"{QUERY_ERROR_CODES[code]};Sender"
             body = json.dumps({"__type": f"com.amazonaws.{service}#{code}", "message": error.message}).encode()
-            return Response(status, "application/x-amz-json-1.0", body, headers)
+            return Response(status, self._json_type(service), body, headers)
         headers["x-amzn-errortype"] = code
         return Response(status, "application/json", json.dumps({"message": error.message}).encode(), headers)
+
+    def _json_type(self, service: str) -> str:
+        metadata = self._models[service].metadata
+        rest = metadata["protocol"] == "rest-json"
+        return "application/json" if rest else f"application/x-amz-json-{metadata['jsonVersion']}"
 
     def _read_rest_json(self, service: str, request: Request) -> tuple[str, dict[str, Any]]:
         url = urlsplit(request.target)

@@ -1,18 +1,22 @@
 """A sandbox in this process and the adapters that talk to it, for the contract tests of AWS."""
 
 import json
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from bridge.runtime.clock import Clock, SystemClock
 from consumers.adapters.aws import AwsConfig, provision_sandbox
 from consumers.adapters.ses import SesEmail
+from consumers.adapters.sms_status import CloudWatchSmsStatus
 from consumers.adapters.sns_sms import SnsSms
 from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
-from consumers.domain.sending import BulkEmail, EmailEntry, ReceiptDelivery
+from consumers.domain.sending import BulkEmail, EmailEntry, ReceiptDelivery, ReceiptSource
 from consumers.sandbox.server import Sandbox
 
 QUEUE = "tocsin-receipts"
@@ -38,14 +42,20 @@ class Aws:
     def receipts(self, hosts: Sequence[str] = ("127.0.0.1",)) -> SqsReceipts:
         return SqsReceipts(self.config, QUEUE, SnsSignatures(hosts, "000000000000"))
 
+    def sms_status(self, clock: Clock | None = None) -> CloudWatchSmsStatus:
+        return CloudWatchSmsStatus(self.config, clock or SystemClock(), every=timedelta(milliseconds=1))
+
     def mailbox(self) -> dict[str, Any]:
         listing: dict[str, Any] = json.loads(get(f"{self.url}/_mailbox.json"))
         return listing
 
     def script(self, behaviours: object) -> None:
+        self.control("behaviours", behaviours)
+
+    def control(self, what: str, posted: object) -> None:
         request = urllib.request.Request(
-            f"{self.url}/_control/behaviours",
-            data=json.dumps(behaviours).encode(),
+            f"{self.url}/_control/{what}",
+            data=json.dumps(posted).encode(),
             headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -96,10 +106,11 @@ def entry(attempt: str, to: str, **slots: str) -> EmailEntry:
     return EmailEntry(attempt, to, slots or {"name": "<Ann & Bo>", "name_html": "&lt;Ann &amp; Bo&gt;"})
 
 
-def drain(receipts: SqsReceipts, count: int) -> list[ReceiptDelivery]:
-    """Return at least `count` deliveries about somebody, settled. Fails if they do not come within a few long polls."""
+def drain(receipts: ReceiptSource, count: int) -> list[ReceiptDelivery]:
+    """Return at least `count` deliveries about somebody, settled. Fails if they do not come within 20 s."""
     got: list[ReceiptDelivery] = []
-    for _ in range(10):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
         batch = receipts.receive(50, 2)
         receipts.settle([delivery.handle for delivery in batch])
         got.extend(delivery for delivery in batch if delivery.receipts or delivery.error)

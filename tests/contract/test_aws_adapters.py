@@ -76,7 +76,11 @@ def test_a_throttled_recipient_waits_and_is_accepted_in_the_end(aws: Aws) -> Non
     aws.script({"cy@x.example.com": {"behaviour": "throttle", "times": 1}})
     states = [aws.email.send_bulk(bulk(entry("a-1", "cy@x.example.com")))[0].state for _ in range(2)]
     assert states == [SendState.THROTTLED, SendState.ACCEPTED]
-    assert aws.mailbox()["recipients"]["cy@x.example.com"] == {"accepted": 1, "throttled": 1}
+    assert aws.mailbox()["recipients"]["cy@x.example.com"] == {
+        "accepted": 1,
+        "throttled": 1,
+        "unanswered": 0,
+    }
 
 
 def test_one_bad_address_costs_nobody_else_the_mail(aws: Aws) -> None:
@@ -106,11 +110,13 @@ def test_an_id_that_cannot_be_a_tag_is_our_own_bug(aws: Aws) -> None:
 def test_an_sms_is_sent_and_its_status_comes_back(aws: Aws) -> None:
     aws.script({"+4915100000002": "bounce"})
     results = [aws.sms.send(f"s-{n}", f"+491510000000{n}", "Look at your account page.") for n in (1, 2)]
-    kinds = {r.provider_message_id: (r.provider, r.kind) for d in drain(aws.receipts(), 2) for r in d.receipts}
+    status = aws.sms_status()
+    kinds = {r.provider_message_id: (r.provider, r.kind, r.sub_type) for d in drain(status, 2) for r in d.receipts}
     assert kinds == {
-        results[0].provider_message_id: ("sns", ReceiptKind.DELIVERED),
-        results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD),
+        results[0].provider_message_id: ("sns", ReceiptKind.DELIVERED, None),
+        results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD, "unknown"),
     }
+    assert status.receive(10, 0) == []
     assert aws.sms.send("s-3", "no number", "x").state is SendState.REJECTED
 
 

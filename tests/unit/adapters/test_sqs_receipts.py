@@ -156,6 +156,11 @@ def _bounce(kind: str, sub_type: str) -> dict[str, Any]:
         (_bounce("Undetermined", "Undetermined"), ReceiptKind.BOUNCED_SOFT, "Undetermined"),
         (_event("Complaint", complaint={"complaintFeedbackType": "abuse"}), ReceiptKind.COMPLAINED, "abuse"),
         (_event("Complaint", complaint={}), ReceiptKind.COMPLAINED, None),
+        (
+            _event("Complaint", complaint={"complaintSubType": "OnAccountSuppressionList", "feedbackId": "f-1"}),
+            ReceiptKind.BOUNCED_HARD,
+            "OnAccountSuppressionList",
+        ),
         (_event("DeliveryDelay", deliveryDelay={"delayType": "MailboxFull"}), ReceiptKind.DELAYED, "MailboxFull"),
         (_event("Reject", reject={"reason": "Bad content"}), ReceiptKind.REJECTED, None),
         (_event("Rendering Failure", failure={"errorMessage": "x"}), ReceiptKind.RENDERING_FAILED, None),

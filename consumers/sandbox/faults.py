@@ -1,0 +1,75 @@
+"""Faults of a whole service, posted to `/_control/faults`: as when AWS itself is ill, whoever the recipient is.
+
+    {"sesv2": {"answer": "500", "calls": 20}, "sns": "reset"}
+
+A table replaces the one before; `{}` ends all faults. Without `calls` a fault lasts until then.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from bridge.contracts.errors import BadInput, nearest
+
+SERVICES = ("sesv2", "sns", "sqs", "sts", "logs", "sms-gateway")
+"""botocore's service names, and the Twilio-compatible gateway."""
+
+
+class FaultyAnswer(StrEnum):
+    """What a call gets instead of its answer."""
+
+    SERVER_ERROR = "500"
+    """Status 500, nothing taken (no caller can know that)."""
+    TOO_MANY = "429"
+    """Refused as too fast, nothing taken."""
+    RESET = "reset"
+    """The connection ends without an answer, nothing taken."""
+    RESET_AFTER = "reset_after"
+    """Everything is taken and the connection ends before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An answer and how many more calls meet it; None means all."""
+
+    answer: FaultyAnswer
+    calls: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether calls are answered properly again."""
+        return self.calls == 0
+
+    def once_less(self) -> "Fault":
+        """Return the fault after one more call met it."""
+        return self if self.calls is None else replace(self, calls=self.calls - 1)
+
+
+def parse_faults(posted: object) -> dict[str, Fault]:
+    """Read the table above. Raises BadInput."""
+    if not isinstance(posted, dict):
+        raise BadInput("faults: expected a JSON object of service -> fault")
+    return {_service(name): _fault(name, value) for name, value in posted.items()}
+
+
+def _service(name: str) -> str:
+    if name not in SERVICES:
+        raise BadInput(f"faults: unknown service {name!r}{nearest(name, SERVICES)}; known: {', '.join(SERVICES)}")
+    return name
+
+
+def _fault(service: str, value: object) -> Fault:
+    if isinstance(value, str):
+        value = {"answer": value}
+    if not isinstance(value, dict):
+        raise BadInput(f"faults, {service}: expected an answer or an object with `answer` and `calls`")
+    for key in value:
+        if key not in ("answer", "calls"):
+            raise BadInput(f"faults, {service}: unknown key {key!r}{nearest(key, ('answer', 'calls'))}")
+    answer = value.get("answer")
+    if not isinstance(answer, str) or answer not in set(FaultyAnswer):
+        known = [each.value for each in FaultyAnswer]
+        raise BadInput(f"faults, {service}: unknown answer {answer!r}; known: {', '.join(known)}")
+    calls = value.get("calls")
+    if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 0):
+        raise BadInput(f"faults, {service}: `calls` must be a whole number, got {calls!r}")
+    return Fault(FaultyAnswer(answer), calls)
