@@ -6,7 +6,7 @@ there, not here.
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from http.client import HTTPConnection
@@ -18,7 +18,7 @@ import click
 
 from bridge.contracts.envelope import seal_bytes
 from bridge.contracts.errors import BadInput, Refused, Unreachable
-from bridge.contracts.events import AlertReceived, Coverage, json_schema
+from bridge.contracts.events import AlertReceived, json_schema
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import LEAK_ALERTS
@@ -31,6 +31,8 @@ from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
 from consumers.case.acting import record_act
 from consumers.case.duty_commands import SUBCOMMANDS, verification_lines
+from consumers.case.finding_commands import SUBCOMMANDS as FINDING_COMMANDS
+from consumers.case.finding_commands import print_coverage
 from consumers.case.overview import Overview, overview
 from consumers.case.people import add_person, load_people, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
@@ -44,7 +46,6 @@ from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, Rel
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
-from consumers.domain.coverage import gaps_in_words
 from consumers.domain.duties import OPEN
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 
@@ -330,21 +331,6 @@ def preview(
         if rows:
             print_table(rows, (name, "people"))
     print_coverage(found.coverage, scope.exposed_from)
-
-
-def print_coverage(coverage: Sequence[Coverage], exposed_from: datetime | None) -> None:
-    """Print since when what is recorded, and what is not known, a line a model and attribute."""
-    rows = [
-        {
-            "model": each.model_id,
-            "attribute": each.attribute,
-            "recorded since": f"{each.recorded_since:%Y-%m-%d %H:%M}" if each.recorded_since else "never",
-            "untagged": each.untagged_count,
-            "not known": "; ".join(gaps_in_words(each, exposed_from)) or "nothing",
-        }
-        for each in coverage
-    ]
-    print_table(rows, ("model", "attribute", "recorded since", "untagged", "not known"), title="coverage")
 
 
 def _keyed_address(settings: Settings) -> Callable[[str], str]:
@@ -676,7 +662,7 @@ def check(parts: Parts, as_json: bool) -> None:
         )
 
 
-for subcommand in (*SUBCOMMANDS, sheet):
+for subcommand in (*SUBCOMMANDS, *FINDING_COMMANDS, sheet):
     incident.add_command(subcommand)
 
 COMMANDS: list[click.Command] = [incident, alert, people]

@@ -105,6 +105,18 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "incident.dismissed": {
         "dismissal_id": _ID, "match_test_id": _ID, "from": _STATE, "contacts_removed": _COUNT, "reason_sha256": _SHA256,
     },
+    "incident.possible_excluded": {
+        "exclusion_id": _ID, "revision": _COUNT, "people_count": _COUNT, "coverage_sha256": _SHA256, "reason_sha256": _SHA256,
+    },
+    "incident.possible_included": {"revision": _COUNT, "people_count": _COUNT, "reason_sha256": _SHA256},
+    "incident.crosschecked": {
+        "crosscheck_id": _ID, "revision": _COUNT, "agreeing_count": _COUNT, "departed_count": _COUNT,
+        "later_count": _COUNT, "lag_count": _COUNT, "index_only_count": _COUNT, "unexplained_count": _COUNT,
+        "unexplained_sha256": _SHA256,
+    },
+    "incident.differences_named": {
+        "crosscheck_id": _ID, "unexplained_count": _COUNT, "unexplained_sha256": _SHA256, "reason_sha256": _SHA256,
+    },
     "risk.assessed": {
         "severity_hundredths": _COUNT, "level": _SEVERITY, "proposed": _RISK, "risk": _RISK, "changed_count": _COUNT,
         "factors_sha256": _SHA256, "reason_sha256": _SHA256,

@@ -139,6 +139,8 @@ def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord, plan
     untagged = sum(each.untagged_count for each in partitions.coverage)
     if partitions.possible_count or untagged:
         words += f", {partitions.possible_count:,} possible ({untagged:,} untagged writes)"
+    if partitions.excluded_count:
+        words += f", {partitions.excluded_count:,} of them left out by a named person"
     if not complete:
         return f"{words}; the others have not answered, so there may be more"
     if is_complete(list(partitions.coverage), Scope.model_validate(incident.scope).exposed_from):

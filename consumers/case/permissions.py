@@ -35,6 +35,9 @@ class Act(StrEnum):
     CLOSE = "incident.close"
     SET_GATE = "gate.set"
     LIFT_GATE = "gate.lift"
+    EXCLUDE_POSSIBLE = "incident.exclude_possible"
+    CROSSCHECK = "incident.crosscheck"
+    NAME_DIFFERENCES = "incident.name_differences"
     PREPARE = "release.prepare"
     APPROVE = "release.approve"
     BREAK_GLASS = "release.break_glass"
@@ -53,6 +56,7 @@ class Act(StrEnum):
 _RESPOND = frozenset(
     {
         Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.RESCOPE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS,
+        Act.CROSSCHECK,
     }
 )  # fmt: skip
 _APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS})
@@ -64,15 +68,17 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     | _APPROVE
     | {
         Act.PREPARE, Act.CLOSE, Act.SET_GATE, Act.LIFT_GATE, Act.STEER_RELEASE, Act.LOOK_AT_PERSON, Act.EXPORT_SUBJECT,
-        Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY,
+        Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY, Act.EXCLUDE_POSSIBLE,
+        Act.NAME_DIFFERENCES,
     },
     Role.COUNSEL: _APPROVE
     | {
         Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
         Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
+        Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES,
     },
     Role.APPROVER: _APPROVE,
-    Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.STEER_RELEASE, Act.REDRIVE}),
+    Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.STEER_RELEASE, Act.REDRIVE}),
     Role.AUDITOR: frozenset({Act.VIEW_INCIDENT, Act.EXPORT_EVIDENCE}),
     Role.ADMIN: frozenset({Act.MANAGE_PEOPLE}),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from bridge.contracts.errors import BadInput, Refused, nearest
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Act, Role
+from consumers.case.possible import in_force
 from consumers.case.store import (
     ApprovalRecord,
     CaseStore,
@@ -163,6 +164,7 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
         if each.bundle_sha256 is not None
     }
     recipients = case.recipient_ids(incident.incident_id, late=False)
+    excluded = in_force(case, incident)
     return {
         "incident_id": incident.incident_id,
         "revision": incident.revision,
@@ -172,6 +174,8 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
         "segments": segments,
         "recipients_root": recipients_root(recipients),
         "recipient_count": len(recipients),
+        "possible_excluded": [each.exclusion_id for each in excluded],
+        "possible_excluded_count": sum(each.people_count for each in excluded),
         "late_cap": late_cap,
         "mode": mode.value,
         "exercise": incident.exercise,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised
+from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised, PartitionResolved
 from consumers.domain.duties import DutyRow, Exposure, Movement
 
 T = TypeVar("T")
@@ -136,6 +136,47 @@ class PartitionsRecord:
     possible_count: int
     persisted_count: int
     coverage: Sequence[Coverage]
+    """Of all of them, merged."""
+    excluded_count: int = 0
+    """Of the possible ones, those whom somebody left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionRecord:
+    """Somebody left out people who are only possibly affected: those who were known then, and none who are found later."""
+
+    exclusion_id: str
+    incident_id: str
+    revision: int
+    people_count: int
+    coverage_sha256: str
+    decided_at: datetime
+    decided_by: str
+    reason: str | None
+    withdrawn_at: datetime | None = None
+    withdrawn_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrosscheckRecord:
+    """What the store itself answered to a revision's scope, against the frozen answer. Holds counts, and of ids a hash."""
+
+    crosscheck_id: str
+    incident_id: str
+    revision: int
+    checked_at: datetime
+    checked_by: str
+    counts: Mapping[str, int]
+    unexplained_count: int
+    unexplained_sha256: str
+    named_at: datetime | None = None
+    named_by: str | None = None
+    reason: str | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing may be approved before a person has named what is unexplained."""
+        return self.unexplained_count > 0 and self.named_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +430,31 @@ class CaseWork(Protocol):
     def audience(self, incident_id: str) -> Sequence[AudienceRow]:
         """Return an incident's people in groups that are alike, without those whom a corrected scope left out."""
         ...
+
+    # what the answers rest on: who was left out, what the store itself says
+    def resolutions(self, incident_id: str, revision: int) -> Sequence[PartitionResolved]:
+        """Return the partitions' records, by partition."""
+        ...
+
+    def exclusions(self, incident_id: str) -> Sequence[ExclusionRecord]:
+        """Return who left out whom, withdrawn ones included, newest first."""
+        ...
+
+    def exclude_possible(self, incident_id: str, revision: int, exclusion_id: str) -> int:
+        """Leave out everybody who is only possibly affected and not yet left out; return how many."""
+        ...
+
+    def add_exclusion(self, record: ExclusionRecord) -> None: ...
+    def withdraw_exclusions(self, incident_id: str, revision: int, *, by: str, at: datetime) -> int:
+        """Take back in whoever was left out; return how many."""
+        ...
+
+    def crosschecks(self, incident_id: str) -> Sequence[CrosscheckRecord]:
+        """Return the cross-checks of an incident, newest first."""
+        ...
+
+    def add_crosscheck(self, record: CrosscheckRecord) -> None: ...
+    def name_crosscheck(self, crosscheck_id: str, *, by: str, at: datetime, reason: str) -> None: ...
 
     # duties: what they rest on, how they stand, what was done about them
     def exposures(self, incident_id: str) -> tuple[int, Sequence[Exposure]] | None:

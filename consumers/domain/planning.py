@@ -30,6 +30,8 @@ class OpenPlan:
     last_fact_id: int
     late_count: int = 0
     """Everything that came late: people added, and more found of people already there."""
+    excluded_count: int = 0
+    """Of the possible ones, those whom somebody left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.duties import DutyTables
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.findings import FindingRows, left_out
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
 from consumers.adapters.case_store.releases import ReleaseRows
@@ -234,6 +235,11 @@ class _IncidentRows:
             .select_from(affected)
             .where((affected.c.incident_id == incident_id) & (affected.c.revision == revision) & ~affected.c.late)
         ).scalar_one()
+        excluded = self._connection.execute(
+            sa.select(sa.func.count())
+            .select_from(affected)
+            .where((affected.c.incident_id == incident_id) & (affected.c.revision == revision) & left_out())
+        ).scalar_one()
         return PartitionsRecord(
             answered=len(rows),
             partition_count=max((row["partition_count"] for row in rows), default=None),
@@ -241,6 +247,7 @@ class _IncidentRows:
             possible_count=sum(row["possible_count"] for row in rows),
             persisted_count=int(persisted),
             coverage=merged_coverage(PartitionResolved.model_validate_json(row["event"]).coverage for row in rows),
+            excluded_count=int(excluded),
         )
 
     def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
@@ -311,7 +318,7 @@ class _IncidentRows:
         write_positions(self._connection, stage, positions)
 
 
-class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows):
+class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.

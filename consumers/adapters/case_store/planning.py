@@ -18,6 +18,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import (
     affected,
@@ -260,6 +261,7 @@ class PlanningTables:
             sa.select(
                 sa.func.count(),
                 sa.func.coalesce(sa.func.sum(sa.case((affected.c.standing == "recorded", 1), else_=0)), 0),
+                sa.func.coalesce(sa.func.sum(sa.case((left_out(), 1), else_=0)), 0),
             ).where(_of(affected, plan_id))
         ).one()
         answers = connection.execute(
@@ -271,7 +273,16 @@ class PlanningTables:
         late = connection.execute(
             sa.select(sa.func.coalesce(sa.func.sum(late_addition.c.member_count), 0)).where(_of(late_addition, plan_id))
         ).scalar_one()
-        return OpenPlan(plan_id, complete, int(people[0]), int(people[1]), int(answers), int(last_fact or 0), int(late))
+        return OpenPlan(
+            plan_id,
+            complete,
+            int(people[0]),
+            int(people[1]),
+            int(answers),
+            int(last_fact or 0),
+            int(late),
+            int(people[2]),
+        )
 
     def answers(self, plan_id: PlanId) -> tuple[PlannedIncident, Sequence[Answered]]:
         with self._database.read() as connection:
@@ -353,7 +364,9 @@ class PlanningTables:
                     sa.select(recipient).where(recipient.c.incident_id == plan_id.incident_id)
                 ).mappings()
             ]
-            events = connection.execute(sa.select(affected.c.event).where(_of(affected, plan_id))).scalars()
+            events = connection.execute(
+                sa.select(affected.c.event).where(_of(affected, plan_id) & ~left_out())
+            ).scalars()
             counted = SqlCaseWork(connection, self._clock.now()).exposures(plan_id.incident_id)
             late = connection.execute(
                 sa.select(

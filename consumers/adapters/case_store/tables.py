@@ -161,6 +161,9 @@ affected = sa.Table(
     sa.Column("late", sa.Boolean, nullable=False),
     sa.Column("member_leaf", _id(64), nullable=False, comment="SHA-256 leaf of the resolution's Merkle tree"),
     sa.Column("event", LongText, nullable=False, comment="CustomerAffected as received; contact sealed"),
+    sa.Column(
+        "exclusion_id", _id(32), comment="who left out this possibly affected person; void once there is a record"
+    ),
     sa.Index("ix_affected_incident_revision_partition", "incident_id", "revision", "partition"),
 )
 
@@ -200,6 +203,37 @@ resolution = sa.Table(
     sa.Column("merkle_root", _id(64), nullable=False),
     sa.Column("event", LongText, nullable=False, comment="PartitionResolved as received"),
     sa.Column("received_at", Instant, nullable=False),
+)
+
+exclusion = sa.Table(
+    "exclusion",
+    metadata,
+    sa.Column("exclusion_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("people_count", sa.Integer, nullable=False, comment="accounts and orders that it left out"),
+    sa.Column("coverage_sha256", _id(64), nullable=False, comment="of the coverage that the decision rests on"),
+    sa.Column("decided_at", Instant, nullable=False),
+    sa.Column("decided_by", _id(100), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("withdrawn_at", Instant),
+    sa.Column("withdrawn_by", _id(100)),
+)
+
+crosscheck = sa.Table(
+    "crosscheck",
+    metadata,
+    sa.Column("crosscheck_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("checked_at", Instant, nullable=False),
+    sa.Column("checked_by", _id(100), nullable=False),
+    sa.Column("counts", sa.JSON, nullable=False, comment="people in both answers, and differences by cause"),
+    sa.Column("unexplained_count", sa.Integer, nullable=False),
+    sa.Column("unexplained_sha256", _id(64), nullable=False, comment="of the roots whose difference nothing explains"),
+    sa.Column("named_at", Instant, comment="when a person took responsibility for what is unexplained"),
+    sa.Column("named_by", _id(100)),
+    sa.Column("reason", sa.Text),
 )
 
 plan = sa.Table(

@@ -394,6 +394,26 @@ def test_possible_people_get_a_notice_that_says_so_and_then_their_own(world: Wor
     assert row["why"]["disclosures"] == [SCORE]
 
 
+def test_whoever_was_left_out_gets_no_notice_until_a_record_says_that_they_are_concerned(world: World) -> None:
+    world.approve("DE")
+    planning = world.planning()
+    people = [someone("customer/1"), someone("customer/2", standing="possible", why=None)]
+    world.feed(planning, *people, answer(0, people, count=1))
+    planning.look()
+    assert set(world.people()) == {"customer/1", "customer/2"}
+    possible = tables.affected.c.standing == "possible"
+    world.execute(sa.update(tables.affected).where(possible).values(exclusion_id="e" * 32))
+    planning.look()
+    assert set(world.people()) == {"customer/1"}
+    # found late, and only possible too: nobody decided about this one
+    world.feed(planning, someone("customer/3", standing="possible", why=None, late=True))
+    planning.look()
+    assert set(world.people()) == {"customer/1", "customer/3"}
+    world.feed(planning, someone("customer/2", late=True))
+    planning.look()
+    assert set(world.people()) == {"customer/1", "customer/2", "customer/3"}
+
+
 def test_a_new_revision_supersedes_and_drops_whom_nobody_wrote_to(world: World) -> None:
     world.approve("*")
     people = [someone("customer/1"), someone("customer/2"), someone("customer/3")]
