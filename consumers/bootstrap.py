@@ -115,9 +115,11 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.frozen_answers import FrozenAnswers
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.leak_matcher import IndexMatcher
     from consumers.case.duty_commands import SubmittedFiles
+    from consumers.case.reproducing import AnswerIndex, FrozenFiles
     from consumers.case.scoping import ScopeIndex
     from consumers.case.store import CaseStore
     from consumers.case.verification import LeakMatcher
@@ -137,6 +139,8 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
+    parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
+    parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))
     parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
     parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
 

@@ -49,6 +49,71 @@ class PartitionPreview(Answer):
     coverage: tuple[Coverage, ...] = ()
 
 
+class MembersAsked(Answer):
+    """The question of `members`: whom a scope concerns now, root by root."""
+
+    scope: Scope
+    after: str = ""
+    """Only roots that come behind this one."""
+    limit: int = Field(default=0, ge=0, le=100_000)
+    """At most so many people; 0: counts and root only."""
+
+
+class MemberSeen(Answer):
+    """One person whom a scope concerns, as a resolution's leaves have them."""
+
+    root: str
+    record_ids: tuple[str, ...]
+    standing: Literal["recorded", "possible"]
+
+
+class PartitionMembers(Answer):
+    """What one partition would freeze now."""
+
+    partition: int
+    position_offset: int
+    affected_count: int
+    possible_count: int
+    merkle_root: str
+    members: tuple[MemberSeen, ...] = ()
+    """Sorted by root."""
+
+
+class TimesAsked(Answer):
+    """The question of `times`: when what is known of these roots changed."""
+
+    roots: tuple[str, ...] = Field(max_length=20_000)
+
+
+class RecordTimes(Answer):
+    """The instants of one record."""
+
+    record_id: str
+    generated_at: Instant
+    deleted_at: Instant | None = None
+    loaded_at: Instant | None = None
+
+
+class RootTimes(Answer):
+    """The instants of one root."""
+
+    root: str
+    person_at: Instant | None = None
+    """When the person's present state was published, or when they departed."""
+    departed: bool = False
+    records: tuple[RecordTimes, ...] = ()
+    untagged_at: tuple[Instant, ...] = ()
+    """When values without a record were seen, replaced, or explained."""
+
+
+class PartitionTimes(Answer):
+    """When what one partition knows of the roots asked for changed; who is not known is left out."""
+
+    partition: int
+    position_offset: int
+    roots: tuple[RootTimes, ...]
+
+
 class MatchAsked(Answer):
     """The question of `match`: who is behind keys that leaked. Keyed hashes and roots only, never an address."""
 
@@ -262,6 +327,12 @@ class Preview(Gathered):
     by_sensitivity: dict[str, int]
     by_channel: dict[str, int]
     coverage: tuple[Coverage, ...]
+
+
+class Members(Gathered):
+    """Whom a scope concerns now, by partition."""
+
+    partitions: dict[int, PartitionMembers]
 
 
 class Match(Gathered):

@@ -5,7 +5,7 @@ A partition that is silent is never counted as empty: whoever prints a number sa
 
 import http.client
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,21 +31,28 @@ from bridge.contracts.queries import (
     KnownNames,
     Match,
     MatchAsked,
+    Members,
+    MembersAsked,
+    MemberSeen,
     PartitionDataMap,
     PartitionFaults,
     PartitionKeys,
     PartitionMatch,
+    PartitionMembers,
     PartitionNames,
     PartitionPreview,
     PartitionRanges,
     PartitionSeals,
     PartitionStatus,
+    PartitionTimes,
     Preview,
     PreviewAsked,
     RangePrint,
     Ranges,
     RangesAsked,
+    RootTimes,
     Seals,
+    TimesAsked,
     WorkerAnswer,
 )
 from bridge.contracts.scope import Scope
@@ -65,6 +72,8 @@ A = TypeVar(
     PartitionKeys,
     PartitionFaults,
     PartitionSeals,
+    PartitionMembers,
+    PartitionTimes,
 )
 
 _ASKED_AT_ONCE = 10_000
@@ -99,6 +108,45 @@ class IndexClient:
             by_channel=_summed(each.by_channel for each in answers.values()),
             coverage=merged_coverage(each.coverage for each in answers.values()),
         )
+
+    def members(self, scope: Scope) -> Members:
+        """Return counts and Merkle root of what each partition would freeze for a scope now."""
+        asked = MembersAsked(scope=scope)
+        count, answers = self._gather(PartitionMembers, "POST", "/members", asked.model_dump_json().encode())
+        return Members(partition_count=count, silent_partitions=_silent(count, answers), partitions=answers)
+
+    def members_of(self, scope: Scope, partitions: Collection[int]) -> dict[int, list[MemberSeen]]:
+        """Return whom a scope concerns now, by those of `partitions` that answer; read in parts of bounded size.
+
+        Each part is of its own moment: what changes meanwhile may be in it or not.
+        """
+        found: dict[int, list[MemberSeen]] = {}
+        after = ""
+        while True:
+            asked = MembersAsked(scope=scope, after=after, limit=_ASKED_AT_ONCE)
+            _, answers = self._gather(PartitionMembers, "POST", "/members", asked.model_dump_json().encode())
+            last: list[str] = []
+            for partition in partitions:
+                if partition not in answers:
+                    continue
+                members = answers[partition].members
+                known = found.setdefault(partition, [])
+                # Partitions are read in step; one that was ahead says again what it said.
+                known.extend(each for each in members if not known or each.root > known[-1].root)
+                if len(members) == _ASKED_AT_ONCE:
+                    last.append(members[-1].root)
+            if not last:
+                return found
+            after = min(last)
+
+    def times(self, roots: Sequence[str]) -> dict[str, RootTimes]:
+        """Return when what is known of `roots` changed, by root; who is not known where an owner answers is left out."""
+        found: dict[str, RootTimes] = {}
+        for start in range(0, len(roots), _ASKED_AT_ONCE):
+            asked = TimesAsked(roots=tuple(roots[start : start + _ASKED_AT_ONCE]))
+            _, answers = self._gather(PartitionTimes, "POST", "/times", asked.model_dump_json().encode())
+            found |= {each.root: each for answer in answers.values() for each in answer.roots}
+        return found
 
     def match(self, email_hmacs: Sequence[str], roots: Sequence[str]) -> Match:
         """Return who is behind keys that leaked; in questions of 10,000, so that no answer grows without bound."""

@@ -16,7 +16,16 @@ from pydantic import ValidationError
 
 from bridge.contracts.envelope import fields_at_fault
 from bridge.contracts.errors import TocsinError
-from bridge.contracts.queries import Answer, KeysAsked, MatchAsked, PreviewAsked, RangesAsked, WorkerAnswer
+from bridge.contracts.queries import (
+    Answer,
+    KeysAsked,
+    MatchAsked,
+    MembersAsked,
+    PreviewAsked,
+    RangesAsked,
+    TimesAsked,
+    WorkerAnswer,
+)
 from bridge.runtime.run_files import write_run_file
 from consumers.adapters import index_comparison
 from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
@@ -64,8 +73,10 @@ class IndexServer:
 
             def do_POST(self) -> None:
                 path = urlsplit(self.path).path
-                if path not in ("/preview", "/match", "/ranges", "/keys"):
-                    self._say(404, {"error": "no such question: POST /preview, /match, /ranges, /keys"})
+                if path not in ("/preview", "/members", "/times", "/match", "/ranges", "/keys"):
+                    self._say(
+                        404, {"error": "no such question: POST /preview, /members, /times, /match, /ranges, /keys"}
+                    )
                     return
                 length = int(self.headers.get("Content-Length") or 0)
                 if length > _MAX_BODY_BYTES:
@@ -79,6 +90,12 @@ class IndexServer:
                     elif path == "/match":
                         leaked = MatchAsked.model_validate_json(body)
                         self._answer(lambda reader: reader.match(leaked.email_hmacs, leaked.roots))
+                    elif path == "/members":
+                        members = MembersAsked.model_validate_json(body)
+                        self._answer(lambda reader: reader.members_now(members))
+                    elif path == "/times":
+                        roots = TimesAsked.model_validate_json(body).roots
+                        self._answer(lambda reader: reader.times(roots))
                     elif path == "/keys":
                         keys = KeysAsked.model_validate_json(body)
                         self._answer(lambda reader: index_comparison.keys(reader, keys))

@@ -35,19 +35,25 @@ from bridge.contracts.events import (
 from bridge.contracts.queries import (
     DataMapRow,
     Inspection,
+    MembersAsked,
+    MemberSeen,
     PartitionDataMap,
     PartitionMatch,
+    PartitionMembers,
     PartitionNames,
     PartitionPreview,
     PartitionStatus,
+    PartitionTimes,
     PersonSeen,
+    RecordTimes,
+    RootTimes,
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
 from consumers.adapters import index_answers
 from consumers.adapters.scope_sql import stored
 from consumers.domain.coverage import unwatched_stretches
-from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person
+from consumers.domain.resolution import ANY_ATTRIBUTE, Found, Member, Person, members_root
 from consumers.domain.scope_matching import jurisdictions, named_attributes, named_models
 from consumers.domain.standing import Concern, Published
 from consumers.domain.untagged import Held
@@ -456,6 +462,53 @@ class PartitionReader:
             by_sensitivity=counted(f"coalesce({index_answers.level('a.rank')}, 'unknown')"),
             by_channel=counted("unnest(CASE WHEN len(p.channels) > 0 THEN p.channels ELSE ['none'] END)"),
             coverage=self.coverage(scope),
+        )
+
+    def members_now(self, asked: MembersAsked) -> PartitionMembers:
+        """Return what this partition would freeze for a scope now."""
+        index_answers.answer(self._connection, asked.scope)
+        found = self._rows("SELECT root, coalesce(record_ids, []) AS record_ids, standing FROM answer ORDER BY root")
+        members = [(row["root"], row["record_ids"], row["standing"]) for row in found]
+        shown = [each for each in members if each[0] > asked.after][: asked.limit]
+        return PartitionMembers(
+            partition=self.partition,
+            position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            affected_count=len(members),
+            possible_count=sum(standing == "possible" for _, _, standing in members),
+            merkle_root=members_root(members),
+            members=tuple(
+                MemberSeen(root=root, record_ids=tuple(ids), standing=standing) for root, ids, standing in shown
+            ),
+        )
+
+    def times(self, roots: Sequence[str]) -> PartitionTimes:
+        """Return when what is known of `roots` changed."""
+        known: dict[str, dict[str, Any]] = {}
+        for row in self._rows(
+            """SELECT root, departed_at IS NOT NULL AS departed, coalesce(departed_at, seen_at) AS person_at FROM person
+            WHERE root IN (SELECT unnest(?::VARCHAR[]))""",
+            list(roots),
+        ):
+            known[row["root"]] = {**row, "person_at": row["person_at"] and _in_utc(row["person_at"])}
+        for row in self._rows(
+            """SELECT root, record_id, generated_at, deleted_at, loaded_at FROM provenance
+            WHERE root IN (SELECT unnest(?::VARCHAR[])) ORDER BY record_id""",
+            list(roots),
+        ):
+            # Records of somebody whose person nobody knows: gone, and their time is over.
+            about = known.setdefault(row["root"], {"root": row["root"], "departed": True})
+            instants = {name: at and _in_utc(at) for name, at in row.items() if name.endswith("_at")}
+            about.setdefault("records", []).append(RecordTimes(record_id=row["record_id"], **instants))
+        for row in self._rows(
+            "SELECT * FROM untagged_write WHERE root IN (SELECT unnest(?::VARCHAR[])) ORDER BY seen_at", list(roots)
+        ):
+            about = known.setdefault(row["root"], {"root": row["root"], "departed": True})
+            seen = [_in_utc(row[name]) for name in ("seen_at", "until") if row[name] is not None]
+            about.setdefault("untagged_at", []).extend(seen)
+        return PartitionTimes(
+            partition=self.partition,
+            position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            roots=tuple(RootTimes(**known[root]) for root in sorted(known)),
         )
 
     def status(self) -> PartitionStatus:

@@ -1,4 +1,4 @@
-"""`tocsin incident possible`: what an incident's answers rest on, and who decides about the rest.
+"""`tocsin incident possible, reproduce`: what an incident's answers rest on, and who decides about the rest.
 
 Wiring and wording; `consumers.case.commands` puts these under `incident`.
 """
@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Coverage
 from bridge.contracts.scope import Scope
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import instant, print_json, print_table
 from consumers.case import possible as rules
+from consumers.case import reproducing
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
+from consumers.case.reproducing import AnswerIndex, FrozenFiles, Reproduction
 from consumers.case.store import CaseStore
 from consumers.domain.coverage import gaps_in_words
 
@@ -105,6 +108,118 @@ def possible(
                    "--reason TEXT")  # fmt: skip
 
 
-SUBCOMMANDS: Sequence[click.Command] = (possible,)
+_CHANGES_SHOWN = 50
+
+
+@click.command()
+@click.argument("incident_id")
+@click.option("--revision", type=click.IntRange(min=1), help="An older one, by its frozen files; default: the newest.")
+@click.option("--frozen-only", is_flag=True, help="Do not ask the index.")
+@token_option
+@as_json_option
+@click.pass_obj
+def reproduce(
+    parts: Parts, incident_id: str, revision: int | None, frozen_only: bool, token_file: Path | None, as_json: bool
+) -> None:
+    """Compute root and counts of the resolution again, from its frozen files and from the index.
+
+    Exit code 1 if a file is missing or altered, or if people differ although nothing is known to have changed since.
+    """
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    now = parts.get(Clock).now()
+    done = reproducing.reproduce(
+        parts.get(CaseStore),
+        incident_id,
+        parts.get(FrozenFiles),
+        None if frozen_only else parts.get(AnswerIndex),
+        revision=revision,
+    )
+    if as_json:
+        print_json(_reproduction_facts(done))
+    else:
+        _print_reproduction(done, now)
+    if not done.holds:
+        faulty = sum(each.fault is not None for each in done.partitions)
+        unexplained = sum(each.at is None for each in done.changes)
+        raise Refused(
+            f"{incident_id}: {faulty} frozen files do not give their record's answer, {unexplained} people differ without a "
+            "known change"
+        )
+    if (
+        done.index_silent is not None
+        and not frozen_only
+        and not any(each.same_now is not None for each in done.partitions)
+    ):
+        raise Unreachable(f"the frozen files hold; the index was not compared: {done.index_silent}")
+
+
+def _reproduction_facts(done: Reproduction) -> dict[str, Any]:
+    return {
+        "incident_id": done.incident.incident_id,
+        "holds": done.holds,
+        "partition_count": done.partition_count,
+        "index_silent": done.index_silent,
+        "partitions": [
+            {
+                **each.record.model_dump(mode="json"),
+                "fault": each.fault,
+                "index_root": each.index_root,
+                "same_now": each.same_now,
+            }
+            for each in done.partitions
+        ],
+        "changes": [
+            {
+                "partition": each.partition,
+                "root": each.difference.root,
+                "what": each.difference.what,
+                "record_ids": each.difference.record_ids,
+                "changed_at": each.at,
+            }
+            for each in done.changes
+        ],
+    }
+
+
+def _print_reproduction(done: Reproduction, now: datetime) -> None:
+    first = done.partitions[0].record
+    click.echo(
+        f"{done.incident.incident_id} revision {first.revision}, scope {first.scope_sha256[:16]}, resolved by "
+        f"{len(done.partitions)} of {done.partition_count} partitions"
+    )
+    rows = [
+        {
+            "partition": each.record.partition,
+            "position": f"{each.record.position_topic}:{each.record.position_offset}",
+            "people": each.record.affected_count,
+            "possible": each.record.possible_count,
+            "root": each.record.merkle_root[:16],
+            "frozen file": each.fault or "gives root and counts",
+            "index now": {True: "same root", False: "another root", None: "not compared"}[each.same_now],
+            "seconds": each.record.duration_seconds,
+        }
+        for each in done.partitions
+    ]
+    print_table(rows, ("partition", "position", "people", "possible", "root", "frozen file", "index now", "seconds"))
+    click.echo(f"code {first.code_version}, rules {(first.rules_sha256 or 'not stated')[:16]}, kept: {first.retention}")
+    if done.index_silent is not None:
+        click.echo(f"index: {done.index_silent}")
+    changes = [
+        {
+            "partition": each.partition,
+            "root": each.difference.root,
+            "what": each.difference.what,
+            "records": ", ".join(each.difference.record_ids[:5]),
+            "changed": "no known change" if each.at is None else instant(each.at, now),
+        }
+        for each in done.changes[:_CHANGES_SHOWN]
+    ]
+    if changes:
+        print_table(changes, ("partition", "root", "what", "records", "changed"), title="differs from the index of now")
+    if len(done.changes) > _CHANGES_SHOWN:
+        click.echo(f"and {len(done.changes) - _CHANGES_SHOWN:,} more: --json shows all")
+
+
+SUBCOMMANDS: Sequence[click.Command] = (possible, reproduce)
 COMMANDS: list[click.Command] = []
 """None of its own: `consumers.case.commands` puts these under `tocsin incident`."""
