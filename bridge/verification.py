@@ -117,9 +117,9 @@ class _Digests:
     def __init__(self, join_key: bytes) -> None:
         self._join_key = join_key
 
-    def seal_json(self, contact: bytes, root: str) -> dict[str, str | None]:
+    def seal_json(self, contact: bytes, root: str) -> str:
         digest = contact_digest(self._join_key, contact, root)
-        return {"key_id": "", "wrapped_key": "", "nonce": "", "ciphertext": "", "digest": digest}
+        return f'{{"key_id":"","wrapped_key":"","nonce":"","ciphertext":"","digest":"{digest}"}}'
 
 
 class _Prints(StateMessages):

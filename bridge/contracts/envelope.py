@@ -6,7 +6,7 @@ Source: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2.
 
 import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -25,6 +25,10 @@ class Message(NamedTuple):
     root: str
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+
+
+Record = tuple[bytes, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
+"""The same for many at once: key and root in UTF-8, value, headers."""
 
 
 def seal_envelope(
@@ -84,6 +88,16 @@ class Envelopes:
             ("ce_root", root.encode()), self._content,
         )  # fmt: skip
         return Message(key, root, value, headers)
+
+    def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Record]:
+        """Yield many events of one type, each given as key, root and JSON; what they share is made once."""
+        batch, numbers, kind = self._batch, self._numbers, ("ce_type", ce_type.encode())
+        first, source, time, content = self._first, self._source, self._time, self._content
+        for key, root, value in written:
+            number = ("ce_id", b"%b-%d" % (batch, next(numbers)))
+            yield key, root, value, [
+                first, number, source, kind, time, ("ce_subject", key), ("ce_root", root), content,
+            ]  # fmt: skip
 
     def of(self, event: Event, key: str, root: str, event_id: str | None = None) -> Message:
         """Return `event` as a message; `event_id` is for events whose repeats must collapse."""

@@ -14,31 +14,37 @@ _M = 0x5BD1E995
 def murmur2(data: bytes) -> int:
     """Return Kafka's murmur2 of `data` as an unsigned 32-bit integer."""
     length = len(data)
-    # Roots begin with one of two words: their first eight bytes are worth remembering, for each length.
-    h, start = (_after_eight(data[:8], length), 8) if length >= 8 else ((_SEED ^ length) & _MASK, 0)
+    # Thousands of roots share their first twelve bytes ("customer/123" of "customer/12345"), and all share few words of four
+    # digits: both are worth remembering.
+    h, start = (_after_twelve(data[:12], length), 12) if length >= 12 else ((_SEED ^ length) & _MASK, 0)
     whole = length & ~3
     for at in range(start, whole, 4):
-        h = _mixed(h, data[at : at + 4])
+        h = (h * _M & _MASK) ^ _scrambled(data[at : at + 4])
     if length & 3:
-        h ^= int.from_bytes(data[whole:], "little")
-        h = (h * _M) & _MASK
-    h ^= h >> 13
-    h = (h * _M) & _MASK
+        h = ((h ^ int.from_bytes(data[whole:], "little")) * _M) & _MASK
+    h = ((h ^ (h >> 13)) * _M) & _MASK
     return h ^ (h >> 15)
 
 
-@lru_cache(maxsize=256)
-def _after_eight(head: bytes, length: int) -> int:
-    return _mixed(_mixed((_SEED ^ length) & _MASK, head[:4]), head[4:])
-
-
-def _mixed(h: int, word: bytes) -> int:
-    k = (int.from_bytes(word, "little") * _M) & _MASK
-    k = ((k ^ (k >> 24)) * _M) & _MASK
-    return ((h * _M) & _MASK) ^ k
+@lru_cache(maxsize=8192)
+def _after_twelve(head: bytes, length: int) -> int:
+    h = (_SEED ^ length) & _MASK
+    for at in (0, 4, 8):
+        h = (h * _M & _MASK) ^ _scrambled(head[at : at + 4])
+    return h
 
 
 @lru_cache(maxsize=16_384)
+def _scrambled(word: bytes) -> int:
+    k = (int.from_bytes(word, "little") * _M) & _MASK
+    return ((k ^ (k >> 24)) * _M) & _MASK
+
+
 def partition_of(root: str, partition_count: int) -> int:
     """Return the partition of `root` among `partition_count`."""
-    return (murmur2(root.encode()) & 0x7FFFFFFF) % partition_count
+    return partition_of_bytes(root.encode(), partition_count)
+
+
+def partition_of_bytes(root: bytes, partition_count: int) -> int:
+    """Return the partition of a root already in UTF-8."""
+    return (murmur2(root) & 0x7FFFFFFF) % partition_count

@@ -6,6 +6,9 @@ Read once and then now and then; a change here concerns customers who did not ch
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bridge.magento.regions import country_code, residence_code
 
 DEFAULT_LOCALE = "en_US"
 """What Magento's own configuration says where the database says nothing."""
@@ -25,6 +28,30 @@ class Attribute:
     backend_type: str
 
 
+class Place(NamedTuple):
+    """Where an address lies: ISO country, residence, and Magento's code of the region, each None where it is not known."""
+
+    country: str | None
+    code: str | None
+    region_code: str | None
+    unknown: bool
+    """Whether a country is named that there is not."""
+
+
+class StoreView(NamedTuple):
+    """What a person's store view says of them; `country` is where it sells."""
+
+    store_id: int
+    website_id: int
+    locale: str
+    country: str | None
+
+
+_Value = str | int | None
+_NOWHERE: tuple[str | None, str | None] = (None, None)
+_MOST_KEPT = 8192
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """The store's own order of things."""
@@ -35,6 +62,36 @@ class Catalog:
     regions: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Country and Magento's region code by region id."""
     attributes: tuple[Attribute, ...] = ()
+    _places: dict[tuple[_Value, _Value], Place] = field(default_factory=dict, repr=False, compare=False)
+    _views: dict[tuple[_Value, _Value], StoreView] = field(default_factory=dict, repr=False, compare=False)
+
+    def place(self, country_id: _Value, region_id: _Value) -> Place:
+        """Return where an address with these stored values lies. Thousands share one, so each is worked out once."""
+        known = self._places.get((country_id, region_id))
+        if known is not None:
+            return known
+        named = str(country_id).strip() if country_id else ""
+        country = country_code(named)
+        region_country, region_code = self.regions.get(int(region_id), _NOWHERE) if region_id else _NOWHERE
+        code = residence_code(country, region_country, region_code) if country else None
+        if len(self._places) >= _MOST_KEPT:
+            self._places.clear()
+        found = Place(country, code, region_code, unknown=country is None and named != "")
+        self._places[country_id, region_id] = found
+        return found
+
+    def view(self, store_id: _Value, website_id: _Value) -> StoreView:
+        """Return the store view of a person with these stored values, in the same way."""
+        known = self._views.get((store_id, website_id))
+        if known is not None:
+            return known
+        store = int(store_id or 0)
+        website = self.website(store, None if website_id in (None, "") else int(website_id or 0))
+        if len(self._views) >= _MOST_KEPT:
+            self._views.clear()
+        found = StoreView(store, website, self.locale(store, website), self.country(store, website))
+        self._views[store_id, website_id] = found
+        return found
 
     def website(self, store_id: int, website_id: int | None = None) -> int:
         """Return the website of a person: their own, else their store view's, else 0."""

@@ -73,10 +73,12 @@ def _distinct(ids: Iterable[int]) -> list[int]:
 
 
 def runs(ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Return ascending `ids` as (first, last) of each unbroken run: every id between the two is one of them."""
+    """Return ascending, distinct `ids` as (first, last) of each unbroken run: every id between the two is one of them."""
     found: list[tuple[int, int]] = []
     if not ids:
         return found
+    if ids[-1] - ids[0] + 1 == len(ids):
+        return [(ids[0], ids[-1])]
     first = last = ids[0]
     for number in ids[1:]:
         if number != last + 1:

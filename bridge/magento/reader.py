@@ -3,12 +3,15 @@
 SQL is the first implementation (`bridge.magento.store`). Not here: how a store is reached, and who may lead.
 """
 
-from collections.abc import Collection
-from typing import Protocol
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from bridge.contracts.errors import Unreachable
 from bridge.magento.changelogs import ChangeBatch
-from bridge.magento.snapshots import State
+from bridge.magento.snapshots import CustomerState, State
+
+_Row = TypeVar("_Row")
 
 
 class LeadLost(Unreachable):
@@ -50,3 +53,39 @@ class StoreReader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Customers(Collection[CustomerState]):
+    """Customers' states that are made of rows whenever they are asked for.
+
+    Making them takes longer than reading them: so it falls to the thread that publishes, while the session reads on.
+    """
+
+    def __init__(self, rows: Sequence[_Row], make: Callable[[_Row], CustomerState]) -> None:
+        self._rows = rows
+        self._make: Callable[[Any], CustomerState] = make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[CustomerState]:
+        return map(self._make, self._rows)
+
+    def __contains__(self, state: object) -> bool:
+        return any(each == state for each in self)
+
+
+class InTurn(Collection[State]):
+    """Several collections of states, one after the other."""
+
+    def __init__(self, *parts: Collection[State]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[State]:
+        return itertools.chain.from_iterable(self.parts)
+
+    def __contains__(self, state: object) -> bool:
+        return any(state in part for part in self.parts)

@@ -7,7 +7,7 @@ States hold contacts in clear: they live in the relay's memory only, between rea
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -18,7 +18,7 @@ from email_validator import EmailNotValidError, validate_email
 
 from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.magento.catalog import Catalog
-from bridge.magento.regions import country_code, residence_code
+from bridge.magento.regions import country_code
 from bridge.magento.telephones import e164
 
 Row = Mapping[str, Any]
@@ -123,6 +123,37 @@ class WrittenProvenance(NamedTuple):
     event: bytes
 
 
+class WrittenRecords(Collection[WrittenProvenance]):
+    """Provenance records as lines of the database's answer: row id, root, record id and event, tab separated."""
+
+    def __init__(self, lines: Sequence[bytes], *, holds_orders: bool) -> None:
+        self._lines = lines
+        self._holds_orders = holds_orders
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[WrittenProvenance]:
+        for line in self._lines:
+            _, root, record_id, event = line.split(b"\t", 3)
+            yield WrittenProvenance(record_id.decode(), root.decode(), event)
+
+    def __contains__(self, record: object) -> bool:
+        return any(each == record for each in self)
+
+    def orders(self) -> Iterator[str]:
+        """Yield the roots that are orders."""
+        for line in self._lines if self._holds_orders else ():
+            if b"\torder/" in line:
+                yield line.split(b"\t", 2)[1].decode()
+
+    def written(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield key, root and event of each, as `bridge.contracts.envelope.Envelopes.records` takes them."""
+        for line in self._lines:
+            _, root, record_id, event = line.split(b"\t", 3)
+            yield b"provenance/" + record_id, root, event
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A row that does not even say what it is about; it is counted and settled, and nothing is published of it."""
@@ -150,42 +181,54 @@ _Value = str | int | None
 
 
 class _Address:
-    """One address, by the values of ADDRESS_FIELDS."""
+    """One address, by the values of ADDRESS_FIELDS. Of most only the place is asked: the rest is read when it is."""
 
-    __slots__ = ("_city", "_postcode", "_region", "_street", "code", "country", "first_name", "last_name", "telephone")
+    __slots__ = ("_fields", "_place", "_street", "code", "country")
 
-    def __init__(self, values: Sequence[_Value], catalog: Catalog, faults: list[str]) -> None:
-        country, region_id, region, postcode, city, street, telephone, first_name, last_name = values
-        self.telephone = _stripped(telephone)
-        self.country = country_code(_stripped(country))
-        if self.country is None and _stripped(country) is not None:
+    def __init__(self, fields: Sequence[_Value], catalog: Catalog, faults: list[str]) -> None:
+        self._fields = fields
+        self._place = place = catalog.place(fields[0], fields[1])
+        self.country, self.code = place.country, place.code
+        if place.unknown:
             faults.append("country_id")
-        region_country, region_code = catalog.regions.get(int(region_id), _NOWHERE) if region_id else _NOWHERE
-        self.code = residence_code(self.country, region_country, region_code) if self.country else None
+        street = fields[5]
         if street and len(str(street)) > _LONGEST_STREET:
             # Longer than any envelope, and than what a message may hold: such an address is none.
             faults.append("address")
             street = None
-        self._street, self._city, self._postcode = street, _stripped(city), _stripped(postcode)
-        self._region = region_code or _stripped(region)
-        self.first_name, self.last_name = _stripped(first_name), _stripped(last_name)
+        self._street = street
+
+    @property
+    def telephone(self) -> str | None:
+        return _stripped(self._fields[6])
+
+    @property
+    def first_name(self) -> str | None:
+        return _stripped(self._fields[7])
+
+    @property
+    def last_name(self) -> str | None:
+        return _stripped(self._fields[8])
 
     def lines(self, first_name: str | None, last_name: str | None) -> tuple[str, ...]:
         """Return the lines of an envelope, or nothing if a letter would not find its way."""
-        if not (self._street and self._city and self.country):
+        _, _, region, postcode, city, _, _, own_first_name, own_last_name = self._fields
+        city = str(city).strip() if city else None
+        if not (self._street and city and self.country):
             return ()
-        street = [line.strip() for line in str(self._street).splitlines() if line.strip()]
+        street = [line for line in map(str.strip, str(self._street).splitlines()) if line]
         if not street:
             return ()
-        names = " ".join(part for part in (self.first_name or first_name, self.last_name or last_name) if part)
+        postcode = _stripped(postcode)
+        first_name = _stripped(own_first_name) or first_name
+        last_name = _stripped(own_last_name) or last_name
+        names = f"{first_name} {last_name}" if first_name and last_name else first_name or last_name
         if self.country in _CITY_BEFORE_POSTCODE:
-            place = " ".join(part for part in (f"{self._city},", self._region, self._postcode) if part)
+            region = self._place.region_code or _stripped(region)
+            place = " ".join([part for part in (f"{city},", region, postcode) if part])
         else:
-            place = " ".join(part for part in (self._postcode, self._city) if part)
-        return tuple(line for line in (names, *street, place, self.country) if line)
-
-
-_NOWHERE: tuple[str | None, str | None] = (None, None)
+            place = f"{postcode} {city}" if postcode else city
+        return (names, *street, place, self.country) if names else (*street, place, self.country)
 
 
 def _stripped(value: _Value) -> str | None:
@@ -228,22 +271,24 @@ def customer_state_of(
     """
     faults = [] if faults is None else faults
     website, store, email, first_name, last_name, same_address = fields[:_BILLING_AT]
-    store_id = int(store or 0)
-    website_id = catalog.website(store_id, None if website in (None, "") else int(website or 0))
+    view = catalog.view(store, website)
     billing = _Address(fields[_BILLING_AT:_SHIPPING_AT], catalog, faults)
     shipping = billing if same_address else _Address(fields[_SHIPPING_AT:_ATTRIBUTES_AT], catalog, faults)
-    order = _NO_ADDRESS
+    order_code = None
     if last_order[0]:
-        order = _Address((*last_order, None, None, None, None, None, None, None), catalog, faults)
+        place = catalog.place(*last_order)
+        order_code = place.code
+        if place.unknown:
+            faults.append("country_id")
     contact = _contact(email, first_name, last_name, (billing, shipping), faults)
     return CustomerState(
         customer_id,
-        website_id,
-        store_id,
-        catalog.locale(store_id, website_id),
+        view.website_id,
+        view.store_id,
+        view.locale,
         _residence(
-            (("default_billing", billing), ("default_shipping", shipping), ("last_order", order)),
-            default_country or catalog.country(store_id, website_id),
+            (("default_billing", billing.code), ("default_shipping", shipping.code), ("last_order", order_code)),
+            default_country or view.country,
         ),
         _channels(contact, has_account=True),
         contact,
@@ -253,7 +298,7 @@ def customer_state_of(
             for attribute, value in zip(catalog.attributes, fields[_ATTRIBUTES_AT:], strict=True)
             if value is not None
         },
-        _named_once(faults),
+        _named_once(faults) if faults else (),
     )
 
 
@@ -273,7 +318,7 @@ def order_state(order_id: int, document: str | None, catalog: Catalog, default_c
         store_id=store_id,
         locale=catalog.locale(store_id, website_id),
         residence=_residence(
-            (("order_billing", billing), ("order_shipping", shipping)),
+            (("order_billing", billing.code), ("order_shipping", shipping.code)),
             default_country or catalog.country(store_id, website_id),
         ),
         channels=_channels(contact, has_account=customer_id is not None),
@@ -399,16 +444,21 @@ def _email(stored: _Value, faults: list[str]) -> str | None:
     local, at, domain = text.partition("@")
     if at and len(local) <= _LONGEST_LOCAL_PART and len(text) <= _LONGEST_EMAIL and _PLAIN_LOCAL_PART(local):
         # Thousands share a domain, and a plain name before it needs no second look.
-        checked = _checked_email(f"x@{domain}")
-        checked = checked and f"{local}{checked[1:]}"
+        checked_domain = _checked_domain(domain)
+        checked = checked_domain and local + checked_domain
     else:
-        checked = _checked_email.__wrapped__(text)
+        checked = _checked_email(text)
     if checked is None:
         faults.append("email")
     return checked
 
 
 @lru_cache(maxsize=4096)
+def _checked_domain(domain: str) -> str | None:
+    checked = _checked_email(f"x@{domain}")
+    return checked and checked[1:]
+
+
 def _checked_email(text: str) -> str | None:
     try:
         # Providers take no address outside ASCII before the @; after it they take the domain's ASCII form.
@@ -421,11 +471,12 @@ def _phone(addresses: tuple[_Address, _Address], faults: list[str]) -> str | Non
     billing, shipping = addresses
     tried = False
     for address in (billing,) if shipping is billing else addresses:
+        telephone = address.telephone
         # Magento demands a telephone: "n/a" and "-" are how shops say that there is none.
-        if address.telephone is None or not _DIGIT(address.telephone):
+        if telephone is None or not _DIGIT(telephone):
             continue
         tried = True
-        if number := e164(address.telephone, address.country):
+        if number := e164(telephone, address.country):
             return number
     if tried:
         faults.append("telephone")
@@ -435,16 +486,12 @@ def _phone(addresses: tuple[_Address, _Address], faults: list[str]) -> str | Non
 _DIGIT = re.compile(r"\d").search
 
 
-def _residence(claims: tuple[tuple[Source, _Address], ...], country_of_store: str | None) -> tuple[Residence, ...]:
-    found = tuple([_claim(address.code, source) for source, address in claims if address.code is not None])
+@lru_cache(maxsize=8192)
+def _residence(claims: tuple[tuple[Source, str | None], ...], country_of_store: str | None) -> tuple[Residence, ...]:
+    found = tuple([Residence(code=code, source=source) for source, code in claims if code is not None])
     # The store's country says where it sells, not where this person lives: only where nothing better is known.
     fallback = None if found else country_code(country_of_store)
-    return (_claim(fallback, "store"),) if fallback else found
-
-
-@lru_cache(maxsize=8192)
-def _claim(code: str, source: Source) -> Residence:
-    return Residence(code=code, source=source)
+    return (Residence(code=fallback, source="store"),) if fallback else found
 
 
 def _channels(contact: ClearContact, *, has_account: bool) -> tuple[Channel, ...]:
@@ -462,9 +509,6 @@ def _existing_channels(email: bool, sms: bool, account_notice: bool, letter: boo
         Channel.LETTER: letter,
     }
     return tuple(channel for channel, here in exists.items() if here)
-
-
-_NO_ADDRESS = _Address((None,) * len(ADDRESS_FIELDS), Catalog(), [])
 
 
 def is_root(text: str) -> bool:

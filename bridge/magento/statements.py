@@ -79,6 +79,12 @@ FROM (SELECT MAX(l.entity_id) AS entity_id FROM {p}sales_order l WHERE l.custome
 JOIN {p}sales_order o ON o.entity_id = n.entity_id
 JOIN {p}sales_order_address a ON a.entity_id = o.billing_address_id AND a.parent_id = o.entity_id
 """
+LAST_ORDERS_AT_ONCE = LAST_ORDERS.replace(
+    "SELECT o.customer_id, a.country_id, a.region_id",
+    f"SELECT COUNT(*), GROUP_CONCAT(CONCAT_WS('{UNIT}',o.customer_id,IFNULL(a.country_id,''),IFNULL(a.region_id,''),'.')"
+    f" SEPARATOR '{RECORD}')",
+)
+"""The same as one value."""
 
 
 def customers_at_once(attributes: Sequence[Attribute]) -> str | None:
@@ -185,15 +191,17 @@ _EVENT = ",".join(
         "',\"faults\":[]}'",
     )
 )  # fmt: skip
-WRITTEN_PROVENANCE_END = b',"faults":[]}'
+WRITTEN_PROVENANCE_END, NOT_WRITTEN = b',"faults":[]}', b"\x1f"
 WRITTEN_PROVENANCE = (
-    "SELECT COUNT(*), CONVERT(GROUP_CONCAT(r.id, CASE WHEN {plain} THEN CONCAT('\t',r.root,'\t',r.record_id,'\t',{event})"
-    " ELSE '\t\t\t' END SEPARATOR '\n') USING binary) FROM {p}tocsin_provenance r WHERE r.id IN ({ids})"
+    "SELECT COUNT(*), COUNT(r.order_id), CONVERT(GROUP_CONCAT(r.id,"
+    " CASE WHEN {plain} THEN CONCAT('\t',r.root,'\t',r.record_id,'\t',{event}) ELSE '\t\t\t\x1f' END SEPARATOR '\n')"
+    " USING binary) FROM {p}tocsin_provenance r WHERE r.id IN ({ids})"
 ).replace("{plain}", _PLAIN).replace("{event}", _EVENT)  # fmt: skip
 """The events of provenance rows, written by the database byte for byte as their model would.
 
-One value: a line a row, of tab separated row id, root, record id and event; the last three are empty where the row needs the
-model. A batch costs the driver one row instead of thousands, and no Python object a field.
+How many rows, how many that name an order, and one value: a line a row, of tab separated row id, root, record id and event.
+Where the row needs the model, a control character stands for the event, which can hold none unescaped. A batch costs the driver
+one row instead of thousands, and no Python object a field.
 """
 
 READ_NOTICES = """
@@ -343,10 +351,19 @@ def settling_unordered(view: View, version_ids: Sequence[int]) -> list[str]:
     return [f"DELETE FROM {{p}}{view.changelog} WHERE version_id IN ({_listed(version_ids)})"]  # noqa: S608
 
 
+_AMONG = re.compile(r"(\w+\.\w+) IN \(\{ids\}\)")
+
+
 def filled(text: str, prefix: str, ids: Sequence[int] = (), limit: int = 0) -> str:
     """Return a statement ready to run: prefix, integers and limit in place."""
     filled = text.replace("{p}", prefix)
-    return filled.replace("{ids}", _listed(ids)).replace("{limit}", str(int(limit))) if ids or limit else filled
+    if not (ids or limit):
+        return filled
+    if len(ids) > _FEW_RUNS and len(known := runs(sorted(set(ids)))) <= _FEW_RUNS:
+        # Ids that follow each other are read as a range, for an eighth of what looking up each costs the server.
+        ranges = " OR ".join(rf"\1 BETWEEN {first} AND {last}" for first, last in known)
+        filled = _AMONG.sub(f"({ranges})", filled)
+    return filled.replace("{ids}", _listed(ids) if "{ids}" in filled else "").replace("{limit}", str(int(limit)))
 
 
 def _listed(ids: Sequence[int]) -> str:

@@ -4,11 +4,9 @@ Each statement is its own transaction with its own view of what is committed, so
 transaction is long. Not here: the connection and who may lead (`bridge.magento.session`), publishing, sealing.
 """
 
-import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -18,15 +16,16 @@ from bridge.contracts.events import ProvenanceRecorded
 from bridge.magento import statements
 from bridge.magento.catalog import AI_ATTRIBUTES_PATH, Attribute, Catalog, ai_written
 from bridge.magento.changelogs import ChangeBatch, View, batch_of
-from bridge.magento.reader import StoreReader
+from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
     ADDRESS_FIELDS,
     CUSTOMER_FIELDS,
+    CustomerState,
     Removed,
     State,
     Unreadable,
-    WrittenProvenance,
+    WrittenRecords,
     beat_of,
     customer_state,
     customer_state_of,
@@ -43,8 +42,6 @@ log = structlog.get_logger()
 CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
 _IS_ORDER = re.compile(r"order/[0-9]+").fullmatch
-_Row = TypeVar("_Row")
-_Record = ProvenanceRecorded | WrittenProvenance
 
 
 class SqlStore:
@@ -111,30 +108,30 @@ class SqlStore:
         order_ids = dict.fromkeys(batch.order_ids)
         if gone:
             order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, gone))
-        records, gone_records, nothing = self._provenance_states(batch)
+        written, modelled, gone_records, nothing = self._provenance_states(batch)
         removed += [*gone_records, *nothing]
         # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
-        roots = dict.fromkeys(
-            int(each.root[6:]) for each in itertools.chain(records, gone_records) if _IS_ORDER(each.root)
-        )
+        named = [*(each.root for each in modelled), *(each.root for each in gone_records), *written.orders()]
+        roots = dict.fromkeys(int(root[6:]) for root in named if _IS_ORDER(root))
         orders = self._order_states(list(order_ids | roots), list(roots), removed)
         reads = [
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
             for notice_id, customer_id, read_at in self._session.rows(statements.READ_NOTICES, batch.notice_row_ids)
         ]
         beats = [beat_of(*row) for row in self._session.rows(statements.HEARTBEAT)] if batch.beat else []
-        return InTurn(removed, *customers, orders, records, reads, [beat for beat in beats if beat is not None])
+        beaten = [beat for beat in beats if beat is not None]
+        return InTurn(removed, *customers, orders, written, modelled, reads, beaten)
 
-    def _customer_states(self, ids: Sequence[int]) -> tuple[set[int], list[Collection[State]]]:
+    def _customer_states(self, ids: Sequence[int]) -> tuple[set[int], list[Collection[CustomerState]]]:
         """Return the ids of those who are there, and their states, which are made when they are asked for."""
         found, at_once, left = self._customers_at_once(ids)
         catalog, country = self._catalog, self._settings.default_country
         rows = self._session.rows(self._customers, left)
         found |= {row[0] for row in rows}
-        one_by_one = Made(rows, lambda row: customer_state(row[0], row[1], catalog, country))
+        one_by_one = Customers(rows, lambda row: customer_state(row[0], row[1], catalog, country))
         return found, [at_once, one_by_one]
 
-    def _customers_at_once(self, ids: Sequence[int]) -> tuple[set[int], Collection[State], Sequence[int]]:
+    def _customers_at_once(self, ids: Sequence[int]) -> tuple[set[int], Collection[CustomerState], Sequence[int]]:
         """Return who could be read at once, their states, and who must be read one by one."""
         if not ids or self._all_customers is None or not self._session.writes_events:
             return set(), (), ids
@@ -151,17 +148,25 @@ class SqlStore:
         if len(rows) != count or any(len(each) != width or each[-1] != "." for each in fields):
             return set(), (), ids
         found = {int(each[0]) for each in fields}
-        orders = {row[0]: (row[1], row[2]) for row in self._session.rows(statements.LAST_ORDERS, ids)}
+        orders = self._last_orders(ids)
         catalog, country = self._catalog, self._settings.default_country
         first_value = width - 1 - len(catalog.attributes)
 
-        def state(each: list[str]) -> State:
+        def state(each: list[str]) -> CustomerState:
             customer_id = int(each[0])
             values: list[str | None] = [value[1:] if value else None for value in each[first_value:-1]]
             last_order = orders.get(customer_id, (None, None))
             return customer_state_of(customer_id, [*each[1:first_value], *values], last_order, catalog, country)
 
-        return found, Made(fields, state), ()
+        return found, Customers(fields, state), ()
+
+    def _last_orders(self, customer_ids: Sequence[int]) -> dict[int, tuple[str | int | None, str | int | None]]:
+        """Return country and region id of the address of each customer's newest order."""
+        ((count, text),) = self._session.rows(statements.LAST_ORDERS_AT_ONCE, customer_ids)
+        orders = [order.split(statements.UNIT) for order in text.split(statements.RECORD)] if text else []
+        if len(orders) == count and all(len(each) == 4 and each[-1] == "." for each in orders):
+            return {int(each[0]): (each[1], each[2]) for each in orders}
+        return {row[0]: (row[1], row[2]) for row in self._session.rows(statements.LAST_ORDERS, customer_ids)}
 
     def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
@@ -178,44 +183,50 @@ class SqlStore:
 
     def _provenance_states(
         self, batch: ChangeBatch
-    ) -> tuple[Sequence[_Record], Sequence[Removed], Sequence[Unreadable]]:
+    ) -> tuple[WrittenRecords, Sequence[ProvenanceRecorded], Sequence[Removed], Sequence[Unreadable]]:
         row_ids = batch.provenance_row_ids
-        written, found, left = self._written_provenance(row_ids)
+        written, left = self._written_provenance(row_ids)
+        if not left:
+            return written, (), (), ()
         modelled, unreadable = self._modelled_provenance(left)
-        found |= {row_id for row_id, _ in modelled} | unreadable
-        gone = [row_id for row_id in row_ids if row_id not in found]
+        found = {row_id for row_id, _ in modelled} | unreadable
+        gone = [row_id for row_id in left if row_id not in found]
         removed, unknown = self._gone_provenance(batch, gone) if gone else ([], [])
         nothing = [*(Unreadable(row_id, ("root",)) for row_id in sorted(unreadable)), *unknown]
-        return [*written, *(record for _, record in modelled)], removed, nothing
+        return written, [record for _, record in modelled], removed, nothing
 
-    def _written_provenance(self, row_ids: Sequence[int]) -> tuple[list[WrittenProvenance], set[int], Sequence[int]]:
-        """Return the records that the database could write, the ids of these, and the ids that need the model."""
+    def _written_provenance(self, row_ids: Sequence[int]) -> tuple[WrittenRecords, Sequence[int]]:
+        """Return the records that the database could write, and the ids of the other rows: those that need the model, or are
+        gone.
+        """
+        nothing = WrittenRecords((), holds_orders=False)
         if not row_ids or not self._session.writes_events:
-            return [], set(), row_ids
-        ((count, text),) = self._session.rows(statements.WRITTEN_PROVENANCE, row_ids)
+            return nothing, row_ids
+        ((count, orders, text),) = self._session.rows(statements.WRITTEN_PROVENANCE, row_ids)
         if text is None:
-            return [], set(), row_ids
+            return nothing, row_ids
         lines = text.split(b"\n")
         # A line feed in an id, or a value that was cut short: not worth telling apart.
-        if len(lines) != count or not lines[-1].endswith((statements.WRITTEN_PROVENANCE_END, b"\t")):
-            return [], set(), row_ids
+        if len(lines) != count or not lines[-1].endswith((statements.WRITTEN_PROVENANCE_END, statements.NOT_WRITTEN)):
+            return nothing, row_ids
         try:
-            text.decode()
+            if not text.isascii():
+                text.decode()
         except UnicodeDecodeError:
-            return [], set(), row_ids
+            return nothing, row_ids
         # An escape, however the server writes it, is left to the model.
         escapes = b"\\" in text
-        written: list[WrittenProvenance] = []
-        found: set[int] = set()
-        left: list[int] = []
+        if count == len(row_ids) and not escapes and statements.NOT_WRITTEN not in text:
+            # All are there and all are written: what is left to do with them falls to the thread that publishes.
+            return WrittenRecords(lines, holds_orders=orders > 0), ()
+        written: list[bytes] = []
+        left = dict.fromkeys(row_ids)
         for line in lines:
-            row_id, root, record_id, event = line.split(b"\t", 3)
+            row_id, _, _, event = line.split(b"\t", 3)
             if event.startswith(b"{") and not (escapes and b"\\" in event):
-                written.append(WrittenProvenance(record_id.decode(), root.decode(), event))
-                found.add(int(row_id))
-            else:
-                left.append(int(row_id))
-        return written, found, left
+                written.append(line)
+                del left[int(row_id)]
+        return WrittenRecords(written, holds_orders=orders > 0), list(left)
 
     def _modelled_provenance(self, row_ids: Sequence[int]) -> tuple[Sequence[tuple[int, ProvenanceRecorded]], set[int]]:
         """Return the records of rows that are there, and the ids of rows that say of nobody what they are about."""
@@ -318,42 +329,6 @@ class SqlStore:
                     attribute=code,
                 )
         return tuple(found)
-
-
-class Made(Collection[State]):
-    """States that are made of rows whenever they are asked for.
-
-    Making them takes longer than reading them: so it falls to the thread that publishes, while the session reads on.
-    """
-
-    def __init__(self, rows: Sequence[_Row], make: Callable[[_Row], State]) -> None:
-        self._rows = rows
-        self._make: Callable[[Any], State] = make
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[State]:
-        return map(self._make, self._rows)
-
-    def __contains__(self, state: object) -> bool:
-        return any(each == state for each in self)
-
-
-class InTurn(Collection[State]):
-    """Several collections of states, one after the other."""
-
-    def __init__(self, *parts: Collection[State]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __iter__(self) -> Iterator[State]:
-        return itertools.chain.from_iterable(self._parts)
-
-    def __contains__(self, state: object) -> bool:
-        return any(state in part for part in self._parts)
 
 
 def open_store(settings: Store, clock: Clock) -> StoreReader:

@@ -8,7 +8,6 @@ Not here: what a contact is (`bridge.contracts.events`) and who may ask for it t
 
 import base64
 import hashlib
-import hmac
 import os
 import stat
 import time
@@ -17,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -37,6 +37,7 @@ _NONCE_BYTES = 12
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _INFO = b"tocsin contact data key v1"
 _OPENED_KEYS_KEPT = 1024
+_HASH_BLOCK_BYTES = 64
 
 
 class KeyNotHeld(Refused):
@@ -52,7 +53,7 @@ def key_id_of(public_key: bytes) -> str:
 class _DataKey:
     cipher: AESGCM = field(repr=False)
     wrapped: str
-    made_at: datetime
+    good_until: datetime
 
 
 class Sealer:
@@ -73,7 +74,7 @@ class Sealer:
         self._clock = clock
         self._join_key = join_key
         self._reload = reload
-        self._looked_at = clock.now()
+        self._look_at = clock.now() + timedelta(seconds=KEY_LOOK_SECONDS)
         self._take(public_key)
 
     def _take(self, public_key: bytes) -> None:
@@ -89,32 +90,32 @@ class Sealer:
     def _new_data_key(self) -> _DataKey:
         secret = AESGCM.generate_key(256)
         wrapped = _SUITE.encrypt(secret, self._public_key, info=_INFO)
-        return _DataKey(AESGCM(secret), base64.b64encode(wrapped).decode(), self._clock.now())
+        return _DataKey(AESGCM(secret), base64.b64encode(wrapped).decode(), self._clock.now() + DATA_KEY_LIFETIME)
 
     def seal(self, contact: Contact, root: str) -> SealedContact:
         """Return `contact` sealed for `root`."""
-        return SealedContact.model_validate(self.seal_json(contact.model_dump_json().encode(), root))
+        return SealedContact.model_validate_json(self.seal_json(contact.model_dump_json().encode(), root))
 
-    def seal_json(self, contact: bytes, root: str) -> dict[str, str | None]:
-        """Return the fields of a `SealedContact` for `root`; `contact` is the JSON of a `Contact`."""
+    def seal_json(self, contact: bytes, root: str) -> str:
+        """Return the JSON of a `SealedContact` for `root`; `contact` is the JSON of a `Contact`."""
         now = self._clock.now()
-        if self._reload is not None and (now - self._looked_at).total_seconds() >= KEY_LOOK_SECONDS:
-            self._looked_at = now
+        if self._reload is not None and now >= self._look_at:
+            self._look_at = now + timedelta(seconds=KEY_LOOK_SECONDS)
             public_key = self._reload()
             if key_id_of(public_key) != self.key_id:
                 self._take(public_key)
-        if now - self._data_key.made_at >= DATA_KEY_LIFETIME:
+        if now >= self._data_key.good_until:
             self._data_key = self._new_data_key()
         # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._data_key.cipher.encrypt(nonce, contact, root.encode())
-        return {
-            "key_id": self.key_id,
-            "wrapped_key": self._data_key.wrapped,
-            "nonce": b2a_base64(nonce, newline=False).decode(),
-            "ciphertext": b2a_base64(sealed, newline=False).decode(),
-            "digest": None if self._join_key is None else contact_digest(self._join_key, contact, root),
-        }
+        digest = "null" if self._join_key is None else f'"{contact_digest(self._join_key, contact, root)}"'
+        # hex and base64: nothing of it needs an escape
+        return (
+            f'{{"key_id":"{self.key_id}","wrapped_key":"{self._data_key.wrapped}"'
+            f',"nonce":"{b2a_base64(nonce, newline=False).decode()}"'
+            f',"ciphertext":"{b2a_base64(sealed, newline=False).decode()}","digest":{digest}}}'
+        )
 
 
 class Opener:
@@ -231,7 +232,7 @@ def email_sha256(email: str) -> str:
 
 def email_hmac(join_key: bytes, email: str) -> str:
     """Return the join key's hash of an e-mail, in hex."""
-    return hmac.digest(join_key, hashlib.sha256(email.strip().lower().encode()).digest(), "sha256").hex()
+    return _keyed_hash(join_key, hashlib.sha256(email.strip().lower().encode()).digest())
 
 
 def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
@@ -242,17 +243,33 @@ def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
         digest = b""
     if len(digest) != 32:
         raise BadInput("a hashed e-mail must be 64 hex digits: SHA-256 of the trimmed, lower-cased address")
-    return hmac.digest(join_key, digest, "sha256").hex()
+    return _keyed_hash(join_key, digest)
 
 
 def value_hmac(join_key: bytes, attribute: str, value: str) -> str:
     """Return the join key's hash of an attribute's value, in hex; equal values of two attributes hash differently."""
-    return hmac.digest(join_key, b"attribute\0" + attribute.encode() + b"\0" + value.encode(), "sha256").hex()
+    return _keyed_hash(join_key, b"attribute\0" + attribute.encode() + b"\0" + value.encode())
 
 
 def contact_digest(join_key: bytes, contact: bytes, root: str) -> str:
     """Return the join key's hash of a contact in its JSON form, in hex; the same contact under two roots hashes differently."""
-    return hmac.digest(join_key, b"contact\0" + root.encode() + b"\0" + contact, "sha256").hex()
+    return _keyed_hash(join_key, b"contact\0" + root.encode() + b"\0" + contact)
+
+
+def _keyed_hash(key: bytes, message: bytes) -> str:
+    """Return HMAC-SHA256 in hex."""
+    # Copies of both hashes (RFC 2104), which have taken the key already, cost a third of beginning anew.
+    inner, outer = _keyed(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    block = (key if len(key) <= _HASH_BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_HASH_BLOCK_BYTES, b"\0")
+    return hashlib.sha256(bytes(byte ^ 0x36 for byte in block)), hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
 
 # Key files: one base64 key a line, the present one first; `#` starts a comment ---------------------------------------

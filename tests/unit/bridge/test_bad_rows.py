@@ -40,7 +40,9 @@ RECORD = {
 def published(state: State) -> Any:
     """Return the state's event as a consumer reads it."""
     ((_, message),) = list(MESSAGES.of([state], NOW))
-    return open_envelope(message.key.encode(), message.value, dict(message.headers))
+    event = open_envelope(message.key.encode(), message.value, dict(message.headers))
+    assert message.value == event.model_dump_json().encode()
+    return event
 
 
 # What a column of text can hold, as the database writes it into its document

@@ -3,14 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.envelope import Message, Record, open_envelope
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import (
     Channel,
@@ -67,6 +67,11 @@ class Topics:
 
     def send(self, topic: Topic, message: Message) -> None:
         self._open.append((topic, message))
+
+    def send_records(self, topic: Topic, records: Iterable[Record]) -> None:
+        for key, root, value, headers in records:
+            written = [(name, each) for name, each in headers if isinstance(each, bytes)]
+            self.send(topic, Message(key.decode(), root.decode(), value, written))
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
         self.beats.append((topic, message))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def test_values_hash_by_attribute() -> None:
     assert value_hmac(key, "fraud_score", "0.5") == value_hmac(key, "fraud_score", "0.5")
     assert value_hmac(key, "fraud_score", "0.5") != value_hmac(key, "income_band", "0.5")
     assert value_hmac(key, "a", "b") != value_hmac(key, "ab", "")
+
+
+@given(st.binary(max_size=100), st.text(max_size=100))
+def test_keyed_hashes_are_hmac_sha256(key: bytes, value: str) -> None:
+    message = b"attribute\0a\0" + value.encode()
+    assert value_hmac(key, "a", value) == hmac.digest(key, message, "sha256").hex()
 
 
 # Key files
