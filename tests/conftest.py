@@ -34,11 +34,12 @@ def way_or_skip(server: str, programs: Sequence[str]) -> Way:
     here = look_around(programs, os.environ)
     way = way_to(server, programs, here)
     if isinstance(way, Missing):
-        _missing(way.reason)
+        missing(way.reason)
     return way
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Skip the test by name, or fail it where no part may be missing."""
     if look_around((), os.environ).must_have:
         pytest.fail(reason)
     pytest.skip(reason)
@@ -73,7 +74,7 @@ def store_server(request: pytest.FixtureRequest) -> Iterator[mariadb.MariaDbServ
         case "galera":
             way = way_or_skip("a Galera node", mariadb.PROGRAMS)
             if way is Way.LOCAL and not mariadb.GALERA_LIBRARY.exists():
-                _missing(f"a Galera node cannot be had: no {mariadb.GALERA_LIBRARY} (`make test` installs or names it)")
+                missing(f"a Galera node cannot be had: no {mariadb.GALERA_LIBRARY} (`make test` installs or names it)")
             with mariadb.galera_node(way) as server:
                 yield server
         case _:
