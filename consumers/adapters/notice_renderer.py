@@ -284,6 +284,9 @@ def compose(bundle: Bundle, key: SegmentKey) -> ComposedNotice:
     covers = _sections(blocks["body"]) & _sections(blocks["letter"])
     if reading <= language.reading_at_most or language.locale in bundle.reasons:
         covers |= {"plain_language"}
+    if "fr" in bundle.locales:
+        # asked for residents of Quebec alone, and there it means that the notice is to be had in French
+        covers |= {"language_of_recipient"}
     return ComposedNotice(
         language=language, bundle_sha256=bundle.sha256, sms_parts=sms_parts(final["sms"])[0], covers=covers,
         reading=reading, words=len(own_text.split()), **final,
@@ -356,6 +359,7 @@ def _context(
         "published_on": "",
         "case_number": "",
         **{name: facts.get(name, "") for name in _FACTS},
+        "people": _grouped(facts.get("people", "")),
         **{f"offer_{name}": offer.get(name, "") for name in _OFFER},
     }
     written = {f"sender.{name}": getattr(sender, name) for name in _SENDER}
@@ -366,6 +370,11 @@ def _context(
         if "{" in value or "}" in value or any(ord(char) < 32 for char in value):
             raise BadInput(f"{name} holds a brace or a control character; correct it where it is set")
     return context
+
+
+def _grouped(number: str) -> str:
+    """Return `number` with its thousands apart, as all languages here read it."""
+    return f"{int(number):,}".replace(",", " ") if number.isdigit() else number
 
 
 def _rendered(environment: _Environment, bundle: Bundle, locale: str, part: str, context: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ citation. Pure; not for the texts (`templates/notices/`) nor for whether a notic
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
-from typing import Any, Protocol
+from typing import Any
 
 from bridge.contracts.errors import BadInput, nearest
 from consumers.domain.elements import CREDENTIALS, with_composites
@@ -131,13 +131,6 @@ class Readings:
     """(regime, section) -> fields of the sender."""
 
 
-class Composed(Protocol):
-    """A composed notice as the checklist sees it."""
-
-    @property
-    def covers(self) -> frozenset[str]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Checklist:
     """All that the laws of one audience ask of its notice."""
@@ -159,8 +152,10 @@ class Checklist:
         """The sections that may not be there, sorted."""
         return tuple(sorted({ask.section for ask in self.forbids}))
 
-    def objections(self, notice: Composed) -> list[str]:
-        """Return why `notice` may not go to this audience, each with duty, section and citation; empty: it may."""
+    def objections(self, covers: Collection[str]) -> list[str]:
+        """Return why a notice that covers `covers` may not go to this audience, with duty, section and citation; empty: it
+        may.
+        """
         found = [f"the law forbids what nobody has read into sections yet: {ask}" for ask in self.unread]
         forbidden = {ask.section: ask for ask in self.forbids}
         for ask in self.asks:
@@ -168,10 +163,10 @@ class Checklist:
                 continue
             if ask.section in forbidden:
                 found.append(f"asked by {ask}, and forbidden by {forbidden[ask.section]}")
-            elif ask.section not in notice.covers:
+            elif ask.section not in covers:
                 found.append(f"the notice lacks what the law asks: {ask}")
         found.extend(f"the sender's {name} is not known: {ask}" for ask, name in self.lacking_sender)
-        found.extend(f"the notice says what it must not: {ask}" for ask in self.forbids if ask.section in notice.covers)
+        found.extend(f"the notice says what it must not: {ask}" for ask in self.forbids if ask.section in covers)
         return list(dict.fromkeys(found))
 
 

@@ -25,9 +25,12 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from consumers.domain.agencies import Agencies
+from consumers.domain.audience_law import AudienceLaw
 from consumers.domain.coverage import is_complete, merged_coverage
 from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures, written
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, shortest_period
+from consumers.domain.notice_checklist import Checklist, Readings
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
 from consumers.domain.persons import Person, merge, residents
@@ -108,6 +111,10 @@ class Bundle(Protocol):
 
     @property
     def sha256(self) -> str: ...
+    @property
+    def readings(self) -> Readings: ...
+    @property
+    def agencies(self) -> Agencies: ...
     def language_for(self, locale: str) -> Language: ...
 
 
@@ -119,10 +126,17 @@ class Catalog(Protocol):
     def covering(self, name: str, residences: Collection[str]) -> Bundle | None: ...
 
 
-class Composer(Protocol):
-    """Says whether a segment's notice can be composed."""
+class Composed(Protocol):
+    """A composed notice."""
 
-    def __call__(self, bundle: Any, key: SegmentKey, /) -> object: ...
+    @property
+    def covers(self) -> frozenset[str]: ...
+
+
+class Composer(Protocol):
+    """Composes a segment's notice, or raises why it cannot be."""
+
+    def __call__(self, bundle: Any, key: SegmentKey, /) -> Composed: ...
 
 
 class Lease(Protocol):
@@ -166,7 +180,8 @@ class Planning:
         self._first_seen: dict[PlanId, datetime] = {}
         self._rest_until: dict[PlanId, datetime] = {}
         self._held: dict[PlanId, int] = {}
-        self._composable: dict[str, str | None] = {}
+        self._composable: dict[str, frozenset[str] | str] = {}
+        """By segment: the sections that its notice covers, or why there is none."""
 
     @property
     def _law(self) -> Law:
@@ -302,13 +317,15 @@ class Planning:
         segments: dict[str, dict[str, Any]] = {}
         sizes: Counter[str] = Counter()
         # ten thousand people make a few dozen audiences: each is worked out once
-        audiences: dict[tuple[Addressee, tuple[str, ...], bool], tuple[dict[str, Any], str | None]] = {}
+        audiences: dict[tuple[Any, ...], tuple[dict[str, Any], str | None]] = {}
         policy = self._catalog.policy()
         old_rows = {known.recipient_id: known.row for known in before.recipients}
         dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = {}
         withdrawn: list[str] = []
         removed = list(matching.removed)
         regimes = Regimes(self._law.rules, incident.detected_at.date())
+        counts = Counter(person.controller for person in people)
+        asked = AudienceLaw(self._law.rules, incident.detected_at.date(), notices, counts, incident.facts)
         for person in people:
             slot = matching.slots[person.root]
             concern = concern_of(person.why)
@@ -330,9 +347,10 @@ class Planning:
             if where not in dates:
                 dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
             addressee = _addressee(person)
-            audience = (addressee, person.disclosures, more)
+            owing = asked.regimes_of(person.controller, person.homes, regimes.of(person))
+            audience = (addressee, person.disclosures, person.elements, owing, more)
             if audience not in audiences:
-                audiences[audience] = self._segment(incident, person, addressee, policy, supplement=more)
+                audiences[audience] = self._segment(incident, person, addressee, policy, asked, owing, supplement=more)
             segment, held = audiences[audience]
             segments[segment["segment_id"]] = segment
             sizes[segment["segment_id"]] += 1
@@ -420,6 +438,8 @@ class Planning:
         person: Person,
         addressee: Addressee,
         policy: SegmentPolicy,
+        asked: AudienceLaw,
+        owing: tuple[str, ...],
         *,
         supplement: bool,
     ) -> tuple[dict[str, Any], str | None]:
@@ -434,7 +454,7 @@ class Planning:
             disclosures=person.disclosures,
             policy=rule.name,
             group=policy.group_of(person.homes),
-            standing=person.standing,
+            standing=addressee.standing,
             bundle=rule.bundle,
             bundle_sha256=None if bundle is None else bundle.sha256,
             channels=tuple(channel.value for channel in rule.channels),
@@ -446,17 +466,14 @@ class Planning:
             sender=self._sender_of(person.website_id).as_pairs(),
             supplement=supplement,
         )
-        segment_id = key.segment_id
+        held: str | None
         if bundle is None:
             homes = ", ".join(person.homes) or UNKNOWN_RESIDENCE
-            held: str | None = f"no approved notice {rule.bundle} covers {homes}"[:200]
-        elif person.why is None and person.standing == "recorded":
-            # Named by the scope itself, without any record: a notice that speaks of AI-made data would tell them wrong.
-            held = "no AI-made data of theirs is on record, and no approved text is for data of another kind"
+            held = f"no approved notice {rule.bundle} covers {homes}"[:200]
         else:
-            if segment_id not in self._composable:
-                self._composable[segment_id] = self._why_not(bundle, key)
-            held = self._composable[segment_id]
+            key, checklist = asked.applied(key, owing, person.homes, person.elements, bundle.readings, bundle.agencies)
+            held = self._why_not(bundle, key, checklist)
+        segment_id = key.segment_id
         if incident.facts.get("sensitivity") == "synthetic_only":
             held = NOBODY_BEHIND_IT
         elif held is None:
@@ -465,12 +482,20 @@ class Planning:
             )
         return _segment_row(segment_id, key, rule), None if held is None else held[:200]
 
-    def _why_not(self, bundle: Bundle, key: SegmentKey) -> str | None:
-        try:
-            self._compose(bundle, key)
-        except TocsinError as error:
-            return str(error).splitlines()[0][:200]
-        return None
+    def _why_not(self, bundle: Bundle, key: SegmentKey, checklist: Checklist) -> str | None:
+        """Return why nobody may get the notice of `key`: it cannot be composed, or is not what the law asks."""
+        segment_id = key.segment_id
+        if segment_id not in self._composable:
+            try:
+                self._composable[segment_id] = frozenset(self._compose(bundle, key).covers)
+            except TocsinError as error:
+                self._composable[segment_id] = str(error).splitlines()[0]
+        composed = self._composable[segment_id]
+        if isinstance(composed, str):
+            return composed
+        objections = checklist.objections(composed)
+        more = f"; and {len(objections) - 1} more" if len(objections) > 1 else ""
+        return f"{objections[0][: 200 - len(more)]}{more}" if objections else None
 
 
 def _addressee(person: Person) -> Addressee:
@@ -482,7 +507,8 @@ def _addressee(person: Person) -> Addressee:
         locale=person.locale,
         controller=person.controller,
         website_id=person.website_id,
-        standing=person.standing,
+        # named by the scope itself, without any record: a notice that speaks of their data would tell them wrong
+        standing="named" if person.why is None and person.standing == "recorded" else person.standing,
     )
 
 
@@ -808,7 +834,8 @@ def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> li
     return [
         Page(
             "people.held", digest(sorted(reasons)), ("counsel", "dpo"),
-            f"{plan_id.incident_id}: {len(held)} of {people} people are held: no approved text covers them, or no region",
+            f"{plan_id.incident_id}: {len(held)} of {people} people are held: "
+            "no approved text covers them, theirs is not what the law asks, or no region is theirs",
             {
                 "people": len(held),
                 "of": people,
