@@ -42,12 +42,14 @@ from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
 from consumers.case.sheet_commands import seen_sheet, sheet
+from consumers.case.standing import late_lines
 from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
 from consumers.domain.duties import OPEN
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
+from consumers.domain.standing import matches_everybody
 
 # --- tocsin incident ---------------------------------------------------------------------------------------------
 
@@ -137,6 +139,10 @@ def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[s
     ]
     lines += [f"not known:    {each}" for each in seen.not_known]
     lines += _clock_lines(seen, now)
+    cap = next((each.record.late_cap for each in seen.releases if each.record.state != "void"), None)
+    lines += late_lines(seen.late, cap)
+    if seen.everybody is not None:
+        lines.append(f"everybody:    {seen.everybody}")
     lines += [f"held:         {each.kind} for {', '.join(each.covers)} ({each.gate_id})" for each in seen.gates]
     lines += [
         f"proposed:     another scope: tocsin incident rescope {record.incident_id} --proposal {each.proposal_id}"
@@ -321,10 +327,16 @@ def preview(
     index = parts.get(ScopeIndex)
     refuse_unknown(scope, index.known_names())
     found = index.preview(scope)
+    everybody = matches_everybody(scope, found.affected_count, found.people_count)
     if as_json:
-        print_json({"scope": scope.canonical(), "scope_sha256": scope.sha256(), **found.model_dump(mode="json")})
+        print_json({"scope": scope.canonical(), "scope_sha256": scope.sha256(), **found.model_dump(mode="json"),
+                    "matches_everybody": everybody})  # fmt: skip
         return
     click.echo(f"{preview_in_words(found, scope)}. Scope {scope.sha256()[:16]}, nothing is opened.")
+    if everybody:
+        known = "" if found.people_count is None else f" of {found.people_count:,} known"
+        click.echo(f"warning: this scope is about everybody, or nearly: {found.affected_count:,} accounts and orders{known}. "
+                   "An incident with it needs `tocsin incident confirm-everybody` before it is approved.")  # fmt: skip
     for name in ("jurisdiction", "kind", "sensitivity", "channel"):
         counted: dict[str, int] = getattr(found, f"by_{name}")
         rows = [{name: each, "people": count} for each, count in sorted(counted.items(), key=lambda pair: -pair[1])]
@@ -358,16 +370,20 @@ def prepare(
         parts.get(Clock).now(),
         mode=Mode(approvals.mode),
         late_cap=approvals.late_cap if late_cap is None else late_cap,
+        for_those_waiting=late_cap is None,
         reason=reason,
     )
     policy = done.release.policy
     if as_json:
         print_json({"release_id": done.release.release_id, "policy_sha256": done.release.policy_sha256, "policy": policy,
-                    "people_without_text": done.people_without_text, "late_count": done.late_count})  # fmt: skip
+                    "people_without_text": done.people_without_text, "late_count": done.late_count,
+                    "everybody": done.everybody})  # fmt: skip
         return
     click.echo(f"release {done.release.release_id}{' (prepared before)' if done.again else ''}: "
                f"{policy['recipient_count']:,} people in {len(policy['segments'])} segments, mode {policy['mode']}, "
                f"{done.late_count:,} late of at most {policy['late_cap']:,}")  # fmt: skip
+    if done.everybody is not None:
+        click.echo(f"warning: {done.everybody}")
     if done.people_without_text:
         click.echo(f"{done.people_without_text:,} of them have no approved text ({len(done.segments_without_text)} "
                    f"segments) and will wait: tocsin notices segments {incident_id}")  # fmt: skip
@@ -464,6 +480,8 @@ def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, 
     )
     click.echo(f"{incident_id} is closed; {done.contacts_removed:,} sealed contacts removed, "
                f"{done.without_end:,} people without an end state")  # fmt: skip
+    if done.finding == "nobody":
+        click.echo("finding: nobody is affected, say all partitions by full coverage; the evidence log has it")
 
 
 @incident.command()

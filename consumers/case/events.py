@@ -67,7 +67,11 @@ _SHA256 = BodyField("sha256")
 _MAYBE_SHA256 = BodyField("sha256", optional=True)
 _ID = BodyField("id")
 _COUNT = BodyField("count")
+_MAYBE_COUNT = BodyField("count", optional=True)
 _FLAG = BodyField("flag")
+_FINDING = BodyField("word", ("people", "nobody", "none_found", "unknown"))
+"""Who is affected, as far as is known: somebody; nobody, by full coverage; none found, coverage incomplete; not resolved."""
+_LISTED = BodyField("word", ("all", "late", "supplements", "told_wrongly", "waiting"))
 _INSTANT = BodyField("instant")
 _MODE = BodyField("word", tuple(Mode))
 _STATE = BodyField("word", ("suspected", "verifying", "confirmed", "dismissed", "closed"))
@@ -89,9 +93,14 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "incident.alert_after_end": {"alert_sha256": _SHA256},
     "incident.rescoped": {"revision": _COUNT, "scope_sha256": _SHA256, "reason_sha256": _SHA256, "voided": _COUNT},
     "incident.acknowledged": {"state": _STATE, "reason_sha256": _MAYBE_SHA256},
-    "incident.closed": {
-        "from": _STATE, "reason_sha256": _SHA256, "contacts_removed": _COUNT, "without_end": _COUNT,
+    "incident.everybody_confirmed": {
+        "revision": _COUNT, "scope_sha256": _SHA256, "affected_count": _COUNT, "people_count": _MAYBE_COUNT,
+        "reason_sha256": _SHA256,
     },
+    "incident.closed": {
+        "from": _STATE, "reason_sha256": _SHA256, "contacts_removed": _COUNT, "without_end": _COUNT, "finding": _FINDING,
+    },
+    "people.listed": {"people": _LISTED, "listed_count": _COUNT},
     "fact.recorded": {"name": _FACT, "value_sha256": _SHA256, "reason_sha256": _SHA256},
     "fact.instant_recorded": {"name": _FACT, "at": _INSTANT, "reason_sha256": _SHA256},
     "fact.presumed": {"name": _FACT, "at": _INSTANT},

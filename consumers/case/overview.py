@@ -10,13 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from bridge.contracts.scope import Scope
+from consumers.case.findings import everybody_in_words, finding
 from consumers.case.releasing import of_partitions
+from consumers.case.standing import unconfirmed_everybody
 from consumers.case.store import (
     CaseStore,
     CaseWork,
     FactRecord,
     GateRecord,
     IncidentRecord,
+    LateRecord,
     MatchTestRecord,
     MovementRecord,
     ObligationRecord,
@@ -72,6 +75,9 @@ class Overview:
     gates: Sequence[GateRecord]
     ends: Mapping[str, int]
     segments_without_text: Sequence[str]
+    late: LateRecord
+    everybody: str | None
+    """That the scope is about everybody, and who confirmed it or must."""
     next: NextStep | None
 
 
@@ -88,6 +94,12 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
         proposals = [each for each in case.proposals(incident_id) if each.decided_at is None]
         without_text = [each.name for each in segments if each.bundle_sha256 is None]
         ends = case.ends(incident_id)
+        late = case.late(incident_id)
+        everybody = everybody_in_words(incident, partitions)
+        unconfirmed = unconfirmed_everybody(case, incident)
+        if everybody is not None and unconfirmed is None:
+            confirmed = case.everybody_confirmation(incident_id, str(incident.scope_sha256))
+            everybody += "" if confirmed is None else f"; {confirmed.confirmed_by} confirmed that it is meant so"
         return Overview(
             incident=incident,
             people=people_in_words(incident, partitions, plan),
@@ -105,7 +117,19 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
             gates=[each for each in case.gates(incident_id) if each.lifted_at is None],
             ends=ends,
             segments_without_text=without_text,
-            next=next_step(incident, plan, partitions, facts, releases, without_text, len(segments)),
+            late=late,
+            everybody=unconfirmed or everybody,
+            next=next_step(
+                incident,
+                plan,
+                partitions,
+                facts,
+                releases,
+                without_text,
+                len(segments),
+                unconfirmed=unconfirmed is not None,
+                waiting=late.late_waiting + late.supplements_waiting,
+            ),
         )
 
     return store.look(work)
@@ -131,11 +155,14 @@ def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord, plan
         return "not known yet: no partition has answered"
     recorded = partitions.affected_count - partitions.possible_count
     complete = partitions.answered >= partitions.partition_count
-    words = f"{partitions.affected_count:,} people"
+    affected = partitions.affected_count + partitions.late_count
+    words = f"{affected:,} people"
     if plan is not None and plan.state == "complete":
         # one person may be found under several accounts and guest orders
-        words = f"{plan.recipient_count:,} people ({partitions.affected_count:,} accounts and orders)"
+        words = f"{plan.recipient_count:,} people ({affected:,} accounts and orders)"
     words += f" from {answered}: {recorded:,} by record"
+    if partitions.late_count:
+        words += f", {partitions.late_count:,} late"
     untagged = sum(each.untagged_count for each in partitions.coverage)
     if partitions.possible_count or untagged:
         words += f", {partitions.possible_count:,} possible ({untagged:,} untagged writes)"
@@ -144,7 +171,7 @@ def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord, plan
     if not complete:
         return f"{words}; the others have not answered, so there may be more"
     if is_complete(list(partitions.coverage), Scope.model_validate(incident.scope).exposed_from):
-        return words if partitions.affected_count else f"nobody, says every partition ({answered}), by full coverage"
+        return words if affected else f"nobody, says every partition ({answered}), by full coverage"
     return f"{words}; coverage is incomplete, so there may be more"
 
 
@@ -179,6 +206,9 @@ def next_step(
     releases: Sequence[ReleaseView],
     without_text: Sequence[str],
     segment_count: int,
+    *,
+    unconfirmed: bool = False,
+    waiting: int = 0,
 ) -> NextStep | None:
     """Return the one next thing to do; None when the incident has ended."""
     name = incident.incident_id
@@ -189,6 +219,11 @@ def next_step(
     if incident.scope is None:
         typed = str((incident.scope_unresolved or {}).get("type", f"tocsin incident rescope {name} --scope FILE"))
         return NextStep("responder or dpo", typed, "its scope is unresolved")
+    if unconfirmed:
+        return NextStep(
+            "responder, dpo or counsel", f"tocsin incident confirm-everybody {name} --reason TEXT",
+            "its scope is about everybody, or nearly",
+        )  # fmt: skip
     ordinary = [each for each in releases if each.record.mode != Mode.BREAK_GLASS]
     newest = ordinary[0] if ordinary else None
     if newest is not None and newest.record.state == "prepared":
@@ -197,6 +232,12 @@ def next_step(
             f"tocsin incident sheet {name} -o sheet.html",
             "it waits for approval by the sheet's hash",
         )
+    started = [each for each in ordinary if each.record.state in ("releasing", "paused", "finished")]
+    if waiting and started:
+        return NextStep(
+            "responder, dpo or counsel", f"tocsin incident prepare {name}",
+            f"{waiting:,} late people or supplements wait for an approval of their own",
+        )  # fmt: skip
     running = next((each for each in ordinary if each.record.state in ("releasing", "paused")), None)
     if running is not None:
         return NextStep("sre", f"tocsin delivery status {name}", f"its release is {running.record.state}")
@@ -213,8 +254,19 @@ def next_step(
         )
     if plan is None or plan.state != "complete":
         return NextStep("nobody: wait", f"tocsin incident show {name}", f"{of_partitions(partitions)} have answered")
-    finished = any(each.record.state == "finished" for each in ordinary)
-    if finished or (not plan.recipient_count and not partitions.affected_count):
+    seen = finding(incident, partitions)
+    if not plan.recipient_count and seen == "nobody":
+        return NextStep(
+            "dpo",
+            f"tocsin incident close {name} --reason TEXT",
+            "nobody is affected, by full coverage: that is a finding",
+        )
+    if not plan.recipient_count and seen == "none_found":
+        return NextStep(
+            "dpo", f"tocsin incident close {name} --unnotified --reason TEXT",
+            "none were found, and coverage is incomplete: widen the scope or load history, or decide that it is enough",
+        )  # fmt: skip
+    if any(each.record.state == "finished" for each in ordinary):
         return NextStep("dpo", f"tocsin incident close {name} --reason TEXT", "everybody has an end state")
     if without_text and len(without_text) == segment_count:
         return NextStep("counsel", f"tocsin notices segments {name}", "no segment has an approved text")

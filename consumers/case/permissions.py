@@ -26,6 +26,7 @@ class Act(StrEnum):
     VIEW_INCIDENT = "incident.view"
     ACKNOWLEDGE = "incident.acknowledge"
     RESCOPE = "incident.rescope"
+    CONFIRM_EVERYBODY = "incident.confirm_everybody"
     RECORD_FACT = "incident.record_fact"
     RECORD_AWARENESS = "incident.record_awareness"
     VERIFY = "incident.verify"
@@ -56,7 +57,7 @@ class Act(StrEnum):
 _RESPOND = frozenset(
     {
         Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.RESCOPE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS,
-        Act.CROSSCHECK,
+        Act.CROSSCHECK, Act.CONFIRM_EVERYBODY,
     }
 )  # fmt: skip
 _APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS})
@@ -75,7 +76,7 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     | {
         Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
         Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
-        Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES,
+        Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES, Act.CONFIRM_EVERYBODY,
     },
     Role.APPROVER: _APPROVE,
     Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.STEER_RELEASE, Act.REDRIVE}),

@@ -20,6 +20,7 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Act, Role
 from consumers.case.possible import in_force
+from consumers.case.standing import unconfirmed_everybody
 from consumers.case.store import (
     ApprovalRecord,
     CaseStore,
@@ -44,6 +45,8 @@ class Prepared:
     late_count: int
     again: bool
     """True when this very policy was prepared before: nothing was written."""
+    everybody: str | None = None
+    """Why a named person must confirm the scope before this can be approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,12 @@ def prepare(
     *,
     mode: Mode,
     late_cap: int,
+    for_those_waiting: bool = False,
     reason: str | None = None,
 ) -> Prepared:
     """Build the release policy of the incident's current revision and keep it for approval.
 
+    `for_those_waiting`: where more have come late than `late_cap` covers, all of them are covered, and `late_cap` more.
     An older prepared policy becomes void. Raises Refused while not every partition has answered, nothing can be sent,
     or a release runs already.
     """
@@ -84,7 +89,9 @@ def prepare(
 
     def work(case: CaseWork) -> Prepared:
         incident = still_open(case, incident_id)
-        policy = build_policy(case, incident, mode=mode, late_cap=late_cap)
+        came_late = len(case.recipient_ids(incident_id, late=True)) if for_those_waiting else 0
+        cap = late_cap if came_late <= late_cap else came_late + late_cap
+        policy = build_policy(case, incident, mode=mode, late_cap=cap)
         if not policy["segments"]:
             raise Refused(
                 f"{incident_id}: no segment has an approved text, so nothing can be sent; "
@@ -99,12 +106,12 @@ def prepare(
         voided = [each.release_id for each in case.releases(incident_id) if each.state == "prepared"]
         for release_id in voided:
             case.update_release(release_id, {"state": "void"})
-        release = _write_release(case, incident, policy, mode, actor, role, now, late_cap)
+        release = _write_release(case, incident, policy, mode, actor, role, now, cap)
         body: Body = {
             **_named(release),
             "revision": incident.revision,
             "recipient_count": policy["recipient_count"],
-            "late_cap": late_cap,
+            "late_cap": cap,
             "voided": len(voided),
         }
         record_act(case, actor, role, "release.prepared", body, at=now, incident=incident, reason=reason)
@@ -133,6 +140,7 @@ def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, 
         sum(each.count for each in without),
         len(case.recipient_ids(incident.incident_id, late=True)),
         again,
+        unconfirmed_everybody(case, incident),
     )
 
 
@@ -231,6 +239,7 @@ def approve(
                 f"again with `tocsin incident show {incident.incident_id}`"
             )
         _refuse_if_changed(case, incident, release, mode)
+        _refuse_unconfirmed(case, incident)
         preparer = rule.Act(release.prepared_by, release.prepared_role)
         given = [rule.Act(each.person, each.role) for each in case.approvals(release.release_id)]
         chosen = _chosen_role(actor, Mode(release.mode), preparer, given, role)
@@ -280,6 +289,12 @@ def _refuse_if_changed(case: CaseWork, incident: IncidentRecord, release: Releas
             f"{incident.incident_id}: {', '.join(changed)} changed since this was prepared; nothing was approved. "
             f"Prepare it again: `tocsin incident prepare {incident.incident_id}`"
         )
+
+
+def _refuse_unconfirmed(case: CaseWork, incident: IncidentRecord) -> None:
+    words = unconfirmed_everybody(case, incident)
+    if words is not None:
+        raise Refused(f"{incident.incident_id}: {words}")
 
 
 def _chosen_role(actor: Actor, mode: Mode, preparer: rule.Act, given: Sequence[rule.Act], wanted: Role | None) -> Role:
@@ -346,6 +361,7 @@ def break_glass(store: CaseStore, incident_id: str, actor: Actor, now: datetime,
         for each in case.releases(incident_id):
             if each.state in ("releasing", "paused"):
                 raise Refused(f"{incident_id}: release {each.release_id} ({each.mode}) is {each.state} already")
+        _refuse_unconfirmed(case, incident)
         policy = build_policy(case, incident, mode=Mode.BREAK_GLASS, late_cap=0)
         policy["deadline_before"] = written(before)
         within = case.within_deadline_count(incident_id, before)

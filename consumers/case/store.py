@@ -139,6 +139,10 @@ class PartitionsRecord:
     """Of all of them, merged."""
     excluded_count: int = 0
     """Of the possible ones, those whom somebody left out."""
+    people_count: int | None = None
+    """All data subjects that the index knows, concerned or not; None while a partition has not said."""
+    late_count: int = 0
+    """Accounts and orders that came after the answers, and are not in `affected_count`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,65 @@ class CrosscheckRecord:
     def blocks(self) -> bool:
         """Whether nothing may be approved before a person has named what is unexplained."""
         return self.unexplained_count > 0 and self.named_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """One person of an incident in one round: 1 is the first notice, what follows are supplements. Holds no contact."""
+
+    recipient_id: str
+    root: str
+    round: int
+    supplements: str | None
+    standing: str
+    late: bool
+    added_at: datetime | None
+    highest_sensitivity: str
+    disclosures: Sequence[str]
+    controller: str
+    jurisdictions: Sequence[str]
+    held_reason: str | None
+    begun: bool
+    """Somebody has begun to tell them."""
+    final_state: str | None
+    deadline_at: datetime | None
+    correction: str | None
+    """`not_concerned` or `told_too_much`: was told what is not true of them by the scope in force."""
+    told_in: str | None
+    """The recipient id, of another incident, under which they were told the same."""
+    why: Mapping[str, Any]
+    concerned: bool
+    """The scope in force is about them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateRecord:
+    """What came late, was supplemented, or is to be put right, counted in people."""
+
+    late: int = 0
+    late_waiting: int = 0
+    """Of `late` those whom nobody has begun to tell and nothing holds: they wait for an approval."""
+    supplements: int = 0
+    supplements_waiting: int = 0
+    supplements_ended: int = 0
+    used_of_cap: int = 0
+    """Late additions and supplements that were begun: what counts against a release's cap."""
+    not_concerned: int = 0
+    told_too_much: int = 0
+    told_in_other_incident: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EverybodyRecord:
+    """A named person's word that a scope which matches everybody, or nearly, is meant so."""
+
+    incident_id: str
+    scope_sha256: str
+    affected_count: int
+    people_count: int | None
+    confirmed_at: datetime
+    confirmed_by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,6 +584,13 @@ class CaseWork(Protocol):
         """Return the ids of an incident's people, sorted: those in the frozen list, or the late additions."""
         ...
 
+    def people(self, incident_id: str, kind: str | None = None) -> Sequence[PersonRecord]:
+        """Return an incident's people, by root and round; of `kind` only: late, supplements, told_wrongly, waiting."""
+        ...
+
+    def late(self, incident_id: str) -> LateRecord: ...
+    def everybody_confirmation(self, incident_id: str, scope_sha256: str) -> EverybodyRecord | None: ...
+    def add_everybody_confirmation(self, record: EverybodyRecord) -> None: ...
     def without_end_count(self, incident_id: str) -> int: ...
     def within_deadline_count(self, incident_id: str, before: datetime) -> int: ...
     def ends(self, incident_id: str) -> Mapping[str, int]:

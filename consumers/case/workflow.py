@@ -18,6 +18,7 @@ from bridge.contracts.scope import Scope
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.alerts import listed
 from consumers.case.events import Body, written
+from consumers.case.findings import finding
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
 from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
@@ -383,6 +384,8 @@ class Closed:
 
     contacts_removed: int
     without_end: int
+    finding: str
+    """As of `findings.finding`."""
 
 
 def close(
@@ -410,19 +413,29 @@ def close(
         partitions = case.partitions(incident_id, incident.revision)
         # verification found nobody behind it: there is nobody to tell
         nobody_owed = known_facts(case, incident).get("sensitivity") == "synthetic_only"
+        seen = finding(incident, partitions)
         uncertain = incident.scope is None or partitions.answered < (partitions.partition_count or 1)
+        # what nobody found is a finding where coverage is full; where it is not, there may be somebody
+        uncertain = uncertain or seen == "none_found"
         untold = open_count or uncertain or (partitions.affected_count and not case.ends(incident_id))
         if untold and not nobody_owed and not unnotified:
             count = max(open_count, partitions.affected_count)
             known = f"{count} people have no end state" if count else "not every partition has answered who is affected"
+            if not count and seen == "none_found":
+                known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
         void_releases(case, incident_id)
         removed = case.remove_contacts(incident_id)
         case.update_incident(incident_id, {"state": state.value, "closed_at": now, "epoch": incident.epoch + 1})
         announce(case, replace(incident, state=state.value))
-        body: Body = {"from": incident.state, "contacts_removed": removed, "without_end": open_count}
+        body: Body = {
+            "from": incident.state,
+            "contacts_removed": removed,
+            "without_end": open_count,
+            "finding": seen,
+        }
         record_act(case, actor, role, "incident.closed", body, at=now, incident=incident, reason=why)
-        return Closed(removed, open_count)
+        return Closed(removed, open_count, seen)
 
     return store.change(work)
 

@@ -43,6 +43,8 @@ def status(parts: Parts, incident_id: str, as_json: bool) -> None:
                 "unreachable_reported": counts.unreachable,
                 "held": counts.held,
                 "open": counts.open,
+                "supplements": counts.supplements,
+                "supplements_open": counts.supplements_open,
                 "attempts": [
                     {"channel": each.channel, "provider": each.provider, "state": each.state, "count": each.count}
                     for each in channels
@@ -54,6 +56,10 @@ def status(parts: Parts, incident_id: str, as_json: bool) -> None:
         f"{counts.reached:,} of {counts.people:,} people reached, {counts.unreachable:,} unreachable and reported, "
         f"{counts.held:,} held, {counts.open:,} open"
     )
+    if counts.supplements:
+        click.echo(
+            f"{counts.supplements:,} supplements for people of whom more was found, {counts.supplements_open:,} of them open"
+        )
     print_table(
         [
             {"channel": each.channel, "provider": each.provider, "state": each.state, "attempts": f"{each.count:,}"}

@@ -18,6 +18,7 @@ from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.duties import DutyTables
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.findings import FindingRows, left_out
+from consumers.adapters.case_store.late_people import LatePeopleRows
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
 from consumers.adapters.case_store.releases import ReleaseRows
@@ -230,6 +231,13 @@ class _IncidentRows:
             .mappings()
             .all()
         )
+        events = [PartitionResolved.model_validate_json(row["event"]) for row in rows]
+        counts = [event.people_count for event in events]
+        late = self._connection.execute(
+            sa.select(sa.func.count())
+            .select_from(affected)
+            .where((affected.c.incident_id == incident_id) & (affected.c.revision == revision) & affected.c.late)
+        ).scalar_one()
         persisted = self._connection.execute(
             sa.select(sa.func.count())
             .select_from(affected)
@@ -246,8 +254,10 @@ class _IncidentRows:
             affected_count=sum(row["affected_count"] for row in rows),
             possible_count=sum(row["possible_count"] for row in rows),
             persisted_count=int(persisted),
-            coverage=merged_coverage(PartitionResolved.model_validate_json(row["event"]).coverage for row in rows),
+            coverage=merged_coverage(event.coverage for event in events),
             excluded_count=int(excluded),
+            people_count=None if not counts or None in counts else sum(count or 0 for count in counts),
+            late_count=int(late),
         )
 
     def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
@@ -318,7 +328,7 @@ class _IncidentRows:
         write_positions(self._connection, stage, positions)
 
 
-class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows):
+class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.
