@@ -13,6 +13,7 @@ demo: ## the whole flow on this machine; ARGS='--exit --seed 7' and so on
 test: ## every check and every test, on real servers
 	@.ci/packages
 	@.ci/venv dev
+	@.ci/mlflow
 	@.ci/checks
 
 lint: ## the checks alone
@@ -22,6 +23,7 @@ lint: ## the checks alone
 soak: ## the tests' assertions at length: every kill point, thousands of mutations
 	@.ci/packages
 	@.ci/venv dev
+	@.ci/mlflow
 	@.venv/bin/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak
 
 mysql-check: ## URL=mysql+pymysql://root:...@host/ the store's contract on that MySQL, in databases of its own

@@ -35,6 +35,7 @@ ALLOWED = frozenset(
         # What older distributions write into the free field, letter by letter.
         "BSD",
         "BSD 3-Clause",
+        "3-Clause BSD License",
         "Apache 2.0",
         "Apache License 2.0",
         "Apache License, Version 2.0",

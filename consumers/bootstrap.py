@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
+    from consumers.case.registry import RegistryWatch
+    from consumers.case.rewriting import ScopeRewriter
 
 
 class Stage(Protocol):
@@ -67,6 +69,33 @@ def parts_for(config: Path | None) -> Parts:
     for provide in (_provide_delivery, _provide_case_store, _provide_notices):
         parts.provide_later(partial(provide, parts))
     return parts
+
+
+def _registry_watch(parts: Parts) -> "RegistryWatch":
+    from consumers.adapters.case_store.registry import RegistryTables
+    from consumers.case.registry import RegistryWatch
+
+    settings = parts.get(Settings).registry
+    if settings.kind == "none":
+        raise BadInput('no model registry is set up: registry.kind = "yaml" or "mlflow" in the settings names one')
+    records = RegistryTables(_database(parts))
+    if settings.kind == "yaml" and settings.file is not None:
+        from consumers.adapters.yaml_registry import YamlRegistry
+
+        return RegistryWatch(YamlRegistry(settings.file), records, look_seconds=settings.look_seconds)
+    from consumers.adapters.mlflow_registry import MlflowRegistry
+
+    return RegistryWatch(MlflowRegistry(settings.uri or ""), records, look_seconds=settings.look_seconds)
+
+
+def _scope_rewriter(parts: Parts) -> "ScopeRewriter":
+    from bridge.runtime.sealing import hashed_email_hmac, load_join_key
+    from consumers.case.registry import RegistryWatch
+    from consumers.case.rewriting import ScopeRewriter
+
+    settings = parts.get(Settings)
+    watch = None if settings.registry.kind == "none" else parts.get(RegistryWatch)
+    return ScopeRewriter(watch, None, lambda sha256: hashed_email_hmac(load_join_key(settings.paths.join_key), sha256))
 
 
 def _index_client(parts: Parts) -> "IndexClient":
@@ -119,7 +148,9 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.leak_matcher import IndexMatcher
     from consumers.case.duty_commands import SubmittedFiles
+    from consumers.case.registry import RegistryWatch
     from consumers.case.reproducing import AnswerIndex, FrozenFiles
+    from consumers.case.rewriting import ScopeRewriter
     from consumers.case.scoping import ScopeIndex
     from consumers.case.store import CaseStore
     from consumers.case.verification import LeakMatcher
@@ -141,6 +172,8 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
     parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))
+    parts.provide(RegistryWatch, lambda: _registry_watch(parts))
+    parts.provide(ScopeRewriter, lambda: _scope_rewriter(parts))
     parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
     parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
 
@@ -340,14 +373,24 @@ def _intake(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.alert_mappings import AlertMappings
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.index_client import IndexClient
+    from consumers.case.registry import RegistryWatch
+    from consumers.case.rewriting import ScopeRewriter
     from consumers.case.webhooks import load_secrets
-    from consumers.stages.intake import IntakeStage
+    from consumers.stages.intake import IntakeStage, RegistryLooks
 
     settings = parts.get(Settings)
+    looks = None
+    if settings.registry.kind != "none":
+        lease = HeldLease(
+            _database(parts), "registry", process.holder, process.clock, seconds=settings.registry.look_seconds * 1.5
+        )
+        looks = RegistryLooks(parts.get(RegistryWatch), lease, process.clock, settings.registry.look_seconds)
     return IntakeStage(
         store=SqlCaseStore(_database(parts), process.clock),
         reader=AlertMappings(settings.paths.templates / "alert-mappings", settings.intake.mappings),
         names=_AskedIndex(IndexClient(settings.paths.run)),
+        rewriter=parts.get(ScopeRewriter),
+        looks=looks,
         secrets={source: load_secrets(source, file) for source, file in settings.intake.secrets.items()},
         settings=settings.intake,
         kafka=settings.kafka,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bridge.contracts.scope import Instant, Scope
+from bridge.contracts.scope import Instant, Rewriting, Scope
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Root = Annotated[str, Field(pattern=r"^(customer|order)/[0-9]+$")]
@@ -246,6 +246,8 @@ class IncidentRevised(Event):
     scope_sha256: Sha256 | None
     detected_at: Instant
     exercise: bool = False
+    rewriting: Rewriting | None = None
+    """By which state of registry and lineage the scope was rewritten; None: it was taken as it is."""
 
 
 class Why(BaseModel):
@@ -337,6 +339,8 @@ class PartitionResolved(Event):
     retention: str
     duration_seconds: float
     resolved_at: Instant
+    rewriting: Rewriting | None = None
+    """As the incident said it."""
 
 
 class DeliverNotice(Event):

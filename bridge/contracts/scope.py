@@ -2,7 +2,7 @@
 
 Fields of one scope are joined by AND, the values within a field by OR; `all_of`, `any_of` and `none_of` nest. An empty
 scope without nesting matches every record. The canonical JSON form (sorted keys, sorted values, nothing empty) is what
-people approve; its SHA-256 names the scope in every record.
+people approve; its SHA-256 names the scope in every record. `AskedScope` is the form before the registry was asked.
 """
 
 import hashlib
@@ -128,3 +128,82 @@ class Scope(BaseModel):
 
 _ABOUT_PEOPLE = frozenset({"roots", "email_hmacs", "website_ids", "store_ids", "countries", "everyone"})
 _ABOUT_RECORDS = frozenset(Scope.model_fields) - _ABOUT_PEOPLE - {"all_of", "any_of", "none_of"}
+
+
+def _alias_is_readable(text: str) -> str:
+    model, at, alias = text.rpartition("@")
+    if not alias or (at and not model):
+        raise ValueError(f"{text!r} is no alias; write champion or fraud-scorer@champion")
+    return text
+
+
+ModelAlias = Annotated[str, AfterValidator(_alias_is_readable)]
+"""`champion` (of every model that the scope names), or `fraud-scorer@champion`."""
+EmailSha256 = Annotated[str, AfterValidator(str.lower), Field(pattern=r"^[0-9a-fA-F]{64}$")]
+"""SHA-256 of the trimmed, lower-cased e-mail, in hex."""
+
+
+class AskedScope(Scope):
+    """A scope as people and monitors write it, with words that only the model registry, lineage or the join key can turn
+    into what records hold. It is rewritten once, when the incident opens or is counted; the rewritten `Scope` is what is
+    frozen, hashed and resolved.
+    """
+
+    model_aliases: tuple[ModelAlias, ...] = ()
+    """What the registry's aliases named at `aliases_at`; joined by AND with the other fields."""
+    aliases_at: Instant | None = None
+    """Of when the aliases are meant; None: as they were last seen."""
+    with_descendants: bool = False
+    """Also what was derived from the models, runs or dataset versions that this scope names: by the registry's
+    `tocsin.derived_from`, transitively and across models, and through the outputs of runs."""
+    email_sha256s: tuple[EmailSha256, ...] = ()
+    """One list with `email_hmacs`: addresses as whoever lacks our join key can hash them."""
+    all_of: tuple["AskedScope", ...] = ()
+    any_of: tuple["AskedScope", ...] = ()
+    none_of: tuple["AskedScope", ...] = ()
+
+    @model_validator(mode="after")
+    def _words_have_an_object(self) -> "AskedScope":
+        if self.with_descendants and not any(getattr(self, name) for name in _DERIVES):
+            raise ValueError(f"with_descendants needs one of {', '.join(_DERIVES)} beside it in the same scope")
+        if self.aliases_at is not None and not self.model_aliases:
+            raise ValueError("aliases_at needs model_aliases beside it in the same scope")
+        asked = [name for name in ("model_aliases", "with_descendants") if self._somewhere(name)]
+        if self.everyone and asked:
+            raise ValueError(f"everyone cannot be joined with {', '.join(asked)}: these ask for records")
+        return self
+
+
+_DERIVES = ("model_ids", "model_versions", "version_ranges", "model_aliases", "run_ids", "dataset_versions")
+
+
+class Rewriting(BaseModel):
+    """By which knowledge a scope was rewritten. Holds names of models, runs and datasets, never of people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: dict[str, Any]
+    """The scope before it was rewritten, canonical, addresses as keyed hashes."""
+    registry: str | None = None
+    """Which adapter's registry; None: none is set up, or it was not needed."""
+    registry_revision: int | None = None
+    """Counts the changes that were seen of the registry."""
+    registry_changed_at: Instant | None = None
+    registry_seen_at: Instant | None = None
+    """When it was last seen in this state; None: never."""
+    registry_fault: str | None = None
+    """Why it could not be seen since; the last known state was used."""
+    aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Versions by `model@alias`. Several where it changed between two looks: each of them is meant."""
+    descendants: tuple[str, ...] = ()
+    """`model@version` of what was found to be derived."""
+    cycles: tuple[tuple[str, ...], ...] = ()
+    """Versions that are derived from themselves, as the registry says; each is counted once."""
+    unlisted: tuple[str, ...] = ()
+    """Versions (or models) that the registry does not list: what is derived from them is not known."""
+    run_count: int = 0
+    """Runs that lineage added."""
+    datasets: tuple[str, ...] = ()
+    """Dataset versions that lineage added or that led to runs."""
+    unknown: tuple[str, ...] = ()
+    """What could not be known, in words."""

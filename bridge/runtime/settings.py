@@ -181,6 +181,28 @@ class Intake(Section):
     tolerance_seconds: int = Field(default=300, ge=1)
 
 
+class Registry(Section):
+    kind: Literal["none", "yaml", "mlflow"] = Field(
+        default="none", description="the model registry: none, a YAML file, or MLflow (pip install tocsin[mlflow])"
+    )
+    file: Path | None = Field(default=None, description="for kind = yaml; tocsin registry --help shows its form")
+    uri: str | None = Field(
+        default=None,
+        description="for kind = mlflow: the server's address; credentials by environment: MLFLOW_TRACKING_USERNAME, ...",
+    )
+    look_seconds: float = Field(
+        default=60, ge=1, description="how often intake looks: what an alias named in between is not known"
+    )
+
+    @model_validator(mode="after")
+    def _kind_is_complete(self) -> "Registry":
+        if self.kind == "mlflow" and not self.uri:
+            raise ValueError('registry.kind = "mlflow" needs registry.uri, the address of its server')
+        if self.kind == "yaml" and self.file is None:
+            raise ValueError('registry.kind = "yaml" needs registry.file')
+        return self
+
+
 class Approvals(Section):
     mode: Literal["two_approvers", "four_eyes"] = "two_approvers"
     late_cap: int = Field(default=100, ge=0, description="late additions that an approval covers by default")
@@ -297,6 +319,7 @@ class Settings(BaseSettings):
     paths: Paths = Field(default_factory=Paths)
     relay: Relay = Field(default_factory=Relay)
     intake: Intake = Field(default_factory=Intake)
+    registry: Registry = Field(default_factory=Registry)
     approvals: Approvals = Field(default_factory=Approvals)
     delivery: Delivery = Field(default_factory=Delivery)
     evidence: Evidence = Field(default_factory=Evidence)
@@ -393,6 +416,8 @@ def _anchored(settings: Settings, root: Path) -> Settings:
         "intake": settings.intake.model_copy(update={"secrets": secrets}),
         "kafka": settings.kafka.model_copy(update={name: root / file for name, file in files.items() if file}),
     }
+    if settings.registry.file is not None:
+        update["registry"] = settings.registry.model_copy(update={"file": root / settings.registry.file})
     for section in ("case_store", "store"):
         url = getattr(settings, section).url.get_secret_value()
         if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):

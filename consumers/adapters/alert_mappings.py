@@ -20,7 +20,7 @@ from jmespath.parser import ParsedResult
 
 from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import AlertReceived
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope
 from consumers.case.alerts import ReadAlert, Unreadable
 
 DEFAULT = "generic"
@@ -101,7 +101,7 @@ def load_mapping(path: Path) -> CompiledMapping:
     _refuse_unknown(path, "fields.", fields, _FIELDS)
     scope = document.get("scope")
     if isinstance(scope, dict):
-        _refuse_unknown(path, "scope.", scope, tuple(Scope.model_fields))
+        _refuse_unknown(path, "scope.", scope, (*AskedScope.model_fields, "emails"))
         compiled: ParsedResult | dict[str, ParsedResult] = {
             name: _compiled(path, f"scope.{name}", text) for name, text in scope.items()
         }

@@ -5,8 +5,10 @@ unknown, which known ones are near, and what to type. Not here: mappings (an ada
 opening the incident (`intake_rules`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -15,7 +17,8 @@ from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import AlertReceived
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope, Rewriting, Scope
+from consumers.case.rewriting import ScopeRewriter
 
 _AHEAD = timedelta(minutes=5)
 """How far a monitor's clock may be ahead before a window counts as lying in the future."""
@@ -51,6 +54,14 @@ class Known:
     attributes: frozenset[str]
     complete: bool = True
 
+    def joined(self, models: Mapping[str, frozenset[str]]) -> "Known":
+        """Return these names and those of the model registry, which may know versions that wrote nothing themselves."""
+        versions = {
+            model_id: self.versions_by_model.get(model_id, frozenset()) | models.get(model_id, frozenset())
+            for model_id in {*self.versions_by_model, *models}
+        }
+        return replace(self, versions_by_model=versions)
+
 
 class KnownNames(Protocol):
     """Where known names come from: the index."""
@@ -68,6 +79,8 @@ class JudgedScope:
     faults: tuple[ScopeFault, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
     unchecked: bool = False
+    rewriting: Rewriting | None = None
+    """How the scope came about, where it was asked for in other words."""
 
     def unresolved(self) -> dict[str, Any] | None:
         """Return what the incident keeps as `scope_unresolved`; None when everything was understood."""
@@ -81,32 +94,88 @@ class JudgedScope:
         }
 
 
-def judge_scope(given: Mapping[str, Any], known: Known | None, arrived_at: datetime) -> JudgedScope:
+_NOTHING_KNOWN = ScopeRewriter()
+
+
+def judge_scope(
+    given: Mapping[str, Any], known: Known | None, arrived_at: datetime, rewriter: ScopeRewriter = _NOTHING_KNOWN
+) -> JudgedScope:
     """Return the scope in `given` if every name in it is known and its windows make sense; else what is wrong.
 
     `known` None: the index did not answer, so the scope is taken as given and marked unchecked. A scope that restricts
-    nothing is not taken to mean everything.
+    nothing is not taken to mean everything. Aliases, descendants and addresses are rewritten by what `rewriter` knows; what
+    it cannot know of descendants stops nothing and is noted, an alias that leads nowhere is a fault.
     """
     if not given:
         return JudgedScope(None, (ScopeFault("scope", "", "the alert names none"),))
+    given, address_faults = without_addresses(given, rewriter.keyed)
+    if address_faults:
+        return JudgedScope(None, tuple(address_faults), given)
     try:
-        scope = Scope.model_validate(listed(given))
+        asked = AskedScope.model_validate(listed(given))
     except ValidationError as error:
         return JudgedScope(None, tuple(faults_of(error, given)), given)
-    if not scope.canonical():
+    if not asked.canonical():
         return JudgedScope(None, (ScopeFault("scope", "", "it restricts nothing"),), given)
-    faults = list(_window_faults(scope, arrived_at))
+    faults = list(_window_faults(asked, arrived_at))
+    done = rewriter.rewrite(asked)
+    faults += [
+        ScopeFault("model_aliases", each.value, each.why, rewriter.aliases_near(each.value)) for each in done.faults
+    ]
     unchecked = known is None or not known.versions_by_model
     if known is not None and not unchecked:
-        unknown = list(unknown_names(scope, known))
+        unknown = list(unknown_names(asked, known.joined(rewriter.models())))
         if known.complete:
             faults += unknown
         elif unknown:
             # a partition that did not answer may well hold the name
             unchecked = True
-    if faults:
+    if faults or done.scope is None:
         return JudgedScope(None, tuple(faults), given)
-    return JudgedScope(scope, given=given, unchecked=unchecked)
+    return JudgedScope(done.scope, given=given, unchecked=unchecked, rewriting=done.rewriting)
+
+
+def without_addresses(
+    given: Mapping[str, Any], keyed: Callable[[str], str]
+) -> tuple[dict[str, Any], Sequence[ScopeFault]]:
+    """Return `given` with `emails` and `email_sha256s`, at any depth, as `email_hmacs`, and what is wrong with them.
+
+    After it no address is left that could be kept or shown; faults name none either.
+    """
+    result: dict[str, Any] = {}
+    hmacs: list[Any] = []
+    faults: list[ScopeFault] = []
+    for name, value in given.items():
+        if name in _NESTED and isinstance(value, list):
+            parts = [without_addresses(part, keyed) if isinstance(part, Mapping) else (part, ()) for part in value]
+            result[name] = [part for part, _ in parts]
+            faults += [fault for _, each in parts for fault in each]
+        elif name in ("emails", "email_sha256s"):
+            for item in value if isinstance(value, list) else [value]:
+                sha256 = _hashed(item)
+                if sha256 is None:
+                    faults.append(
+                        ScopeFault(name, "", "it holds an entry that is neither an address nor a SHA-256 in hex")
+                    )
+                    continue
+                try:
+                    hmacs.append(keyed(sha256))
+                except BadInput as error:
+                    faults.append(ScopeFault(name, "", str(error)))
+        else:
+            result[name] = value
+    if hmacs:
+        before = result.get("email_hmacs") or []
+        result["email_hmacs"] = [*(before if isinstance(before, list) else [before]), *hmacs]
+    return result, list(dict.fromkeys(faults))
+
+
+def _hashed(item: Any) -> str | None:
+    if isinstance(item, str) and re.fullmatch(r"[^@\s]+@[^@\s]+", item.strip()):
+        return hashlib.sha256(item.strip().lower().encode()).hexdigest()
+    if isinstance(item, str) and re.fullmatch(r"[0-9a-fA-F]{64}", item.strip()):
+        return item.strip().lower()
+    return None
 
 
 def listed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +184,7 @@ def listed(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if value is None:
             continue
-        if name in ("all_of", "any_of", "none_of") and isinstance(value, list):
+        if name in _NESTED and isinstance(value, list):
             result[name] = [listed(part) if isinstance(part, Mapping) else part for part in value]
         elif name in _LISTS and not isinstance(value, list):
             result[name] = [value]
@@ -127,9 +196,10 @@ def listed(given: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-_WINDOWS = ("generated_from", "generated_to", "exposed_from", "exposed_to")
+_NESTED = ("all_of", "any_of", "none_of")
+_WINDOWS = ("generated_from", "generated_to", "exposed_from", "exposed_to", "aliases_at")
 _NUMBERS = ("website_ids", "store_ids")
-_LISTS = frozenset(Scope.model_fields) - frozenset(_WINDOWS) - {"all_of", "any_of", "none_of", "everyone"}
+_LISTS = frozenset(AskedScope.model_fields) - {*_WINDOWS, *_NESTED, "everyone", "with_descendants"}
 _TEXTS = _LISTS - frozenset(_NUMBERS)
 
 
@@ -139,7 +209,7 @@ def faults_of(error: ValidationError, given: Mapping[str, Any]) -> Iterable[Scop
         place = ".".join(str(part) for part in item["loc"]) or "scope"
         top = str(item["loc"][0]) if item["loc"] else "scope"
         if item["type"] == "extra_forbidden":
-            close = tuple(get_close_matches(str(item["loc"][-1]), list(Scope.model_fields), n=3))
+            close = tuple(get_close_matches(str(item["loc"][-1]), list(AskedScope.model_fields), n=3))
             yield ScopeFault(place, str(item["loc"][-1])[:200], "a scope has no such field", close)
         else:
             value = given.get(top, "") if len(item["loc"]) == 1 else item.get("input", "")
@@ -180,6 +250,6 @@ def unknown_names(scope: Scope, known: Known) -> Iterable[ScopeFault]:
 def _what_to_set(faults: Sequence[ScopeFault]) -> str:
     settings = []
     for each in faults:
-        if each.field in Scope.model_fields:
+        if each.field in AskedScope.model_fields:
             settings.append(f"--set {each.field}={each.nearest[0] if each.nearest else 'VALUE'}")
     return " ".join(dict.fromkeys(settings)) or "--scope FILE"

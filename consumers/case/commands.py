@@ -20,7 +20,7 @@ from bridge.contracts.envelope import seal_bytes
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import AlertReceived, json_schema
 from bridge.contracts.partitioner import partition_of
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope, Rewriting
 from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Publisher
@@ -40,6 +40,7 @@ from consumers.case.prompts import as_json_option as _as_json
 from consumers.case.prompts import assignments, authenticated, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
+from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
 from consumers.case.sheet_commands import seen_sheet, sheet
 from consumers.case.standing import late_lines
@@ -126,6 +127,10 @@ def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[s
         + (json.dumps(record.scope, sort_keys=True) if record.scope is not None else "unresolved"),
         f"people:       {seen.people}",
     ]
+    if record.scope_rewriting is not None:
+        rewriting = Rewriting.model_validate(record.scope_rewriting)
+        lines.insert(4, f"asked for:    {json.dumps(rewriting.asked, sort_keys=True)}")
+        lines[5:5] = [f"rewritten:    {each}" for each in rewriting_in_words(rewriting)]
     if record.state not in ("dismissed", "closed"):
         lines += verification_lines(verification_clock(record, seen.history, policy), policy, now)
     lines += [_tested(each, now) for each in seen.match_tests[:1]]
@@ -274,12 +279,13 @@ def rescope(
         proposal_id=proposal_id,
         as_given=as_given,
         reason=reason,
+        rewriter=parts.get(ScopeRewriter),
     )
     voided = f"; void now: {', '.join(done.voided)}" if done.voided else ""
     _say_next(parts, incident_id, f"{incident_id}: revision {done.incident.revision} is being resolved{voided}")
 
 
-def _read_scope(path: Path) -> Scope:
+def _read_scope(path: Path) -> AskedScope:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -308,15 +314,15 @@ def preview(
 ) -> None:
     """Count whom SCOPE (a JSON or YAML file, "-" is standard input) concerns, without opening anything."""
     if schema:
-        print_json(Scope.model_json_schema())
+        print_json(AskedScope.model_json_schema())
         return
     authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
     if scope_file is None and not (customers or records or emails):
         raise BadInput("name a SCOPE file, - for standard input, or one of --customers, --records, --emails")
     try:
-        scope = Scope() if scope_file is None else parse_scope(scope_file.read(), scope_file.name)
-        scope = narrowed(
-            scope,
+        asked = AskedScope() if scope_file is None else parse_scope(scope_file.read(), scope_file.name)
+        asked = narrowed(
+            asked,
             customers=customers or (),
             records=records or (),
             addresses=emails or (),
@@ -325,14 +331,21 @@ def preview(
     except UnicodeDecodeError as error:
         raise BadInput(f"a file is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
     index = parts.get(ScopeIndex)
-    refuse_unknown(scope, index.known_names())
+    rewriter = parts.get(ScopeRewriter)
+    refuse_unknown(asked, index.known_names().joined(rewriter.models()))
+    done = rewriter.rewritten(asked)
+    scope = done.scope
+    assert scope is not None
     found = index.preview(scope)
     everybody = matches_everybody(scope, found.affected_count, found.people_count)
     if as_json:
-        print_json({"scope": scope.canonical(), "scope_sha256": scope.sha256(), **found.model_dump(mode="json"),
-                    "matches_everybody": everybody})  # fmt: skip
+        rewriting = None if done.rewriting is None else done.rewriting.model_dump(mode="json")
+        print_json({"scope": scope.canonical(), "scope_sha256": scope.sha256(), "rewriting": rewriting,
+                    **found.model_dump(mode="json"), "matches_everybody": everybody})  # fmt: skip
         return
     click.echo(f"{preview_in_words(found, scope)}. Scope {scope.sha256()[:16]}, nothing is opened.")
+    for line in [] if done.rewriting is None else rewriting_in_words(done.rewriting):
+        click.echo(f"rewritten:    {line}")
     if everybody:
         known = "" if found.people_count is None else f" of {found.people_count:,} known"
         click.echo(f"warning: this scope is about everybody, or nearly: {found.affected_count:,} accounts and orders{known}. "

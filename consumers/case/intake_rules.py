@@ -14,9 +14,11 @@ from datetime import datetime
 from typing import Any
 
 from bridge.contracts.events import AlertReceived, IncidentRevised
+from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.alerts import JudgedScope, ReadAlert
 from consumers.case.events import case_event, written
-from consumers.case.store import AlertRecord, CaseWork, IncidentRecord, PageRecord, ProposalRecord
+from consumers.case.rewriting import ScopeRewriter
+from consumers.case.store import AlertRecord, CaseStore, CaseWork, IncidentRecord, PageRecord, ProposalRecord
 
 ENDED = ("dismissed", "closed")
 UNREADABLE_TITLE = "unreadable alert"
@@ -127,6 +129,7 @@ def _open(
         # nobody detects a leak in the future: a monitor whose clock is ahead must not shorten the conservative clock
         detected_at=min(alert.detected_at, arrival.arrived_at),
         opened_at=arrival.arrived_at,
+        scope_rewriting=None if judged.rewriting is None else judged.rewriting.model_dump(mode="json"),
     )
     work.add_incident(incident)
     work.publish_case_event(
@@ -172,6 +175,7 @@ def announce(work: CaseWork, incident: IncidentRecord) -> None:
                 "scope_sha256": incident.scope_sha256,
                 "detected_at": incident.detected_at,
                 "exercise": incident.exercise,
+                "rewriting": incident.scope_rewriting,
             }
         )
     )
@@ -200,24 +204,61 @@ def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judge
         return
     if judged.scope.sha256() == latest.scope_sha256:
         return
-    proposal_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{latest.incident_id}/{judged.scope.sha256()}").hex
-    proposal = ProposalRecord(proposal_id, latest.incident_id, judged.scope.canonical(), arrival.arrived_at)
-    if work.add_proposal(proposal):
-        work.publish_case_event(
-            _fact_of_tocsin(
-                "incident.scope_proposed",
-                latest,
-                arrival.arrived_at,
-                {"proposal_id": proposal_id, "alert_sha256": alert_sha256},
-            )
-        )
-        _page(
-            work, latest, "scope_proposed", arrival.arrived_at, mark=proposal_id,
-            next_command=f"tocsin incident rescope {latest.incident_id} --proposal {proposal_id} --reason TEXT", facts={},
-        )  # fmt: skip
+    # as it was asked: whoever accepts it has it rewritten by what is known then
+    asked = judged.scope.canonical() if judged.rewriting is None else judged.rewriting.asked
+    _propose(work, latest, judged.scope, asked, arrival.arrived_at, alert_sha256)
 
 
-def _fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Mapping[str, str]) -> Any:
+def _propose(
+    work: CaseWork,
+    incident: IncidentRecord,
+    scope: Scope,
+    asked: Mapping[str, Any],
+    at: datetime,
+    alert_sha256: str | None,
+) -> bool:
+    proposal_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/{scope.sha256()}").hex
+    if not work.add_proposal(ProposalRecord(proposal_id, incident.incident_id, asked, at)):
+        return False
+    body = {"proposal_id": proposal_id, "alert_sha256": alert_sha256}
+    work.publish_case_event(_fact_of_tocsin("incident.scope_proposed", incident, at, body))
+    _page(
+        work, incident, "scope_proposed", at, mark=proposal_id,
+        next_command=f"tocsin incident rescope {incident.incident_id} --proposal {proposal_id} --reason TEXT",
+        facts={} if alert_sha256 is not None else {"because": "the registry or lineage knows more than when it was rewritten"},
+    )  # fmt: skip
+    return True
+
+
+def review_scopes(store: CaseStore, rewriter: ScopeRewriter, at: datetime) -> Sequence[str]:
+    """Propose another scope for each open incident whose words mean more, or less, by what is known now; return their ids.
+
+    What leaked does not change by itself: a person accepts, and the incident is resolved anew. Raises Unreachable.
+    """
+    moved: dict[str, Scope] = {}
+    asked_of: dict[str, dict[str, Any]] = {}
+    for incident in store.look(lambda case: case.incidents()):
+        if incident.scope_rewriting is None or incident.state in ENDED:
+            continue
+        asked = Rewriting.model_validate(incident.scope_rewriting).asked
+        scope = rewriter.rewrite(AskedScope.model_validate(asked)).scope
+        if scope is not None and scope.sha256() != incident.scope_sha256:
+            moved[incident.incident_id], asked_of[incident.incident_id] = scope, asked
+
+    def work(case: CaseWork) -> list[str]:
+        proposed = []
+        for incident_id, scope in moved.items():
+            incident = case.incident(incident_id)
+            if incident is None or incident.state in ENDED or incident.scope_sha256 == scope.sha256():
+                continue
+            if _propose(case, incident, scope, asked_of[incident_id], at, None):
+                proposed.append(incident_id)
+        return proposed
+
+    return store.change(work) if moved else ()
+
+
+def _fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Mapping[str, str | None]) -> Any:
     return case_event(
         kind, incident_id=incident.incident_id, actor=None, role=None, at=at, body=body, exercise=incident.exercise
     )

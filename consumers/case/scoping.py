@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.queries import Preview
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope, Scope
 from consumers.case.alerts import Known, faults_of, listed, unknown_names
 from consumers.domain.coverage import is_complete
 
@@ -27,7 +27,7 @@ class ScopeIndex(Protocol):
     def preview(self, scope: Scope) -> Preview: ...
 
 
-def parse_scope(text: str, source: str) -> Scope:
+def parse_scope(text: str, source: str) -> AskedScope:
     """Return the scope in a JSON or YAML text. Raises BadInput that names the field, as `source: field: problem`."""
     try:
         document = yaml.safe_load(text)
@@ -36,7 +36,7 @@ def parse_scope(text: str, source: str) -> Scope:
     if not isinstance(document, Mapping):
         raise BadInput(f"{source}: holds no scope; write its fields, as `tocsin incident preview --schema` prints them")
     try:
-        return Scope.model_validate(listed(document))
+        return AskedScope.model_validate(listed(document))
     except ValidationError as error:
         faults = [
             f"{each.field}: {each.why}" + (f" (near: {', '.join(each.nearest)})" if each.nearest else "")
@@ -46,13 +46,13 @@ def parse_scope(text: str, source: str) -> Scope:
 
 
 def narrowed(
-    scope: Scope,
+    scope: AskedScope,
     *,
     customers: Iterable[str] = (),
     records: Iterable[str] = (),
     addresses: Iterable[str] = (),
     keyed: Callable[[str], str],
-) -> Scope:
+) -> AskedScope:
     """Return `scope` narrowed to the lists that are given, one entry a line, blank lines and `#` comments left out.
 
     Customers are ids or roots (`42`, `customer/42`, `order/7`); addresses are e-mails or their SHA-256 in hex, and
@@ -70,8 +70,8 @@ def narrowed(
     if scope.everyone:
         # everyone is said once, of the whole
         own = scope.model_copy(update={"everyone": False})
-        return Scope(everyone=True, all_of=(own,) if own.canonical() else (), **fields)
-    return Scope(all_of=(scope,) if scope.canonical() else (), **fields)
+        return AskedScope(everyone=True, all_of=(own,) if own.canonical() else (), **fields)
+    return AskedScope(all_of=(scope,) if scope.canonical() else (), **fields)
 
 
 def _lines(lines: Iterable[str]) -> Iterable[tuple[int, str]]:

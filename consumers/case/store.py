@@ -45,6 +45,8 @@ class IncidentRecord:
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     epoch: int = 1
+    scope_rewriting: Mapping[str, Any] | None = None
+    """The scope as it was asked for and by which registry state it was rewritten; None: it was taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)

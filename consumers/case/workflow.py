@@ -14,13 +14,14 @@ from enum import StrEnum
 from typing import Any
 
 from bridge.contracts.errors import BadInput, Refused, nearest
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.alerts import listed
 from consumers.case.events import Body, written
 from consumers.case.findings import finding
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
+from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
 from consumers.domain.approvals import Mode
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
@@ -128,21 +129,26 @@ class Rescoped:
     voided: Sequence[str]
 
 
+_NOTHING_KNOWN = ScopeRewriter()
+
+
 def rescope(
     store: CaseStore,
     incident_id: str,
     actor: Actor,
     now: datetime,
     *,
-    scope: Scope | None = None,
+    scope: AskedScope | None = None,
     settings: Mapping[str, Sequence[str]] | None = None,
     proposal_id: str | None = None,
     as_given: bool = False,
     reason: str | None,
+    rewriter: ScopeRewriter = _NOTHING_KNOWN,
 ) -> Rescoped:
     """Give an incident another scope: a new revision that the index resolves anew.
 
-    The scope is `scope`, an accepted proposal, or the one in force (or as the alert gave it) with `settings` changed.
+    The scope is `scope`, an accepted proposal, or the one in force (or as the alert gave it) with `settings` changed; it is
+    rewritten by what `rewriter` knows now. Raises Refused for an alias that leads nowhere.
     Releases of the old revision are void and the epoch rises, so that commands still on the belt mail nobody.
     """
     role = actor.acting_for(Act.RESCOPE)
@@ -150,9 +156,12 @@ def rescope(
 
     def work(case: CaseWork) -> Rescoped:
         incident = still_open(case, incident_id)
-        new = (
+        asked = (
             scope if scope is not None else _scope_from(case, incident, settings or {}, proposal_id, as_given=as_given)
         )
+        done = rewriter.rewritten(asked)
+        new, rewriting = done.scope, None if done.rewriting is None else done.rewriting.model_dump(mode="json")
+        assert new is not None
         if not new.canonical():
             raise BadInput(
                 "a scope that restricts nothing would reach every customer; name at least one model or field"
@@ -168,6 +177,7 @@ def rescope(
             scope=new.canonical(),
             scope_sha256=new.sha256(),
             scope_unresolved=None,
+            scope_rewriting=rewriting,
             epoch=incident.epoch + 1,
         )
         case.update_incident(
@@ -177,6 +187,7 @@ def rescope(
                 "scope": revised.scope,
                 "scope_sha256": revised.scope_sha256,
                 "scope_unresolved": None,
+                "scope_rewriting": rewriting,
                 "epoch": revised.epoch,
             },
         )
@@ -207,25 +218,30 @@ def _scope_from(
     proposal_id: str | None,
     *,
     as_given: bool,
-) -> Scope:
+) -> AskedScope:
     if proposal_id is not None:
         waiting = [each for each in case.proposals(incident.incident_id) if each.decided_at is None]
         chosen = next((each for each in waiting if each.proposal_id == proposal_id), None)
         if chosen is None:
             known = [each.proposal_id for each in waiting]
             raise BadInput(f"{incident.incident_id} has no open proposal {proposal_id}{nearest(proposal_id, known)}")
-        return Scope.model_validate(chosen.scope)
+        return AskedScope.model_validate(chosen.scope)
     if not settings and not as_given:
         raise BadInput("say the new scope: --proposal ID, --scope FILE, --set field=value, or --as-given")
-    basis = dict(incident.scope or (incident.scope_unresolved or {}).get("as_given", {}))
+    basis = dict(
+        (incident.scope_rewriting or {}).get("asked")
+        or incident.scope
+        or (incident.scope_unresolved or {}).get("as_given", {})
+    )
     for name, values in settings.items():
-        if name not in Scope.model_fields:
-            raise BadInput(f"--set {name}: a scope has no such field{nearest(name, Scope.model_fields)}")
-        basis[name] = values[-1] if name.endswith(("_from", "_to")) else list(values)
+        if name not in AskedScope.model_fields:
+            raise BadInput(f"--set {name}: a scope has no such field{nearest(name, AskedScope.model_fields)}")
+        single = name.endswith(("_from", "_to", "_at")) or name in ("everyone", "with_descendants")
+        basis[name] = values[-1] if single else list(values)
         if basis[name] in ("", [""]):
             del basis[name]
     try:
-        return Scope.model_validate(listed(basis))
+        return AskedScope.model_validate(listed(basis))
     except ValueError as error:
         first = str(error).splitlines()
         raise BadInput(f"the scope is not valid: {' '.join(line.strip() for line in first[1:3])}") from None

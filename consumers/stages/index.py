@@ -808,6 +808,7 @@ class IndexStage:
             "retention": f"records, until {self._settings.index.retention_days} d after their deletion",
             "duration_seconds": round(time.monotonic() - started, 6),
             "resolved_at": self._clock.now().isoformat(),
+            "rewriting": None if incident.rewriting is None else incident.rewriting.model_dump(mode="json"),
         }
         return file.freeze(header)
 

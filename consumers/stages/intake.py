@@ -20,6 +20,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,9 +41,11 @@ from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
 from bridge.runtime.telemetry import Health, counter
 from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
-from consumers.case.intake_rules import Arrival, Taken, take
+from consumers.case.intake_rules import Arrival, Taken, review_scopes, take
+from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import CaseStore, CaseWork, Positions
 from consumers.case.webhooks import BadSignature, Secrets
+from consumers.domain.registry import RegistryMemory
 
 log = structlog.get_logger()
 
@@ -60,6 +63,14 @@ ALERTS = counter(
         "way": ["http", "topic"],
         "outcome": ["opened", "repeated", "unreadable", "bad_signature", "replayed", "unknown_source", "too_large"],
     },
+)
+
+
+REGISTRY_LOOKS = counter(
+    "tocsin_registry_looks_total",
+    "looks at the model registry",
+    question="do we still see the model registry, or is what we know of it getting old?",
+    labels={"outcome": ["answered", "failed"]},
 )
 
 
@@ -82,10 +93,13 @@ class Replayed(Exception):
 class Reception:
     """Takes one verified message into the case store, whichever way it came."""
 
-    def __init__(self, store: CaseStore, reader: AlertReader, names: KnownNames) -> None:
+    def __init__(
+        self, store: CaseStore, reader: AlertReader, names: KnownNames, rewriter: ScopeRewriter | None = None
+    ) -> None:
         self._store = store
         self._reader = reader
         self._names = names
+        self._rewriter = rewriter or ScopeRewriter()
 
     def read(
         self, source: str, body: bytes, headers: Mapping[str, str], arrived_at: datetime
@@ -97,7 +111,7 @@ class Reception:
             log.warning("unreadable alert", source=source, reason=str(error))
             return ()
         known = self._known_names()
-        return [(alert, judge_scope(alert.given, known, arrived_at)) for alert in alerts]
+        return [(alert, judge_scope(alert.given, known, arrived_at, self._rewriter)) for alert in alerts]
 
     def _known_names(self) -> Known | None:
         try:
@@ -129,6 +143,12 @@ class Reception:
         for each in result:
             log.info("alert taken", incident=each.incident_id, opened=each.opened, signed=arrival.signed)
         return result
+
+    def review_scopes(self, now: datetime) -> None:
+        """Propose another scope for open incidents whose words mean something else by what is known now."""
+        proposed = review_scopes(self._store, self._rewriter, now)
+        if proposed:
+            log.info("registry or lineage know more; another scope is proposed", incidents=proposed)
 
     def skip(self, positions: Positions) -> None:
         """Move the position past a message that left nothing here."""
@@ -393,6 +413,56 @@ def _source_of(key: bytes | None) -> str:
     return f"unknown-{hashlib.sha256(key or b'').hexdigest()[:12]}"
 
 
+class Registry(Protocol):
+    """The model registry, watched."""
+
+    def look(self, now: datetime) -> RegistryMemory: ...
+
+
+class Lease(Protocol):
+    """Of several intakes one looks."""
+
+    def take(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+class RegistryLooks:
+    """Looks at the model registry now and then, in a thread of its own: alerts do not wait for a registry that hangs."""
+
+    def __init__(self, registry: Registry, lease: Lease, clock: Clock, look_seconds: float) -> None:
+        self._registry = registry
+        self._lease = lease
+        self._clock = clock
+        self._look_seconds = look_seconds
+
+    def run(self, stop: threading.Event, on_change: Callable[[datetime], None]) -> None:
+        """Look until `stop`; call `on_change` after each look that found something changed, and after the first."""
+        fault: str | None = None
+        revision: int | None = None
+        while not stop.is_set():
+            try:
+                if self._lease.take():
+                    memory = self._registry.look(self._clock.now())
+                    (REGISTRY_LOOKS.labels("failed") if memory.fault else REGISTRY_LOOKS.labels("answered")).inc()
+                    if memory.fault and memory.fault != fault:
+                        log.warning(
+                            "the model registry cannot be read; its last known state is used", reason=memory.fault
+                        )
+                    elif memory.revision != revision:
+                        log.info("the model registry was read", revision=memory.revision)
+                    if memory.revision != revision:
+                        on_change(self._clock.now())
+                    fault, revision = memory.fault, memory.revision
+            except Unreachable as error:
+                log.warning("the model registry is not looked at", reason=str(error))
+            except Exception:
+                # whatever a registry answers, alerts go on being taken
+                log.exception("a look at the model registry failed")
+            stop.wait(self._look_seconds)
+        with suppress(Unreachable):
+            self._lease.release()
+
+
 class IntakeStage:
     """Both ways in, until told to stop."""
 
@@ -409,11 +479,14 @@ class IntakeStage:
         clock: Clock,
         dead_letters: Callable[[], DeadLetters],
         health: Health,
+        rewriter: ScopeRewriter | None = None,
+        looks: RegistryLooks | None = None,
     ) -> None:
         unknown = sorted(set(settings.mappings) - set(secrets))
         if unknown and settings.trusted_topic_acl is None:
             raise BadInput(f"intake.mappings.{unknown[0]}: intake.secrets has no such source; give it a secret file")
-        self._reception = Reception(store, reader, names)
+        self._reception = Reception(store, reader, names, rewriter)
+        self._looks = looks
         self._secrets = secrets
         self._settings = settings
         self._kafka = kafka
@@ -426,6 +499,12 @@ class IntakeStage:
         """Serve HTTP and read the topic until `stop`; then settle what is in flight. Raises what the topic's side does."""
         http = HttpIntake(self._reception, self._secrets, self._settings, self._clock, self._run_file)
         topic = TopicIntake(self._reception, self._secrets, self._settings, self._clock, self._dead_letters())
+        looking = None
+        if self._looks is not None:
+            looking = threading.Thread(
+                target=self._looks.run, args=(stop, self._reception.review_scopes), name="registry", daemon=True
+            )
+            looking.start()
         http.start()
         self._health.ready()
         log.info("intake listens", address=http.address, sources=sorted(self._secrets))
@@ -433,3 +512,5 @@ class IntakeStage:
             topic.run(self._kafka, stop, self._health)
         finally:
             http.stop()
+            if looking is not None:
+                looking.join(5)

@@ -72,6 +72,7 @@ incident = sa.Table(
     sa.Column("scope", sa.JSON, comment="null while unresolved"),
     sa.Column("scope_sha256", _id(64)),
     sa.Column("scope_unresolved", sa.JSON, comment="what was not understood and the nearest known names"),
+    sa.Column("scope_rewriting", sa.JSON, comment="the scope as asked and by which registry state it was rewritten"),
     sa.Column("unsigned_source", sa.Boolean, nullable=False),
     sa.Column("exercise", sa.Boolean, nullable=False),
     sa.Column("repeat_count", sa.Integer, nullable=False),
@@ -581,6 +582,79 @@ act = sa.Table(
     sa.Column("reason", sa.Text, comment="free text stays here; its leaf holds a salted hash"),
     sa.Column("reason_salt", _id(32)),
     sa.Column("occurred_at", Instant, nullable=False),
+)
+
+registry_state = sa.Table(
+    "registry_state",
+    metadata,
+    sa.Column("registry", _id(32), primary_key=True, comment="which adapter's"),
+    sa.Column("revision", sa.Integer, nullable=False, comment="counts the looks that found something changed"),
+    sa.Column("changed_at", Instant),
+    sa.Column("looked_at", Instant, comment="the last look that was answered"),
+    sa.Column("fault", sa.Text, comment="why looks since then were not"),
+)
+
+registry_version = sa.Table(
+    "registry_version",
+    metadata,
+    sa.Column("registry", _id(32), primary_key=True),
+    sa.Column("name_sha256", _id(64), primary_key=True, comment="of model and version: no collation makes two one"),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("parents", sa.JSON, nullable=False, comment="[model, version or null] each"),
+    sa.Column("created_at", Instant, comment="as the registry says"),
+    sa.Column("fault", sa.Text, comment="why its parents could not be read"),
+    sa.Column("gone", sa.Boolean, nullable=False, comment="the registry has it no longer"),
+)
+
+registry_alias = sa.Table(
+    "registry_alias",
+    metadata,
+    sa.Column("registry_alias_id", BigAutoId, primary_key=True, autoincrement=True),
+    sa.Column("registry", _id(32), nullable=False, index=True),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("alias", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, comment="null: it named none"),
+    sa.Column("after", Instant, comment="the look before, at which it was not so yet"),
+    sa.Column("seen_from", Instant, nullable=False),
+    sa.Column("ended_at", Instant, comment="first instant at which it was not so, or of which nothing is known"),
+    sa.Column("stated", sa.Boolean, nullable=False, comment="the registry itself says since when"),
+)
+
+registry_watch = sa.Table(
+    "registry_watch",
+    metadata,
+    sa.Column("registry", _id(32), primary_key=True),
+    sa.Column("watched_from", Instant, primary_key=True),
+    sa.Column("watched_until", Instant, nullable=False, comment="of the time between, aliases are known"),
+)
+
+lineage_run = sa.Table(
+    "lineage_run",
+    metadata,
+    sa.Column("run_id", _id(36), primary_key=True, comment="UUID in lower case"),
+    sa.Column("source", _id(64), nullable=False, comment="who reported it, as in settings"),
+    sa.Column("job_namespace", sa.Text, nullable=False),
+    sa.Column("job_name", sa.Text, nullable=False),
+    sa.Column("parent_run_id", _id(36), index=True),
+    sa.Column("state", _id(16), nullable=False, comment="the newest event's type"),
+    sa.Column("state_at", Instant, nullable=False),
+    sa.Column("first_event_at", Instant, nullable=False),
+)
+
+lineage_dataset = sa.Table(
+    "lineage_dataset",
+    metadata,
+    sa.Column("run_id", _id(36), primary_key=True),
+    sa.Column("role", _id(8), primary_key=True, comment="input, output"),
+    sa.Column("name_sha256", _id(64), primary_key=True, comment="of namespace, name and version"),
+    sa.Column("namespace", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, comment="null: nobody said which"),
+    sa.Column("full_sha256", _id(64), nullable=False, index=True, comment="of namespace/name@version"),
+    sa.Column("short_sha256", _id(64), nullable=False, index=True, comment="of name@version"),
+    sa.Column("version_sha256", _id(64), index=True, comment="of the version alone"),
+    sa.Column("seen_at", Instant, nullable=False),
 )
 
 outbox = sa.Table(

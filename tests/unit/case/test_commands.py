@@ -18,6 +18,7 @@ from consumers.case.alerts import Known
 from consumers.case.commands import COMMANDS
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
+from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import ScopeIndex
 from consumers.case.store import CaseStore
 from consumers.case.verification import AwarenessPolicy
@@ -48,6 +49,7 @@ class Desk:
         self.parts.provide(CaseStore, lambda: case.store)
         self.parts.provide(LawInForce, lambda: shipped_law)
         self.parts.provide(AwarenessPolicy, AwarenessPolicy)
+        self.parts.provide(ScopeRewriter, ScopeRewriter)
         self.tokens = {
             name: add_person(self.people, name, f"{name} Probe", [role])
             for name, role in (("rae", Role.RESPONDER), ("dan", Role.DPO), ("col", Role.COUNSEL), ("adm", Role.ADMIN))

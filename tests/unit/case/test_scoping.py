@@ -7,7 +7,7 @@ import pytest
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import Coverage
 from bridge.contracts.queries import Preview
-from bridge.contracts.scope import Scope
+from bridge.contracts.scope import AskedScope
 from consumers.case.alerts import Known
 from consumers.case.scoping import narrowed, parse_scope, preview_in_words, refuse_unknown
 
@@ -19,7 +19,7 @@ def keyed(address: str) -> str:
 
 
 def test_a_scope_may_be_json_or_yaml_and_single_values_stand_for_lists() -> None:
-    assert parse_scope('{"model_ids": ["m"]}', "x") == parse_scope("model_ids: m", "x") == Scope(model_ids=("m",))
+    assert parse_scope('{"model_ids": ["m"]}', "x") == parse_scope("model_ids: m", "x") == AskedScope(model_ids=("m",))
 
 
 @pytest.mark.parametrize(
@@ -40,25 +40,25 @@ def test_what_is_no_scope_is_refused_with_the_files_name(text: str, said: str) -
 
 def test_lists_narrow_a_scope() -> None:
     scope = narrowed(
-        Scope(model_ids=("m",)),
+        AskedScope(model_ids=("m",)),
         customers=["42\n", "# from the log\n", "\n", "order/7  # a guest\n"],
         records=["r1\n"],
         addresses=["a@example.org\n", "0" * 64],
         keyed=keyed,
     )
-    assert scope == Scope(
-        all_of=(Scope(model_ids=("m",)),),
+    assert scope == AskedScope(
+        all_of=(AskedScope(model_ids=("m",)),),
         roots=("customer/42", "order/7"),
         record_ids=("r1",),
         email_hmacs=("a" * 64, "b" * 64),
     )
-    assert narrowed(Scope(model_ids=("m",)), keyed=keyed) == Scope(model_ids=("m",))
+    assert narrowed(AskedScope(model_ids=("m",)), keyed=keyed) == AskedScope(model_ids=("m",))
 
 
 def test_everyone_on_a_list_stays_everyone() -> None:
-    scope = narrowed(Scope(everyone=True, store_ids=(3,)), customers=["42"], keyed=keyed)
-    assert scope == Scope(everyone=True, roots=("customer/42",), all_of=(Scope(store_ids=(3,)),))
-    assert narrowed(Scope(everyone=True), customers=["42"], keyed=keyed).canonical() == {
+    scope = narrowed(AskedScope(everyone=True, store_ids=(3,)), customers=["42"], keyed=keyed)
+    assert scope == AskedScope(everyone=True, roots=("customer/42",), all_of=(AskedScope(store_ids=(3,)),))
+    assert narrowed(AskedScope(everyone=True), customers=["42"], keyed=keyed).canonical() == {
         "everyone": True,
         "roots": ["customer/42"],
     }
@@ -66,17 +66,17 @@ def test_everyone_on_a_list_stays_everyone() -> None:
 
 def test_a_line_that_is_no_customer_is_named_by_number_not_by_content() -> None:
     with pytest.raises(BadInput, match="line 2 of the customers") as caught:
-        narrowed(Scope(), customers=["42", "jo@example.org"], keyed=keyed)
+        narrowed(AskedScope(), customers=["42", "jo@example.org"], keyed=keyed)
     assert "example" not in str(caught.value)
 
 
 def test_unknown_names_are_refused_with_the_nearest_unless_a_partition_is_silent() -> None:
     known = Known({"fraud-scorer": frozenset({"7"})}, frozenset({"fraud_score"}))
-    refuse_unknown(Scope(model_ids=("fraud-scorer",), model_versions=("7",)), known)
+    refuse_unknown(AskedScope(model_ids=("fraud-scorer",), model_versions=("7",)), known)
     with pytest.raises(Refused, match=r"no model_ids 'fraud-score' \(near: fraud-scorer\)"):
-        refuse_unknown(Scope(any_of=(Scope(model_ids=("fraud-score",)),)), known)
+        refuse_unknown(AskedScope(any_of=(AskedScope(model_ids=("fraud-score",)),)), known)
     silent = Known(known.versions_by_model, known.attributes, complete=False)
-    refuse_unknown(Scope(model_ids=("fraud-score",)), silent)
+    refuse_unknown(AskedScope(model_ids=("fraud-score",)), silent)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_nobody_is_said_by_full_coverage_only(
         by_channel={},
         coverage=(Coverage(model_id="m", attribute="a", recorded_since=since, untagged_count=untagged),),
     )
-    assert preview_in_words(preview, Scope(model_ids=("m",), exposed_from=MARCH)) == words
+    assert preview_in_words(preview, AskedScope(model_ids=("m",), exposed_from=MARCH)) == words
