@@ -182,15 +182,22 @@ def _provide_notices(parts: Parts) -> None:
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.case_store.bundles import NoticeBundles
     from consumers.adapters.notice_samples import ApprovedSamples
+    from consumers.adapters.sender_book import MailSenders as BookedSenders
+    from consumers.adapters.sender_book import SenderBook
+    from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sheet_page import sheet_page
     from consumers.case.sheet import Artefacts, NoticeSamples
-    from consumers.case.sheet_commands import SheetPage
+    from consumers.case.sheet_commands import MailSenders, SheetPage
+    from consumers.domain.duties import LawInForce
 
     parts.provide(Artefacts, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(
         NoticeSamples, lambda: ApprovedSamples(_bundles(parts.get(Settings)), NoticeBundles(_database(parts)))
     )
     parts.provide(SheetPage, lambda: sheet_page)
+    parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
+    parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))
+    parts.provide(MailSenders, lambda: BookedSenders(parts.get(SenderBook), lambda: parts.get(SesIdentities).objection))
 
 
 class HeldLease:
@@ -412,9 +419,9 @@ def _planning(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.bundles import NoticeBundles
     from consumers.adapters.case_store.planning import PlanningTables
     from consumers.adapters.notice_renderer import compose
+    from consumers.adapters.sender_book import SenderBook
     from consumers.adapters.template_catalog import TemplateCatalog
     from consumers.domain.duties import LawInForce
-    from consumers.domain.notices import Sender
     from consumers.stages.planning import Planning, PlanningStage
 
     settings = parts.get(Settings)
@@ -423,24 +430,18 @@ def _planning(parts: Parts, process: Process) -> Stage:
     database = _database(parts)
     lease = HeldLease(database, "planning", process.holder, process.clock)
 
-    def sender_of(website_id: int) -> Sender:
-        shop = settings.store.base_url.rstrip("/")
-        _, controller = law().controllers.of_website(website_id)
-        return Sender(
-            name=controller.name,
-            contact=settings.delivery.reply_to or settings.delivery.from_address,
-            shop_url=f"{shop}/",
-            account_url=f"{shop}/customer/account/",
-        )
+    senders = SenderBook(settings, law)
+    senders.senders()  # as with the rules
 
     handler = Planning(
         PlanningTables(database, process.clock, law),
         law,
         TemplateCatalog(settings.paths.templates, _bundles(settings), NoticeBundles(database), process.clock),
         compose,
-        sender_of,
+        senders,
         lease,
         process.clock,
+        senders_mark=senders.mark,
         regions=(settings.delivery.aws_region, settings.case_store.region),
     )
     return PlanningStage(settings.kafka, handler, lease, _dead_letters(parts, process), process.health)
@@ -450,6 +451,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Opener, load_private_keys
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
     from consumers.adapters.ses import SesEmail
+    from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sns_sms import SnsSms
     from consumers.stages.dispatch import Dispatch, DispatchStage
 
@@ -460,7 +462,13 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     handler = Dispatch(
         _ledger(parts, process),
         Opener(private_keys(), reload=private_keys),
-        ApprovedTexts(_bundles(settings), settings.delivery.from_address, settings.delivery.reply_to, process.clock),
+        ApprovedTexts(
+            _bundles(settings),
+            settings.delivery.from_address,
+            settings.delivery.reply_to,
+            process.clock,
+            may_not_send=SesIdentities(config).objection,
+        ),
         Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
         SesEmail(config, settings.delivery.configuration_set),
         SnsSms(config),

@@ -37,6 +37,8 @@ class ApprovedSamples:
         parsed = segment_key_from(key)
         if parsed.bundle_sha256 is None:
             raise Refused("no approved text")
+        if not parsed.sender:
+            raise Refused("nobody is named in senders.yaml who writes to these people")
         if parsed.segment_id not in self._made:
             notice = compose(self._bundles.load(parsed.bundle_sha256), parsed)
             self._made[parsed.segment_id] = sample_of(notice, parsed)

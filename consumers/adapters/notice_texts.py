@@ -5,6 +5,8 @@ in counsel's folder changes nothing that runs.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
+from email.utils import formataddr
 
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import Contact
@@ -20,9 +22,21 @@ _KEPT_SEGMENTS = 256
 
 
 class ApprovedTexts:
-    """Fills approved notices. `from_address` and `reply_to` are the sender's."""
+    """Fills approved notices. `from_address` and `reply_to` stand in where a segment's sender has none of its own.
 
-    def __init__(self, bundles: ApprovedBundles, from_address: str, reply_to: str | None, clock: Clock) -> None:
+    `may_not_send` says why no mail may come from an address: an e-mail is refused then, and goes once that is cured.
+    """
+
+    def __init__(
+        self,
+        bundles: ApprovedBundles,
+        from_address: str,
+        reply_to: str | None,
+        clock: Clock,
+        *,
+        may_not_send: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self._may_not_send = may_not_send
         self._clock = clock
         self._bundles = bundles
         self._from_address = from_address
@@ -35,7 +49,16 @@ class ApprovedTexts:
         # the date of the notice itself, which some statutes prescribe, not that of the incident
         slots = slots_for(contact, intent.incident_id, self._clock.now().date(), notice.language)
         final = [fill(part, slots) for part in (notice.subject, notice.html, notice.text)]
-        template = EmailTemplate(self._from_address, self._reply_to, notice.subject, notice.html, notice.text)
+        sender = intent.segment_key.get("sender") or {}
+        from_address = str(sender.get("from_address") or self._from_address)
+        objection = None if self._may_not_send is None else self._may_not_send(from_address)
+        if objection is not None:
+            raise Refused(f"no e-mail can be sent: {objection}; what waits goes then by itself")
+        if sender.get("from_address"):
+            # people see whose mail it is; a name outside ASCII is encoded (RFC 2047)
+            from_address = formataddr((str(sender.get("name", "")), from_address))
+        reply_to = sender.get("reply_to") or self._reply_to
+        template = EmailTemplate(from_address, reply_to, notice.subject, notice.html, notice.text)
         return PreparedEmail(template, slots, body_sha256(*final))
 
     def sms(self, intent: Intent, contact: Contact) -> PreparedText:  # noqa: ARG002  an SMS holds nothing of the person

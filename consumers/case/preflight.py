@@ -48,6 +48,8 @@ class Readiness:
     regions: Mapping[str, int]
     """Why notices may not pass the provider's region, for people whom planning does not hold for it."""
     without_channel: int
+    senders: Mapping[str, int]
+    """Why no mail may come from an address, and to how many it was to go."""
     expiring: Mapping[str, datetime | None]
     """Bundles by the end of their approval; None: not in force."""
     delivery_mode: str
@@ -79,6 +81,8 @@ def _findings(seen: Readiness) -> Iterable[Finding]:
         yield Finding(STOPS, "regions", f"{_people(count)} kept back: {reason}", "tocsin law check")
     for gate, count in seen.gates:
         yield _kept_back(name, gate, count)
+    for objection, count in sorted(seen.senders.items()):
+        yield Finding(STOPS, "sender", f"e-mails to {_people(count)} wait: {objection}", "tocsin notices senders")
     if seen.without_channel:
         yield Finding(STOPS, "contacts", f"{_people(seen.without_channel)} have no channel of their segment's policy (no "
                       "usable contact): they end as unreachable, and public communication is due",

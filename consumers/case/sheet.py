@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -107,6 +107,10 @@ class Means:
     email_price_per_thousand: float | None
     sms_price_per_part: float | None
     currency: str
+    from_address: str = ""
+    """Where mails come from whose segment names no address of its own."""
+    may_not_send: Mapping[str, str] = field(default_factory=dict)
+    """Addresses from which no mail may come, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +296,7 @@ def sheet_content(
         for sha256 in sorted({str(each.bundle_sha256) for each in segments.values() if each.bundle_sha256})
     }
     rendered = {segment_id: _sample(samples, each) for segment_id, each in segments.items()}
-    readiness = _readiness(case, incident, frozen, gates, law, means, approvals)
+    readiness = _readiness(case, incident, frozen, gates, law, means, approvals, segments)
     deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
     return {
         "format": FORMAT,
@@ -334,6 +338,22 @@ def sheet_content(
         "earliest_deadline_at": written(min(deadlines)) if deadlines else None,
         "preflight": [asdict(each) for each in findings(readiness)],
     }  # fmt: skip
+
+
+def segments_of(case: CaseWork, incident_id: str) -> list[dict[str, Any]]:
+    """Return an incident's segments, most urgent first: counts of people, terms, why some are held, and the key."""
+    incident = found(case, incident_id)
+    segments = {each.segment_id: each for each in case.segments(incident_id, incident.revision)}
+    everybody = [_audience(row, segments) for row in case.audience(incident_id)]
+    rows = []
+    for segment in sorted(segments.values(), key=lambda each: (each.priority, each.name, each.segment_id)):
+        own = [each for each in everybody if each.row.segment_id == segment.segment_id]
+        why: Counter[str] = Counter()
+        for each in own:
+            if each.row.held_reason is not None and each.row.final_state is None:
+                why[each.row.held_reason] += each.row.count
+        rows.append({**_segment(segment, own, "", {}), "why_held": dict(why), "key": segment.key})
+    return rows
 
 
 def _audience(row: AudienceRow, segments: Mapping[str, SegmentRecord]) -> _Audience:
@@ -488,7 +508,9 @@ def _readiness(
     law: Law,
     means: Means,
     approvals: Mapping[str, TextApproval | None],
+    segments: Mapping[str, SegmentRecord],
 ) -> Readiness:
+    senders: Counter[str] = Counter()
     regions: Counter[str] = Counter()
     kept_back: Counter[str] = Counter()
     as_gates = [Gate(each.gate_id, each.kind, each.covers, each.controller) for each in gates]
@@ -498,6 +520,11 @@ def _readiness(
         objection = law.regions.objection(each.homes, each.row.controller, means.provider_region, means.storage_region)
         if objection is not None:
             regions[objection] += each.row.count
+        segment = segments.get(each.row.segment_id or "")
+        sender = {} if segment is None else segment.key.get("sender") or {}
+        no_mail = means.may_not_send.get(sender.get("from_address") or means.from_address)
+        if no_mail is not None and Channel.EMAIL in each.channels:
+            senders[no_mail] += each.row.count
         closed = gate_for(each.homes, as_gates, each.row.controller)
         if closed is not None:
             kept_back[closed.gate_id] += each.row.count
@@ -511,6 +538,7 @@ def _readiness(
         held={each["reason"]: each["people"] for each in _held(groups)},
         regions=dict(regions),
         without_channel=_firsts(groups)["none"],
+        senders=dict(senders),
         expiring={sha256: None if each is None else each.valid_until for sha256, each in approvals.items()},
         delivery_mode=means.delivery_mode,
     )

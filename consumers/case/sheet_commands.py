@@ -1,12 +1,13 @@
 """`tocsin incident sheet`: the page that approvers read, and the hash by which they approve it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import click
 
-from bridge.contracts.errors import Unreachable
+from bridge.contracts.errors import TocsinError, Unreachable
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
@@ -34,10 +35,28 @@ class SheetPage(Protocol):
     def __call__(self, sheet: Sheet, /) -> str: ...
 
 
-def means(settings: Settings) -> Means:
-    """Return what delivery can do and costs, as the settings say."""
+class MailSenders(Protocol):
+    """The addresses that notices come from."""
+
+    def objections(self) -> Mapping[str, str]:
+        """Return why no mail may come from an address, by address. Raises Unreachable if the provider is silent."""
+        ...
+
+
+def means(parts: Parts) -> Means:
+    """Return what delivery can do and costs, as the settings and the provider say. A silent provider objects to nothing:
+    that it was not asked is said aloud, and its silence changes no sheet.
+    """
+    settings = parts.get(Settings)
     delivery = settings.delivery
+    try:
+        may_not_send = parts.get(MailSenders).objections()
+    except TocsinError as error:
+        click.echo(f"note: whether mail may come from our addresses was not asked: {error}", err=True)
+        may_not_send = {}
     return Means(
+        from_address=delivery.from_address,
+        may_not_send=may_not_send,
         delivery_mode=delivery.mode,
         provider_region=delivery.aws_region,
         storage_region=settings.case_store.region,
@@ -52,7 +71,7 @@ def means(settings: Settings) -> Means:
 def seen_sheet(parts: Parts, sha256: str) -> SeenSheet:
     """Return the sheet that an approver names by its hash, as `releasing.approve` takes it. Raises BadInput."""
     seen = seen_content(parts.get(Artefacts), sha256)
-    law, samples, how = parts.get(LawInForce)(), parts.get(NoticeSamples), means(parts.get(Settings))
+    law, samples, how = parts.get(LawInForce)(), parts.get(NoticeSamples), means(parts)
     now = parts.get(Clock).now()
 
     def check(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord) -> None:
@@ -73,7 +92,7 @@ def sheet(parts: Parts, name: str, output: Path | None, token_file: Path | None,
     """Write the one page that approvers read: whom, what, by which channel, what is held and why. Approve by its hash."""
     authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
     made = make_sheet(
-        parts.get(CaseStore), name, parts.get(LawInForce)(), parts.get(NoticeSamples), means(parts.get(Settings)),
+        parts.get(CaseStore), name, parts.get(LawInForce)(), parts.get(NoticeSamples), means(parts),
         parts.get(Artefacts), parts.get(Clock).now(),
     )  # fmt: skip
     if output is not None:

@@ -60,6 +60,9 @@ class Sender:
     """The data protection officer: name and how to reach them."""
     parent: str = ""
     """The corporation that owns the sender."""
+    from_address: str = ""
+    """Where its mails come from, and `reply_to` where answers go; empty: as delivery is set."""
+    reply_to: str = ""
 
     def as_pairs(self) -> tuple[tuple[str, str], ...]:
         """Return the fields for a segment's key, sorted by name."""

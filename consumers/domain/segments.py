@@ -6,8 +6,9 @@ person falls in exactly one segment. Not for what the notice says (`notices`, `d
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridge.contracts.errors import BadInput, nearest
@@ -16,11 +17,22 @@ from consumers.domain.jurisdictions import EEA, EU, UNKNOWN_RESIDENCE, jurisdict
 
 GROUPS: Mapping[str, frozenset[str]] = {"EU": EU, "EEA": EEA}
 """Names for several jurisdictions. A country stands for its subdivisions, too (`US` for `US-CA`); `*` for everybody."""
-_TOP = ("own_texts", "rules")
-_RULE = ("name", "when", "bundle", "channels", "lane", "priority", "sms_details")
+_TOP = ("own_texts", "offers", "rules")
+_RULE = ("name", "when", "bundle", "channels", "lane", "priority", "sms_details", "offer")
 _WHEN = (
-    "sensitivity_at_least", "kinds", "categories", "residences", "locales", "controllers", "websites", "standing",
+    "sensitivity_at_least", "kinds", "categories", "residences", "locales", "controllers", "websites", "stores",
+    "scenarios", "standing",
 )  # fmt: skip
+_OFFER = {
+    "service": True,
+    "provider": True,
+    "months": True,
+    "enrol": True,
+    "until": True,
+    "telephone": False,
+    "code": False,
+}
+"""Fields of a protective offer, and whether it must have them."""
 STANDINGS = ("recorded", "possible", "named")
 """By a record; by a value without a record; by the incident's scope alone, which lists people or means everybody."""
 
@@ -64,6 +76,9 @@ class Addressee:
     controller: str
     website_id: int
     standing: str
+    store_id: int = 0
+    scenario: str = ""
+    """Of the incident, as its alert named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,8 @@ class When:
     controllers: frozenset[str] = frozenset()
     websites: frozenset[int] = frozenset()
     standing: str | None = None
+    stores: frozenset[int] = frozenset()
+    scenarios: frozenset[str] = frozenset()
 
     @property
     def always(self) -> bool:
@@ -97,6 +114,8 @@ class When:
             and (not self.locales or person.locale in self.locales or person.locale.partition("_")[0] in self.locales)
             and (not self.controllers or person.controller in self.controllers)
             and (not self.websites or person.website_id in self.websites)
+            and (not self.stores or person.store_id in self.stores)
+            and (not self.scenarios or person.scenario in self.scenarios)
             and (self.standing is None or person.standing == self.standing)
         )
 
@@ -113,14 +132,23 @@ class Rule:
     priority: int
     """Lower goes first among equal deadlines."""
     sms_details: bool
+    offer: str | None = None
+    """Name of the protective offer that these people are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentPolicy:
-    """The whole policy. `own_texts` names groups of jurisdictions whose law asks for a text of their own, first match."""
+    """The whole policy. `own_texts` names groups of jurisdictions whose law asks for a text of their own, first match;
+    `offers` the protective offers, by the fields of `SegmentKey.offer`.
+    """
 
     rules: tuple[Rule, ...]
     own_texts: Mapping[str, frozenset[str]]
+    offers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def offer_of(self, rule: Rule) -> tuple[tuple[str, str], ...]:
+        """Return what `rule` offers its people, sorted by field; empty: nothing."""
+        return () if rule.offer is None else tuple(sorted(self.offers[rule.offer].items()))
 
     def rule_for(self, person: Addressee) -> Rule:
         """Return the one rule that decides for `person`."""
@@ -212,11 +240,17 @@ def parse_policy(content: Any) -> SegmentPolicy:
     for name, codes in (top.get("own_texts") or {}).items():
         own_texts[str(name)] = frozenset(_words(codes, f"own_texts.{name}", problems))
         _check(own_texts[str(name)], f"own_texts.{name}", problems)
+    offers = _offers(top.get("offers") or {}, problems)
     raw_rules = top.get("rules")
     if not isinstance(raw_rules, list) or not raw_rules:
         raise BadInput("\n".join([*problems, "rules: write a list of rules; the last one without `when`"]))
     rules = [_rule(raw, f"rules.{index}", problems) for index, raw in enumerate(raw_rules)]
     for index, rule in enumerate(rules):
+        if rule.offer is not None and rule.offer not in offers:
+            known = ", ".join(offers) or "none is written under `offers`"
+            problems.append(
+                f"rules.{index}.offer: no offer is named {rule.offer!r}{nearest(rule.offer, offers)} ({known})"
+            )
         last = index == len(rules) - 1
         if last and not rule.when.always:
             problems.append(f"rules.{index}: the last rule must have no `when`: nobody may fall out")
@@ -228,7 +262,26 @@ def parse_policy(content: Any) -> SegmentPolicy:
         problems.append(f"own_texts.{GENERAL}: this name is for everybody else")
     if problems:
         raise BadInput("\n".join(problems))
-    return SegmentPolicy(tuple(rules), own_texts)
+    return SegmentPolicy(tuple(rules), own_texts, offers)
+
+
+def _offers(raw: Any, problems: list[str]) -> dict[str, Mapping[str, str]]:
+    if not isinstance(raw, dict):
+        problems.append("offers: write a name for each offer, and its fields below it")
+        return {}
+    offers: dict[str, Mapping[str, str]] = {}
+    for name, value in raw.items():
+        where, fields = f"offers.{name}", value if isinstance(value, dict) else {}
+        _refuse_unknown(fields, tuple(_OFFER), where, problems)
+        for field_name, is_needed in _OFFER.items():
+            text = fields.get(field_name)
+            empty = isinstance(text, bool | dict | list) or not str("" if text is None else text).strip()
+            if empty and (is_needed or text is not None):
+                problems.append(f"{where}.{field_name}: missing; write it as the notice should say it")
+            elif text is not None and re.search(r"[{}<>\x00-\x1f]", str(text)):
+                problems.append(f"{where}.{field_name}: holds a brace, an angle bracket or a line break")
+        offers[str(name)] = {key: str(text) for key, text in fields.items() if key in _OFFER and text is not None}
+    return offers
 
 
 def _rule(raw: Any, where: str, problems: list[str]) -> Rule:
@@ -253,6 +306,7 @@ def _rule(raw: Any, where: str, problems: list[str]) -> Rule:
         lane=str(fields.get("lane")),
         priority=priority if isinstance(priority, int) else 0,
         sms_details=details is True,
+        offer=None if fields.get("offer") is None else str(fields["offer"]),
     )
 
 
@@ -274,10 +328,16 @@ def _when(raw: Any, where: str, problems: list[str]) -> When:
 
     residences = words("residences")
     _check(residences, f"{where}.residences", problems)
-    websites = fields.get("websites", [])
-    if not isinstance(websites, list) or not all(isinstance(website, int) for website in websites):
-        problems.append(f"{where}.websites: write a list of website ids")
-        websites = []
+
+    def ids(name: str) -> frozenset[int]:
+        value = fields.get(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(each, int) and not isinstance(each, bool) for each in value
+        ):
+            problems.append(f"{where}.{name}: write a list of {name.removesuffix('s')} ids")
+            return frozenset()
+        return frozenset(value)
+
     return When(
         sensitivity_at_least=None if least is None else Sensitivity(least),
         kinds=frozenset(Kind(kind) for kind in words("kinds", list(Kind)) if kind in set(Kind)),
@@ -285,8 +345,10 @@ def _when(raw: Any, where: str, problems: list[str]) -> When:
         residences=frozenset(residences),
         locales=frozenset(words("locales")),
         controllers=frozenset(words("controllers")),
-        websites=frozenset(websites),
+        websites=ids("websites"),
         standing=standing,
+        stores=ids("stores"),
+        scenarios=frozenset(words("scenarios")),
     )
 
 
@@ -314,3 +376,67 @@ def _refuse_unknown(fields: Mapping[Any, Any], known: Sequence[str], where: str,
         if name not in known:
             place = f"{where}.{name}".lstrip(".")
             problems.append(f"{place}: unknown key{nearest(str(name), known)} (known: {', '.join(known)})")
+
+
+def policy_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of `segments.yaml`."""
+
+    def listed(items: Mapping[str, Any], about: str) -> dict[str, Any]:
+        return {"type": "array", "items": dict(items), "minItems": 1, "uniqueItems": True, "description": about}
+
+    text = {"type": "string", "minLength": 1}
+    codes = {"type": "string", "description": "jurisdiction (DE, US-CA), country (US), EU, EEA, unknown or *"}
+    when = {
+        "sensitivity_at_least": {
+            "enum": list(Sensitivity),
+            "description": "the person's most sensitive record is at least so",
+        },
+        "kinds": listed({"enum": list(Kind)}, "any of the person's records is of such a kind"),
+        "categories": listed(text, "any of the person's records is of such a category"),
+        "residences": listed(codes, "the person may live there"),
+        "locales": listed(text, "the store view's language; de stands for de_AT, too"),
+        "controllers": listed(text, "the legal entity, by its key in law/controllers.yaml"),
+        "websites": listed({"type": "integer"}, "Magento website ids"),
+        "stores": listed({"type": "integer"}, "Magento store view ids"),
+        "scenarios": listed(text, "the incident's scenario, as its alert names it"),
+        "standing": {"enum": list(STANDINGS), "description": "how it is known that the person is affected"},
+    }
+    rule = {
+        "name": {**text, "description": "names the segment on the sheet; unique"},
+        "when": {
+            "type": "object", "properties": when, "additionalProperties": False,
+            "description": "all must hold, within one any value will do; the last rule has none and matches everybody",
+        },
+        "bundle": {**text, "description": "which notice, a folder of notices/"},
+        "channels": listed({"enum": list(Channel)}, "in order of fallback"),
+        "lane": {**text, "description": "by which queue: urgent, standard"},
+        "priority": {"type": "integer", "description": "lower goes first among equal deadlines"},
+        "sms_details": {"type": "boolean", "default": False,
+                        "description": "may an SMS say what leaked, or only lead to the account page behind log-in"},
+        "offer": {**text, "description": "the protective offer, by its name under offers"},
+    }  # fmt: skip
+    offer = {
+        "type": "object", "properties": {name: {"type": ["string", "integer"]} for name in _OFFER},
+        "required": [name for name, is_needed in _OFFER.items() if is_needed], "additionalProperties": False,
+    }  # fmt: skip
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "segments.yaml: who gets which notice, by which channels, how soon; the first rule that matches decides",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["rules"],
+        "properties": {
+            "own_texts": {
+                "type": "object", "additionalProperties": listed(codes, "jurisdictions of the group"),
+                "description": "groups of jurisdictions whose law asks for words of its own, first match",
+            },
+            "offers": {"type": "object", "additionalProperties": offer, "description": "protective offers by name"},
+            "rules": {
+                "type": "array", "minItems": 1,
+                "items": {
+                    "type": "object", "properties": rule, "additionalProperties": False,
+                    "required": ["name", "bundle", "channels", "lane", "priority"],
+                },
+            },
+        },
+    }  # fmt: skip

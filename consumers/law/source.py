@@ -108,3 +108,14 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         except ValueError:
             return text
     return text
+
+
+def located(document: Document, problems: str, name: str) -> str:
+    """Return problems that read `path.of.keys: what`, one a line, as `<name>:<line>: path.of.keys: what`."""
+    found = []
+    for problem in problems.splitlines():
+        where, _, _ = problem.partition(": ")
+        keys = tuple(int(part) if part.isdigit() else part for part in where.split("."))
+        line = next((document.lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in document.lines), 1)
+        found.append(f"{name}:{line}: {problem}")
+    return "\n".join(found)

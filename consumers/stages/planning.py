@@ -36,6 +36,7 @@ from consumers.domain.obligations import Obligation, notices_to_individuals
 from consumers.domain.persons import Person, merge, residents
 from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
+from consumers.domain.senders import missing_sender
 from consumers.domain.standing import (
     Concern,
     Correction,
@@ -155,10 +156,11 @@ class Planning:
         law: LawInForce,
         catalog: Catalog,
         compose: Composer,
-        sender_of: Callable[[int], Sender],
+        sender_of: Callable[[int, int], Sender | None],
         lease: Lease,
         clock: Clock,
         *,
+        senders_mark: Callable[[], str] = str,
         regions: tuple[str, str | None] = ("eu-central-1", None),
         look_seconds: float = 0.5,
         silent_seconds: float = 60.0,
@@ -169,6 +171,7 @@ class Planning:
         self._catalog = catalog
         self._compose = compose
         self._sender_of = sender_of
+        self._senders_mark = senders_mark
         self._provider_region, self._storage_region = regions
         self._lease = lease
         self._clock = clock
@@ -210,7 +213,7 @@ class Planning:
 
     def look(self) -> int:
         """Draw up every plan that can be, or that rests on something that has changed; return how many were written."""
-        approved = self._catalog.refresh()
+        approved = (*self._catalog.refresh(), self._senders_mark())
         written = waiting = 0
         open_plans = self._store.open_plans()
         for each in open_plans:
@@ -346,7 +349,7 @@ class Planning:
             where = (person.controller, person.homes)
             if where not in dates:
                 dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
-            addressee = _addressee(person)
+            addressee = _addressee(person, incident)
             owing = asked.regimes_of(person.controller, person.homes, regimes.of(person))
             audience = (addressee, person.disclosures, person.elements, owing, more)
             if audience not in audiences:
@@ -446,6 +449,7 @@ class Planning:
         """Return the segment that a person falls in, and why they are held, if they are."""
         rule = policy.rule_for(addressee)
         bundle = self._catalog.covering(rule.bundle, person.homes)
+        sender = self._sender_of(person.website_id, person.store_id)
         key = SegmentKey(
             incident_id=incident.plan_id.incident_id,
             revision=incident.plan_id.revision,
@@ -463,13 +467,16 @@ class Planning:
             detected_on=incident.detected_at.astimezone(UTC).date().isoformat(),
             exposed_from=_day(incident.scope.exposed_from if incident.scope else None),
             exposed_to=_day(incident.scope.exposed_to if incident.scope else None),
-            sender=self._sender_of(person.website_id).as_pairs(),
+            sender=() if sender is None else sender.as_pairs(),
             supplement=supplement,
+            offer=policy.offer_of(rule),
         )
         held: str | None
         if bundle is None:
             homes = ", ".join(person.homes) or UNKNOWN_RESIDENCE
             held = f"no approved notice {rule.bundle} covers {homes}"[:200]
+        elif sender is None:
+            held = missing_sender(person.website_id, person.store_id)
         else:
             key, checklist = asked.applied(key, owing, person.homes, person.elements, bundle.readings, bundle.agencies)
             held = self._why_not(bundle, key, checklist)
@@ -498,7 +505,7 @@ class Planning:
         return f"{objections[0][: 200 - len(more)]}{more}" if objections else None
 
 
-def _addressee(person: Person) -> Addressee:
+def _addressee(person: Person, incident: PlannedIncident) -> Addressee:
     return Addressee(
         sensitivity=person.sensitivity,
         kinds=frozenset() if person.why is None else frozenset(person.why.kinds),
@@ -509,6 +516,8 @@ def _addressee(person: Person) -> Addressee:
         website_id=person.website_id,
         # named by the scope itself, without any record: a notice that speaks of their data would tell them wrong
         standing="named" if person.why is None and person.standing == "recorded" else person.standing,
+        store_id=person.store_id,
+        scenario=incident.scenario or "",
     )
 
 

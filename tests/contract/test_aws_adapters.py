@@ -13,10 +13,11 @@ from moto.server import ThreadedMotoServer
 from bridge.contracts.errors import BadInput, Unreachable
 from consumers.adapters.aws import AwsConfig, caller_account, client, provision_sandbox
 from consumers.adapters.ses import ENTRY_STATES, SesEmail
+from consumers.adapters.ses_identities import SesIdentities
 from consumers.adapters.sns_sms import SnsSms
 from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
 from consumers.domain.sending import ReceiptKind, SendState
-from tests.contract.aws_sandbox import CONFIGURATION_SET, Aws, bulk, drain, entry, running
+from tests.contract.aws_sandbox import CONFIGURATION_SET, SENDER, Aws, bulk, drain, entry, running
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,22 @@ def test_a_bounced_address_is_suppressed_and_bounces_at_once_the_next_time(aws: 
         aws.email.send_bulk(bulk(entry(attempt, "bo+bounce@x.example.com")))
     sub_types = {r.attempt_id: r.sub_type for d in drain(aws.receipts(), 4) for r in d.receipts if r.sub_type}
     assert sub_types == {"a-1": "General", "a-2": "OnAccountSuppressionList"}
+
+
+def test_an_address_may_send_if_it_or_its_domain_is_verified(aws: Aws) -> None:
+    now = [0.0]
+    identities = SesIdentities(aws.config, monotonic=lambda: now[0])
+    assert identities.objection(SENDER) is None
+    refused = identities.objection("privacy@other.example.com")
+    assert refused is not None
+    assert "neither privacy@other.example.com nor its domain is an identity of SES in eu-central-1" in refused
+    client(aws.config, "sesv2", may_repeat=True).create_email_identity(EmailIdentity="privacy@other.example.com")
+    assert identities.objection("privacy@other.example.com") == refused, "remembered for a while"
+    now[0] += 10
+    assert identities.objection("privacy@other.example.com") is None
+    nowhere = SesIdentities(AwsConfig("eu-central-1", "http://127.0.0.1:9"))
+    with pytest.raises(Unreachable, match="SES"):
+        nowhere.objection(SENDER)
 
 
 def test_a_missing_slot_is_accepted_and_reported_as_a_rendering_failure(aws: Aws) -> None:

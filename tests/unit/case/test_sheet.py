@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
-from bridge.contracts.errors import BadInput, Refused, TocsinError
+from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
+from consumers.adapters.segment_commands import segments
 from consumers.adapters.sheet_page import sheet_page
 from consumers.case.sheet import Artefacts, NoticeSamples, Rendered, Sample, TextApproval, differences
-from consumers.case.sheet_commands import SheetPage
+from consumers.case.sheet_commands import MailSenders, SheetPage
 from tests.unit.case.cases import NOW, Case
 from tests.unit.case.test_commands import Desk
 
@@ -47,6 +49,20 @@ class Texts:
         return TextApproval(self.until, ("DE",)) if self.until > at else None
 
 
+class Senders:
+    """Stands for the provider's word on our addresses."""
+
+    answer: Mapping[str, str] | TocsinError
+
+    def __init__(self) -> None:
+        self.answer = {}
+
+    def objections(self) -> Mapping[str, str]:
+        if isinstance(self.answer, TocsinError):
+            raise self.answer
+        return self.answer
+
+
 @pytest.fixture
 def texts() -> Texts:
     return Texts()
@@ -59,6 +75,7 @@ def desk(case: Case, tmp_path: Path, texts: Texts) -> Desk:
     desk.parts.provide(Artefacts, lambda: artefacts)
     desk.parts.provide(NoticeSamples, lambda: texts)
     desk.parts.provide(SheetPage, lambda: sheet_page)
+    desk.parts.provide(MailSenders, Senders)
     return desk
 
 
@@ -173,6 +190,45 @@ def test_a_late_addition_changes_no_sheet(case: Case, desk: Desk) -> None:
     made = sheet(desk, name)["sheet_sha256"]
     case.add_person(name, "customer/late", late=True)
     desk.ok("incident", "approve", name, "--sheet", made, who="dan")
+
+
+def test_mail_that_may_not_leave_is_said_and_a_silent_provider_changes_no_sheet(case: Case, desk: Desk) -> None:
+    name = prepared(case, desk)
+    made = sheet(desk, name)["sheet_sha256"]
+    senders = desk.parts.get(MailSenders)
+    assert isinstance(senders, Senders)
+    senders.answer = Unreachable("SES: no network")
+    silent = desk.type("incident", "sheet", name, "--json", who="dan")
+    assert silent.stderr.startswith("note: whether mail may come")
+    assert json.loads(silent.stdout)["sheet_sha256"] == made
+    senders.answer = {desk.settings.delivery.from_address: "not verified"}
+    shown = desk.ok("incident", "sheet", name, who="dan")
+    assert "stops: sender: e-mails to 3 people wait: not verified" in shown
+    assert "preflight e-mails to 3 people wait" in str(
+        desk.error("incident", "approve", name, "--sheet", made, who="dan")
+    )
+
+
+def test_segments_are_shown_with_counts_and_a_sample(case: Case, desk: Desk, texts: Texts) -> None:
+    name = prepared(case, desk)
+    first = sa.update(tables.recipient).where(tables.recipient.c.root == "customer/0")
+    case.execute(first.values(held_reason="no region"))
+    token = {"TOCSIN_TOKEN": desk.tokens["rae"]}
+
+    def typed(*words: str) -> Any:
+        return CliRunner().invoke(segments, list(words), obj=desk.parts, env=token)
+
+    shown = typed(name)
+    assert shown.exception is None, shown.exception
+    assert "3 people in 1 segments, 1 held" in shown.output
+    assert "held: 1 of s1: no region" in shown.output
+    assert texts.text in shown.output
+    [row] = json.loads(typed(name, "--json", "--medium", "sms").output)
+    assert (row["name"], row["people"], list(row["sample"])) == ("s1", 3, ["sms"])
+    assert "did you mean 'email'" in str(typed(name, "--medium", "emial").exception)
+    assert "has no such segment" in str(typed(name, "--segment", "s2").exception)
+    case.execute(sa.update(tables.segment).values(key={"broken": True}))
+    assert "no sample: no sentence for derived|x|y" in typed(name).output
 
 
 class _Page(HTMLParser):

@@ -7,10 +7,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # ships no types
 
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import Channel, Kind, Sensitivity
-from consumers.domain.segments import Addressee, SegmentKey, covers, parse_policy, segment_key_from, touches
+from consumers.domain.segments import (
+    Addressee,
+    SegmentKey,
+    covers,
+    parse_policy,
+    policy_schema,
+    segment_key_from,
+    touches,
+)
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "templates" / "segments.yaml").read_text(encoding="utf-8"))
 LAST = {"name": "rest", "bundle": "b", "channels": ["email"], "lane": "standard", "priority": 50}
@@ -62,6 +71,10 @@ def test_everybody_falls_in_exactly_one_segment(person: Addressee) -> None:
         ({"locales": ["de"]}, {}, True),
         ({"locales": ["de_DE"]}, {}, False),
         ({"websites": [2]}, {}, False),
+        ({"stores": [4]}, {"store_id": 4}, True),
+        ({"stores": [4]}, {"store_id": 5}, False),
+        ({"scenarios": ["memorised"]}, {"scenario": "memorised"}, True),
+        ({"scenarios": ["memorised"]}, {}, False),
         ({"controllers": ["shop"]}, {}, True),
         ({"standing": "possible"}, {}, False),
         ({"kinds": ["derived"], "websites": [2]}, {}, False),
@@ -85,12 +98,62 @@ def test_conditions(when: dict[str, Any], changes: dict[str, Any], matches: bool
         ([{**LAST, "name": "a", "when": {"sensitivity": "high"}}, LAST], "did you mean 'sensitivity_at_least'"),
         ([{**LAST, "when": {"kinds": ["derived"]}}, LAST], "taken by an earlier rule"),
         ([{**LAST, "priority": "high"}], "whole number"),
+        ([{**LAST, "offer": "credit"}], "no offer is named 'credit'"),
+        ([{**LAST, "name": "a", "when": {"stores": ["x"]}}, LAST], "list of store ids"),
     ],
 )
 def test_a_bad_policy_is_refused(rules: list[Any], complaint: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_policy({"rules": rules})
     assert complaint in str(caught.value)
+
+
+OFFER = {
+    "service": "credit monitoring",
+    "provider": "P",
+    "months": 24,
+    "enrol": "https://p.example",
+    "until": "2027-01-31",
+}
+
+
+def test_an_offer_is_named_by_a_rule_and_written_once() -> None:
+    policy = parse_policy({"offers": {"credit": OFFER}, "rules": [{**LAST, "offer": "credit"}]})
+    assert dict(policy.offer_of(policy.rules[0])) == {**OFFER, "months": "24"}
+    for broken, complaint in (
+        ({**OFFER, "months": None}, "offers.credit.months: missing"),
+        ({**OFFER, "mnths": 1}, "did you mean 'months'"),
+        ({**OFFER, "code": "{{x}}"}, "offers.credit.code: holds a brace"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            parse_policy({"offers": {"credit": broken}, "rules": [LAST]})
+        assert complaint in str(caught.value)
+
+
+def test_the_schema_takes_what_the_parser_takes() -> None:
+    schema = Draft202012Validator(policy_schema())
+    assert list(schema.iter_errors(SHIPPED)) == []
+    full = {
+        "offers": {"credit": OFFER}, "own_texts": {"us": ["US"]},
+        "rules": [
+            {**LAST, "name": "a", "offer": "credit", "when": {
+                "sensitivity_at_least": "high", "kinds": ["derived"], "categories": ["income"], "residences": ["US"],
+                "locales": ["en"], "controllers": ["shop"], "websites": [1], "stores": [2], "scenarios": ["s"],
+                "standing": "recorded"}},
+            LAST,
+        ],
+    }  # fmt: skip
+    assert list(schema.iter_errors(full)) == []
+    assert parse_policy(full).rules[0].when.stores == {2}
+    bad: list[dict[str, Any]] = [
+        {"rules": [{**LAST, "chanels": []}]},
+        {"rules": [{**LAST, "priority": "x"}]},
+        {"rules": []},
+    ]
+    for broken in bad:
+        assert list(schema.iter_errors(broken))
+        with pytest.raises(BadInput):
+            parse_policy(broken)
 
 
 def test_coverage_of_jurisdictions() -> None:

@@ -73,7 +73,7 @@ class World:
         store = PlanningTables(self.database, self.clock, shipped_law)
         # a busy machine must not make a plan rest: the clock here stands still
         return Planning(
-            store, shipped_law, catalog, compose, lambda _: SAMPLE_SENDER, OurLease(), self.clock, rest_factor=0
+            store, shipped_law, catalog, compose, lambda *_: SAMPLE_SENDER, OurLease(), self.clock, rest_factor=0
         )
 
     def approve(self, *jurisdictions: str, until: datetime = NOW + timedelta(days=90)) -> str:

@@ -1,0 +1,63 @@
+"""Whether SES may send from an address: it, or its domain, must be a verified identity of the account and region."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from consumers.adapters.aws import AwsConfig, client, unreachable
+
+
+class SesIdentities:
+    """Asks SES, and remembers for a while what it was told; a "no" only shortly, so that a cure is seen."""
+
+    def __init__(
+        self,
+        config: AwsConfig,
+        *,
+        remember_seconds: float = 300.0,
+        forget_no_seconds: float = 5.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ses = client(config, "sesv2", may_repeat=True)
+        self._region = config.region
+        self._remember = {True: remember_seconds, False: forget_no_seconds}
+        self._monotonic = monotonic
+        self._known: dict[str, tuple[float, str | None]] = {}
+
+    def objection(self, address: str) -> str | None:
+        """Return why no mail may come from `address`, and what to do; None: it may. Raises Unreachable."""
+        now = self._monotonic()
+        known = self._known.get(address)
+        if known is None or now >= known[0]:
+            answer = self._ask(address)
+            known = (now + self._remember[answer is None], answer)
+            self._known[address] = known
+        return known[1]
+
+    def _ask(self, address: str) -> str | None:
+        # SES takes an address whose own identity is verified, else one whose domain is
+        for identity in (address, address.rpartition("@")[2]):
+            found = self._identity(identity)
+            if found is not None:
+                if found.get("VerifiedForSendingStatus"):
+                    return None
+                return (
+                    f"{identity} is an identity of SES in {self._region}, but not verified; finish its verification (DNS "
+                    "records or the mail that AWS sent)"
+                )
+        return (
+            f"neither {address} nor its domain is an identity of SES in {self._region}; verify it there, or name another "
+            "from_address in senders.yaml"
+        )
+
+    def _identity(self, identity: str) -> dict[str, Any] | None:
+        with unreachable("SES"):
+            try:
+                found: dict[str, Any] = self._ses.get_email_identity(EmailIdentity=identity)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NotFoundException":
+                    return None
+                raise
+        return found
