@@ -61,6 +61,7 @@ def sample_of(notice: ComposedNotice, key: SegmentKey) -> Sample:
             Rendered("email", fill(notice.subject, slots), fill(notice.text, slots), fill(notice.html, slots)),
             Rendered("sms", "", notice.sms, None, f"{count} {'part' if count == 1 else 'parts'}, {alphabet}{forcing}"),
             Rendered("account_notice", notice.account_title, notice.account_body),
+            Rendered("letter", "", fill(notice.letter, slots)),
         ),
         count,
     )
