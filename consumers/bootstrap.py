@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.engine import CaseDatabase
     from consumers.adapters.case_store.ledger import Ledger
     from consumers.adapters.index_client import IndexClient
+    from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
+    from consumers.domain.circuit import CircuitPolicy
+    from consumers.domain.sending import EmailProvider, SmsProvider
 
 
 class Stage(Protocol):
@@ -450,9 +453,7 @@ def _planning(parts: Parts, process: Process) -> Stage:
 def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Opener, load_private_keys
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
-    from consumers.adapters.ses import SesEmail
     from consumers.adapters.ses_identities import SesIdentities
-    from consumers.adapters.sns_sms import SnsSms
     from consumers.stages.dispatch import Dispatch, DispatchStage
 
     settings = parts.get(Settings)
@@ -470,12 +471,48 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
             may_not_send=SesIdentities(config).objection,
         ),
         Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
-        SesEmail(config, settings.delivery.configuration_set),
-        SnsSms(config),
+        _email_lane(settings, config, process.clock),
+        _sms_lane(settings, config, process.clock),
         process.clock,
         process.holder,
     )
     return DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
+
+
+def _email_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "CircuitLane[EmailProvider]":
+    from consumers.adapters.provider_lanes import CircuitLane
+    from consumers.adapters.ses import SesEmail
+    from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
+
+    providers: list[EmailProvider] = [SesEmail(config, settings.delivery.configuration_set)]
+    if (smtp := settings.delivery.smtp) is not None:
+        password = smtp.password.get_secret_value() if smtp.password is not None else None
+        server = SmtpServer(smtp.host, smtp.port, smtp.encryption, smtp.username, password, smtp.timeout_seconds)
+        providers.append(SmtpEmail(server, clock))
+    return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock)
+
+
+def _sms_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "CircuitLane[SmsProvider]":
+    from consumers.adapters.provider_lanes import CircuitLane
+    from consumers.adapters.sns_sms import SnsSms
+
+    providers: list[SmsProvider] = [SnsSms(config)]
+    return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock)
+
+
+def _circuit_policy(settings: Settings) -> "CircuitPolicy":
+    from consumers.domain.circuit import CircuitPolicy
+
+    circuit = settings.delivery.circuit
+    return CircuitPolicy(
+        in_a_row=circuit.in_a_row,
+        window=timedelta(seconds=circuit.window_seconds),
+        at_least=circuit.at_least,
+        error_share=circuit.error_share,
+        slow_after=timedelta(seconds=circuit.slow_after_seconds),
+        open_for=timedelta(seconds=circuit.open_seconds),
+        probes=circuit.probes,
+    )
 
 
 def refuse_wrong_account(settings: Settings, config: "AwsConfig") -> None:

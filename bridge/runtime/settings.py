@@ -208,6 +208,30 @@ class Approvals(Section):
     late_cap: int = Field(default=100, ge=0, description="late additions that an approval covers by default")
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Smtp(Section):
+    host: str = Field(description="the second e-mail provider, for when SES is ill")
+    port: int = 587
+    encryption: Literal["starttls", "tls", "none"] = Field(default="starttls", description="none on loopback only")
+    username: str | None = None
+    password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_DELIVERY__SMTP__PASSWORD")
+    timeout_seconds: float = Field(default=30, gt=0)
+
+
+class CircuitBounds(Section):
+    """When a provider counts as ill; see consumers/domain/circuit.py."""
+
+    in_a_row: int = Field(default=3, ge=1, description="so many ill calls one after the other")
+    window_seconds: float = Field(default=60, gt=0)
+    at_least: int = Field(default=10, ge=1, description="calls in the window before their share counts")
+    error_share: float = Field(default=0.5, gt=0, le=1)
+    slow_after_seconds: float = Field(default=10, gt=0)
+    open_seconds: float = Field(default=30, gt=0, description="until a few real messages try it; doubles up to 10 min")
+    probes: int = Field(default=5, ge=1)
+
+
 class Delivery(Section):
     mode: Literal["sandbox", "simulator", "live"] = "sandbox"
     aws_region: str = "eu-central-1"
@@ -246,6 +270,10 @@ class Delivery(Section):
     account_notice_timeout_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
     )
+    smtp: Smtp | None = Field(default=None, description="without it e-mail waits while SES is ill")
+    circuit: CircuitBounds = Field(
+        default_factory=CircuitBounds, description="when a provider counts as ill, and how it is tried again"
+    )
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"
     )
@@ -258,8 +286,12 @@ class Delivery(Section):
             raise ValueError(f'delivery.test_store is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
         if self.mode != "sandbox" and self.endpoint_url:
             raise ValueError(f'delivery.endpoint_url is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
-        if self.endpoint_url and urlsplit(self.endpoint_url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        if self.endpoint_url and urlsplit(self.endpoint_url).hostname not in LOOPBACK:
             raise ValueError("delivery.endpoint_url must be a loopback address: the sandbox never leaves the machine")
+        if self.mode == "sandbox" and self.smtp and self.smtp.host not in LOOPBACK:
+            raise ValueError(
+                'delivery.smtp.host must be a loopback address while delivery.mode = "sandbox": SMTP reaches people'
+            )
         return self
 
 

@@ -1,7 +1,7 @@
 """The commented settings file that `tocsin init` writes: every setting with its default and what it is for."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr
 
@@ -24,7 +24,11 @@ def commented_settings(changes: dict[str, dict[str, Any]] | None = None) -> str:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise TypeError(f"settings section {section} is not a model")
         defaults = model()
+        tables: list[str] = []
         for key, field in model.model_fields.items():
+            if (table := _table_model(field.annotation)) is not None:
+                tables += _commented_table(f"{section}.{key}", table, field.description)
+                continue
             if field.description:
                 lines.append(f"# {field.description}")
             given = changes.get(section, {})
@@ -32,7 +36,26 @@ def commented_settings(changes: dict[str, dict[str, Any]] | None = None) -> str:
                 lines.append(f"{key} = {_toml(given[key])}")
             else:
                 lines.append(f"# {key} = {_toml(getattr(defaults, key))}")
+        lines += tables  # last: keys that followed would belong to the table
     return "\n".join(lines) + "\n"
+
+
+def _table_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of a setting that is a table of its own, which may be absent."""
+    for kind in get_args(annotation) or (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _commented_table(name: str, model: type[BaseModel], description: str | None) -> list[str]:
+    lines = [f"# {description}"] if description else []
+    lines.append(f"# [{name}]")
+    for key, field in model.model_fields.items():
+        if field.description:
+            lines.append(f"#   {field.description}")
+        lines.append(f"# {key} = " + ("(required)" if field.is_required() else _toml(field.default)))
+    return lines
 
 
 def _toml(value: Any) -> str:

@@ -38,6 +38,12 @@ NEVER_SENT = (
 )
 """Failures in which no byte of a request can have been taken."""
 
+TOO_MANY = 429
+THROTTLINGS = frozenset(
+    {"Throttling", "ThrottlingException", "Throttled", "ThrottledException", "TooManyRequestsException"}
+)
+"""Error codes that only ask for less, whatever the HTTP status."""
+
 SES_EVENT_TYPES = ("SEND", "DELIVERY", "BOUNCE", "COMPLAINT", "DELIVERY_DELAY", "REJECT", "RENDERING_FAILURE")
 
 
@@ -113,16 +119,19 @@ def failed_call_state(error: BotoCoreError | ClientError, rejections: frozenset[
     """Return what a failed send means for everything in it, and the provider's word for it.
 
     `rejections` are the error codes that blame the message itself. Any other refusal (4xx) took nothing and may pass
-    later: credentials, quota, pauses, an unverified sender. Every 5xx and every lost connection may have been taken.
+    later: too fast, or credentials, quota, pauses, an unverified sender. Every 5xx and every lost connection may have been
+    taken.
     """
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
         if status >= 500:
             return SendState.UNKNOWN, code
-        return (SendState.REJECTED if code in rejections else SendState.THROTTLED), code
+        if code in rejections:
+            return SendState.REJECTED, code
+        return (SendState.THROTTLED if status == TOO_MANY or code in THROTTLINGS else SendState.UNAVAILABLE), code
     code = type(error).__name__
-    return (SendState.THROTTLED if isinstance(error, NEVER_SENT) else SendState.UNKNOWN), code
+    return (SendState.UNAVAILABLE if isinstance(error, NEVER_SENT) else SendState.UNKNOWN), code
 
 
 def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_set: str, receipts_queue: str) -> None:

@@ -25,15 +25,15 @@ ENTRY_STATES: dict[str, SendState] = {
     "FAILED": SendState.REJECTED,
     "TRANSIENT_FAILURE": SendState.THROTTLED,
     "ACCOUNT_THROTTLED": SendState.THROTTLED,
-    "ACCOUNT_DAILY_QUOTA_EXCEEDED": SendState.THROTTLED,
-    # Faults of the account or its set-up, cured by a person and not by another channel: the message waits.
-    "ACCOUNT_SUSPENDED": SendState.THROTTLED,
-    "ACCOUNT_SENDING_PAUSED": SendState.THROTTLED,
-    "CONFIGURATION_SET_NOT_FOUND": SendState.THROTTLED,
-    "CONFIGURATION_SET_SENDING_PAUSED": SendState.THROTTLED,
-    "INVALID_SENDING_POOL_NAME": SendState.THROTTLED,
-    "MAIL_FROM_DOMAIN_NOT_VERIFIED": SendState.THROTTLED,
-    "TEMPLATE_NOT_FOUND": SendState.THROTTLED,
+    "ACCOUNT_DAILY_QUOTA_EXCEEDED": SendState.UNAVAILABLE,
+    # Faults of the account or its set-up, cured by time or a person and not by another channel: the message waits.
+    "ACCOUNT_SUSPENDED": SendState.UNAVAILABLE,
+    "ACCOUNT_SENDING_PAUSED": SendState.UNAVAILABLE,
+    "CONFIGURATION_SET_NOT_FOUND": SendState.UNAVAILABLE,
+    "CONFIGURATION_SET_SENDING_PAUSED": SendState.UNAVAILABLE,
+    "INVALID_SENDING_POOL_NAME": SendState.UNAVAILABLE,
+    "MAIL_FROM_DOMAIN_NOT_VERIFIED": SendState.UNAVAILABLE,
+    "TEMPLATE_NOT_FOUND": SendState.UNAVAILABLE,
 }
 """Every BulkEmailEntryResult status; a test holds this against botocore's model."""
 

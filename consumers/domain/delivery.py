@@ -108,6 +108,7 @@ LIVE = frozenset({_S.PLANNED, _S.COMMANDED, _S.INTENDED, _S.HANDED_OVER, _S.UNKN
 OF_SEND: dict[SendState, Trigger] = {
     SendState.ACCEPTED: Trigger.ACCEPTED,
     SendState.THROTTLED: Trigger.THROTTLED,
+    SendState.UNAVAILABLE: Trigger.THROTTLED,
     SendState.REJECTED: Trigger.REFUSED,
     SendState.UNKNOWN: Trigger.LOST,
 }

@@ -63,6 +63,8 @@ class SentReport:
     provider_message_id: str | None = None
     body_sha256: str | None = None
     code: str | None = None
+    provider: str | None = None
+    """Who was asked, where that is another one than planned."""
     notice: AccountNotice | None = field(default=None, repr=False)
 
 

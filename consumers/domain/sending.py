@@ -6,9 +6,9 @@ Objects here may hold an address or a number in memory; nothing here is logged, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 
 class SendState(StrEnum):
@@ -16,7 +16,9 @@ class SendState(StrEnum):
 
     ACCEPTED = "accepted"
     THROTTLED = "throttled"
-    """Not taken, through no fault of the message: goes back to waiting, never failed."""
+    """Not taken, as it came too fast: goes back to waiting, never failed."""
+    UNAVAILABLE = "unavailable"
+    """Not taken, as the provider or our account there cannot send at all: goes back to waiting, or to another provider."""
     REJECTED = "rejected"
     """Refused for good on this channel."""
     UNKNOWN = "unknown"
@@ -112,6 +114,29 @@ class SmsProvider(Protocol):
 
     def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
         """Return the provider's answer. Never raises for what a provider says."""
+        ...
+
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[P]):
+    """Whose turn it is, and for how many messages at most (None: as many as there are)."""
+
+    provider: P
+    at_most: int | None = None
+
+
+class ProviderLane(Protocol[P]):
+    """One channel's providers: who is called next."""
+
+    def turn(self) -> Turn[P] | None:
+        """Return whose turn it is; None while every provider is ill, so that messages had better wait."""
+        ...
+
+    def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
+        """Learn from the answer to one call."""
         ...
 
 

@@ -6,8 +6,10 @@ nor by which channel.
 """
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
@@ -32,6 +34,7 @@ from consumers.domain.sending import (
     PreparedAccountNotice,
     PreparedEmail,
     PreparedText,
+    ProviderLane,
     SendResult,
     SmsProvider,
 )
@@ -100,8 +103,8 @@ class Dispatch:
         opener: ContactOpener,
         texts: NoticeTexts,
         addressing: Addressing,
-        email: EmailProvider,
-        sms: SmsProvider,
+        email: ProviderLane[EmailProvider],
+        sms: ProviderLane[SmsProvider],
         clock: Clock,
         dispatcher: str,
     ) -> None:
@@ -173,12 +176,23 @@ class Dispatch:
         if failed:
             self._report(Channel.EMAIL, failed)
         for (incident_id, template), people in audiences.items():
-            for start in range(0, len(people), self._email.max_entries):
-                self._send_bulk(incident_id, template, people[start : start + self._email.max_entries])
+            waiting = people
+            while waiting:
+                turn = self._email.turn()
+                if turn is None:
+                    self._report(Channel.EMAIL, [_recalled(intent) for intent, _, _ in waiting])
+                    break
+                size = min(turn.provider.max_entries, turn.at_most or turn.provider.max_entries)
+                self._send_bulk(turn.provider, incident_id, template, waiting[:size])
+                waiting = waiting[size:]
         return faults
 
     def _send_bulk(
-        self, incident_id: str, template: EmailTemplate, people: Sequence[tuple[Intent, EmailEntry, str]]
+        self,
+        provider: EmailProvider,
+        incident_id: str,
+        template: EmailTemplate,
+        people: Sequence[tuple[Intent, EmailEntry, str]],
     ) -> None:
         standing = self._ledger.standing([intent for intent, _, _ in people])
         if gone := [_recalled(intent) for intent, _, _ in people if intent.attempt_id not in standing]:
@@ -195,11 +209,17 @@ class Dispatch:
             incident_id=incident_id,
             entries=[entry for _, entry, _ in people],
         )
-        with CALL_SECONDS.labels("email").time():
-            results = self._email.send_bulk(message)
+        began = time.monotonic()
+        results = provider.send_bulk(message)
+        took = time.monotonic() - began
+        CALL_SECONDS.labels("email").observe(took)
+        self._email.record(provider, results, timedelta(seconds=took))
         self._report(
             Channel.EMAIL,
-            [_reported(intent, result, body) for (intent, _, body), result in zip(people, results, strict=True)],
+            [
+                _reported(intent, result, body, provider.name)
+                for (intent, _, body), result in zip(people, results, strict=True)
+            ],
         )
 
     def _send_texts(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
@@ -221,9 +241,16 @@ class Dispatch:
             if intent.attempt_id not in self._ledger.standing([intent]):
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
-            with CALL_SECONDS.labels("sms").time():
-                result = self._sms.send(intent.attempt_id, number, prepared.text)
-            self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256)])
+            turn = self._sms.turn()
+            if turn is None:
+                self._report(Channel.SMS, [_recalled(intent)])
+                continue
+            began = time.monotonic()
+            result = turn.provider.send(intent.attempt_id, number, prepared.text)
+            took = time.monotonic() - began
+            CALL_SECONDS.labels("sms").observe(took)
+            self._sms.record(turn.provider, [result], timedelta(seconds=took))
+            self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256, turn.provider.name)])
         return faults
 
     def _post_notices(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
@@ -308,7 +335,7 @@ def _recalled(intent: Intent) -> SentReport:
     return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count)
 
 
-def _reported(intent: Intent, result: SendResult, body_sha256: str) -> SentReport:
+def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: str) -> SentReport:
     return SentReport(
         intent.attempt_id,
         OF_SEND[result.state],
@@ -316,6 +343,7 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str) -> SentRepor
         provider_message_id=result.provider_message_id,
         body_sha256=body_sha256,
         code=result.code,
+        provider=provider if provider != intent.provider else None,
     )
 
 

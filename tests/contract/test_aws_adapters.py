@@ -115,7 +115,7 @@ def test_an_unverified_sender_makes_mails_wait() -> None:
             **{n: getattr(message, n) for n in message.__slots__} | {"from_address": "a@b.example"}
         )
         (result,) = aws.email.send_bulk(stranger)
-        assert (result.state, result.code) == (SendState.THROTTLED, "MessageRejected")
+        assert (result.state, result.code) == (SendState.UNAVAILABLE, "MessageRejected")
         assert aws.mailbox()["messages"] == []
 
 
@@ -177,8 +177,8 @@ def test_a_lost_answer_leaves_every_entry_unknown_and_is_not_repeated(keep_open:
 def test_a_refused_connection_took_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         config = AwsConfig("eu-central-1", f"http://127.0.0.1:{gone.getsockname()[1]}", retries=1)
-    assert SesEmail(config, "x").send_bulk(bulk(entry("a-1", "a@x.example")))[0].state is SendState.THROTTLED
-    assert SnsSms(config).send("s-1", "+4915100000001", "x").state is SendState.THROTTLED
+    assert SesEmail(config, "x").send_bulk(bulk(entry("a-1", "a@x.example")))[0].state is SendState.UNAVAILABLE
+    assert SnsSms(config).send("s-1", "+4915100000001", "x").state is SendState.UNAVAILABLE
     with pytest.raises(Unreachable, match="SQS queue q"):
         SqsReceipts(config, "q", SnsSignatures(())).receive(1, 0)
     with pytest.raises(Unreachable, match="AWS STS"):

@@ -9,6 +9,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from bridge.contracts.errors import Unreachable
+from bridge.runtime.clock import SetClock
 from consumers.adapters.aws import AwsConfig, caller_account, client
 from consumers.adapters.sms_status import FAILURES, LOOK_BACK, OVERLAP, CloudWatchSmsStatus
 from consumers.domain.sending import ReceiptKind, SendState
@@ -131,8 +132,8 @@ def test_rate_and_quota_count_recipients_and_not_calls(aws: Aws) -> None:
 @pytest.mark.parametrize(
     ("limits", "state", "code"),
     [
-        ({"sending_enabled": False}, SendState.THROTTLED, "SendingPausedException"),
-        ({"enforcement_status": "SHUTDOWN"}, SendState.THROTTLED, "AccountSuspendedException"),
+        ({"sending_enabled": False}, SendState.UNAVAILABLE, "SendingPausedException"),
+        ({"enforcement_status": "SHUTDOWN"}, SendState.UNAVAILABLE, "AccountSuspendedException"),
         ({"production_access": False}, SendState.REJECTED, "MESSAGE_REJECTED"),
     ],
 )
@@ -226,22 +227,15 @@ class TestSmsStatus:
         assert drain(status, 1)[0].receipts[0].kind is ReceiptKind.DELIVERED
 
 
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.at = datetime.now(UTC).replace(microsecond=0)
-
-    def now(self) -> datetime:
-        return self.at
-
-
 def test_late_lines_of_another_implementation_are_found_by_the_overlap_or_the_hourly_look() -> None:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
-        config, clock = AwsConfig("eu-central-1", f"http://{host}:{port}"), Clock()
+        config, clock = (
+            AwsConfig("eu-central-1", f"http://{host}:{port}"),
+            SetClock(datetime.now(UTC).replace(microsecond=0)),
+        )
         made_up: dict[str, Any] = {
             "aws_access_key_id": "x",
             "aws_secret_access_key": "x",

@@ -772,6 +772,8 @@ class Ledger:
                 learned: dict[str, Any] = {"body_sha256": item.body_sha256}
                 if item.provider_message_id is not None:
                     learned["provider_message_id"] = item.provider_message_id
+                if item.provider is not None:
+                    learned["provider"] = item.provider
                 if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
                     # nothing left the house: this call does not count against the one repeat
                     learned["send_count"] = item.send_count - 1
@@ -973,7 +975,7 @@ class Ledger:
     def _store(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         names = (
             "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count",
-            "provider_message_id", "body_sha256",
+            "provider", "provider_message_id", "body_sha256",
         )  # fmt: skip
         if rows:
             connection.execute(

@@ -1,9 +1,10 @@
 """Dispatch: who is called with what, what becomes of each answer, and what never reaches a log."""
 
 import hashlib
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
-from typing import Any
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
 
 import pytest
 import structlog
@@ -14,16 +15,19 @@ from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from bridge.runtime.kafka import Positions
 from bridge.runtime.sealing import KeyNotHeld
-from consumers.domain.delivery import Trigger
+from consumers.domain.delivery import OF_SEND, Trigger
 from consumers.domain.ledger import Command, Intent, SentReport
 from consumers.domain.sending import (
     BulkEmail,
+    EmailProvider,
     EmailTemplate,
     PreparedAccountNotice,
     PreparedEmail,
     PreparedText,
     SendResult,
     SendState,
+    SmsProvider,
+    Turn,
 )
 from consumers.stages.dispatch import Dispatch
 
@@ -32,6 +36,8 @@ INCIDENT = "INC-2026-0001"
 TEMPLATE = EmailTemplate("security@shop.example.com", None, "Subject", "<p>{{name_html}}</p>", "{{name}}")
 ADDRESS, PHONE, NAME = "zibbet@mail.example.com", "+491579999999", "Zibbet Quorn"
 AFTER = {("tocsin.delivery-commands", 3): 18}
+
+P = TypeVar("P")
 
 
 class World:
@@ -54,7 +60,11 @@ class World:
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
         self.taken_over: set[str] = set()
-        self.dispatch = Dispatch(self, self, Texts(self), Addresses(), self, Sms(self), SetClock(NOW), "d1")
+        self.email_lane: Lane[EmailProvider] = Lane([self])
+        self.sms_lane: Lane[SmsProvider] = Lane([Sms(self)])
+        self.dispatch = Dispatch(
+            self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1"
+        )
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
         attempt_id = f"a{number:03}"
@@ -123,6 +133,22 @@ class World:
         self.journal.append("call")
         if self.pause_after_calls is not None and self.journal.count("call") >= self.pause_after_calls:
             self.epoch_of[INCIDENT] = 2
+
+
+class Lane(Generic[P]):
+    """Gives each provider its turn as a test says it; without a word always the first one."""
+
+    def __init__(self, providers: Sequence[P]) -> None:
+        self.turns: Iterator[Turn[P] | None] = itertools.repeat(Turn(providers[0]))
+        self.recorded: list[P] = []
+
+    def turn(self) -> Turn[P] | None:
+        return next(self.turns)
+
+    def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
+        assert results
+        assert took >= timedelta(0)
+        self.recorded.append(provider)
 
 
 class Sms:
@@ -207,6 +233,7 @@ BY_CHANNEL = [Channel.EMAIL, Channel.SMS]
     [
         (SendState.ACCEPTED, Trigger.ACCEPTED),
         (SendState.THROTTLED, Trigger.THROTTLED),
+        (SendState.UNAVAILABLE, Trigger.THROTTLED),
         (SendState.REJECTED, Trigger.REFUSED),
         (SendState.UNKNOWN, Trigger.LOST),
     ],
@@ -224,7 +251,7 @@ def test_every_answer_of_a_provider_is_reported(
 
 
 def test_every_state_of_a_provider_was_tried_above() -> None:
-    assert set(SendState) == {SendState.ACCEPTED, SendState.THROTTLED, SendState.REJECTED, SendState.UNKNOWN}
+    assert set(OF_SEND) == set(SendState)
 
 
 def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: World) -> None:
@@ -392,3 +419,33 @@ def test_nothing_personal_is_logged_or_shown(world: World) -> None:
 
 def test_reading_begins_where_the_ledger_says(world: World) -> None:
     assert world.dispatch.assigned([("tocsin.delivery-commands", 0)]) == {("tocsin.delivery-commands", 0): 7}
+
+
+class Second(World):
+    """Another provider of e-mail that takes at most ten in a call."""
+
+    max_entries = 10
+    name = "second"
+
+
+def test_messages_go_to_whose_turn_it_is_and_the_report_says_who_was_asked() -> None:
+    world, second = World(), Second()
+    attempts = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(20)]
+    turns: list[Turn[EmailProvider] | None] = [Turn(world, 3), Turn(second), Turn(second)]
+    world.email_lane.turns = iter(turns)
+    world.run()
+    assert [len(mail.entries) for mail in world.mails] == [3]
+    assert [len(mail.entries) for mail in second.mails] == [10, 7]
+    assert [world.reports[attempt].provider for attempt in attempts] == [None] * 3 + ["second"] * 17
+    assert world.email_lane.recorded == [world, second, second]
+
+
+def test_while_no_provider_is_well_messages_go_back_to_waiting_and_nobody_is_called() -> None:
+    world = World()
+    mail = world.person(1, Channel.EMAIL, Contact(email=ADDRESS))
+    text = world.person(2, Channel.SMS, Contact(phone=PHONE))
+    world.email_lane.turns = iter([None])
+    world.sms_lane.turns = iter([None])
+    world.run()
+    assert "call" not in world.journal
+    assert {world.reports[attempt].trigger for attempt in (mail, text)} == {Trigger.RECALL}

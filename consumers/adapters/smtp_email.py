@@ -1,0 +1,176 @@
+"""E-mail by SMTP: the second provider, for when the first one is ill.
+
+One message for each recipient over one kept connection; slots are filled here. The attempt goes along as envelope id of
+delivery status notifications (RFC 3461), where the server has them, and in the Message-ID. SMTP itself tells no more than
+that the next server took the message: without a later report the attempt runs into its time limit, and the next channel
+begins. Never repeats.
+"""
+
+import smtplib
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.policy import SMTP as WIRE
+from email.utils import format_datetime, parseaddr
+from typing import Literal
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.clock import Clock
+from consumers.adapters.aws import is_loopback
+from consumers.domain.notices import fill
+from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState
+
+Encryption = Literal["starttls", "tls", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where the server is and who we are to it."""
+
+    host: str
+    port: int
+    encryption: Encryption = "starttls"
+    """`none` is for loopback only: addresses and texts never travel in clear."""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 30
+    idle_seconds: float = 30
+    """A connection that stood still for longer is closed: servers hang up on those."""
+
+    def __post_init__(self) -> None:
+        if self.encryption == "none" and not is_loopback(self.host):
+            raise BadInput(f"SMTP server {self.host}: without encryption only a loopback address; use starttls or tls")
+
+
+class SmtpEmail:
+    """An EmailProvider (`consumers.domain.sending`)."""
+
+    name = "smtp"
+    max_entries = 50
+
+    def __init__(self, server: SmtpServer, clock: Clock) -> None:
+        self._server = server
+        self._clock = clock
+        self._connection: smtplib.SMTP | None = None
+        self._used_at = 0.0
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        """Return one result for each entry, in order."""
+        return [self._send(message, entry) for entry in message.entries]
+
+    def close(self) -> None:
+        """Say good-bye to the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.quit()
+            except (OSError, smtplib.SMTPException):
+                connection.close()
+
+    def _send(self, message: BulkEmail, entry: EmailEntry) -> SendResult:
+        try:
+            connection = self._connected()
+        except (OSError, smtplib.SMTPException) as error:
+            self._connection = None
+            # refused log-ins and missing encryption included: nothing was taken, and a person cures it
+            return SendResult(entry.attempt_id, SendState.UNAVAILABLE, code=_word(error))
+        address, needs_utf8 = _on_the_wire(entry.to_address)
+        if needs_utf8 and not connection.has_extn("smtputf8"):
+            return SendResult(entry.attempt_id, SendState.REJECTED, code="NO_SMTPUTF8")
+        try:
+            mail = self._mail(message, entry, utf8=needs_utf8)
+        except ValueError:  # a line break where a header would end; nothing of it may reach the server
+            return SendResult(entry.attempt_id, SendState.REJECTED, code="INVALID_HEADER")
+        options = [f"ENVID={entry.attempt_id}", "RET=HDRS"] if connection.has_extn("dsn") else []
+        options += ["SMTPUTF8", "BODY=8BITMIME"] if needs_utf8 else []
+        wanted = ["NOTIFY=SUCCESS,FAILURE,DELAY"] if options else []
+        began_data = False
+        try:
+            # as smtplib.sendmail does, but step by step: only what follows the text's last byte may be taken unseen
+            code, _ = connection.mail(parseaddr(message.from_address)[1], options)
+            if code != 250:
+                return self._refused(entry, code, SendState.UNAVAILABLE)
+            code, _ = connection.rcpt(address, wanted)
+            if code not in (250, 251):
+                return self._refused(entry, code, SendState.REJECTED)
+            began_data = True
+            code, _ = connection.data(mail.as_bytes())
+        except smtplib.SMTPDataError as error:  # refused before the text: 354 did not come
+            return self._refused(entry, error.smtp_code, SendState.REJECTED)
+        except (OSError, smtplib.SMTPException) as error:
+            connection.close()
+            self._connection = None
+            state = SendState.UNKNOWN if began_data else SendState.UNAVAILABLE
+            return SendResult(entry.attempt_id, state, code=_word(error))
+        self._used_at = time.monotonic()
+        if code != 250:
+            return self._refused(entry, code, SendState.REJECTED)
+        return SendResult(entry.attempt_id, SendState.ACCEPTED, str(mail["Message-ID"]))
+
+    def _refused(self, entry: EmailEntry, code: int, if_permanent: SendState) -> SendResult:
+        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1)."""
+        state = SendState.THROTTLED if 400 <= code < 500 else if_permanent
+        if self._connection is not None:
+            try:
+                self._connection.rset()
+            except (OSError, smtplib.SMTPException):
+                self._connection.close()
+                self._connection = None
+        return SendResult(entry.attempt_id, state, code=f"SMTP_{code}")
+
+    def _connected(self) -> smtplib.SMTP:
+        if self._connection is not None and time.monotonic() - self._used_at > self._server.idle_seconds:
+            self.close()
+        if self._connection is None:
+            server = self._server
+            trusted = ssl.create_default_context()
+            if server.encryption == "tls":
+                connection: smtplib.SMTP = smtplib.SMTP_SSL(
+                    server.host, server.port, timeout=server.timeout_seconds, context=trusted
+                )
+            else:
+                connection = smtplib.SMTP(server.host, server.port, timeout=server.timeout_seconds)
+            try:
+                if server.encryption == "starttls":
+                    connection.starttls(context=trusted)
+                connection.ehlo_or_helo_if_needed()
+                if server.username is not None:
+                    connection.login(server.username, server.password or "")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+            self._used_at = time.monotonic()
+        return self._connection
+
+    def _mail(self, message: BulkEmail, entry: EmailEntry, *, utf8: bool) -> EmailMessage:
+        mail = EmailMessage(policy=WIRE.clone(utf8=utf8))
+        mail["From"] = message.from_address
+        mail["To"] = _on_the_wire(entry.to_address)[0]
+        mail["Subject"] = fill(message.subject, entry.slots)
+        if message.reply_to:
+            mail["Reply-To"] = message.reply_to
+        mail["Date"] = format_datetime(self._clock.now())
+        mail["Message-ID"] = f"<{entry.attempt_id}@{parseaddr(message.from_address)[1].rpartition('@')[2]}>"
+        mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note comes back
+        mail.set_content(fill(message.text, entry.slots))
+        mail.add_alternative(fill(message.html, entry.slots), subtype="html")
+        return mail
+
+
+def _on_the_wire(address: str) -> tuple[str, bool]:
+    """Return the address with its domain in ASCII, and whether what stands before the @ needs SMTPUTF8 (RFC 6531)."""
+    local, _, domain = address.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        return address, True
+    return f"{local}@{domain}", not local.isascii()
+
+
+def _word(error: OSError | smtplib.SMTPException) -> str:
+    """Return the error's class and its reply code, never the server's text: it may hold the address."""
+    code = getattr(error, "smtp_code", None)
+    return f"{type(error).__name__}_{code}" if isinstance(code, int) else type(error).__name__

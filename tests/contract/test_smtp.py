@@ -1,0 +1,267 @@
+"""The second e-mail provider against a real SMTP server (aiosmtpd): what each reply means, and what is never repeated."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.clock import SetClock
+from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
+from consumers.domain.sending import BulkEmail, SendState
+from tests.contract.aws_sandbox import bulk, entry
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Inbox:
+    """What the server does: replies by the local part (`550@...` is refused with 550), and everything it took."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.envelopes: list[Envelope] = []
+        self.connections = 0
+        self.hang_up_after_text = False
+
+    async def handle_EHLO(  # noqa: N802  aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        self.connections += 1
+        session.host_name = hostname
+        return [*responses[:-1], "250-DSN", responses[-1]]
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("unverified"):
+            return "550 5.7.1 sender not allowed: unverified@shop.example.com"
+        envelope.mail_from, envelope.mail_options = address, options
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        word = address.partition("@")[0]
+        if word.isdecimal():
+            return f"{word} no such user {address}"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
+        if b"spam" in envelope.content:
+            return "554 5.6.0 content refused"
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+        self.envelopes.append(envelope)
+        if self.hang_up_after_text:
+            assert isinstance(server.transport, asyncio.Transport)
+            server.transport.abort()
+        return "250 2.0.0 taken"
+
+
+class Dsn(SMTP):
+    """aiosmtpd does not know the parameters of RFC 3461; they are allowed and kept."""
+
+    def _getparams(self, params: Sequence[str]) -> dict[str, str | bool] | None:
+        kept = [each for each in params if not each.startswith(("ENVID=", "RET=", "NOTIFY="))]
+        return super()._getparams(kept)
+
+
+class Server(Controller):
+    """One server of its kind."""
+
+    def factory(self) -> SMTP:
+        return Dsn(self.handler, **self.SMTP_kwargs)
+
+
+@pytest.fixture
+def inbox() -> Iterator[tuple[Inbox, SmtpEmail]]:
+    handler = Inbox()
+    server = Server(handler, hostname="127.0.0.1", port=free_port())
+    server.start()
+    sender = SmtpEmail(SmtpServer("127.0.0.1", server.port, "none", timeout_seconds=5), SetClock(AT))
+    yield handler, sender
+    sender.close()
+    server.stop()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def states(results: Any) -> list[tuple[SendState, str | None]]:
+    return [(result.state, result.code) for result in results]
+
+
+def test_each_recipient_gets_a_mail_of_their_own_with_slots_filled(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    box, sender = inbox
+    results = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com"), entry("a-2", "bo@x.example.com")))
+    assert [(r.state, r.provider_message_id) for r in results] == [
+        (SendState.ACCEPTED, "<a-1@shop.example.com>"),
+        (SendState.ACCEPTED, "<a-2@shop.example.com>"),
+    ]
+    assert box.connections == 1
+    first = box.mails[0]
+    assert (first["From"], first["To"], first["Subject"]) == (
+        "Shop <privacy@shop.example.com>",
+        "ann@x.example.com",
+        "About your data, <Ann & Bo>",
+    )
+    assert (first["Reply-To"], first["Auto-Submitted"]) == ("dpo@shop.example.com", "auto-generated")
+    parts = {part.get_content_type(): part.get_content() for part in first.walk() if not part.is_multipart()}
+    assert parts["text/plain"].strip() == "Dear <Ann & Bo>,"
+    assert parts["text/html"].strip() == "<p>Dear &lt;Ann &amp; Bo&gt;,</p>"
+    assert box.envelopes[0].rcpt_tos == ["ann@x.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("address", "state", "code"),
+    [
+        ("550@x.example.com", SendState.REJECTED, "SMTP_550"),
+        ("553@x.example.com", SendState.REJECTED, "SMTP_553"),
+        ("451@x.example.com", SendState.THROTTLED, "SMTP_451"),
+        ("421@x.example.com", SendState.THROTTLED, "SMTP_421"),
+    ],
+)
+def test_a_refused_recipient_costs_nobody_else_the_mail(
+    inbox: tuple[Inbox, SmtpEmail], address: str, state: SendState, code: str
+) -> None:
+    box, sender = inbox
+    results = sender.send_bulk(bulk(entry("a-1", address), entry("a-2", "bo@x.example.com")))
+    assert states(results) == [(state, code), (SendState.ACCEPTED, None)]
+    assert [mail["To"] for mail in box.mails] == ["bo@x.example.com"]
+
+
+def test_a_refused_sender_is_ours_to_mend_and_no_fault_of_the_recipient(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    _, sender = inbox
+    message = bulk(entry("a-1", "ann@x.example.com"))
+    unverified = BulkEmail(
+        **{n: getattr(message, n) for n in message.__slots__} | {"from_address": "unverified@shop.example.com"}
+    )
+    assert states(sender.send_bulk(unverified)) == [(SendState.UNAVAILABLE, "SMTP_550")]
+
+
+def test_a_refused_text_is_a_rejection(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    _, sender = inbox
+    results = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com", name="spam", name_html="spam")))
+    assert states(results) == [(SendState.REJECTED, "SMTP_554")]
+
+
+def test_a_connection_that_ends_after_the_text_leaves_it_unknown_and_is_not_repeated(
+    inbox: tuple[Inbox, SmtpEmail],
+) -> None:
+    box, sender = inbox
+    box.hang_up_after_text = True
+    (result,) = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))
+    assert (result.state, len(box.mails)) == (SendState.UNKNOWN, 1)
+    box.hang_up_after_text = False
+    assert states(sender.send_bulk(bulk(entry("a-2", "bo@x.example.com")))) == [(SendState.ACCEPTED, None)]
+    assert len(box.mails) == 2
+
+
+def test_hostile_names_add_no_header_and_no_recipient(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    box, sender = inbox
+    name = "Ann\r\nBcc: all@x.example.com\r\n\r\n.\r\nMAIL FROM:<x@x.example>"
+    results = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com", name=name, name_html="Ann")))
+    assert [result.state for result in results] == [SendState.REJECTED]
+    assert box.mails == []
+    results = sender.send_bulk(bulk(entry("a-2", "ann@x.example.com\r\nRCPT TO:<bo@x.example.com>")))
+    assert [result.state for result in results] == [SendState.REJECTED]
+    assert box.mails == []
+
+
+def test_addresses_of_other_scripts(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    box, sender = inbox
+    results = sender.send_bulk(bulk(entry("a-1", "ann@bücher.example"), entry("a-2", "jörg@x.example.com")))
+    assert [result.state for result in results] == [SendState.ACCEPTED] * 2
+    assert [envelope.rcpt_tos for envelope in box.envelopes] == [["ann@xn--bcher-kva.example"], ["jörg@x.example.com"]]
+
+
+def test_a_server_that_is_away_took_nothing() -> None:
+    sender = SmtpEmail(SmtpServer("127.0.0.1", free_port(), "none", timeout_seconds=1), SetClock(AT))
+    assert states(sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))) == [
+        (SendState.UNAVAILABLE, "ConnectionRefusedError")
+    ]
+
+
+def test_a_server_that_says_nothing_took_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        sender = SmtpEmail(SmtpServer("127.0.0.1", port, "none", timeout_seconds=0.2), SetClock(AT))
+        assert states(sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))) == [
+            (SendState.UNAVAILABLE, "SMTPServerDisconnected")
+        ]
+
+
+def test_clear_text_is_for_loopback_only() -> None:
+    with pytest.raises(BadInput, match="loopback"):
+        SmtpServer("smtp.example.com", 25, "none")
+    assert "secret" not in repr(SmtpServer("smtp.example.com", 587, username="u", password="secret"))
+
+
+class TestEncrypted:
+    """STARTTLS with a certificate that is not trusted, and log-in."""
+
+    def test_neither_password_nor_mail_goes_to_a_server_that_cannot_prove_who_it_is(self, tmp_path: Any) -> None:
+        handler = Inbox()
+        tried: list[str] = []
+
+        def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+            tried.append(mechanism)
+            return AuthResult(success=isinstance(data, LoginPassword))
+
+        server = Server(
+            handler,
+            hostname="127.0.0.1",
+            port=free_port(),
+            tls_context=_self_signed(tmp_path),
+            authenticator=authenticate,
+            auth_required=True,
+        )
+        server.start()
+        try:
+            stranger = SmtpServer("127.0.0.1", server.port, "starttls", "user", "secret", timeout_seconds=5)
+            (result,) = SmtpEmail(stranger, SetClock(AT)).send_bulk(bulk(entry("a-1", "ann@x.example.com")))
+            assert (result.state, result.code) == (SendState.UNAVAILABLE, "SSLCertVerificationError")
+            assert (tried, handler.mails) == ([], [])
+        finally:
+            server.stop()
+
+
+def _self_signed(folder: Any) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
