@@ -13,10 +13,20 @@ from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
-from consumers.adapters.case_store.tables import clock_mark, duty_met, incident, obligation, page
+from consumers.adapters.case_store.tables import (
+    clock_mark,
+    duty_met,
+    incident,
+    obligation,
+    page,
+    recipient,
+    still_concerned,
+)
 from consumers.domain.clocks import MISSED_PERCENT, Mark, RunningClock
 
 _IN_ONE_PAGE = 20
+LATE_PEOPLE = "late-people"
+"""Stands for a regime: the clock of people who came late, or of whom more was found."""
 
 
 class Clocks:
@@ -57,7 +67,7 @@ class Clocks:
                     & deadline.is_not(None)
                 )
             ).mappings()
-            return tuple(
+            duties = tuple(
                 RunningClock(
                     incident_id=row["incident_id"],
                     revision=row["revision"],
@@ -71,6 +81,57 @@ class Clocks:
                 )
                 for row in rows
             )
+            watched = {(each.incident_id, each.controller, each.deadline_at) for each in duties}
+            late = self._late(connection)
+        return duties + tuple(
+            each for each in late if (each.incident_id, each.controller, each.deadline_at) not in watched
+        )
+
+    @staticmethod
+    def _late(connection: sa.Connection) -> Sequence[RunningClock]:
+        """Return the nearest clock of those who came late or are owed a supplement and have no end yet, by controller.
+
+        The duty that tells everybody else may be met, or its date have passed: theirs runs all the same.
+        """
+        rows = connection.execute(
+            sa.select(
+                recipient.c.incident_id,
+                recipient.c.controller,
+                sa.func.min(recipient.c.deadline_at, type_=recipient.c.deadline_at.type).label("deadline_at"),
+                sa.func.min(recipient.c.added_at, type_=recipient.c.added_at.type).label("added_at"),
+                incident.c.revision,
+                incident.c.exercise,
+            )
+            .join(incident, incident.c.incident_id == recipient.c.incident_id)
+            .where(
+                recipient.c.added_at.is_not(None)
+                & recipient.c.deadline_at.is_not(None)
+                & recipient.c.final_state.is_(None)
+                & incident.c.closed_at.is_(None)
+                & (incident.c.state != "dismissed")
+                & still_concerned()
+            )
+            .group_by(
+                recipient.c.incident_id,
+                recipient.c.controller,
+                incident.c.revision,
+                incident.c.exercise,
+            )
+        ).mappings()
+        return tuple(
+            RunningClock(
+                incident_id=row["incident_id"],
+                revision=row["revision"],
+                controller=row["controller"],
+                regime_id=LATE_PEOPLE,
+                recipient="individual",
+                started_at=min(row["added_at"], row["deadline_at"]),
+                deadline_at=row["deadline_at"],
+                conservative=False,
+                exercise=bool(row["exercise"]),
+            )
+            for row in rows
+        )
 
     def tell(self, marks: Sequence[Mark]) -> int:
         """Page and log the marks not yet told; return how many were new. Page and event are one transaction."""

@@ -79,7 +79,40 @@ class Case:
         }  # fmt: skip
         with self.database.write() as connection:
             connection.execute(sa.insert(tables.recipient).values(**(row | other)))
-        return recipient_id
+        return str((row | other)["recipient_id"])
+
+    def second_incident(self, **changes: Any) -> str:
+        """Open another incident beside the first, its release running too."""
+        other = "INC-2026-0002"
+        with self.database.write() as connection:
+            old = connection.execute(sa.select(tables.incident)).mappings().one()
+            row = {**old, "incident_id": other, "number": 2, "fingerprint": "g", "fingerprint_sha256": "e" * 64}
+            connection.execute(sa.insert(tables.incident).values(**{**row, **changes}))
+            part = connection.execute(sa.select(tables.segment)).mappings().one()
+            connection.execute(sa.insert(tables.segment).values(**{**part, "segment_id": "t1", "incident_id": other}))
+            first = connection.execute(sa.select(tables.release)).mappings().one()
+            policy = {"segments": {"t1": APPROVED}}
+            connection.execute(
+                sa.insert(tables.release).values(
+                    **{**first, "release_id": "q1", "incident_id": other, "policy": policy,
+                       "released_at": NOW + timedelta(seconds=1)}
+                )
+            )  # fmt: skip
+        return other
+
+    def twin(self, number: int, other: str, told: str = "d" * 64, **changes: Any) -> str:
+        """Add the same person to the other incident; `told` is the hash of what its notice tells."""
+        recipient_id = f"{other}:customer/{number}"
+        return self.person(
+            number, recipient_id=recipient_id, incident_id=other, segment_id="t1", notice_sha256=told, **changes
+        )
+
+    def case_events(self) -> list[dict[str, Any]]:
+        with self.database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.outbox.c.value).where(tables.outbox.c.topic == "tocsin.case-events")
+            )
+            return [json.loads(text) for text in rows.scalars()]
 
     def commands(self) -> list[Command]:
         """Take the delivery commands out of the outbox."""
@@ -554,6 +587,132 @@ class LedgerCases:
         box.settle(again)
         (last,) = box.next_batch(2)
         assert last.outbox_id > first[-1].outbox_id
+
+    def test_a_supplement_is_another_round_of_the_same_person(self, case: Case) -> None:
+        first = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == ["r1"]
+        case.person(1, recipient_id=f"{first}#2", round=2, supplements=first, late=True, segment_id="s1")
+        counts = case.ledger.counts(INCIDENT)
+        assert (counts.people, counts.reached, counts.open) == (1, 1, 0)
+        assert (counts.supplements, counts.supplements_open) == (1, 1)
+        (again,) = case.claim(EMAIL_LANE)
+        assert again.recipient_id == f"{first}#2"
+        assert case.ledger.finish_releases() == [], "a supplement under way is no end"
+        case.hand_over([again])
+        case.receive(again, ReceiptKind.BOUNCED_HARD)
+        assert case.states(f"{first}#2") == [("email", "bounced"), ("sms", "planned")]
+        assert case.states(first) == [("email", "delivered")]
+        assert case.end(first) == "reached"
+
+    def test_supplements_and_late_people_share_the_cap(self, case: Case) -> None:
+        first = case.person(1)
+        case.claim(EMAIL_LANE)
+        case.person(1, recipient_id=f"{first}#2", round=2, supplements=first, late=True)
+        case.person(2, late=True)
+        assert len(case.claim(EMAIL_LANE)) == 1
+        assert case.pages() == ["release.people_wait"]
+
+    def test_who_is_told_the_same_in_another_incident_is_told_once(self, case: Case) -> None:
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        second = case.twin(1, other)
+        (intent,) = case.claim(EMAIL_LANE)
+        assert intent.recipient_id == first
+        assert case.pages() == [], "nobody waits for an approval"
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.begin_attempts(10) == 1
+        assert case.end(second) == "reached"
+        assert case.states(second) == []
+        with case.database.read() as connection:
+            told_in = connection.execute(
+                sa.select(tables.recipient.c.told_in).where(tables.recipient.c.recipient_id == second)
+            ).scalar_one()
+        assert told_in == first
+        bodies = {event["kind"]: event for event in case.case_events()}
+        said = bodies["people.told_in_other_incident"]
+        assert (said["incident_id"], said["body"]["year"], said["body"]["number"]) == (other, 2026, 1)
+        # neither end hangs on the other: both releases finish
+        assert set(case.ledger.finish_releases()) == {"r1", "q1"}
+
+    def test_who_is_not_reached_there_is_told_here(self, case: Case) -> None:
+        other = case.second_incident()
+        first = case.person(1, ("email",), notice_sha256="d" * 64)
+        second = case.twin(1, other)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.end(first) == "unreachable_reported"
+        (again,) = case.claim(EMAIL_LANE)
+        assert again.recipient_id == second
+
+    def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        second = case.twin(1, other, "e" * 64)
+        assert {intent.recipient_id for intent in case.claim(EMAIL_LANE)} == {first, second}
+
+    @pytest.mark.parametrize("why_not", ["gate", "void", "closed"])
+    def test_nobody_waits_for_what_another_incident_will_not_send(self, case: Case, why_not: str) -> None:
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        case.ledger.begin_attempts(10)
+        assert case.states(first) == [("email", "planned")]
+        second = case.twin(1, other)
+        with case.database.write() as connection:
+            if why_not == "gate":
+                connection.execute(
+                    sa.insert(tables.gate).values(
+                        gate_id="g", incident_id=INCIDENT, kind="law_enforcement_hold", covers=["DE"], set_at=NOW,
+                        set_by="d",
+                    )
+                )  # fmt: skip
+            elif why_not == "void":
+                connection.execute(
+                    sa.update(tables.release).where(tables.release.c.release_id == "r1").values(state="void")
+                )
+            else:
+                connection.execute(
+                    sa.update(tables.incident).where(tables.incident.c.incident_id == INCIDENT).values(state="closed")
+                )
+                connection.execute(
+                    sa.update(tables.release).where(tables.release.c.release_id == "r1").values(state="void")
+                )
+        intents = case.claim(EMAIL_LANE)
+        assert [intent.recipient_id for intent in intents] == [second]
+
+    def test_closing_one_incident_leaves_the_other_its_contacts_and_its_gates(self, case: Case) -> None:
+        other = case.second_incident()
+        contact = {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c"}
+        first = case.person(1, contact=contact, notice_sha256="d" * 64)
+        second = case.twin(1, other, "e" * 64, contact=contact)
+        with case.database.write() as connection:
+            for name in (INCIDENT, other):
+                connection.execute(
+                    sa.insert(tables.gate).values(
+                        gate_id=name,
+                        incident_id=name,
+                        kind="law_enforcement_hold",
+                        covers=["DE"],
+                        set_at=NOW,
+                        set_by="d",
+                    )
+                )
+        store = SqlCaseStore(case.database, case.clock)
+        store.change(lambda work: work.remove_contacts(INCIDENT))
+        with case.database.read() as connection:
+            kept = dict(
+                connection.execute(sa.select(tables.recipient.c.recipient_id, tables.recipient.c.contact)).all()
+            )
+        assert (kept[first], kept[second]) == (None, contact)
+        with case.database.write() as connection:
+            connection.execute(
+                sa.update(tables.incident).where(tables.incident.c.incident_id == INCIDENT).values(state="closed")
+            )
+        assert case.claim(EMAIL_LANE) == [], "the other's own gate still holds its people"
 
     def test_attempt_states_are_those_of_the_contract(self, case: Case) -> None:
         person = case.person(1)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import CustomerAffected, Sensitivity
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.clocks import LATE_PEOPLE, Clocks
 from consumers.domain.resolution import member_leaf
 from consumers.evidence.merkle import leaf_hash, root_over
 from consumers.stages.planning import Planning
@@ -323,3 +324,17 @@ def test_page_ids_are_told_at_every_doubling(world: World) -> None:
         planning.look()
     pages = [page["body"]["people"] for page in world.rows(tables.page) if page["kind"] == "people.late"]
     assert sorted(pages) == [1, 2, 4, 8]
+
+
+def test_late_people_have_a_clock_that_is_watched_though_the_duty_is_met(world: World) -> None:
+    planning = planned(world, someone("customer/1"), someone("customer/2"))
+    clocks = Clocks(world.database, world.clock)
+    assert LATE_PEOPLE not in {each.regime_id for each in clocks.running()}
+    world.clock.at += timedelta(days=100)
+    late = someone("customer/3", "US-TX", late=True, why=why(SCORE, elements=("full_name", "ssn"), record="t"))
+    world.feed(planning, late)
+    planning.look()
+    (running,) = [each for each in clocks.running() if each.regime_id == LATE_PEOPLE]
+    assert (running.started_at, running.deadline_at) == (world.clock.at, world.people()["customer/3"]["deadline_at"])
+    world.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW))
+    assert LATE_PEOPLE not in {each.regime_id for each in clocks.running()}

@@ -1,0 +1,91 @@
+"""Who is one person: the same customer, or the same address at one controller; against an oracle that only compares."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.contracts.events import CustomerAffected, Kind, Sensitivity, Why
+from consumers.domain.persons import merge
+
+CONTROLLER_OF = {1: "shop", 2: "shop", 3: "other"}
+"""Websites 1 and 2 are one company's, 3 is another's."""
+
+
+def affected(root: str, *, customer: int | None = None, mail: str | None = None, website: int = 1) -> CustomerAffected:
+    why = Why(
+        record_ids=(f"r-{root}",), attributes=("score",), models=("m@1",), kinds=(Kind.DERIVED,),
+        disclosures=(f"derived|m|{root}",), highest_sensitivity=Sensitivity.HIGH, categories=(), elements=(),
+    )  # fmt: skip
+    return CustomerAffected(
+        root=root, customer_id=customer, website_id=website, store_id=1, locale="", incident_id="INC-2026-0001",
+        revision=1, partition=0, email_hmac=None if mail is None else mail * 64, why=why,
+    )  # fmt: skip
+
+
+def groups(members: Sequence[CustomerAffected]) -> list[tuple[str, ...]]:
+    return sorted(person.roots for person in merge(members, CONTROLLER_OF.__getitem__))
+
+
+def test_a_customer_and_their_guest_orders_are_one_person_who_hears_of_all() -> None:
+    members = [
+        affected("customer/1", customer=1, mail="a"),
+        affected("order/5", customer=1),
+        affected("order/6", mail="a"),
+        affected("order/7", mail="a", website=2),
+        affected("order/8", mail="b"),
+    ]
+    assert groups(members) == [("customer/1", "order/5", "order/6", "order/7"), ("order/8",)]
+    one, _ = merge(members, CONTROLLER_OF.__getitem__)
+    assert one.disclosures == tuple(sorted(f"derived|m|{root}" for root in one.roots))
+    assert (one.root, one.customer_id) == ("customer/1", 1)
+
+
+def test_the_same_address_at_two_controllers_stays_two_people() -> None:
+    members = [affected("customer/1", customer=1, mail="a"), affected("customer/2", customer=2, mail="a", website=3)]
+    assert groups(members) == [("customer/1",), ("customer/2",)]
+    assert {person.controller for person in merge(members, CONTROLLER_OF.__getitem__)} == {"shop", "other"}
+
+
+@st.composite
+def many(draw: st.DrawFn) -> list[CustomerAffected]:
+    roots = draw(
+        st.lists(
+            st.sampled_from([f"customer/{n}" for n in range(1, 5)] + [f"order/{n}" for n in range(1, 8)]), unique=True
+        )
+    )
+    return [
+        affected(
+            root,
+            customer=int(root[9:]) if root.startswith("customer/") else draw(st.sampled_from([None, 1, 2, 3])),
+            mail=draw(st.sampled_from([None, "a", "b"])),
+            website=draw(st.sampled_from([1, 2, 3])),
+        )
+        for root in roots
+    ]
+
+
+@given(many())
+def test_people_are_those_whom_a_chain_of_equal_ids_or_addresses_joins(members: list[CustomerAffected]) -> None:
+    def same(one: CustomerAffected, other: CustomerAffected) -> bool:
+        if one.customer_id is not None and one.customer_id == other.customer_id:
+            return True
+        at_one_controller = CONTROLLER_OF[one.website_id] == CONTROLLER_OF[other.website_id]
+        return one.email_hmac is not None and one.email_hmac == other.email_hmac and at_one_controller
+
+    # the oracle: put everybody apart, then join until nothing joins any more
+    apart = [{member.root} for member in members]
+    by_root = {member.root: member for member in members}
+    joined = True
+    while joined:
+        joined = False
+        for one in apart:
+            for other in apart:
+                if one is not other and any(same(by_root[a], by_root[b]) for a in one for b in other):
+                    one |= other
+                    apart.remove(other)
+                    joined = True
+                    break
+            if joined:
+                break
+    assert groups(members) == sorted(tuple(sorted(each)) for each in apart)
