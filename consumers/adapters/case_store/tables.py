@@ -693,7 +693,13 @@ def still_concerned() -> sa.ColumnElement[bool]:
     """Say of a recipient that the incident's scope in force is about them. Somebody who was written to before the scope
     was corrected stays in the table, but nothing more is owed to them if it left them out.
     """
-    now = sa.select(incident.c.revision).where(incident.c.incident_id == recipient.c.incident_id).scalar_subquery()
+    now = (
+        sa.select(incident.c.revision)
+        .where(incident.c.incident_id == recipient.c.incident_id)
+        # also where the outer query reads incidents itself
+        .correlate(recipient)
+        .scalar_subquery()
+    )
     return (recipient.c.revision == now) | sa.exists().where(
         (affected.c.incident_id == recipient.c.incident_id)
         & (affected.c.revision == now)
