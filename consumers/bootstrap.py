@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.ledger import Ledger
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.provider_lanes import CircuitLane
+    from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
     from consumers.domain.circuit import CircuitPolicy
-    from consumers.domain.sending import EmailProvider, SmsProvider
+    from consumers.domain.sending import EmailProvider, ReceiptSource, SmsProvider
 
 
 class Stage(Protocol):
@@ -494,10 +495,29 @@ def _email_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "Circu
 
 def _sms_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "CircuitLane[SmsProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
+    from consumers.adapters.sms_gateway import GatewaySms
     from consumers.adapters.sns_sms import SnsSms
 
     providers: list[SmsProvider] = [SnsSms(config)]
+    if (account := _gateway_account(settings)) is not None:
+        providers.append(GatewaySms(account))
     return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock)
+
+
+def _gateway_account(settings: Settings) -> "GatewayAccount | None":
+    from consumers.adapters.sms_gateway import GatewayAccount
+
+    gateway = settings.delivery.sms_gateway
+    if gateway is None:
+        return None
+    return GatewayAccount(
+        gateway.url,
+        gateway.account_sid,
+        gateway.auth_token.get_secret_value(),
+        gateway.sender,
+        gateway.callback_url,
+        gateway.timeout_seconds,
+    )
 
 
 def _circuit_policy(settings: Settings) -> "CircuitPolicy":
@@ -582,6 +602,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
 
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from consumers.adapters.sms_gateway import GatewayCallbacks
     from consumers.adapters.sms_status import CloudWatchSmsStatus
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
     from consumers.stages.receipts import Receipts, ReceiptsStage
@@ -596,10 +617,14 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     texts = CloudWatchSmsStatus(
         config, process.clock, every=timedelta(seconds=settings.delivery.sms_status_poll_seconds)
     )
+    sources: list[ReceiptSource] = [emails, texts]
+    gateway, account = settings.delivery.sms_gateway, _gateway_account(settings)
+    if gateway is not None and account is not None and account.callback_url is not None:
+        sources.append(GatewayCallbacks(account, gateway.callback_host, gateway.callback_port, process.clock))
     dead_letters = _dead_letters(parts, process)
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(
-        _ledger(parts, process), [emails, texts], dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
+        _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
     )
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 

@@ -220,6 +220,17 @@ class Smtp(Section):
     timeout_seconds: float = Field(default=30, gt=0)
 
 
+class SmsGateway(Section):
+    url: str = Field(description="a second SMS provider with a Twilio-compatible API, for when SNS is ill")
+    account_sid: str
+    auth_token: SecretStr = Field(description="by environment: TOCSIN_DELIVERY__SMS_GATEWAY__AUTH_TOKEN")
+    sender: str = Field(description="a number in E.164, or a messaging service (MG...)")
+    callback_url: str | None = Field(default=None, description="public address of our listener, as the gateway sees it")
+    callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
+    callback_port: int = 8481
+    timeout_seconds: float = Field(default=30, gt=0)
+
+
 class CircuitBounds(Section):
     """When a provider counts as ill; see consumers/domain/circuit.py."""
 
@@ -271,6 +282,7 @@ class Delivery(Section):
         default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
     )
     smtp: Smtp | None = Field(default=None, description="without it e-mail waits while SES is ill")
+    sms_gateway: SmsGateway | None = Field(default=None, description="without it SMS wait while SNS is ill")
     circuit: CircuitBounds = Field(
         default_factory=CircuitBounds, description="when a provider counts as ill, and how it is tried again"
     )
@@ -291,6 +303,10 @@ class Delivery(Section):
         if self.mode == "sandbox" and self.smtp and self.smtp.host not in LOOPBACK:
             raise ValueError(
                 'delivery.smtp.host must be a loopback address while delivery.mode = "sandbox": SMTP reaches people'
+            )
+        if self.mode == "sandbox" and self.sms_gateway and urlsplit(self.sms_gateway.url).hostname not in LOOPBACK:
+            raise ValueError(
+                'delivery.sms_gateway.url must be loopback while delivery.mode = "sandbox": it reaches people'
             )
         return self
 

@@ -95,6 +95,17 @@ SMS_STATUS: dict[Fate, tuple[str, str]] = {
 }
 """Status and provider response of an SMS; a fate that is missing is never reported."""
 
+GATEWAY_STATUS: dict[Fate, tuple[str, int | None]] = {
+    Fate.DELIVERED: ("delivered", None),
+    Fate.DELAYED: ("delivered", None),
+    Fate.COMPLAINED: ("delivered", None),
+    Fate.SPAM_FOLDER: ("delivered", None),
+    Fate.BOUNCED: ("undelivered", 30005),
+    Fate.SOFT_BOUNCED: ("undelivered", 30003),
+    Fate.REJECTED: ("undelivered", 30007),
+}
+"""The same from a Twilio-compatible gateway: message status and error code."""
+
 SMS_PRICE_USD = 0.05
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -70,8 +70,8 @@ def listing(state: State, number: int, message: Message, *, with_bodies: bool = 
         "reply_to": list(message.reply_to),
         "subject": text.subject,
         **({"html": text.html, "text": text.text} if with_bodies else {}),
-        "tags": dict(message.tags),
-        "attempt_id": message.tags.get("attempt"),
+        "tags": {name: value for name, value in message.tags.items() if name != "token"},
+        "attempt_id": message.tags.get("attempt") or _attempt_called_back(message),
         "configuration_set": message.configuration_set,
         "received_at": message.received_at.isoformat(),
         "behaviour": message.behaviour,
@@ -79,6 +79,12 @@ def listing(state: State, number: int, message: Message, *, with_bodies: bool = 
         "final_event": message.final_event,
         "final_event_at": message.due_at.isoformat(),
     }
+
+
+def _attempt_called_back(message: Message) -> str | None:
+    """Return the attempt that a gateway's report would name."""
+    query = parse_qs(urlsplit(message.tags.get("callback", "")).query)
+    return query.get("attempt", [None])[0]
 
 
 def json_chunks(state: State, after: int, *, with_bodies: bool) -> Iterator[bytes]:

@@ -6,9 +6,10 @@ prints `{"url": "http://127.0.0.1:43210"}` on standard output once it answers, k
 memory without), and ends with exit code 0 on SIGTERM or SIGINT. Exit code 1 means that it had to say something which
 AWS never says; standard error names the operation.
 
-Beside AWS's protocols it serves `/_mailbox`, `/_mailbox.json?after=N&bodies=0`, and three places to POST a JSON object
-to: `/_control/behaviours` (recipient -> behaviour; see `fates`), `/_control/faults` (a whole service; see `faults`) and
-`/_control/account` (quotas and states; see `limits`).
+Beside AWS's protocols it serves a Twilio-compatible SMS gateway (see `gateway`), `/_mailbox`,
+`/_mailbox.json?after=N&bodies=0`, and three places to POST a JSON object to: `/_control/behaviours` (recipient ->
+behaviour; see `fates`), `/_control/faults` (a whole service; see `faults`) and `/_control/account` (quotas and states;
+see `limits`).
 """
 
 import json
@@ -31,6 +32,8 @@ from consumers.sandbox import mailbox
 from consumers.sandbox.envelopes import Signer
 from consumers.sandbox.fates import parse_scripts
 from consumers.sandbox.faults import FaultyAnswer, parse_faults
+from consumers.sandbox.gateway import PATH as GATEWAY_PATH
+from consumers.sandbox.gateway import SmsGateway
 from consumers.sandbox.http import LoopbackServer, Streamed
 from consumers.sandbox.journal import Journal, Record
 from consumers.sandbox.limits import parse_limits
@@ -77,6 +80,7 @@ class Sandbox:
             ses = SimpleEmailService(self._state, self._delay)
             sns = SimpleNotificationService(self._state, self._delay)
             self._sqs = SimpleQueueService(self._state)
+            self._gateway = SmsGateway(self._state, self._delay)
             self._operations: dict[str, dict[str, Callable[[Call], dict[str, Any]]]] = {
                 "sesv2": ses.operations(),
                 "sns": sns.operations(),
@@ -96,6 +100,7 @@ class Sandbox:
             self._sqs.closing = True
             self._state.changed.notify_all()
         self._server.close()
+        self._gateway.close()
         self._state.close()
         if self._faults:
             raise SandboxFault("; ".join(self._faults))
@@ -105,6 +110,8 @@ class Sandbox:
             path = urlsplit(request.target).path
             if path.startswith(("/_mailbox", "/_control")) or path == self._signer.certificate_path:
                 return self._own_page(request, path)
+            if (account := GATEWAY_PATH.fullmatch(path)) is not None:
+                return self._gateway.answer(request, account["account"])
             if path == "/" and request.method == "GET" and "authorization" not in request.headers:
                 return Response(302, "text/plain", b"", {"Location": "/_mailbox"})
             return self._aws(request)

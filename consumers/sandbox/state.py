@@ -72,6 +72,19 @@ class Suppression:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CallBack:
+    """A report that the SMS gateway owes, and how often it was called in vain."""
+
+    message: Message
+    at: datetime
+    calls: int = 0
+
+    def later(self, at: datetime) -> "CallBack":
+        """Return the same after one more call that nobody heard."""
+        return CallBack(self.message, at, self.calls + 1)
+
+
 class State:
     """The sandbox's memory, and the only place that changes it."""
 
@@ -94,6 +107,7 @@ class State:
         self.sms_attributes: dict[str, str] = {}
         self.opted_out: set[str] = set()
         self.sms_log = SmsStatusLog()
+        self.call_backs: dict[str, CallBack] = {}
         self._journal = journal
         self._signer = signer
         for record in journal.replay():
@@ -163,6 +177,8 @@ class State:
             self.limits = Limits(**record["limits"])
         elif kind == "sms_attributes":
             self.sms_attributes |= record["attributes"]
+        elif kind == "called_back":
+            self.call_backs.pop(record["message"], None)
         elif kind == "opted_in":
             self.opted_out.discard(record["phone"])
         elif kind == "queued":
@@ -214,7 +230,10 @@ class State:
         if message.channel == "sms":
             if message.fate is Fate.COMPLAINED:  # the answer to an SMS that nobody wanted is STOP
                 self.opted_out.add(message.to)
-            self.sms_log.write(message, self.sms_attributes)
+            if "gateway" not in message.tags:
+                self.sms_log.write(message, self.sms_attributes)
+            elif message.tags["callback"] and message.fate in events.GATEWAY_STATUS:
+                self.call_backs[message.id] = CallBack(message, message.due_at)
             return
         if message.fate in SUPPRESSING:
             # As SES does by default: who bounced hard or complained is not tried again until taken off the list.

@@ -1,0 +1,269 @@
+"""SMS over a Twilio-compatible HTTP API: the second provider, and its reports.
+
+A message is one POST to `Messages.json`; what becomes of it is called back to an address of ours, which names the
+attempt and is signed. https://www.twilio.com/docs/messaging/api/message-resource#create-a-message-resource and
+https://www.twilio.com/docs/usage/security#validating-requests. Never repeats a message whose answer was lost.
+"""
+
+import base64
+import hashlib
+import hmac
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Empty, SimpleQueue
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+import structlog
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.clock import Clock
+from bridge.runtime.telemetry import counter
+from consumers.adapters.aws import is_loopback
+from consumers.adapters.receipt_fields import json_object, readable, text
+from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState
+
+log = structlog.get_logger()
+
+NAME = "sms_gateway"
+ATTEMPT = "attempt"
+
+REJECTIONS = frozenset({21211, 21214, 21217, 21408, 21421, 21610, 21612, 21614, 21617})
+"""Error codes that blame the number or the text: no number, no mobile, opted out, a country that is closed, too long."""
+
+FINAL = {
+    "sent": ReceiptKind.SENT,
+    "delivered": ReceiptKind.DELIVERED,
+    "read": ReceiptKind.READ,
+    "undelivered": ReceiptKind.BOUNCED_HARD,
+    "failed": ReceiptKind.BOUNCED_HARD,
+}
+ON_THE_WAY = frozenset({"accepted", "scheduled", "queued", "sending"})
+"""Statuses that tell nothing new."""
+FAILURES = {
+    30001: (ReceiptKind.REJECTED, "queue_overflow"),
+    30002: (ReceiptKind.REJECTED, "account_suspended"),
+    30003: (ReceiptKind.BOUNCED_SOFT, "phone_unreachable"),
+    30004: (ReceiptKind.BOUNCED_HARD, "sms_blocked"),
+    30005: (ReceiptKind.BOUNCED_HARD, "invalid_number"),
+    30006: (ReceiptKind.BOUNCED_HARD, "landline"),
+    30007: (ReceiptKind.REJECTED, "carrier_filter"),
+    30008: (ReceiptKind.BOUNCED_SOFT, "unknown"),
+    21610: (ReceiptKind.BOUNCED_HARD, "opted_out"),
+}
+"""https://www.twilio.com/docs/api/errors; the words are those of `sms_status`, too."""
+
+MAX_BODY_BYTES = 64 * 1024
+SETTLE_SECONDS = 10
+
+REFUSED = counter(
+    "tocsin_receipt_callbacks_refused_total",
+    "calls to the address for SMS reports that were not the gateway's",
+    question="does somebody try to forge receipts, or is the token wrong?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAccount:
+    """Where the gateway is, who we are to it, and where it calls back."""
+
+    url: str
+    account_sid: str
+    auth_token: str = field(repr=False)
+    sender: str
+    """A number in E.164, or a messaging service (`MG...`)."""
+    callback_url: str | None = None
+    """Public address of our listener as the gateway sees it; without it a message runs into its time limit."""
+    timeout_seconds: float = 30
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+            raise BadInput(f"SMS gateway {self.url!r}: https, or http on loopback")
+
+
+class GatewaySms:
+    """An SmsProvider (`consumers.domain.sending`)."""
+
+    name = NAME
+
+    def __init__(self, account: GatewayAccount) -> None:
+        self._account = account
+        self._address = f"{account.url.rstrip('/')}/2010-04-01/Accounts/{account.account_sid}/Messages.json"
+        timeout = urllib3.Timeout(connect=min(5.0, account.timeout_seconds), read=account.timeout_seconds)
+        self._http = urllib3.PoolManager(retries=False, timeout=timeout)
+        self._headers = urllib3.make_headers(basic_auth=f"{account.account_sid}:{account.auth_token}")
+
+    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+        """Return the gateway's answer."""
+        sender = "MessagingServiceSid" if self._account.sender.startswith("MG") else "From"
+        form = {"To": phone_e164, sender: self._account.sender, "Body": text}
+        if self._account.callback_url is not None:
+            form["StatusCallback"] = callback_address(self._account.callback_url, attempt_id)
+        try:
+            answer = self._http.request(
+                "POST", self._address, fields=form, headers=self._headers, encode_multipart=False
+            )
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            return SendResult(attempt_id, SendState.UNAVAILABLE, code=type(error).__name__)
+        except HTTPError as error:
+            return SendResult(attempt_id, SendState.UNKNOWN, code=type(error).__name__)
+        return _answered(attempt_id, answer.status, answer.data)
+
+
+def callback_address(callback_url: str, attempt_id: str) -> str:
+    """Return where the gateway reports one attempt."""
+    return f"{callback_url}?{urlencode({ATTEMPT: attempt_id})}"
+
+
+def signature(auth_token: str, address: str, form: Iterable[tuple[str, str]]) -> str:
+    """Return what `X-Twilio-Signature` must be: HMAC-SHA1 over the address and the sorted fields of the form."""
+    signed = address + "".join(name + value for name, value in sorted(set(form)))
+    return base64.b64encode(hmac.digest(auth_token.encode(), signed.encode(), hashlib.sha1)).decode()
+
+
+def _answered(attempt_id: str, status: int, body: bytes) -> SendResult:
+    try:
+        answer = json_object(body.decode("utf-8", "replace"), "SMS gateway's answer")
+    except BadInput:
+        answer = {}
+    if status in (200, 201) and isinstance(answer.get("sid"), str):
+        return SendResult(attempt_id, SendState.ACCEPTED, answer["sid"])
+    code = answer.get("code")
+    word = f"GATEWAY_{code}" if isinstance(code, int) else f"HTTP_{status}"
+    if status < 300 or status >= 500:
+        return SendResult(attempt_id, SendState.UNKNOWN, code=word)
+    if status == 429:
+        return SendResult(attempt_id, SendState.THROTTLED, code=word)
+    return SendResult(attempt_id, SendState.REJECTED if code in REJECTIONS else SendState.UNAVAILABLE, code=word)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A report whose caller waits until the ledger has it."""
+
+    delivery: ReceiptDelivery
+    settled: threading.Event = field(default_factory=threading.Event)
+
+
+class GatewayCallbacks:
+    """A ReceiptSource (`consumers.domain.sending`): reports that the gateway calls in, signed.
+
+    A caller gets its 204 only once the report is settled, else 503 after ten seconds: nothing that was answered can be
+    lost, and a gateway that repeats will repeat.
+    """
+
+    name = NAME
+
+    def __init__(self, account: GatewayAccount, host: str, port: int, clock: Clock) -> None:
+        """Listen on `host` and `port` (0 picks a free one). Raises BadInput if that cannot be had."""
+        if account.callback_url is None:
+            raise BadInput("delivery.sms_gateway.callback_url: say where the gateway reaches this listener")
+        self._account = account
+        self._callback_url = account.callback_url
+        self._clock = clock
+        self._arrived: SimpleQueue[_Waiting] = SimpleQueue()
+        self._lent: dict[str, list[_Waiting]] = {}
+        callbacks = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 30
+
+            def do_POST(self) -> None:
+                length = self.headers.get("content-length", "")
+                if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+                    self.close_connection = True
+                    self._say(413)
+                    return
+                body = self.rfile.read(int(length))
+                self._say(callbacks.take(self.path, body, self.headers.get("x-twilio-signature", "")))
+
+            def _say(self, status: int) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  http.server's signature
+                """Write nothing: a request holds a telephone number."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise BadInput(f"SMS reports cannot be received on {host}:{port}: {error.strerror}") from None
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, name="sms-callbacks", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, path: str, body: bytes, claimed: str) -> int:
+        """Return the HTTP status for one call, once its report is settled or will not be."""
+        query = urlsplit(path).query
+        address = f"{self._callback_url}?{query}" if query else self._callback_url
+        try:
+            form = parse_qsl(body.decode("utf-8"), keep_blank_values=True, strict_parsing=True)
+        except (UnicodeDecodeError, ValueError):
+            form = []
+        expected = signature(self._account.auth_token, address, form)
+        if not form or not hmac.compare_digest(expected.encode(), claimed.encode("utf-8", "replace")):
+            REFUSED.inc()
+            log.warning("an SMS report is not signed by the gateway", bytes=len(body))
+            return 403
+        waiting = _Waiting(_delivery(dict(form), parse_qs(query).get(ATTEMPT, [None])[0], body, self._clock))
+        self._arrived.put(waiting)
+        return 204 if waiting.settled.wait(SETTLE_SECONDS) else 503
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
+        """Return up to `limit` reports whose callers wait, waiting up to `wait_seconds` for the first."""
+        deliveries: list[ReceiptDelivery] = []
+        while len(deliveries) < limit:
+            try:
+                waiting = self._arrived.get(timeout=wait_seconds or None, block=bool(wait_seconds and not deliveries))
+            except Empty:
+                break
+            self._lent.setdefault(waiting.delivery.handle, []).append(waiting)
+            deliveries.append(waiting.delivery)
+        return deliveries
+
+    def settle(self, handles: Sequence[str]) -> None:
+        """Answer the callers of what has been stored durably. A crash before this ends their connections unanswered."""
+        for handle in handles:
+            for waiting in self._lent.pop(handle, ()):
+                waiting.settled.set()
+
+
+def _delivery(form: dict[str, str], attempt_id: str | None, body: bytes, clock: Clock) -> ReceiptDelivery:
+    raw_sha256 = hashlib.sha256(body).hexdigest()
+    try:
+        receipts: tuple[Receipt, ...] = readable("SMS report", lambda: _receipts(form, attempt_id, raw_sha256, clock))
+    except BadInput as error:
+        return ReceiptDelivery(raw_sha256, (), str(error), body)
+    return ReceiptDelivery(raw_sha256, receipts, raw=body)
+
+
+def _receipts(form: dict[str, str], attempt_id: str | None, raw_sha256: str, clock: Clock) -> tuple[Receipt, ...]:
+    status, message_id = text(form["MessageStatus"]), text(form["MessageSid"])
+    if status in ON_THE_WAY:
+        return ()
+    kind, word = FINAL[status], None
+    if kind is ReceiptKind.BOUNCED_HARD:
+        code = form.get("ErrorCode", "")
+        kind, word = FAILURES.get(int(code) if code.isdecimal() else 0, (kind, "unlisted"))
+    receipt = Receipt(
+        provider=NAME,
+        provider_event_id=f"{message_id}/{status}",
+        provider_message_id=message_id,
+        attempt_id=attempt_id,
+        kind=kind,
+        sub_type=word,
+        occurred_at=clock.now(),  # the report carries no time
+        raw_sha256=raw_sha256,
+    )
+    return (receipt,)

@@ -1,0 +1,174 @@
+"""The second SMS provider against the sandbox's Twilio-compatible gateway: answers, signed reports, and forged ones."""
+
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlencode
+
+import pytest
+
+from bridge.contracts.errors import BadInput
+from bridge.runtime.clock import SystemClock
+from consumers.adapters.sms_gateway import (
+    REFUSED,
+    GatewayAccount,
+    GatewayCallbacks,
+    GatewaySms,
+    callback_address,
+    signature,
+)
+from consumers.domain.sending import ReceiptDelivery, ReceiptKind, SendState
+from tests.contract.aws_sandbox import Aws, running
+
+ANN = "+4915100000001"
+TOKEN = "not-a-real-token"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Gateway:
+    """Sender, listener and the sandbox behind them."""
+
+    def __init__(self, aws: Aws) -> None:
+        port = free_port()
+        self.aws = aws
+        self.account = GatewayAccount(aws.url, "AC1", TOKEN, "+4915199999999", f"http://127.0.0.1:{port}/sms")
+        self.sms = GatewaySms(self.account)
+        self.callbacks = GatewayCallbacks(self.account, "127.0.0.1", port, SystemClock())
+
+    def reports(self, count: int) -> list[ReceiptDelivery]:
+        got: list[ReceiptDelivery] = []
+        until = time.monotonic() + 20
+        while len(got) < count and time.monotonic() < until:
+            batch = self.callbacks.receive(10, 1)
+            self.callbacks.settle([delivery.handle for delivery in batch])
+            got.extend(batch)
+        return got
+
+    def post(self, form: Sequence[tuple[str, str]], claimed: str, attempt: str = "s-1") -> int:
+        address = callback_address(str(self.account.callback_url), attempt)
+        request = urllib.request.Request(
+            address, data=urlencode(form).encode(), headers={"X-Twilio-Signature": claimed}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    with running() as aws:
+        started = Gateway(aws)
+        yield started
+        started.callbacks.close()
+
+
+def test_the_signature_is_twilios() -> None:
+    # the example of https://www.twilio.com/docs/usage/security
+    form = [
+        ("CallSid", "CA1234567890ABCDE"),
+        ("Caller", "+14158675310"),
+        ("Digits", "1234"),
+        ("From", "+14158675310"),
+        ("To", "+18005551212"),
+    ]
+    assert signature("12345", "https://example.com/myapp.php?foo=1&bar=2", form) == "L/OH5YylLD5NRKLltdqwSvS0BnU="
+
+
+def test_every_fate_is_reported_and_names_its_attempt(gateway: Gateway) -> None:
+    fates = ("delivered", "bounce", "softbounce", "reject", "delay", "silent")
+    numbers = {fate: f"+49151000002{n:02}" for n, fate in enumerate(fates)}
+    gateway.aws.script({number: fate for fate, number in numbers.items()})
+    results = [gateway.sms.send(f"s-{fate}", number, "Look at your account page.") for fate, number in numbers.items()]
+    assert {result.state for result in results} == {SendState.ACCEPTED}
+    found = {
+        receipt.attempt_id: (receipt.kind, receipt.sub_type) for each in gateway.reports(5) for receipt in each.receipts
+    }
+    assert found == {
+        "s-delivered": (ReceiptKind.DELIVERED, None),
+        "s-bounce": (ReceiptKind.BOUNCED_HARD, "invalid_number"),
+        "s-softbounce": (ReceiptKind.BOUNCED_SOFT, "phone_unreachable"),
+        "s-reject": (ReceiptKind.REJECTED, "carrier_filter"),
+        "s-delay": (ReceiptKind.DELIVERED, None),
+    }
+    texts = {m["attempt_id"]: m["text"] for m in gateway.aws.mailbox()["messages"] if m["to"] in numbers.values()}
+    assert texts == {f"s-{fate}": "Look at your account page." for fate in fates}
+
+
+@pytest.mark.parametrize(
+    ("number", "script", "state", "code"),
+    [
+        ("no number", None, SendState.REJECTED, "GATEWAY_21211"),
+        ("+4915100000303", "refuse", SendState.REJECTED, "GATEWAY_21614"),
+        ("+4915100000304", "throttle", SendState.THROTTLED, "GATEWAY_20429"),
+        ("+4915100000305", "lost", SendState.UNKNOWN, "ProtocolError"),
+        ("+4915100000306", "timeout", SendState.UNKNOWN, "ProtocolError"),
+    ],
+)
+def test_what_each_answer_means(gateway: Gateway, number: str, script: str | None, state: SendState, code: str) -> None:
+    if script is not None:
+        gateway.aws.script({number: script})
+    result = gateway.sms.send("s-1", number, "x")
+    assert (result.state, result.code) == (state, code)
+    if script == "timeout":  # its report settles what the answer left open
+        (report,) = gateway.reports(1)
+        assert [(each.attempt_id, each.kind) for each in report.receipts] == [("s-1", ReceiptKind.DELIVERED)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"), [("500", SendState.UNKNOWN), ("429", SendState.THROTTLED), ("reset", SendState.UNKNOWN)]
+)
+def test_an_ill_gateway(gateway: Gateway, answer: str, state: SendState) -> None:
+    gateway.aws.control("faults", {"sms-gateway": {"answer": answer, "calls": 1}})
+    assert gateway.sms.send("s-1", ANN, "x").state is state
+
+
+def test_a_gateway_that_is_away_or_knows_us_not_took_nothing(gateway: Gateway) -> None:
+    away = GatewayAccount(f"http://127.0.0.1:{free_port()}", "AC1", TOKEN, "+4915199999999")
+    assert GatewaySms(away).send("s-1", ANN, "x").state is SendState.UNAVAILABLE
+    nobody = GatewayAccount(gateway.aws.url, "AC1", TOKEN, "")
+    assert GatewaySms(nobody).send("s-1", ANN, "x").state is SendState.UNAVAILABLE
+
+
+def test_forged_reports_are_refused_and_counted(gateway: Gateway) -> None:
+    form = [("MessageSid", "SM1"), ("MessageStatus", "delivered")]
+    before = REFUSED._value.get()
+    address = callback_address(str(gateway.account.callback_url), "s-1")
+    good = signature(TOKEN, address, form)
+    assert gateway.post(form, "") == 403
+    assert gateway.post(form, signature("another", address, form)) == 403
+    assert gateway.post([*form, ("ErrorCode", "0")], good) == 403
+    assert gateway.post(form, good, attempt="s-2") == 403
+    assert gateway.callbacks.receive(10, 0) == []
+    assert REFUSED._value.get() == before + 4
+
+
+def test_a_report_is_answered_only_once_it_is_settled_and_an_unreadable_one_is_kept(gateway: Gateway) -> None:
+    form = [("MessageSid", "SM1"), ("MessageStatus", "vanished")]
+    claimed = signature(TOKEN, callback_address(str(gateway.account.callback_url), "s-1"), form)
+    statuses: list[int] = []
+    caller = threading.Thread(target=lambda: statuses.append(gateway.post(form, claimed)))
+    caller.start()
+    (delivery,) = gateway.callbacks.receive(10, 10)
+    assert (delivery.error, statuses) == ("SMS report: unknown or missing 'vanished'", [])
+    gateway.callbacks.settle([delivery.handle])
+    caller.join(20)
+    assert statuses == [204]
+
+
+def test_only_https_or_loopback_and_no_secret_in_words() -> None:
+    with pytest.raises(BadInput, match="https"):
+        GatewayAccount("http://api.example.com", "AC1", TOKEN, "+4915199999999")
+    assert TOKEN not in repr(GatewayAccount("https://api.example.com", "AC1", TOKEN, "+4915199999999"))
+    with pytest.raises(BadInput, match="callback_url"):
+        GatewayCallbacks(GatewayAccount("https://api.example.com", "AC1", TOKEN, "x"), "127.0.0.1", 0, SystemClock())
