@@ -176,7 +176,7 @@ ADDRESS_FIELDS = (
 )  # fmt: skip
 _BILLING_AT = len(CUSTOMER_FIELDS)
 _SHIPPING_AT = _BILLING_AT + len(ADDRESS_FIELDS)
-_ATTRIBUTES_AT = _SHIPPING_AT + len(ADDRESS_FIELDS)
+_FIELDS_END = _SHIPPING_AT + len(ADDRESS_FIELDS)
 _Value = str | int | None
 
 
@@ -250,15 +250,17 @@ def customer_state(
         *(row.get(name) for name in CUSTOMER_FIELDS),
         *_address_of(row, "billing"),
         *_address_of(row, "shipping"),
-        *(values.get(attribute.code) for attribute in catalog.attributes),
     )
     order = (row.get("order_country"), row.get("order_region_id"))
-    return customer_state_of(customer_id, fields, order, catalog, default_country, faults)
+    stored = {attribute.code: values.get(attribute.code) for attribute in catalog.attributes}
+    there = {code: str(value) for code, value in stored.items() if value is not None}
+    return customer_state_of(customer_id, fields, there, order, catalog, default_country, faults)
 
 
 def customer_state_of(
     customer_id: int,
     fields: Sequence[_Value],
+    attribute_values: Mapping[str, str],
     last_order: tuple[_Value, _Value],
     catalog: Catalog,
     default_country: str | None,
@@ -266,14 +268,14 @@ def customer_state_of(
 ) -> CustomerState:
     """Return a customer's state.
 
-    `fields` are CUSTOMER_FIELDS, ADDRESS_FIELDS of the billing and of the shipping address, and the values of the catalog's
-    attributes; `last_order` is country and region id of the newest order's billing address.
+    `fields` are CUSTOMER_FIELDS, and ADDRESS_FIELDS of the billing and of the shipping address; `attribute_values` those of the
+    catalog's attributes that are there; `last_order` is country and region id of the newest order's billing address.
     """
     faults = [] if faults is None else faults
     website, store, email, first_name, last_name, same_address = fields[:_BILLING_AT]
     view = catalog.view(store, website)
     billing = _Address(fields[_BILLING_AT:_SHIPPING_AT], catalog, faults)
-    shipping = billing if same_address else _Address(fields[_SHIPPING_AT:_ATTRIBUTES_AT], catalog, faults)
+    shipping = billing if same_address else _Address(fields[_SHIPPING_AT:_FIELDS_END], catalog, faults)
     order_code = None
     if last_order[0]:
         place = catalog.place(*last_order)
@@ -293,11 +295,7 @@ def customer_state_of(
         _channels(contact, has_account=True),
         contact,
         str(email) if email else None,
-        {
-            attribute.code: str(value)
-            for attribute, value in zip(catalog.attributes, fields[_ATTRIBUTES_AT:], strict=True)
-            if value is not None
-        },
+        attribute_values,
         _named_once(faults) if faults else (),
     )
 

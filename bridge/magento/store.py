@@ -150,13 +150,16 @@ class SqlStore:
         found = {int(each[0]) for each in fields}
         orders = self._last_orders(ids)
         catalog, country = self._catalog, self._settings.default_country
-        first_value = width - 1 - len(catalog.attributes)
+        codes = [attribute.code for attribute in catalog.attributes]
+        first_value = width - 1 - len(codes)
+        no_order = (None, None)
 
         def state(each: list[str]) -> CustomerState:
             customer_id = int(each[0])
-            values: list[str | None] = [value[1:] if value else None for value in each[first_value:-1]]
-            last_order = orders.get(customer_id, (None, None))
-            return customer_state_of(customer_id, [*each[1:first_value], *values], last_order, catalog, country)
+            # the sign before each tells an empty value from none; behind them all stands a full stop
+            values = {code: value[1:] for code, value in zip(codes, each[first_value:], strict=False) if value}
+            last_order = orders.get(customer_id, no_order)
+            return customer_state_of(customer_id, each[1:first_value], values, last_order, catalog, country)
 
         return found, Customers(fields, state), ()
 

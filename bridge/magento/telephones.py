@@ -28,6 +28,8 @@ class _Plan:
     """A region's numbering plan."""
 
     country_code: str
+    regions: tuple[str, ...]
+    """All that share the country code."""
     international_prefix: _Matches
     national_prefix: Callable[[str], re.Match[str] | None]
     transforms: bool
@@ -42,7 +44,10 @@ class _Plan:
         length = len(national)
         if (self.lengths and length not in self.lengths) or not self.any_number(national):
             return False
-        return any((not lengths or length in lengths) and matches(national) for lengths, matches in self.types)
+        for lengths, matches in self.types:  # noqa: SIM110  the generator would cost more than the matching
+            if (not lengths or length in lengths) and matches(national):
+                return True
+        return False
 
 
 def e164(stored: str, country: str | None) -> str | None:
@@ -69,7 +74,7 @@ def _by_plan(stored: str, country: str | None) -> str | None:
             return None
         if plan.international_prefix(digits) or digits.startswith(plan.country_code):
             return None
-        regions = COUNTRY_CODE_TO_REGION_CODE[int(plan.country_code)]
+        regions = plan.regions
         national = digits
     prefix = plan.national_prefix(national)
     if prefix is not None:
@@ -130,6 +135,7 @@ def _plan(region: str | None) -> _Plan | None:
     prefix = metadata.national_prefix_for_parsing
     return _Plan(
         country_code=str(metadata.country_code),
+        regions=tuple(COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]),
         international_prefix=re.compile(metadata.international_prefix or r"(?!)").match,
         national_prefix=re.compile(prefix or r"(?!)").match,
         transforms=bool(metadata.national_prefix_transform_rule),
