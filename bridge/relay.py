@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -104,6 +105,7 @@ BATCH = histogram(
 
 _LOOK_SECONDS = 0.5
 """How often a waiting relay shows that it lives, or looks whether it may lead."""
+_SWITCH_SECONDS = 0.001
 _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
 _LEAST_LIMIT = 50
@@ -356,6 +358,8 @@ class RelayStage:
         """
         # What start-up made lives as long as the process: the collector need not look at it again with every batch.
         gc.freeze()
+        # The thread that reads must not wait long for the one that publishes, or the store idles after every answer.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._health.missing("relay", "not yet connected to the store")
         self._health.ready()
         try:
