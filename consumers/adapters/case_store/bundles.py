@@ -1,8 +1,9 @@
 """Which notice bundles are approved: rows with their case events, each pair in one transaction."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -34,13 +35,17 @@ class NoticeBundles:
                 .where(notice_bundle.c.revoked_at.is_(None) & (notice_bundle.c.valid_until > at))
                 .order_by(notice_bundle.c.approved_at.desc(), notice_bundle.c.bundle_sha256)
             ).mappings()
-            return tuple(
-                ApprovedRow(
-                    row["bundle_sha256"], row["name"], tuple(row["jurisdictions"]), row["approved_at"],
-                    row["valid_until"],
-                )
-                for row in rows
-            )  # fmt: skip
+            return tuple(_approved(row) for row in rows)
+
+    def ever_approved(self, name: str) -> tuple[ApprovedRow, ...]:
+        """Return every approval that a notice ever had, newest first; whether it is still in force is not asked."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(notice_bundle)
+                .where(notice_bundle.c.name == name)
+                .order_by(notice_bundle.c.approved_at.desc(), notice_bundle.c.bundle_sha256)
+            ).mappings()
+            return tuple(_approved(row) for row in rows)
 
     def approve(self, row: ApprovedRow, *, by: str, role: str, actor: str, reason: str | None) -> None:
         """Write an approval. The same bundle approved again takes the new terms, revoked or not."""
@@ -122,6 +127,12 @@ class NoticeBundles:
             case_event_id=event_id, kind=kind, incident_id=None, actor=actor, role=role, occurred_at=at, body=body
         )
         outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, _ROOT, _ROOT, event_id, event)], at)
+
+
+def _approved(row: Mapping[Any, Any]) -> ApprovedRow:
+    return ApprovedRow(
+        row["bundle_sha256"], row["name"], tuple(row["jurisdictions"]), row["approved_at"], row["valid_until"]
+    )
 
 
 def _written(at: datetime) -> str:
