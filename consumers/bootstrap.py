@@ -6,7 +6,7 @@ A process imports only what its own stage needs, so imports stand in the functio
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
+    from consumers.case.dossier import AuthorityBook
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
     from consumers.domain.circuit import CircuitPolicy
@@ -185,11 +186,14 @@ def _provide_case_store(parts: Parts) -> None:
 def _provide_notices(parts: Parts) -> None:
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.case_store.bundles import NoticeBundles
+    from consumers.adapters.dossier_page import dossier_pdf
     from consumers.adapters.notice_samples import ApprovedSamples
     from consumers.adapters.sender_book import MailSenders as BookedSenders
     from consumers.adapters.sender_book import SenderBook
     from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sheet_page import sheet_page
+    from consumers.case.dossier import AuthorityBook
+    from consumers.case.dossier_commands import DossierPdf
     from consumers.case.sheet import Artefacts, NoticeSamples
     from consumers.case.sheet_commands import MailSenders, SheetPage
     from consumers.domain.duties import LawInForce
@@ -199,9 +203,29 @@ def _provide_notices(parts: Parts) -> None:
         NoticeSamples, lambda: ApprovedSamples(_bundles(parts.get(Settings)), NoticeBundles(_database(parts)))
     )
     parts.provide(SheetPage, lambda: sheet_page)
+    parts.provide(DossierPdf, lambda: dossier_pdf)
+    parts.provide(AuthorityBook, lambda: _authorities(parts))
     parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
     parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))
     parts.provide(MailSenders, lambda: BookedSenders(parts.get(SenderBook), lambda: parts.get(SesIdentities).objection))
+
+
+def _authorities(parts: Parts) -> "AuthorityBook":
+    from consumers.case.dossier import AuthorityEntry
+    from consumers.domain.duties import LawInForce
+    from consumers.law.authorities import load_authorities
+    from consumers.law.loader import LawFolder
+
+    rows = load_authorities(parts.get(LawFolder).path, parts.get(LawInForce)().rules.by_id)
+    fields = AuthorityEntry.__slots__
+
+    def book(regime_id: str, country: str | None) -> Sequence[AuthorityEntry]:
+        return [
+            AuthorityEntry(**{name: getattr(each, name) for name in fields})
+            for each in rows.of_duty(regime_id, country)
+        ]
+
+    return book
 
 
 class HeldLease:

@@ -11,6 +11,7 @@ from bridge.runtime.printing import print_json, print_table
 from bridge.runtime.settings import Settings
 from consumers.adapters.sender_book import SenderBook
 from consumers.adapters.ses_identities import SesIdentities
+from consumers.case.dossier_commands import dossier
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, token_option
 from consumers.case.sheet import NoticeSamples, Sample, segments_of
@@ -159,6 +160,6 @@ def senders(parts: Parts, ask: bool, as_json: bool) -> None:
         )
 
 
-SUBCOMMANDS: dict[str, list[click.Command]] = {"notices": [segments, senders]}
+SUBCOMMANDS: dict[str, list[click.Command]] = {"notices": [segments, senders, dossier]}
 COMMANDS: list[click.Command] = []
 """None of its own: they stand under `tocsin notices`."""

@@ -82,6 +82,7 @@ _RISK = BodyField("word", ("unlikely", "risk", "high"))
 _SEVERITY = BodyField("word", ("low", "medium", "high", "very_high"))
 _FACT = BodyField("word", tuple(Facts.model_fields))
 _GATE = BodyField("word", ("law_enforcement_hold", "authority_first", "notice_incomplete"))
+_PHASE = BodyField("word", ("initial", "additional", "final"))
 _RELEASE = {"release_id": _ID, "policy_sha256": _SHA256, "mode": _MODE}
 
 CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
@@ -139,6 +140,14 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "reason_sha256": _SHA256,
     },
     "duty.met_withdrawn": {"regime_id": _REGIME, "reason_sha256": _SHA256},
+    "dossier.made": {
+        "dossier_id": _ID, "regime_id": _REGIME, "version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
+        "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reason_sha256": _MAYBE_SHA256,
+    },
+    "dossier.submitted": {
+        "dossier_id": _ID, "regime_id": _REGIME, "version": _COUNT, "submitted_at": _INSTANT,
+        "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reference_sha256": _MAYBE_SHA256, "reason_sha256": _SHA256,
+    },
     "law.adopted": {
         "rules_sha256": _SHA256, "rules": BodyField("slugs"), "versions_sha256": _SHA256, "reason_sha256": _SHA256,
     },

@@ -327,6 +327,27 @@ class MetRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DossierRecord:
+    """One version of what an authority is told. Content and PDF lie in the artefact store by their hashes."""
+
+    dossier_id: str
+    incident_id: str
+    controller: str
+    regime_id: str
+    version: int
+    phase: str
+    statements: Mapping[str, str]
+    missing_count: int
+    content_sha256: str
+    pdf_sha256: str
+    made_at: datetime
+    made_by: str
+    submitted_at: datetime | None = None
+    submitted_by: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MatchTestRecord:
     """What a file of leaked rows was found to be. Holds counts; of the file a salted hash, of its rows nothing."""
 
@@ -555,6 +576,17 @@ class CaseWork(Protocol):
 
     def add_met(self, record: MetRecord) -> None: ...
     def withdraw_met(self, duty_met_id: str, *, by: str, at: datetime) -> None: ...
+
+    # what authorities are told
+    def dossiers(self, incident_id: str) -> Sequence[DossierRecord]:
+        """Return every version of every dossier, oldest first."""
+        ...
+
+    def add_dossier(self, record: DossierRecord) -> None: ...
+    def submit_dossier(self, dossier_id: str, *, by: str, at: datetime, reference: str | None) -> None: ...
+    def record_count(self, incident_id: str) -> int:
+        """Return how many provenance records name the people who are still concerned, each record once a person."""
+        ...
 
     # verification, risk, counsel's adoption
     def add_match_test(self, record: MatchTestRecord) -> None: ...

@@ -19,9 +19,10 @@ from consumers.domain.elements import Combination
 from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.obligations import Obligation, Status, obligations_for
 from consumers.domain.rules import Duty, DutyVersion, Rules
+from consumers.law.authorities import load_authorities
 from consumers.law.calendar import Entry, icalendar
 from consumers.law.changes import Change, changes, in_short
-from consumers.law.loader import CONTROLLERS, LawFolder, load_controllers, load_regions, load_rules
+from consumers.law.loader import AUTHORITIES, CONTROLLERS, LawFolder, load_controllers, load_regions, load_rules
 
 ADVICE = "This is no legal advice: check each line against its citation, and ask counsel where it says so."
 CHECK_EVERY = timedelta(days=92)
@@ -60,6 +61,8 @@ def check(parts: Parts, templates: Path | None) -> None:
         controllers = load_controllers(folder) if (folder / CONTROLLERS).exists() else None
         if controllers is not None:
             load_regions(folder, controllers)
+        if (folder / AUTHORITIES).exists():
+            load_authorities(folder, rules.by_id)
     except BadInput as error:
         if not folder.is_dir():
             raise

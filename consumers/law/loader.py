@@ -37,7 +37,7 @@ from consumers.law.schema import (
 from consumers.law.source import Document, Where, read
 
 ELEMENTS, MEMBER_STATES, FREE_ZONES = "data-elements.yaml", "member-states.yaml", "free-zones.yaml"
-CONTROLLERS, REGIONS = "controllers.yaml", "regions.yaml"
+CONTROLLERS, REGIONS, AUTHORITIES = "controllers.yaml", "regions.yaml", "authorities.yaml"
 _TABLES = (ELEMENTS, MEMBER_STATES, FREE_ZONES)
 """Files of the folder that hold no duties."""
 UNDATED = "undated"
@@ -79,7 +79,7 @@ def load_rules(path: Path) -> Rules:
     named: set[str] = set()
     canonical: dict[str, Any] = {}
     for file in sorted(path.glob("*.yaml")):
-        if file.name in (CONTROLLERS, REGIONS):
+        if file.name in (CONTROLLERS, REGIONS, AUTHORITIES):
             continue
         document = _read(file, problems)
         if document is None:

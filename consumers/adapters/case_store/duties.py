@@ -12,6 +12,7 @@ from consumers.adapters.case_store.tables import (
     affected,
     assessment,
     dismissal,
+    dossier,
     duty_ground,
     duty_met,
     duty_movement,
@@ -19,11 +20,14 @@ from consumers.adapters.case_store.tables import (
     law_adoption,
     match_test,
     obligation,
+    recipient,
+    still_concerned,
 )
 from consumers.case.store import (
     AdoptionRecord,
     AssessmentRecord,
     DismissalRecord,
+    DossierRecord,
     MatchTestRecord,
     MetRecord,
     MovementRecord,
@@ -166,6 +170,34 @@ class DutyTables:
         self._connection.execute(
             sa.update(duty_met).where(duty_met.c.duty_met_id == duty_met_id).values(withdrawn_at=at, withdrawn_by=by)
         )
+
+    # what authorities are told
+
+    def dossiers(self, incident_id: str) -> Sequence[DossierRecord]:
+        rows = self._connection.execute(
+            sa.select(dossier)
+            .where(dossier.c.incident_id == incident_id)
+            .order_by(dossier.c.made_at, dossier.c.regime_id, dossier.c.version)
+        ).mappings()
+        return [DossierRecord(**row) for row in rows]
+
+    def add_dossier(self, record: DossierRecord) -> None:
+        self._connection.execute(sa.insert(dossier).values(**asdict(record)))
+
+    def submit_dossier(self, dossier_id: str, *, by: str, at: datetime, reference: str | None) -> None:
+        self._connection.execute(
+            sa.update(dossier)
+            .where(dossier.c.dossier_id == dossier_id)
+            .values(submitted_at=at, submitted_by=by, reference=reference)
+        )
+
+    def record_count(self, incident_id: str) -> int:
+        rows = self._connection.execution_options(yield_per=1000).execute(
+            sa.select(recipient.c.why).where(
+                (recipient.c.incident_id == incident_id) & recipient.c.supplements.is_(None) & still_concerned()
+            )
+        )
+        return sum(len((why or {}).get("record_ids", ())) for why in rows.scalars())
 
     # verification, risk, adoption
 

@@ -319,6 +319,27 @@ duty_met = sa.Table(
     sa.Column("withdrawn_by", _id(100)),
 )
 
+dossier = sa.Table(
+    "dossier",
+    metadata,
+    sa.Column("dossier_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False),
+    sa.Column("controller", _id(64), nullable=False),
+    sa.Column("regime_id", _id(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, comment="1 and up, for each duty"),
+    sa.Column("phase", _id(16), nullable=False, comment="initial, additional, final"),
+    sa.Column("statements", sa.JSON, nullable=False, comment="what people wrote into it, by field"),
+    sa.Column("missing_count", sa.Integer, nullable=False),
+    sa.Column("content_sha256", _id(64), nullable=False, comment="JSON in the artefact store"),
+    sa.Column("pdf_sha256", _id(64), nullable=False, comment="PDF in the artefact store"),
+    sa.Column("made_at", Instant, nullable=False),
+    sa.Column("made_by", _id(100), nullable=False),
+    sa.Column("submitted_at", Instant),
+    sa.Column("submitted_by", _id(100)),
+    sa.Column("reference", sa.String(200), comment="the authority's number"),
+    sa.UniqueConstraint("incident_id", "controller", "regime_id", "version"),
+)
+
 clock_mark = sa.Table(
     "clock_mark",
     metadata,

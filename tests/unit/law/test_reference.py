@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bridge.contracts.errors import BadInput
 from consumers.domain.elements import Combination
 from consumers.domain.facts import KEYED_INSTANTS, Facts, values_of
 from consumers.domain.rules import Duty, DutyVersion, Rules
+from consumers.law.authorities import load_authorities
+from consumers.law.loader import AUTHORITIES
 
 REFERENCE = Path(__file__).parent / "reference"
+SHIPPED = Path(__file__).parents[3] / "templates" / "law"
 CORRECTED: Mapping[tuple[str, str, str], str] = {
     ("kr-pipc", "1", "trigger"): "the prose in elements(...) is written as the elements that it names",
     ("kr-pipc", "2", "trigger"): "the prose in elements(...) is written as the elements that it names",
@@ -254,3 +260,47 @@ def test_the_facts_are_those_of_the_reference() -> None:
         words = set(row["allowed"].split("|")) if row["type"].startswith(("keyword", "boolean")) else set()
         assert set(values_of(name)) == words, name
         assert (name in KEYED_INSTANTS) is (row["keyed"] == "jurisdiction or regime_id"), name
+
+
+def test_every_authority_is_carried_with_its_confidence(rules: Rules) -> None:
+    found = [
+        {
+            "jurisdiction": each.jurisdiction,
+            "authority": each.authority,
+            "kind": each.kind,
+            "regime_ids": " ".join(each.regimes),
+            "needed_in_individual_notice": "yes" if each.named else "no",
+            "postal_address": each.address,
+            "telephone": each.telephone,
+            "website": each.website,
+            "notification_channel": each.channel,
+            "confidence": each.confidence,
+            "must_be_confirmed": "yes" if each.confirm else "no",
+            "note": each.note,
+        }
+        for each in load_authorities(SHIPPED, rules.by_id).rows
+    ]
+    assert found == _rows("authority-contacts.csv")
+
+
+def test_of_a_duty_under_union_law_the_authorities_of_one_member_state_are_named(rules: Rules) -> None:
+    authorities = load_authorities(SHIPPED, rules.by_id)
+    [irish] = authorities.of_duty("eu-gdpr-33", "IE")
+    assert irish.authority == "Data Protection Commission (Ireland)"
+    assert len(authorities.of_duty("eu-gdpr-33", "DE")) > 10, "those of the Laender: a person decides which"
+    assert {each.jurisdiction for each in authorities.of_duty("us-ca-ag", None)} == {"US-CA"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("authorities: []", "write one list"),
+        ("authorities: [{jurisdiction: US, authority: A, kind: cert, named: false, confidence: sure, confirm: true}]", "sure"),
+        ("authorities: [{jurisdiction: US, authority: A, kind: cert, named: false, confidence: low, confirm: true, "
+         "regimes: [us-xx]}]", "no rule is named 'us-xx'"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_of_authorities_is_refused(rules: Rules, tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / AUTHORITIES).write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match=complaint):
+        load_authorities(tmp_path, rules.by_id)
