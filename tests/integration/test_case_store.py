@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bridge.contracts.events import CaseEvent
 from bridge.contracts.topics import CASE_EVENTS
 from consumers.adapters.case_store import outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.outbox import Outbox, Outgoing
 from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
 from consumers.domain.delivery import Trigger
@@ -25,6 +27,8 @@ from consumers.domain.ledger import Intent, SentReport
 from consumers.domain.sending import ReceiptKind
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
+from tests.unit.stages import test_planning_late as late_planning
+from tests.unit.stages.test_planning import INCIDENT, World, world_on
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -61,6 +65,27 @@ def case(database: CaseDatabase) -> Case:
 
 class TestOnMariaDb(LedgerCases):
     """Every promise of the ledger on MariaDB."""
+
+
+LATE: tuple[Callable[[World], None], ...] = (
+    late_planning.test_what_came_late_has_leaves_and_roots_of_its_own_in_the_log,
+    late_planning.test_who_is_told_and_of_whom_more_is_found_gets_one_supplement_of_their_own,
+    late_planning.test_a_first_notice_that_has_not_left_gives_way_to_the_fuller_one,
+    late_planning.test_a_corrected_scope_keeps_tells_and_corrects_whom_it_must,
+    late_planning.test_late_people_have_a_clock_that_is_watched_though_the_duty_is_met,
+)
+
+
+@pytest.mark.parametrize("promise", LATE, ids=lambda promise: promise.__name__.removeprefix("test_"))
+def test_planning_keeps_its_promises_to_late_people(
+    database: CaseDatabase, tmp_path: Path, promise: Callable[[World], None]
+) -> None:
+    world = world_on(database, tmp_path)
+    promise(world)
+    with database.read() as connection:
+        late = SqlCaseWork(connection, world.clock.now()).late(INCIDENT)
+        people = SqlCaseWork(connection, world.clock.now()).people(INCIDENT)
+    assert late.supplements == sum(each.supplements is not None for each in people)
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

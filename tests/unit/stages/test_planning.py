@@ -115,11 +115,17 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    templates = tmp_path / "templates"
-    shutil.copytree(TEMPLATES, templates, ignore=shutil.ignore_patterns("law", "approved"))
     database = CaseDatabase(f"sqlite:///{tmp_path}/case.db")
     migrate(database)
-    built = World(database, SetClock(NOW), templates, DirectoryArtefactStore(tmp_path / "artefacts"))
+    yield world_on(database, tmp_path)
+    database.close()
+
+
+def world_on(database: CaseDatabase, folder: Path) -> World:
+    """Return a world on an empty, migrated case store."""
+    templates = folder / "templates"
+    shutil.copytree(TEMPLATES, templates, ignore=shutil.ignore_patterns("law", "approved"))
+    built = World(database, SetClock(NOW), templates, DirectoryArtefactStore(folder / "artefacts"))
     row = {
         "incident_id": INCIDENT, "number": 1, "year": 2026, "source": "monitor", "fingerprint": "f", "title": "t",
         "state": "suspected", "revision": 1, "scope": SCOPE.canonical(), "scope_sha256": SCOPE.sha256(),
@@ -129,8 +135,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     values = {"occurrence": 1, "fingerprint_sha256": "0" * 64}
     extra = {name: value for name, value in values.items() if name in tables.incident.c}
     built.execute(sa.insert(tables.incident).values(**row, **extra))
-    yield built
-    database.close()
+    return built
 
 
 def contact() -> SealedContact:
