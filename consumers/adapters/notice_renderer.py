@@ -289,7 +289,7 @@ def compose(bundle: Bundle, key: SegmentKey) -> ComposedNotice:
         covers |= {"language_of_recipient"}
     return ComposedNotice(
         language=language, bundle_sha256=bundle.sha256, sms_parts=sms_parts(final["sms"])[0], covers=covers,
-        reading=reading, words=len(own_text.split()), **final,
+        reading=reading, words=sum(any(map(str.isalnum, word)) for word in own_text.split()), **final,
     )  # fmt: skip
 
 
