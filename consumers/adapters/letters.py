@@ -1,0 +1,83 @@
+"""Sets the letter of a composed notice as a PDF (tagged, PDF/UA-1), with nothing but the typst wheel.
+
+The words of the letter are data to the page's fixed source (`letter.typ`): a name like `#panic()` is printed, not run.
+Not for what the letter says (`notice_renderer`) nor for printing and posting.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import typst
+
+from bridge.contracts.errors import Refused
+from consumers.domain.notices import Language, Sender, fill
+
+_SOURCE = Path(__file__).with_name("letter.typ")
+PAPERS = ("a4", "us-letter")
+_MAX_LINES = 8
+"""Of an address: what the window of an envelope shows."""
+
+
+@lru_cache(maxsize=1)
+def _page() -> bytes:
+    return _SOURCE.read_bytes()
+
+
+def letter_source(letter: str, slots: Mapping[str, str]) -> list[dict[str, object]]:
+    """Return the filled blocks of `letter` (plain words with `#`, `##` and `-`): `tag` is h1, h2, p or ul.
+
+    Slots are filled after the markup was read, so that no value can become a heading. Raises Refused for a slot without
+    a value.
+    """
+    blocks: list[dict[str, object]] = []
+    for chunk in letter.strip().split("\n\n"):
+        lines = chunk.splitlines()
+        tag = "ul" if lines[0].startswith("- ") else "h2" if lines[0].startswith("## ") else "p"
+        tag = "h1" if lines[0].startswith("# ") else tag
+        marks = {"h1": 2, "h2": 3, "ul": 2, "p": 0}[tag]
+        blocks.append({"tag": tag, "lines": [fill(line[marks:], slots) for line in lines]})
+    return blocks
+
+
+def letter_pdf(
+    letter: str,
+    slots: Mapping[str, str],
+    language: Language,
+    sender: Sender,
+    recipient: Sequence[str],
+    *,
+    paper: str = "a4",
+) -> bytes:
+    """Return the PDF of `letter` to the address lines of `recipient`. The same words give the same bytes.
+
+    Raises Refused for an address that the window does not show, a paper that is not known or a slot without a value.
+    """
+    if paper not in PAPERS:
+        raise Refused(f"no paper is named {paper!r}; there are {', '.join(PAPERS)}")
+    lines = [" ".join("".join(char for char in line if char.isprintable()).split())[:80] for line in recipient]
+    lines = [line for line in lines if line]
+    if len(lines) > _MAX_LINES:
+        raise Refused(f"an address of {len(lines)} lines; the window of an envelope shows {_MAX_LINES}")
+    blocks = letter_source(letter, slots)
+    title = next((block["lines"] for block in blocks if block["tag"] == "h1"), [sender.name])
+    content = {
+        "title": title[0] if isinstance(title, list) else sender.name,
+        "language": language.locale.partition("_")[0],
+        "paper": paper,
+        "sender": [part for part in (sender.name, sender.address) if part],
+        "recipient": lines,
+        "blocks": blocks,
+    }
+    try:
+        pdf: bytes = typst.compile(
+            _page(),
+            ignore_system_fonts=True,
+            sys_inputs={"letter": json.dumps(content)},
+            pdf_standards=["ua-1"],
+            timestamp=0,
+        )
+    except typst.TypstError as error:
+        raise Refused(f"letter: cannot be set: {error}") from None
+    return pdf
