@@ -48,6 +48,7 @@ SCENARIOS = ("", "inference_log_exposed")
 MAX_SMS_PARTS = 3
 MAX_WORDS = 600
 """Of a mail, before what single states prescribe."""
+_MAX_PASSAGES = 200
 _LISTS = ("disclosures", "accuracy", "purposes", "bureaus", "federal", "agencies")
 _MEMBERS = ("asks", "forbids", "kinds", "states")
 """Lists that a text asks with `in`, and does not write out."""
@@ -162,10 +163,16 @@ def _faults(
     except TemplateSyntaxError as error:
         yield f"{path}:{error.lineno}: {error.message}"
         return
+    except RecursionError:
+        yield f"{path}:1: nested too deeply; write it flat"
+        return
     variables = _LAYOUT_VARIABLES if name == LAYOUT else _VARIABLES
     yield from _node_faults(tree, path, variables, templates, in_loop=False)
-    if _includes_itself(environment, name, templates, ()):
+    passages = _passages(environment, name, templates, {})
+    if passages == 0:
         yield f"{path}:1: includes itself, directly or by a detour"
+    elif passages > _MAX_PASSAGES:
+        yield f"{path}:1: includes make {passages} passages of it, at most {_MAX_PASSAGES} are allowed"
 
 
 def _node_faults(
@@ -224,17 +231,28 @@ def _call_faults(node: nodes.Call, where: str) -> Iterator[str]:
         yield f"{where}: unknown slot {arguments[0]!r}{nearest(str(arguments[0]), SLOTS)} (known: {', '.join(SLOTS)})"
 
 
-def _includes_itself(environment: _Environment, name: str, templates: Mapping[str, str], path: tuple[str, ...]) -> bool:
+def _passages(
+    environment: _Environment,
+    name: str,
+    templates: Mapping[str, str],
+    known: dict[str, int],
+    path: tuple[str, ...] = (),
+) -> int:
+    """Return how many passages `name` is made of, itself and those of its includes counted each time; 0: it has no end."""
     if name in path:
-        return True
-    try:
-        tree = environment.parse(templates[name], name=name)
-    except (TemplateSyntaxError, KeyError):
-        return False  # reported where it stands
-    targets = [
-        include.template.value for include in tree.find_all(nodes.Include) if isinstance(include.template, nodes.Const)
-    ]
-    return len(path) > 20 or any(_includes_itself(environment, target, templates, (*path, name)) for target in targets)
+        return 0
+    if name not in known:
+        try:
+            tree = environment.parse(templates[name], name=name)
+        except (TemplateSyntaxError, KeyError, RecursionError):
+            return 1  # reported where it stands
+        counts = [
+            _passages(environment, include.template.value, templates, known, (*path, name))
+            for include in tree.find_all(nodes.Include)
+            if isinstance(include.template, nodes.Const)
+        ]
+        known[name] = 0 if 0 in counts else 1 + sum(counts)
+    return known[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +399,8 @@ def _rendered(environment: _Environment, bundle: Bundle, locale: str, part: str,
     name = part if part == LAYOUT else f"{part}.j2"
     try:
         return environment.get_template(name).render(context)
+    except RecursionError:
+        raise BadInput(f"{bundle.template_paths(locale).get(name, name)}:1: nested too deeply; write it flat") from None
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         path = bundle.template_paths(locale).get(name, name)

@@ -1,6 +1,8 @@
 """Composing and filling notices: hostile templates are refused at check time, hostile names are harmless."""
 
 import html
+import itertools
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import date
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from bridge.contracts.errors import Refused, TocsinError
 from bridge.contracts.events import Contact
+from consumers.adapters.letters import letter_source
 from consumers.adapters.notice_renderer import check, compose, sample_key
 from consumers.adapters.template_catalog import Bundle, read_bundle
 from consumers.domain.notices import body_sha256, fill, outside_gsm7, plain_name, slots_for, sms_parts
@@ -36,12 +39,23 @@ def test_the_shipped_notice_is_complete() -> None:
     assert check(shipped()) == []
 
 
-@pytest.mark.parametrize("locale", ["en", "de"])
+FIRST_SCREEN = {
+    # what leaked, what a machine made, what to do
+    "en": ("has leaked", "An AI system worked out this data", "Be careful"),
+    "de": ("nach außen gelangt", "Ein KI-System hat diese Daten berechnet", "Seien Sie vorsichtig"),
+    "fr": ("sorties de nos systèmes", "Un système d'IA a calculé ces données", "Méfiez-vous"),
+    "es": ("Han salido datos", "Un sistema de IA ha calculado estos datos", "Tenga cuidado"),
+}
+
+
+@pytest.mark.parametrize("locale", FIRST_SCREEN)
 def test_mails_are_short_and_say_first_what_matters(locale: str) -> None:
     notice = compose(shipped(), sample_key(shipped(), locale, disclosures=(SCORE,)))
-    assert len(notice.text.split()) <= 600
+    assert notice.words <= 600
+    assert notice.reading <= {"en": 9, "de": 10, "fr": 40, "es": 40}[locale]
     first_screen = " ".join(notice.text.split()[:90])
-    assert ("AI system" if locale == "en" else "KI-System") in first_screen
+    for says in FIRST_SCREEN[locale]:
+        assert says in first_screen
     assert notice.sms_parts <= 2
     assert outside_gsm7(notice.sms) == ""
     for part in (notice.sms, notice.account_title, notice.account_body):
@@ -104,6 +118,8 @@ def test_real_data_alone_is_not_called_machine_made() -> None:
         ("{{ covers() }}x", "the only calls are"),
         ("{% include '../../tocsin.toml' %}", "no template is named"),
         ("{{ group | upper }}", ""),
+        ("{% if " + "(" * 3000 + "group" + ")" * 3000 + " %}x{% endif %}", "nested too deeply"),
+        ("{% if group %}" * 400 + "x" + "{% endif %}" * 400, "nested too deeply"),
         ("{% if %}", "en/subject.j2:1: "),
         ("{{ '{{name}}' }}", "double braces"),
         ("", "subject: is empty"),
@@ -114,6 +130,17 @@ def test_hostile_templates_are_refused_before_anything_is_sent(source: str, comp
     problems = check(edited({f"notices/{NAME}/en/subject.j2": source}))
     assert problems
     assert complaint in "\n".join(problems)
+
+
+def test_includes_that_multiply_are_refused_at_once() -> None:
+    doubling = {
+        f"notices/{NAME}/en/p{level}.j2": f"{{% include 'p{level + 1}.j2' %}}\n{{% include 'p{level + 1}.j2' %}}"
+        for level in range(60)
+    }
+    bundle = edited(
+        {**doubling, f"notices/{NAME}/en/p60.j2": "x", f"notices/{NAME}/en/opening.j2": "{% include 'p0.j2' %}"}
+    )
+    assert any("en/opening.j2:1: includes make" in problem for problem in check(bundle))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +165,38 @@ def test_html_that_loads_hides_or_leads_away_is_refused(planted: str) -> None:
         compose(edited({"notices/shared/email.html.j2": layout}), sample_key(shipped(), "en"))
 
 
+def luminance(colour: str) -> float:
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_mails_html_is_readable_by_everybody() -> None:
+    """WCAG 2.2 AA: 1.4.3 contrast, 1.3.1 headings in order, 3.1.1 language, 2.4.2 title, 1.4.4 no tiny or fixed text."""
+    for locale in shipped().locales:
+        page = compose(
+            shipped(), sample_key(shipped(), locale, asks=("credit_bureau_contacts",), states=("US-NY",))
+        ).html
+        assert f'<html lang="{locale}"' in page
+        assert re.search(r"<title>[^<]+</title>", page)
+        levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+        assert page.count("<table") == page.count('role="presentation"'), "layout tables are no data tables"
+        backgrounds = re.findall(r"background-color:(#[0-9a-f]{6})", page)
+        texts = re.findall(r"(?<!background-)color:(#[0-9a-f]{6})", page)
+        assert backgrounds
+        assert texts
+        for text in texts:
+            for background in backgrounds:
+                light, dark = sorted((luminance(text), luminance(background)), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, background)
+        assert min(int(size) for size in re.findall(r"font-size:(\d+)px", page)) >= 14
+        assert not re.search(r"<img|<link|<style|<script|src=|@import|url\(", page)
+        assert set(re.findall(r'href="([^"]+)"', page)) == {"https://shop.invalid/customer/account/"}
+
+
 def test_markup_in_words_is_shown_not_obeyed() -> None:
     source = shipped().files["notices/shared/en/body.j2"] + "\n<script>1 < 2</script>\n"
     notice = compose(edited({f"notices/{NAME}/en/body.j2": source}), sample_key(shipped(), "en"))
@@ -155,6 +214,7 @@ def test_nothing_to_disclose_for_somebody_on_record_is_refused() -> None:
 
 
 NOTICE = compose(shipped(), sample_key(shipped(), "en"))
+PLAIN = slots_for(Contact(), "INC-2026-0001", date(2026, 11, 23), NOTICE.language)
 NASTY = st.text(
     st.one_of(st.characters(), st.sampled_from("{}<>&\"'\\\r\n\t\u202e\u200b\u2066\ufeff./:@")), max_size=60
 )
@@ -169,6 +229,9 @@ def test_hostile_names_are_harmless(first: str | None, last: str | None) -> None
         assert not {"{", "}", "<", ">", "\n", "\r", "\x00"} & set(value)
         assert all(unicodedata.category(char)[0] != "C" for char in value)
     assert html.unescape(slots["name_html"]) == slots["name"]
+    # the letter has no other headings, items and words than before: a value stays a value
+    letter = letter_source(NOTICE.letter, slots)
+    assert [block["tag"] for block in letter] == [block["tag"] for block in letter_source(NOTICE.letter, PLAIN)]
     parts = (NOTICE.subject, NOTICE.html, NOTICE.text)
     ours = tuple(fill(part, slots) for part in parts)
     sandbox = sandbox_template(*parts).filled(slots)
