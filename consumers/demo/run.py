@@ -46,6 +46,27 @@ from consumers.evidence.reader import LogFolder
 from consumers.evidence.verifier import verify_log
 
 MONITOR = "model-monitor"
+_OFFER = """
+offers:
+  credit-watch:
+    service: identity theft protection and credit monitoring
+    provider: Example Watch
+    months: "24"
+    enrol: shop.example.com/protection
+    telephone: 1-800-555-0100
+    until: 31 December 2030
+"""
+_OFFERED = """  - name: united-states
+    when:
+      residences: [US]
+    bundle: ai-data-leak
+    channels: [email, sms, account_notice]
+    lane: urgent
+    priority: 10
+    sms_details: false
+    offer: credit-watch
+
+"""
 STAFF: Mapping[str, tuple[str, Role]] = {
     "rosa": ("Rosa Responder", Role.RESPONDER),
     "dora": ("Dora Dpo", Role.DPO),
@@ -184,6 +205,10 @@ class _Demo:
         controllers = self._folder / "templates" / "law" / "controllers.yaml"
         text = controllers.read_text(encoding="utf-8")
         controllers.write_text(text.replace("The shop's legal entity", "Example Shop"), encoding="utf-8")
+        # and what is offered where a law demands it: without this, Californians whose SSN leaked would be held
+        segments = self._folder / "templates" / "segments.yaml"
+        text = segments.read_text(encoding="utf-8")
+        segments.write_text(text.replace("\nrules:\n", f"{_OFFER}\nrules:\n{_OFFERED}", 1), encoding="utf-8")
         self._settings = load_settings(self._config)
         for person_id, (name, role) in STAFF.items():
             self._keep_token(person_id, add_person(self._settings.paths.people, person_id, name, [role]))

@@ -71,5 +71,5 @@ def _content(bundle: Bundle, locale: str, styles: set[str]) -> str:
 
 
 def _difference(before: str, after: str) -> str:
-    lines = [_STYLE.sub("", text).splitlines(keepends=True) for text in (before, after)]
-    return "".join(line for line in unified_diff(*lines, n=0) if not line.startswith(("---", "+++")))
+    old, new = (_STYLE.sub("", text).splitlines(keepends=True) for text in (before, after))
+    return "".join(line for line in unified_diff(old, new, n=0) if not line.startswith(("---", "+++")))
