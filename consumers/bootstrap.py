@@ -25,6 +25,7 @@ from bridge.runtime.telemetry import Health
 if TYPE_CHECKING:
     from bridge.contracts.queries import Preview
     from bridge.contracts.scope import Scope
+    from bridge.magento.answers import SqlStoreAnswers
     from bridge.runtime.dead_letters import DeadLetters
     from bridge.runtime.kafka import Publisher
     from consumers.adapters.aws import AwsConfig
@@ -143,6 +144,7 @@ def _provide_law(parts: Parts, config: Path | None) -> None:
 
 
 def _provide_case_store(parts: Parts) -> None:
+    from bridge.contracts.store_answers import StoreAnswers
     from bridge.runtime.sealing import load_join_key
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.attempt_references import CaseAttemptReferences
@@ -170,12 +172,19 @@ def _provide_case_store(parts: Parts) -> None:
         paths = parts.get(Settings).paths
         return IndexMatcher(IndexClient(paths.run), load_join_key(paths.join_key))
 
+    def store_answers() -> "SqlStoreAnswers":
+        from bridge.magento.answers import SqlStoreAnswers
+
+        settings = parts.get(Settings)
+        return SqlStoreAnswers(settings.store, parts.get(Clock), load_join_key(settings.paths.join_key))
+
     parts.provide(LeakMatcher, matcher)
     parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
+    parts.provide(StoreAnswers, store_answers)
     parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))
     parts.provide(RegistryWatch, lambda: _registry_watch(parts))
     parts.provide(ScopeRewriter, lambda: _scope_rewriter(parts))

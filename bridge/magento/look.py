@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from bridge.contracts.events import ProvenanceRecorded
 from bridge.magento import statements
+from bridge.magento.catalog import Catalog
 from bridge.magento.changelogs import CUSTOMER_VIEWS, ChangeBatch, View
 from bridge.magento.servers import prepare_session
 from bridge.magento.session import LeadSession
@@ -66,9 +67,16 @@ class _LookSession(LeadSession):
 
     def rows_with(self, text: str, words: Sequence[str]) -> Sequence[Any]:
         """Return the rows of a query with a list of words."""
-        query = sa.text(statements.filled(text, self.prefix)).bindparams(sa.bindparam("words", expanding=True))
+        return self.rows_bound(text, {"words": list(words)})
+
+    def rows_bound(self, text: str, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the rows of a query with values by name; a list stands for all of its members."""
+        lists: list[sa.BindParameter[Any]] = [
+            sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)
+        ]
+        query = sa.text(statements.filled(text, self.prefix)).bindparams(*lists)
         with self._running():
-            return self._opened().execute(query, {"words": list(words)}).all()
+            return self._opened().execute(query, values).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +214,21 @@ class StoreLook:
             self._session.change_with(_ENQUEUE_RECORD, values)
 
     # The session
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return what is the same for many."""
+        return self._reader.catalog
+
+    def read_only(self) -> None:
+        """Have the server refuse whatever would write: for who only asks, whatever the account may do."""
+        if self._session.writes_events:
+            self._session.change("SET SESSION TRANSACTION READ ONLY")
+
+    def bound(self, text: str, values: Mapping[str, Any], *, after: int = 0, limit: int = 0) -> Sequence[Any]:
+        """Return the rows of a query with values by name, one page of it."""
+        filled = text.replace("{after}", str(int(after))).replace("{limit}", str(int(limit)))
+        return self._session.rows_bound(filled, values)
 
     def _ids(self, text: str, after: int, before: int, limit: int) -> Sequence[int]:
         return [row[0] for row in self._rows(text, after=after, before=before, limit=limit)]

@@ -387,6 +387,11 @@ def provenance_state(document: str | None) -> ProvenanceRecorded | None:
     )
 
 
+def created_at_of(document: str | None) -> datetime | None:
+    """Return when a provenance row was written, or None where it does not say."""
+    return _instant(_row(document, []).get("created_at"))
+
+
 def notice_read_state(notice_id: str, customer_id: int, read_at: str, now: datetime) -> NoticeReadState:
     """Return a reading of a notice. An unreadable time becomes `now`: that it was read is what matters."""
     return NoticeReadState(notice_id, customer_id, _instant(read_at) or now)

@@ -23,23 +23,26 @@ def _address(alias: str, table: str) -> str:
 
 
 # In two nested documents, because SQLite limits a function's arguments.
-_CUSTOMERS = """
-SELECT c.entity_id, JSON_OBJECT(
+_CUSTOMER_DOCUMENT = """JSON_OBJECT(
     'website_id', c.website_id, 'store_id', c.store_id, 'email', c.email,
     'first_name', c.firstname, 'last_name', c.lastname,
     'same_address', CASE WHEN c.default_shipping = c.default_billing THEN 1 END,
     {billing}, {shipping},
     'order_country', oa.country_id, 'order_region_id', oa.region_id,
     'attributes', JSON_OBJECT({attributes})
-)
-FROM {p}customer_entity c
+)"""
+_CUSTOMER_ADDRESSES = """
 LEFT JOIN {p}customer_address_entity b ON b.entity_id = c.default_billing AND b.parent_id = c.entity_id
 LEFT JOIN {p}customer_address_entity s ON s.entity_id = c.default_shipping AND s.parent_id = c.entity_id
 LEFT JOIN {p}sales_order o
     ON o.entity_id = (SELECT MAX(latest.entity_id) FROM {p}sales_order latest WHERE latest.customer_id = c.entity_id)
 LEFT JOIN {p}sales_order_address oa ON oa.entity_id = o.billing_address_id AND oa.parent_id = o.entity_id
-WHERE c.entity_id IN ({ids})
 """
+_CUSTOMERS = (
+    "SELECT c.entity_id, {customer} FROM {p}customer_entity c {addresses} WHERE c.entity_id IN ({ids})".replace(
+        "{customer}", _CUSTOMER_DOCUMENT
+    ).replace("{addresses}", _CUSTOMER_ADDRESSES)
+)
 
 _ATTRIBUTE = (
     "'{code}', (SELECT CAST(v.value AS CHAR) FROM {p}customer_entity_{type} v"
@@ -121,8 +124,7 @@ LEFT JOIN {p}sales_order_address s ON s.entity_id = o.shipping_address_id AND s.
 WHERE o.entity_id IN ({ids})
 """
 
-PROVENANCE = """
-SELECT r.id, JSON_OBJECT(
+_RECORD_DOCUMENT = """JSON_OBJECT(
     'record_id', r.record_id, 'root', r.root, 'customer_id', r.customer_id, 'order_id', r.order_id,
     'entity_type', r.entity_type, 'entity_id', r.entity_id, 'attribute', r.attribute,
     'model_id', r.model_id, 'model_version', r.model_version, 'run_id', r.run_id, 'dataset_version', r.dataset_version,
@@ -133,10 +135,10 @@ SELECT r.id, JSON_OBJECT(
     'source_system', r.source_system, 'storage_location', r.storage_location,
     'input_fields', SUBSTR(CAST(r.input_fields AS CHAR), 1, 65000), 'legal_basis', r.legal_basis,
     'created_at', CAST(r.created_at AS CHAR)
+)"""
+PROVENANCE = "SELECT r.id, {record} FROM {p}tocsin_provenance r WHERE r.id IN ({ids})".replace(
+    "{record}", _RECORD_DOCUMENT
 )
-FROM {p}tocsin_provenance r
-WHERE r.id IN ({ids})
-"""
 
 
 def _quoted(column: str) -> str:
@@ -293,6 +295,59 @@ def orders(*, hold_provenance: bool = False) -> str:
     text = _ORDERS.replace("{holds_provenance}", "1 = 1" if hold_provenance else _HOLDS_PROVENANCE)
     return text.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
 
+
+# A record's person is who its root names; a foreign key removes no record, so there may be none any more.
+_ROOT_NUMBER = (
+    "CASE WHEN SUBSTR(r.root, 1, {length}) = '{kind}/' THEN CAST(SUBSTR(r.root, {length} + 1) AS UNSIGNED) END"
+)
+_ORDER_DOCUMENT = """JSON_OBJECT(
+    'customer_id', x.customer_id, 'store_id', x.store_id, 'email', x.customer_email,
+    {billing}, {shipping}
+)"""
+_ANSWERS = """
+SELECT r.id, {record}, c.entity_id, {customer}, x.entity_id, {order}
+FROM {p}tocsin_provenance r
+LEFT JOIN {p}customer_entity c ON c.entity_id = {customer_root}
+{addresses}
+LEFT JOIN {p}sales_order x ON x.entity_id = {order_root}
+LEFT JOIN {p}sales_order_address xb ON xb.entity_id = x.billing_address_id AND xb.parent_id = x.entity_id
+LEFT JOIN {p}sales_order_address xs ON xs.entity_id = x.shipping_address_id AND xs.parent_id = x.entity_id
+WHERE r.id > {after} AND {narrowing} ORDER BY r.id LIMIT {limit}
+"""
+
+
+def answers(narrowing: str) -> str:
+    """Return the one query that answers a scope: records with who they are about, in the order of row ids.
+
+    `narrowing` is a condition on `r`; `{after}` and `{limit}` stay to be filled.
+    """
+    customer = _CUSTOMER_DOCUMENT.replace("{billing}", _address("billing", "b")).replace("{attributes}", "")
+    order = _ORDER_DOCUMENT.replace("{billing}", _address("billing", "xb"))
+    text = _ANSWERS.replace("{record}", _RECORD_DOCUMENT).replace("{addresses}", _CUSTOMER_ADDRESSES)
+    text = text.replace("{customer}", customer.replace("{shipping}", _address("shipping", "s")))
+    text = text.replace("{order}", order.replace("{shipping}", _address("shipping", "xs")))
+    for kind in ("customer", "order"):
+        number = _ROOT_NUMBER.replace("{kind}", kind).replace("{length}", str(len(kind) + 1))
+        text = text.replace(f"{{{kind}_root}}", number)
+    return text.replace("{narrowing}", narrowing)
+
+
+_VALUE_HOLDERS = """
+SELECT v.entity_id FROM {p}customer_entity_{type} v JOIN {p}customer_entity c ON c.entity_id = v.entity_id
+LEFT JOIN {p}tocsin_provenance r
+    ON r.customer_id = v.entity_id AND SUBSTR(r.root, 1, 9) = 'customer/' AND r.attribute = '{code}'
+WHERE v.attribute_id = {id} AND v.value IS NOT NULL AND r.id IS NULL AND v.entity_id > {after}
+ORDER BY v.entity_id LIMIT {limit}
+"""
+
+
+def value_holders(attribute: Attribute) -> str:
+    """Return the query for the customers with a value of `attribute`, and no record of it; `{after}` and `{limit}` stay."""
+    text = _VALUE_HOLDERS.replace("{code}", attribute.code).replace("{type}", attribute.backend_type)
+    return text.replace("{id}", str(attribute.attribute_id))
+
+
+WRITERS = "SELECT DISTINCT r.attribute, r.model_id FROM {p}tocsin_provenance r"
 
 _FEW_RUNS = 8
 

@@ -79,6 +79,12 @@ class SqlStore:
 
     # Reading
 
+    @property
+    def catalog(self) -> Catalog:
+        """What is the same for many, at most `CATALOG_SECONDS` old."""
+        self._refresh_catalog()
+        return self._catalog
+
     def next_batch(self, limit: int, besides: ChangeBatch | None = None) -> ChangeBatch:
         self._session.catch_up()
         in_flight = besides.version_ids if besides is not None else {}

@@ -83,6 +83,10 @@ class Store(Section):
         default=SecretStr("mysql+pymysql://tocsin@127.0.0.1/magento"),
         description="SQLAlchemy URL of Magento's database; with a password by environment: TOCSIN_STORE__URL",
     )
+    replica_url: SecretStr | None = Field(
+        default=None,
+        description="of a replica that `tocsin incident crosscheck` asks instead: TOCSIN_STORE__REPLICA_URL",
+    )
     table_prefix: str = Field(default="", description="Magento's table prefix")
     base_url: str = Field(default="https://shop.invalid/", description="the store's base URL")
     default_country: str | None = Field(default=None, description="ISO 3166-1 code used as the weakest residence claim")
@@ -393,6 +397,8 @@ class Settings(BaseSettings):
         for section in ("store", "case_store"):
             url = getattr(self, section).url.get_secret_value()
             dumped[section]["url"] = _without_password(url)
+        if self.store.replica_url is not None:
+            dumped["store"]["replica_url"] = _without_password(self.store.replica_url.get_secret_value())
         return dumped
 
 

@@ -1,8 +1,10 @@
-"""`tocsin incident possible, reproduce`: what an incident's answers rest on, and who decides about the rest.
+"""`tocsin incident possible, reproduce, crosscheck`: what an incident's answers rest on, and who decides about the rest.
 
 Wiring and wording; `consumers.case.commands` puts these under `incident`.
 """
 
+import csv
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -14,14 +16,17 @@ import click
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Coverage
 from bridge.contracts.scope import Scope
+from bridge.contracts.store_answers import StoreAnswers
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import instant, print_json, print_table
+from consumers.case import crosschecking, reproducing
 from consumers.case import possible as rules
-from consumers.case import reproducing
+from consumers.case.crosschecking import Cause, Crosscheck, Explained, list_from_store, name_differences
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
 from consumers.case.reproducing import AnswerIndex, FrozenFiles, Reproduction
+from consumers.case.scoping import parse_scope
 from consumers.case.store import CaseStore
 from consumers.domain.coverage import gaps_in_words
 
@@ -220,6 +225,156 @@ def _print_reproduction(done: Reproduction, now: datetime) -> None:
         click.echo(f"and {len(done.changes) - _CHANGES_SHOWN:,} more: --json shows all")
 
 
-SUBCOMMANDS: Sequence[click.Command] = (possible, reproduce)
+_DIFFERENCES_SHOWN = 50
+
+
+@click.command()
+@click.argument("incident_id", required=False)
+@click.option(
+    "--scope",
+    "scope_file",
+    type=click.File("r", encoding="utf-8"),
+    help="Instead of an incident: list whom this concerns.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print the store's whole answer, a line a person, as CSV.")
+@click.option("--accept-unexplained", is_flag=True, help="Name what the newest cross-check could not explain.")
+@reason_option
+@token_option
+@as_json_option
+@click.pass_obj
+def crosscheck(
+    parts: Parts,
+    incident_id: str | None,
+    scope_file: Any,
+    as_csv: bool,
+    accept_unexplained: bool,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Have the store itself answer the frozen scope, and list where it says otherwise, by cause.
+
+    Asks the database (store.replica_url if set) by one read-only JOIN. With --scope FILE it needs neither Kafka nor index: an
+    emergency list. Exit code 1 if a difference is unexplained; it blocks approvals until it is gone or accepted by name.
+    """
+    actor = authenticated(parts, token_file)
+    if (incident_id is None) == (scope_file is None):
+        raise BadInput("name an INCIDENT_ID, or a scope by --scope FILE")
+    if incident_id is None:
+        actor.acting_for(Act.CROSSCHECK)
+        scope = parse_scope(scope_file.read(), scope_file.name)
+        done = list_from_store(scope, parts.get(StoreAnswers))
+        _print_store_list(done, as_csv=as_csv, as_json=as_json)
+        return
+    if accept_unexplained:
+        named = name_differences(parts.get(CaseStore), incident_id, actor, parts.get(Clock).now(), reason)
+        if as_json:
+            print_json(asdict(named))
+        else:
+            click.echo(f"{incident_id}: {named.unexplained_count:,} unexplained differences are accepted by {actor.person_id}; "
+                       "what was prepared must be prepared again")  # fmt: skip
+        return
+    done = crosschecking.crosscheck(
+        parts.get(CaseStore), incident_id, actor, parts.get(Clock).now, parts.get(StoreAnswers), parts.get(FrozenFiles),
+        parts.get(AnswerIndex),
+    )  # fmt: skip
+    if as_csv or done.agreeing_count is None:
+        _print_store_list(done, as_csv=as_csv, as_json=as_json)
+    elif as_json:
+        print_json(_crosscheck_facts(done))
+    else:
+        _print_crosscheck(incident_id, done, parts.get(Clock).now())
+    if done.record is not None and done.record.unexplained_count:
+        raise Refused(
+            f"{incident_id}: {done.record.unexplained_count:,} differences are unexplained and block approvals; find out why and "
+            f"cross-check again, or have a dpo or counsel accept them: tocsin incident crosscheck {incident_id} "
+            "--accept-unexplained --reason TEXT"
+        )
+
+
+def _print_store_list(done: Crosscheck, *, as_csv: bool, as_json: bool) -> None:
+    rows = [
+        {
+            "root": root,
+            "customer_id": "" if person is None or person.customer_id is None else person.customer_id,
+            "standing": standing,
+            "residence": " ".join(claim.code for claim in person.residence) if person is not None else "",
+            "record_ids": " ".join(sorted(ids)),
+        }
+        for root, (ids, standing) in sorted(done.answer.members.items())
+        for person in (done.answer.persons.get(root),)
+    ]
+    if as_json:
+        print_json({"compared": False, "remarks": list(done.remarks), "people": rows})
+        return
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, ("root", "customer_id", "standing", "residence", "record_ids"))
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    possible_count = sum(row["standing"] == "possible" for row in rows)
+    click.echo(f"the store itself: {len(rows) - possible_count:,} by record, {possible_count:,} possible; departed customers, "
+               "and values that were replaced since, are not in it")  # fmt: skip
+    for remark in done.remarks:
+        click.echo(f"not compared: {remark}")
+    click.echo("--csv prints whom, by id; addresses are the shop's to look up")
+
+
+def _crosscheck_facts(done: Crosscheck) -> dict[str, Any]:
+    return {
+        "compared": True,
+        "crosscheck_id": None if done.record is None else done.record.crosscheck_id,
+        "counts": dict(done.counts),
+        "remarks": list(done.remarks),
+        "differences": [_difference(each) | {"at": each.at} for each in done.differences],
+    }
+
+
+def _difference(each: Explained) -> dict[str, Any]:
+    difference = each.difference
+    return {
+        "root": difference.root,
+        "cause": each.cause.value,
+        "frozen": "not in it" if difference.frozen is None else difference.frozen[1],
+        "store": "not in it" if difference.now is None else difference.now[1],
+        "record_ids": list(difference.record_ids),
+    }
+
+
+_CAUSES = {
+    Cause.DEPARTED: "gone from the store; the index keeps them, and they are told",
+    Cause.LATER: "changed after the resolution; the index has it so too",
+    Cause.LAG: "the relay has not told it yet: see `tocsin relay status`, then cross-check again",
+    Cause.INDEX_ONLY: "seen by the index alone: a value without a record, replaced or explained since",
+    Cause.UNEXPLAINED: "nothing explains it: `tocsin relay verify`, `tocsin index inspect ROOT`",
+}
+
+
+def _print_crosscheck(incident_id: str, done: Crosscheck, now: datetime) -> None:
+    counts = done.counts
+    click.echo(f"{incident_id}: frozen answer and store agree on {counts['agreeing']:,} people, "
+               f"differ on {len(done.differences):,}")  # fmt: skip
+    causes = [
+        {"cause": cause.value, "people": counts[cause.value], "what it means": meaning}
+        for cause, meaning in _CAUSES.items()
+        if counts[cause.value]
+    ]
+    if causes:
+        print_table(causes, ("cause", "people", "what it means"))
+    first = sorted(done.differences, key=lambda each: each.cause is not Cause.UNEXPLAINED)[:_DIFFERENCES_SHOWN]
+    rows = [
+        _difference(each)
+        | {"records": ", ".join(each.difference.record_ids[:5]), "changed": instant(each.at, now) if each.at else ""}
+        for each in first
+    ]
+    if rows:
+        print_table(rows, ("root", "cause", "frozen", "store", "records", "changed"))
+    if len(done.differences) > _DIFFERENCES_SHOWN:
+        click.echo(f"and {len(done.differences) - _DIFFERENCES_SHOWN:,} more: --json shows all")
+    for remark in done.remarks:
+        click.echo(f"not known: {remark}")
+
+
+SUBCOMMANDS: Sequence[click.Command] = (possible, reproduce, crosscheck)
 COMMANDS: list[click.Command] = []
 """None of its own: `consumers.case.commands` puts these under `tocsin incident`."""

@@ -17,6 +17,7 @@ import rfc8785
 
 from bridge.contracts.errors import BadInput, Refused, nearest
 from consumers.case.acting import Actor, needed, record_act
+from consumers.case.crosschecking import newest_crosscheck
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Act, Role
 from consumers.case.possible import in_force
@@ -163,6 +164,13 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
             f"{incident.incident_id}: {of_partitions(partitions)} have answered, and {partitions.persisted_count} of "
             f"{partitions.affected_count} affected people are stored; a release needs all of them"
         )
+    checked = newest_crosscheck(case, incident)
+    if checked is not None and checked.blocks:
+        raise Refused(
+            f"{incident.incident_id}: the store itself answers otherwise for {checked.unexplained_count:,} people, and nothing "
+            f"explains it (cross-check of {written(checked.checked_at)}); find out why and cross-check again, or have a dpo or "
+            f"counsel name it: tocsin incident crosscheck {incident.incident_id} --accept-unexplained --reason TEXT"
+        )
     segments = {
         each.segment_id: {
             "bundle_sha256": each.bundle_sha256,
@@ -184,6 +192,7 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
         "recipient_count": len(recipients),
         "possible_excluded": [each.exclusion_id for each in excluded],
         "possible_excluded_count": sum(each.people_count for each in excluded),
+        "unexplained_accepted": None if checked is None or checked.named_at is None else checked.unexplained_sha256,
         "late_cap": late_cap,
         "mode": mode.value,
         "exercise": incident.exercise,

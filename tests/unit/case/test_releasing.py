@@ -46,7 +46,7 @@ def test_the_policy_binds_all_that_approvers_saw(case: Case) -> None:
     policy = done.release.policy
     assert policy.keys() == {
         "incident_id", "revision", "scope_sha256", "rules_sha256", "bundles", "segments", "recipients_root",
-        "possible_excluded", "possible_excluded_count",
+        "possible_excluded", "possible_excluded_count", "unexplained_accepted",
         "recipient_count", "late_cap", "mode", "exercise",
     }  # fmt: skip
     assert policy["segments"] == {"s1": {"bundle_sha256": "b" * 64, "channels": ["email", "sms"]}}
