@@ -335,7 +335,7 @@ def answers(narrowing: str) -> str:
 _VALUE_HOLDERS = """
 SELECT v.entity_id FROM {p}customer_entity_{type} v JOIN {p}customer_entity c ON c.entity_id = v.entity_id
 LEFT JOIN {p}tocsin_provenance r
-    ON r.customer_id = v.entity_id AND SUBSTR(r.root, 1, 9) = 'customer/' AND r.attribute = '{code}'
+    ON r.customer_id = v.entity_id AND SUBSTR(r.root, 1, 6) <> 'order/' AND r.attribute = '{code}'
 WHERE v.attribute_id = {id} AND v.value IS NOT NULL AND r.id IS NULL AND v.entity_id > {after}
 ORDER BY v.entity_id LIMIT {limit}
 """

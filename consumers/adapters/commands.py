@@ -1,18 +1,34 @@
 """`tocsin index` and `tocsin data-map`: what the provenance index holds, for people and for pipes."""
 
+import contextlib
 import csv
+import json
+import os
 import sys
+from dataclasses import asdict
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.queries import Gathered
+from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
 from bridge.runtime.settings import Settings
+from consumers.adapters.history_files import Reading, format_of, length_of, read_history
 from consumers.adapters.index_client import IndexClient
+from consumers.adapters.provenance_import import (
+    Progress,
+    ProgressFile,
+    RefusedRow,
+    RestProvenance,
+    read_store_token,
+    send_history,
+)
 from consumers.adapters.provenance_index import ProvenanceIndex
 
 
@@ -107,6 +123,130 @@ def rebuild(parts: Parts, partitions: tuple[int, ...], dry_run: bool) -> None:
         if not dry_run:
             files.ask_rebuild(partition)
         click.echo(f"partition {partition}: {'would be rebuilt' if dry_run else 'rebuild asked for'}")
+
+
+_REFUSED_SHOWN = 20
+
+
+@index.command("import-provenance")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--format", "kind", type=click.Choice(["csv", "ndjson", "parquet"]), help="Default: by the file's name.")
+@click.option("--map", "columns", multiple=True, metavar="FIELD=COLUMN", help="A column with another name; repeatable.")
+@click.option("--set", "constants", multiple=True, metavar="FIELD=VALUE", help="The same for every row; repeatable.")
+@click.option("--skip", "skipped", multiple=True, metavar="COLUMN", help="Leave a column out; repeatable.")
+@click.option("--zone", help="Time zone of instants that name none, such as UTC or Europe/Berlin.")
+@click.option("--url", help="The store's address; default: store.base_url.")
+@click.option(
+    "--store-token-file", type=click.Path(path_type=Path, dir_okay=False), help="File with the store's token."
+)
+@click.option(
+    "--refused", "refused_file", type=click.Path(path_type=Path, dir_okay=False), help="Write what is wrong here."
+)
+@click.option("--dry-run", is_flag=True, help="Check every row and send none.")
+@click.option("--again", is_flag=True, help="From the first row, although it was sent before.")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_obj
+def import_provenance(
+    parts: Parts,
+    file: Path,
+    kind: str | None,
+    columns: tuple[str, ...],
+    constants: tuple[str, ...],
+    skipped: tuple[str, ...],
+    zone: str | None,
+    url: str | None,
+    store_token_file: Path | None,
+    refused_file: Path | None,
+    dry_run: bool,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Load provenance history from FILE (CSV, NDJSON or Parquet) through the store's API; exit code 1 if rows are refused.
+
+    Columns are named as the fields of a record (record_id, entity_type, entity_id, attribute, model_id, model_version,
+    generated_at, kind, sensitivity, ...). May be stopped and run again: it goes on where it was, and what the store has
+    already changes nothing.
+    """
+    settings = parts.get(Settings)
+    reading = Reading(_pairs("--map", columns), _pairs("--set", constants), frozenset(skipped), _zone(zone))
+    found = format_of(file, kind)
+    service = None
+    address = url or settings.store.base_url
+    if not dry_run:
+        service = RestProvenance(address, read_store_token(os.environ, store_token_file))
+    how = {"url": address, "format": found, "columns": reading.columns, "constants": reading.constants,
+           "skipped": sorted(skipped), "zone": zone}  # fmt: skip
+    kept = ProgressFile.of(settings.paths.data / "imports", file, how)
+    if dry_run or again:
+        kept = ProgressFile(kept.path)
+    progress = kept.progress
+    if progress.finished:
+        raise Refused(
+            f"{file} was imported before: {progress.recorded:,} recorded, {progress.refused:,} refused; --again sends it again"
+        )
+    if progress.line:
+        click.echo(f"going on behind line {progress.line:,}", err=True)
+    refused: list[RefusedRow] = []
+    with contextlib.ExitStack() as stack:
+        written = None if refused_file is None else stack.enter_context(refused_file.open("a", encoding="utf-8"))
+
+        def refuse(row: RefusedRow) -> None:
+            if len(refused) < _REFUSED_SHOWN:
+                refused.append(row)
+            if written is not None:
+                written.write(json.dumps({"line": row.line, "faults": row.faults}) + "\n")
+
+        bar: Any = stack.enter_context(
+            click.progressbar(length=max(1, length_of(file, found) - progress.line), label="rows", file=sys.stderr)
+        )
+        rows = read_history(file, found, reading, parts.get(Clock).now(), after=progress.line)
+        send_history(
+            rows, service, progress, save=(lambda: None) if dry_run else kept.save, refused=refuse, moved=bar.update
+        )
+    _say_imported(progress, refused, dry_run=dry_run, as_json=as_json)
+
+
+def _say_imported(progress: Progress, refused: list[RefusedRow], *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        facts = asdict(progress) | {"dry_run": dry_run, "refused_rows": [asdict(each) for each in refused]}
+        print_json(facts)
+    else:
+        for each in refused:
+            click.echo(f"line {each.line}: {'; '.join(each.faults)}")
+        if progress.refused > len(refused):
+            click.echo(f"and {progress.refused - len(refused):,} more; --refused FILE keeps all")
+        if dry_run:
+            click.echo(
+                f"checked up to line {progress.line:,}: {progress.refused:,} rows would be refused; nothing was sent"
+            )
+        else:
+            click.echo(
+                f"{progress.recorded:,} recorded, {progress.repeated:,} were there already, {progress.retired:,} marked as "
+                f"removed, {progress.refused:,} refused; the index has them once the relay has carried them"
+            )
+    if progress.refused:
+        raise Refused(f"{progress.refused:,} rows are refused; put them right and run it with a file of these")
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name or name in pairs:
+            raise BadInput(
+                f"{option} {each}: write {option} FIELD={'COLUMN' if option == '--map' else 'VALUE'}, each field once"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise BadInput(f"--zone {name}: no such time zone; write UTC, or one as Europe/Berlin") from None
 
 
 @click.command("data-map")

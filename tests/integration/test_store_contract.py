@@ -17,8 +17,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from bridge.contracts.errors import Refused
+from bridge.contracts.errors import Refused, TocsinError
 from bridge.contracts.events import AccountNotice, Channel, ProvenanceRecorded
+from bridge.contracts.scope import Scope
+from bridge.magento.answers import SqlStoreAnswers
 from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
 from bridge.magento.grants import grants, rights_on
@@ -30,12 +32,14 @@ from bridge.magento.session import LeadSession, store_engine
 from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore
 from bridge.runtime.clock import SystemClock
+from bridge.runtime.sealing import email_hmac
 from bridge.runtime.settings import Store
 from tests.integration.test_relay import nasty_rows
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.store_rows import StoreRows, provenance_row
 
 REGISTERED = ("fraud_score", "income_band")
+MARCH_3 = datetime(2026, 3, 3, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -528,3 +532,69 @@ def test_a_missing_right_is_refused_by_table(account: Store, database: StoreData
     with pytest.raises(Refused, match=r"tocsin_heartbeat.*relay grants"):
         reader.take_lead()
     reader.close()
+
+
+def test_the_store_answers_a_scope_with_the_printed_rights_as_the_relay_would_publish(
+    account: Store, shop: StoreRows
+) -> None:
+    shop.customer(42, country="US", region_id=12, email="Person42@Shop.Example.com ")
+    shop.customer(43)
+    shop.customer(44)
+    shop.customer(45)
+    for number in (43, 44, 45):
+        shop.add("customer_entity_decimal", attribute_id=201, entity_id=number, value=0.5)
+    shop.order(7, country="DE")
+    shop.order(8, customer_id=42, country="FR")
+    shop.provenance(
+        "r-1", "customer/42", confidence=0.731, deleted_at="2026-03-02 10:00:00", created_at="2026-03-01 10:00:00"
+    )
+    shop.provenance("r-2", "order/8", customer_id=42, model_version="")
+    shop.provenance("r-3", "order/7", attribute="income_band")
+    shop.provenance("r-4", "customer/99")
+    shop.provenance("r-5", "customer/44", model_id="other")
+    shop.provenance("r-6", "nonsense/1", customer_id=43, order_id=None, entity_id=43, kind="?", sensitivity="")
+    with leading(account) as reader:
+        states = everything(reader)
+    published = {record.record_id: record for record in records_of(states)}
+    people = {
+        f"customer/{state.customer_id}" if isinstance(state, CustomerState) else f"order/{state.order_id}": state
+        for state in states
+        if isinstance(state, CustomerState | OrderState)
+    }
+    answers = SqlStoreAnswers(account, SystemClock(), b"j" * 32)
+    answers.open()
+    try:
+        found = {each.record.record_id: each for each in answers.records(Scope())}
+        assert {record_id: each.record for record_id, each in found.items()} == published
+        for each in found.values():
+            state = people.get(each.record.root)
+            if each.record.root == "customer/99":
+                assert each.person is None
+                continue
+            assert state is not None
+            assert each.person is not None
+            assert (each.person.root, each.person.residence) == (each.record.root, state.residence)
+            assert (each.person.website_id, each.person.store_id) == (state.website_id, state.store_id)
+            assert each.person.customer_id == state.customer_id
+            assert each.person.email_hmac == email_hmac(b"j" * 32, state.stored_email or "")
+        narrow = Scope(model_ids=("scorer",), all_of=(Scope(attributes=("fraud_score",)),), exposed_from=MARCH_3)
+        assert {each.record.record_id for each in answers.records(narrow)} == {"r-2", "r-4", "r-6"}
+        assert [(each.person.root, each.attribute) for each in answers.value_holders()] == [
+            ("customer/45", "fraud_score")
+        ]
+        assert answers.writers() == {
+            "fraud_score": frozenset({"scorer", "other"}), "income_band": frozenset({"scorer"}),
+        }  # fmt: skip
+        assert {person.root for person in answers.people()} == {
+            "customer/42", "customer/43", "customer/44", "customer/45", "order/7", "order/8",
+        }  # fmt: skip
+        shop.run("UPDATE sales_order SET store_id = 2 WHERE entity_id = 8")
+        shop.provenance("r-7", "customer/42")
+        presence = answers.presence(["customer/42", "customer/99", "order/8", "order/9"], ["r-1", "r-7", "gone"])
+        assert presence.roots == {"customer/42", "order/8"}
+        assert (presence.records, presence.pending_records) == ({"r-1", "r-7"}, {"r-7"})
+        assert presence.pending_roots == {"order/8"}
+        with pytest.raises(TocsinError, match=r"1792|READ ONLY"):
+            answers._look.enqueue_numbers("customer", [42])
+    finally:
+        answers.close()
