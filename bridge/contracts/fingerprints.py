@@ -33,7 +33,7 @@ RECORD_FIELDS = (
     "run_id", "dataset_version", "generated_at", "supersedes", "kind", "confidence", "sensitivity", "categories", "elements",
     "source_system", "storage_location", "input_fields", "legal_basis", "faults",
 )  # fmt: skip
-"""All that an append-only record may never change; `deleted_at` stands beside it."""
+"""All that an append-only record may never change; `deleted_at` and `loaded_at` stand beside it."""
 
 
 def range_of(key: str) -> int:
@@ -69,9 +69,11 @@ def content_fingerprint(record: ProvenanceRecorded) -> int:
 
 
 def record_fingerprint(record: ProvenanceRecorded) -> int:
-    """Return the fingerprint of a record, `deleted_at` included."""
-    deleted_at = None if record.deleted_at is None else _microseconds(record.deleted_at.timestamp())
-    return _hashed((*_record_fields(record), _text(deleted_at)))
+    """Return the fingerprint of a record, `deleted_at` and `loaded_at` included."""
+    instants = (record.deleted_at, record.loaded_at)
+    return _hashed(
+        (*_record_fields(record), *(_text(None if at is None else _microseconds(at.timestamp())) for at in instants))
+    )
 
 
 def _record_fields(record: ProvenanceRecorded) -> tuple[str, ...]:

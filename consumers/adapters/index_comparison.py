@@ -87,7 +87,7 @@ _RECORD_FIELDS = [
     _items("faults"),
 ]
 _CONTENT = _hashed(_RECORD_FIELDS)
-_RECORD = _hashed([*_RECORD_FIELDS, _or_nothing("epoch_us(deleted_at)")])
+_RECORD = _hashed([*_RECORD_FIELDS, _or_nothing("epoch_us(deleted_at)"), _or_nothing("epoch_us(loaded_at)")])
 
 _NUMBERED = f"""SELECT root AS key, split_part(root, '/', 2)::BIGINT // {RANGE_SIZE} AS range, {_PERSON} AS fingerprint,
     {{content}} AS content, false AS deleted, false AS altered, '' AS root FROM customer"""

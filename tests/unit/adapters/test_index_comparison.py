@@ -59,7 +59,8 @@ INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st
 RECORDS = st.builds(
     record,
     record_id=WORDS.filter(bool), run_id=MAYBE, dataset_version=MAYBE, model_version=WORDS, generated_at=INSTANTS,
-    deleted_at=st.none() | INSTANTS, supersedes=MAYBE, kind=st.sampled_from(Kind), sensitivity=st.sampled_from(Sensitivity),
+    deleted_at=st.none() | INSTANTS, loaded_at=st.none() | INSTANTS,
+    supersedes=MAYBE, kind=st.sampled_from(Kind), sensitivity=st.sampled_from(Sensitivity),
     confidence=st.none() | st.integers(0, 10_000).map(lambda number: number / 10_000), categories=LISTS, elements=LISTS,
     source_system=MAYBE, storage_location=MAYBE, input_fields=LISTS, legal_basis=MAYBE, faults=LISTS,
 )  # fmt: skip
@@ -134,7 +135,7 @@ def test_every_field_is_compared() -> None:
     """A field that is added to an event must be compared, or two that differ in it would pass as equal."""
     assert set(CustomerChanged.model_fields) == set(fingerprints.PERSON_FIELDS)
     assert set(OrderChanged.model_fields) == {*fingerprints.PERSON_FIELDS, "order_id"} - {"attribute_hmacs"}
-    assert set(ProvenanceRecorded.model_fields) == {*fingerprints.RECORD_FIELDS, "deleted_at"}
+    assert set(ProvenanceRecorded.model_fields) == {*fingerprints.RECORD_FIELDS, "deleted_at", "loaded_at"}
 
 
 @pytest.mark.parametrize("merged", [False, True])
