@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from bridge.contracts.events import SENSITIVITY_ORDER, CustomerAffected, Why
+from bridge.contracts.events import SENSITIVITY_ORDER, CustomerAffected, Sensitivity, Why
 from bridge.contracts.scope import Scope
 from consumers.domain.persons import joined
 
@@ -46,12 +46,12 @@ def concern_of(why: Why | Mapping[str, Any] | None) -> Concern:
     """Return what a notice that rests on `why` tells: an event's, a recipient's JSON, or none (a value without a record)."""
     if not why:
         return Concern()
-    summed = why if isinstance(why, Why) else Why.model_validate(why)
-    return Concern(
-        frozenset(summed.disclosures),
-        frozenset(summed.elements),
-        SENSITIVITY_ORDER.index(summed.highest_sensitivity) + 1,
-    )
+    if isinstance(why, Why):
+        disclosures, elements, highest = why.disclosures, why.elements, why.highest_sensitivity
+    else:
+        # as the case store keeps it: not parsed into a model, for a plan looks at everybody who was told
+        disclosures, elements, highest = why["disclosures"], why["elements"], why["highest_sensitivity"]
+    return Concern(frozenset(disclosures), frozenset(elements), SENSITIVITY_ORDER.index(Sensitivity(highest)) + 1)
 
 
 def told_by(whys: Iterable[Why | Mapping[str, Any] | None]) -> Concern:

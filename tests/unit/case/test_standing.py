@@ -11,10 +11,13 @@ from click.testing import CliRunner, Result
 
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import PartitionResolved
+from bridge.contracts.queries import Preview
 from bridge.contracts.scope import Scope
 from consumers.adapters.case_store import tables
 from consumers.case import releasing, workflow
+from consumers.case.alerts import Known
 from consumers.case.overview import overview
+from consumers.case.scoping import ScopeIndex
 from consumers.case.standing import confirm_everybody, late_people
 from consumers.case.standing_commands import SUBCOMMANDS
 from consumers.domain.approvals import Mode
@@ -226,3 +229,32 @@ def test_people_are_listed_one_by_one_to_whom_it_is_allowed_and_recorded(case: C
     bodies = [event["body"] for event in case.published("tocsin.case-events") if event["kind"] == "people.listed"]
     assert [(body["people"], body["listed_count"]) for body in bodies][:2] == [("all", 6), ("late", 1)]
     assert "ciphertext" not in json.dumps(listed)
+
+
+class _Index:
+    """An index that knows ten people, of whom a scope concerns `affected`."""
+
+    def __init__(self, affected: int) -> None:
+        self._affected = affected
+
+    def known_names(self) -> Known:
+        return Known({"fraud-scorer": frozenset({"7"})}, frozenset({"fraud_score"}))
+
+    def preview(self, scope: Scope) -> Preview:
+        return Preview(
+            partition_count=2, silent_partitions=(), affected_count=self._affected, possible_count=0, departed_count=0,
+            record_count=self._affected, people_count=10, by_jurisdiction={}, by_kind={}, by_sensitivity={},
+            by_channel={}, coverage=(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("affected", "warned"), [(10, True), (9, True), (8, False)])
+def test_a_preview_warns_of_a_scope_about_everybody(case: Case, tmp_path: Path, affected: int, warned: bool) -> None:
+    desk = Desk(case, tmp_path)
+    desk.parts.provide(ScopeIndex, lambda: _Index(affected))
+    scope = '{"model_ids": ["fraud-scorer"]}'
+    said = desk.type("incident", "preview", "-", who="rae", given=scope).output
+    assert ("warning: this scope is about everybody, or nearly" in said) is warned
+    assert (f"{affected} accounts and orders of 10 known" in said) is warned
+    facts = json.loads(desk.type("incident", "preview", "-", "--json", who="rae", given=scope).output)
+    assert (facts["matches_everybody"], facts["people_count"]) == (warned, 10)

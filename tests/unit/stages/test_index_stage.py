@@ -583,3 +583,19 @@ def test_two_incidents_about_the_same_people_are_answered_and_ended_apart(bench:
     artefacts = DirectoryArtefactStore(bench.settings.paths.artefacts)
     for resolved in bench.resolutions():
         assert hashlib.sha256(artefacts.get(resolved.artefact_sha256)).hexdigest() == resolved.artefact_sha256
+
+
+def test_more_whose_publish_fails_is_not_forgotten(bench: Bench) -> None:
+    bench.feed(customer(1), records_of(1))
+    bench.alert()
+    more = records_of(1, record_id="r1b", categories=("income",))
+    bench.broker.failing = True
+    with pytest.raises(NotPublished):
+        bench.feed(more)
+    bench.broker.failing = False
+    bench.restart()
+    bench.alert()
+    assert len(bench.affected()) == 1
+    for _ in range(2):
+        bench.feed(more)
+    assert [(each.root, each.late) for each in bench.affected()] == [("customer/1", False), ("customer/1", True)]
