@@ -19,7 +19,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.notice_renderer import check as check_bundle
-from consumers.adapters.notice_renderer import compose, fill, sample_key, slots_for
+from consumers.adapters.notice_renderer import compose, fill, reading_levels, sample_key, slots_for
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, bundle_names, read_bundle
 from consumers.case.acting import needed
 from consumers.case.permissions import Act
@@ -68,6 +68,8 @@ def check(parts: Parts, names: Sequence[str], as_json: bool) -> None:
                 click.echo(problem)
             if not problems:
                 click.echo(f"{name}: complete in {', '.join(bundle.locales)}; bundle {bundle.sha256[:12]}")
+                for level in reading_levels(bundle):
+                    click.echo(f"  {level}")
     if any(found.values()):
         raise Refused(f"{sum(map(len, found.values()))} problems; nothing with a problem can be approved")
 

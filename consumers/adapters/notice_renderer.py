@@ -674,18 +674,30 @@ def variants(bundle: Bundle, locale: str) -> Iterator[SegmentKey]:
     for count in range(1, len(one_each) + 1):
         for mix in combinations(one_each, count):
             yield sample_key(bundle, locale, disclosures=mix)
-    for scenario, (start, end), details in product(SCENARIOS, dates, (False, True)):
-        yield sample_key(
-            bundle, locale, disclosures=one_each, scenario=scenario, exposed_from=start, exposed_to=end,
-            sms_details=details,
-        )  # fmt: skip
+    for start, end in dates:
+        yield sample_key(bundle, locale, disclosures=one_each, exposed_from=start, exposed_to=end)
+    for scenario in SCENARIOS[1:]:
+        yield sample_key(bundle, locale, disclosures=one_each, scenario=scenario, sms_details=True)
     for standing, forbids, more in product(STANDINGS, ((), _FORBIDDEN), ({}, everything)):
         disclosures = one_each if standing == "recorded" else ()
         yield sample_key(bundle, locale, disclosures=disclosures, standing=standing, forbids=forbids, **more)
     yield sample_key(bundle, locale, disclosures=one_each, supplement=True)
-    own = [code for code, state in bundle.agencies.states.items() if state.agencies]
-    for state in (*own, *list(bundle.agencies.states)[:1]):
-        yield sample_key(bundle, locale, disclosures=one_each, states=(state,), **everything)
+    own = tuple(code for code, state in bundle.agencies.states.items() if state.agencies)
+    for states in (own, tuple(bundle.agencies.states)[:1]):
+        yield sample_key(bundle, locale, disclosures=one_each, states=states, **everything)
+
+
+def reading_levels(bundle: Bundle) -> Iterator[str]:
+    """Yield, for each language of a bundle without problems, how long and how hard to read its mail is."""
+    for locale in bundle.locales:
+        system = next(iter(bundle.sentences[locale].systems))
+        key = sample_key(bundle, locale, disclosures=tuple(text.format(system) for text in ONE_OF_EACH))
+        notice = compose(bundle, key)
+        language = notice.language
+        yield (
+            f"{locale}: {notice.words} words, reading level {notice.reading:.1f} "
+            f"of at most {language.reading_at_most:g} ({language.reading_index})"
+        )
 
 
 def check(bundle: Bundle) -> list[str]:

@@ -98,7 +98,7 @@ def people(draw: st.DrawFn) -> list[Record]:
 
 
 @given(people(), st.sampled_from(TEXTS))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_every_reader_is_told_what_their_records_hold_and_nothing_else(
     records: list[Record], text: tuple[str, str]
 ) -> None:

@@ -182,7 +182,10 @@ def run(parts: Parts, *arguments: str, token: str = "") -> str:
 
 def test_counsel_checks_approves_and_revokes(office: tuple[Parts, dict[str, str]]) -> None:
     parts, tokens = office
-    assert "complete in de, en" in run(parts, "check")
+    checked = run(parts, "check", NAME)
+    assert "complete in de, en, es, fr" in checked
+    for shown in ("of at most 9 (flesch_kincaid)", "(wiener_sachtextformel)", "(kandel_moles)", "(fernandez_huerta)"):
+        assert shown in checked
     terms = ("approve", NAME, "--jurisdictions", "EU,US-CA,unknown", "--until", "2027-06-30")
     assert "would approve" in run(parts, *terms, "--dry-run", token=tokens["counsel"])
     bundles = NoticeBundles(parts.get(CaseDatabase))
