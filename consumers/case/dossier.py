@@ -140,7 +140,7 @@ def make_dossier(
             raise Refused(f"{incident_id}: somebody made version {len(same)} of {regime_id} meanwhile; make it again")
         case.add_dossier(record)
         body: Body = {
-            "dossier_id": record.dossier_id, "regime_id": record.regime_id, "version": version, "phase": record.phase,
+            "dossier_id": record.dossier_id, "regime_id": record.regime_id, "dossier_version": version, "phase": record.phase,
             "missing_count": record.missing_count, "content_sha256": content_sha256, "pdf_sha256": pdf_sha256,
         }  # fmt: skip
         record_act(case, actor, role, "dossier.made", body, at=now, incident=incident, reason=reason)
@@ -198,7 +198,7 @@ def submit_dossier(
         case.submit_dossier(record.dossier_id, by=actor.person_id, at=submitted_at, reference=reference)
         salt = new_salt()
         body: Body = {
-            "dossier_id": record.dossier_id, "regime_id": record.regime_id, "version": record.version,
+            "dossier_id": record.dossier_id, "regime_id": record.regime_id, "dossier_version": record.version,
             "submitted_at": written(submitted_at), "content_sha256": record.content_sha256,
             "pdf_sha256": record.pdf_sha256,
             "reference_sha256": None if reference is None else salted_sha256(salt, reference),

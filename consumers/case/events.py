@@ -141,11 +141,11 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "duty.met_withdrawn": {"regime_id": _REGIME, "reason_sha256": _SHA256},
     "dossier.made": {
-        "dossier_id": _ID, "regime_id": _REGIME, "version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
+        "dossier_id": _ID, "regime_id": _REGIME, "dossier_version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
         "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reason_sha256": _MAYBE_SHA256,
     },
     "dossier.submitted": {
-        "dossier_id": _ID, "regime_id": _REGIME, "version": _COUNT, "submitted_at": _INSTANT,
+        "dossier_id": _ID, "regime_id": _REGIME, "dossier_version": _COUNT, "submitted_at": _INSTANT,
         "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reference_sha256": _MAYBE_SHA256, "reason_sha256": _SHA256,
     },
     "law.adopted": {
