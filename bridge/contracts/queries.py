@@ -189,16 +189,35 @@ class Inspection(Answer):
 class DataMapRow(Answer):
     """One AI system's writes to one attribute."""
 
+    source_system: str | None = None
+    """The AI system, as its records name it; None: they name none."""
     model_id: str
     model_version: str
     entity_type: str
     attribute: str
     record_count: int
+    """Of all records, deleted ones within retention included."""
+    deleted_count: int = 0
     root_count: int
     highest_sensitivity: str
+    kinds: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     legal_bases: tuple[str, ...] = ()
     storage_locations: tuple[str, ...] = ()
     last_generated_at: Instant
+
+
+class DataMapGap(Answer):
+    """A registered attribute with values that nothing explains."""
+
+    attribute: str
+    people_count: int
+    """Who holds such a value now."""
+    write_count: int
+    """Untagged writes that were seen happening, within retention."""
+    first_seen_at: Instant | None = None
+    last_seen_at: Instant | None = None
+    """None: only values that were there before anybody watched."""
 
 
 class PartitionDataMap(Answer):
@@ -208,6 +227,7 @@ class PartitionDataMap(Answer):
     rows: tuple[DataMapRow, ...]
     untagged: dict[str, int]
     """People who hold a registered attribute's value without a record, by attribute."""
+    gaps: tuple[DataMapGap, ...] = ()
 
 
 class RangesAsked(Answer):
@@ -360,6 +380,7 @@ class DataMap(Gathered):
 
     rows: tuple[DataMapRow, ...]
     untagged: dict[str, int]
+    gaps: tuple[DataMapGap, ...] = ()
 
 
 class Ranges(Gathered):

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import tzinfo
 from pathlib import Path
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 
 from bridge.contracts.errors import BadInput, Refused
-from bridge.contracts.queries import Gathered
+from bridge.contracts.queries import DataMap, Gathered
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
@@ -30,6 +31,7 @@ from consumers.adapters.provenance_import import (
     send_history,
 )
 from consumers.adapters.provenance_index import ProvenanceIndex
+from consumers.case.registry import RegistryWatch
 
 
 def _client(parts: Parts) -> IndexClient:
@@ -251,41 +253,94 @@ def _zone(name: str | None) -> tzinfo | None:
 
 @click.command("data-map")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-@click.option("--csv", "as_csv", is_flag=True, help="print CSV")
+@click.option("--csv", "as_csv", is_flag=True, help="print CSV, gaps as rows without a model")
 @click.pass_obj
 def data_map(parts: Parts, as_json: bool, as_csv: bool) -> None:
     """Show which AI system wrote which attribute, and which values nothing explains."""
     if as_json and as_csv:
         raise BadInput("--json and --csv exclude each other")
     answer = _client(parts).data_map()
-    if as_json:
-        print_json(answer.model_dump(mode="json"))
-        return
-    rows = [{name: _flat(value) for name, value in row.model_dump(mode="json").items()} for row in answer.rows]
-    columns = [
-        "model_id",
-        "model_version",
-        "entity_type",
-        "attribute",
-        "record_count",
-        "root_count",
-        "highest_sensitivity",
-        "legal_bases",
-        "storage_locations",
-        "last_generated_at",
+    registered = _registered(parts)
+    rows = [
+        {name: _flat(value) for name, value in row.model_dump(mode="json").items()}
+        | {"registry": registered(row.model_id, row.model_version)}
+        for row in answer.rows
     ]
-    if as_csv:
-        writer = csv.DictWriter(sys.stdout, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        if not answer.complete:
-            silent = ", ".join(map(str, answer.silent_partitions))
-            raise Refused(f"the map is incomplete: partitions {silent} did not answer")
+    if as_json:
+        facts = answer.model_dump(mode="json")
+        for shown, row in zip(facts["rows"], rows, strict=True):
+            shown["registry"] = row["registry"]
+        print_json(facts)
         return
-    print_table(rows, columns)
-    for attribute, count in answer.untagged.items():
-        click.echo(f"{attribute}: {count} values without a record")
+    if as_csv:
+        _data_map_as_csv(rows, answer)
+        return
+    print_table(
+        [
+            {
+                "AI system": row["source_system"] or "-",
+                "model": f"{row['model_id']}@{row['model_version']}" + (f" ({row['registry']})" if row["registry"] else ""),
+                "attribute": f"{row['entity_type']}.{row['attribute']}",
+                "records": row["record_count"],
+                "people and orders": row["root_count"],
+                "sensitivity": row["highest_sensitivity"],
+                "legal basis": row["legal_bases"] or "none said",
+                "stored in": row["storage_locations"] or "not said",
+                "last seen": row["last_generated_at"],
+            }
+            for row in rows
+        ],
+        (
+            "AI system", "model", "attribute", "records", "people and orders", "sensitivity", "legal basis", "stored in",
+            "last seen",
+        ),
+    )  # fmt: skip
+    for gap in answer.gaps:
+        since = (
+            f" since {gap.first_seen_at:%A, %d %B %Y}" if gap.first_seen_at is not None else ", from before we watched"
+        )
+        writes = f"{gap.write_count:,} untagged writes{since}" if gap.write_count else f"values without a record{since}"
+        click.echo(f"gap: {gap.attribute}: {writes}; {gap.people_count:,} people hold such a value now")
     _say_from_how_many(answer)
+
+
+_MAP_COLUMNS = (
+    "source_system", "model_id", "model_version", "registry", "entity_type", "attribute", "record_count", "deleted_count",
+    "root_count", "highest_sensitivity", "kinds", "categories", "legal_bases", "storage_locations", "last_generated_at",
+)  # fmt: skip
+_GAP_COLUMNS = ("untagged_people_count", "untagged_write_count", "untagged_first_seen_at", "untagged_last_seen_at")
+
+
+def _data_map_as_csv(rows: Sequence[Mapping[str, Any]], answer: DataMap) -> None:
+    """Write CSV to standard output. Raises Refused after it if a partition is missing: what was written is not whole."""
+    writer = csv.DictWriter(sys.stdout, (*_MAP_COLUMNS, *_GAP_COLUMNS))
+    writer.writeheader()
+    writer.writerows(rows)
+    for gap in answer.gaps:
+        facts = gap.model_dump(mode="json")
+        untagged = {f"untagged_{name}": value for name, value in facts.items() if name != "attribute"}
+        writer.writerow({"entity_type": "customer", "attribute": gap.attribute, **untagged})
+    if not answer.complete:
+        silent = ", ".join(map(str, answer.silent_partitions))
+        raise Refused(f"the map is incomplete: partitions {silent} did not answer")
+
+
+def _registered(parts: Parts) -> Callable[[str, str], str]:
+    """Return what says how the model registry knows a version; nothing where none is set up."""
+    if parts.get(Settings).registry.kind == "none":
+        return lambda _model_id, _version: ""
+    memory = parts.get(RegistryWatch).memory()
+    aliases: dict[tuple[str, str], list[str]] = {}
+    for (model_id, alias), version in sorted(memory.aliases().items()):
+        aliases.setdefault((model_id, version), []).append(alias)
+
+    def known(model_id: str, version: str) -> str:
+        found = memory.versions.get((model_id, version))
+        if found is None:
+            return "not in the registry"
+        return "gone from the registry" if found.gone else ", ".join(aliases.get((model_id, version), ["registered"]))
+
+    return known
 
 
 def _flat(value: Any) -> Any:

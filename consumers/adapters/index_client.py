@@ -21,6 +21,7 @@ from bridge.contracts.partitioner import partition_of
 from bridge.contracts.queries import (
     Answer,
     DataMap,
+    DataMapGap,
     DataMapRow,
     Faults,
     FaultSeen,
@@ -208,15 +209,20 @@ class IndexClient:
     def data_map(self) -> DataMap:
         """Return AI systems against attributes, over all partitions that answered."""
         count, answers = self._gather(PartitionDataMap, "GET", "/data-map")
-        rows: dict[tuple[str, str, str, str], list[DataMapRow]] = {}
+        rows: dict[tuple[str, str, str, str, str], list[DataMapRow]] = {}
+        gaps: dict[str, list[DataMapGap]] = {}
         for each in answers.values():
             for row in each.rows:
-                rows.setdefault((row.model_id, row.model_version, row.entity_type, row.attribute), []).append(row)
+                key = (row.source_system or "", row.model_id, row.model_version, row.entity_type, row.attribute)
+                rows.setdefault(key, []).append(row)
+            for gap in each.gaps:
+                gaps.setdefault(gap.attribute, []).append(gap)
         return DataMap(
             partition_count=count,
             silent_partitions=_silent(count, answers),
             rows=tuple(_merged_row(rows[key]) for key in sorted(rows)),
             untagged=_summed(each.untagged for each in answers.values()),
+            gaps=tuple(_merged_gap(gaps[attribute]) for attribute in sorted(gaps)),
         )
 
     def ranges(self, asked: RangesAsked) -> Ranges:
@@ -352,11 +358,25 @@ def _merged_fault(one: FaultSeen, other: FaultSeen) -> FaultSeen:
     return one.model_copy(update={"count": one.count + other.count, "examples": tuple(examples)})
 
 
+def _merged_gap(gaps: Sequence[DataMapGap]) -> DataMapGap:
+    last = [each.last_seen_at for each in gaps if each.last_seen_at is not None]
+    return DataMapGap(
+        attribute=gaps[0].attribute,
+        people_count=sum(each.people_count for each in gaps),
+        write_count=sum(each.write_count for each in gaps),
+        first_seen_at=min((each.first_seen_at for each in gaps if each.first_seen_at is not None), default=None),
+        last_seen_at=max(last, default=None),
+    )
+
+
 def _merged_row(rows: Sequence[DataMapRow]) -> DataMapRow:
     order = [each.value for each in Sensitivity]
     return rows[0].model_copy(
         update={
             "record_count": sum(row.record_count for row in rows),
+            "deleted_count": sum(row.deleted_count for row in rows),
+            "kinds": tuple(sorted({each for row in rows for each in row.kinds})),
+            "categories": tuple(sorted({each for row in rows for each in row.categories})),
             "root_count": sum(row.root_count for row in rows),
             "highest_sensitivity": max((row.highest_sensitivity for row in rows), key=order.index),
             "legal_bases": tuple(sorted({each for row in rows for each in row.legal_bases})),

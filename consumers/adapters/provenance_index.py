@@ -33,6 +33,7 @@ from bridge.contracts.events import (
     WatchStarted,
 )
 from bridge.contracts.queries import (
+    DataMapGap,
     DataMapRow,
     Inspection,
     MembersAsked,
@@ -589,10 +590,11 @@ class PartitionReader:
     def data_map(self) -> PartitionDataMap:
         """Return which model version wrote which attribute, and which values no record explains."""
         rows = self._rows(
-            """SELECT model_id, model_version, entity_type, attribute, count(*) AS record_count,
-                count(DISTINCT root) AS root_count, list(DISTINCT sensitivity) AS sensitivities,
-                list(DISTINCT legal_basis) AS legal_bases, list(DISTINCT storage_location) AS storage_locations,
-                max(generated_at) AS last_generated_at
+            """SELECT source_system, model_id, model_version, entity_type, attribute, count(*) AS record_count,
+                count(deleted_at) AS deleted_count, list_sort(list(DISTINCT kind)) AS kinds,
+                list_sort(list_distinct(flatten(list(categories)))) AS categories, count(DISTINCT root) AS root_count,
+                list(DISTINCT sensitivity) AS sensitivities, list(DISTINCT legal_basis) AS legal_bases,
+                list(DISTINCT storage_location) AS storage_locations, max(generated_at) AS last_generated_at
             FROM provenance GROUP BY ALL ORDER BY ALL"""
         )
         order = list(Sensitivity)
@@ -609,6 +611,20 @@ class PartitionReader:
                 for row in rows
             ),
             untagged=self._untagged_counts(),
+            gaps=self._gaps(),
+        )
+
+    def _gaps(self) -> tuple[DataMapGap, ...]:
+        rows = self._rows(
+            """WITH people AS (SELECT attribute, count(*) AS people_count FROM untagged GROUP BY attribute),
+                writes AS (SELECT attribute, count(*) AS write_count, min(seen_at) AS first_seen_at,
+                    max(seen_at) AS last_seen_at FROM untagged_write GROUP BY attribute)
+            SELECT attribute, coalesce(people_count, 0) AS people_count, coalesce(write_count, 0) AS write_count,
+                first_seen_at, last_seen_at FROM people FULL JOIN writes USING (attribute) ORDER BY attribute"""
+        )
+        return tuple(
+            DataMapGap(**row | {name: row[name] and _in_utc(row[name]) for name in row if name.endswith("_at")})
+            for row in rows
         )
 
 

@@ -1,6 +1,8 @@
 """Index workers as real processes: killed in the middle, without their files, two at once, on Kafka and on the mock."""
 
 import contextlib
+import csv
+import io
 import json
 import signal
 import subprocess
@@ -282,6 +284,9 @@ def test_a_worker_killed_in_the_middle_and_one_without_files_find_the_same_peopl
     assert "3 of 3 partitions answered" in run_command(cluster, index, "status")
     mapped = json.loads(run_command(cluster, data_map, "--json"))
     assert sum(row["record_count"] for row in mapped["rows"]) == RECORDS
+    written = list(csv.DictReader(io.StringIO(run_command(cluster, data_map, "--csv"))))
+    assert sum(int(row["record_count"] or 0) for row in written) == RECORDS
+    assert "3 of 3 partitions answered" in run_command(cluster, data_map)
 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0

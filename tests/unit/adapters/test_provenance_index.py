@@ -22,6 +22,7 @@ from bridge.contracts.events import (
     Residence,
     SealedContact,
     Sensitivity,
+    UntaggedWrite,
     Unwatched,
     WatchStarted,
 )
@@ -600,6 +601,35 @@ def test_preview_counts_people_by_where_they_live_and_what_is_held(index: Proven
     seen = file.inspect("customer/1")
     assert seen.person.has_contact
     assert "c2VhbGVk" not in seen.model_dump_json()
+
+
+def test_the_data_map_tells_systems_apart_and_names_what_nothing_explains(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    file.put_persons([customer(1, attribute_hmacs={"income_band": "a" * 64}), customer(2)])
+    file.put_records(
+        numbered(
+            [
+                record(source_system="scoring", storage_location="eu-central-1", legal_basis="contract"),
+                record(record_id="r2", root="customer/2", source_system="scoring", sensitivity=Sensitivity.LOW,
+                       deleted_at=BASE + timedelta(days=1), storage_location="us-east-1"),
+                record(record_id="r3", source_system="batch"),
+            ]
+        )
+    )  # fmt: skip
+    seen_at = BASE + timedelta(days=2)
+    file.put_marks(
+        [UntaggedWrite(root="customer/2", customer_id=2, attribute="fraud_score", since=BASE, seen_at=seen_at)]
+    )
+    mapped = file.data_map()
+    assert [(row.source_system, row.record_count, row.deleted_count, row.root_count) for row in mapped.rows] == [
+        ("batch", 1, 0, 1), ("scoring", 2, 1, 2),
+    ]  # fmt: skip
+    assert mapped.rows[1].storage_locations == ("eu-central-1", "us-east-1")
+    assert (mapped.rows[1].legal_bases, mapped.rows[1].highest_sensitivity) == (("contract",), "high")
+    assert [(gap.attribute, gap.people_count, gap.write_count, gap.first_seen_at) for gap in mapped.gaps] == [
+        ("fraud_score", 1, 1, seen_at), ("income_band", 1, 0, None),
+    ]  # fmt: skip
+    assert mapped.untagged == {"fraud_score": 1, "income_band": 1}
 
 
 def test_readers_on_other_threads_see_committed_state_only(index: ProvenanceIndex) -> None:
