@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
     from consumers.case.dossier import AuthorityBook
+    from consumers.case.identifying import References
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
     from consumers.domain.circuit import CircuitPolicy
@@ -75,6 +76,12 @@ def parts_for(config: Path | None) -> Parts:
     for provide in (_provide_delivery, _provide_case_store, _provide_notices):
         parts.provide_later(partial(provide, parts))
     return parts
+
+
+def _references(parts: Parts) -> "References":
+    from bridge.magento.references import StoreReferences
+
+    return StoreReferences(parts.get(Settings).store)
 
 
 def _registry_watch(parts: Parts) -> "RegistryWatch":
@@ -155,6 +162,7 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.leak_matcher import IndexMatcher
     from consumers.case.duty_commands import SubmittedFiles
+    from consumers.case.identifying import References
     from consumers.case.registry import RegistryWatch
     from consumers.case.reproducing import AnswerIndex, FrozenFiles
     from consumers.case.rewriting import ScopeRewriter
@@ -186,6 +194,7 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
     parts.provide(StoreAnswers, store_answers)
     parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))
+    parts.provide(References, lambda: _references(parts))
     parts.provide(RegistryWatch, lambda: _registry_watch(parts))
     parts.provide(ScopeRewriter, lambda: _scope_rewriter(parts))
     parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))

@@ -61,10 +61,14 @@ CREATE TABLE sales_order (entity_id INTEGER PRIMARY KEY AUTOINCREMENT, state TEX
     store_id INTEGER REFERENCES store (store_id) ON DELETE SET NULL,
     customer_id INTEGER REFERENCES customer_entity (entity_id) ON DELETE SET NULL,
     grand_total NUMERIC, base_currency_code TEXT, customer_is_guest INTEGER, billing_address_id INTEGER,
-    shipping_address_id INTEGER, increment_id TEXT, customer_email TEXT, customer_firstname TEXT, customer_lastname TEXT,
+    shipping_address_id INTEGER, increment_id TEXT, quote_id INTEGER,
+    customer_email TEXT, customer_firstname TEXT, customer_lastname TEXT,
     created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     UNIQUE (increment_id, store_id));
 CREATE INDEX SALES_ORDER_CUSTOMER_ID ON sales_order (customer_id);
+CREATE INDEX SALES_ORDER_QUOTE_ID ON sales_order (quote_id);
+CREATE TABLE quote (entity_id INTEGER PRIMARY KEY AUTOINCREMENT, store_id INTEGER, is_active INTEGER DEFAULT 1,
+    customer_id INTEGER, customer_email TEXT);
 CREATE TABLE sales_order_address (entity_id INTEGER PRIMARY KEY AUTOINCREMENT,
     parent_id INTEGER REFERENCES sales_order (entity_id) ON DELETE CASCADE, customer_address_id INTEGER,
     region_id INTEGER, customer_id INTEGER, region TEXT, postcode TEXT, lastname TEXT, street TEXT, city TEXT, email TEXT,

@@ -28,7 +28,7 @@ READ_COLUMNS: Mapping[str, Sequence[str]] = {
     "customer_address_entity": _ADDRESS,
     "sales_order": (
         "entity_id", "customer_id", "store_id", "customer_email", "customer_firstname", "customer_lastname",
-        "billing_address_id", "shipping_address_id",
+        "billing_address_id", "shipping_address_id", "increment_id", "quote_id",
     ),
     "sales_order_address": _ADDRESS,
     "tocsin_provenance": (
@@ -39,6 +39,10 @@ READ_COLUMNS: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 """Columns read, by table."""
+
+LOOKED_UP_COLUMNS: Mapping[str, Sequence[str]] = {"quote": ("entity_id", "customer_id", "customer_email")}
+"""Columns that are read only when somebody asks whom a leaked log is about (`bridge.magento.references`). The relay runs
+without them: a shop may keep its carts in another database."""
 
 WRITTEN_TABLES: Mapping[str, str] = {
     **{view.changelog: "SELECT, INSERT, DELETE" for view in View},
@@ -67,7 +71,10 @@ def grants(database: str, user: str, host: str, prefix: str, *, by_lease: bool =
         return f"GRANT {rights} ON {schema}.`{prefix}{table}` TO {account};"
 
     return [
-        *(to(f"SELECT ({', '.join(f'`{name}`' for name in names)})", table) for table, names in READ_COLUMNS.items()),
+        *(
+            to(f"SELECT ({', '.join(f'`{name}`' for name in names)})", table)
+            for table, names in {**READ_COLUMNS, **LOOKED_UP_COLUMNS}.items()
+        ),
         *(to(rights, table) for table, rights in WRITTEN_TABLES.items()),
         *([to(LEASE_RIGHTS, LEASE_TABLE)] if by_lease else []),
     ]
@@ -120,7 +127,11 @@ def rights_of(lines: Iterable[str], database: str, prefix: str, *, by_lease: boo
     """
     needed = {**WRITTEN_TABLES, **({LEASE_TABLE: LEASE_RIGHTS} if by_lease else {})}
     wanted: list[tuple[str, str, str | None]] = [
-        *((prefix + table, "SELECT", column) for table, columns in READ_COLUMNS.items() for column in columns),
+        *(
+            (prefix + table, "SELECT", column)
+            for table, columns in {**READ_COLUMNS, **LOOKED_UP_COLUMNS}.items()
+            for column in columns
+        ),
         *((prefix + table, right, None) for table, rights in needed.items() for right in rights.split(", ")),
     ]
     granted: list[_Granted] = []

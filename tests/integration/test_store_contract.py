@@ -27,6 +27,7 @@ from bridge.magento.grants import grants, rights_on
 from bridge.magento.leads import LEAD_SECONDS
 from bridge.magento.notices import AccountNoticeTable
 from bridge.magento.reader import LeadLost
+from bridge.magento.references import StoreReferences
 from bridge.magento.servers import Product, Server, prepare_session
 from bridge.magento.session import LeadSession, store_engine
 from bridge.magento.snapshots import CustomerState, NoticeReadState, OrderState, Removed, State, WrittenProvenance
@@ -599,3 +600,16 @@ def test_the_store_answers_a_scope_with_the_printed_rights_as_the_relay_would_pu
             answers._look.enqueue_numbers("customer", [42])
     finally:
         answers.close()
+
+
+def test_order_numbers_and_carts_are_looked_up_with_the_printed_rights(account: Store, shop: StoreRows) -> None:
+    shop.customer(3)
+    shop.run(
+        "INSERT INTO sales_order (entity_id, store_id, customer_id, increment_id, quote_id) VALUES (7, 1, 3, '000000007', 70)"
+    )
+    shop.run("INSERT INTO quote (entity_id, customer_email, password_hash) VALUES (71, 'g@mail.example', 'x')")
+    found = StoreReferences(account).look_up(["000000007", "000000009"], ["70", "71"])
+    shop.run("DELETE FROM quote")
+    assert sorted((each.kind, each.reference, each.order_id or 0, each.customer_id or 0, each.email) for each in found) == [
+        ("order_number", "000000007", 7, 3, None), ("quote", "70", 7, 3, None), ("quote", "71", 0, 0, "g@mail.example"),
+    ]  # fmt: skip

@@ -445,6 +445,18 @@ CREATE TABLE `sales_order` (
         REFERENCES `store` (`store_id`) ON DELETE SET NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
+-- Of the cart's many columns those that are read, and the one that must never be.
+CREATE TABLE `quote` (
+    `entity_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `store_id` SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+    `is_active` SMALLINT UNSIGNED DEFAULT 1,
+    `customer_id` INT UNSIGNED,
+    `customer_email` VARCHAR(255),
+    `password_hash` VARCHAR(255),
+    PRIMARY KEY (`entity_id`),
+    KEY `QUOTE_CUSTOMER_ID_STORE_ID_IS_ACTIVE` (`customer_id`, `store_id`, `is_active`)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_general_ci;
+
 CREATE TABLE `sales_order_address` (
     `entity_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
     `parent_id` INT UNSIGNED,

@@ -15,7 +15,7 @@ from bridge.commands import COMMANDS
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.topics import STORE_CHANGES, TOPICS
 from bridge.magento.backfill import Backfill
-from bridge.magento.grants import READ_COLUMNS, grants
+from bridge.magento.grants import LOOKED_UP_COLUMNS, READ_COLUMNS, grants
 from bridge.runtime.acls import GROUPS, acls
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Paths, Settings, Store
@@ -75,7 +75,7 @@ def test_a_file_needs_no_grants(call: Run) -> None:
 
 
 def test_columns_read_are_the_stores(shop: StoreRows) -> None:
-    for table, columns in READ_COLUMNS.items():
+    for table, columns in {**READ_COLUMNS, **LOOKED_UP_COLUMNS}.items():
         shop.run(f"SELECT {', '.join(columns)} FROM {table}")
 
 
