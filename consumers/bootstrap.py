@@ -103,12 +103,16 @@ def _registry_watch(parts: Parts) -> "RegistryWatch":
 
 def _scope_rewriter(parts: Parts) -> "ScopeRewriter":
     from bridge.runtime.sealing import hashed_email_hmac, load_join_key
+    from consumers.adapters.case_store.lineage import LineageTables
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
 
     settings = parts.get(Settings)
     watch = None if settings.registry.kind == "none" else parts.get(RegistryWatch)
-    return ScopeRewriter(watch, None, lambda sha256: hashed_email_hmac(load_join_key(settings.paths.join_key), sha256))
+    lineage = LineageTables(_database(parts))
+    return ScopeRewriter(
+        watch, lineage, lambda sha256: hashed_email_hmac(load_join_key(settings.paths.join_key), sha256)
+    )
 
 
 def _index_client(parts: Parts) -> "IndexClient":
@@ -425,10 +429,11 @@ class _AskedIndex:
 def _intake(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.alert_mappings import AlertMappings
     from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.case_store.lineage import LineageTables
     from consumers.adapters.index_client import IndexClient
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
-    from consumers.case.webhooks import load_secrets
+    from consumers.case.webhooks import load_secrets, load_token
     from consumers.stages.intake import IntakeStage, RegistryLooks
 
     settings = parts.get(Settings)
@@ -444,6 +449,8 @@ def _intake(parts: Parts, process: Process) -> Stage:
         names=_AskedIndex(IndexClient(settings.paths.run)),
         rewriter=parts.get(ScopeRewriter),
         looks=looks,
+        lineage=LineageTables(_database(parts)),
+        lineage_tokens={source: load_token(source, file) for source, file in settings.intake.lineage_tokens.items()},
         secrets={source: load_secrets(source, file) for source, file in settings.intake.secrets.items()},
         settings=settings.intake,
         kafka=settings.kafka,

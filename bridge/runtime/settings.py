@@ -183,6 +183,10 @@ class Intake(Section):
         default=None, description="names the ACL on tocsin.leak-alerts that is trusted instead of a signature"
     )
     tolerance_seconds: int = Field(default=300, ge=1)
+    lineage_tokens: dict[str, Path] = Field(
+        default_factory=dict,
+        description="source name -> file with the token (24 characters or more) by which it may send OpenLineage events",
+    )
 
 
 class Registry(Section):
@@ -464,10 +468,11 @@ def _anchored(settings: Settings, root: Path) -> Settings:
         update={name: (root / getattr(settings.paths, name)) for name in Paths.model_fields}
     )
     secrets = {source: root / file for source, file in settings.intake.secrets.items()}
+    tokens = {source: root / file for source, file in settings.intake.lineage_tokens.items()}
     files = {name: getattr(settings.kafka, name) for name in ("ca_file", "certificate_file", "key_file")}
     update: dict[str, Any] = {
         "paths": paths,
-        "intake": settings.intake.model_copy(update={"secrets": secrets}),
+        "intake": settings.intake.model_copy(update={"secrets": secrets, "lineage_tokens": tokens}),
         "kafka": settings.kafka.model_copy(update={name: root / file for name, file in files.items() if file}),
     }
     if settings.registry.file is not None:

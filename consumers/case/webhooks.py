@@ -80,6 +80,19 @@ def _mac(key: bytes, webhook_id: str, timestamp: str, body: bytes) -> bytes:
     return hmac.new(key, f"{webhook_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
 
 
+def load_token(source: str, path: Path) -> bytes:
+    """Read the token of a source that sends OpenLineage events. Raises BadInput without showing it."""
+    try:
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise BadInput(f"intake.lineage_tokens.{source}: {path} cannot be read ({type(error).__name__})") from None
+    if len(token) < 24 or any(byte <= 32 or byte > 126 for byte in token):
+        raise BadInput(
+            f"intake.lineage_tokens.{source}: {path} holds no token; write 24 or more printable ASCII characters"
+        )
+    return token
+
+
 def load_secrets(source: str, path: Path) -> Secrets:
     """Read a source's secrets: one `whsec_<base64>` a line. Raises BadInput without showing any."""
     try:

@@ -10,15 +10,21 @@ are only strangers. HTTP answers, on `POST /alerts/<source>` with Standard Webho
     411, 413  no length, or more than 1 MiB
     503  the case store does not answer: send it again
 
+OpenLineage events come to `POST /api/v1/lineage` with `Authorization: Bearer <token>` (`intake.lineage_tokens`), plain or
+gzipped; they become run and dataset facts in the case store. 201 taken, 400 no such event, 401 a stranger, 413 too large,
+503 send it again. Sending one twice changes nothing.
+
 On the topic the key is the source and the same headers sign; without them, and without `intake.trusted_topic_acl`, the
 incident is marked `unsigned source`. What is neither signed nor readable there is a dead letter.
 Not here: what an alert means (`consumers.case`), how payloads are read (an adapter), who is paged.
 """
 
 import hashlib
+import hmac
 import json
 import re
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,12 +51,17 @@ from consumers.case.intake_rules import Arrival, Taken, review_scopes, take
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import CaseStore, CaseWork, Positions
 from consumers.case.webhooks import BadSignature, Secrets
+from consumers.domain.openlineage import RunFact, read_event
 from consumers.domain.registry import RegistryMemory
 
 log = structlog.get_logger()
 
 STAGE = "intake"
 MAX_BODY_BYTES = 1024 * 1024
+REVIEW_SECONDS = 5.0
+MAX_LINEAGE_BYTES = 4 * 1024 * 1024
+LINEAGE_PATH = "/api/v1/lineage"
+"""Where OpenLineage's own client sends to by default."""
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _REMEMBERED = timedelta(days=31)
 """Longer than the topic keeps alerts: no signed message can come back after its id was forgotten."""
@@ -72,6 +83,81 @@ REGISTRY_LOOKS = counter(
     question="do we still see the model registry, or is what we know of it getting old?",
     labels={"outcome": ["answered", "failed"]},
 )
+
+
+LINEAGE = counter(
+    "tocsin_lineage_events_total",
+    "OpenLineage events by what became of them",
+    question="do pipelines report their runs, and can we read what they say?",
+    labels={"outcome": ["kept", "nothing_new", "unreadable", "stranger", "too_large"]},
+)
+
+
+class LineageStore(Protocol):
+    """Where run and dataset facts are kept."""
+
+    def keep(self, fact: RunFact, source: str) -> bool:
+        """Keep what an event says of a run; return whether anything in it was new. Raises Unreachable."""
+        ...
+
+
+class LineageIntake:
+    """Takes OpenLineage events from pipelines that have a token."""
+
+    def __init__(self, store: LineageStore, tokens: Mapping[str, bytes], on_change: Callable[[], None]) -> None:
+        """`on_change` is called when an event told of something new; it must not take long."""
+        self._store = store
+        self._tokens = dict(tokens)
+        self._on_change = on_change
+
+    def answer(self, headers: Mapping[str, str], body: bytes) -> "_Answer":
+        """Check who sends it, read it, keep it."""
+        source = self._sender(headers.get("authorization", ""))
+        if source is None:
+            LINEAGE.labels("stranger").inc()
+            return _Answer(401, {"error": "send Authorization: Bearer and a token that intake.lineage_tokens names"})
+        if headers.get("content-encoding", "identity").lower() == "gzip":
+            try:
+                body = _inflated(body)
+            except zlib.error:
+                return _Answer(400, {"error": "the body is not gzip, as Content-Encoding says"})
+            if len(body) > MAX_LINEAGE_BYTES:
+                LINEAGE.labels("too_large").inc()
+                return _Answer(413, {"error": f"at most {MAX_LINEAGE_BYTES} bytes when unpacked"})
+        try:
+            fact = read_event(json.loads(body))
+        except (ValueError, RecursionError):
+            LINEAGE.labels("unreadable").inc()
+            return _Answer(400, {"error": "the body is not JSON"})
+        except BadInput as error:
+            LINEAGE.labels("unreadable").inc()
+            log.warning("an OpenLineage event cannot be read", source=source, reason=str(error))
+            return _Answer(400, {"error": str(error)})
+        try:
+            new = fact is not None and self._store.keep(fact, source)
+        except Unreachable as error:
+            log.error("an OpenLineage event is not kept", source=source, reason=str(error))
+            return _Answer(503, {"error": "the case store does not answer; send it again"})
+        LINEAGE.labels("kept" if new else "nothing_new").inc()
+        if new:
+            self._on_change()
+        return _Answer(201, {"new": new})
+
+    def _sender(self, authorization: str) -> str | None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        found = None
+        for source, own in self._tokens.items():
+            # all are compared: the time taken tells nothing about which one came close
+            if hmac.compare_digest(token.strip().encode("latin-1", "replace"), own):
+                found = source
+        return found
+
+
+def _inflated(body: bytes) -> bytes:
+    """Return what a gzipped body holds, at most one byte more than is allowed. Raises zlib.error."""
+    return zlib.decompressobj(wbits=31).decompress(body, MAX_LINEAGE_BYTES + 1)
 
 
 class AlertReader(Protocol):
@@ -181,7 +267,9 @@ class HttpIntake:
         settings: Intake,
         clock: Clock,
         run_file: Path | None,
+        lineage: LineageIntake | None = None,
     ) -> None:
+        self.lineage = lineage
         self._reception = reception
         self._secrets = dict(secrets)
         self._tolerance = timedelta(seconds=settings.tolerance_seconds)
@@ -191,7 +279,8 @@ class HttpIntake:
         self.address = f"http://{settings.host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="intake-http", daemon=True)
         if run_file is not None:
-            write_run_file(run_file, {"alerts": f"{self.address}/alerts"})
+            lineages = {} if lineage is None else {"lineage": self.address + LINEAGE_PATH}
+            write_run_file(run_file, {"alerts": f"{self.address}/alerts", **lineages})
 
     def start(self) -> None:
         self._thread.start()
@@ -245,8 +334,10 @@ def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
         sys_version = ""
 
         def do_POST(self) -> None:
-            source = self.path.partition("?")[0].removeprefix("/alerts/")
-            if not self.path.startswith("/alerts/") or not intake.knows(source):
+            path = self.path.partition("?")[0]
+            source = path.removeprefix("/alerts/")
+            lineage = intake.lineage if path == LINEAGE_PATH else None
+            if lineage is None and not (path.startswith("/alerts/") and intake.knows(source)):
                 ALERTS.labels("http", "unknown_source").inc()
                 self._answer(_Answer(404, {"error": "no such source; intake.secrets names those that may send"}))
                 return
@@ -254,9 +345,10 @@ def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
             if not (length.isascii() and length.isdigit()):
                 self._answer(_Answer(411, {"error": "send a Content-Length"}))
                 return
-            if len(length) > 9 or int(length) > MAX_BODY_BYTES:
-                ALERTS.labels("http", "too_large").inc()
-                self._answer(_Answer(413, {"error": f"at most {MAX_BODY_BYTES} bytes"}))
+            most = MAX_BODY_BYTES if lineage is None else MAX_LINEAGE_BYTES
+            if len(length) > 9 or int(length) > most:
+                (ALERTS.labels("http", "too_large") if lineage is None else LINEAGE.labels("too_large")).inc()
+                self._answer(_Answer(413, {"error": f"at most {most} bytes"}))
                 return
             body = self.rfile.read(int(length))
             if len(body) != int(length):
@@ -264,9 +356,9 @@ def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
                 return
             headers = {name.lower(): value for name, value in self.headers.items()}
             try:
-                answer = intake.answer(source, headers, body)
+                answer = intake.answer(source, headers, body) if lineage is None else lineage.answer(headers, body)
             except Exception:
-                log.exception("alert not taken", source=source)
+                log.exception("not taken", path=path)
                 self._answer(_Answer(500, {"error": "not taken; send it again"}))
                 return
             self._answer(answer)
@@ -435,7 +527,7 @@ class RegistryLooks:
         self._clock = clock
         self._look_seconds = look_seconds
 
-    def run(self, stop: threading.Event, on_change: Callable[[datetime], None]) -> None:
+    def run(self, stop: threading.Event, on_change: Callable[[], None]) -> None:
         """Look until `stop`; call `on_change` after each look that found something changed, and after the first."""
         fault: str | None = None
         revision: int | None = None
@@ -451,7 +543,7 @@ class RegistryLooks:
                     elif memory.revision != revision:
                         log.info("the model registry was read", revision=memory.revision)
                     if memory.revision != revision:
-                        on_change(self._clock.now())
+                        on_change()
                     fault, revision = memory.fault, memory.revision
             except Unreachable as error:
                 log.warning("the model registry is not looked at", reason=str(error))
@@ -481,12 +573,18 @@ class IntakeStage:
         health: Health,
         rewriter: ScopeRewriter | None = None,
         looks: RegistryLooks | None = None,
+        lineage: LineageStore | None = None,
+        lineage_tokens: Mapping[str, bytes] | None = None,
     ) -> None:
         unknown = sorted(set(settings.mappings) - set(secrets))
         if unknown and settings.trusted_topic_acl is None:
             raise BadInput(f"intake.mappings.{unknown[0]}: intake.secrets has no such source; give it a secret file")
         self._reception = Reception(store, reader, names, rewriter)
         self._looks = looks
+        self._known_more = threading.Event()
+        self._lineage = None
+        if lineage is not None and lineage_tokens:
+            self._lineage = LineageIntake(lineage, lineage_tokens, self._known_more.set)
         self._secrets = secrets
         self._settings = settings
         self._kafka = kafka
@@ -497,14 +595,19 @@ class IntakeStage:
 
     def run(self, stop: threading.Event) -> None:
         """Serve HTTP and read the topic until `stop`; then settle what is in flight. Raises what the topic's side does."""
-        http = HttpIntake(self._reception, self._secrets, self._settings, self._clock, self._run_file)
+        http = HttpIntake(
+            self._reception, self._secrets, self._settings, self._clock, self._run_file, self._lineage
+        )  # fmt: skip
         topic = TopicIntake(self._reception, self._secrets, self._settings, self._clock, self._dead_letters())
-        looking = None
+        beside = [threading.Thread(target=self._review, args=(stop,), name="review", daemon=True)]
         if self._looks is not None:
-            looking = threading.Thread(
-                target=self._looks.run, args=(stop, self._reception.review_scopes), name="registry", daemon=True
+            beside.append(
+                threading.Thread(
+                    target=self._looks.run, args=(stop, self._known_more.set), name="registry", daemon=True
+                )
             )
-            looking.start()
+        for thread in beside:
+            thread.start()
         http.start()
         self._health.ready()
         log.info("intake listens", address=http.address, sources=sorted(self._secrets))
@@ -512,5 +615,23 @@ class IntakeStage:
             topic.run(self._kafka, stop, self._health)
         finally:
             http.stop()
-            if looking is not None:
-                looking.join(5)
+            self._known_more.set()
+            for thread in beside:
+                thread.join(5)
+
+    def _review(self, stop: threading.Event) -> None:
+        """Look at open incidents again whenever registry or lineage have told of something new, at most every few seconds."""
+        while not stop.is_set():
+            self._known_more.wait()
+            if stop.is_set():
+                return
+            self._known_more.clear()
+            try:
+                self._reception.review_scopes(self._clock.now())
+            except Unreachable as error:
+                log.warning("open incidents are looked at again later", reason=str(error))
+                self._known_more.set()
+            except Exception:
+                # one incident's words must not end the taking of alerts
+                log.exception("open incidents could not be looked at again")
+            stop.wait(REVIEW_SECONDS)
