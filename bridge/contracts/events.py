@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bridge.contracts.scope import Instant, Rewriting, Scope
+from bridge.contracts.scope import AskedScope, Instant, Rewriting, Scope
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Root = Annotated[str, Field(pattern=r"^(customer|order)/[0-9]+$")]
@@ -228,7 +228,7 @@ class AlertReceived(Event):
     title: Annotated[str, Field(max_length=300)] = ""
     status: Literal["firing", "resolved"] = "firing"
     detected_at: Instant
-    scope: Scope | None = None
+    scope: AskedScope | None = None
     scenario: str | None = None
     """A leak scenario of the template library (`inference_log_exposed`, ...)."""
     exercise: bool = False

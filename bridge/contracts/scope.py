@@ -162,6 +162,11 @@ class AskedScope(Scope):
     any_of: tuple["AskedScope", ...] = ()
     none_of: tuple["AskedScope", ...] = ()
 
+    @property
+    def asks_registry(self) -> bool:
+        """Return whether the model registry must be asked for what this scope means, at any depth."""
+        return self._somewhere("model_aliases") or self._somewhere("with_descendants")
+
     @model_validator(mode="after")
     def _words_have_an_object(self) -> "AskedScope":
         if self.with_descendants and not any(getattr(self, name) for name in _DERIVES):

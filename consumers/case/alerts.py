@@ -124,7 +124,9 @@ def judge_scope(
     ]
     unchecked = known is None or not known.versions_by_model
     if known is not None and not unchecked:
-        unknown = list(unknown_names(asked, known.joined(rewriter.models())))
+        unknown = list(unknown_names(asked, known))
+        if unknown:
+            unknown = list(unknown_names(asked, known.joined(rewriter.models())))
         if known.complete:
             faults += unknown
         elif unknown:

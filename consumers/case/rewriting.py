@@ -43,7 +43,8 @@ class ScopeRewriter:
 
     def rewrite(self, asked: AskedScope) -> Rewritten:
         """Return `asked` as records can answer it. Raises Unreachable, and BadInput without a join key where it needs one."""
-        registry = None if self._registry is None else self._registry.memory()
+        # Read only where it is needed: a registry can be large, and alerts come in hundreds.
+        registry = self._registry.memory() if self._registry is not None and asked.asks_registry else None
         return rewrite(asked, registry, self._lineage, keyed=self.keyed)
 
     def aliases_near(self, alias: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import yaml
 
 from bridge.contracts.errors import TocsinError
 from bridge.contracts.topics import STORE_CHANGES
@@ -181,7 +182,9 @@ class _Demo:
                 "port": 0,
                 "secrets": {MONITOR: str(secret.relative_to(self._folder))},
                 "mappings": {MONITOR: "generic"},
+                "lineage_tokens": {"risk-platform": "keys/risk-platform.token"},
             },
+            "registry": {"kind": "yaml", "file": "models.yaml"},
             "delivery": {
                 "mode": "sandbox",
                 "test_store": True,
@@ -214,6 +217,11 @@ class _Demo:
             self._keep_token(person_id, add_person(self._settings.paths.people, person_id, name, [role]))
         secret.touch(mode=0o600)
         secret.write_text("whsec_" + os.urandom(24).hex() + "\n", encoding="ascii")
+        token = self._folder / "keys" / "risk-platform.token"
+        token.touch(mode=0o600)
+        token.write_text(os.urandom(24).hex() + "\n", encoding="ascii")
+        models = {"models": {name: _registered(name, versions) for name, versions in shop.MODEL_VERSIONS.items()}}
+        (self._folder / "models.yaml").write_text(yaml.safe_dump(models, sort_keys=False), encoding="utf-8")
         provision_sandbox(
             aws_config(self._settings),
             sender_domain="shop.example.com",
@@ -579,6 +587,15 @@ class _Demo:
     def _end(self) -> None:
         self._halt.set()
         self._supervising.join(60)
+
+
+def _registered(model: str, versions: Sequence[str]) -> dict[str, Any]:
+    """Return a model as the registry file has it: each version derived from the one before, the newest is champion."""
+    above = dict(zip(versions[1:], versions, strict=False))
+    return {
+        "versions": {each: {"derived_from": [f"{model}@{above[each]}"]} if each in above else {} for each in versions},
+        "aliases": {"champion": versions[-1]},
+    }
 
 
 def _why(event: Mapping[str, Any]) -> dict[str, str]:

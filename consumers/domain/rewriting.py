@@ -86,7 +86,8 @@ def rewrite(
     if len(notes.runs) > MOST_RUNS:
         notes.unknown.append(f"{len(notes.runs):,} runs are concerned, more than a scope can name: narrow it")
     canonical = without_hashes.canonical()
-    if not notes.asked_registry and canonical == scope.canonical() and not notes.unknown:
+    # What lineage was asked for and did not know yet is kept, too: a run may be reported later.
+    if not (notes.asked_registry or notes.asked_lineage or notes.unknown) and canonical == scope.canonical():
         return Rewritten(scope)
     used = registry if notes.asked_registry else None
     return Rewritten(
@@ -272,6 +273,7 @@ def _either(parts: Sequence[Scope]) -> Scope:
 def _runs(asked: AskedScope, lineage: Lineage | None, notes: _Notes) -> Scope | Mapping[str, Any]:
     if not asked.run_ids or lineage is None:
         return {"run_ids": asked.run_ids}
+    notes.asked_lineage = True
     own = set(asked.run_ids)
     started = _closure(own, lineage.children)
     if asked.with_descendants:
@@ -284,6 +286,7 @@ def _datasets(asked: AskedScope, lineage: Lineage | None, notes: _Notes) -> Scop
     own = set(asked.dataset_versions)
     if not own or lineage is None:
         return {"dataset_versions": asked.dataset_versions}
+    notes.asked_lineage = True
     readers = _around(lineage.readers(own), lineage)
     if asked.with_descendants:
         return _derived(own, readers, lineage, notes)

@@ -20,10 +20,14 @@ from bridge.contracts.topics import CASE_EVENTS
 from consumers.adapters.case_store import outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseWork
+from consumers.adapters.case_store.lineage import LineageTables
 from consumers.adapters.case_store.outbox import Outbox, Outgoing
 from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
+from consumers.adapters.case_store.registry import RegistryTables
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Intent, SentReport
+from consumers.domain.openlineage import DatasetFact, Role, RunFact
+from consumers.domain.registry import RegisteredVersion, RegistrySnapshot, alias_at, observe
 from consumers.domain.sending import ReceiptKind
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
@@ -337,3 +341,33 @@ def test_a_report_of_one_and_a_receipt_of_the_other_dispatcher_agree(case: Case)
         lambda: case.receive(intent, ReceiptKind.DELIVERED),
     )
     assert (case.end(person), case.states(person)) == ("reached", [("email", "delivered")])
+
+
+def test_names_that_a_collation_would_make_one_stay_apart_in_registry_and_lineage(database: CaseDatabase) -> None:
+    records, lineage = RegistryTables(database), LineageTables(database)
+    versions = tuple(RegisteredVersion(name, "1", (("Base", None),), NOW) for name in ("scorer", "Scorer", "scorér"))
+    snapshot = RegistrySnapshot(versions, {("scorer", "champion"): "1", ("scorer", "Champion"): "1"})
+    gap = timedelta(minutes=3)
+    first = records.remember("yaml", lambda memory: observe(memory, snapshot, NOW, longest_gap=gap))
+    later = RegistrySnapshot(versions[:2], {("scorer", "champion"): "1"})
+    second = records.remember(
+        "yaml", lambda memory: observe(memory, later, NOW + timedelta(minutes=1), longest_gap=gap)
+    )
+    assert records.memory("yaml") == second
+    assert (len(first.versions), second.versions["scorér", "1"].gone, second.revision) == (3, True, 2)
+    assert alias_at(second, "scorer", "Champion", None) == ()
+
+    runs = ["0" * 35 + str(number) for number in range(6)]
+    facts = [
+        RunFact(run, "n", "j", runs[0] if run != runs[0] else None, "COMPLETE", NOW,
+                (DatasetFact(Role.INPUT, "w", name, "v1"),))
+        for run, name in zip(runs, ("data", "Data", "dáta", "data", "data", "data"), strict=True)
+    ]  # fmt: skip
+    # the same event from several intakes at once is kept once, and tells of something new once
+    assert sorted(at_once(*(partial(lineage.keep, facts[3], "s") for _ in range(4)))) == [False, False, False, True]
+    for fact in facts:
+        lineage.keep(fact, "s")
+    assert lineage.readers(["w/data@v1"]) == {runs[0], *runs[3:]}
+    assert lineage.readers(["v1"]) == set(runs)
+    assert lineage.children([runs[0]]) == set(runs[1:])
+    assert lineage.parents([runs[4], "x" * 200]) == {runs[0]}

@@ -140,18 +140,22 @@ def test_a_scope_by_dataset_names_the_runs_that_read_it_and_whoever_started_them
 
 def test_an_event_that_comes_while_an_incident_is_open_leads_to_a_proposal(endpoint: Endpoint) -> None:
     client, first, late = endpoint.client(), str(uuid.uuid4()), str(uuid.uuid4())
-    client.emit(run_event(first, inputs=[versioned(InputDataset, "customers", "2026-03-01")]))
+    client.emit(run_event(first))
     body = json.dumps({"fingerprint": "d", "scope": {"dataset_versions": [DATASET]}}).encode()
     signed = Secrets((b"s" * 32,)).sign("m1", NOW, body)
     assert endpoint.http.answer("monitor", signed, body).status == 202
+    assert endpoint.case.rows(tables.incident)[0]["scope"] == {"dataset_versions": [DATASET]}
+    client.emit(run_event(first, minutes=8, inputs=[versioned(InputDataset, "customers", "2026-03-01")]))
+    endpoint.reception.review_scopes(NOW)
+    assert len(endpoint.case.rows(tables.scope_proposal)) == 1
     endpoint.told.clear()
     client.emit(run_event(first, minutes=9, inputs=[versioned(InputDataset, "customers", "2026-03-01")]))
     assert not endpoint.told.is_set()
     client.emit(run_event(late, inputs=[versioned(InputDataset, "customers", "2026-03-01")]))
     assert endpoint.told.is_set()
     endpoint.reception.review_scopes(NOW)
-    [proposal] = endpoint.case.rows(tables.scope_proposal)
-    assert proposal["scope"] == {"dataset_versions": [DATASET]}
+    proposals = endpoint.case.rows(tables.scope_proposal)
+    assert [each["scope"] for each in proposals] == [{"dataset_versions": [DATASET]}] * 2
 
 
 def test_strangers_and_what_is_no_event_are_refused_and_leave_nothing(endpoint: Endpoint) -> None:
