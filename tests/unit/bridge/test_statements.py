@@ -1,0 +1,35 @@
+"""Ids in a statement: as a list, or as ranges that hold those ids and no other."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.magento.statements import WRITTEN_PROVENANCE, filled
+
+
+def asked_for(statement: str) -> set[int]:
+    listed = re.search(r"r\.id IN \(([0-9,]+)\)", statement)
+    if listed is not None:
+        return set(map(int, listed[1].split(",")))
+    ranges = re.findall(r"r\.id BETWEEN (\d+) AND (\d+)", statement)
+    return {number for first, last in ranges for number in range(int(first), int(last) + 1)}
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60))
+def test_a_statement_asks_for_its_ids_and_no_other(ids: list[int]) -> None:
+    assert asked_for(filled("SELECT r.id FROM {p}t r WHERE r.id IN ({ids}) AND 1", "m2_", ids)) == set(ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "condition"),
+    [
+        (range(1, 5001), "(r.id BETWEEN 1 AND 5000)"),
+        ([*range(1, 50), *range(60, 90)], "(r.id BETWEEN 1 AND 49 OR r.id BETWEEN 60 AND 89)"),
+        ([3, 1, 2], "r.id IN (3,1,2)"),
+    ],
+)
+def test_ids_that_follow_each_other_are_a_range(ids: list[int], condition: str) -> None:
+    statement = filled(WRITTEN_PROVENANCE, "m2_", ids)
+    assert statement.endswith(f"FROM m2_tocsin_provenance r WHERE {condition}")
