@@ -58,6 +58,7 @@ log = structlog.get_logger()
 
 STAGE = "intake"
 MAX_BODY_BYTES = 1024 * 1024
+MOST_PASSED_OVER_BYTES = 16 * 1024 * 1024
 REVIEW_SECONDS = 5.0
 MAX_LINEAGE_BYTES = 4 * 1024 * 1024
 LINEAGE_PATH = "/api/v1/lineage"
@@ -348,6 +349,7 @@ def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
             most = MAX_BODY_BYTES if lineage is None else MAX_LINEAGE_BYTES
             if len(length) > 9 or int(length) > most:
                 (ALERTS.labels("http", "too_large") if lineage is None else LINEAGE.labels("too_large")).inc()
+                self._pass_over(int(length) if len(length) <= 9 else 0)
                 self._answer(_Answer(413, {"error": f"at most {most} bytes"}))
                 return
             body = self.rfile.read(int(length))
@@ -365,6 +367,12 @@ def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self._answer(_Answer(405, {"error": "POST /alerts/<source>"}))
+
+        def _pass_over(self, length: int) -> None:
+            """Read and forget a body of moderate length: a sender that is cut off while it sends never reads the answer."""
+            left = min(length, MOST_PASSED_OVER_BYTES)
+            while left > 0 and (chunk := self.rfile.read(min(left, 65_536))):
+                left -= len(chunk)
 
         def _answer(self, answer: _Answer) -> None:
             content = json.dumps(answer.body).encode()
@@ -599,11 +607,13 @@ class IntakeStage:
             self._reception, self._secrets, self._settings, self._clock, self._run_file, self._lineage
         )  # fmt: skip
         topic = TopicIntake(self._reception, self._secrets, self._settings, self._clock, self._dead_letters())
-        beside = [threading.Thread(target=self._review, args=(stop,), name="review", daemon=True)]
+        # of their own: where the topic's side fails, they end with it
+        ended = threading.Event()
+        beside = [threading.Thread(target=self._review, args=(ended,), name="review", daemon=True)]
         if self._looks is not None:
             beside.append(
                 threading.Thread(
-                    target=self._looks.run, args=(stop, self._known_more.set), name="registry", daemon=True
+                    target=self._looks.run, args=(ended, self._known_more.set), name="registry", daemon=True
                 )
             )
         for thread in beside:
@@ -615,6 +625,7 @@ class IntakeStage:
             topic.run(self._kafka, stop, self._health)
         finally:
             http.stop()
+            ended.set()
             self._known_more.set()
             for thread in beside:
                 thread.join(5)
