@@ -47,6 +47,8 @@ class PartitionPreview(Answer):
     by_channel: dict[str, int] = Field(default_factory=dict)
     """People by channel that exists; `none` where none does."""
     coverage: tuple[Coverage, ...] = ()
+    rebuilding: bool = False
+    """The partition's file is being rebuilt, and this is what the old one holds."""
 
 
 class MembersAsked(Answer):
@@ -151,6 +153,8 @@ class PartitionStatus(Answer):
     resolved: tuple[str, ...] = ()
     """`incident/revision`."""
     file_bytes: int
+    rebuilding: bool = False
+    """The file is being rebuilt, and this is where the old one stands, which answers meanwhile."""
 
 
 class PartitionNames(Answer):
@@ -347,6 +351,8 @@ class Preview(Gathered):
     by_sensitivity: dict[str, int]
     by_channel: dict[str, int]
     coverage: tuple[Coverage, ...]
+    rebuilding_partitions: tuple[int, ...] = ()
+    """Partitions whose file is being rebuilt: the old one answered, as of its own position."""
 
 
 class Members(Gathered):

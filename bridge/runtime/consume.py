@@ -53,19 +53,22 @@ class Received:
 
 
 class Unopened:
-    """Collects the messages of one event type on one topic as they came, for a reader that leaves parsing to its database.
+    """Collects the messages of one topic whose keys begin alike as they came, for a reader that leaves parsing to its database.
 
-    Whoever passes it to `consume` takes what it holds whenever a batch is handed over. Tombstones are never collected.
+    Whoever passes it to `consume` takes what it holds whenever a batch is handed over, and must have `opened` open what its
+    database does not take: the key alone says what these are. To look at the headers of each would cost as much as to store
+    it. Tombstones are never collected.
     """
 
-    def __init__(self, topic: Topic, event: type[Event]) -> None:
+    def __init__(self, topic: Topic, prefix: str) -> None:
         self._topic = topic.name
-        self._type = ("ce_type", event.ce_type.encode())
+        self._prefix = prefix.encode()
         self._messages: dict[int, list[_KafkaMessage]] = {}
 
     def collect(self, topic: str, message: _KafkaMessage) -> bool:
         """Keep `message` and return True if it is one of these."""
-        if topic != self._topic or message.value() is None or self._type not in (message.headers() or ()):
+        key = message.key()
+        if topic != self._topic or key is None or not key.startswith(self._prefix) or message.value() is None:
             return False
         self._messages.setdefault(message.partition() or 0, []).append(message)
         return True
@@ -146,6 +149,8 @@ def consume(
             if positions:
                 handler.handle(batch, positions)
                 _show_progress(consumer, positions, names)
+            # Or the memory would hold this batch while it takes the next.
+            del messages, batch
             handler.tick()
             if time.monotonic() >= look_due:
                 look_due = time.monotonic() + LOOK_SECONDS

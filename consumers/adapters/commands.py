@@ -72,9 +72,14 @@ def status(parts: Parts, as_json: bool) -> None:
                 "resolved",
                 "head_at",
                 "file_bytes",
+                "rebuilding",
             ],
         )
         _say_from_how_many(answer)
+        if rebuilding := [str(each.partition) for each in answer.partitions if each.rebuilding]:
+            click.echo(
+                f"being rebuilt: partitions {', '.join(rebuilding)}; the old file answers until the new one is whole"
+            )
     if not answer.complete:
         raise Refused(f"partitions without an owner that answers: {', '.join(map(str, answer.silent_partitions))}")
 
@@ -114,7 +119,7 @@ def inspect(parts: Parts, root: str, as_json: bool) -> None:
 def rebuild(parts: Parts, partitions: tuple[int, ...], dry_run: bool) -> None:
     """Ask the owners to rebuild their files from the topics; they begin within a minute."""
     directory: Path = parts.get(Settings).paths.index
-    present = sorted(int(path.stem.removeprefix("p")) for path in directory.glob("p*.duckdb"))
+    present = sorted(int(path.stem[1:]) for path in directory.glob("p*.duckdb") if path.stem[1:].isdecimal())
     unknown = set(partitions) - set(present)
     if unknown or not present:
         wanted = ", ".join(map(str, sorted(unknown))) or "any partition"

@@ -108,6 +108,7 @@ class IndexClient:
             by_sensitivity=_summed(each.by_sensitivity for each in answers.values()),
             by_channel=_summed(each.by_channel for each in answers.values()),
             coverage=merged_coverage(each.coverage for each in answers.values()),
+            rebuilding_partitions=tuple(sorted(number for number, each in answers.items() if each.rebuilding)),
         )
 
     def members(self, scope: Scope) -> Members:

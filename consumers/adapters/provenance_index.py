@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import duckdb
 import structlog
+from pydantic import ValidationError
 
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import (
@@ -140,7 +142,12 @@ _DIFFERS = (
 )
 _RECORD = ", ".join(_RECORD_COLUMNS)
 _MERGE_AT = 100_000
-"""Records that came since the last merge, before the next one; a larger file waits for a quarter of its size."""
+"""Records that came since the last merge, before the next one; a larger file waits for as many as it holds."""
+_GROUP = 2 * 122_880
+"""Records that are written together while many wait. DuckDB writes whole row groups of 122,880 into the file past its log, and
+would later write anew whatever smaller ones it finds side by side."""
+_GROUP_SECONDS = 20.0
+"""How long they wait for each other at most."""
 
 
 def _columns(columns: _Columns) -> str:
@@ -189,6 +196,18 @@ _WRONG = " OR ".join(
     ]
 )
 
+_DAMAGED = "damaged"
+"""What the request for a rebuild says where the file itself gave cause: then it answers nothing more."""
+_NEWEST = f"""SELECT {_RECORD} FROM record WHERE {{of}} IN (SELECT unnest(?::VARCHAR[]))
+    QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY at_offset DESC) = 1"""
+"""What `provenance` has of a few, without looking at all that is fresh."""
+_SETTLED = """
+CREATE OR REPLACE VIEW settled AS SELECT {columns}, altered FROM record
+    WHERE at_offset < {upto} AND at_offset NOT IN (SELECT at_offset FROM superseded);
+CREATE OR REPLACE VIEW fresh AS SELECT {columns}, at_offset FROM record WHERE at_offset >= {upto};
+"""
+"""Where the settled records end, as a number in both views: so DuckDB need not look at the others."""
+
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
 _SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
@@ -196,11 +215,13 @@ CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, parti
 CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
 CREATE TABLE customer ({_columns(_PERSON_COLUMNS)});
 CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS)});
--- Records are appended to `fresh` as they come, with their offset, and merged into `settled` now and then: a key that every
--- record must be looked up by costs more than all the rest of reading it.
-CREATE TABLE settled ({_columns(_RECORD_COLUMNS)}, altered BOOLEAN DEFAULT false);
-CREATE TABLE fresh ({_columns(_RECORD_COLUMNS)}, at_offset BIGINT);
-CREATE VIEW newest AS
+-- Records lie in the order in which they came, each with its offset (a kept copy: -1). Among the settled ones no two have
+-- one id: all but the newest are in `superseded`, by offset. Behind them are the fresh ones, of which the newest of an id
+-- holds. To look up every record by its id as it comes would cost more than all the rest of reading it, and to delete what
+-- is superseded would write its row group anew.
+CREATE TABLE record ({_columns(_RECORD_COLUMNS)}, at_offset BIGINT, altered BOOLEAN);
+CREATE TABLE superseded (at_offset BIGINT);
+{_SETTLED.format(columns=_RECORD, upto=0)}CREATE VIEW newest AS
     SELECT {_RECORD} FROM fresh
     WHERE (record_id, at_offset) IN (SELECT (record_id, max(at_offset)) FROM fresh GROUP BY record_id);
 CREATE VIEW provenance AS
@@ -247,10 +268,17 @@ _SAID_ANEW = """ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing
 class PartitionReader:
     """Questions to one partition's file, on one connection. Sees committed state, and what its own transaction wrote."""
 
-    def __init__(self, partition: int, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self, partition: int, path: Path, connection: duckdb.DuckDBPyConnection, *, is_old: bool = False
+    ) -> None:
         self.partition = partition
         self.path = path
+        self.is_old = is_old
         self._connection = connection
+
+    def close(self) -> None:
+        """End this connection; the file stays open for others."""
+        self._connection.close()
 
     def _rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         result = self._connection.execute(sql, list(parameters))
@@ -276,7 +304,7 @@ class PartitionReader:
     def records(self, record_ids: Iterable[str]) -> list[ProvenanceRecorded]:
         """Return the records with these ids, by id."""
         rows = self._rows(
-            "SELECT * FROM provenance WHERE record_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY record_id",
+            f"{_NEWEST.format(of='record_id')} ORDER BY record_id",
             list(record_ids),
         )
         return [_record(row) for row in rows]
@@ -302,8 +330,8 @@ class PartitionReader:
     def newest_records(self, roots: Iterable[str]) -> dict[tuple[str, str], datetime]:
         """Return when the newest record about each attribute of `roots` was generated."""
         rows = self._rows(
-            """SELECT root, attribute, max(generated_at) AS newest_at FROM provenance
-            WHERE root IN (SELECT unnest(?::VARCHAR[])) GROUP BY root, attribute""",
+            f"""SELECT root, attribute, max(generated_at) AS newest_at FROM ({_NEWEST.format(of="root")})
+            GROUP BY root, attribute""",
             list(roots),
         )
         return {(row["root"], row["attribute"]): _in_utc(row["newest_at"]) for row in rows}
@@ -463,6 +491,7 @@ class PartitionReader:
             by_sensitivity=counted(f"coalesce({index_answers.level('a.rank')}, 'unknown')"),
             by_channel=counted("unnest(CASE WHEN len(p.channels) > 0 THEN p.channels ELSE ['none'] END)"),
             coverage=self.coverage(scope),
+            rebuilding=self.is_old,
         )
 
     def members_now(self, asked: MembersAsked) -> PartitionMembers:
@@ -529,6 +558,7 @@ class PartitionReader:
             position_offset=self.positions().get(STORE_CHANGES.name, 0),
             resolved=tuple(each["name"] for each in resolved),
             file_bytes=self.path.stat().st_size,
+            rebuilding=self.is_old,
             **(row | instants),
         )
 
@@ -631,19 +661,59 @@ class PartitionReader:
 class PartitionFile(PartitionReader):
     """One partition's file, open for its owner's single writing thread."""
 
+    def __init__(self, partition: int, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        super().__init__(partition, path, connection)
+        self._open_since: float | None = None
+        self._waiting = 0
+        self._settled = 0
+        # Unknown until it is counted.
+        self._came = sys.maxsize
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make all writes inside durable together, or none of them."""
+        """Make all writes inside durable together, or none of them; what batches left open becomes durable before."""
+        self.settle()
+        with self.batch():
+            yield
+        self.settle()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write a batch with its position, which becomes durable with those that follow: by `settle`.
+
+        A crash before that leaves the file as it was before the first of them: all are read again. So does an error,
+        which ends whatever is open.
+        """
         with self._watched():
-            self._connection.begin()
+            if self._open_since is None:
+                self._connection.begin()
+                self._open_since = time.monotonic()
             try:
                 yield
             except BaseException:
-                # A crash or error before the commit leaves the file as it was: the batch is read again.
+                self._open_since, self._waiting, self._came = None, 0, sys.maxsize
                 with contextlib.suppress(duckdb.Error):
                     self._connection.rollback()
                 raise
-            self._connection.commit()
+
+    def is_due(self) -> bool:
+        """Return whether what batches left open should become durable: it is a row group, or some seconds old."""
+        return self._open_since is not None and (
+            self._waiting >= _GROUP or time.monotonic() - self._open_since >= _GROUP_SECONDS
+        )
+
+    def settle(self) -> None:
+        """Make durable what batches left open."""
+        if self._open_since is None:
+            return
+        with self._watched():
+            # A crash or error before this commit leaves the file as it was: the batches are read again.
+            self._open_since, self._waiting = None, 0
+            try:
+                self._connection.commit()
+            except BaseException:
+                self._came = sys.maxsize
+                raise
 
     def answer(self, scope: Scope, roots: Iterable[str] | None = None) -> list[Found]:
         """Return everyone that `scope` concerns, see `PartitionReader.answer`."""
@@ -671,7 +741,7 @@ class PartitionFile(PartitionReader):
             )
             if not damaged and "corrupt" not in str(error).lower():
                 raise
-            self.path.with_suffix(".rebuild").touch()
+            self.path.with_name(f"p{self.partition}.rebuild").write_text(_DAMAGED, encoding="utf-8")
             raise Unreachable(
                 f"the index file of partition {self.partition} is damaged and will be rebuilt from zero: {error}"
             ) from error
@@ -705,7 +775,6 @@ class PartitionFile(PartitionReader):
         if not records:
             return []
         target = self._scratch("append")
-        first = min(offset for offset, _ in records)
         try:
             # A line a record, the offset put in front of its fields; what holds a line break itself cannot stand so.
             broken = [offset for offset, value in records if b"\n" in value or value[:1] != b"{"]
@@ -715,19 +784,19 @@ class PartitionFile(PartitionReader):
                 if not broken or (b"\n" not in value and value[:1] == b"{")
             ]
             target.write_bytes(b"\n".join(lines))
+            source = f"read_json({_quoted(str(target))}, columns = {_LINES}, format = 'newline_delimited')"
             try:
-                self._connection.execute(
-                    f"INSERT INTO fresh BY NAME SELECT * REPLACE ({_READ}) FROM read_json({_quoted(str(target))}, "
-                    f"columns = {_LINES}, format = 'newline_delimited')"
+                taken = self._value(
+                    f"INSERT INTO record BY NAME SELECT * REPLACE ({_READ}), false AS altered FROM {source} WHERE NOT ({_WRONG})"
                 )
+                if taken < len(lines):
+                    broken += [row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {source} WHERE {_WRONG}")]
             except (duckdb.InvalidInputException, duckdb.ConversionException):
                 return [offset for offset, _ in records]
         finally:
             target.unlink(missing_ok=True)
-        wrong = self._rows(f"SELECT at_offset FROM fresh WHERE at_offset >= ? AND ({_WRONG})", first)
-        if wrong:
-            broken += [row["at_offset"] for row in wrong]
-            self._connection.execute(f"DELETE FROM fresh WHERE at_offset >= ? AND ({_WRONG})", [first])
+        self._waiting += taken
+        self._came += taken
         return broken
 
     def roots_since(self, offset: int) -> list[str]:
@@ -748,9 +817,9 @@ class PartitionFile(PartitionReader):
         rows = [each.model_dump(mode="json") for each in records]
         for chunk in _chunks(rows):
             self._connection.execute(
-                f"""INSERT INTO settled BY NAME SELECT * FROM
+                f"""INSERT INTO record BY NAME SELECT *, -1 AS at_offset, false AS altered FROM
                 (SELECT unnest(from_json(?, '{json.dumps([_RECORD_COLUMNS])}'), max_depth := 2))
-                WHERE record_id NOT IN (SELECT record_id FROM settled) AND record_id NOT IN (SELECT record_id FROM fresh)""",
+                WHERE record_id NOT IN (SELECT record_id FROM record)""",
                 [json.dumps(chunk)],
             )
 
@@ -771,31 +840,54 @@ class PartitionFile(PartitionReader):
                 "SELECT gone.record_id FROM gone JOIN fresh USING (record_id) WHERE fresh.at_offset > gone.at_offset"
             )
             again.update(row["record_id"] for row in self._rows(later))
-            for table in ("settled", "fresh"):
-                self._connection.execute(
-                    f"""UPDATE {table} SET deleted_at = gone.at FROM gone
-                    WHERE {table}.record_id = gone.record_id AND {table}.deleted_at IS NULL
-                    AND gone.record_id NOT IN ({later})"""
-                )
+            self._connection.execute(
+                f"""UPDATE record SET deleted_at = gone.at FROM gone
+                WHERE record.record_id = gone.record_id AND record.deleted_at IS NULL AND gone.record_id NOT IN ({later})"""
+            )
             self._connection.execute("DROP TABLE gone")
         return sorted(set(deleted) - again)
 
     def merge(self, *, least: int | None = None) -> bool:
-        """Merge the records that came into the settled ones once they are enough (`least`); return whether it did."""
-        fresh, settled = self._connection.execute(
-            "SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM settled)"
-        ).fetchall()[0]
-        if fresh < (max(_MERGE_AT, settled // 4) if least is None else least):
+        """Settle the records that came, once they are enough (`least`); return whether it did.
+
+        Nothing is copied: of an id that came again the older records are superseded, and all up to the last one are settled.
+        """
+        if least is None and self._came < max(_MERGE_AT, self._settled):
             return False
-        if self._value("SELECT count(*) FROM earlier"):
-            self._connection.execute("CREATE OR REPLACE TEMP TABLE again AS FROM merged")
-            self._connection.execute("DELETE FROM settled WHERE record_id IN (SELECT record_id FROM fresh)")
-            self._connection.execute("INSERT INTO settled FROM again")
-            self._connection.execute("DROP TABLE again")
-        else:
-            self._connection.execute(f"INSERT INTO settled SELECT {_RECORD}, false FROM fresh")
-        self._connection.execute("DELETE FROM fresh")
+        upto, fresh, settled = self._connection.execute(
+            "SELECT (SELECT max(at_offset) + 1 FROM fresh), (SELECT count(*) FROM fresh), (SELECT count(*) FROM settled)"
+        ).fetchall()[0]
+        self._came, self._settled = fresh, settled
+        if not fresh or fresh < (max(_MERGE_AT, settled) if least is None else least):
+            return False
+        self._connection.execute(
+            """CREATE OR REPLACE TEMP TABLE again AS SELECT record_id, max(at_offset) AS newest FROM record
+            WHERE record_id IN (SELECT record_id FROM fresh) GROUP BY record_id HAVING count(*) > 1"""
+        )
+        if self._value("SELECT count(*) FROM again"):
+            self._connection.execute(
+                """UPDATE record SET altered = true
+                FROM (SELECT record_id, newest FROM merged JOIN again USING (record_id) WHERE altered) changed
+                WHERE record.record_id = changed.record_id AND record.at_offset = changed.newest"""
+            )
+            self._connection.execute(
+                """DELETE FROM record USING again WHERE record.record_id = again.record_id AND record.at_offset < 0"""
+            )
+            self._connection.execute(
+                """INSERT INTO superseded SELECT at_offset FROM record JOIN again USING (record_id)
+                WHERE at_offset < newest AND at_offset NOT IN (SELECT at_offset FROM superseded)"""
+            )
+            self._clear(settled + fresh)
+        self._connection.execute("DROP TABLE again")
+        self._connection.execute(_SETTLED.format(columns=_RECORD, upto=upto))
+        self._came, self._settled = 0, settled + fresh
         return True
+
+    def _clear(self, records: int) -> None:
+        """Delete what is superseded once it is a quarter of all."""
+        if 4 * self._value("SELECT count(*) FROM superseded") > max(records, 4 * _MERGE_AT):
+            self._connection.execute("DELETE FROM record WHERE at_offset IN (SELECT at_offset FROM superseded)")
+            self._connection.execute("DELETE FROM superseded")
 
     def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None:
         """Store values as last seen, by root and attribute; None: there is no value any more."""
@@ -858,7 +950,11 @@ class PartitionFile(PartitionReader):
         self._connection.execute("UPDATE meta SET kept_since = ?", [stored(before)])
         records = [
             (row["record_id"], row["root"])
-            for row in self._rows("DELETE FROM settled WHERE deleted_at < ? RETURNING record_id, root", stored(before))
+            for row in self._rows(
+                """DELETE FROM record WHERE deleted_at < ? AND record_id NOT IN (SELECT record_id FROM fresh)
+                RETURNING record_id, root""",
+                stored(before),
+            )
         ]
         marks = self._rows("DELETE FROM untagged_write WHERE until < ? RETURNING *", stored(before))
         return records, [_mark(row) for row in marks]
@@ -992,7 +1088,7 @@ class ProvenanceIndex:
         *,
         rebuild_after: timedelta = timedelta(days=6),
         takeover_seconds: float = 20.0,
-        memory_limit: str = "512MB",
+        memory_limit: str = "128MB",
     ) -> None:
         self._directory = directory
         self._rebuild_after = rebuild_after
@@ -1000,6 +1096,7 @@ class ProvenanceIndex:
         self._memory_limit = memory_limit
         self._files: dict[int, PartitionFile] = {}
         self._connections: dict[int, tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection]] = {}
+        self._old: dict[int, duckdb.DuckDBPyConnection] = {}
         self._locks: dict[int, int] = {}
         self._serving = threading.Lock()
 
@@ -1021,21 +1118,10 @@ class ProvenanceIndex:
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = self._lock(partition)
         try:
-            path = self._path(partition)
             identity = (SCHEMA_VERSION, topic, cluster, partition, partition_count)
             for leftover in self._directory.glob(f"p{partition}.*.partial"):
                 leftover.unlink()
-            if path.exists():
-                try:
-                    connection = self._checked(path, identity, bounds, now)
-                except _Unusable as reason:
-                    log.warning("index file is rebuilt from zero", partition=partition, reason=str(reason))
-                    connection = self._created(path, identity, now)
-            else:
-                log.info("index file is built from zero", partition=partition, reason="there is none")
-                connection = self._created(path, identity, now)
-            # Only now: a crash before leaves the request standing.
-            self._marker(partition).unlink(missing_ok=True)
+            path, connection, old = self._chosen(identity, bounds, now)
         except BaseException:
             os.close(descriptor)
             raise
@@ -1043,6 +1129,94 @@ class ProvenanceIndex:
             self._locks[partition] = descriptor
             self._connections[partition] = (connection, connection.cursor())
             self._files[partition] = PartitionFile(partition, path, connection)
+            if old is not None:
+                self._old[partition] = old
+            return self._files[partition]
+
+    def _chosen(
+        self, identity: tuple[int, str, str, int, int], bounds: Mapping[str, tuple[int, int]], now: datetime
+    ) -> tuple[Path, duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection | None]:
+        """Return the file to write to, open, and what answers meanwhile if that file is still being rebuilt."""
+        partition = identity[3]
+        path, beside, marker = self._path(partition), self._beside(partition), self._marker(partition)
+        if beside.exists() and not marker.exists():
+            # A rebuild that a crash, or another owner, interrupted.
+            with contextlib.suppress(_Unusable):
+                connection = self._checked(beside, identity, bounds, now)
+                log.info("the rebuild of an index file goes on", partition=partition)
+                return beside, connection, self._answering(path, identity)
+        if not path.exists():
+            log.info("index file is built from zero", partition=partition, reason="there is none")
+            connection = self._created(path, identity, now)
+            marker.unlink(missing_ok=True)
+            return path, connection, None
+        try:
+            if marker.exists():
+                raise _Unusable("somebody asked for it")
+            connection = self._checked(path, identity, bounds, now)
+            _remove(beside)
+            return path, connection, None
+        except _Unusable as reason:
+            damaged = marker.exists() and marker.read_text(encoding="utf-8") == _DAMAGED
+            old = None if damaged else self._answering(path, identity)
+            log.warning(
+                "index file is rebuilt from zero",
+                partition=partition,
+                reason=str(reason),
+                old_file_answers=old is not None,
+            )
+        target = path if old is None else beside
+        # A crash before the next line leaves the request or the unusable file, and the rebuild begins anew; after it, what
+        # was built so far.
+        connection = self._created(target, identity, now)
+        marker.unlink(missing_ok=True)
+        return target, connection, old
+
+    def _answering(self, path: Path, identity: tuple[int, str, str, int, int]) -> duckdb.DuckDBPyConnection | None:
+        """Return a file that is being replaced, to be read only, if it can still answer for this partition."""
+        try:
+            connection = duckdb.connect(str(path), read_only=True, config=self._config(path))
+        except duckdb.Error:
+            return None
+        try:
+            _check_whole(connection, path)
+            found = connection.execute("SELECT topic, cluster, partition, partition_count FROM meta").fetchall()
+            reader = PartitionReader(identity[3], path, connection, is_old=True)
+            if found == [identity[1:]]:
+                # Of another schema version: what it cannot be asked, it cannot answer.
+                reader.status()
+                reader.preview(Scope(model_ids=("-",)))
+                return connection
+        except (duckdb.Error, ValidationError, _Unusable):
+            pass
+        connection.close()
+        return None
+
+    def is_rebuilding(self, partition: int) -> bool:
+        """Return whether an owned partition's file is being built beside the old one, which answers meanwhile."""
+        return partition in self._files and self._files[partition].path == self._beside(partition)
+
+    def switch(self, partition: int) -> PartitionFile:
+        """Put a rebuilt file in the old one's place, now that it holds as much as the topics."""
+        path, beside = self._path(partition), self._beside(partition)
+        with self._serving:
+            connection, spare = self._connections.pop(partition)
+            del self._files[partition]
+            spare.close()
+            connection.execute("CHECKPOINT")
+            connection.close()
+            if (old := self._old.pop(partition, None)) is not None:
+                old.close()
+            # A crash before the replacement leaves the old file and the whole new one, which the next owner goes on with;
+            # after it, the new one alone. The old one's log must not be read into the new one.
+            if _wal(beside).exists():
+                raise Unreachable(f"{beside} could not be written out whole; the next start goes on with it")
+            _wal(path).unlink(missing_ok=True)
+            beside.replace(path)
+            connection = self._connect(path)
+            self._connections[partition] = (connection, connection.cursor())
+            self._files[partition] = PartitionFile(partition, path, connection)
+            log.info("a rebuilt index file took the old one's place", partition=partition)
             return self._files[partition]
 
     def close(self, partition: int | None = None) -> None:
@@ -1054,18 +1228,25 @@ class ProvenanceIndex:
                 connection, spare = self._connections.pop(each)
                 spare.close()
                 connection.close()
+                if (old := self._old.pop(each, None)) is not None:
+                    old.close()
                 os.close(self._locks.pop(each))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[list[PartitionReader]]:
         """Lend readers of all owned partitions to another thread; a partition is not given up meanwhile."""
         with self._serving:
-            cursors = {partition: spare.cursor() for partition, (_, spare) in sorted(self._connections.items())}
+            readers = [
+                PartitionReader(each, self._path(each), self._old[each].cursor(), is_old=True)
+                if each in self._old
+                else PartitionReader(each, self._files[each].path, spare.cursor())
+                for each, (_, spare) in sorted(self._connections.items())
+            ]
             try:
-                yield [PartitionReader(each, self._path(each), cursor) for each, cursor in cursors.items()]
+                yield readers
             finally:
-                for cursor in cursors.values():
-                    cursor.close()
+                for reader in readers:
+                    reader.close()
 
     def ask_rebuild(self, partition: int) -> None:
         """Ask the owner, whoever it is, to rebuild a partition's file from the topics."""
@@ -1078,6 +1259,9 @@ class ProvenanceIndex:
 
     def _path(self, partition: int) -> Path:
         return self._directory / f"p{partition}.duckdb"
+
+    def _beside(self, partition: int) -> Path:
+        return self._directory / f"p{partition}.next.duckdb"
 
     def _marker(self, partition: int) -> Path:
         return self._directory / f"p{partition}.rebuild"
@@ -1102,25 +1286,27 @@ class ProvenanceIndex:
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             return descriptor
 
+    def _config(self, path: Path) -> dict[str, str | bool | int | float | list[str]]:
+        return {
+            # A second thread would take as much CPU again to write what one reads, and leave gaps in the file.
+            "threads": 1,
+            "memory_limit": self._memory_limit,
+            "temp_directory": str(path.with_suffix(".spill")),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        }
+
     def _connect(self, path: Path) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(
-            str(path),
-            config={
-                "threads": 2,
-                "memory_limit": self._memory_limit,
-                "temp_directory": str(path.with_suffix(".spill")),
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-            },
-        )
+        connection = duckdb.connect(str(path), config=self._config(path))
         connection.execute("SET wal_autocheckpoint = '16MB'")
+        # What is read as JSON is read once.
+        connection.execute("SET enable_external_file_cache = false")
         return connection
 
     def _created(
         self, path: Path, identity: tuple[int, str, str, int, int], now: datetime
     ) -> duckdb.DuckDBPyConnection:
-        for each in (path, path.with_name(path.name + ".wal")):
-            each.unlink(missing_ok=True)
+        _remove(path)
         connection = self._connect(path)
         # A crash before the commit leaves a file without a meta row: unusable, so built again.
         connection.begin()
@@ -1136,8 +1322,6 @@ class ProvenanceIndex:
         bounds: Mapping[str, tuple[int, int]],
         now: datetime,
     ) -> duckdb.DuckDBPyConnection:
-        if self._marker(identity[3]).exists():
-            raise _Unusable("somebody asked for it")
         try:
             connection = self._connect(path)
         except duckdb.Error as error:
@@ -1162,12 +1346,7 @@ class ProvenanceIndex:
         bounds: Mapping[str, tuple[int, int]],
         now: datetime,
     ) -> None:
-        block_size, blocks = connection.execute(
-            "SELECT block_size, total_blocks FROM pragma_database_size()"
-        ).fetchall()[0]
-        # DuckDB opens a file whose end is missing and fails only when it comes to the missing block.
-        if path.stat().st_size < block_size * blocks:
-            raise _Unusable("its end is missing")
+        _check_whole(connection, path)
         found = connection.execute("SELECT * FROM meta").fetchall()
         if len(found) != 1:
             raise _Unusable("it was never finished")
@@ -1182,6 +1361,23 @@ class ProvenanceIndex:
             low, high = bounds.get(topic, (0, offset))
             if not low <= offset <= high:
                 raise _Unusable(f"its position {offset} of {topic} lies outside of the topic's {low}..{high}")
+
+
+def _check_whole(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    sizes = connection.execute("SELECT block_size, total_blocks FROM pragma_database_size()").fetchall()[0]
+    # DuckDB opens a file whose end is missing and fails only when it comes to the missing block.
+    if path.stat().st_size < sizes[0] * sizes[1]:
+        raise _Unusable("its end is missing")
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")
+
+
+def _remove(path: Path) -> None:
+    # The log first: alone it would be read into the next file of this name.
+    for each in (_wal(path), path):
+        each.unlink(missing_ok=True)
 
 
 def _person_row(person: Person) -> dict[str, Any]:

@@ -58,8 +58,10 @@ log = structlog.get_logger()
 
 GROUP = "index"
 SOURCE = "/index"
-_BATCH = 20_000
+_BATCH = 40_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
+_BUSY = 10_000
+"""Messages in a batch from which on more are believed to wait."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
@@ -101,6 +103,9 @@ class PartitionFile(Protocol):
 
     def positions(self) -> dict[str, int]: ...
     def transaction(self) -> AbstractContextManager[None]: ...
+    def batch(self) -> AbstractContextManager[None]: ...
+    def is_due(self) -> bool: ...
+    def settle(self) -> None: ...
     def persons(self, roots: Iterable[str]) -> dict[str, Person]: ...
     def records(self, record_ids: Iterable[str]) -> list[ProvenanceRecorded]: ...
     def put_persons(
@@ -160,6 +165,8 @@ class Index(Protocol):
     ) -> PartitionFile: ...
     def close(self, partition: int | None = None) -> None: ...
     def rebuild_asked(self, partition: int) -> bool: ...
+    def is_rebuilding(self, partition: int) -> bool: ...
+    def switch(self, partition: int) -> PartitionFile: ...
 
 
 class ArtefactStore(Protocol):
@@ -350,9 +357,9 @@ class IndexStage:
         self._upkeep_due = 0.0
         self._visible_seconds: dict[int, float] = {}
         self._partition_count = 0
-        self._busy = False
+        self._busy = self._handled = False
         self._merge_due = 0.0
-        self._unopened = Unopened(STORE_CHANGES, ProvenanceRecorded)
+        self._unopened = Unopened(STORE_CHANGES, _PROVENANCE_PREFIX)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
@@ -426,7 +433,8 @@ class IndexStage:
 
     def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
         for partition in {number for topic, number in partitions if topic == STORE_CHANGES.name}:
-            self._files.pop(partition, None)
+            if (file := self._files.pop(partition, None)) is not None:
+                file.settle()
             self._stood_at.pop(partition, None)
             self._visible_seconds.pop(partition, None)
             self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
@@ -445,7 +453,7 @@ class IndexStage:
             for message in changes.misplaced:
                 self._set_aside(message)
             raw = unopened.get(partition, [])
-            with file.transaction():
+            with file.batch():
                 self._append(file, raw, changes)
                 offsets = [int(message.offset() or 0) for message in raw[:1]] + [
                     offset for offset, _ in changes.records[:1]
@@ -457,8 +465,8 @@ class IndexStage:
                     self._review_marks(file, file.roots_since(since))
                 self._add_late(partition, file, changes.touched(), since)
                 file.merge()
-                # A crash from here to the commit publishes the same again: departed people and kept records under their
-                # keys, late additions under their ids. After the commit nothing is owed.
+                # A crash from here to the commit, which may wait for further batches, publishes the same again: departed
+                # people and kept records under their keys, late additions under their ids. After it nothing is owed.
                 self._outgoing.flush()
                 file.set_positions(
                     {topic: offset for (topic, number), offset in positions.items() if number == partition}
@@ -468,8 +476,15 @@ class IndexStage:
             if changes.beats:
                 self._show_delay(partition, changes.beats[-1])
         count = len(batch) + sum(len(messages) for messages in unopened.values())
-        self._busy = count > _BATCH // 2
+        self._busy, self._handled = count > _BUSY, True
         APPLIED.inc(count)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make what was written durable: at once, or, while much waits, once it is enough to be written at small cost."""
+        for file in self._files.values():
+            if not self._busy or file.is_due():
+                file.settle()
 
     def _append(self, file: PartitionFile, raw: Sequence[Any], changes: Changes) -> None:
         """Store records as they came. What DuckDB does not take is opened one by one: taken all the same, or set aside."""
@@ -478,12 +493,16 @@ class IndexStage:
             messages = [message for message in raw if message.offset() in refused]
             names = {self._read_as(STORE_CHANGES.name): STORE_CHANGES.name}
             for received in opened(messages, names, self._dead_letters):
-                assert isinstance(received.event, ProvenanceRecorded)
-                changes.records.append((received.offset, received.event))
+                if isinstance(received.event, ProvenanceRecorded):
+                    changes.records.append((received.offset, received.event))
+                else:
+                    self._set_aside(received)
             changes.records.sort(key=lambda each: each[0])
         file.put_records(changes.records)
 
     def tick(self) -> None:
+        self._busy, self._handled = self._busy and self._handled, False
+        self._settle()
         for incident in self._incidents.poll():
             self._take(incident)
         pending = 0
@@ -531,7 +550,8 @@ class IndexStage:
         now = self._clock.now()
         retention = timedelta(days=self._settings.relay.departed_retention_days)
         self._mark_untagged(file, changes)
-        file.put_persons(list(changes.persons.values()), changes.seen_at)
+        if changes.persons:
+            file.put_persons(list(changes.persons.values()), changes.seen_at)
         if changes.departed:
             file.put_departed(list(changes.departed.values()))
         if changes.expired:
@@ -581,6 +601,8 @@ class IndexStage:
 
     def _mark_untagged(self, file: PartitionFile, changes: Changes) -> None:
         """Hold the values of registered attributes against what was there and against the records; unflushed."""
+        if not changes.marks and not changes.persons:
+            return
         for key, mark in changes.marks.items():
             if mark is None:
                 root, attribute, seen_at = key.removeprefix(_UNTAGGED_PREFIX).rsplit("/", 2)
@@ -597,6 +619,8 @@ class IndexStage:
             for attribute in {*now, *(name for known, name in held if known == root)}
             if (root, attribute) not in held or held[root, attribute].hmac != now.get(attribute)
         }
+        if not moved:
+            return
         marked = file.open_marks({root for root, _ in moved})
         newest = file.newest_records({root for root, _ in moved})
         last_seen = file.last_seen({root for root, _ in moved})
@@ -822,7 +846,7 @@ class IndexStage:
 
     def _keep_up(self) -> None:
         now = self._clock.now()
-        for partition, file in self._files.items():
+        for partition, file in list(self._files.items()):
             if self._index.rebuild_asked(partition):
                 raise _RebuildAsked
             expired = file.expired(now)
@@ -841,6 +865,8 @@ class IndexStage:
                 if at_head:
                     file.note_head(now)
                     self._keep_first_watch(partition, file)
+            if at_head and self._index.is_rebuilding(partition):
+                self._files[partition] = self._index.switch(partition)
 
     def _keep_first_watch(self, partition: int, file: PartitionFile) -> None:
         """Have the topic know since when attributes are watched, where all that it knows was read and this was not there."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -641,3 +642,91 @@ def test_readers_on_other_threads_see_committed_state_only(index: ProvenanceInde
             assert [reader.status().customer_count for reader in readers] == [1]
     with index.reading() as readers:
         assert [reader.status().customer_count for reader in readers] == [2]
+
+
+def _asked_of(index: ProvenanceIndex) -> tuple[int, bool]:
+    """How many records the partition's answers know, and whether they say that they come from the old file."""
+    with index.reading() as (reader,):
+        status = reader.status()
+        assert reader.preview(Scope(model_ids=("fraud-scorer",))).rebuilding == status.rebuilding
+        return status.record_count, status.rebuilding
+
+
+@pytest.mark.parametrize("cause", ["asked", "too old", "below the log's start", "another schema version"])
+def test_the_old_file_answers_until_the_new_one_is_whole(index: ProvenanceIndex, cause: str) -> None:
+    old = opened(index)
+    with old.transaction():
+        old.put_records(numbered([record(record_id=f"r{number}") for number in range(3)]))
+        old.set_positions({STORE_CHANGES.name: 5})
+        if cause == "another schema version":
+            old.rows("UPDATE meta SET schema_version = 1")
+    index.close(0)
+    changes: dict[str, Any] = {}
+    if cause == "asked":
+        index.ask_rebuild(0)
+    elif cause == "too old":
+        changes["now"] = NOW + timedelta(days=7)
+    elif cause == "below the log's start":
+        changes["bounds"] = {STORE_CHANGES.name: (6, 1000)}
+    file = opened(index, **changes)
+    assert file.positions() == {}
+    assert index.is_rebuilding(0)
+    assert _asked_of(index) == (3, True)
+    with file.transaction():
+        file.put_records(numbered([record(record_id=f"n{number}") for number in range(2)]))
+        file.set_positions({STORE_CHANGES.name: 8})
+    assert _asked_of(index) == (3, True)
+    # Its owner ends, however it ends, and the next goes on with what was built.
+    index.close(0)
+    file = opened(index, **changes)
+    assert file.positions() == {STORE_CHANGES.name: 8}
+    assert _asked_of(index) == (3, True)
+    file = index.switch(0)
+    assert file.positions() == {STORE_CHANGES.name: 8}
+    assert not index.is_rebuilding(0)
+    assert _asked_of(index) == (2, False)
+    index.close(0)
+    assert sorted(each.name for each in file.path.parent.iterdir()) == ["p0.duckdb", "p0.lock"]
+    assert opened(index, **changes).positions() == {STORE_CHANGES.name: 8}
+    assert _asked_of(index) == (2, False)
+
+
+@pytest.mark.parametrize("changes", [{"cluster": "another"}, {"topic": "another"}, {"partition_count": 6}])
+def test_a_file_of_something_else_answers_nothing_while_it_is_replaced(
+    index: ProvenanceIndex, changes: dict[str, Any]
+) -> None:
+    opened(index).put_records(numbered([record()]))
+    index.close(0)
+    opened(index, **changes)
+    assert not index.is_rebuilding(0)
+    assert _asked_of(index) == (0, False)
+
+
+@pytest.mark.parametrize("left", ["never finished", "cut off", "its log alone"])
+def test_a_rebuild_that_cannot_go_on_begins_anew(index: ProvenanceIndex, left: str) -> None:
+    old = opened(index)
+    old.put_records(numbered([record()]))
+    index.close(0)
+    beside = old.path.with_name("p0.next.duckdb")
+    if left == "never finished":
+        with duckdb.connect(str(beside)) as connection:
+            connection.execute("CREATE TABLE meta (schema_version INTEGER)")
+    elif left == "cut off":
+        beside.write_bytes(old.path.read_bytes()[:9000])
+    else:
+        beside.with_name(beside.name + ".wal").write_bytes(b"a log without its file")
+    index.ask_rebuild(0)
+    file = opened(index)
+    assert file.positions() == {}
+    assert _asked_of(index) == (1, True)
+    index.switch(0)
+    assert _asked_of(index) == (0, False)
+
+
+def test_a_damaged_file_answers_nothing_more(index: ProvenanceIndex, tmp_path: Path) -> None:
+    opened(index).put_records(numbered([record()]))
+    index.close(0)
+    (tmp_path / "index" / "p0.rebuild").write_text("damaged", encoding="utf-8")
+    opened(index)
+    assert not index.is_rebuilding(0)
+    assert _asked_of(index) == (0, False)
