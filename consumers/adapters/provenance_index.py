@@ -65,7 +65,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -196,6 +196,8 @@ _WRONG = " OR ".join(
     ]
 )
 
+_NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large", "IO Error")
+"""How DuckDB speaks of a full disk once it has closed the file for it, which is no damage."""
 _DAMAGED = "damaged"
 """What the request for a rebuild says where the file itself gave cause: then it answers nothing more."""
 _NEWEST = f"""SELECT {_RECORD} FROM record WHERE {{of}} IN (SELECT unnest(?::VARCHAR[]))
@@ -723,7 +725,12 @@ class PartitionFile(PartitionReader):
     def find(self, scope: Scope) -> Iterator[Member]:
         """Find everyone that `scope` concerns, for `freeze`, and yield them sorted by root."""
         with self._watched():
-            index_answers.answer(self._connection, scope)
+            # Somebody waits for this answer, and nothing is read meanwhile.
+            self._connection.execute("SET threads = 2")
+            try:
+                index_answers.answer(self._connection, scope)
+            finally:
+                self._connection.execute("SET threads = 1")
         return self._members("answer")
 
     def _members(self, table: str) -> Iterator[Member]:
@@ -735,7 +742,12 @@ class PartitionFile(PartitionReader):
     def _watched(self) -> Iterator[None]:
         try:
             yield
+        except (duckdb.IOException, OSError) as error:
+            # What was committed stays; a start with room again reads the rest anew.
+            raise Unreachable(self._unwritable(error)) from error
         except duckdb.Error as error:
+            if any(word in str(error) for word in _NO_ROOM):
+                raise Unreachable(self._unwritable(error)) from error
             damaged = isinstance(
                 error, duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException
             )
@@ -745,6 +757,12 @@ class PartitionFile(PartitionReader):
             raise Unreachable(
                 f"the index file of partition {self.partition} is damaged and will be rebuilt from zero: {error}"
             ) from error
+
+    def _unwritable(self, error: Exception) -> str:
+        return (
+            f"the index file of partition {self.partition} cannot be written: {error}; see that there is room in "
+            f"{self.path.parent}, then start the worker again: it goes on where it was"
+        )
 
     def put_persons(
         self, persons: Sequence[CustomerChanged | OrderChanged], seen_at: Mapping[str, datetime] | None = None

@@ -155,7 +155,7 @@ def _report(name: str, provenance: Provenance, runs: Mapping[str, Sequence[Taken
         return statistics.median(float(run[what]) for run in runs[kind])
 
     def query(kind: str) -> float:
-        return statistics.median(seconds for run in runs[kind] for seconds in run["queries"])
+        return float(statistics.median(seconds for run in runs[kind] for seconds in run["queries"]))
 
     ours, join = runs["index"], query("join") / query("index")
     found: dict[str, object] = {"people found by all": ours[-1]["answer"][0]}

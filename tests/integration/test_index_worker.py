@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -167,16 +168,41 @@ class Cluster:
         self.publish(INCIDENTS, [message], transactional=False)
         return incident_id
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        with (self.folder / f"worker-{len(self.processes)}.log").open("wb") as log:
+    def start_worker(
+        self, *arguments: str, settings: Path | None = None, most_bytes: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start one; `arguments` say where it stands still. It writes no file longer than `most_bytes`, as on a full disk."""
+
+        def limit() -> None:
+            if most_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+        with self.log(len(self.processes)).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.index_worker", str(self.settings_file)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.integration.index_worker",
+                    str(settings or self.settings_file),
+                    *arguments,
+                ],
                 cwd=ROOT,
                 stderr=log,
                 stdout=log,
+                preexec_fn=limit,
             )
         self.processes.append(process)
         return process
+
+    def log(self, worker: int) -> Path:
+        return self.folder / f"worker-{worker}.log"
+
+    def kill_when_held(self, worker: subprocess.Popen[bytes]) -> None:
+        held = self.folder / "held"
+        wait_for(held.exists, "the worker stands still")
+        worker.kill()
+        worker.wait(30)
+        held.unlink()
 
     def stop_all(self) -> None:
         for process in self.processes:
@@ -354,9 +380,93 @@ def test_a_rebuild_asked_for_happens_in_the_running_worker(cluster: Cluster) -> 
     assert "would be" in run_command(cluster, index, "rebuild", "--partition", "1", "--dry-run")
     assert not marker.exists()
     run_command(cluster, index, "rebuild", "--partition", "1")
-    wait_for(lambda: not marker.exists(), "the owner has started anew")
-    wait_for(complete, "everything is indexed again")
+
+    def rebuilt() -> bool:
+        with contextlib.suppress(TocsinError):
+            status = cluster.client.status()
+            if status.complete:
+                # Until the new file is whole, the old one answers.
+                assert sum(each.customer_count + each.record_count for each in status.partitions) == total
+                return not marker.exists() and not any(each.rebuilding for each in status.partitions)
+        return False
+
+    wait_for(rebuilt, "the owner has rebuilt the file")
     assert worker.poll() is None
+    assert "took the old one's place" in cluster.log(0).read_text(encoding="utf-8")
+
+
+def test_a_worker_killed_at_any_step_leaves_what_the_next_goes_on_with(cluster: Cluster) -> None:
+    """Of a batch, of a freeze and of a rebuild."""
+    cluster.publish_store()
+    cluster.kill_when_held(cluster.start_worker("appended"))
+    first = cluster.alert(1)
+    for step in ("found", "frozen", "published"):
+        cluster.kill_when_held(cluster.start_worker(step))
+    worker = cluster.start_worker()
+    answers, people = cluster.answer(first)
+    assert ids_of(people) == expected(SCOPE)
+    said = [each for each in cluster.read(RESOLUTIONS) if each.incident_id == first]
+    assert {(each.partition, each.artefact_sha256) for each in said} == {
+        (number, each.artefact_sha256) for number, each in answers.items()
+    }
+    wait_for(cluster.owned, "the worker owns all partitions")
+    worker.kill()
+    worker.wait(30)
+    run_command(cluster, index, "rebuild")
+    for step in ("beside", "whole", "whole"):
+        cluster.kill_when_held(cluster.start_worker(step))
+    cluster.start_worker()
+    _, again = cluster.answer(cluster.alert(2))
+    assert ids_of(again) == expected(SCOPE)
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(cluster: Cluster) -> None:
+    cluster.publish_store()
+    worker = cluster.start_worker(most_bytes=400_000)
+    assert worker.wait(60) != 0
+    said = cluster.log(0).read_text(encoding="utf-8")
+    assert "cannot be written" in said
+    assert "see that there is room" in said
+    assert "damaged" not in said
+    cluster.start_worker()
+    _, people = cluster.answer(cluster.alert(1))
+    assert ids_of(people) == expected(SCOPE)
+
+
+def test_a_worker_suspended_past_the_takeover_says_nothing_else(cluster: Cluster) -> None:
+    """On another machine, so no file lock stands between the two; the artefact store is shared."""
+    cluster.publish_store()
+    elsewhere = cluster.folder / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    (elsewhere / "tocsin.toml").write_text(cluster.settings_file.read_text(encoding="utf-8"), encoding="utf-8")
+    for shared in ("artefacts", "run"):
+        (cluster.folder / "data" / shared).mkdir(parents=True, exist_ok=True)
+        (elsewhere / "data" / shared).symlink_to(cluster.folder / "data" / shared)
+    suspended = cluster.start_worker()
+    wait_for(cluster.owned, "the first worker owns all partitions")
+    suspended.send_signal(signal.SIGSTOP)
+    first = cluster.alert(1)
+    cluster.start_worker(settings=elsewhere / "tocsin.toml")
+    answers, people = cluster.answer(first)
+    assert ids_of(people) == expected(SCOPE)
+    late = records(1)[0].model_copy(
+        update={"record_id": "late", "root": "customer/9999", "model_id": "fraud-scorer", "model_version": "3"}
+    )
+    cluster.publish(STORE_CHANGES, [record_message(late)])
+    suspended.send_signal(signal.SIGCONT)
+    wait_for(
+        lambda: cluster.log(0).read_text(encoding="utf-8").count('"assigned"') >= 2, "the suspended worker joined again"
+    )
+    wait_for(cluster.owned, "all partitions have an owner")
+    wait_for(
+        lambda: [each for each in cluster.read(AFFECTED_CUSTOMERS) if each.root == "customer/9999" and each.late],
+        "the late record adds its person",
+    )
+    for each in cluster.read(RESOLUTIONS):
+        assert (each.merkle_root, each.artefact_sha256) == (
+            answers[each.partition].merkle_root, answers[each.partition].artefact_sha256,
+        )  # fmt: skip
+    assert not [each for each in cluster.read(AFFECTED_CUSTOMERS) if each.root not in people and not each.late]
 
 
 def test_the_mock_cluster_is_served_from_before_any_topic_exists(mock_cluster: Cluster) -> None:

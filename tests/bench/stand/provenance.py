@@ -131,7 +131,7 @@ class Provenance:
         failed: list[KafkaError] = []
         producer_poll, produce = producer.poll, producer.produce
         envelopes = Envelopes("/relay", PUBLISHED_AT)
-        for customer_id, record_id, value in self._messages():
+        for customer_id, record_id, value in self.messages_once():
             message = envelopes.message(
                 ProvenanceRecorded.ce_type, f"provenance/{record_id}", f"customer/{customer_id}", value.encode()
             )
@@ -184,7 +184,7 @@ class Provenance:
         )
         cursor.execute("ANALYZE TABLE bench_provenance, bench_customer, bench_address")
 
-    def _messages(self) -> Iterator[tuple[int, str, str]]:
+    def messages_once(self) -> Iterator[tuple[int, str, str]]:
         with _database() as database:
             for again, where in (("false", ""), ("true", f"WHERE range % {UPDATES} = 0")):
                 for first in range(0, self.records, _CHUNK):

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Quix Streams with one state entry for each record key, then a scan of its RocksDB stores for the resolution query.
 
 Runs in its own virtual environment, started by `streams.py`. Records go into the state as the bytes that they came as: parsing
