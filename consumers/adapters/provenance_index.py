@@ -196,7 +196,7 @@ _WRONG = " OR ".join(
     ]
 )
 
-_NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large", "IO Error")
+_NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large")
 """How DuckDB speaks of a full disk once it has closed the file for it, which is no damage."""
 _DAMAGED = "damaged"
 """What the request for a rebuild says where the file itself gave cause: then it answers nothing more."""
@@ -742,12 +742,10 @@ class PartitionFile(PartitionReader):
     def _watched(self) -> Iterator[None]:
         try:
             yield
-        except (duckdb.IOException, OSError) as error:
-            # What was committed stays; a start with room again reads the rest anew.
-            raise Unreachable(self._unwritable(error)) from error
         except duckdb.Error as error:
             if any(word in str(error) for word in _NO_ROOM):
-                raise Unreachable(self._unwritable(error)) from error
+                # What was committed stays; a start with room again reads the rest anew.
+                raise self._unwritable(error) from error
             damaged = isinstance(
                 error, duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException
             )
@@ -758,8 +756,8 @@ class PartitionFile(PartitionReader):
                 f"the index file of partition {self.partition} is damaged and will be rebuilt from zero: {error}"
             ) from error
 
-    def _unwritable(self, error: Exception) -> str:
-        return (
+    def _unwritable(self, error: Exception) -> Unreachable:
+        return Unreachable(
             f"the index file of partition {self.partition} cannot be written: {error}; see that there is room in "
             f"{self.path.parent}, then start the worker again: it goes on where it was"
         )
@@ -811,6 +809,8 @@ class PartitionFile(PartitionReader):
                     broken += [row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {source} WHERE {_WRONG}")]
             except (duckdb.InvalidInputException, duckdb.ConversionException):
                 return [offset for offset, _ in records]
+        except OSError as error:
+            raise self._unwritable(error) from error
         finally:
             target.unlink(missing_ok=True)
         self._waiting += taken

@@ -1,8 +1,8 @@
 """An index worker as a process of its own, for tests that kill it: `python -m tests.integration.index_worker SETTINGS [STEP]`.
 
-At STEP it says so in the file `held`, beside the settings, and stands still: "appended" (a batch is written and not committed), "beside" (a
-rebuild is to begin), "whole" (the rebuilt file is to take the old one's place), "found" (an answer is to be frozen), "frozen"
-(it is, and nobody was told), "published" (all people are, and nothing says that the partition has answered).
+At STEP it says so in the file `held`, beside the settings, and stands still: "appended" (a batch is written and not committed),
+"beside" (a rebuild is to begin), "whole" (the rebuilt file is to take the old one's place), "found" (an answer is to be
+frozen), "frozen" (it is, and nobody was told), "published" (all people are, and nothing says that the partition has answered).
 """
 
 import signal
