@@ -8,12 +8,14 @@ frozen), "frozen" (it is, and nobody was told), "published" (all people are, and
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bridge.runtime import consume as loop
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.dead_letters import DeadLetters
-from bridge.runtime.kafka import Publisher, cluster_id
+from bridge.runtime.kafka import Publisher, cluster_id, new_consumer
 from bridge.runtime.settings import load_settings
 from bridge.runtime.telemetry import Health, configure_logs
 from consumers.adapters.artefact_store import DirectoryArtefactStore
@@ -53,6 +55,8 @@ def main(settings_file: str, step: str | None = None) -> None:
     """Run until SIGTERM."""
     if step is not None:
         hold_at(step, Path(settings_file).parent)
+    # So that the partitions of a worker that was killed need not be waited for so long.
+    loop.new_consumer = partial(new_consumer, session_timeout_ms=4000, heartbeat_interval_ms=500)  # type: ignore[attr-defined]
     settings = load_settings(Path(settings_file))
     configure_logs("index")
     stop = threading.Event()
