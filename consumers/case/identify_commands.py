@@ -129,7 +129,7 @@ def _say(found: Identified, output: Path | None, unresolved_file: Path | None) -
         reasons.setdefault(reason.value, []).append(number)
     for why, numbers in sorted(reasons.items()):
         more = f" and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
-        click.echo(f"{len(numbers):,} lines lead to nobody: {why} (lines {', '.join(map(str, numbers[:10]))}{more})")
+        click.echo(f"leads to nobody, {why}: {len(numbers):,} (line {', '.join(map(str, numbers[:10]))}{more})")
     if found.unresolved and unresolved_file is None:
         click.echo("--unresolved FILE lists them all")
     if found.scope is None:

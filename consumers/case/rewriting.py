@@ -84,11 +84,11 @@ def rewriting_in_words(rewriting: Rewriting) -> list[str]:
         either = "; it changed between two looks, each is meant" if len(versions) > 1 else ""
         lines.append(f"{alias} named version {' or '.join(versions)}{either}")
     if rewriting.descendants:
-        lines.append(f"{len(rewriting.descendants):,} derived versions: {_some(rewriting.descendants)}")
+        lines.append(f"also what is derived from them ({len(rewriting.descendants):,}): {_some(rewriting.descendants)}")
     lines += [f"derived from itself, counted once: {' -> '.join(cycle)}" for cycle in rewriting.cycles]
     if rewriting.run_count:
-        lines.append(f"{rewriting.run_count:,} runs by lineage" + (
-            f" of {_some(rewriting.datasets)}" if rewriting.datasets else ""
+        lines.append(f"runs added by lineage: {rewriting.run_count:,}" + (
+            f", by {_some(rewriting.datasets)}" if rewriting.datasets else ""
         ))  # fmt: skip
     if rewriting.unlisted:
         lines.append(f"not in the registry, so what is derived from it is not known: {_some(rewriting.unlisted)}")
