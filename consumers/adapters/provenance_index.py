@@ -34,6 +34,7 @@ from bridge.contracts.events import (
     UntaggedWrite,
     WatchStarted,
 )
+from bridge.contracts.fingerprints import HASH_DIGITS, content_fingerprint
 from bridge.contracts.queries import (
     DataMapGap,
     DataMapRow,
@@ -65,7 +66,7 @@ log = structlog.get_logger()
 
 _Columns = Mapping[str, str | list[str]]
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """Raised with every change of the tables; a file of another version is rebuilt."""
 
 _PERSON_COLUMNS: _Columns = {
@@ -141,6 +142,8 @@ _DIFFERS = (
     + ")"
 )
 _RECORD = ", ".join(_RECORD_COLUMNS)
+_ALTERED = "~altered-"
+"""In the id of a record that holds what another one said before somebody altered it in the store."""
 _MERGE_AT = 100_000
 """Records that came since the last merge, before the next one; a larger file waits for as many as it holds."""
 _GROUP = 2 * 122_880
@@ -239,7 +242,12 @@ CREATE VIEW merged AS
     FROM newest n LEFT JOIN earlier b ON b.record_id = n.record_id;
 -- Provenance, and whether a record's content was altered after it was first read.
 CREATE VIEW audited AS
-    FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh) UNION ALL FROM merged;
+    SELECT * REPLACE (
+        altered OR record_id IN (
+            SELECT split_part(record_id, '{_ALTERED}', 1) FROM settled WHERE contains(record_id, '{_ALTERED}')
+        ) AS altered)
+    FROM (FROM settled WHERE record_id NOT IN (SELECT record_id FROM fresh) UNION ALL FROM merged)
+    WHERE NOT contains(record_id, '{_ALTERED}');
 CREATE TABLE held ({_columns(_HELD_COLUMNS)});
 CREATE TABLE untagged_write ({_columns(_MARK_COLUMNS)});
 -- Since when what is watched, see `WatchStarted`; `kept` once the topic has it too.
@@ -670,6 +678,7 @@ class PartitionFile(PartitionReader):
         self._settled = 0
         # Unknown until it is counted.
         self._came = sys.maxsize
+        self._kept_contents: list[ProvenanceRecorded] = []
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -865,10 +874,11 @@ class PartitionFile(PartitionReader):
             self._connection.execute("DROP TABLE gone")
         return sorted(set(deleted) - again)
 
-    def merge(self, *, least: int | None = None) -> bool:
+    def merge(self, *, least: int | None = None, at: datetime | None = None) -> bool:
         """Settle the records that came, once they are enough (`least`); return whether it did.
 
         Nothing is copied: of an id that came again the older records are superseded, and all up to the last one are settled.
+        What a record said before it was altered becomes a record of its own, deleted at `at`: see `take_kept_contents`.
         """
         if least is None and self._came < max(_MERGE_AT, self._settled):
             return False
@@ -883,6 +893,8 @@ class PartitionFile(PartitionReader):
             WHERE record_id IN (SELECT record_id FROM fresh) GROUP BY record_id HAVING count(*) > 1"""
         )
         if self._value("SELECT count(*) FROM again"):
+            if self._value("SELECT count(*) FROM merged WHERE altered"):
+                self._keep_contents(at or datetime.now(UTC))
             self._connection.execute(
                 """UPDATE record SET altered = true
                 FROM (SELECT record_id, newest FROM merged JOIN again USING (record_id) WHERE altered) changed
@@ -906,6 +918,25 @@ class PartitionFile(PartitionReader):
         if 4 * self._value("SELECT count(*) FROM superseded") > max(records, 4 * _MERGE_AT):
             self._connection.execute("DELETE FROM record WHERE at_offset IN (SELECT at_offset FROM superseded)")
             self._connection.execute("DELETE FROM superseded")
+
+    def _keep_contents(self, at: datetime) -> None:
+        rows = self._rows(
+            f"""SELECT b.* FROM (
+                SELECT {_RECORD} FROM settled WHERE record_id IN (SELECT record_id FROM fresh)
+                UNION ALL SELECT {_RECORD} FROM fresh
+            ) b JOIN newest n ON n.record_id = b.record_id WHERE {_DIFFERS}"""
+        )
+        kept: dict[str, ProvenanceRecorded] = {}
+        for before in map(_record, rows):
+            name = f"{before.record_id}{_ALTERED}{content_fingerprint(before):0{HASH_DIGITS}x}"
+            kept[name] = before.model_copy(update={"record_id": name, "deleted_at": before.deleted_at or at})
+        self.keep_records(list(kept.values()))
+        self._kept_contents.extend(kept.values())
+
+    def take_kept_contents(self) -> list[ProvenanceRecorded]:
+        """Return, once, what merging found that altered records had said before: their topic must have it, too."""
+        taken, self._kept_contents = self._kept_contents, []
+        return taken
 
     def put_held(self, held: Mapping[tuple[str, str], Held | None]) -> None:
         """Store values as last seen, by root and attribute; None: there is no value any more."""

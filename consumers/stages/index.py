@@ -120,7 +120,8 @@ class PartitionFile(Protocol):
     def put_records(self, records: Sequence[tuple[int, ProvenanceRecorded]]) -> None: ...
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
     def mark_deleted(self, deleted: Mapping[str, tuple[int, datetime]]) -> list[str]: ...
-    def merge(self, *, least: int | None = None) -> bool: ...
+    def merge(self, *, least: int | None = None, at: datetime | None = None) -> bool: ...
+    def take_kept_contents(self) -> list[ProvenanceRecorded]: ...
     def last_seen(self, roots: Iterable[str]) -> dict[str, datetime]: ...
     def held(self, roots: Iterable[str]) -> dict[tuple[str, str], Held]: ...
     def newest_records(self, roots: Iterable[str]) -> dict[tuple[str, str], datetime]: ...
@@ -464,7 +465,7 @@ class IndexStage:
                 if since is not None and file.has_open_marks():
                     self._review_marks(file, file.roots_since(since))
                 self._add_late(partition, file, changes.touched(), since)
-                file.merge()
+                self._merge(file)
                 # A crash from here to the commit, which may wait for further batches, publishes the same again: departed
                 # people and kept records under their keys, late additions under their ids. After it nothing is owed.
                 self._outgoing.flush()
@@ -522,10 +523,18 @@ class IndexStage:
             self._merge_due = time.monotonic() + _MERGE_SECONDS
             for file in self._files.values():
                 with file.transaction():
-                    file.merge(least=1)
+                    self._merge(file, least=1)
+                    # A crash before the commit merges, and sends, these again.
+                    self._outgoing.flush()
         if time.monotonic() >= self._upkeep_due:
             self._upkeep_due = time.monotonic() + self._upkeep_seconds
             self._keep_up()
+
+    def _merge(self, file: PartitionFile, *, least: int | None = None) -> None:
+        """Merge what came, and have the topic keep what altered records said before; unflushed."""
+        file.merge(least=least, at=self._clock.now())
+        for record in file.take_kept_contents():
+            self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
 
     def _show_delay(self, partition: int, written_at: datetime) -> None:
         self._visible_seconds[partition] = max(0.0, (self._clock.now() - written_at).total_seconds())

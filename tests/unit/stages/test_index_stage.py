@@ -25,6 +25,7 @@ from bridge.contracts.events import (
     Unwatched,
     WatchStarted,
 )
+from bridge.contracts.queries import KeysAsked, RangesAsked
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     AFFECTED_CUSTOMERS,
@@ -40,8 +41,9 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import NotPublished
 from bridge.runtime.settings import Paths, Relay, Settings
 from bridge.runtime.telemetry import Health
+from consumers.adapters import index_comparison
 from consumers.adapters.artefact_store import DirectoryArtefactStore
-from consumers.adapters.provenance_index import ProvenanceIndex
+from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
 from consumers.domain.resolution import set_root
 from consumers.stages.index import VISIBLE, IndexStage
 from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
@@ -507,6 +509,36 @@ def test_since_when_values_are_watched_and_silences_of_the_heartbeat_survive_a_r
     )
     again = [each for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, WatchStarted)]
     assert again == kept
+
+
+def test_what_a_record_said_before_it_was_altered_still_answers_and_is_known_after_a_rebuild(bench: Bench) -> None:
+    """Somebody changes a row by SQL to another version: whoever held output of the first one held it all the same."""
+    bench.feed(customer(1), records_of(1))
+    bench.ticks()
+    altered = records_of(1, model_version="8")
+    bench.feed(altered)
+    bench.stage._merge_due = 0
+    bench.ticks()
+    (kept,) = [each for each in bench.broker.events(DEPARTED_CUSTOMERS) if isinstance(each, ProvenanceRecorded)]
+    assert (kept.model_version, kept.deleted_at, kept.root) == ("7", NOW, "customer/1")
+
+    def known() -> tuple[list[str], bool, int]:
+        file = bench.stage._files[0]
+        answered = [each.root for each in file.answer(SCOPE)]
+        assert isinstance(file, PartitionFile)
+        prints = index_comparison.keys(file, KeysAsked(entity="provenance", keys=("provenance/r1",))).keys
+        counted = index_comparison.ranges(file, RangesAsked(entity="provenance")).ranges
+        # The store's record is compared with the store's row, and what it said before with nothing.
+        assert sum(each.count + each.deleted_count for each in counted) == 1
+        return answered, prints[0].altered, index_comparison.faults(file).altered_count
+
+    assert known() == (["customer/1"], True, 1)
+    bench.restart(lose_file=True)
+    # Compaction has left the altered row alone.
+    bench.feed(customer(1), altered)
+    assert known() == ([], False, 0)
+    bench.feed(kept, topic=DEPARTED_CUSTOMERS)
+    assert known() == (["customer/1"], True, 1)
 
 
 def test_a_record_that_comes_late_takes_the_mark_back(bench: Bench) -> None:
