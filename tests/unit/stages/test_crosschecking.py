@@ -150,8 +150,7 @@ def test_every_difference_has_its_cause_and_what_has_none_blocks_until_it_is_nam
     # lag: the relay has not told this one
     shop.rows.provenance("r9b", "customer/2", created_at="2026-11-20 02:00:00")
     # unexplained: the index has lost a record
-    for table in ("fresh", "settled"):
-        shop.bench.stage._files[0].rows(f"DELETE FROM {table} WHERE record_id = 'o7'")  # type: ignore[attr-defined]  # as if lost
+    shop.bench.stage._files[0].rows("DELETE FROM record WHERE record_id = 'o7'")  # type: ignore[attr-defined]  # as if lost
     expected = {
         "customer/1": "departed",
         "customer/2": "lag",

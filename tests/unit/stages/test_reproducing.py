@@ -156,8 +156,7 @@ def test_what_changed_since_is_listed_with_its_time(resolved: Resolved) -> None:
 
 
 def test_a_difference_that_nothing_explains_is_a_fault(resolved: Resolved) -> None:
-    resolved.bench.stage._files[0].rows("DELETE FROM fresh WHERE record_id = 'r1'")  # type: ignore[attr-defined]  # as if lost
-    resolved.bench.stage._files[0].rows("DELETE FROM settled WHERE record_id = 'r1'")  # type: ignore[attr-defined]
+    resolved.bench.stage._files[0].rows("DELETE FROM record WHERE record_id = 'r1'")  # type: ignore[attr-defined]  # as if lost
     done = resolved.again()
     assert [(each.difference.root, each.at) for each in done.changes] == [("customer/1", None)]
     assert not done.holds
