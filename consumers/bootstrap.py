@@ -208,17 +208,27 @@ def _provide_case_store(parts: Parts) -> None:
 def _provide_notices(parts: Parts) -> None:
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.case_store.bundles import NoticeBundles
+    from consumers.adapters.correction_texts import ApprovedCorrections
     from consumers.adapters.dossier_page import dossier_pdf
     from consumers.adapters.notice_samples import ApprovedSamples
     from consumers.adapters.sender_book import MailSenders as BookedSenders
     from consumers.adapters.sender_book import SenderBook
     from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sheet_page import sheet_page
+    from consumers.adapters.template_catalog import TemplateCatalog
+    from consumers.case.correcting import CorrectionTexts
     from consumers.case.dossier import AuthorityBook
     from consumers.case.dossier_commands import DossierPdf
     from consumers.case.sheet import Artefacts, NoticeSamples
     from consumers.case.sheet_commands import MailSenders, SheetPage
     from consumers.domain.duties import LawInForce
+
+    def corrections() -> ApprovedCorrections:
+        settings = parts.get(Settings)
+        rows = NoticeBundles(_database(parts))
+        return ApprovedCorrections(
+            TemplateCatalog(settings.paths.templates, _bundles(settings), rows, parts.get(Clock))
+        )
 
     parts.provide(Artefacts, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(
@@ -226,6 +236,7 @@ def _provide_notices(parts: Parts) -> None:
     )
     parts.provide(SheetPage, lambda: sheet_page)
     parts.provide(DossierPdf, lambda: dossier_pdf)
+    parts.provide(CorrectionTexts, corrections)
     parts.provide(AuthorityBook, lambda: _authorities(parts))
     parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
     parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))

@@ -30,6 +30,7 @@ from bridge.runtime.sealing import email_hmac, hashed_email_hmac, load_join_key
 from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
 from consumers.case.acting import record_act
+from consumers.case.correction_commands import correct
 from consumers.case.dossier_commands import dossier
 from consumers.case.duty_commands import SUBCOMMANDS, verification_lines
 from consumers.case.finding_commands import SUBCOMMANDS as FINDING_COMMANDS
@@ -694,7 +695,7 @@ def check(parts: Parts, as_json: bool) -> None:
         )
 
 
-for subcommand in (*SUBCOMMANDS, *FINDING_COMMANDS, sheet, dossier):
+for subcommand in (*SUBCOMMANDS, *FINDING_COMMANDS, sheet, dossier, correct):
     incident.add_command(subcommand)
 
 COMMANDS: list[click.Command] = [incident, alert, people]

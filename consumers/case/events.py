@@ -140,6 +140,10 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "reason_sha256": _SHA256,
     },
     "duty.met_withdrawn": {"regime_id": _REGIME, "reason_sha256": _SHA256},
+    "correction.started": {
+        "revision": _COUNT, "not_concerned_count": _COUNT, "told_too_much_count": _COUNT, "held_count": _COUNT,
+        "segment_count": _COUNT, "reason_sha256": _SHA256,
+    },
     "dossier.made": {
         "dossier_id": _ID, "regime_id": _REGIME, "dossier_version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
         "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reason_sha256": _MAYBE_SHA256,

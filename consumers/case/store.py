@@ -8,10 +8,13 @@ but read and write through the work that it is given.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised, PartitionResolved
 from consumers.domain.duties import DutyRow, Exposure, Movement
+
+if TYPE_CHECKING:
+    from consumers.case.correcting import PlannedCorrection, WronglyTold
 
 T = TypeVar("T")
 
@@ -576,6 +579,17 @@ class CaseWork(Protocol):
 
     def add_met(self, record: MetRecord) -> None: ...
     def withdraw_met(self, duty_met_id: str, *, by: str, at: datetime) -> None: ...
+
+    # corrections
+    def to_correct(self, incident_id: str) -> "Sequence[WronglyTold]":
+        """Return who was told what is not true of them, and whom nobody has begun to put right."""
+        ...
+
+    def add_corrections(
+        self, incident_id: str, revision: int, planned: "Sequence[PlannedCorrection]", now: datetime
+    ) -> None:
+        """Write the segments and recipients that put people right, each linked to the first notice."""
+        ...
 
     # what authorities are told
     def dossiers(self, incident_id: str) -> Sequence[DossierRecord]:

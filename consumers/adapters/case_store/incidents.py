@@ -15,6 +15,7 @@ from bridge.contracts.events import CaseEvent, IncidentRevised, PartitionResolve
 from bridge.contracts.topics import CASE_EVENTS, INCIDENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
+from consumers.adapters.case_store.corrections import CorrectionRows
 from consumers.adapters.case_store.duties import DutyTables
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.findings import FindingRows, left_out
@@ -328,7 +329,7 @@ class _IncidentRows:
         write_positions(self._connection, stage, positions)
 
 
-class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows):
+class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows, CorrectionRows):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.

@@ -23,8 +23,8 @@ class LatePeopleRows:
         restriction = {
             None: sa.true(),
             "late": recipient.c.late & recipient.c.supplements.is_(None),
-            "supplements": recipient.c.supplements.is_not(None),
-            "told_wrongly": recipient.c.correction.is_not(None),
+            "supplements": recipient.c.supplements.is_not(None) & ~recipient.c.is_correction,
+            "told_wrongly": owed_correction(),
             "waiting": recipient.c.final_state.is_(None) & ~begun & still_concerned(),
         }[kind]
         rows = self._connection.execute(
@@ -45,7 +45,9 @@ class LatePeopleRows:
     def late(self, incident_id: str) -> LateRecord:
         begun = _begun()
         untold = recipient.c.final_state.is_(None) & recipient.c.held_reason.is_(None) & ~begun & still_concerned()
-        first, supplement = recipient.c.supplements.is_(None), recipient.c.supplements.is_not(None)
+        first = recipient.c.supplements.is_(None)
+        supplement = recipient.c.supplements.is_not(None) & ~recipient.c.is_correction
+        owed = owed_correction()
         counted = {
             "late": recipient.c.late & first,
             "late_waiting": recipient.c.late & first & untold,
@@ -53,8 +55,8 @@ class LatePeopleRows:
             "supplements_waiting": supplement & untold,
             "supplements_ended": supplement & recipient.c.final_state.is_not(None),
             "used_of_cap": recipient.c.late & begun,
-            "not_concerned": recipient.c.correction == Correction.NOT_CONCERNED.value,
-            "told_too_much": recipient.c.correction == Correction.TOLD_TOO_MUCH.value,
+            "not_concerned": owed & (recipient.c.correction == Correction.NOT_CONCERNED.value),
+            "told_too_much": owed & (recipient.c.correction == Correction.TOLD_TOO_MUCH.value),
             "told_in_other_incident": recipient.c.told_in.is_not(None),
         }
         sums = [
@@ -75,6 +77,14 @@ class LatePeopleRows:
 
     def add_everybody_confirmation(self, record: EverybodyRecord) -> None:
         upsert(self._connection, everybody_confirmation, [asdict(record)])
+
+
+def owed_correction() -> sa.ColumnElement[bool]:
+    """Say of a recipient that they were told what is not true of them, and that nobody has begun to put it right."""
+    begun = sa.alias(recipient, "put_right")
+    return recipient.c.correction.is_not(None) & ~sa.exists().where(
+        (begun.c.supplements == recipient.c.recipient_id) & begun.c.is_correction
+    )
 
 
 def _begun() -> sa.ColumnElement[bool]:

@@ -361,7 +361,9 @@ class PlanningTables:
             recipients = [
                 _known(row, begun.get(row["recipient_id"], ()))
                 for row in connection.execute(
-                    sa.select(recipient).where(recipient.c.incident_id == plan_id.incident_id)
+                    sa.select(recipient).where(
+                        (recipient.c.incident_id == plan_id.incident_id) & ~recipient.c.is_correction
+                    )
                 ).mappings()
             ]
             events = connection.execute(
@@ -411,7 +413,9 @@ class PlanningTables:
                 connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
             for ids in _chunks(change.removed):
                 connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
-            columns = [column.name for column in recipient.columns if column.name != "recipient_id"]
+            columns = [
+                column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")
+            ]
             for chunk in _chunks(rows):
                 upsert(connection, recipient, chunk, update=columns)
             for recipient_id, roots in change.regrouped.items():
@@ -421,6 +425,15 @@ class PlanningTables:
             for recipient_id, correction in change.corrections.items():
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(correction=correction)
+                )
+            for ids in _chunks(sorted(change.corrections)):
+                # what was to put them right is about what is no longer so; one that somebody has begun to send stays
+                connection.execute(
+                    sa.delete(recipient).where(
+                        recipient.c.supplements.in_(ids)
+                        & recipient.c.is_correction
+                        & ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
+                    )
                 )
             upsert(connection, segment, change.segments, update=("count", "lane", "priority"))
             used = sa.select(recipient.c.segment_id).where(

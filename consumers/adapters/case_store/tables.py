@@ -471,6 +471,13 @@ recipient = sa.Table(
     sa.Column("notice_sha256", _id(64), comment="equal in two incidents: they would tell the same"),
     sa.Column("told_in", _id(100), comment="the recipient id, of another incident, that told the same"),
     sa.Column("correction", _id(16), comment="not_concerned, told_too_much: was told what is not true of them"),
+    sa.Column(
+        "is_correction",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="puts right what `supplements` was told; planning leaves it alone",
+    ),
     sa.Index("ix_recipient_incident_final", "incident_id", "final_state"),
     sa.Index("ix_recipient_root_notice", "root", "notice_sha256"),
 )
