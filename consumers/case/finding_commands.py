@@ -313,8 +313,8 @@ def _print_store_list(done: Crosscheck, *, as_csv: bool, as_json: bool) -> None:
         writer.writerows(rows)
         return
     possible_count = sum(row["standing"] == "possible" for row in rows)
-    click.echo(f"the store itself: {len(rows) - possible_count:,} by record, {possible_count:,} possible; departed customers, "
-               "and values that were replaced since, are not in it")  # fmt: skip
+    click.echo(f"the store itself: {len(rows) - possible_count:,} by record, {possible_count:,} possible; of the departed it "
+               "knows ids only, of values that were replaced since nothing")  # fmt: skip
     for remark in done.remarks:
         click.echo(f"not compared: {remark}")
     click.echo("--csv prints whom, by id; addresses are the shop's to look up")
