@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -395,12 +395,20 @@ def test_a_rebuild_asked_for_happens_in_the_running_worker(cluster: Cluster) -> 
     assert "took the old one's place" in cluster.log(0).read_text(encoding="utf-8")
 
 
+def test_a_worker_killed_in_a_batch_a_freeze_or_a_rebuild_leaves_what_the_next_goes_on_with(cluster: Cluster) -> None:
+    _killed_and_gone_on(cluster, freeze=("frozen",), rebuild=("whole",))
+
+
+@pytest.mark.soak
 def test_a_worker_killed_at_any_step_leaves_what_the_next_goes_on_with(cluster: Cluster) -> None:
-    """Of a batch, of a freeze and of a rebuild."""
+    _killed_and_gone_on(cluster, freeze=("found", "frozen", "published"), rebuild=("beside", "whole", "whole"))
+
+
+def _killed_and_gone_on(cluster: Cluster, *, freeze: Sequence[str], rebuild: Sequence[str]) -> None:
     cluster.publish_store()
     cluster.kill_when_held(cluster.start_worker("appended"))
     first = cluster.alert(1)
-    for step in ("found", "frozen", "published"):
+    for step in freeze:
         cluster.kill_when_held(cluster.start_worker(step))
     worker = cluster.start_worker()
     answers, people = cluster.answer(first)
@@ -413,7 +421,7 @@ def test_a_worker_killed_at_any_step_leaves_what_the_next_goes_on_with(cluster: 
     worker.kill()
     worker.wait(30)
     run_command(cluster, index, "rebuild")
-    for step in ("beside", "whole", "whole"):
+    for step in rebuild:
         cluster.kill_when_held(cluster.start_worker(step))
     cluster.start_worker()
     _, again = cluster.answer(cluster.alert(2))
