@@ -864,7 +864,8 @@ class IndexStage:
             # A crash before the flush leaves rows that are still expired: their tombstones are sent again.
             self._outgoing.flush()
             positions = file.positions()
-            at_head = all(
+            # To ask takes a second where markers of transactions lie behind: not while a backlog waits.
+            at_head = not self._busy and all(
                 self._at_head(topic, partition, positions.get(topic.name, 0), self._heads.bounds(topic, partition)[1])
                 for topic in _SOURCES
             )
