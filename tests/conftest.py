@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test may ask for. Servers start when the first test asks, once a run; see README.md."""
+"""Fixtures that every kind of test may ask for. Servers start when the first test asks, once a worker; see README.md."""
 
 import os
 import uuid
@@ -14,20 +14,6 @@ from tests.servers.choice import Missing, Way, look_around, way_to
 # Ordinary runs try the same cases every time, and no slow moment of a shared machine fails them; chance is for the soak.
 hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
-
-
-_SERVERS = frozenset({"kafka_server", "mariadb_server", "secured", "store_server"})
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, for parallel workers, what shares something costly: a real server, or the fixtures of a file.
-
-    So every server starts once a run, in the one worker whose tests ask for it.
-    """
-    for item in items:
-        asked = set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("servers" if asked & _SERVERS else item.path.as_posix()))
 
 
 def way_or_skip(server: str, programs: Sequence[str]) -> Way:

@@ -16,7 +16,7 @@ from tests.e2e import demo_process
 CUSTOMERS = 200
 
 
-@pytest.mark.parametrize("seed", [7, 1848])
+@pytest.mark.parametrize("seed", [7, pytest.param(1848, marks=pytest.mark.soak)])
 def test_the_demo_is_green_and_leaves_its_proof(seed: int, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     done = demo_process.run(folder, "--customers", str(CUSTOMERS), "--seed", str(seed))

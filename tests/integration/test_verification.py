@@ -99,7 +99,7 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
     with shop.engine.connect() as holder, holder.begin():
         # verifying waits for no lock of the shop's, and no lock of it makes the shop wait
         run(holder, "UPDATE customer_entity SET lastname = 'Held' WHERE entity_id = 1")
-        code, report = tocsin.facts("relay", "verify", "--patience", "12")
+        code, report = tocsin.facts("relay", "verify", "--patience", "6")
         holder.rollback()
     assert code == 1
     found = causes(report)
@@ -114,7 +114,7 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
     assert report["deleted_by_sql"] == 1
     assert report["proven"] is True
 
-    done = tocsin.tocsin("relay", "verify", "--repair", "--patience", "20")
+    done = tocsin.tocsin("relay", "verify", "--repair", "--patience", "10")
     assert done.returncode == 1, done.stdout
     assert "5 were published again and agree now" in done.stdout
     assert "provenance/r-7" in done.stdout
@@ -142,7 +142,7 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
     busy = threading.Thread(target=keep_busy)
     busy.start()
     try:
-        code, report = tocsin.facts("relay", "verify", "--entity", "customers", "--patience", "12")
+        code, report = tocsin.facts("relay", "verify", "--entity", "customers", "--patience", "6")
     finally:
         stop.set()
         busy.join()
@@ -176,7 +176,7 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
     # what the store itself does not know any more came along
     assert tocsin.facts("index", "inspect", "customer/11")[1]["person"]["state"] == "departed"
     shop.run("UPDATE customer_entity SET lastname = 'Later' WHERE entity_id = 12")
-    code, report = tocsin.facts("relay", "verify", "--patience", "20")
+    code, report = tocsin.facts("relay", "verify", "--patience", "10")
     # the record that was altered in the store is known as such in the new partitions, too
     assert [(each["entity"], each["cause"][:14]) for each in report["differences"]] == [
         ("provenance", "changed by SQL")
