@@ -889,17 +889,26 @@ class PartitionFile(PartitionReader):
         if not fresh or fresh < (max(_MERGE_AT, settled) if least is None else least):
             return False
         self._connection.execute(
-            """CREATE OR REPLACE TEMP TABLE again AS SELECT record_id, max(at_offset) AS newest FROM record
-            WHERE record_id IN (SELECT record_id FROM fresh) GROUP BY record_id HAVING count(*) > 1"""
+            """CREATE OR REPLACE TEMP TABLE again AS SELECT record_id, max(at_offset) AS newest,
+                coalesce(max(at_offset) FILTER (at_offset < (SELECT min(at_offset) FROM fresh)), min(at_offset)) AS earlier
+            FROM record WHERE record_id IN (SELECT record_id FROM fresh)
+                AND at_offset NOT IN (SELECT at_offset FROM superseded) GROUP BY record_id HAVING count(*) > 1"""
         )
         if self._value("SELECT count(*) FROM again"):
-            if self._value("SELECT count(*) FROM merged WHERE altered"):
-                self._keep_contents(at or datetime.now(UTC))
+            # As `merged` says it, of those alone that came again: to compare all would cost more than to store them.
             self._connection.execute(
-                """UPDATE record SET altered = true
-                FROM (SELECT record_id, newest FROM merged JOIN again USING (record_id) WHERE altered) changed
-                WHERE record.record_id = changed.record_id AND record.at_offset = changed.newest"""
+                f"""CREATE OR REPLACE TEMP TABLE changed AS SELECT n.record_id, n.at_offset FROM again
+                JOIN record n ON n.record_id = again.record_id AND n.at_offset = again.newest
+                JOIN record b ON b.record_id = again.record_id AND b.at_offset = again.earlier
+                WHERE b.altered OR ({_DIFFERS})"""
             )
+            if self._value("SELECT count(*) FROM changed"):
+                self._keep_contents(at or datetime.now(UTC))
+                self._connection.execute(
+                    """UPDATE record SET altered = true FROM changed
+                    WHERE record.record_id = changed.record_id AND record.at_offset = changed.at_offset"""
+                )
+            self._connection.execute("DROP TABLE changed")
             self._connection.execute(
                 """DELETE FROM record USING again WHERE record.record_id = again.record_id AND record.at_offset < 0"""
             )
@@ -922,8 +931,8 @@ class PartitionFile(PartitionReader):
     def _keep_contents(self, at: datetime) -> None:
         rows = self._rows(
             f"""SELECT b.* FROM (
-                SELECT {_RECORD} FROM settled WHERE record_id IN (SELECT record_id FROM fresh)
-                UNION ALL SELECT {_RECORD} FROM fresh
+                SELECT {_RECORD} FROM settled WHERE record_id IN (SELECT record_id FROM again)
+                UNION ALL SELECT {_RECORD} FROM fresh WHERE record_id IN (SELECT record_id FROM again)
             ) b JOIN newest n ON n.record_id = b.record_id WHERE {_DIFFERS}"""
         )
         kept: dict[str, ProvenanceRecorded] = {}
