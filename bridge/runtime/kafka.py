@@ -310,6 +310,8 @@ def new_consumer(kafka: Kafka, group: str, **overrides: Any) -> Consumer:
         "topic.metadata.refresh.interval.ms": 10_000,
         "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 32_768,
+        # Once that much waits, no more is fetched for so long: by default a second, in which a busy reader runs dry.
+        "fetch.queue.backoff.ms": 20,
     }
     return Consumer(config | {key.replace("_", "."): value for key, value in overrides.items()})
 

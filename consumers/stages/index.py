@@ -62,6 +62,8 @@ _BATCH = 40_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
 _BUSY = 10_000
 """Messages in a batch from which on more are believed to wait."""
+_BUSY_SECONDS = 1.5
+"""For so long: the broker may be slower than we are for a moment, and to settle a little each time costs more than all else."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
@@ -358,7 +360,7 @@ class IndexStage:
         self._upkeep_due = 0.0
         self._visible_seconds: dict[int, float] = {}
         self._partition_count = 0
-        self._busy = self._handled = False
+        self._busy_until = 0.0
         self._merge_due = 0.0
         self._unopened = Unopened(STORE_CHANGES, _PROVENANCE_PREFIX)
 
@@ -477,14 +479,18 @@ class IndexStage:
             if changes.beats:
                 self._show_delay(partition, changes.beats[-1])
         count = len(batch) + sum(len(messages) for messages in unopened.values())
-        self._busy, self._handled = count > _BUSY, True
+        if count > _BUSY:
+            self._busy_until = time.monotonic() + _BUSY_SECONDS
         APPLIED.inc(count)
         self._settle()
+
+    def _is_busy(self) -> bool:
+        return time.monotonic() < self._busy_until
 
     def _settle(self) -> None:
         """Make what was written durable: at once, or, while much waits, once it is enough to be written at small cost."""
         for file in self._files.values():
-            if not self._busy or file.is_due():
+            if not self._is_busy() or file.is_due():
                 file.settle()
 
     def _append(self, file: PartitionFile, raw: Sequence[Any], changes: Changes) -> None:
@@ -502,7 +508,6 @@ class IndexStage:
         file.put_records(changes.records)
 
     def tick(self) -> None:
-        self._busy, self._handled = self._busy and self._handled, False
         self._settle()
         for incident in self._incidents.poll():
             self._take(incident)
@@ -519,7 +524,7 @@ class IndexStage:
             if pending:
                 self._stood_at[partition] = file.positions()
         PENDING.set(pending)
-        if not self._busy and time.monotonic() >= self._merge_due:
+        if not self._is_busy() and time.monotonic() >= self._merge_due:
             self._merge_due = time.monotonic() + _MERGE_SECONDS
             for file in self._files.values():
                 with file.transaction():
@@ -865,7 +870,7 @@ class IndexStage:
             self._outgoing.flush()
             positions = file.positions()
             # To ask takes a second where markers of transactions lie behind: not while a backlog waits.
-            at_head = not self._busy and all(
+            at_head = not self._is_busy() and all(
                 self._at_head(topic, partition, positions.get(topic.name, 0), self._heads.bounds(topic, partition)[1])
                 for topic in _SOURCES
             )
