@@ -15,6 +15,7 @@ from consumers.case.store import GateRecord, IncidentRecord, ObligationRecord, P
 from consumers.case.workflow import AWARENESS
 from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import OPEN
+from consumers.domain.notice_rules import MediumRule
 
 STOPS, DECIDE, NOTE = "stops", "decide", "note"
 """Some people are not told while it stands; a person should decide; good to know."""
@@ -29,6 +30,17 @@ class Finding:
     about: str
     says: str
     next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtfulMedium:
+    """People who would be told first by a medium that a notice's law does not simply allow."""
+
+    people: int
+    medium: str
+    regime_id: str
+    rule: MediumRule
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class Readiness:
     """Why no mail may come from an address, and to how many it was to go."""
     expiring: Mapping[str, datetime | None]
     """Bundles by the end of their approval; None: not in force."""
+    media: Sequence[DoubtfulMedium]
     delivery_mode: str
 
 
@@ -90,6 +103,7 @@ def _findings(seen: Readiness) -> Iterable[Finding]:
     if not any(seen.facts.get(fact) for fact in AWARENESS):
         yield Finding(DECIDE, "awareness", "nobody has recorded awareness: the clocks run from the detection",
                       f"tocsin incident aware {name} --as controller_aware_at --at INSTANT --reason TEXT")  # fmt: skip
+    yield from map(_doubtful, seen.media)
     yield from _unadopted(seen)
     if seen.delivery_mode != "live":
         yield Finding(
@@ -109,6 +123,20 @@ def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:
         "holds",
         f"{_people(count)}{whose} wait: {gate.kind.replace('_', ' ')} for {where}{until}",
         f"tocsin incident {command} --reason TEXT",
+    )
+
+
+def _doubtful(seen: DoubtfulMedium) -> Finding:
+    what = {
+        "no": "does not name",
+        "conditional": f"allows on a condition ({(seen.rule.condition or 'see its text').replace('_', ' ')})",
+    }.get(seen.rule.allowed, "does not speak of, so that it serves beside a medium that it names")
+    return Finding(
+        DECIDE,
+        "media",
+        f"{_people(seen.people)} would be told first by {seen.medium.replace('_', ' ')}, which {seen.regime_id} {what} "
+        f"({seen.reference}; {seen.rule.confidence} confidence)",
+        f"tocsin law explain {seen.regime_id}",
     )
 
 

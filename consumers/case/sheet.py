@@ -20,7 +20,7 @@ from bridge.contracts.errors import BadInput, Refused, TocsinError
 from bridge.contracts.events import Channel, Residence
 from consumers.case.adoption import adopted
 from consumers.case.events import written
-from consumers.case.preflight import Readiness, findings
+from consumers.case.preflight import DoubtfulMedium, Readiness, findings
 from consumers.case.releasing import waiting_release
 from consumers.case.store import (
     AudienceRow,
@@ -36,12 +36,22 @@ from consumers.domain.delivery import what_next
 from consumers.domain.duties import Law
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
+from consumers.domain.notice_rules import NoticeRule
 from consumers.domain.persons import homes_of
 
 FORMAT = "tocsin-sheet-v1"
 _NAMED_AT_ONCE = 8
 _KEYS = ("segment_id", "code", "reason", "gate_id", "channel", "says", "model")
 """Members of lists are told apart by the first of these that they have."""
+
+
+_MEDIA = {
+    Channel.EMAIL: "email",
+    Channel.SMS: "sms",
+    Channel.ACCOUNT_NOTICE: "account_notice",
+    Channel.LETTER: "written_letter",
+}
+"""Our channels as the law's media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,12 +441,33 @@ def _segment(
     }
 
 
+def doubtful_media(
+    told: Iterable[tuple[Iterable[str], Channel | None, int]], notices: Mapping[str, NoticeRule]
+) -> list[DoubtfulMedium]:
+    """Return which first channels a law does not simply allow. `told`: regimes whose notice is owed, first channel, count."""
+    people: Counter[tuple[str, Channel]] = Counter()
+    for regimes, first, count in told:
+        if first is not None:
+            people.update({(regime, first): count for regime in regimes if regime in notices})
+    found: list[DoubtfulMedium] = []
+    for (regime, first), count in sorted(people.items()):
+        notice, medium = notices[regime], _MEDIA[first]
+        rule = next((each for each in notice.media if each.medium == medium), None)
+        if rule is not None and rule.allowed != "yes":
+            found.append(DoubtfulMedium(count, first.value, regime, rule, notice.media_reference))
+    return found
+
+
+def _first(audience: _Audience) -> Channel | None:
+    return what_next((), audience.channels, audience.channels).channel
+
+
 def _firsts(groups: Iterable[_Audience]) -> Counter[str]:
     """Return by which channel how many are told first; `none` are those for whom no channel exists."""
     counts: Counter[str] = Counter()
     for each in groups:
         if each.going:
-            first = what_next((), each.channels, each.channels).channel
+            first = _first(each)
             counts["none" if first is None else first.value] += each.row.count
     return counts
 
@@ -539,6 +570,9 @@ def _readiness(
         regions=dict(regions),
         without_channel=_firsts(groups)["none"],
         senders=dict(senders),
+        media=doubtful_media(
+            [(each.row.jurisdictions, _first(each), each.row.count) for each in groups if each.going], law.rules.notices
+        ),
         expiring={sha256: None if each is None else each.valid_until for sha256, each in approvals.items()},
         delivery_mode=means.delivery_mode,
     )
