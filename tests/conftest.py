@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import hypothesis
 import pytest
+import structlog
 
 from tests.servers import kafka, mariadb
 from tests.servers.choice import Missing, Way, look_around, way_to
@@ -14,6 +15,13 @@ from tests.servers.choice import Missing, Way, look_around, way_to
 # Ordinary runs try the same cases every time, and no slow moment of a shared machine fails them; chance is for the soak.
 hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs() -> Iterator[None]:
+    """Undo what a command that ran in this process set up: its log would go to a stream that ended with its test."""
+    yield
+    structlog.reset_defaults()
 
 
 def way_or_skip(server: str, programs: Sequence[str]) -> Way:
