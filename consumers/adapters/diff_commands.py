@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.table import Table
 
 from bridge.contracts.errors import BadInput, Unreachable
@@ -15,6 +14,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.notice_diff import Comparison, Difference, compare, marked
+from consumers.adapters.page_templates import page_environment
 from consumers.adapters.template_catalog import ApprovedBundles, Bundle, read_bundle
 
 _CONTEXT = 1
@@ -133,15 +133,10 @@ def _as_json(before: Bundle, after: Bundle, found: Difference) -> dict[str, obje
 
 
 def _write(path: Path, name: str, labels: tuple[str, str], found: Difference) -> None:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("diff.html.j2").render(
-        name=name, before=labels[0], after=labels[1], difference=found
+    page = (
+        page_environment()
+        .get_template("diff.html.j2")
+        .render(name=name, before=labels[0], after=labels[1], difference=found)
     )
     try:
         path.write_text(page, encoding="utf-8")

@@ -6,25 +6,19 @@ nor restyle the page; on paper its plain text takes the frame's place. The page'
 
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from bridge.runtime.printing import in_words
+from consumers.adapters.page_templates import page_environment
 from consumers.case.sheet import Sheet
 from consumers.case.sheet_commands import in_one_sentence
 
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["words"] = lambda value: str(value).replace("_", " ")
     environment.filters["day"] = _day

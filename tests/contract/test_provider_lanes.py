@@ -8,11 +8,11 @@ import pytest
 from bridge.contracts.events import Channel
 from bridge.runtime.clock import SetClock
 from consumers.adapters.provider_lanes import CIRCUIT, CircuitLane
-from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
+from consumers.adapters.smtp_email import SmtpEmail
 from consumers.domain.circuit import CircuitPolicy
 from consumers.domain.sending import EmailProvider, SendState
 from tests.contract.aws_sandbox import Aws, bulk, entry, running
-from tests.contract.test_smtp import Inbox, Server, free_port
+from tests.contract.test_smtp import Inbox, smtp_running
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICY = CircuitPolicy()
@@ -26,13 +26,8 @@ def aws() -> Iterator[Aws]:
 
 @pytest.fixture
 def smtp() -> Iterator[tuple[Inbox, SmtpEmail]]:
-    handler = Inbox()
-    server = Server(handler, hostname="127.0.0.1", port=free_port())
-    server.start()
-    sender = SmtpEmail(SmtpServer("127.0.0.1", server.port, "none", timeout_seconds=5), SetClock(AT))
-    yield handler, sender
-    sender.close()
-    server.stop()
+    with smtp_running() as started:
+        yield started
 
 
 class Sending:

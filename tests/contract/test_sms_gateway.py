@@ -1,6 +1,5 @@
 """The second SMS provider against the sandbox's Twilio-compatible gateway: answers, signed reports, and forged ones."""
 
-import socket
 import threading
 import time
 import urllib.error
@@ -22,15 +21,10 @@ from consumers.adapters.sms_gateway import (
 )
 from consumers.domain.sending import ReceiptDelivery, ReceiptKind, SendState
 from tests.contract.aws_sandbox import Aws, running
+from tests.servers.local import free_port
 
 ANN = "+4915100000001"
 TOKEN = "not-a-real-token"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Gateway:

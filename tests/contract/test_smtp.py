@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -22,6 +23,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
 from consumers.domain.sending import BulkEmail, SendState
 from tests.contract.aws_sandbox import bulk, entry
+from tests.servers.local import free_port
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -87,8 +89,9 @@ class Server(Controller):
         return Dsn(self.handler, **self.SMTP_kwargs)
 
 
-@pytest.fixture
-def inbox() -> Iterator[tuple[Inbox, SmtpEmail]]:
+@contextmanager
+def smtp_running() -> Iterator[tuple[Inbox, SmtpEmail]]:
+    """A server, and our provider that is connected to it."""
     handler = Inbox()
     server = Server(handler, hostname="127.0.0.1", port=free_port())
     server.start()
@@ -98,10 +101,10 @@ def inbox() -> Iterator[tuple[Inbox, SmtpEmail]]:
     server.stop()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+@pytest.fixture
+def inbox() -> Iterator[tuple[Inbox, SmtpEmail]]:
+    with smtp_running() as started:
+        yield started
 
 
 def states(results: Any) -> list[tuple[SendState, str | None]]:
