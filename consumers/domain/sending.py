@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from bridge.contracts.events import Channel
+
 
 class SendState(StrEnum):
     """What a provider said to one entry of a call."""
@@ -137,6 +139,30 @@ class ProviderLane(Protocol[P]):
 
     def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
         """Learn from the answer to one call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a channel's providers take now. None: nobody knows a bound beside the settings'."""
+
+    per_second: float | None = None
+    at_most: int | None = None
+    """So many messages may still be put on their way: what a quota leaves, or the probes of an ill provider."""
+
+
+NO_BOUND = Allowance()
+
+
+class Rates(Protocol):
+    """What the providers' accounts and circuits allow at this moment; whoever meters asks before each portion."""
+
+    def allowance(self, channel: Channel) -> Allowance:
+        """Return the bounds of `channel`. Answers at once from what was read last, and never raises."""
+        ...
+
+    def issued(self, channel: Channel, count: int) -> None:
+        """Note that `count` messages of `channel` were put on their way: they use up a quota before a provider says so."""
         ...
 
 

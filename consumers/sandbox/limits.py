@@ -22,6 +22,10 @@ class Limits:
     """Without it SES sends to verified addresses only."""
     sending_enabled: bool = True
     enforcement_status: str = "HEALTHY"
+    sms_sandbox: bool = False
+    """SNS's own sandbox: SMS to verified numbers only; said, not played."""
+    sms_numbers: str = ""
+    """Countries in which the account holds a number to send from, comma separated (US,CA)."""
 
 
 def parse_limits(posted: object) -> Limits:

@@ -52,6 +52,7 @@ class SimpleNotificationService:
             "ListPhoneNumbersOptedOut": self.list_opted_out,
             "OptInPhoneNumber": self.opt_in,
             "GetSMSSandboxAccountStatus": self.sandbox_status,
+            "ListOriginationNumbers": self.list_origination_numbers,
         }
 
     def publish(self, call: Call) -> dict[str, Any]:
@@ -157,8 +158,23 @@ class SimpleNotificationService:
         return {}
 
     def sandbox_status(self, _call: Call) -> dict[str, Any]:
-        """Say whether SMS go to verified numbers only; they go everywhere here."""
-        return {"IsInSandbox": False}
+        """Say whether SMS go to verified numbers only; they go everywhere here, whatever is said."""
+        return {"IsInSandbox": self._state.limits.sms_sandbox}
+
+    def list_origination_numbers(self, _call: Call) -> dict[str, Any]:
+        """Return the numbers that SMS come from, one for each country of the account's limits."""
+        countries = [each.strip() for each in self._state.limits.sms_numbers.split(",") if each.strip()]
+        numbers = [
+            {
+                "PhoneNumber": f"+1555010{position:04d}",
+                "Status": "ACTIVE",
+                "Iso2CountryCode": country,
+                "RouteType": "Transactional",
+                "NumberCapabilities": ["SMS"],
+            }
+            for position, country in enumerate(countries)
+        ]
+        return {"PhoneNumbers": numbers}
 
     def _topic(self, arn: str) -> Topic:
         if arn not in self._state.topics:

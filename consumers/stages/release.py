@@ -18,6 +18,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
 from consumers.domain.ledger import ChannelCount, Lane
+from consumers.domain.sending import NO_BOUND, Rates
 
 log = structlog.get_logger()
 
@@ -63,12 +64,20 @@ class ReleaseStage:
     """One active meter; a second one waits for its lease."""
 
     def __init__(
-        self, ledger: ReleaseLedger, lease: Lease, delivery: Delivery, health: Health, *, tick_seconds: float = 0.25
+        self,
+        ledger: ReleaseLedger,
+        lease: Lease,
+        delivery: Delivery,
+        health: Health,
+        *,
+        rates: Rates | None = None,
+        tick_seconds: float = 0.25,
     ) -> None:
         self._ledger = ledger
         self._lease = lease
         self._delivery = delivery
         self._health = health
+        self._live = rates
         self._tick_seconds = tick_seconds
         self._credit: dict[Channel, float] = {}
 
@@ -107,11 +116,18 @@ class ReleaseStage:
         """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
         self._ledger.begin_attempts(2000)
         issued = 0
-        for channel, rate in self._rates():
+        for channel, most in self._rates():
+            allowed = NO_BOUND if self._live is None else self._live.allowance(channel)
+            rate = most if allowed.per_second is None else min(most, allowed.per_second)
             # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
             credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
-            lane = Lane(channel, belt=max(1, int(rate * self._delivery.belt_seconds)), at_once=int(credit))
-            count = self._ledger.meter(lane) if lane.at_once else 0
+            belt, at_once = max(1, int(rate * self._delivery.belt_seconds)), int(credit)
+            if allowed.at_most is not None:
+                # what lies on the belt already uses up the bound, too
+                belt, at_once = min(belt, allowed.at_most), min(at_once, allowed.at_most)
+            count = self._ledger.meter(Lane(channel, belt=belt, at_once=at_once)) if at_once else 0
+            if self._live is not None:
+                self._live.issued(channel, count)
             self._credit[channel] = credit - count
             COMMANDED.labels(channel.value).inc(count)
             issued += count

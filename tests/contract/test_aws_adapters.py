@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -11,9 +12,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from bridge.contracts.errors import BadInput, Unreachable
-from consumers.adapters.aws import AwsConfig, caller_account, client, provision_sandbox
+from bridge.runtime.clock import SetClock
+from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, caller_account, client, provision_sandbox
 from consumers.adapters.ses import ENTRY_STATES, SesEmail
+from consumers.adapters.ses_account import SesAccount
 from consumers.adapters.ses_identities import SesIdentities
+from consumers.adapters.sns_account import SnsAccount
 from consumers.adapters.sns_sms import SnsSms
 from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
 from consumers.domain.sending import ReceiptKind, SendState
@@ -240,3 +244,57 @@ class TestMoto:
         receipts.settle([delivery.handle])
         counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         assert counts["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_the_email_account_says_what_it_allows_and_what_stands_in_the_way(aws: Aws) -> None:
+    clock = SetClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    account = SesAccount(aws.config, CONFIGURATION_SET, clock)
+    seen = account.read()
+    assert (seen.production_access, seen.sending_enabled, seen.enforcement) == (True, True, "HEALTHY")
+    assert (seen.set_exists, seen.events_missing, seen.tracking) == (True, (), False)
+    assert seen.usable
+
+    aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com"), entry("a-2", "bo+bounce@x.example.com")))
+    limits = {"max_24_hour_send": 200, "max_send_rate": 14, "production_access": False}
+    aws.control("account", {**limits, "enforcement_status": "SHUTDOWN"})
+    seen = account.read()
+    assert (seen.per_second, seen.quota, seen.sent, seen.left) == (14, 200, 2, 198)
+    assert (seen.production_access, seen.usable) == (False, False)
+    assert list(account.suppressed()) == [("bo+bounce@x.example.com", "BOUNCE")]
+
+    ses = client(aws.config, "sesv2", may_repeat=True)
+    ses.create_configuration_set(ConfigurationSetName="bare")
+    assert SesAccount(aws.config, "bare", clock).read().events_missing == SES_EVENT_TYPES
+    gone = SesAccount(aws.config, "gone", clock).read()
+    assert (gone.set_exists, gone.usable) == (False, False)
+
+    aws.control("faults", {"sesv2": "500"})
+    with pytest.raises(Unreachable, match="SES"):
+        account.read()
+
+
+def test_the_sms_account_says_what_it_allows(aws: Aws) -> None:
+    account = SnsAccount(aws.config, SetClock(datetime(2026, 3, 1, 12, tzinfo=UTC)))
+    seen = account.read()
+    assert (seen.in_sandbox, seen.spend_limit, seen.spent, seen.status_logged) == (False, None, None, True)
+    assert (seen.opted_out, seen.numbers) == (0, ())
+    aws.script({"+4915112345678": "complaint"})
+    aws.sms.send("a-1", "+4915112345678", "a notice")
+    client(aws.config, "sns", may_repeat=True).set_sms_attributes(attributes={"MonthlySpendLimit": "20"})
+    aws.control("account", {"sms_sandbox": True, "sms_numbers": "US, CA"})
+    seen = account.read()
+    assert (seen.in_sandbox, seen.spend_limit, seen.opted_out, seen.numbers) == (True, 20, 1, ("CA", "US"))
+    assert account.is_opted_out("+4915112345678")
+    assert not account.is_opted_out("+4915112345679")
+
+
+def test_the_sms_account_is_read_as_moto_has_it(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AwsConfig("eu-central-1", moto)
+    clock = SetClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    sns = SnsAccount(config, clock)
+    # moto lacks these two calls
+    monkeypatch.setattr(sns._sns, "get_sms_sandbox_account_status", lambda: {"IsInSandbox": True})
+    monkeypatch.setattr(sns._sns, "list_origination_numbers", dict)
+    seen = sns.read()
+    assert (seen.in_sandbox, seen.status_logged, seen.opted_out is not None) == (True, False, True)
+    assert sns.is_opted_out("+447420505401") in (True, False)

@@ -14,6 +14,7 @@ from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
 from consumers.domain.ledger import ChannelCount, Lane
+from consumers.domain.sending import NO_BOUND, Allowance
 from consumers.stages.release import ATTEMPTS, ReleaseStage
 
 
@@ -200,3 +201,34 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
             return
         waiting.wait(0.01)
     raise AssertionError(f"not within {seconds} s")
+
+
+class FakeRates:
+    """What accounts allow, by channel."""
+
+    def __init__(self, **allowed: Allowance) -> None:
+        self.allowed = {Channel(name): each for name, each in allowed.items()}
+        self.noted: list[tuple[Channel, int]] = []
+
+    def allowance(self, channel: Channel) -> Allowance:
+        return self.allowed.get(channel, NO_BOUND)
+
+    def issued(self, channel: Channel, count: int) -> None:
+        self.noted.append((channel, count))
+
+
+def test_the_meter_keeps_to_the_live_rate_and_to_what_the_quota_leaves() -> None:
+    ledger = FakeLedger()
+    rates = FakeRates(email=Allowance(per_second=10, at_most=7), sms=Allowance(at_most=0))
+    settings = Delivery(email_per_second=100, sms_per_second=20)
+    stage = ReleaseStage(ledger, FakeLease(), settings, Health(), rates=rates)
+    stage.tick(1.0)
+    assert {lane.channel: (lane.belt, lane.at_once) for lane in ledger.lanes} == {
+        Channel.EMAIL: (7, 7),
+        Channel.ACCOUNT_NOTICE: (15_000, 500),
+    }
+    assert (Channel.EMAIL, 7) in rates.noted
+    assert (Channel.SMS, 0) in rates.noted
+    rates.allowed = {Channel.EMAIL: Allowance(per_second=1000)}
+    stage.tick(1.0)
+    assert next(lane.at_once for lane in reversed(ledger.lanes) if lane.channel is Channel.EMAIL) == 100

@@ -1,0 +1,96 @@
+"""What our SES account allows: quota, standing, the configuration set with its events, and the suppression list.
+
+https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_GetAccount.html. Reads only; nothing here changes an account.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from bridge.runtime.clock import Clock
+from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, client, unreachable
+from consumers.domain.accounts import EmailAccount
+
+_TRACKING = frozenset({"OPEN", "CLICK"})
+_UNLIMITED = -1
+
+
+class SesAccount:
+    """One account, region and configuration set."""
+
+    def __init__(self, config: AwsConfig, configuration_set: str, clock: Clock) -> None:
+        self._config = config
+        self._configuration_set = configuration_set
+        self._clock = clock
+        self._opened: Any = None
+
+    @property
+    def _ses(self) -> Any:
+        if self._opened is None:
+            self._opened = client(self._config, "sesv2", may_repeat=True)
+        return self._opened
+
+    def read(self) -> EmailAccount:
+        """Return the account as it is now. Raises Unreachable, or BadInput without credentials."""
+        # before the call, so that whatever is sent meanwhile counts twice rather than not at all
+        read_at = self._clock.now()
+        with unreachable("SES"):
+            account = self._ses.get_account()
+            known = self._configuration_set_as_it_is()
+            destinations = [] if known is None else self._destinations()
+        quota = account.get("SendQuota", {})
+        allowed = int(quota.get("Max24HourSend", 0))
+        handed = {
+            kind
+            for each in destinations
+            if each.get("Enabled") and "SnsDestination" in each
+            for kind in each.get("MatchingEventTypes", ())
+        }
+        watched = {kind for each in destinations if each.get("Enabled") for kind in each.get("MatchingEventTypes", ())}
+        known = known or {}
+        engagement = known.get("VdmOptions", {}).get("DashboardOptions", {}).get("EngagementMetrics")
+        return EmailAccount(
+            read_at=read_at,
+            per_second=float(quota.get("MaxSendRate", 0)),
+            quota=None if allowed == _UNLIMITED else allowed,
+            sent=int(quota.get("SentLast24Hours", 0)),
+            production_access=bool(account.get("ProductionAccessEnabled")),
+            sending_enabled=bool(account.get("SendingEnabled")),
+            enforcement=str(account.get("EnforcementStatus", "HEALTHY")),
+            suppressed_reasons=tuple(account.get("SuppressionAttributes", {}).get("SuppressedReasons", ())),
+            configuration_set=self._configuration_set,
+            set_exists=bool(known),
+            set_sending_enabled=bool(known.get("SendingOptions", {}).get("SendingEnabled", True)),
+            events_missing=tuple(kind for kind in SES_EVENT_TYPES if kind not in handed),
+            tracking=bool(watched & _TRACKING) or engagement == "ENABLED",
+        )
+
+    def suppressed(self) -> Iterator[tuple[str, str]]:
+        """Yield each suppressed address with its reason (BOUNCE, COMPLAINT), a page at a time. Raises Unreachable.
+
+        For hashing at once: an address is neither kept nor shown.
+        """
+        token: dict[str, str] = {}
+        while True:
+            with unreachable("SES"):
+                page = self._ses.list_suppressed_destinations(PageSize=1000, **token)
+            for each in page.get("SuppressedDestinationSummaries", ()):
+                yield each["EmailAddress"], each["Reason"]
+            if not page.get("NextToken"):
+                return
+            token = {"NextToken": page["NextToken"]}
+
+    def _configuration_set_as_it_is(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._ses.get_configuration_set(ConfigurationSetName=self._configuration_set)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NotFoundException", "ConfigurationSetDoesNotExist"):
+                return None
+            raise
+        return found
+
+    def _destinations(self) -> list[dict[str, Any]]:
+        answer = self._ses.get_configuration_set_event_destinations(ConfigurationSetName=self._configuration_set)
+        found: list[dict[str, Any]] = answer.get("EventDestinations", [])
+        return found

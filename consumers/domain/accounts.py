@@ -1,0 +1,152 @@
+"""Our accounts at the providers, as they were read last: what they let us send, and what stands in the way.
+
+Pure. Terms and bounds are those of Amazon SES and SNS: https://docs.aws.amazon.com/ses/latest/dg/quotas.html,
+https://docs.aws.amazon.com/ses/latest/dg/reputationdashboardmessages.html. Not for whether anybody may be told.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+DAY = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class EmailAccount:
+    """An SES account in one region."""
+
+    read_at: datetime
+    per_second: float
+    """Recipients a second."""
+    quota: int | None
+    """Recipients in 24 hours, counted as they pass; None: no limit."""
+    sent: int
+    """Of the quota, in the 24 hours before `read_at`."""
+    production_access: bool
+    """Without it SES sends to verified addresses only (SES's own sandbox)."""
+    sending_enabled: bool
+    enforcement: str
+    """HEALTHY, PROBATION or SHUTDOWN."""
+    suppressed_reasons: tuple[str, ...] = ()
+    """Why SES keeps addresses on the account's suppression list: BOUNCE, COMPLAINT."""
+    configuration_set: str = ""
+    set_exists: bool = True
+    set_sending_enabled: bool = True
+    events_missing: tuple[str, ...] = ()
+    """Event types that no enabled destination of the configuration set hands to an SNS topic."""
+    tracking: bool = False
+    """Whether SES would put pixels or redirects into our notices."""
+
+    @property
+    def left(self) -> int | None:
+        """How many more the quota let through at `read_at`."""
+        return None if self.quota is None else max(0, self.quota - self.sent)
+
+    @property
+    def usable(self) -> bool:
+        """Whether SES takes anything at all."""
+        return self.sending_enabled and self.enforcement != "SHUTDOWN" and self.set_exists and self.set_sending_enabled
+
+
+@dataclass(frozen=True, slots=True)
+class SmsAccount:
+    """An SNS account in one region, as far as SMS are concerned. Money in USD, as AWS counts."""
+
+    read_at: datetime
+    in_sandbox: bool
+    """SNS's own sandbox: SMS go to verified numbers only."""
+    spend_limit: float | None
+    """A month's; None: nobody set one, and AWS's default of 1 USD holds."""
+    spent: float | None
+    """This month; None: not known."""
+    status_logged: bool
+    """Whether what becomes of SMS is written to CloudWatch Logs, the only place where SNS says it."""
+    opted_out: int | None = None
+    """How many numbers answered STOP in this account."""
+    numbers: tuple[str, ...] = ()
+    """Countries (ISO 3166-1) of which we hold a number to send from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReputationBounds:
+    """From which shares of bounces and complaints on SES reviews and pauses an account; we slow down before it does."""
+
+    bounce_review: float = 0.05
+    bounce_pause: float = 0.10
+    complaint_review: float = 0.001
+    complaint_pause: float = 0.005
+    at_least: int = 1000
+    """Fewer messages with an outcome say nothing: one bounce of three is a third."""
+    slower: float = 0.5
+    """Of the rate, from review on."""
+    slowest: float = 0.1
+    """Of the rate, from pause on: deadlines go on running, so nothing stops by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reputation:
+    """What became of e-mails that one provider took in the last 24 hours."""
+
+    taken: int
+    """With an outcome: delivered, bounced or complained about."""
+    bounced: int
+    complained: int
+
+    @property
+    def bounce_rate(self) -> float:
+        """Share of bounces, 0 to 1."""
+        return self.bounced / self.taken if self.taken else 0.0
+
+    @property
+    def complaint_rate(self) -> float:
+        """Share of complaints, 0 to 1."""
+        return self.complained / self.taken if self.taken else 0.0
+
+
+def reputation_level(seen: Reputation, bounds: ReputationBounds) -> str:
+    """Return `ok`, `review` or `pause`: what SES would think of these shares."""
+    if seen.taken < bounds.at_least:
+        return "ok"
+    if seen.bounce_rate >= bounds.bounce_pause or seen.complaint_rate >= bounds.complaint_pause:
+        return "pause"
+    if seen.bounce_rate >= bounds.bounce_review or seen.complaint_rate >= bounds.complaint_review:
+        return "review"
+    return "ok"
+
+
+def slowed(per_second: float, level: str, bounds: ReputationBounds) -> float:
+    """Return the rate at a level of reputation; never nothing."""
+    factor = {"review": bounds.slower, "pause": bounds.slowest}.get(level, 1.0)
+    return max(per_second * factor, min(per_second, 0.1))
+
+
+def seconds_to_send(
+    count: int, per_second: float, *, quota: int | None = None, left: int | None = None, overflow: float | None = None
+) -> float:
+    """Return how long `count` messages take.
+
+    What the 24-hour quota does not let through goes over a second provider at `overflow` a second; without one it waits
+    for the quota of the next 24 hours (in the worst case: all that was sent before was sent just now).
+    """
+    if count <= 0:
+        return 0.0
+    if quota is None or left is None or count <= left:
+        return count / per_second
+    rest = count - left
+    if overflow is not None:
+        return left / per_second + rest / overflow
+    if quota <= 0:
+        return math.inf
+    days = math.ceil(rest / quota)
+    return days * DAY.total_seconds() + (rest - quota * (days - 1)) / per_second
+
+
+def per_call(most: int, per_second: float | None) -> int:
+    """Return how many recipients one bulk call may have: a second's worth, and never more than a call takes."""
+    return most if per_second is None else max(1, min(most, int(per_second)))
+
+
+def missing_numbers(countries: Sequence[str], needed_in: Sequence[str], held: Sequence[str]) -> list[str]:
+    """Return those of `countries` whose carriers take SMS from numbers only, and of which we hold none."""
+    return sorted(set(countries) & set(needed_in) - set(held))
