@@ -40,11 +40,21 @@ class DemoRun:
 
 
 def run(
-    folder: Path, *options: str, module: str = "consumers.cli", given: str | None = None, seconds: float = 400
+    folder: Path,
+    *options: str,
+    module: str = "consumers.cli",
+    given: str | None = None,
+    seconds: float = 400,
+    temporary: Path | None = None,
 ) -> DemoRun:
-    """Run `tocsin demo --exit --keep FOLDER` with more `options`; or `module` in its place, with `given` to read."""
+    """Run `tocsin demo --exit --keep FOLDER` with more `options`; or `module` in its place, with `given` to read.
+
+    `temporary` is where its processes put temporary files, for a test that wants to see them.
+    """
     command: Sequence[str] = ("demo",) if module == "consumers.cli" else ()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+    if temporary is not None:
+        environment["TMPDIR"] = str(temporary)
     with subprocess.Popen(
         [sys.executable, "-m", module, *command, "--exit", "--keep", str(folder), *options],
         cwd=ROOT,

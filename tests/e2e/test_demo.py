@@ -1,9 +1,14 @@
-"""`tocsin demo --exit --keep DIR` as its user runs it: green whatever the seed, and everything to check it is left."""
+"""`tocsin demo --exit --keep DIR` as its user runs it: green whatever the seed, everything to check it is left, and no
+personal value can be read anywhere outside mailbox and store, however it is written.
+"""
 
 import json
+import shlex
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +22,18 @@ CUSTOMERS = 200
 
 
 @pytest.mark.parametrize("seed", [7, pytest.param(1848, marks=pytest.mark.soak)])
-def test_the_demo_is_green_and_leaves_its_proof(seed: int, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    done = demo_process.run(folder, "--customers", str(CUSTOMERS), "--seed", str(seed))
+def test_the_demo_is_green_and_leaves_its_proof_and_nobody_in_clear(seed: int, tmp_path: Path) -> None:
+    """Values are searched while all processes still run: the embedded Kafka's topics and the metrics end with them."""
+    folder, temporary, answer = tmp_path / "demo", tmp_path / "tmp", tmp_path / "leaks.json"
+    temporary.mkdir()
+    search = [sys.executable, "-m", "tests.e2e.leak_search", str(folder), str(answer), str(temporary)]
+    done = demo_process.run(
+        folder,
+        *("--customers", str(CUSTOMERS), "--seed", str(seed), "--before-end", shlex.join(search)),
+        temporary=temporary,
+    )
     assert done.exit_code == 0, done.story
+    _refuse_leaks(json.loads(answer.read_text()))
     summary = done.summary
     assert summary["faults"] == []
     # a process that falls and is started again may hide what made it fall
@@ -41,6 +54,17 @@ def test_the_demo_is_green_and_leaves_its_proof(seed: int, tmp_path: Path) -> No
         assert (folder / "artefacts" / "keys" / record["artefact"]).is_file()
     mailbox = json.loads((folder / "mailbox" / "messages.json").read_text(encoding="utf-8"))
     assert {message["channel"] for message in mailbox} == {"email", "sms"}
+
+
+def _refuse_leaks(report: dict[str, Any]) -> None:
+    searched = "\n".join(report["places"])
+    for part in (
+        "topic tocsin.store-changes", "topic tocsin.dead-letters", "metrics of dispatch", "case.db", "index/", "artefacts/",
+        "logs/dispatch.log", "evidence/tile/entries/",
+    ):  # fmt: skip
+        assert part in searched
+    assert report["in_mailbox"] == ["email", "name", "phone"]
+    assert report["findings"] == []
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
