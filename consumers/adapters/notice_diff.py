@@ -205,7 +205,7 @@ def _rule(number: int, rule: Rule) -> str:
     offer = f", offer {rule.offer}" if rule.offer else ""
     details = "may say what leaked" if rule.sms_details else "only leads to the account page"
     return (
-        f"{number}. {rule.name}: {_when(rule.when)} get {rule.bundle} by {', '.join(rule.channels)}; an SMS {details}; "
+        f"{number}. {rule.name}: {_when(rule.when)} get {rule.bundle} by {rule.fallback}; an SMS {details}; "
         f"lane {rule.lane}, priority {rule.priority}{offer}"
     )
 

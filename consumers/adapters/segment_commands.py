@@ -66,7 +66,7 @@ def segments(
         {
             "segment": each["name"], "id": each["segment_id"][:8], "people": f"{each['people']:,}",
             "by record": f"{each['recorded']:,}", "possible": f"{each['possible']:,}", "held": f"{each['held']:,}",
-            "channels": ", ".join(each["channels"]), "lane": f"{each['lane']} {each['priority']}",
+            "channels": each["fallback"], "lane": f"{each['lane']} {each['priority']}",
             "text": (each["bundle_sha256"] or "NOT APPROVED")[:12],
         }
         for each in found

@@ -172,10 +172,7 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
             f"counsel name it: tocsin incident crosscheck {incident.incident_id} --accept-unexplained --reason TEXT"
         )
     segments = {
-        each.segment_id: {
-            "bundle_sha256": each.bundle_sha256,
-            "channels": list(each.channels),
-        }
+        each.segment_id: {"bundle_sha256": each.bundle_sha256, **each.fallback.as_json()}
         for each in case.segments(incident.incident_id, incident.revision)
         if each.bundle_sha256 is not None
     }

@@ -34,6 +34,7 @@ from consumers.case.store import (
 from consumers.case.workflow import found, known_facts
 from consumers.domain.delivery import what_next
 from consumers.domain.duties import Law
+from consumers.domain.fallback import Fallback
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 from consumers.domain.notice_rules import NoticeRule
@@ -157,8 +158,13 @@ class _Audience:
 
     row: AudienceRow
     homes: tuple[str, ...]
-    channels: tuple[Channel, ...]
-    """Those that exist for them, in their policy's order."""
+    policy: Fallback
+    """The channels that exist for them, in their policy's order."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels of `policy`, in the order in which they are begun."""
+        return self.policy.order
 
     @property
     def going(self) -> bool:
@@ -369,8 +375,9 @@ def segments_of(case: CaseWork, incident_id: str) -> list[dict[str, Any]]:
 def _audience(row: AudienceRow, segments: Mapping[str, SegmentRecord]) -> _Audience:
     homes = homes_of([Residence.model_validate(claim) for claim in row.residence])
     segment = segments.get(row.segment_id or "")
-    order = () if segment is None else tuple(Channel(name) for name in segment.channels if name in row.channels)
-    return _Audience(row, homes, order)
+    available = {Channel(name) for name in row.channels}
+    policy = Fallback(()) if segment is None else segment.fallback.narrowed(available)
+    return _Audience(row, homes, policy)
 
 
 def _counted(groups: Sequence[_Audience]) -> dict[str, int]:
@@ -427,6 +434,7 @@ def _segment(
         "without_channel": firsts.pop("none", 0),
         "first_channel": dict(sorted(firsts.items())),
         "channels": list(segment.channels),
+        "fallback": str(segment.fallback),
         "lane": segment.lane,
         "priority": segment.priority,
         "sms_details": segment.sms_details,
@@ -459,7 +467,7 @@ def doubtful_media(
 
 
 def _first(audience: _Audience) -> Channel | None:
-    return what_next((), audience.channels, audience.channels).channel
+    return what_next((), audience.policy, audience.channels).channel
 
 
 def _firsts(groups: Iterable[_Audience]) -> Counter[str]:

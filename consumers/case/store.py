@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised, PartitionResolved
 from consumers.domain.duties import DutyRow, Exposure, Movement
+from consumers.domain.fallback import Fallback, fallback_of
 
 if TYPE_CHECKING:
     from consumers.case.correcting import PlannedCorrection, WronglyTold
@@ -261,6 +262,11 @@ class SegmentRecord:
     lane: str = ""
     priority: int = 0
     sms_details: bool = False
+
+    @property
+    def fallback(self) -> Fallback:
+        """The channel policy: `channels` in order, with what is begun together and how long each may take."""
+        return fallback_of({**self.key, "channels": self.channels})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,19 @@
 """The delivery state machine: one table for an attempt, and what a person's attempts add up to.
 
 Sent is not delivered. Receipts come late, twice, out of order and contradict each other; each such case is a row here.
-A pair that is not in the table changes nothing. Not for deciding *whether* somebody is notified, nor when.
+A pair that is not in the table changes nothing. Of two that contradict each other the one that costs a message more wins:
+a bounce takes a delivery back, whichever came first, and the next channel begins even for somebody who had been counted
+as reached; only the reader's own doing (read, complained) shows for good that a message arrived.
+Not for deciding *whether* somebody is notified, nor when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from bridge.contracts.events import AttemptState, Channel
+from consumers.domain.fallback import Fallback
 from consumers.domain.sending import ReceiptKind, SendState
 
 
@@ -44,6 +48,11 @@ _S, _T, _R = AttemptState, Trigger, ReceiptKind
 _BEFORE_OUTCOME = (_S.INTENDED, _S.UNKNOWN, _S.HANDED_OVER)
 """The provider may have the message; a receipt that overtakes the dispatcher's own note finds it `intended`."""
 
+_BEFORE_REPEAT = (_S.PLANNED, _S.COMMANDED)
+"""A repeat waits while the first call's receipt comes after all: it says what the repeat would have been for. Without a
+first call there is no message that a receipt could be about.
+"""
+
 _OWN: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
     (_S.PLANNED, _T.COMMAND): _S.COMMANDED,
     (_S.PLANNED, _T.CANCEL): _S.CANCELLED,
@@ -57,6 +66,9 @@ _OWN: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
     (_S.INTENDED, _T.LOST): _S.UNKNOWN,
     (_S.UNKNOWN, _T.ACCEPTED): _S.HANDED_OVER,
     (_S.UNKNOWN, _T.REFUSED): _S.REJECTED,
+    # a slow dispatcher's word, after the sweeper had given up on it: nothing has left the house
+    (_S.UNKNOWN, _T.THROTTLED): _S.PLANNED,
+    (_S.UNKNOWN, _T.RECALL): _S.PLANNED,
     (_S.UNKNOWN, _T.REPEAT): _S.PLANNED,
     (_S.UNKNOWN, _T.EXPIRE): _S.EXPIRED,
     (_S.HANDED_OVER, _T.EXPIRE): _S.EXPIRED,
@@ -75,15 +87,21 @@ _OWN: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
     (_S.EXPIRED, _R.BOUNCED_HARD): _S.BOUNCED,
     (_S.EXPIRED, _R.BOUNCED_SOFT): _S.BOUNCED,
     (_S.EXPIRED, _R.REJECTED): _S.REJECTED,
-    # a repeat was planned or is on its way while the first message's receipt arrives after all
-    (_S.PLANNED, _R.DELIVERED): _S.DELIVERED,
-    (_S.PLANNED, _R.COMPLAINED): _S.COMPLAINED,
-    (_S.COMMANDED, _R.DELIVERED): _S.DELIVERED,
-    (_S.COMMANDED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.EXPIRED, _R.RENDERING_FAILED): _S.REJECTED,
+    # called back before its repeat, as another channel had arrived: the first call's message has arrived as well
+    (_S.CANCELLED, _R.DELIVERED): _S.DELIVERED,
+    (_S.CANCELLED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.CANCELLED, _R.READ): _S.READ,
+    (_S.CANCELLED, _R.BOUNCED_HARD): _S.BOUNCED,
+    (_S.CANCELLED, _R.BOUNCED_SOFT): _S.BOUNCED,
+    # the repeat was refused, and makes no message: what arrived is the first call's
+    (_S.REJECTED, _R.DELIVERED): _S.DELIVERED,
+    (_S.REJECTED, _R.COMPLAINED): _S.COMPLAINED,
+    (_S.REJECTED, _R.READ): _S.READ,
 }
 _REPORTED: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
     (before, receipt): after
-    for before in _BEFORE_OUTCOME
+    for before in (*_BEFORE_OUTCOME, *_BEFORE_REPEAT)
     for receipt, after in {
         _R.SENT: _S.HANDED_OVER,
         _R.DELAYED: _S.HANDED_OVER,
@@ -130,29 +148,40 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What a person needs now: another channel, an end, or patience (both None)."""
+    """What a person needs now: further channels, an end, or patience (neither)."""
 
-    channel: Channel | None = None
+    channels: tuple[Channel, ...] = ()
     end: PersonEnd | None = None
 
+    @property
+    def channel(self) -> Channel | None:
+        """The first of `channels`."""
+        return self.channels[0] if self.channels else None
 
-def what_next(tried: Sequence[Tried], policy: Sequence[Channel], available: Sequence[Channel]) -> Next:
-    """Return what follows from a person's attempts under the channel order `policy`.
 
-    Each available channel is tried once, in policy order. One that arrived ends it; while one is live nothing more is
-    started. A person for whom no channel is left or ever was is `unreachable_reported`: counted, and told in public.
+def what_next(
+    tried: Sequence[Tried], policy: Fallback, available: Collection[Channel], *, substitute: bool = False
+) -> Next:
+    """Return what follows from a person's attempts under `policy`.
+
+    Steps follow one another, each available channel is tried once; the channels of one step are begun together and each
+    has its say: who got the mail is reached when it is known what became of the letter that the law asks for, too. While
+    nothing has arrived and something is live nothing more is started. One that was called back before it left the house
+    was not tried. For whom no channel is left, or ever was, a public communication stands in where the law lets it
+    (`substitute`); all others are `unreachable_reported`: counted, and told in public.
     """
-    if any(attempt.state in ARRIVED for attempt in tried):
-        return Next(end=PersonEnd.REACHED)
-    if any(attempt.state in LIVE for attempt in tried):
+    live = {attempt.channel for attempt in tried if attempt.state in LIVE}
+    arrived = {attempt.channel for attempt in tried if attempt.state in ARRIVED}
+    if arrived:
+        beside = {channel for step in policy.steps if arrived.intersection(step) for channel in step}
+        return Next() if live & beside else Next(end=PersonEnd.REACHED)
+    if live:
         return Next()
-    used = {attempt.channel for attempt in tried}
-    for channel in policy:
-        if channel in available and channel not in used:
-            return Next(channel=channel)
-    if any(attempt.state is _S.CANCELLED for attempt in tried):
-        return Next()
-    return Next(end=PersonEnd.UNREACHABLE_REPORTED)
+    begun = {attempt.channel for attempt in tried if attempt.state is not _S.CANCELLED}
+    for step in policy.narrowed(available).steps:
+        if waiting := tuple(channel for channel in step if channel not in begun):
+            return Next(waiting)
+    return Next(end=PersonEnd.SUBSTITUTED if substitute else PersonEnd.UNREACHABLE_REPORTED)
 
 
 def expires_at(

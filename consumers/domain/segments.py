@@ -13,12 +13,13 @@ from typing import Any
 
 from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import SENSITIVITY_ORDER, Channel, Kind, Sensitivity
+from consumers.domain.fallback import Fallback, parse_steps, parse_timeouts
 from consumers.domain.jurisdictions import EEA, EU, UNKNOWN_RESIDENCE, jurisdictions
 
 GROUPS: Mapping[str, frozenset[str]] = {"EU": EU, "EEA": EEA}
 """Names for several jurisdictions. A country stands for its subdivisions, too (`US` for `US-CA`); `*` for everybody."""
 _TOP = ("own_texts", "offers", "rules")
-_RULE = ("name", "when", "bundle", "channels", "lane", "priority", "sms_details", "offer")
+_RULE = ("name", "when", "bundle", "channels", "timeouts", "lane", "priority", "sms_details", "offer")
 _WHEN = (
     "sensitivity_at_least", "kinds", "categories", "residences", "locales", "controllers", "websites", "stores",
     "scenarios", "standing",
@@ -127,13 +128,18 @@ class Rule:
     name: str
     when: When
     bundle: str
-    channels: tuple[Channel, ...]
+    fallback: Fallback
     lane: str
     priority: int
     """Lower goes first among equal deadlines."""
     sms_details: bool
     offer: str | None = None
     """Name of the protective offer that these people are made."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels in order of fallback."""
+        return self.fallback.order
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +209,20 @@ class SegmentKey:
     """The protective offer: `service`, `provider`, `months`, `enrol`, `telephone`, `code`, `until`. Empty: none is made."""
     supplement: bool = False
     """For people who were told before, and of whom more was found since."""
+    together: tuple[tuple[str, ...], ...] = ()
+    """Those of `channels` that are begun together (`fallback.Fallback`)."""
+    timeouts: tuple[tuple[str, int], ...] = ()
+    """How many seconds a channel may take for its last word, where the policy says so; sorted."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the key as the case store keeps it; `segment_key_from` reads it back."""
-        return {**asdict(self), **{name: dict(getattr(self, name)) for name in ("sender", "facts", "offer")}}
+        pairs = ("sender", "facts", "offer", "timeouts")
+        written = {**asdict(self), **{name: dict(getattr(self, name)) for name in pairs}}
+        for name in ("together", "timeouts"):
+            # left out where the policy is a plain order, so that such a segment keeps the id it had
+            if not written[name]:
+                del written[name]
+        return written
 
     @property
     def segment_id(self) -> str:
@@ -224,7 +240,11 @@ def segment_key_from(value: Mapping[str, Any]) -> SegmentKey:
                 "disclosures": tuple(value["disclosures"]),
                 "channels": tuple(value["channels"]),
                 **{name: tuple(value.get(name, ())) for name in ("asks", "forbids", "states")},
-                **{name: tuple(sorted(value.get(name, {}).items())) for name in ("sender", "facts", "offer")},
+                **{
+                    name: tuple(sorted(value.get(name, {}).items()))
+                    for name in ("sender", "facts", "offer", "timeouts")
+                },
+                "together": tuple(tuple(step) for step in value.get("together", ())),
             }
         )
     except (KeyError, TypeError, AttributeError):
@@ -290,9 +310,10 @@ def _rule(raw: Any, where: str, problems: list[str]) -> Rule:
     for name in ("name", "bundle", "lane"):
         if not isinstance(fields.get(name), str) or not fields[name]:
             problems.append(f"{where}.{name}: missing")
-    channels = _words(fields.get("channels"), f"{where}.channels", problems, known=list(Channel))
-    if not channels or len(set(channels)) != len(channels):
-        problems.append(f"{where}.channels: write channels in order of fallback, each once")
+    named = f"{where} ({fields['name']})" if isinstance(fields.get("name"), str) else where
+    steps = parse_steps(fields.get("channels"), f"{named}.channels", problems)
+    timeouts = parse_timeouts(fields["timeouts"], steps, f"{named}.timeouts", problems) if "timeouts" in fields else {}
+    fallback = Fallback(steps, timeouts)
     priority, details = fields.get("priority"), fields.get("sms_details", False)
     if not isinstance(priority, int) or isinstance(priority, bool):
         problems.append(f"{where}.priority: write a whole number; lower goes first")
@@ -302,7 +323,7 @@ def _rule(raw: Any, where: str, problems: list[str]) -> Rule:
         name=str(fields.get("name")),
         when=_when(fields.get("when") or {}, f"{where}.when", problems),
         bundle=str(fields.get("bundle")),
-        channels=tuple(Channel(name) for name in channels if name in set(Channel)),
+        fallback=fallback,
         lane=str(fields.get("lane")),
         priority=priority if isinstance(priority, int) else 0,
         sms_details=details is True,
@@ -408,7 +429,16 @@ def policy_schema() -> dict[str, Any]:
             "description": "all must hold, within one any value will do; the last rule has none and matches everybody",
         },
         "bundle": {**text, "description": "which notice, a folder of notices/"},
-        "channels": listed({"enum": list(Channel)}, "in order of fallback"),
+        "channels": listed(
+            {"anyOf": [{"enum": list(Channel)}, listed({"enum": list(Channel)}, "begun together")]},
+            "in order of fallback; a list in it names channels that are begun together, where a law asks for two",
+        ),
+        "timeouts": {
+            "type": "object", "additionalProperties": False,
+            "properties": {name: {"type": "string", "pattern": r"^P(\d{1,3}D|T\d{1,4}H|T\d{1,5}M)$"} for name in Channel},
+            "description": "how long a channel may take for its last word (PT12H, P3D) before the next one begins; where "
+            "none is written, delivery.*_timeout_seconds of the settings",
+        },
         "lane": {**text, "description": "by which queue: urgent, standard"},
         "priority": {"type": "integer", "description": "lower goes first among equal deadlines"},
         "sms_details": {"type": "boolean", "default": False,

@@ -470,6 +470,8 @@ class Planning:
             sender=() if sender is None else sender.as_pairs(),
             supplement=supplement,
             offer=policy.offer_of(rule),
+            together=rule.fallback.together,
+            timeouts=rule.fallback.timeout_pairs,
         )
         held: str | None
         if bundle is None:

@@ -53,6 +53,7 @@ from consumers.domain.delivery import (
     what_next,
 )
 from consumers.domain.delivery import expires_at as when_next_channel
+from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
 from consumers.domain.persons import homes_of
@@ -209,7 +210,6 @@ class Ledger:
                     recipient.c.channels,
                     recipient.c.late,
                     recipient.c.subject_commitment,
-                    segment.c.channels.label("policy"),
                     segment.c.bundle_sha256,
                     segment.c.segment_id,
                     _told_elsewhere().label("told_in"),
@@ -227,8 +227,10 @@ class Ledger:
         attempts: list[dict[str, Any]] = []
         ended: list[tuple[str, PersonEnd, str]] = []
         elsewhere: list[tuple[str, str, str]] = []
+        policies = _policies(connection, {person["segment_id"] for person in rows})
         for person in rows:
-            text_and_channels = {"bundle_sha256": person["bundle_sha256"], "channels": list(person["policy"])}
+            policy = policies[person["segment_id"]]
+            text_and_channels = {"bundle_sha256": person["bundle_sha256"], **policy.as_json()}
             if approved.get(person["segment_id"]) != text_and_channels:
                 # nobody approved this text and these channels for these people: they wait for an approval of their own
                 continue
@@ -240,15 +242,15 @@ class Ledger:
                 if late_used >= cap:
                     continue
                 late_used += 1
-            following = what_next((), _channels(person["policy"]), _channels(person["channels"]))
-            if following.channel is not None:
-                attempts.append(
-                    self._new_attempt(
-                        person["recipient_id"], row["incident_id"], row["release_id"], 1, following.channel,
-                        person["bundle_sha256"], row["epoch"], now,
-                    )
-                )  # fmt: skip
-            elif following.end is not None:
+            following = what_next((), policy, _channels(person["channels"]))
+            attempts.extend(
+                self._new_attempt(
+                    person["recipient_id"], row["incident_id"], row["release_id"], number, channel, policy,
+                    person["bundle_sha256"], row["epoch"], now,
+                )
+                for number, channel in enumerate(following.channels, 1)
+            )  # fmt: skip
+            if following.end is not None:
                 ended.append((person["recipient_id"], following.end, person["subject_commitment"]))
         if attempts:
             connection.execute(sa.insert(attempt), attempts)
@@ -296,6 +298,7 @@ class Ledger:
         release_id: str,
         number: int,
         channel: Channel,
+        policy: Fallback,
         bundle_sha256: str | None,
         epoch: int,
         now: datetime,
@@ -312,6 +315,7 @@ class Ledger:
             "state_at": now,
             "epoch": epoch,
             "send_count": 0,
+            "timeout_seconds": _seconds(policy.timeouts.get(channel)),
             "message_salt": secrets.token_hex(16),
             "bundle_sha256": bundle_sha256,
         }
@@ -950,7 +954,8 @@ class Ledger:
         return len(moved)
 
     def _expires_at(self, row: Mapping[str, Any], now: datetime) -> datetime:
-        timeout = self._policy.timeout_of[Channel(row["channel"])]
+        own = row["timeout_seconds"]
+        timeout = self._policy.timeout_of[Channel(row["channel"])] if own is None else timedelta(seconds=own)
         return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
 
     @staticmethod
@@ -1016,18 +1021,17 @@ class Ledger:
                     recipient.c.final_state,
                     recipient.c.subject_commitment,
                     recipient.c.segment_id,
-                    segment.c.channels.label("policy"),
                     incident.c.epoch,
                     incident.c.exercise,
                     incident.c.state.label("incident_state"),
                 )
-                .join(segment, segment.c.segment_id == recipient.c.segment_id)
                 .join(incident, incident.c.incident_id == recipient.c.incident_id)
-                .where(recipient.c.recipient_id.in_(people))
+                .where(recipient.c.recipient_id.in_(people) & recipient.c.segment_id.is_not(None))
             )
             .mappings()
             .all()
         )
+        policies = _policies(connection, {person["segment_id"] for person in known})
         approved = self._approved_segments(connection, {rows[-1]["release_id"] for rows in tried.values()})
         reopened: set[str] = set()
         undone: list[str] = []
@@ -1038,19 +1042,21 @@ class Ledger:
             attempts = tried[person["recipient_id"]]
             last = attempts[-1]
             # what was approved for these people binds the next channel too, whatever the segment says by now
-            of_release = approved[last["release_id"]].get(person["segment_id"], {})
+            bound = approved[last["release_id"]].get(person["segment_id"])
+            policy = policies[person["segment_id"]] if bound is None else fallback_of(bound)
             following = what_next(
                 [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
-                _channels(of_release.get("channels", person["policy"])),
+                policy,
                 # the contacts of a closed incident are gone: what fails after the end stays failed, and says so
                 () if person["incident_state"] in _ENDED else _channels(person["channels"]),
             )
-            if following.channel is not None:
-                new_attempts.append(
+            if following.channels:
+                new_attempts.extend(
                     self._new_attempt(
-                        person["recipient_id"], person["incident_id"], last["release_id"], last["number"] + 1,
-                        following.channel, last["bundle_sha256"], person["epoch"], now,
+                        person["recipient_id"], person["incident_id"], last["release_id"], number, channel, policy,
+                        last["bundle_sha256"], person["epoch"], now,
                     )
+                    for number, channel in enumerate(following.channels, last["number"] + 1)
                 )  # fmt: skip
                 reopened.add(last["release_id"])
                 if person["final_state"] is not None:
@@ -1115,7 +1121,8 @@ class Ledger:
                 _case_event(
                     "person.finished",
                     incident_id,
-                    hashlib.sha256(f"{recipient_id}/{end}".encode()).hexdigest()[:32],
+                    # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
+                    hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
                     now,
                     {"subject": commitment, "state": end.value},
                     exercise=exercise,
@@ -1248,6 +1255,20 @@ def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _channels(names: Sequence[str]) -> list[Channel]:
     return [Channel(name) for name in names]
+
+
+def _policies(connection: sa.Connection, segment_ids: Collection[str]) -> Mapping[str, Fallback]:
+    """Return the channel policy of each segment, as planning wrote it."""
+    rows = connection.execute(
+        sa.select(segment.c.segment_id, segment.c.channels, segment.c.key).where(
+            segment.c.segment_id.in_(sorted(segment_ids))
+        )
+    )
+    return {row.segment_id: fallback_of({**row.key, "channels": row.channels}) for row in rows}
+
+
+def _seconds(wait: timedelta | None) -> int | None:
+    return None if wait is None else int(wait.total_seconds())
 
 
 def _intent(row: Mapping[Any, Any]) -> Intent:

@@ -549,6 +549,7 @@ attempt = sa.Table(
     sa.Column("handed_over_at", Instant),
     sa.Column("expires_at", Instant, comment="no final receipt by then: the next channel"),
     sa.Column("send_count", sa.Integer, nullable=False, comment="provider calls begun for this attempt; at most 2"),
+    sa.Column("timeout_seconds", sa.Integer, comment="for a final receipt, by the segment's policy; null: settings"),
     sa.Column("provider_message_id", _id(200)),
     sa.Column("message_salt", _id(64)),
     sa.Column("body_sha256", _id(64)),

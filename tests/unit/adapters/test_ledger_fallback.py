@@ -1,0 +1,85 @@
+"""How the ledger follows a segment's channel policy: steps, channels together, times of their own, ends that change."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.domain.sending import ReceiptKind
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, Case
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    made = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    yield made
+    made.database.close()
+
+
+def approve(case: Case, channels: list[str], **terms: Any) -> None:
+    """Let the segment and its approval say this channel policy."""
+    policy: Mapping[str, Any] = {"segments": {"s1": {"bundle_sha256": "b" * 64, "channels": channels, **terms}}}
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.segment).values(channels=channels, key=terms))
+        connection.execute(sa.update(tables.release).values(policy=policy))
+
+
+def test_channels_that_are_begun_together_are_both_awaited(case: Case) -> None:
+    approve(case, ["email", "sms", "account_notice"], together=[["email", "sms"]])
+    person = case.person(1, ("email", "sms", "account_notice"))
+    case.ledger.begin_attempts(10)
+    assert case.states(person) == [("email", "planned"), ("sms", "planned")]
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    case.receive(mail, ReceiptKind.DELIVERED)
+    assert case.end(person) is None
+    (text,) = case.claim(SMS_LANE)
+    case.hand_over([text])
+    case.receive(text, ReceiptKind.BOUNCED_HARD)
+    assert case.end(person) == "reached"
+    case.receive(mail, ReceiptKind.BOUNCED_HARD)
+    assert case.states(person) == [("email", "bounced"), ("sms", "bounced"), ("account_notice", "planned")]
+
+
+@pytest.mark.parametrize("terms", [{"together": [["email", "sms"]]}, {"timeouts": {"email": 60}}])
+def test_terms_that_nobody_approved_reach_nobody(case: Case, terms: dict[str, Any]) -> None:
+    case.person(1)
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.segment).values(key=terms))
+    assert case.ledger.begin_attempts(10) == 0
+
+
+def test_the_policys_own_time_decides_when_the_next_channel_begins(case: Case) -> None:
+    approve(case, ["email", "sms", "account_notice"], timeouts={"email": 600})
+    person = case.person(1)
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    patience = dict.fromkeys(("command_patience", "intent_patience", "unknown_patience"), timedelta(days=9))
+    case.clock.at += timedelta(minutes=9)
+    assert case.ledger.sweep(**patience) == 0
+    case.clock.at += timedelta(minutes=2)
+    assert case.ledger.sweep(**patience) == 1
+    assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+
+def test_every_end_of_somebody_is_an_event_of_its_own(case: Case) -> None:
+    person = case.person(1, ("email",))
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    for kind, end in (
+        (ReceiptKind.DELIVERED, "reached"),
+        (ReceiptKind.BOUNCED_HARD, "unreachable_reported"),
+        (ReceiptKind.READ, "reached"),
+    ):
+        case.clock.at += timedelta(minutes=1)
+        case.receive(mail, kind)
+        assert case.end(person) == end
+    events = [each for each in case.case_events() if each["kind"] == "person.finished"]
+    assert [each["body"]["state"] for each in events] == ["reached", "unreachable_reported", "reached"]
+    assert len({each["case_event_id"] for each in events}) == 3
+    assert {each["incident_id"] for each in events} == {INCIDENT}
