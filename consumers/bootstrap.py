@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.ledger import Ledger
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.provider_lanes import CircuitLane
+    from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
     from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
@@ -513,13 +514,18 @@ def _planning(parts: Parts, process: Process) -> Stage:
 
 def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Opener, load_private_keys
+    from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
+    from consumers.adapters.provider_lanes import CircuitTeller
     from consumers.adapters.ses_identities import SesIdentities
     from consumers.stages.dispatch import Dispatch, DispatchStage
 
     settings = parts.get(Settings)
     config = aws_config(settings)
     refuse_wrong_account(settings, config)
+    watch = _provider_watch(parts, process, config, announces=False)
+    email, sms = _email_lane(settings, config, process.clock, watch), _sms_lane(settings, config, process.clock, watch)
+    teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
     private_keys = partial(load_private_keys, settings.paths.sealing_private_key)
     handler = Dispatch(
         _ledger(parts, process),
@@ -532,15 +538,98 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
             may_not_send=SesIdentities(config).objection,
         ),
         Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
-        _email_lane(settings, config, process.clock),
-        _sms_lane(settings, config, process.clock),
+        email,
+        sms,
         process.clock,
         process.holder,
     )
-    return DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
+    stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
+    return _Accompanied(stage, [watch.run_accounts, teller.run])
 
 
-def _email_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "CircuitLane[EmailProvider]":
+class _Accompanied:
+    """A stage with others beside it, in threads of their own, which end with it."""
+
+    def __init__(self, stage: Stage, companions: Sequence[Callable[[Event], None]]) -> None:
+        self._stage = stage
+        self._companions = companions
+
+    def run(self, stop: Event) -> None:
+        """Run the stage until `stop`."""
+        from threading import Thread
+
+        over = Event()
+        threads = [Thread(target=self._keep, args=(each, over), daemon=True) for each in self._companions]
+        for thread in threads:
+            thread.start()
+        try:
+            self._stage.run(stop)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(timeout=5)
+
+    @staticmethod
+    def _keep(companion: Callable[[Event], None], over: Event) -> None:
+        """Run a companion; a bug in one must not end the stage that it watches over."""
+        import structlog
+
+        while not over.is_set():
+            try:
+                companion(over)
+            except Exception as error:
+                where = getattr(companion, "__qualname__", "companion")
+                structlog.get_logger().error("began anew", part=where, error=type(error).__name__)
+                over.wait(5)
+
+
+def _provider_watch(parts: Parts, process: Process, config: "AwsConfig", *, announces: bool) -> "ProviderWatch":
+    from consumers.adapters.case_store.providers import ProviderTables
+    from consumers.adapters.provider_watch import ProviderWatch
+    from consumers.adapters.ses_account import SesAccount
+    from consumers.adapters.sns_account import SnsAccount
+
+    settings = parts.get(Settings)
+    config = replace(config, read_timeout_seconds=10, retries=2)
+    return ProviderWatch(
+        SesAccount(config, settings.delivery.configuration_set, process.clock),
+        SnsAccount(config, process.clock),
+        ProviderTables(_database(parts), process.clock),
+        process.clock,
+        watch_policy(settings),
+        announces=announces,
+    )
+
+
+def watch_policy(settings: Settings) -> "WatchPolicy":
+    """Return what the settings say of providers, their prices and budgets."""
+    from consumers.adapters.provider_watch import WatchPolicy
+    from consumers.domain.accounts import Price, ReputationBounds
+
+    delivery = settings.delivery
+    second: dict[Channel, str] = {}
+    prices: dict[str, Price] = {}
+    if delivery.smtp is not None:
+        thousand = delivery.smtp.price_per_thousand
+        second[Channel.EMAIL] = "smtp"
+        prices["smtp"] = Price(None if thousand is None else thousand / 1000, delivery.smtp.budget_per_month)
+    if delivery.sms_gateway is not None:
+        gateway = delivery.sms_gateway
+        second[Channel.SMS] = "sms_gateway"
+        prices["sms_gateway"] = Price(gateway.price_per_message, gateway.budget_per_month)
+    return WatchPolicy(
+        live=delivery.mode == "live",
+        second=second,
+        prices=prices,
+        stop_over_budget=delivery.over_budget == "stop",
+        reputation=ReputationBounds(**delivery.reputation.model_dump()),
+        belt=timedelta(seconds=delivery.belt_seconds),
+    )
+
+
+def _email_lane(
+    settings: Settings, config: "AwsConfig", clock: Clock, watch: "ProviderWatch"
+) -> "CircuitLane[EmailProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.ses import SesEmail
     from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
@@ -550,10 +639,12 @@ def _email_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "Circu
         password = smtp.password.get_secret_value() if smtp.password is not None else None
         server = SmtpServer(smtp.host, smtp.port, smtp.encryption, smtp.username, password, smtp.timeout_seconds)
         providers.append(SmtpEmail(server, clock))
-    return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock)
+    return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=watch.bound)
 
 
-def _sms_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "CircuitLane[SmsProvider]":
+def _sms_lane(
+    settings: Settings, config: "AwsConfig", clock: Clock, watch: "ProviderWatch"
+) -> "CircuitLane[SmsProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.sms_gateway import GatewaySms
     from consumers.adapters.sns_sms import SnsSms
@@ -561,7 +652,7 @@ def _sms_lane(settings: Settings, config: "AwsConfig", clock: Clock) -> "Circuit
     providers: list[SmsProvider] = [SnsSms(config)]
     if (account := _gateway_account(settings)) is not None:
         providers.append(GatewaySms(account))
-    return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock)
+    return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock, bound=watch.bound)
 
 
 def _gateway_account(settings: Settings) -> "GatewayAccount | None":
@@ -638,12 +729,18 @@ def _outbox(parts: Parts, process: Process) -> Stage:
 def _release(parts: Parts, process: Process) -> Stage:
     from consumers.stages.release import ReleaseStage
 
-    return ReleaseStage(
+    settings = parts.get(Settings)
+    watch = None
+    if settings.delivery.mode != "sandbox" or settings.delivery.endpoint_url is not None:
+        watch = _provider_watch(parts, process, aws_config(settings), announces=True)
+    stage = ReleaseStage(
         _ledger(parts, process),
         HeldLease(_database(parts), "release", process.holder, process.clock),
-        parts.get(Settings).delivery,
+        settings.delivery,
         process.health,
+        rates=watch,
     )
+    return stage if watch is None else _Accompanied(stage, [watch.run_accounts, watch.run_circuits])
 
 
 def _clock(parts: Parts, process: Process) -> Stage:

@@ -226,6 +226,12 @@ class Smtp(Section):
     username: str | None = None
     password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_DELIVERY__SMTP__PASSWORD")
     timeout_seconds: float = Field(default=30, gt=0)
+    price_per_thousand: float | None = Field(
+        default=None, ge=0, description="what a thousand e-mails cost there, in delivery.price_currency"
+    )
+    budget_per_month: float | None = Field(
+        default=None, ge=0, description="what may be spent there in a calendar month; past it see delivery.over_budget"
+    )
 
 
 class SmsGateway(Section):
@@ -237,6 +243,12 @@ class SmsGateway(Section):
     callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
     callback_port: int = 8481
     timeout_seconds: float = Field(default=30, gt=0)
+    price_per_message: float | None = Field(
+        default=None, ge=0, description="what one SMS of ours costs there, all its parts, in delivery.price_currency"
+    )
+    budget_per_month: float | None = Field(
+        default=None, ge=0, description="what may be spent there in a calendar month; past it see delivery.over_budget"
+    )
 
 
 class CircuitBounds(Section):
@@ -249,6 +261,18 @@ class CircuitBounds(Section):
     slow_after_seconds: float = Field(default=10, gt=0)
     open_seconds: float = Field(default=30, gt=0, description="until a few real messages try it; doubles up to 10 min")
     probes: int = Field(default=5, ge=1)
+
+
+class ReputationBounds(Section):
+    """From which shares of hard bounces and complaints on e-mail slows down; see consumers/domain/accounts.py."""
+
+    bounce_review: float = Field(
+        default=0.05, gt=0, le=1, description="SES reviews an account from here on: half the rate"
+    )
+    bounce_pause: float = Field(default=0.10, gt=0, le=1, description="SES may pause it from here on: a tenth")
+    complaint_review: float = Field(default=0.001, gt=0, le=1)
+    complaint_pause: float = Field(default=0.005, gt=0, le=1)
+    at_least: int = Field(default=1000, ge=1, description="e-mails with an outcome in 24 h before shares count")
 
 
 class Delivery(Section):
@@ -293,6 +317,16 @@ class Delivery(Section):
     sms_gateway: SmsGateway | None = Field(default=None, description="without it SMS wait while SNS is ill")
     circuit: CircuitBounds = Field(
         default_factory=CircuitBounds, description="when a provider counts as ill, and how it is tried again"
+    )
+    reputation: ReputationBounds = Field(
+        default_factory=ReputationBounds, description="when bounces and complaints slow e-mail down"
+    )
+    over_budget: Literal["page", "stop"] = Field(
+        default="page", description="past a second provider's budget: page and go on, or let its messages wait"
+    )
+    sms_numbers_needed: tuple[str, ...] = Field(
+        default=("CA", "PR", "US"),
+        description="countries (ISO 3166-1) whose carriers take SMS only from a number of that country; check your provider",
     )
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised, PartitionResolved
+from consumers.domain.accounts import Reputation
+from consumers.domain.circuit import CircuitReading
 from consumers.domain.duties import DutyRow, Exposure, Movement
 from consumers.domain.fallback import Fallback, fallback_of
 
@@ -89,6 +91,27 @@ class FactRecord:
     recorded_at: datetime
     recorded_by: str | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitOrder:
+    """What a person wants of a provider: `open` sends nothing there until `closed` lets it learn by itself again."""
+
+    provider: str
+    wanted: str
+    ordered_at: datetime
+    ordered_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideRecord:
+    """A named person lets a release go although pre-flight objects. Why stands among the acts."""
+
+    release_id: str
+    code: str
+    overridden_by: str
+    role: str
+    overridden_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,6 +691,27 @@ class CaseWork(Protocol):
     def gates(self, incident_id: str) -> Sequence[GateRecord]: ...
     def add_gate(self, record: GateRecord) -> None: ...
     def lift_gate(self, gate_id: str, *, by: str, at: datetime) -> None: ...
+
+    # providers
+    def circuits(self) -> Sequence[tuple[str, CircuitReading]]:
+        """Return each dispatcher that is alive with the circuits of its providers."""
+        ...
+
+    def circuit_orders(self) -> Mapping[str, CircuitOrder]: ...
+    def order_circuit(self, order: CircuitOrder) -> None: ...
+    def sent_through(self, since: datetime) -> Mapping[str, int]:
+        """Return how many messages each provider has taken since an instant."""
+        ...
+
+    def reputation(self, provider: str) -> Reputation: ...
+    def suppressed_people(
+        self, incident_id: str, revision: int, reason_by_hmac: Mapping[str, str]
+    ) -> Mapping[str, int]:
+        """Return how many who wait for an e-mail have an address that the provider suppresses, by reason."""
+        ...
+
+    def overrides(self, release_id: str) -> Sequence[OverrideRecord]: ...
+    def add_override(self, record: OverrideRecord) -> None: ...
 
     # pages, acts, and what leaves
     def raise_page(self, record: PageRecord) -> None:

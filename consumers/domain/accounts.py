@@ -7,7 +7,7 @@ https://docs.aws.amazon.com/ses/latest/dg/reputationdashboardmessages.html. Not 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 DAY = timedelta(hours=24)
 
@@ -66,6 +66,94 @@ class SmsAccount:
     """How many numbers answered STOP in this account."""
     numbers: tuple[str, ...] = ()
     """Countries (ISO 3166-1) of which we hold a number to send from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the month's limit is known to be spent: SNS would take SMS and send none of them."""
+        return self.spent is not None and self.spent >= (1.0 if self.spend_limit is None else self.spend_limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a provider costs, in the currency of the settings. None: nobody has said, and nothing is assumed."""
+
+    per_message: float | None
+    budget: float | None
+    """For a calendar month (UTC)."""
+
+    def spent(self, count: int) -> float | None:
+        """Return what `count` messages cost."""
+        return None if self.per_message is None else count * self.per_message
+
+    def exceeded(self, count: int) -> bool:
+        """Whether `count` messages cost more than the budget; never where either is unknown."""
+        spent = self.spent(count)
+        return spent is not None and self.budget is not None and spent > self.budget
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something about a provider that somebody must know. Holds counts and names of ours only."""
+
+    kind: str
+    provider: str
+    says: str
+    critical: bool = False
+    next: str = "tocsin delivery circuits"
+
+
+def month_began(now: datetime) -> datetime:
+    """Return the beginning of the calendar month in UTC: budgets count from there."""
+    return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def email_troubles(account: EmailAccount, *, live: bool) -> list[Trouble]:
+    """Return what keeps our e-mail account from sending as it should. `live`: mail is to go to real people."""
+    found: list[tuple[str, str, bool]] = []
+    name = account.configuration_set
+    if account.enforcement == "SHUTDOWN":
+        found.append(("account-suspended", "AWS has suspended the SES account: nothing is sent", True))
+    elif account.enforcement == "PROBATION":
+        found.append(("account-probation", "AWS has the SES account under review: it may be paused soon", True))
+    if not account.sending_enabled:
+        found.append(("account-paused", "sending is paused for the SES account", True))
+    if not account.set_exists:
+        found.append(("set-missing", f"SES has no configuration set {name}", True))
+    else:
+        if not account.set_sending_enabled:
+            found.append(("set-paused", f"sending is paused for the configuration set {name}", True))
+        if account.events_missing:
+            missing = ", ".join(account.events_missing).lower().replace("_", " ")
+            found.append(
+                ("events-missing", f"the configuration set {name} hands no {missing} events to an SNS topic: what became "
+                 "of e-mails would never be known", True)
+            )  # fmt: skip
+        if account.tracking:
+            found.append(
+                ("tracking", f"the configuration set {name} tracks opens or clicks: notices carry none", False)
+            )
+    if live and not account.production_access:
+        found.append(
+            ("email-sandbox", "the SES account is in SES's own sandbox: only verified addresses get mail", True)
+        )
+    return [Trouble(kind, "ses", says, critical) for kind, says, critical in found]
+
+
+def sms_troubles(account: SmsAccount, *, live: bool) -> list[Trouble]:
+    """Return the same of our SMS account."""
+    found: list[tuple[str, str, bool]] = []
+    if live and account.in_sandbox:
+        found.append(
+            ("sms-sandbox", "the SNS account is in SNS's own SMS sandbox: only verified numbers get SMS", True)
+        )
+    if account.exhausted:
+        found.append(("sms-limit", "the month's spend limit for SMS is used up: SNS sends no more", True))
+    if not account.status_logged:
+        found.append(
+            ("sms-status", "SNS does not log what becomes of every SMS (delivery status role, success sampling 100 %): each "
+             "would run into its time limit", True)
+        )  # fmt: skip
+    return [Trouble(kind, "sns", says, critical) for kind, says, critical in found]
 
 
 @dataclass(frozen=True, slots=True)

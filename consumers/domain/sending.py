@@ -137,6 +137,10 @@ class ProviderLane(Protocol[P]):
         """Return whose turn it is; None while every provider is ill, so that messages had better wait."""
         ...
 
+    def stands_still(self) -> bool:
+        """Say whether nobody has a turn now, without taking one."""
+        ...
+
     def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
         """Learn from the answer to one call."""
         ...

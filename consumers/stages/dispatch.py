@@ -68,6 +68,7 @@ class DispatchLedger(Protocol):
     def intend(
         self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions
     ) -> Sequence[Intent]: ...
+    def put_back(self, attempt_ids: Sequence[str]) -> None: ...
     def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
 
@@ -135,10 +136,10 @@ class Dispatch:
         A contact without an address fails that person's attempt. A fault of our own (a key that is not here, a text that
         cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised.
         """
+        events = [each.event for each in batch if isinstance(each.event, DeliverNotice)]
         commands = [
             Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch)
-            for event in (received.event for received in batch)
-            if isinstance(event, DeliverNotice)
+            for event in self._those_with_a_turn(events)
         ]
         intents = self._ledger.intend(commands, self._dispatcher, STAGE, positions)
         by_channel: dict[Channel, list[Intent]] = defaultdict(list)
@@ -152,6 +153,23 @@ class Dispatch:
         if faults:
             # the supervisor's growing pause before a restart is what keeps this from spinning
             raise faults[0]
+
+    def _those_with_a_turn(self, events: Sequence[DeliverNotice]) -> Sequence[DeliverNotice]:
+        """Return the commands of channels that have a provider, and let all others wait where they came from.
+
+        Nothing is claimed and nothing logged for them; the meter issues them again once a provider is well. A crash right
+        after this reads the batch again, and what was put back is claimed by nobody.
+        """
+        lanes: dict[Channel, ProviderLane[EmailProvider] | ProviderLane[SmsProvider]] = {
+            Channel.EMAIL: self._email,
+            Channel.SMS: self._sms,
+        }
+        asked = {event.channel for event in events} & lanes.keys()
+        still = {channel for channel in asked if lanes[channel].stands_still()}
+        if not still:
+            return events
+        self._ledger.put_back([event.attempt_id for event in events if event.channel in still])
+        return [event for event in events if event.channel not in still]
 
     def _send_emails(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
         audiences: dict[tuple[str, EmailTemplate], list[tuple[Intent, EmailEntry, str]]] = defaultdict(list)

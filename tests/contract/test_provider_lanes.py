@@ -1,16 +1,16 @@
 """The e-mail lane when SES is ill: it moves to SMTP without human help, and back once a few real messages got through."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bridge.contracts.events import Channel
 from bridge.runtime.clock import SetClock
-from consumers.adapters.provider_lanes import CIRCUIT, CircuitLane
+from consumers.adapters.provider_lanes import CIRCUIT, CircuitLane, CircuitTeller
 from consumers.adapters.smtp_email import SmtpEmail
-from consumers.domain.circuit import CircuitPolicy
-from consumers.domain.sending import EmailProvider, SendState
+from consumers.domain.circuit import CircuitPolicy, CircuitReading, CircuitState, let_through
+from consumers.domain.sending import Allowance, EmailProvider, SendState
 from tests.contract.aws_sandbox import Aws, bulk, entry, running
 from tests.contract.test_smtp import Inbox, smtp_running
 
@@ -88,3 +88,81 @@ def test_a_flood_of_refused_addresses_is_no_illness(aws: Aws, smtp: tuple[Inbox,
     aws.control("account", {"production_access": False})
     sending = Sending(CircuitLane(Channel.EMAIL, [aws.email, smtp[1]], POLICY, SetClock(AT)))
     assert [sending.one() for _ in range(20)] == [("ses", SendState.REJECTED)] * 20
+
+
+class Book:
+    """The case store's side of circuits."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, CircuitReading] = {}
+        self.wanted: dict[str, tuple[CircuitState, object]] = {}
+
+    def tell(self, dispatcher: str, readings: Sequence[CircuitReading]) -> None:
+        assert dispatcher == "d1"
+        self.told = {each.provider: each for each in readings}
+
+    def orders(self) -> Mapping[str, tuple[CircuitState, object]]:
+        return self.wanted
+
+
+def test_a_person_takes_a_provider_out_of_service_and_back(aws: Aws, smtp: tuple[Inbox, SmtpEmail]) -> None:
+    clock, book = SetClock(AT), Book()
+    lane: CircuitLane[EmailProvider] = CircuitLane(Channel.EMAIL, [aws.email, smtp[1]], POLICY, clock)
+    sending, teller = Sending(lane), CircuitTeller([lane], book, "d1")
+    book.wanted = {"smtp": (CircuitState.CLOSED, AT - POLICY.window), "sns": (CircuitState.OPEN, AT)}
+    teller.tell()
+    assert sending.one() == ("ses", SendState.ACCEPTED)
+    assert {name: each.state for name, each in book.told.items()} == {
+        "ses": CircuitState.CLOSED,
+        "smtp": CircuitState.CLOSED,
+    }
+    book.wanted = {"ses": (CircuitState.OPEN, AT)}
+    teller.tell()
+    clock.at = AT + 10 * POLICY.open_for_at_most
+    teller.tell()
+    assert sending.one() == ("smtp", SendState.ACCEPTED)
+    assert (book.told["ses"].state, book.told["ses"].try_at) == (CircuitState.OPEN, None)
+    assert book.told["ses"].since == AT
+    book.wanted = {"ses": (CircuitState.CLOSED, clock.at)}
+    teller.tell()
+    assert sending.one() == ("ses", SendState.ACCEPTED)
+
+
+def test_what_is_told_says_how_ill_a_provider_was(aws: Aws) -> None:
+    clock, book = SetClock(AT), Book()
+    lane: CircuitLane[EmailProvider] = CircuitLane(Channel.EMAIL, [aws.email], POLICY, clock)
+    sending, teller = Sending(lane), CircuitTeller([lane], book, "d1")
+    sending.one()
+    aws.control("faults", {"sesv2": "500"})
+    for _ in range(3):
+        sending.one()
+    assert lane.changed.is_set()
+    assert lane.stands_still()
+    teller.tell()
+    told = book.told["ses"]
+    assert (told.calls, told.error_share, told.mean_seconds) == (4, 0.75, 0.005)
+    assert (told.state, told.try_at) == (CircuitState.OPEN, AT + POLICY.open_for)
+    assert let_through(book.told.values(), AT) == 0
+    assert let_through(book.told.values(), AT + POLICY.open_for) == POLICY.probes
+
+
+def test_an_account_out_of_quota_is_passed_over_and_its_rate_bounds_a_call(
+    aws: Aws, smtp: tuple[Inbox, SmtpEmail]
+) -> None:
+    allowed = {"ses": Allowance(per_second=14.5), "smtp": Allowance()}
+    lane: CircuitLane[EmailProvider] = CircuitLane(
+        Channel.EMAIL, [aws.email, smtp[1]], POLICY, SetClock(AT), bound=allowed.__getitem__
+    )
+    turn = lane.turn()
+    assert turn is not None
+    assert (turn.provider.name, turn.at_most) == ("ses", 14)
+    allowed["ses"] = Allowance(per_second=14.5, at_most=3)
+    turn = lane.turn()
+    assert turn is not None
+    assert (turn.provider.name, turn.at_most) == ("ses", 3)
+    allowed["ses"] = Allowance(at_most=0)
+    turn = lane.turn()
+    assert turn is not None
+    assert (turn.provider.name, turn.at_most) == ("smtp", None)
+    allowed["smtp"] = Allowance(at_most=0)
+    assert lane.stands_still()

@@ -22,6 +22,7 @@ from consumers.adapters.case_store.findings import FindingRows, left_out
 from consumers.adapters.case_store.late_people import LatePeopleRows
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
+from consumers.adapters.case_store.providers import ProviderRows
 from consumers.adapters.case_store.releases import ReleaseRows
 from consumers.adapters.case_store.tables import (
     act,
@@ -329,7 +330,9 @@ class _IncidentRows:
         write_positions(self._connection, stage, positions)
 
 
-class SqlCaseWork(_IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows, CorrectionRows):
+class SqlCaseWork(
+    _IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows, CorrectionRows, ProviderRows
+):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.

@@ -739,6 +739,26 @@ class Ledger:
             ],
         )
 
+    def put_back(self, attempt_ids: Sequence[str]) -> None:
+        """Let commanded attempts wait again, unclaimed: no provider of their channel takes messages at this moment.
+
+        Not logged, as commands are not: nothing has happened to anybody.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> None:
+            for start in range(0, len(attempt_ids), _CHUNK):
+                connection.execute(
+                    sa.update(attempt)
+                    .where(
+                        attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK])
+                        & (attempt.c.state == AttemptState.COMMANDED)
+                    )
+                    .values(state=AttemptState.PLANNED.value, state_at=now)
+                )
+
+        self._database.writing(work)
+
     def standing(self, intents: Sequence[Intent]) -> Collection[str]:
         """Return the attempts of `intents` that may be sent at this moment: still this very claim, in the same epoch, of a
         release that runs. A dispatcher that was slow may find that the sweeper gave its claim to another.

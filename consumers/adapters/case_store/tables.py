@@ -585,6 +585,41 @@ person_key = sa.Table(
     sa.Column("erased_at", Instant),
 )
 
+provider_circuit = sa.Table(
+    "provider_circuit",
+    metadata,
+    sa.Column("dispatcher", _id(64), primary_key=True),
+    sa.Column("provider", _id(32), primary_key=True),
+    sa.Column("channel", _id(16), nullable=False),
+    sa.Column("state", _id(16), nullable=False, comment="closed, open, half_open"),
+    sa.Column("since", Instant, nullable=False),
+    sa.Column("try_at", Instant, comment="when an open one is tried again; null: by order, until a person ends it"),
+    sa.Column("probes", sa.Integer, nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("error_share", sa.Float, nullable=False),
+    sa.Column("mean_seconds", sa.Float, nullable=False),
+    sa.Column("told_at", Instant, nullable=False, comment="one that fell silent says nothing any more"),
+)
+
+provider_order = sa.Table(
+    "provider_order",
+    metadata,
+    sa.Column("provider", _id(32), primary_key=True),
+    sa.Column("wanted", _id(16), nullable=False, comment="open: no message goes there; closed: it learns by itself"),
+    sa.Column("ordered_at", Instant, nullable=False),
+    sa.Column("ordered_by", _id(100), nullable=False),
+)
+
+preflight_override = sa.Table(
+    "preflight_override",
+    metadata,
+    sa.Column("release_id", _id(64), primary_key=True),
+    sa.Column("code", _id(64), primary_key=True, comment="of the finding; why stands in the table act"),
+    sa.Column("overridden_by", _id(100), nullable=False),
+    sa.Column("role", _id(32), nullable=False),
+    sa.Column("overridden_at", Instant, nullable=False),
+)
+
 page = sa.Table(
     "page",
     metadata,

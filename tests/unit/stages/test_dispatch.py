@@ -53,6 +53,7 @@ class World:
         self.epoch_of = {INCIDENT: 1}
         self.reports: dict[str, SentReport] = {}
         self.mails: list[BulkEmail] = []
+        self.waiting: list[str] = []
         self.texts: list[tuple[str, str, str]] = []
         self.answers: dict[str, SendResult] = {}
         self.text_fault: Exception | None = None
@@ -95,6 +96,10 @@ class World:
         self.positions_after = after
         assert (dispatcher, stage) == ("d1", "dispatch")
         return [self.intents[command.attempt_id] for command in commands]
+
+    def put_back(self, attempt_ids: Sequence[str]) -> None:
+        self.journal.append("put back")
+        self.waiting.extend(attempt_ids)
 
     def standing(self, intents: Sequence[Intent]) -> Collection[str]:
         self.journal.append("standing")
@@ -141,6 +146,10 @@ class Lane(Generic[P]):
     def __init__(self, providers: Sequence[P]) -> None:
         self.turns: Iterator[Turn[P] | None] = itertools.repeat(Turn(providers[0]))
         self.recorded: list[P] = []
+        self.still = False
+
+    def stands_still(self) -> bool:
+        return self.still
 
     def turn(self) -> Turn[P] | None:
         return next(self.turns)
@@ -449,3 +458,16 @@ def test_while_no_provider_is_well_messages_go_back_to_waiting_and_nobody_is_cal
     world.run()
     assert "call" not in world.journal
     assert {world.reports[attempt].trigger for attempt in (mail, text)} == {Trigger.RECALL}
+
+
+def test_commands_of_a_channel_without_a_turn_are_put_back_before_anybody_claims_them() -> None:
+    world = World()
+    mail = world.person(1, Channel.EMAIL, Contact(email=ADDRESS))
+    text = world.person(2, Channel.SMS, Contact(phone=PHONE))
+    world.email_lane.still = True
+    world.run()
+    assert world.waiting == [mail]
+    assert world.journal[:2] == ["put back", "intend"]
+    assert [command.attempt_id for command in world.asked] == [text]
+    assert mail not in world.reports
+    assert world.positions_after, "the position moves past what was put back: the meter issues it again"
