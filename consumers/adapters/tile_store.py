@@ -6,42 +6,66 @@ of what was signed last lies beside the folder, so that restoring the folder alo
 
 import fcntl
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from consumers.evidence.faults import LogInUse
 from consumers.evidence.reader import CHECKPOINT, LogFolder
 
+_SYNCS_AT_ONCE = 16
+"""A file system commits what is asked of it at one time together: sixteen syncs cost little more than one."""
+
 
 class Disk:
     """The file operations that change something. Tests make the n-th of them fail."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(exist_ok=True)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write and sync a file."""
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        """Write a file, not durable yet."""
+        with path.open("wb", buffering=0) as file:
+            rest = memoryview(content)
+            while rest:  # one call writes less than it was given when the disk fills up
+                rest = rest[file.write(rest) :]
+
+    def sync(self, paths: Sequence[Path]) -> None:
+        """Make files' contents, or the names in folders, durable."""
+        if len(paths) == 1:
+            _sync(paths[0])
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_SYNCS_AT_ONCE, "evidence-sync")
+        syncs = [self._threads.submit(_sync, path) for path in paths]
+        wait(syncs)  # so that nothing is under way any more when a failure is raised
+        for sync in syncs:
+            sync.result()
 
     def replace(self, source: Path, target: Path) -> None:
         source.replace(target)
-
-    def sync_folder(self, path: Path) -> None:
-        """Make the names in a folder durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
     def remove_folder(self, path: Path) -> None:
         path.rmdir()
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class TileFolder(LogFolder):
@@ -57,7 +81,7 @@ class TileFolder(LogFolder):
 
     def lock(self) -> None:
         """Take the lock, which dies with the process, and clear what an earlier writer left half-written."""
-        self._ensure_folder(self.root)
+        self._make_folders([self.root])
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,30 +92,43 @@ class TileFolder(LogFolder):
                 "one, or wait until it ends"
             ) from None
         self._lock = descriptor
-        self._ensure_folder(self._temporary)
+        self._make_folders([self._temporary])
         for left in self._temporary.iterdir():
             self._disk.unlink(left)
 
     def put(self, files: Mapping[str, bytes]) -> None:
-        """Write all files aside, then move them into place, then sync each folder once."""
-        targets: list[tuple[Path, Path]] = []
-        for number, (path, content) in enumerate(files.items()):
-            temporary, target = self._temporary / f"{number}", self.root / path
+        """Write all files aside and sync them together, move them into place, and sync their folders together."""
+        aside = [self._temporary / str(number) for number in range(len(files))]
+        for temporary, content in zip(aside, files.values(), strict=True):
             self._disk.write(temporary, content)
-            targets.append((temporary, target))
-        for _, target in targets:
-            self._ensure_folder(target.parent)
-        for temporary, target in targets:
+        self._disk.sync(aside)
+        targets = [self.root / path for path in files]
+        folders = {target.parent for target in targets}
+        made = self._made(folders)
+        for temporary, target in zip(aside, targets, strict=True):
             self._disk.replace(temporary, target)
-        for folder in {target.parent for _, target in targets}:
-            self._disk.sync_folder(folder)
+        # A crash before this ends may lose any of these names; nothing refers to them yet.
+        self._disk.sync(sorted(folders | {folder.parent for folder in made}))
+        self._durable |= made
+
+    def sign_off(self, checkpoint: bytes) -> None:
+        aside, memory_aside = self._temporary / CHECKPOINT, self._memory.with_name(self._memory.name + ".writing")
+        self._make_folders([self._memory.parent])
+        self._disk.write(memory_aside, checkpoint)
+        self._disk.write(aside, checkpoint)
+        self._disk.sync([memory_aside, aside])
+        self._disk.replace(memory_aside, self._memory)
+        self._disk.sync([self._memory.parent])
+        # A crash before this line leaves the memory ahead of the checkpoint; opening publishes what it remembers.
+        self._disk.replace(aside, self.root / CHECKPOINT)
+        self._disk.sync([self.root])
 
     def publish(self, checkpoint: bytes) -> None:
-        self._replace(self._temporary / CHECKPOINT, self.root / CHECKPOINT, checkpoint)
-
-    def remember(self, checkpoint: bytes) -> None:
-        self._ensure_folder(self._memory.parent)
-        self._replace(self._memory.with_name(self._memory.name + ".writing"), self._memory, checkpoint)
+        aside = self._temporary / CHECKPOINT
+        self._disk.write(aside, checkpoint)
+        self._disk.sync([aside])
+        self._disk.replace(aside, self.root / CHECKPOINT)
+        self._disk.sync([self.root])
 
     def remembered(self) -> bytes | None:
         try:
@@ -102,45 +139,55 @@ class TileFolder(LogFolder):
     def where_remembered(self) -> str:
         return str(self._memory)
 
-    def remove(self, paths: Iterable[str]) -> None:
-        folders = set()
+    def remove_partials(self, paths: Iterable[str]) -> None:
         for path in paths:
-            self._disk.unlink(self.root / path)
-            folders.add((self.root / path).parent)
-        for folder in folders:
-            if folder.name.endswith(".p") and not any(folder.iterdir()):
+            folder = self.root / f"{path}.p"
+            try:
+                files = list(folder.iterdir())
+            except FileNotFoundError:
+                continue
+            partials = [file for file in files if file.name.isascii() and file.name.isdigit()]
+            for file in partials:
+                self._disk.unlink(file)
+            if partials == files:
                 self._disk.remove_folder(folder)
                 self._durable.discard(folder)
 
     def set_aside(self, paths: Iterable[str], label: str) -> None:
-        folders = set()
-        for path in paths:
-            target = self.root / ".unsigned" / label / path
-            self._ensure_folder(target.parent)
-            self._disk.replace(self.root / path, target)
-            folders.update({target.parent, (self.root / path).parent})
-        for folder in folders:
-            self._disk.sync_folder(folder)
+        moves = [(self.root / path, self.root / ".unsigned" / label / path) for path in paths]
+        if not moves:
+            return
+        self._make_folders({target.parent for _, target in moves})
+        for source, target in moves:
+            self._disk.replace(source, target)
+        self._disk.sync(sorted({path.parent for move in moves for path in move}))
 
     def close(self) -> None:
+        self._disk.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _replace(self, temporary: Path, target: Path, content: bytes) -> None:
-        self._disk.write(temporary, content)
-        self._disk.replace(temporary, target)
-        self._disk.sync_folder(target.parent)
+    def _make_folders(self, folders: Iterable[Path]) -> None:
+        """Make folders and those above them, each durable in its parent before anything is put into it."""
+        made = self._made(folders)
+        if made:
+            self._disk.sync(sorted({folder.parent for folder in made}))
+            self._durable |= made
 
-    def _ensure_folder(self, folder: Path) -> None:
-        """Make a folder and those above it, each durable in its parent before anything is put into it.
+    def _made(self, folders: Iterable[Path]) -> set[Path]:
+        """Make folders and those above them; return those whose names are to be synced in their parents.
 
         One that is there already may be left by a crash before its name was synced: inside the log, sync it once.
         """
-        if folder in self._durable or (not folder.is_relative_to(self.root) and folder.is_dir()):
-            return
-        self._ensure_folder(folder.parent)
-        if not folder.is_dir():
-            self._disk.make_folder(folder)
-        self._disk.sync_folder(folder.parent)
-        self._durable.add(folder)
+        made: set[Path] = set()
+        for folder in folders:
+            chain: list[Path] = []
+            while folder not in self._durable and (folder.is_relative_to(self.root) or not folder.is_dir()):
+                chain.append(folder)
+                folder = folder.parent
+            for below in reversed(chain):
+                if below not in made and not below.is_dir():
+                    self._disk.make_folder(below)
+                made.add(below)
+        return made

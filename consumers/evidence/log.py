@@ -23,7 +23,7 @@ from consumers.evidence.faults import (
     WriterFailed,
     WrongKey,
 )
-from consumers.evidence.merkle import HASH_BYTES, leaf_hash
+from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes
 from consumers.evidence.note import SigningKey
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
 from consumers.evidence.tiles import (
@@ -50,12 +50,12 @@ class TileStore(LogFiles, Protocol):
         """Write files below `tile/`, each whole or not at all. Existing ones are replaced."""
         ...
 
-    def publish(self, checkpoint: bytes) -> None:
-        """Replace the checkpoint, atomically."""
+    def sign_off(self, checkpoint: bytes) -> None:
+        """Replace the memory of what was signed last, then the checkpoint: each atomically, the first durable first."""
         ...
 
-    def remember(self, checkpoint: bytes) -> None:
-        """Replace the memory of what was signed last, atomically."""
+    def publish(self, checkpoint: bytes) -> None:
+        """Replace the checkpoint alone, atomically."""
         ...
 
     def remembered(self) -> bytes | None:
@@ -66,8 +66,8 @@ class TileStore(LogFiles, Protocol):
         """Return where the memory is kept, for messages to people."""
         ...
 
-    def remove(self, paths: Iterable[str]) -> None:
-        """Remove files below `tile/`, and the folders of partial tiles that this empties."""
+    def remove_partials(self, paths: Iterable[str]) -> None:
+        """Remove the partial files of the full tiles or bundles at `paths`. Needs no durability: they do no harm."""
         ...
 
     def set_aside(self, paths: Iterable[str], label: str) -> None:
@@ -108,9 +108,8 @@ class LogWriter:
         signed = _signed_last(store, key)
         if signed is None:
             fresh = Checkpoint(key.verifier.name, 0, Frontier().root())
-            # A crash between these two leaves a memory of size 0 and no checkpoint: read as this same fresh log.
-            store.remember(fresh.sign(key))
-            store.publish(fresh.sign(key))
+            # A crash in between leaves a memory of size 0 and no checkpoint: read as this same fresh log.
+            store.sign_off(fresh.sign(key))
             return cls(store, key, Frontier(), [])
         reader = LogReader(store, signed.size)
         _refuse_missing(store, signed.size)
@@ -154,16 +153,15 @@ class LogWriter:
         frontier, bundle = self._frontier.copy(), list(self._bundle)
         files: dict[str, bytes] = {}
         completed: list[TileName] = []
-        for entry in entries:
-            bundle.append(encode_entry(entry))
-            for name, hashes in frontier.add(leaf_hash(entry)):
-                files[name.path] = encode_tile(hashes)
-                completed.append(name)
-            if len(bundle) == WIDTH:
-                name = TileName(ENTRIES, frontier.size // WIDTH - 1)
-                files[name.path] = b"".join(bundle)
-                completed.append(name)
-                bundle = []
+        bundle.extend(map(encode_entry, entries))
+        for index in range(self.size // WIDTH, (self.size + len(entries)) // WIDTH):
+            name = TileName(ENTRIES, index)
+            files[name.path] = b"".join(bundle[:WIDTH])
+            completed.append(name)
+            del bundle[:WIDTH]
+        for name, hashes in frontier.add(leaf_hashes(entries)):
+            files[name.path] = encode_tile(hashes)
+            completed.append(name)
         unchanged = set(right_edge(self.size))
         for name, hashes in frontier.partials():
             # Upper levels change seldom; a partial tile of the same width is the same tile.
@@ -171,12 +169,11 @@ class LogWriter:
                 files[name.path] = encode_tile(hashes)
         if bundle:
             files[TileName(ENTRIES, frontier.size // WIDTH, len(bundle)).path] = b"".join(bundle)
-        signed = Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(self._key)
         self._failed = True
         self._store.put(files)
-        self._store.remember(signed)
-        self._store.publish(signed)
-        self._store.remove(_partials_of(self._store, completed, self.size))
+        self._store.sign_off(Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(self._key))
+        begun = {name.completed for name in right_edge(self.size)} | {TileName(ENTRIES, self.size // WIDTH)}
+        self._store.remove_partials(name.path for name in completed if name in begun)
         self._failed = False
         appended = range(self.size, frontier.size)
         self._frontier, self._bundle = frontier, bundle
@@ -284,15 +281,3 @@ def _leftovers(store: TileStore, size: int) -> Iterator[str]:
         covered = size if name.level == ENTRIES else size >> (8 * name.level)
         if name.index * WIDTH + name.width > covered:
             yield path
-
-
-def _partials_of(store: TileStore, completed: Iterable[TileName], old_size: int) -> list[str]:
-    """Return the partial files of tiles that this batch completed; only those begun before it have any."""
-    begun = {name.completed for name in right_edge(old_size)} | {TileName(ENTRIES, old_size // WIDTH)}
-    return [
-        path
-        for tile in completed
-        if tile in begun
-        for path in (TileName(tile.level, tile.index, width).path for width in range(1, WIDTH))
-        if store.size_of(path) is not None
-    ]

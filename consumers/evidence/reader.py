@@ -49,7 +49,8 @@ class LogFolder:
 
     def read(self, path: str) -> bytes | None:
         try:
-            return (self.root / path).read_bytes()
+            with (self.root / path).open("rb", buffering=0) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -60,9 +61,20 @@ class LogFolder:
             return None
 
     def names(self) -> Iterator[str]:
-        for folder, _, files in os.walk(self.root / "tile"):
-            for file in files:
-                yield (Path(folder) / file).relative_to(self.root).as_posix()
+        """Yield in sorted order, holding one folder's names at a time."""
+        return self._below("tile")
+
+    def _below(self, folder: str) -> Iterator[str]:
+        try:
+            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            path = f"{folder}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._below(path)
+            else:
+                yield path
 
 
 class LogReader:

@@ -5,6 +5,7 @@ Pure: what is stored where is `consumers.adapters.tile_store`'s business. A tile
 """
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ MAX_ENTRY_BYTES = 0xFFFF
 ENTRIES = -1
 """The level that stands for entry bundles."""
 
+_length_at = struct.Struct(">H").unpack_from
 _NAME = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -131,14 +133,15 @@ def decode_bundle(bundle: bytes, name: TileName) -> list[bytes]:
     """Return the entries in a bundle. Raises Malformed unless it holds exactly as many as `name` says."""
     entries: list[bytes] = []
     at = 0
-    while at < len(bundle) and len(entries) < name.width:
-        end = at + 2 + int.from_bytes(bundle[at : at + 2], "big")
-        if at + 2 > len(bundle) or end > len(bundle):
-            raise Malformed(f"{name.path} is truncated in its entry {len(entries)}")
-        entries.append(bundle[at + 2 : end])
-        at = end
-    if len(entries) != name.width:
-        raise Malformed(f"{name.path} has {len(entries)} entries instead of {name.width}: truncated")
+    try:
+        for _ in range(name.width):
+            start = at + 2
+            at = start + _length_at(bundle, at)[0]
+            entries.append(bundle[start:at])
+    except struct.error:
+        at = len(bundle) + 1
+    if at > len(bundle):
+        raise Malformed(f"{name.path} is truncated: its {name.width} entries do not fit into {len(bundle)} bytes")
     if at != len(bundle):
         raise Malformed(f"{name.path} has {len(bundle) - at} bytes after its last entry")
     return entries
@@ -164,22 +167,27 @@ class Frontier:
     size: int = 0
     levels: list[list[bytes]] = field(default_factory=list)
 
-    def add(self, leaf: bytes) -> list[tuple[TileName, list[bytes]]]:
-        """Add a leaf hash; return the tiles that it completes, lowest level first (nearly always none)."""
+    def add(self, leaves: Sequence[bytes]) -> list[tuple[TileName, list[bytes]]]:
+        """Add leaf hashes; return the tiles that they complete: in order, and lowest level first where several end."""
         completed: list[tuple[TileName, list[bytes]]] = []
-        self.size += 1
-        level, carried = 0, leaf
-        while True:
-            if level == len(self.levels):
-                self.levels.append([])
-            hashes = self.levels[level]
-            hashes.append(carried)
-            if len(hashes) < WIDTH:
-                return completed
-            completed.append((TileName(level, (self.size >> (HEIGHT * (level + 1))) - 1), hashes))
-            self.levels[level] = []
-            carried = root_over(hashes)
-            level += 1
+        at = 0
+        while at < len(leaves):
+            taken = leaves[at : at + WIDTH - self.size % WIDTH]
+            at += len(taken)
+            self.size += len(taken)
+            level, carried = 0, taken
+            while True:
+                if level == len(self.levels):
+                    self.levels.append([])
+                hashes = self.levels[level]
+                hashes.extend(carried)
+                if len(hashes) < WIDTH:
+                    break
+                completed.append((TileName(level, (self.size >> (HEIGHT * (level + 1))) - 1), hashes))
+                self.levels[level] = []
+                carried = [root_over(hashes)]
+                level += 1
+        return completed
 
     def partials(self) -> list[tuple[TileName, list[bytes]]]:
         """Return the partial tiles of the tree as it is now."""

@@ -6,13 +6,13 @@ was signed with the same key, nor when.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
 from consumers.evidence.leaves import EventLeaf, LeafTypes, NotAsDeclared, canonical_content
-from consumers.evidence.merkle import HASH_BYTES, leaf_hash
+from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
@@ -145,11 +145,12 @@ def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | 
 def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> None:
     """Add every entry to `frontier` and compare each tile with the hashes that the entries give."""
     for index in range(-(-reader.size // WIDTH)):
-        for place, entry in enumerate(reader.bundle(index)):
-            if leaves is not None:
+        entries = reader.bundle(index)
+        if leaves is not None:
+            for place, entry in enumerate(entries):
                 leaves.take(index * WIDTH + place, entry)
-            for name, hashes in frontier.add(leaf_hash(entry)):
-                _compare(reader, name, hashes)
+        for name, hashes in frontier.add(leaf_hashes(entries)):
+            _compare(reader, name, hashes)
     for name, hashes in frontier.partials():
         _compare(reader, name, hashes)
 
@@ -205,7 +206,7 @@ class _LeafCheck:
 def _verify_other_files(files: LogFiles, size: int, report: LogReport) -> None:
     """Look at the files that the signed size does not need: earlier partial tiles, later ones, strangers."""
     beyond = 0
-    for path in _sorted(files.names()):
+    for path in files.names():
         try:
             name = parse_path(path)
         except Malformed:
@@ -245,7 +246,3 @@ def _earlier_partial(files: LogFiles, name: TileName, width: int) -> str | None:
 def _add(report: LogReport, problem: str) -> None:
     if len(report.problems) < _MOST_PROBLEMS:
         report.problems.append(problem)
-
-
-def _sorted(paths: Iterable[str]) -> Iterable[str]:
-    return sorted(paths)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from tests.unit.evidence.logs import (
     ORIGIN,
     OTHER_KEY,
     FailingDisk,
+    LosingDisk,
     PowerFailure,
     entries,
     entry,
@@ -54,6 +56,7 @@ def memory_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".signed")
 
 
+@cache
 def root_of(size: int) -> bytes:
     return root_over([leaf_hash(entry(index)) for index in range(size)])
 
@@ -131,26 +134,34 @@ def test_an_entry_that_fits_no_bundle_is_refused_before_anything_is_written(tmp_
         assert writer.append([b"fits"]) == range(1)
 
 
-def test_no_operation_on_disk_can_fail_without_the_log_staying_one_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what_is_lost", ["the process", "what was not synced", "bytes that were not synced"])
+def test_no_operation_on_disk_can_fail_without_the_log_staying_one_history(tmp_path: Path, what_is_lost: str) -> None:
     """Stop before each file operation in turn: whatever was signed stays signed, and the log goes on and verifies."""
-    template = write_log(tmp_path / "template", [250])
+    template = write_log(tmp_path / "template/log", [250]).parent
     signed_roots: dict[int, bytes] = {250: root_of(250)}
-    fail_at = 0
-    while True:
-        folder = tmp_path / f"log{fail_at}"
-        shutil.copytree(template, folder)
-        shutil.copy(memory_of(template), memory_of(folder))
+    fail_at, done = 0, False
+    while not done:
+        base = shutil.copytree(template, tmp_path / f"at{fail_at}")
+        folder, acknowledged = base / "log", 250
+        losing = what_is_lost != "the process"
+        disk = (
+            LosingDisk(fail_at, base, keep_names=what_is_lost.startswith("bytes")) if losing else FailingDisk(fail_at)
+        )
         try:
-            with writing(folder, disk=FailingDisk(fail_at)) as writer:
-                writer.append(entries(250, 520))
-                writer.append(entries(520, 530))
+            with writing(folder, disk=disk) as writer:
+                for size in (520, 530):
+                    writer.append(entries(writer.size, size))
+                    acknowledged = size
             done = True
         except PowerFailure:
-            done = False
+            pass
+        if isinstance(disk, LosingDisk):
+            disk.lose_power()
         # Readers see a whole log at every moment.
         assert verified(folder).problems == []
         remembered = open_checkpoint(memory_of(folder).read_bytes(), [KEY.verifier])
-        assert remembered.root == root_of(remembered.size)
+        assert remembered.root == root_of(remembered.size) == signed_roots.setdefault(remembered.size, remembered.root)
+        assert remembered.size >= acknowledged
         with writing(folder) as writer:
             assert writer.size == remembered.size >= head_of(folder).size
             assert not list((folder / ".writing").iterdir())
@@ -158,15 +169,10 @@ def test_no_operation_on_disk_can_fail_without_the_log_staying_one_history(tmp_p
             writer.append([b"after the crash", *entries(0, 300)])
         assert verified(folder).problems == []
         assert verified(folder).notes == []
-        with writing(folder) as writer:
-            assert LogReader(LogFolder(folder), remembered.size).root() == signed_roots.setdefault(
-                remembered.size, remembered.root
-            )
-        shutil.rmtree(folder)
-        if done:
-            break
+        assert LogReader(LogFolder(folder), remembered.size).root() == remembered.root
+        shutil.rmtree(base)
         fail_at += 1
-    assert fail_at > 30
+    assert fail_at > 50
     assert set(signed_roots) == {250, 520, 530}
 
 

@@ -103,8 +103,11 @@ def test_the_frontier_gives_the_trees_root_and_completes_each_full_tile_once(siz
     frontier = Frontier()
     completed: list[TileName] = []
     hashes = [leaf_hash(b"%d" % index) for index in range(size)]
-    for leaf in hashes:
-        completed.extend(name for name, _ in frontier.add(leaf))
+    at = 0
+    while at < size:  # in steps that fall on, before and after the boundaries
+        step = 1 + at * 7 % 300
+        completed.extend(name for name, _ in frontier.add(hashes[at : at + step]))
+        at += step
     assert frontier.root() == root_over(hashes)
     assert frontier.size == size
     assert sorted(completed) == sorted(name for name in tiles_of(size) if name.full and name.level != ENTRIES)
