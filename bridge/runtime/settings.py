@@ -1,7 +1,8 @@
 """Settings: one documented model, read from `tocsin.toml` and `TOCSIN_*` environment variables (environment wins).
 
 Unknown keys are refused with the nearest known name. Secrets are files or environment variables, never values in
-defaults; `masked()` is what `tocsin config show` prints. `TOCSIN_KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`.
+defaults; `masked()` is what `tocsin config show` prints. `TOCSIN_KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`;
+with `_FILE` at its end a variable names the file that holds the value, as container secrets do.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.contracts.errors import BadInput, nearest
 
@@ -427,6 +428,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file, which arrives as init arguments."""
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = _with_files_read(env_settings.env_vars)
         return env_settings, init_settings
 
     def masked(self) -> dict[str, Any]:
@@ -446,6 +449,30 @@ def _without_password(url: str) -> str:
     if not at or ":" not in userinfo:
         return url
     return f"{scheme}{slashes}{userinfo.partition(':')[0]}:**********@{tail}"
+
+
+def _with_files_read(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return `variables` (names in lower case) with TOCSIN_SECTION__KEY_FILE replaced by what that file holds.
+
+    Raises BadInput when the file cannot be read, or when the value is given in both ways.
+    """
+    read = dict(variables)
+    for name, file in variables.items():
+        section, _, key = name.removeprefix("tocsin_").partition("__")
+        if not (name.startswith("tocsin_") and key.endswith("_file") and file):
+            continue
+        model = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or key in model.model_fields:
+            continue
+        del read[name]
+        value = name.removesuffix("_file")
+        if value in variables:
+            raise BadInput(f"environment variables {value.upper()} and {name.upper()} are both set; keep one")
+        try:
+            read[value] = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"environment variable {name.upper()}: cannot read {file}: {type(error).__name__}") from None
+    return read
 
 
 def load_settings(path: Path | None) -> Settings:

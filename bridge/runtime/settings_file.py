@@ -9,8 +9,8 @@ from bridge.runtime.settings import Settings
 
 _HEAD = """\
 # Tocsin's settings. Every value shown after '#' is the default; take the '#' away to change it.
-# Environment variables win: TOCSIN_KAFKA__BOOTSTRAP_SERVERS sets kafka.bootstrap_servers. Secrets belong there or in
-# files, never here. `tocsin config show` prints what is in force.
+# Environment variables win: TOCSIN_KAFKA__BOOTSTRAP_SERVERS sets kafka.bootstrap_servers, and TOCSIN_STORE__URL_FILE names
+# a file that holds store.url. Secrets belong there, never here. `tocsin config show` prints what is in force.
 """
 
 

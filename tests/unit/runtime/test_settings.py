@@ -42,6 +42,26 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (kafka.bootstrap_servers, kafka.topic_prefix) == ("env:1", "p.")
 
 
+def test_a_secret_may_lie_in_a_file_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("mysql+pymysql://tocsin:s3cret@db/tocsin\n", encoding="utf-8")
+    monkeypatch.setenv("TOCSIN_CASE_STORE__URL_FILE", str(tmp_path / "url"))
+    settings = load_settings(None)
+    assert settings.case_store.url.get_secret_value() == "mysql+pymysql://tocsin:s3cret@db/tocsin"
+    # a setting that names a file itself is no such variable
+    monkeypatch.setenv("TOCSIN_KAFKA__CA_FILE", str(tmp_path / "ca.pem"))
+    assert load_settings(None).kafka.ca_file == tmp_path / "ca.pem"
+
+    monkeypatch.setenv("TOCSIN_CASE_STORE__URL", "sqlite:///x.db")
+    with pytest.raises(BadInput, match="TOCSIN_CASE_STORE__URL and TOCSIN_CASE_STORE__URL_FILE are both set"):
+        load_settings(None)
+    monkeypatch.delenv("TOCSIN_CASE_STORE__URL")
+    (tmp_path / "url").unlink()
+    with pytest.raises(BadInput, match=r"TOCSIN_CASE_STORE__URL_FILE: cannot read .*url: FileNotFoundError"):
+        load_settings(None)
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     settings = load_settings(written(tmp_path, '[paths]\ndata = "d"\n'))
     assert settings.paths.data == tmp_path / "d"
