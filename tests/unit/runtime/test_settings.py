@@ -42,9 +42,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (kafka.bootstrap_servers, kafka.topic_prefix) == ("env:1", "p.")
 
 
-def test_a_secret_may_lie_in_a_file_that_the_environment_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_secret_may_lie_in_a_file_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text("mysql+pymysql://tocsin:s3cret@db/tocsin\n", encoding="utf-8")
     monkeypatch.setenv("TOCSIN_CASE_STORE__URL_FILE", str(tmp_path / "url"))
     settings = load_settings(None)
