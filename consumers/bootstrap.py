@@ -212,6 +212,7 @@ def _provide_notices(parts: Parts) -> None:
     from consumers.adapters.correction_texts import ApprovedCorrections
     from consumers.adapters.dossier_page import dossier_pdf
     from consumers.adapters.notice_samples import ApprovedSamples
+    from consumers.adapters.public_texts import ApprovedPublicTexts
     from consumers.adapters.sender_book import MailSenders as BookedSenders
     from consumers.adapters.sender_book import SenderBook
     from consumers.adapters.ses_identities import SesIdentities
@@ -220,6 +221,7 @@ def _provide_notices(parts: Parts) -> None:
     from consumers.case.correcting import CorrectionTexts
     from consumers.case.dossier import AuthorityBook
     from consumers.case.dossier_commands import DossierPdf
+    from consumers.case.publishing import PublicTexts
     from consumers.case.sheet import Artefacts, NoticeSamples
     from consumers.case.sheet_commands import MailSenders, SheetPage
     from consumers.domain.duties import LawInForce
@@ -238,6 +240,7 @@ def _provide_notices(parts: Parts) -> None:
     parts.provide(SheetPage, lambda: sheet_page)
     parts.provide(DossierPdf, lambda: dossier_pdf)
     parts.provide(CorrectionTexts, corrections)
+    parts.provide(PublicTexts, lambda: ApprovedPublicTexts(_bundles(parts.get(Settings))))
     parts.provide(AuthorityBook, lambda: _authorities(parts))
     parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
     parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))

@@ -83,6 +83,7 @@ _SEVERITY = BodyField("word", ("low", "medium", "high", "very_high"))
 _FACT = BodyField("word", tuple(Facts.model_fields))
 _GATE = BodyField("word", ("law_enforcement_hold", "authority_first", "notice_incomplete"))
 _PHASE = BodyField("word", ("initial", "additional", "final"))
+_PUBLIC = BodyField("word", ("website_posting", "state_media"))
 _RELEASE = {"release_id": _ID, "policy_sha256": _SHA256, "mode": _MODE}
 
 CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
@@ -144,6 +145,17 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "revision": _COUNT, "not_concerned_count": _COUNT, "told_too_much_count": _COUNT, "held_count": _COUNT,
         "segment_count": _COUNT, "reason_sha256": _SHA256,
     },
+    "publication.recorded": {
+        "publication_id": _ID, "medium": _PUBLIC, "covers": BodyField("codes"), "starts_at": _INSTANT, "ends_at": _INSTANT,
+        "file_sha256": _SHA256, "text_sha256": _SHA256, "url_sha256": _SHA256, "as_written": _FLAG, "bundle_sha256": _SHA256,
+        "reason_sha256": _SHA256,
+    },
+    "publication.withdrawn": {"publication_id": _ID, "medium": _PUBLIC, "reason_sha256": _SHA256},
+    "letters.posted": {
+        "batch_sha256": _SHA256, "manifest_sha256": _SHA256, "letter_count": _COUNT, "posted_at": _INSTANT,
+        "reason_sha256": _SHA256,
+    },
+    "letters.returned": {"batch_sha256": _SHA256, "letter_count": _COUNT, "reason_sha256": _SHA256},
     "dossier.made": {
         "dossier_id": _ID, "regime_id": _REGIME, "dossier_version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
         "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reason_sha256": _MAYBE_SHA256,

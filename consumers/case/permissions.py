@@ -43,6 +43,8 @@ class Act(StrEnum):
     APPROVE = "release.approve"
     BREAK_GLASS = "release.break_glass"
     STEER_RELEASE = "release.steer"
+    RECORD_PUBLICATION = "publication.record"
+    RECORD_POST = "letters.record"
     APPROVE_NOTICE = "notice.approve"
     REVOKE_NOTICE = "notice.revoke"
     LOOK_AT_PERSON = "person.look"
@@ -64,19 +66,20 @@ _APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS})
 
 PERMISSIONS: dict[Role, frozenset[Act]] = {
     Role.VIEWER: frozenset({Act.VIEW_INCIDENT}),
-    Role.RESPONDER: _RESPOND | {Act.PREPARE},
+    Role.RESPONDER: _RESPOND | {Act.PREPARE, Act.RECORD_POST},
     Role.DPO: _RESPOND
     | _APPROVE
     | {
         Act.PREPARE, Act.CLOSE, Act.SET_GATE, Act.LIFT_GATE, Act.STEER_RELEASE, Act.LOOK_AT_PERSON, Act.EXPORT_SUBJECT,
         Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY, Act.EXCLUDE_POSSIBLE,
-        Act.NAME_DIFFERENCES,
+        Act.NAME_DIFFERENCES, Act.RECORD_PUBLICATION, Act.RECORD_POST,
     },
     Role.COUNSEL: _APPROVE
     | {
         Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
         Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
         Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES, Act.CONFIRM_EVERYBODY,
+        Act.RECORD_PUBLICATION,
     },
     Role.APPROVER: _APPROVE,
     Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.STEER_RELEASE, Act.REDRIVE}),

@@ -18,6 +18,7 @@ from consumers.domain.fallback import Fallback, fallback_of
 
 if TYPE_CHECKING:
     from consumers.case.correcting import PlannedCorrection, WronglyTold
+    from consumers.case.publishing import PublicationRecord
 
 T = TypeVar("T")
 
@@ -608,6 +609,11 @@ class CaseWork(Protocol):
 
     def add_met(self, record: MetRecord) -> None: ...
     def withdraw_met(self, duty_met_id: str, *, by: str, at: datetime) -> None: ...
+
+    # public communication
+    def publications(self, incident_id: str) -> "Sequence[PublicationRecord]": ...
+    def add_publication(self, record: "PublicationRecord") -> None: ...
+    def withdraw_publication(self, publication_id: str, *, by: str, at: datetime) -> None: ...
 
     # corrections
     def to_correct(self, incident_id: str) -> "Sequence[WronglyTold]":

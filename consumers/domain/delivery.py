@@ -159,16 +159,14 @@ class Next:
         return self.channels[0] if self.channels else None
 
 
-def what_next(
-    tried: Sequence[Tried], policy: Fallback, available: Collection[Channel], *, substitute: bool = False
-) -> Next:
+def what_next(tried: Sequence[Tried], policy: Fallback, available: Collection[Channel]) -> Next:
     """Return what follows from a person's attempts under `policy`.
 
     Steps follow one another, each available channel is tried once; the channels of one step are begun together and each
     has its say: who got the mail is reached when it is known what became of the letter that the law asks for, too. While
     nothing has arrived and something is live nothing more is started. One that was called back before it left the house
-    was not tried. For whom no channel is left, or ever was, a public communication stands in where the law lets it
-    (`substitute`); all others are `unreachable_reported`: counted, and told in public.
+    was not tried. Somebody for whom no channel is left, or ever was, is `unreachable_reported`: counted, and `substituted`
+    once a public communication stands in for their notice (`publication.stand_in`).
     """
     live = {attempt.channel for attempt in tried if attempt.state in LIVE}
     arrived = {attempt.channel for attempt in tried if attempt.state in ARRIVED}
@@ -181,7 +179,7 @@ def what_next(
     for step in policy.narrowed(available).steps:
         if waiting := tuple(channel for channel in step if channel not in begun):
             return Next(waiting)
-    return Next(end=PersonEnd.SUBSTITUTED if substitute else PersonEnd.UNREACHABLE_REPORTED)
+    return Next(end=PersonEnd.UNREACHABLE_REPORTED)
 
 
 def expires_at(

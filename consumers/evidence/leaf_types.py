@@ -14,6 +14,7 @@ from consumers.evidence.leaves import (
     Digest,
     EventLeaf,
     Flag,
+    Id,
     Kinds,
     Leaf,
     Opaque,
@@ -78,7 +79,7 @@ class PartitionResolvedLeaf(EventLeaf):
 
 
 CASE_KINDS: Kinds = {
-    "person.finished": {"subject": Digest, "state": PersonEnd},
+    "person.finished": {"subject": Digest, "state": PersonEnd, "publications": tuple[Id, ...]},
     "release.finished": {
         "release_id": Opaque, "mode": Word, "people": Count, "reached": Count, "substituted": Count,
         "unreachable": Count, "held": Count,

@@ -53,7 +53,8 @@ def status(parts: Parts, incident_id: str, as_json: bool) -> None:
         )
         return
     click.echo(
-        f"{counts.reached:,} of {counts.people:,} people reached, {counts.unreachable:,} unreachable and reported, "
+        f"{counts.reached:,} of {counts.people:,} people reached, {counts.substituted:,} told in public, "
+        f"{counts.unreachable:,} unreachable and reported, "
         f"{counts.held:,} held, {counts.open:,} open"
     )
     if counts.supplements:

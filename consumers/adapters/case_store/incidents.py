@@ -23,6 +23,7 @@ from consumers.adapters.case_store.late_people import LatePeopleRows
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
 from consumers.adapters.case_store.providers import ProviderRows
+from consumers.adapters.case_store.publications import PublicationRows
 from consumers.adapters.case_store.releases import ReleaseRows
 from consumers.adapters.case_store.tables import (
     act,
@@ -331,7 +332,15 @@ class _IncidentRows:
 
 
 class SqlCaseWork(
-    _IncidentRows, ReleaseRows, DutyTables, PageRows, FindingRows, LatePeopleRows, CorrectionRows, ProviderRows
+    _IncidentRows,
+    ReleaseRows,
+    DutyTables,
+    PageRows,
+    FindingRows,
+    LatePeopleRows,
+    CorrectionRows,
+    ProviderRows,
+    PublicationRows,
 ):
     """Everything within one transaction on `connection`. `now` is when outbox rows say they were written.
 

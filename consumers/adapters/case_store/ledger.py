@@ -29,6 +29,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
@@ -97,6 +98,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._policy = policy
+        self._publications_seen: Mapping[str, Any] = {}
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
 
@@ -104,7 +106,10 @@ class Ledger:
         """Give up to `limit` recipients of running releases their first attempt, or their end; return how many."""
         now = self._clock.now()
 
+        seen = self._publications_seen
+
         def work(connection: sa.Connection) -> int:
+            nonlocal seen
             begun = 0
             rows = connection.execute(_beginning_releases()).mappings().all()
             for row in rows:
@@ -114,9 +119,13 @@ class Ledger:
                 if begun >= limit:
                     return begun
             self._page_waiting(connection, [row for row in rows if row["mode"] != Mode.BREAK_GLASS], now)
+            seen = self._follow_publications(connection, now)
             return begun
 
-        return self._database.writing(work)
+        begun = self._database.writing(work)
+        # only what is committed has been looked at: after a crash the next process looks again
+        self._publications_seen = seen
+        return begun
 
     @staticmethod
     def _adopt(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
@@ -290,6 +299,43 @@ class Ledger:
                 _case_event("people.told_in_other_incident", incident_id, event_id, now, body, exercise=exercise)
             )
         outbox.append(connection, events, now)
+
+    def _follow_publications(self, connection: sa.Connection, now: datetime) -> Mapping[str, Any]:
+        """Let what has come to stand in public stand in for those whom nothing else reached, and no longer for anybody
+        once it is withdrawn. Looked at when a publication begins, ends or is withdrawn; later ends look for themselves.
+        Returns what has been looked at.
+        """
+        marks = published(connection, now)
+        for incident_id, mark in marks.items():
+            if self._publications_seen.get(incident_id) == mark:
+                continue
+            standing = publications_of(connection, incident_id, now)
+            stood = publications_of(connection, incident_id, now, stood=True)
+            people = connection.execute(
+                sa.select(
+                    recipient.c.recipient_id,
+                    recipient.c.subject_commitment,
+                    recipient.c.final_state,
+                    incident.c.exercise,
+                )
+                .join(incident, incident.c.incident_id == recipient.c.incident_id)
+                .where(
+                    (recipient.c.incident_id == incident_id)
+                    & recipient.c.final_state.in_([PersonEnd.UNREACHABLE_REPORTED, PersonEnd.SUBSTITUTED])
+                )
+            ).all()
+            for state, public in ((PersonEnd.UNREACHABLE_REPORTED, standing), (PersonEnd.SUBSTITUTED, stood)):
+                those = [row for row in people if row.final_state == state]
+                told = stood_in_for(connection, [row.recipient_id for row in those], public)
+                moved = [
+                    row for row in those if (row.recipient_id in told) == (state is PersonEnd.UNREACHABLE_REPORTED)
+                ]
+                if moved:
+                    ended = [
+                        (row.recipient_id, PersonEnd.UNREACHABLE_REPORTED, row.subject_commitment) for row in moved
+                    ]
+                    self._end_people(connection, incident_id, ended, now, exercise=bool(moved[0].exercise))
+        return marks
 
     def _new_attempt(
         self,
@@ -1081,7 +1127,7 @@ class Ledger:
                 reopened.add(last["release_id"])
                 if person["final_state"] is not None:
                     undone.append(person["recipient_id"])
-            elif following.end is not None and following.end != person["final_state"]:
+            elif following.end is not None and person["final_state"] not in _same_end(following.end):
                 key = (person["incident_id"], bool(person["exercise"]))
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
@@ -1129,11 +1175,16 @@ class Ledger:
     ) -> None:
         if not ended:
             return
+        told = _told_in_public(connection, incident_id, ended, now)
+        final = [
+            (recipient_id, PersonEnd.SUBSTITUTED if recipient_id in told else end, commitment)
+            for recipient_id, end, commitment in ended
+        ]
         connection.execute(
             sa.update(recipient)
             .where(recipient.c.recipient_id == sa.bindparam("b_id"))
             .values(final_state=sa.bindparam("b_end"), final_at=now),
-            [{"b_id": recipient_id, "b_end": end.value} for recipient_id, end, _ in ended],
+            [{"b_id": recipient_id, "b_end": end.value} for recipient_id, end, _ in final],
         )
         outbox.append(
             connection,
@@ -1144,13 +1195,27 @@ class Ledger:
                     # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
                     hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
                     now,
-                    {"subject": commitment, "state": end.value},
+                    {"subject": commitment, "state": end.value}
+                    | ({"publications": list(told[recipient_id])} if recipient_id in told else {}),
                     exercise=exercise,
                 )
-                for recipient_id, end, commitment in ended
+                for recipient_id, end, commitment in final
             ),
             now,
         )
+
+
+def _same_end(end: PersonEnd) -> tuple[PersonEnd, ...]:
+    """Return the ends that say as much: whom a publication stands in for, no channel reached either."""
+    return (end, PersonEnd.SUBSTITUTED) if end is PersonEnd.UNREACHABLE_REPORTED else (end,)
+
+
+def _told_in_public(
+    connection: sa.Connection, incident_id: str, ended: Sequence[tuple[str, PersonEnd, str]], now: datetime
+) -> Mapping[str, tuple[str, ...]]:
+    """Return whom of those without a channel a publication stands in for, and which."""
+    left = [recipient_id for recipient_id, end, _ in ended if end is PersonEnd.UNREACHABLE_REPORTED]
+    return stood_in_for(connection, left, publications_of(connection, incident_id, now)) if left else {}
 
 
 def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:

@@ -576,6 +576,59 @@ receipt = sa.Table(
     sa.Index("ix_receipt_message", "provider", "provider_message_id"),
 )
 
+publication = sa.Table(
+    "publication",
+    metadata,
+    sa.Column("publication_id", _id(32), primary_key=True),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("controller", _id(64), nullable=False),
+    sa.Column("medium", _id(32), nullable=False, comment="website_posting, state_media"),
+    sa.Column("covers", sa.JSON, nullable=False, comment="jurisdictions whose people it is for, or ['*']"),
+    sa.Column("needs", sa.JSON, nullable=False, comment="regime -> media that make up its substitute notice"),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("file_sha256", _id(64), nullable=False, comment="the saved page or clipping that somebody looked at"),
+    sa.Column("text_sha256", _id(64), nullable=False, comment="the approved text"),
+    sa.Column("as_written", sa.Boolean, nullable=False, comment="the file is the approved text, byte for byte"),
+    sa.Column("bundle_sha256", _id(64), nullable=False),
+    sa.Column("locale", _id(16), nullable=False),
+    sa.Column("starts_at", Instant, nullable=False),
+    sa.Column("ends_at", Instant, nullable=False),
+    sa.Column("recorded_by", _id(100), nullable=False),
+    sa.Column("recorded_role", _id(32), nullable=False),
+    sa.Column("recorded_at", Instant, nullable=False),
+    sa.Column("withdrawn_at", Instant, comment="it did not stand, or not long enough"),
+    sa.Column("withdrawn_by", _id(100)),
+)
+
+hard_bounce = sa.Table(
+    "hard_bounce",
+    metadata,
+    sa.Column("root", _id(64), primary_key=True),
+    sa.Column("channel", _id(16), primary_key=True),
+    sa.Column("contact_digest", _id(64), primary_key=True, comment="keyed hash of the contact; empty: not known"),
+    sa.Column("bounced_at", Instant, nullable=False),
+    sa.Column("attempt_id", _id(64), nullable=False),
+)
+
+third_party_notice = sa.Table(
+    "third_party_notice",
+    metadata,
+    sa.Column("notice_id", _id(32), primary_key=True),
+    sa.Column("release_id", _id(64), nullable=False),
+    sa.Column("incident_id", _id(32), nullable=False, index=True),
+    sa.Column("party", _id(64), nullable=False),
+    sa.Column("topic_arn", sa.Text, nullable=False),
+    sa.Column("document", LongText, nullable=False, comment="what is published: ids and counts"),
+    sa.Column("document_sha256", _id(64), nullable=False),
+    sa.Column("state", _id(16), nullable=False, comment="planned, intended, published"),
+    sa.Column("state_at", Instant, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("code", _id(64), comment="the provider's word for why the last try failed"),
+    sa.Column("message_id", _id(200)),
+    sa.Column("message_salt", _id(32), nullable=False),
+    sa.UniqueConstraint("release_id", "party"),
+)
+
 person_key = sa.Table(
     "person_key",
     metadata,

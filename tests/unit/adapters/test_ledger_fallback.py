@@ -1,5 +1,6 @@
 """How the ledger follows a segment's channel policy: steps, channels together, times of their own, ends that change."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, Case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case
 
 
 @pytest.fixture
@@ -83,3 +84,71 @@ def test_every_end_of_somebody_is_an_event_of_its_own(case: Case) -> None:
     assert [each["body"]["state"] for each in events] == ["reached", "unreachable_reported", "reached"]
     assert len({each["case_event_id"] for each in events}) == 3
     assert {each["incident_id"] for each in events} == {INCIDENT}
+
+
+def publish(case: Case, medium: str = "website_posting", **changes: Any) -> None:
+    row = {
+        "publication_id": hashlib.sha256(f"{medium}{changes}".encode()).hexdigest()[:32], "incident_id": INCIDENT,
+        "controller": "c", "medium": medium, "covers": ["*"], "url": "https://shop.example/notice", "file_sha256": "f" * 64,
+        "needs": {"us-ca": ["state_media", "website_posting"]} | ({"br": [medium]} if medium == "website_posting" else {}),
+        "text_sha256": "e" * 64, "as_written": True, "bundle_sha256": "b" * 64, "locale": "en", "starts_at": NOW,
+        "ends_at": NOW + timedelta(days=30), "recorded_by": "dpo", "recorded_role": "dpo", "recorded_at": NOW,
+    }  # fmt: skip
+    with case.database.write() as connection:
+        connection.execute(sa.insert(tables.publication).values(**{**row, **changes}))
+
+
+def finished(case: Case) -> list[str]:
+    return [each["body"]["state"] for each in case.case_events() if each["kind"] == "person.finished"]
+
+
+def test_a_public_notice_stands_in_for_those_whom_nothing_reaches_where_their_law_lets_it(case: Case) -> None:
+    brazil = case.person(1, (), jurisdictions=["br"])
+    california = case.person(2, (), jurisdictions=["us-ca"])
+    nowhere = case.person(3, (), jurisdictions=["in"])
+    case.ledger.begin_attempts(10)
+    assert {case.end(each) for each in (brazil, california, nowhere)} == {"unreachable_reported"}
+    publish(case)
+    case.ledger.begin_attempts(10)
+    assert [case.end(each) for each in (brazil, california, nowhere)] == [
+        "substituted", "unreachable_reported", "unreachable_reported",
+    ]  # fmt: skip
+    publish(case, "state_media")
+    case.ledger.begin_attempts(10)
+    assert case.end(california) == "substituted"
+    told = [each["body"] for each in case.case_events() if each["body"].get("state") == "substituted"]
+    assert [len(each["publications"]) for each in told] == [1, 2]
+    assert case.ledger.counts(INCIDENT).substituted == 2
+
+
+def test_whoever_fails_while_it_stands_ends_at_once_as_told_in_public_and_only_once(case: Case) -> None:
+    publish(case)
+    person = case.person(1, ("email",), jurisdictions=["br"])
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    case.receive(mail, ReceiptKind.DELAYED)
+    case.receive(mail, ReceiptKind.BOUNCED_HARD)
+    assert case.end(person) == "substituted"
+    case.ledger.begin_attempts(10)
+    case.receive(mail, ReceiptKind.BOUNCED_SOFT)
+    assert finished(case) == ["substituted"]
+    case.receive(mail, ReceiptKind.READ)
+    assert case.end(person) == "reached"
+
+
+def test_what_has_not_begun_or_is_withdrawn_stands_in_for_nobody_and_what_has_stood_its_time_has(case: Case) -> None:
+    publish(case, starts_at=NOW + timedelta(hours=1))
+    early = case.person(1, (), jurisdictions=["br"])
+    case.ledger.begin_attempts(10)
+    assert case.end(early) == "unreachable_reported"
+    case.clock.at += timedelta(hours=2)
+    case.ledger.begin_attempts(10)
+    assert case.end(early) == "substituted"
+    case.clock.at += timedelta(days=31)
+    late = case.person(2, (), jurisdictions=["br"])
+    case.ledger.begin_attempts(10)
+    assert [case.end(early), case.end(late)] == ["substituted", "unreachable_reported"]
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.publication).values(withdrawn_at=case.clock.at, withdrawn_by="dpo"))
+    case.ledger.begin_attempts(10)
+    assert case.end(early) == "unreachable_reported"

@@ -111,11 +111,10 @@ def test_the_next_channel_follows_a_failure_in_policy_order() -> None:
     assert what_next(tried, POLICY, (Channel.EMAIL, Channel.ACCOUNT_NOTICE)).channels == (Channel.ACCOUNT_NOTICE,)
 
 
-def test_who_has_no_channel_left_is_reported_as_unreachable_or_told_in_public_where_the_law_lets_it() -> None:
+def test_who_has_no_channel_left_is_reported_as_unreachable() -> None:
     assert what_next([], POLICY, ()).end is PersonEnd.UNREACHABLE_REPORTED
     tried = [Tried(Channel.EMAIL, S.REJECTED)]
     assert what_next(tried, POLICY, (Channel.EMAIL,)).end is PersonEnd.UNREACHABLE_REPORTED
-    assert what_next(tried, POLICY, (Channel.EMAIL,), substitute=True).end is PersonEnd.SUBSTITUTED
 
 
 def test_channels_of_one_step_begin_together_and_each_has_its_say() -> None:
@@ -149,11 +148,10 @@ def _policies(draw: st.DrawFn) -> Fallback:
 @given(
     _policies(),
     st.sets(st.sampled_from(list(Channel))),
-    st.booleans(),
     st.lists(st.tuples(st.integers(0, 9), st.sampled_from([*R, *Trigger])), max_size=60),
 )
 def test_nobody_is_left_in_between(
-    policy: Fallback, available: set[Channel], substitute: bool, happenings: list[tuple[int, R | Trigger]]
+    policy: Fallback, available: set[Channel], happenings: list[tuple[int, R | Trigger]]
 ) -> None:
     """Whatever happens in whatever order, once the sweeper has had its turn each person has an end, and nobody gets a
     channel that they do not have, or one channel twice.
@@ -163,7 +161,7 @@ def test_nobody_is_left_in_between(
 
     def advance() -> None:
         nonlocal end
-        following = what_next(tried, policy, available, substitute=substitute)
+        following = what_next(tried, policy, available)
         if following.channels:
             end = None
             assert set(following.channels) <= available
@@ -194,7 +192,7 @@ def test_nobody_is_left_in_between(
     arrived = any(each.state in ARRIVED for each in tried)
     assert (end is PersonEnd.REACHED) == arrived
     if not arrived:
-        assert end is (PersonEnd.SUBSTITUTED if substitute else PersonEnd.UNREACHABLE_REPORTED)
+        assert end is PersonEnd.UNREACHABLE_REPORTED
         assert {each.channel for each in tried if each.state is not S.CANCELLED} == available.intersection(policy.order)
 
 
