@@ -74,7 +74,7 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Clock, SystemClock)
     parts.provide(IndexAnswers, lambda: _index_client(parts))
     parts.provide_later(partial(_provide_law, parts, config))
-    for provide in (_provide_delivery, _provide_case_store, _provide_notices):
+    for provide in (_provide_delivery, _provide_evidence, _provide_case_store, _provide_notices):
         parts.provide_later(partial(provide, parts))
     return parts
 
@@ -128,6 +128,36 @@ def _provide_delivery(parts: Parts) -> None:
     parts.provide(DeliveryNumbers, lambda: _ledger(parts, Process("delivery", Health(), parts.get(Clock))))
 
 
+def _provide_evidence(parts: Parts) -> None:
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.adapters.case_store.evidence_rows import EvidenceRows
+    from consumers.adapters.evidence_package import EvidencePackages
+    from consumers.adapters.proof_subjects import CaseProofSubjects
+    from consumers.case.evidence_commands import Packages
+    from consumers.case.prompts import authenticated
+    from consumers.case.store import CaseStore
+    from consumers.evidence.commands import ProofSubjects
+    from consumers.evidence.keys import read_vkey, vkey_path
+
+    def packages() -> EvidencePackages:
+        paths = parts.get(Settings).paths
+        return EvidencePackages(
+            paths.evidence,
+            read_vkey(str(vkey_path(paths.evidence_key))),
+            EvidenceRows(_database(parts)),
+            DirectoryArtefactStore(paths.artefacts),
+            paths.templates / "law",
+        )
+
+    parts.provide(Packages, packages)
+    parts.provide(
+        ProofSubjects,
+        lambda: CaseProofSubjects(
+            EvidenceRows(_database(parts)), parts.get(CaseStore), partial(authenticated, parts), parts.get(Clock)
+        ),
+    )
+
+
 def _provide_law(parts: Parts, config: Path | None) -> None:
     from consumers.case.review_commands import RulesFolder
     from consumers.case.verification import AwarenessPolicy
@@ -159,7 +189,6 @@ def _provide_case_store(parts: Parts) -> None:
     from bridge.contracts.store_answers import StoreAnswers
     from bridge.runtime.sealing import load_join_key
     from consumers.adapters.artefact_store import DirectoryArtefactStore
-    from consumers.adapters.attempt_references import CaseAttemptReferences
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
@@ -174,7 +203,6 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.case.scoping import ScopeIndex
     from consumers.case.store import CaseStore
     from consumers.case.verification import LeakMatcher
-    from consumers.evidence.commands import AttemptReferences
 
     def database() -> CaseDatabase:
         opened = CaseDatabase(parts.get(Settings).case_store.url.get_secret_value())
@@ -195,7 +223,6 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(CaseDatabase, database)
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
-    parts.provide(AttemptReferences, lambda: CaseAttemptReferences(parts.get(CaseDatabase)))
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
     parts.provide(StoreAnswers, store_answers)
     parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))

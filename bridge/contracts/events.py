@@ -400,6 +400,8 @@ class DeliveryOutcome(Event):
     """HMAC under the person's key: unlinkable once that key is erased."""
     attempt_id: str
     attempt_number: int
+    round: int | None = None
+    """Which notice to this person: 1 is the first, 2 and up supplement or correct it. Attempts are numbered within it."""
     channel: Channel
     provider: str
     state: AttemptState

@@ -186,8 +186,13 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),
     },
+    "evidence.exported": {
+        "log_size": _COUNT, "entry_count": _COUNT, "people_count": _COUNT, "without_count": _COUNT,
+        "reason_sha256": _MAYBE_SHA256,
+    },
     "person.looked_at": {
-        "view": BodyField("word", ("subject_export", "delivery_find", "notice_preview")), "subject_commitment": _SHA256,
+        "view": BodyField("word", ("subject_export", "delivery_find", "notice_preview", "evidence_proof")),
+        "subject_commitment": _SHA256,
         "reason_sha256": _MAYBE_SHA256,
     },
 }  # fmt: skip

@@ -6,6 +6,7 @@ and every proof over it stays valid. Subjects are short words that name a data s
 
 import hmac
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from consumers.evidence.faults import Malformed, NotProved
@@ -16,6 +17,25 @@ KEY_BYTES = 32
 def new_person_key() -> bytes:
     """Return a new key for one person. Secret; erasing it unlinks the person."""
     return secrets.token_bytes(KEY_BYTES)
+
+
+def incident_key(person_key: bytes, incident_id: str) -> bytes:
+    """Return the key of one person within one incident: what a proof or a package shows of them.
+
+    So the leaves of two incidents cannot be told to be about one person, and who was given a package cannot open more
+    than its incident. Erasing the person's key takes all of them with it.
+    """
+    return bytes.fromhex(commit(person_key, f"tocsin incident key v1/{incident_id}"))
+
+
+def roots_text(roots: Iterable[str]) -> str:
+    """Return what a person's final leaf commits to about whom they were: all roots that were merged into them."""
+    return f"roots/{' '.join(sorted(roots))}"
+
+
+def body_text(body_sha256: str) -> str:
+    """Return what an outcome's leaf commits to about the text: its SHA-256 alone could be guessed where it has a name."""
+    return f"body/{body_sha256}"
 
 
 def commit(person_key: bytes, subject: str) -> str:

@@ -26,13 +26,15 @@ from consumers.evidence.leaves import (
 
 
 class DeliveryOutcomeLeaf(EventLeaf):
-    """One change of one attempt. The attempt is (incident, subject, attempt number)."""
+    """One change of one attempt. The attempt is (incident, subject, round, attempt number)."""
 
     TYPE = "tocsin.delivery-outcome"
     incident_id: IncidentId
     subject: Digest
     """Commitment to the person."""
     attempt_number: Count
+    round: Count | None = None
+    """Which notice to this person: 1 is the first, 2 and up supplement or correct it."""
     channel: Channel
     provider: Slug | None = None
     state: AttemptState
@@ -79,7 +81,11 @@ class PartitionResolvedLeaf(EventLeaf):
 
 
 CASE_KINDS: Kinds = {
-    "person.finished": {"subject": Digest, "state": PersonEnd, "publications": tuple[Id, ...]},
+    "person.finished": {
+        "subject": Digest, "state": PersonEnd, "publications": tuple[Id, ...], "round": Count, "root_count": Count,
+        "roots_digest": Digest,
+    },
+    "person.regrouped": {"subject": Digest, "round": Count, "root_count": Count, "roots_digest": Digest},
     "release.finished": {
         "release_id": Opaque, "mode": Word, "people": Count, "reached": Count, "substituted": Count,
         "unreachable": Count, "held": Count,

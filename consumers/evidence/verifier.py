@@ -66,12 +66,14 @@ class ProofReport:
     entry: bytes
     opened: bool
     subject_field: str | None = None
+    subject: str | None = None
+    """Whom the opening names."""
 
     def sentences(self) -> list[str]:
         """Return the result in plain words, the answer first."""
         head = self.checkpoint
         opened = (
-            f"Proved: its commitment ({self.subject_field}) is of the person named in the proof's opening."
+            f"Proved: its commitment ({self.subject_field}) is of {self.subject}: the key in the proof opens it."
             if self.opened
             else "Not opened: whom its commitments stand for; that takes the person's key."
         )
@@ -102,7 +104,9 @@ def verify_proof(proof: bytes, keys: Sequence[VerifierKey], *, entry: bytes | No
             extra.opening.check(commitment)
         except NotProved:
             continue
-        return ProofReport(checkpoint, parsed.index, entry, opened=True, subject_field=name)
+        return ProofReport(
+            checkpoint, parsed.index, entry, opened=True, subject_field=name, subject=extra.opening.subject
+        )
     raise NotProved("the entry is in the log, but the proof's opening opens none of its commitments: another person")
 
 

@@ -346,6 +346,7 @@ def _delivery_outcome(event: DeliveryOutcome, source: Source) -> dict[str, Any]:
         "incident_id": event.incident_id,
         "subject": event.subject_commitment,
         "attempt_number": event.attempt_number,
+        "round": event.round,
         "channel": event.channel,
         "provider": event.provider,
         "state": event.state,

@@ -295,7 +295,7 @@ def test_all_that_later_parts_ask_for_is_provided(config: Path) -> None:
         ("consumers.stages.delivery_commands", "DeliveryNumbers"),
         ("consumers.law.loader", "LawFolder"),
         ("consumers.case.store", "CaseStore"),
-        ("consumers.evidence.commands", "AttemptReferences"),
+        ("consumers.evidence.commands", "ProofSubjects"),
         ("consumers.adapters.case_store.engine", "CaseDatabase"),
     ):
         assert parts.get(getattr(importlib.import_module(module), kind)) is not None

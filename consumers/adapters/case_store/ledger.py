@@ -28,6 +28,7 @@ from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_COMMA
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
@@ -59,7 +60,7 @@ from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
-from consumers.evidence.commitment import commit
+from consumers.evidence.commitment import body_text, commit, incident_key
 
 _CHUNK = 500
 _ENDED = ("dismissed", "closed")
@@ -1031,6 +1032,7 @@ class Ledger:
                 sa.select(
                     attempt,
                     recipient.c.subject_commitment,
+                    recipient.c.round,
                     recipient.c.deadline_at,
                     incident.c.exercise,
                     person_key.c.key.label("person_key"),
@@ -1186,6 +1188,7 @@ class Ledger:
             .values(final_state=sa.bindparam("b_end"), final_at=now),
             [{"b_id": recipient_id, "b_end": end.value} for recipient_id, end, _ in final],
         )
+        who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
         outbox.append(
             connection,
             (
@@ -1195,7 +1198,7 @@ class Ledger:
                     # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
                     hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
                     now,
-                    {"subject": commitment, "state": end.value}
+                    {"subject": commitment, "state": end.value, **who.get(recipient_id, {})}
                     | ({"publications": list(told[recipient_id])} if recipient_id in told else {}),
                     exercise=exercise,
                 )
@@ -1401,12 +1404,13 @@ def _outcome(
             subject_commitment=row["subject_commitment"],
             attempt_id=row["attempt_id"],
             attempt_number=row["number"],
+            round=row["round"],
             channel=Channel(row["channel"]),
             provider=row["provider"],
             state=after,
             previous_state=before,
             sub_type=change.sub_type,
-            body_commitment=_body_commitment(row["person_key"], row["body_sha256"]),
+            body_commitment=_body_commitment(row["person_key"], row["incident_id"], row["body_sha256"]),
             bundle_sha256=row["bundle_sha256"],
             provider_message_sha256=None
             if message_id is None
@@ -1419,9 +1423,11 @@ def _outcome(
     )
 
 
-def _body_commitment(key: bytes | None, body_sha256: str | None) -> str | None:
+def _body_commitment(key: bytes | None, incident_id: str, body_sha256: str | None) -> str | None:
     """Commit to the text under the person's key. None once that key is erased: nothing may link the person any more."""
-    return None if key is None or body_sha256 is None else commit(key, f"body/{body_sha256}")
+    if key is None or body_sha256 is None:
+        return None
+    return commit(incident_key(key, incident_id), body_text(body_sha256))
 
 
 def _case_event(

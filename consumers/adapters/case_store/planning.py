@@ -17,6 +17,7 @@ from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
@@ -48,7 +49,7 @@ from consumers.domain.planning import (
 )
 from consumers.domain.resolution import member_leaf
 from consumers.domain.standing import grown, late_order
-from consumers.evidence.commitment import commit, new_person_key
+from consumers.evidence.commitment import commit, incident_key, new_person_key
 from consumers.evidence.merkle import leaf_hash, root_over
 
 _CHUNK = 500
@@ -408,7 +409,13 @@ class PlanningTables:
                 return False
             plan_id = change.plan_id
             keys = self._person_keys(connection, [row["root"] for row in change.changed], now)
-            rows = [{**row, "subject_commitment": commit(keys[row["root"]], row["root"])} for row in change.changed]
+            rows = [
+                {
+                    **row,
+                    "subject_commitment": commit(incident_key(keys[row["root"]], plan_id.incident_id), row["root"]),
+                }
+                for row in change.changed
+            ]
             for ids in _chunks(change.withdrawn):
                 connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
             for ids in _chunks(change.removed):
@@ -422,6 +429,7 @@ class PlanningTables:
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
                 )
+            self._log_regrouped(connection, plan_id, sorted(change.regrouped), now)
             for recipient_id, correction in change.corrections.items():
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(correction=correction)
@@ -463,6 +471,33 @@ class PlanningTables:
             return True
 
         return self._database.writing(work)
+
+    @staticmethod
+    def _log_regrouped(connection: sa.Connection, plan_id: PlanId, names: Sequence[str], now: datetime) -> None:
+        """Let the log know which members somebody stands for now: their final leaf may have been written without these."""
+        who = who_they_are(connection, plan_id.incident_id, names)
+        events = []
+        for ids in _chunks(names):
+            for row in connection.execute(
+                sa.select(recipient.c.recipient_id, recipient.c.subject_commitment, incident.c.exercise)
+                .join(incident, incident.c.incident_id == recipient.c.incident_id)
+                .where(recipient.c.recipient_id.in_(ids))
+            ):
+                body = {"subject": row.subject_commitment, **who[row.recipient_id]}
+                identity = f"{row.recipient_id}/{body.get('roots_digest')}/{body['root_count']}"
+                event = CaseEvent(
+                    case_event_id=hashlib.sha256(identity.encode()).hexdigest()[:32],
+                    kind="person.regrouped",
+                    incident_id=plan_id.incident_id,
+                    actor=None,
+                    occurred_at=now,
+                    body=body,
+                    exercise=bool(row.exercise),
+                )
+                events.append(
+                    outbox.Outgoing(CASE_EVENTS, plan_id.incident_id, plan_id.incident_id, event.case_event_id, event)
+                )
+        outbox.append(connection, events, now)
 
     @staticmethod
     def _stands(connection: sa.Connection, change: PlanChange) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,28 @@ from click.testing import CliRunner, Result
 from bridge.contracts.errors import BadInput, Refused
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Evidence, Paths, Settings
-from consumers.evidence.commands import AttemptReferences, evidence
+from consumers.evidence.commands import Named, ProofSubjects, evidence
+from consumers.evidence.commitment import Opening, commit, incident_key
 from consumers.evidence.keys import read_signing_key
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf
 from consumers.evidence.leaves import Source
 from tests.unit.evidence.logs import KEY, ORIGIN, OTHER_KEY, write_log, writing
 
-SUBJECT = "ab" * 32
+PERSON_KEY = incident_key(b"p" * 32, "INC-2026-0001")
+SUBJECT = commit(PERSON_KEY, "customer/42")
+NAMED = Named("INC-2026-0001", SUBJECT, 1, Opening(PERSON_KEY, "customer/42"))
 
 
-class _References:
-    def reference_of(self, attempt_id: str) -> tuple[str, str, int] | None:
-        return {"known": ("INC-2026-0001", SUBJECT, 2), "elsewhere": ("INC-2026-0001", SUBJECT, 3)}.get(attempt_id)
+class _Subjects:
+    """Knows one person of one incident."""
+
+    def of_person(self, incident_id: str, root: str, token_file: Path | None) -> Sequence[Named]:
+        if (incident_id, root) != ("INC-2026-0001", "customer/42"):
+            raise Refused("nobody of this incident")
+        return [NAMED]
+
+    def of_attempt(self, attempt_id: str, token_file: Path | None) -> tuple[Named, int] | None:
+        return {"known": (NAMED, 2), "elsewhere": (NAMED, 3)}.get(attempt_id)
 
 
 @pytest.fixture
@@ -29,7 +40,7 @@ def parts(tmp_path: Path) -> Parts:
     parts = Parts()
     settings = Settings(paths=Paths(data=tmp_path / "data", keys=tmp_path / "keys"), evidence=Evidence(origin=ORIGIN))
     parts.provide(Settings, lambda: settings)
-    parts.provide(AttemptReferences, _References)
+    parts.provide(ProofSubjects, _Subjects)
     return parts
 
 
@@ -102,6 +113,23 @@ def test_the_newest_entry_of_an_attempt_is_proved(parts: Parts, tmp_path: Path) 
     assert '"state":"delivered"' in shown
     for attempt in ("unknown", "elsewhere"):
         assert isinstance(run(parts, "prove", "--attempt", attempt, "-o", proof).exception, Refused)
+
+
+def test_a_persons_proof_is_of_how_they_were_reached_and_shows_that_it_is_theirs(parts: Parts, tmp_path: Path) -> None:
+    with writing(tmp_path / "data/evidence") as writer:
+        writer.append([outcome(1, "bounced", 0), outcome(2, "delivered", 1), outcome(2, "read", 2)])
+        writer.append([outcome(3, "cancelled", 3)])
+    proof = tmp_path / "one.tlog-proof"
+    asked = ("prove", "--incident", "INC-2026-0001", "--person", "customer/42", "-o", proof)
+    done = run(parts, *asked)
+    assert done.exit_code == 0, done.output
+    assert "shows that the entry is about customer/42" in done.output
+    shown = run(parts, "verify", proof, "--vkey", str(KEY.verifier)).output
+    assert '"state":"read"' in shown
+    assert "Proved: its commitment (subject) is of customer/42" in shown
+    assert run(parts, "prove", "--person", "customer/42", "-o", proof).exit_code == 2
+    stranger = run(parts, "prove", "--incident", "INC-2026-0001", "--person", "customer/43", "-o", proof)
+    assert isinstance(stranger.exception, Refused)
 
 
 def test_verify_says_what_a_folder_holds_or_what_is_wrong_with_it(parts: Parts, tmp_path: Path) -> None:

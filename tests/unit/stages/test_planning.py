@@ -36,7 +36,7 @@ from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
-from consumers.evidence.commitment import commit
+from consumers.evidence.commitment import commit, incident_key
 from consumers.stages.planning import NOBODY_BEHIND_IT, Planning
 from tests.unit.shipped_law import shipped_law
 
@@ -202,7 +202,7 @@ def test_plan_completes_when_every_partition_is_here(world: World) -> None:
         assert row["held_reason"] is None
         assert row["deadline_at"] is None or row["deadline_at"] > NOW
         (key,) = world.rows(tables.person_key, root=root)
-        assert row["subject_commitment"] == commit(key["key"], root)
+        assert row["subject_commitment"] == commit(incident_key(key["key"], INCIDENT), root)
     segments = {row["segment_id"]: row for row in world.rows(tables.segment)}
     assert {row["bundle_sha256"] for row in segments.values()} == {sha256}
     assert segments[rows["customer/1"]["segment_id"]]["key"]["locale"] == "de"
