@@ -462,6 +462,10 @@ class ReleaseRecord:
     prepared_at: datetime
     released_at: datetime | None = None
     finished_at: datetime | None = None
+    stopped_at: datetime | None = None
+    """Since when it is paused or cancelled."""
+    canary_state: str | None = None
+    """As of `domain.canary.CanaryState`; None: its policy has no canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,6 +499,11 @@ class GateRecord:
     """Whose people it covers; None: everybody's."""
     regime_id: str | None = None
     """The duty that it follows from; None: a person set it."""
+    segments: Sequence[str] | None = None
+    people: Sequence[str] | None = field(default=None, repr=False)
+    """Roots of single persons whom it covers besides."""
+    until_at: datetime | None = None
+    """Until when it was asked for. It ends when somebody lifts it."""
 
 
 class CaseWork(Protocol):

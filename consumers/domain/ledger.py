@@ -16,6 +16,8 @@ class Lane:
     channel: Channel
     belt: int
     at_once: int
+    per_second: float = 0.0
+    """The lane's rate now, which says what deadlines need of it; 0: not known, and the earliest deadline takes all."""
 
 
 @dataclass(frozen=True, slots=True)

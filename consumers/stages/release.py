@@ -125,7 +125,8 @@ class ReleaseStage:
             if allowed.at_most is not None:
                 # what lies on the belt already uses up the bound, too
                 belt, at_once = min(belt, allowed.at_most), min(at_once, allowed.at_most)
-            count = self._ledger.meter(Lane(channel, belt=belt, at_once=at_once)) if at_once else 0
+            lane = Lane(channel, belt=belt, at_once=at_once, per_second=rate)
+            count = self._ledger.meter(lane) if at_once else 0
             if self._live is not None:
                 self._live.issued(channel, count)
             self._credit[channel] = credit - count

@@ -19,17 +19,17 @@ from bridge.contracts.events import (
     AttemptState,
     CaseEvent,
     Channel,
-    DeliverNotice,
     DeliveryOutcome,
     Residence,
     SealedContact,
 )
-from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_COMMANDS, DELIVERY_OUTCOMES
+from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.metering import Meter, insert_attempts, open_gates
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     affected,
@@ -100,6 +100,7 @@ class Ledger:
         self._clock = clock
         self._policy = policy
         self._publications_seen: Mapping[str, Any] = {}
+        self._meter = Meter(database, clock, self._kept_back)
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
 
@@ -130,32 +131,45 @@ class Ledger:
 
     @staticmethod
     def _adopt(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
-        """Take over what waits under a void release, for people who are still affected and whose text is approved here.
+        """Take over what waits under a void or cancelled release, for people who are still affected and whose text is
+        approved here; with that text.
 
-        Their first attempt left before the scope was corrected; the next channel must not wait for ever.
+        Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever.
         """
         void = sa.select(release.c.release_id).where(
-            (release.c.incident_id == row["incident_id"]) & (release.c.state == "void")
+            (release.c.incident_id == row["incident_id"]) & release.c.state.in_(("void", "cancelled"))
         )
-        people = sa.select(recipient.c.recipient_id).where(
-            (recipient.c.incident_id == row["incident_id"])
-            & recipient.c.segment_id.in_(sorted(row["policy"].get("segments", {})))
-            & sa.exists().where(
-                (affected.c.incident_id == row["incident_id"])
-                & (affected.c.revision == row["revision"])
-                & (affected.c.root == recipient.c.root)
-            )
-        )
-        connection.execute(
-            sa.update(attempt)
+        waiting = connection.execute(
+            sa.select(attempt.c.attempt_id)
             .where(
                 (attempt.c.incident_id == row["incident_id"])
                 & (attempt.c.state == AttemptState.PLANNED)
                 & attempt.c.release_id.in_(void)
-                & attempt.c.recipient_id.in_(people)
             )
-            .values(release_id=row["release_id"])
-        )
+            .limit(1)
+        ).first()
+        if waiting is None:
+            return
+        for segment_id, approved in sorted(row["policy"].get("segments", {}).items()):
+            people = sa.select(recipient.c.recipient_id).where(
+                (recipient.c.incident_id == row["incident_id"])
+                & (recipient.c.segment_id == segment_id)
+                & sa.exists().where(
+                    (affected.c.incident_id == row["incident_id"])
+                    & (affected.c.revision == row["revision"])
+                    & (affected.c.root == recipient.c.root)
+                )
+            )
+            connection.execute(
+                sa.update(attempt)
+                .where(
+                    (attempt.c.incident_id == row["incident_id"])
+                    & (attempt.c.state == AttemptState.PLANNED)
+                    & attempt.c.release_id.in_(void)
+                    & attempt.c.recipient_id.in_(people)
+                )
+                .values(release_id=row["release_id"], bundle_sha256=approved["bundle_sha256"])
+            )
 
     @staticmethod
     def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
@@ -262,8 +276,7 @@ class Ledger:
             )  # fmt: skip
             if following.end is not None:
                 ended.append((person["recipient_id"], following.end, person["subject_commitment"]))
-        if attempts:
-            connection.execute(sa.insert(attempt), attempts)
+        insert_attempts(connection, attempts)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
@@ -368,113 +381,16 @@ class Ledger:
         }
 
     def meter(self, lane: Lane) -> int:
-        """Put commands for the most urgent planned attempts of `lane` on the belt; return how many.
-
-        The belt holds at most `lane.belt` commands that nobody has taken up. Command, epoch and outbox row are one
-        transaction: a crash leaves either a planned attempt or a command that will be published.
-        """
-        now = self._clock.now()
-
-        def work(connection: sa.Connection) -> int:
-            on_belt = connection.execute(
-                sa.select(sa.func.count())
-                .select_from(attempt)
-                .where((attempt.c.state == AttemptState.COMMANDED) & (attempt.c.channel == lane.channel))
-            ).scalar_one()
-            room = min(lane.belt - on_belt, lane.at_once)
-            if room <= 0:
-                return 0
-            rows = self._most_urgent(connection, lane, room)
-            if not rows:
-                return 0
-            connection.execute(
-                sa.update(attempt)
-                .where((attempt.c.attempt_id == sa.bindparam("b_id")) & (attempt.c.state == AttemptState.PLANNED))
-                .values(
-                    state=AttemptState.COMMANDED.value, state_at=now, commanded_at=now, epoch=sa.bindparam("b_epoch")
-                ),
-                [{"b_id": row["attempt_id"], "b_epoch": row["current_epoch"]} for row in rows],
-            )
-            outbox.append(
-                connection,
-                (
-                    outbox.Outgoing(
-                        DELIVERY_COMMANDS,
-                        root=row["recipient_id"],
-                        key=row["recipient_id"],
-                        event_id=f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}",
-                        event=DeliverNotice(
-                            incident_id=row["incident_id"],
-                            release_id=row["release_id"],
-                            epoch=row["current_epoch"],
-                            recipient_id=row["recipient_id"],
-                            attempt_id=row["attempt_id"],
-                            channel=Channel(row["channel"]),
-                            lane=row["lane"],
-                            deadline_at=row["deadline_at"],
-                        ),
-                    )
-                    for row in rows
-                ),
-                now,
-            )
-            return len(rows)
-
-        return self._database.writing(work)
-
-    def _most_urgent(self, connection: sa.Connection, lane: Lane, room: int) -> list[Mapping[Any, Any]]:
-        gated = {
-            row.incident_id
-            for row in connection.execute(sa.select(gate.c.incident_id).where(gate.c.lifted_at.is_(None)).distinct())
-        }
-        query = (
-            sa.select(
-                attempt.c.attempt_id,
-                attempt.c.recipient_id,
-                attempt.c.incident_id,
-                attempt.c.release_id,
-                attempt.c.channel,
-                attempt.c.send_count,
-                recipient.c.residence,
-                recipient.c.controller,
-                recipient.c.deadline_at,
-                segment.c.lane,
-                incident.c.epoch.label("current_epoch"),
-            )
-            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-            .join(segment, segment.c.segment_id == recipient.c.segment_id)
-            .join(release, release.c.release_id == attempt.c.release_id)
-            .join(incident, incident.c.incident_id == attempt.c.incident_id)
-            .where(
-                (attempt.c.state == AttemptState.PLANNED)
-                & (attempt.c.channel == lane.channel)
-                & (release.c.state == "releasing")
-            )
-            .order_by(
-                recipient.c.deadline_at.is_(None), recipient.c.deadline_at, segment.c.priority, attempt.c.attempt_id
-            )
-        )
-        chosen: list[Mapping[Any, Any]] = []
-        gates: dict[str, list[Gate]] = {name: _open_gates(connection, name) for name in gated}
-        start = 0
-        while len(chosen) < room:
-            # whoever has to wait must not use up the room of those behind: read on until it is full
-            rows = connection.execute(query.limit(room).offset(start)).mappings().all()
-            for row in rows:
-                if not self._kept_back(connection, row, gates.get(row["incident_id"], ())):
-                    chosen.append(row)
-            if len(rows) < room:
-                break
-            start += room
-        del chosen[room:]
-        return chosen
+        """Put commands for the most urgent planned attempts of `lane` on the belt; return how many."""
+        return self._meter.meter(lane)
 
     def _kept_back(self, connection: sa.Connection, row: Mapping[Any, Any], gates: Sequence[Gate]) -> bool:
         """Say whether somebody may not be told now: a gate covers them, or no rule lets their notice pass our region.
 
         Planning holds those whom no region covers; this is for rules that have changed since, and is said by name.
         """
-        if gate_for(_codes(row["residence"]), gates, row["controller"]):
+        codes = _codes(row["residence"])
+        if gate_for(codes, gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
             return True
         objection = None
         if row["channel"] != Channel.ACCOUNT_NOTICE and self._policy.region_objection is not None:
@@ -684,7 +600,7 @@ class Ledger:
                 if row["state"] != AttemptState.COMMANDED:
                     continue
                 if row["incident_id"] not in gates:
-                    gates[row["incident_id"]] = _open_gates(connection, row["incident_id"])
+                    gates[row["incident_id"]] = open_gates(connection, row["incident_id"])
                 stale = row["release_state"] != "releasing" or row["current_epoch"] != command.epoch
                 if stale or self._kept_back(connection, row, gates[row["incident_id"]]):
                     recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
@@ -1139,7 +1055,7 @@ class Ledger:
                     if AttemptState(row["state"]) in (AttemptState.PLANNED, AttemptState.COMMANDED)
                 )
         if new_attempts:
-            connection.execute(sa.insert(attempt), new_attempts)
+            insert_attempts(connection, new_attempts)
             # a bounce after the end (asynchronous ones take days) takes end and finish back
             connection.execute(
                 sa.update(recipient).where(recipient.c.recipient_id.in_(undone)).values(final_state=None, final_at=None)
@@ -1324,17 +1240,6 @@ def _running_releases() -> sa.Select[Any]:
         .where(release.c.state == "releasing")
         .order_by(release.c.released_at)
     )
-
-
-def _open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
-    return [
-        Gate(row.gate_id, row.kind, tuple(row.covers), row.controller)
-        for row in connection.execute(
-            sa.select(gate.c.gate_id, gate.c.kind, gate.c.covers, gate.c.controller).where(
-                (gate.c.incident_id == incident_id) & gate.c.lifted_at.is_(None)
-            )
-        )
-    ]
 
 
 def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:

@@ -500,6 +500,30 @@ release = sa.Table(
     sa.Column("prepared_at", Instant, nullable=False),
     sa.Column("released_at", Instant),
     sa.Column("finished_at", Instant),
+    sa.Column("stopped_at", Instant, comment="paused or cancelled since then"),
+    sa.Column("canary_state", _id(16), comment="testing, passed, held, waived; null: the policy has no canary"),
+)
+
+lane_rate = sa.Table(
+    "lane_rate",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("channel", _id(16), primary_key=True),
+    sa.Column(
+        "per_second", sa.Float, nullable=False, comment="at most so many of this incident; never above the lane's"
+    ),
+    sa.Column("set_at", Instant, nullable=False),
+    sa.Column("set_by", _id(100), nullable=False),
+)
+
+lane_pace = sa.Table(
+    "lane_pace",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("channel", _id(16), primary_key=True),
+    sa.Column("per_second", sa.Float, nullable=False, comment="put on the belt lately"),
+    sa.Column("lane_per_second", sa.Float, nullable=False, comment="what the whole lane may do now"),
+    sa.Column("measured_at", Instant, nullable=False),
 )
 
 approval = sa.Table(
@@ -521,6 +545,9 @@ gate = sa.Table(
     sa.Column("incident_id", _id(32), nullable=False, index=True),
     sa.Column("kind", _id(32), nullable=False, comment="law_enforcement_hold, authority_first, notice_incomplete"),
     sa.Column("covers", sa.JSON, nullable=False, comment="jurisdictions, or ['*']"),
+    sa.Column("segments", sa.JSON, comment="segments that it covers besides"),
+    sa.Column("people", sa.JSON, comment="roots of single persons whom it covers besides"),
+    sa.Column("until_at", Instant, comment="until when it was asked for; it ends when somebody lifts it"),
     sa.Column("controller", _id(64), comment="whose people it covers; null: everybody's"),
     sa.Column("regime_id", _id(64), comment="the duty that it follows from; null: a person set it"),
     sa.Column("set_at", Instant, nullable=False),
@@ -554,8 +581,31 @@ attempt = sa.Table(
     sa.Column("message_salt", _id(64)),
     sa.Column("body_sha256", _id(64)),
     sa.Column("bundle_sha256", _id(64)),
+    sa.Column(
+        "fallback", sa.Boolean, nullable=False, server_default=sa.false(), comment="not the person's first attempt"
+    ),
+    sa.Column(
+        "due_at",
+        Instant,
+        nullable=False,
+        server_default="9999-12-31 00:00:00",
+        comment="the person's deadline, for the order of going; the far future where none is owed",
+    ),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0", comment="the segment's: lower goes first"),
+    sa.Column(
+        "kept_until", Instant, comment="somebody may not be told now, says a gate or a region; looked at again then"
+    ),
     sa.UniqueConstraint("recipient_id", "number"),
-    sa.Index("ix_attempt_incident_state", "incident_id", "state"),
+    # what waits for one lane, in the order in which it goes; also all that is asked by incident and state
+    sa.Index(
+        "ix_attempt_incident_state_channel_order",
+        "incident_id",
+        "state",
+        "channel",
+        "fallback",
+        "due_at",
+        "priority",
+    ),
     sa.Index("ix_attempt_state_state_at", "state", "state_at"),
     sa.Index("ix_attempt_provider_message", "provider", "provider_message_id"),
 )

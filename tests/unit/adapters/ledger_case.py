@@ -405,6 +405,47 @@ class LedgerCases:
         case.ledger.meter(Lane(Channel.EMAIL, belt=1, at_once=1))
         assert [command.recipient_id for command in case.commands()] == [urgent]
 
+    def test_a_small_incident_and_a_fallback_each_get_their_turn_beside_a_huge_one(self, case: Case) -> None:
+        other = case.second_incident()
+        bounced = case.person(99, ("sms", "email"), deadline_at=NOW + timedelta(hours=72))
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.segment).values(channels=["sms", "email"]))
+            for release_id, segment_id in (("r1", "s1"), ("q1", "t1")):
+                policy = {"segments": {segment_id: {**APPROVED, "channels": ["sms", "email"]}}}
+                connection.execute(
+                    sa.update(tables.release).where(tables.release.c.release_id == release_id).values(policy=policy)
+                )
+        (first,) = case.claim(SMS_LANE)
+        for number in range(40):
+            case.person(number, ("email",), deadline_at=NOW + timedelta(hours=70))
+        small = case.person(
+            1, ("email",), recipient_id=f"{other}:customer/1", incident_id=other, segment_id="t1",
+            deadline_at=NOW + timedelta(hours=71),
+        )  # fmt: skip
+        case.hand_over([first])
+        case.receive(first, ReceiptKind.BOUNCED_HARD)
+        case.ledger.begin_attempts(100)
+        case.ledger.meter(Lane(Channel.EMAIL, belt=100, at_once=12, per_second=14))
+        gone = {command.recipient_id for command in case.commands()}
+        assert {small, bounced} < gone
+        assert len(gone) == 12
+
+    def test_an_incidents_own_rate_holds_at_the_next_portion(self, case: Case) -> None:
+        for number in range(40):
+            case.person(number)
+        case.ledger.begin_attempts(100)
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.lane_rate).values(
+                    incident_id=INCIDENT, channel="email", per_second=2, set_at=NOW, set_by="d"
+                )
+            )
+        metered = []
+        for _ in range(5):
+            metered.append(case.ledger.meter(EMAIL_LANE))
+            case.clock.at += timedelta(seconds=1)
+        assert metered == [0, 2, 2, 2, 2]
+
     def test_late_additions_stop_at_the_cap_of_the_approval(self, case: Case) -> None:
         for number in range(3):
             case.person(number, late=True)

@@ -1,0 +1,378 @@
+"""The meter's SQL: which planned attempts go onto the belt next, and that they do. How a portion is shared is decided in
+`consumers.domain.metering`; who may not be told now, by whoever made the meter.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import AttemptState, Channel, DeliverNotice
+from bridge.contracts.topics import DELIVERY_COMMANDS
+from bridge.runtime.clock import Clock
+from consumers.adapters.case_store import outbox
+from consumers.adapters.case_store.canaries import allowance
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.tables import attempt, gate, incident, lane_rate, recipient, release, segment
+from consumers.domain.canary import CanaryState, canary_of
+from consumers.domain.gates import Gate
+from consumers.domain.ledger import Lane
+from consumers.domain.metering import Queue, QueueKey, shares
+
+NEVER_DUE = datetime(9999, 12, 31, tzinfo=UTC)
+_CHUNK = 500
+_KEPT_FOR = timedelta(minutes=1)
+"""Whoever is kept back is looked at again after this, whatever the reason; lifting a gate lets them go at once."""
+_PAGES = 20
+"""So many times a queue is read on, at most, past people who are kept back; the next tick goes on from there."""
+_COUNT_SECONDS = 5.0
+
+KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """An incident with releases that run."""
+
+    incident_id: str
+    epoch: int
+    release_ids: tuple[str, ...]
+    canary: tuple[str, Mapping[str, Any]] | None
+    """Release and policy of one that is still being tried on a few."""
+
+
+class Meter:
+    """Fills the belt. What it remembers between portions is fairness and pace only: a crash forgets no message."""
+
+    def __init__(self, database: CaseDatabase, clock: Clock, kept_back: KeptBack) -> None:
+        self._database = database
+        self._clock = clock
+        self._kept_back = kept_back
+        self._carry: dict[Channel, MutableMapping[QueueKey, float]] = defaultdict(dict)
+        self._credit: dict[tuple[str, Channel], tuple[float, datetime]] = {}
+        self._backlog: Mapping[tuple[str, str, bool], int] = {}
+        self._count_again = 0.0
+
+    def meter(self, lane: Lane) -> int:
+        """Put commands for the most urgent planned attempts of `lane` on the belt; return how many.
+
+        The belt holds at most `lane.belt` commands that nobody has taken up. Command, epoch and outbox row are one
+        transaction: a crash leaves either a planned attempt or a command that will be published.
+        """
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> Mapping[str, int]:
+            on_belt = connection.execute(
+                sa.select(sa.func.count())
+                .select_from(attempt)
+                .where((attempt.c.state == AttemptState.COMMANDED) & (attempt.c.channel == lane.channel))
+            ).scalar_one()
+            room = min(lane.belt - on_belt, lane.at_once)
+            rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
+            _command(connection, rows, now)
+            issued: dict[str, int] = defaultdict(int)
+            for row in rows:
+                issued[row["incident_id"]] += 1
+            return issued
+
+        issued = self._database.writing(work)
+        # only now: a transaction that was rolled back and run again has spent nothing
+        for incident_id, count in issued.items():
+            if (incident_id, lane.channel) in self._credit:
+                credit, at = self._credit[incident_id, lane.channel]
+                self._credit[incident_id, lane.channel] = credit - count, at
+        return sum(issued.values())
+
+    def _most_urgent(self, connection: sa.Connection, lane: Lane, room: int, now: datetime) -> list[Mapping[str, Any]]:
+        running = running_incidents(connection)
+        if not running:
+            return []
+        at_most = self._own_rates(connection, lane.channel, [each.incident_id for each in running], now)
+        self._count(connection, [each.incident_id for each in running])
+        gated = set(connection.execute(sa.select(gate.c.incident_id).where(gate.c.lifted_at.is_(None))).scalars())
+        ready: dict[QueueKey, list[Mapping[str, Any]]] = {}
+        queues: list[Queue] = []
+        for each in running:
+            limit = min(room, at_most.get(each.incident_id, room))
+            gates = open_gates(connection, each.incident_id) if each.incident_id in gated else []
+            for fallback in (False, True):
+                rows = self._ready(connection, lane.channel, each, gates, now, fallback=fallback, limit=limit)
+                if rows:
+                    key = (each.incident_id, fallback)
+                    backlog = self._backlog.get((each.incident_id, lane.channel, fallback), 0)
+                    ready[key] = rows
+                    queues.append(Queue(*key, min(row["due_at"] for row in rows), len(rows), backlog))
+        counts = shares(
+            room, queues, now, lane.per_second, at_most=at_most, carry=self._carry[lane.channel]
+        )  # fmt: skip
+        chosen = [row for key, count in counts.items() for row in ready[key][:count]]
+        return sorted(chosen, key=lambda row: (row["due_at"], row["priority"]))
+
+    def _own_rates(
+        self, connection: sa.Connection, channel: Channel, incident_ids: Sequence[str], now: datetime
+    ) -> Mapping[str, int]:
+        """Return how many may go now of each incident that has a rate of its own."""
+        rates = {
+            row.incident_id: row.per_second
+            for row in connection.execute(
+                sa.select(lane_rate.c.incident_id, lane_rate.c.per_second).where(
+                    lane_rate.c.incident_id.in_(incident_ids) & (lane_rate.c.channel == channel)
+                )
+            )
+        }
+        for key in [key for key in self._credit if key[1] == channel and key[0] not in rates]:
+            del self._credit[key]
+        for incident_id, rate in rates.items():
+            credit, at = self._credit.get((incident_id, channel), (0.0, now))
+            # as with the lane: what was not used is not saved up beyond one second
+            grown = min(credit + rate * max((now - at).total_seconds(), 0.0), max(rate, 1.0))
+            self._credit[incident_id, channel] = grown, now
+        return {incident_id: int(self._credit[incident_id, channel][0]) for incident_id in rates}
+
+    def _count(self, connection: sa.Connection, incident_ids: Sequence[str]) -> None:
+        """Count what waits, now and then: how far deadlines need the lane hardly changes within seconds."""
+        began = time.monotonic()
+        if began < self._count_again:
+            return
+        rows = connection.execute(
+            sa.select(attempt.c.incident_id, attempt.c.channel, attempt.c.fallback, sa.func.count())
+            .where(attempt.c.incident_id.in_(incident_ids) & (attempt.c.state == AttemptState.PLANNED))
+            .group_by(attempt.c.incident_id, attempt.c.channel, attempt.c.fallback)
+        )
+        self._backlog = {(row[0], row[1], bool(row[2])): row[3] for row in rows}
+        took = time.monotonic() - began
+        self._count_again = began + max(_COUNT_SECONDS, 50 * took)
+
+    def _ready(
+        self,
+        connection: sa.Connection,
+        channel: Channel,
+        running: _Running,
+        gates: Sequence[Gate],
+        now: datetime,
+        *,
+        fallback: bool,
+        limit: int,
+    ) -> list[Mapping[str, Any]]:
+        """Return up to `limit` attempts of one queue that may go now, the most urgent first.
+
+        Whoever is kept back is marked and read past: they use up nobody's room, now or in the next ticks.
+        """
+        if running.canary is not None and not fallback:
+            canaries: list[Mapping[str, Any]] = []
+            for segment_id, room in allowance(connection, running.incident_id, *running.canary).items():
+                wanted = min(room, limit - len(canaries))
+                canaries += self._read_on(connection, channel, running, gates, now, False, wanted, segment_id)
+            return canaries
+        return self._read_on(connection, channel, running, gates, now, fallback, limit, None)
+
+    def _read_on(
+        self,
+        connection: sa.Connection,
+        channel: Channel,
+        running: _Running,
+        gates: Sequence[Gate],
+        now: datetime,
+        fallback: bool,
+        limit: int,
+        segment_id: str | None,
+    ) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = []
+        seen: set[str] = set()
+        for number in range(_PAGES):
+            if len(found) >= limit:
+                break
+            # once somebody is kept back there may be very many
+            wanted = limit - len(found) if number == 0 else max(limit - len(found), _CHUNK)
+            page = _waiting(connection, channel, running, now, seen, fallback, wanted, segment_id)
+            kept = [row for row in page if self._kept_back(connection, row, gates)]
+            _mark_kept(connection, [row["attempt_id"] for row in kept], now + _KEPT_FOR)
+            seen |= {row["attempt_id"] for row in page}
+            kept_ids = {row["attempt_id"] for row in kept}
+            found += [row for row in page if row["attempt_id"] not in kept_ids]
+            if len(page) < wanted:
+                break
+        return found[:limit]
+
+
+def running_incidents(connection: sa.Connection) -> list[_Running]:
+    """Return the incidents of which a release runs."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in connection.execute(
+        sa.select(
+            release.c.incident_id, release.c.release_id, release.c.canary_state, release.c.policy, incident.c.epoch
+        )
+        .join(incident, incident.c.incident_id == release.c.incident_id)
+        .where(release.c.state == "releasing")
+        .order_by(release.c.released_at)
+    ):
+        found[row.incident_id].append(row)
+    return [
+        _Running(
+            incident_id,
+            rows[0].epoch,
+            tuple(row.release_id for row in rows),
+            next(
+                (
+                    (row.release_id, row.policy)
+                    for row in rows
+                    if row.canary_state == CanaryState.TESTING and canary_of(row.policy) is not None
+                ),
+                None,
+            ),
+        )
+        for incident_id, rows in found.items()
+    ]
+
+
+def _waiting(
+    connection: sa.Connection,
+    channel: Channel,
+    running: _Running,
+    now: datetime,
+    seen: Collection[str],
+    fallback: bool,
+    limit: int,
+    segment_id: str | None,
+) -> list[Mapping[str, Any]]:
+    query = (
+        sa.select(attempt.c.attempt_id)
+        .where(
+            (attempt.c.incident_id == running.incident_id)
+            & (attempt.c.state == AttemptState.PLANNED)
+            & (attempt.c.channel == channel)
+            & (attempt.c.fallback == sa.literal(fallback))
+            & attempt.c.release_id.in_(running.release_ids)
+            & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
+        )
+        .order_by(attempt.c.due_at, attempt.c.priority)
+        # a page of the index: what was found already is read past, not searched
+        .limit(limit + len(seen))
+    )
+    if segment_id is not None:
+        query = query.join(recipient, recipient.c.recipient_id == attempt.c.recipient_id).where(
+            recipient.c.segment_id == segment_id
+        )
+    ids = [each for each in connection.execute(query).scalars() if each not in seen][:limit]
+    rows: dict[str, Mapping[str, Any]] = {}
+    for start in range(0, len(ids), _CHUNK):
+        for row in connection.execute(
+            sa.select(
+                attempt.c.attempt_id,
+                attempt.c.recipient_id,
+                attempt.c.incident_id,
+                attempt.c.release_id,
+                attempt.c.channel,
+                attempt.c.send_count,
+                attempt.c.due_at,
+                attempt.c.priority,
+                recipient.c.root,
+                recipient.c.residence,
+                recipient.c.controller,
+                recipient.c.segment_id,
+                recipient.c.deadline_at,
+                segment.c.lane,
+            )
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .join(segment, segment.c.segment_id == recipient.c.segment_id)
+            .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+        ).mappings():
+            rows[row["attempt_id"]] = {**row, "current_epoch": running.epoch}
+    # an attempt of somebody whom planning has just taken out of their segment waits for planning
+    return [rows[each] for each in ids if each in rows]
+
+
+def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: datetime) -> None:
+    for start in range(0, len(attempt_ids), _CHUNK):
+        connection.execute(
+            sa.update(attempt)
+            .where(attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK]))
+            .values(kept_until=until)
+        )
+
+
+def _command(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    if not rows:
+        return
+    connection.execute(
+        sa.update(attempt)
+        .where((attempt.c.attempt_id == sa.bindparam("b_id")) & (attempt.c.state == AttemptState.PLANNED))
+        .values(state=AttemptState.COMMANDED.value, state_at=now, commanded_at=now, epoch=sa.bindparam("b_epoch")),
+        [{"b_id": row["attempt_id"], "b_epoch": row["current_epoch"]} for row in rows],
+    )
+    outbox.append(
+        connection,
+        (
+            outbox.Outgoing(
+                DELIVERY_COMMANDS,
+                root=row["recipient_id"],
+                key=row["recipient_id"],
+                event_id=f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}",
+                event=DeliverNotice(
+                    incident_id=row["incident_id"],
+                    release_id=row["release_id"],
+                    epoch=row["current_epoch"],
+                    recipient_id=row["recipient_id"],
+                    attempt_id=row["attempt_id"],
+                    channel=Channel(row["channel"]),
+                    lane=row["lane"],
+                    deadline_at=row["deadline_at"],
+                ),
+            )
+            for row in rows
+        ),
+        now,
+    )
+
+
+def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert new attempts with what decides when they go: the person's deadline, their segment's sensitivity, and
+    whether it is their first.
+    """
+    order: dict[str, tuple[datetime, int]] = {}
+    people = sorted({row["recipient_id"] for row in rows})
+    for start in range(0, len(people), _CHUNK):
+        for each in connection.execute(
+            sa.select(recipient.c.recipient_id, recipient.c.deadline_at, segment.c.priority)
+            .outerjoin(segment, segment.c.segment_id == recipient.c.segment_id)
+            .where(recipient.c.recipient_id.in_(people[start : start + _CHUNK]))
+        ):
+            order[each.recipient_id] = (each.deadline_at or NEVER_DUE, each.priority or 0)
+    # channels that begin together are all first ones
+    beginning = {row["recipient_id"] for row in rows if row["number"] == 1}
+    if rows:
+        connection.execute(
+            sa.insert(attempt),
+            [
+                {
+                    **row,
+                    "fallback": row["recipient_id"] not in beginning,
+                    "due_at": order[row["recipient_id"]][0],
+                    "priority": order[row["recipient_id"]][1],
+                }
+                for row in rows
+            ],
+        )
+
+
+def open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
+    """Return the gates of an incident that nobody has lifted."""
+    return [
+        Gate(
+            row.gate_id,
+            row.kind,
+            tuple(row.covers),
+            row.controller,
+            frozenset(row.segments or ()),
+            frozenset(row.people or ()),
+        )
+        for row in connection.execute(
+            sa.select(
+                gate.c.gate_id, gate.c.kind, gate.c.covers, gate.c.controller, gate.c.segments, gate.c.people
+            ).where((gate.c.incident_id == incident_id) & gate.c.lifted_at.is_(None))
+        )
+    ]

@@ -1,0 +1,92 @@
+"""Who goes next: how one portion of a lane is shared between incidents, and in each between first attempts and fallbacks.
+
+Earliest deadline first, but a part of the lane that no deadline needs is shared alike, so that a small incident does not
+wait for the end of a huge one, nor a fallback for the end of all first attempts. Pure; not for how large a portion is.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+FAIR = 0.5
+"""At most this part of a lane is shared alike; the rest goes by deadline, whatever they leave open."""
+
+QueueKey = tuple[str, bool]
+"""Incident, and whether these are fallbacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Attempts of one incident that wait for the same lane."""
+
+    incident_id: str
+    fallback: bool
+    due_at: datetime
+    """The earliest deadline among them; the far future where none is owed."""
+    ready: int
+    """So many can go now."""
+    backlog: int
+    """So many wait in all, as counted last."""
+
+    @property
+    def key(self) -> QueueKey:
+        """What tells it from the others."""
+        return self.incident_id, self.fallback
+
+
+def needed_share(queues: Sequence[Queue], now: datetime, per_second: float) -> float:
+    """Return which part of the lane the deadlines need, 0 to 1: at 1 nothing else may go first.
+
+    A deadline that has passed needs nothing any more: it is the first in order, and keeps nobody else from theirs.
+    """
+    waiting, needed = 0, 0.0
+    for queue in sorted(queues, key=lambda each: each.due_at):
+        seconds = (queue.due_at - now).total_seconds()
+        if seconds <= 0:
+            continue
+        waiting += max(queue.backlog, queue.ready)
+        needed = max(needed, waiting / (per_second * seconds) if per_second > 0 else 1.0)
+    return min(needed, 1.0)
+
+
+def shares(
+    room: int,
+    queues: Sequence[Queue],
+    now: datetime,
+    per_second: float,
+    *,
+    at_most: Mapping[str, int] | None = None,
+    carry: MutableMapping[QueueKey, float] | None = None,
+) -> Mapping[QueueKey, int]:
+    """Return how many of each queue go now, `room` in all where that many are ready.
+
+    `per_second` is the lane's rate. `at_most` bounds incidents that have a rate of their own. `carry` remembers the
+    fractions that a queue is still owed from portions before; losing it costs a queue less than one message.
+    """
+    waiting = sorted((each for each in queues if each.ready > 0), key=lambda each: (each.due_at, each.key))
+    left = dict(at_most or {})
+    owed: MutableMapping[QueueKey, float] = {} if carry is None else carry
+    given = {each.key: 0 for each in waiting}
+    for key in [key for key in owed if key not in given]:
+        del owed[key]
+
+    def give(queue: Queue, wanted: int) -> int:
+        nonlocal room
+        bound = left.get(queue.incident_id, wanted)
+        count = max(0, min(wanted, room, bound, queue.ready - given[queue.key]))
+        given[queue.key] += count
+        room -= count
+        if queue.incident_id in left:
+            left[queue.incident_id] -= count
+        return count
+
+    if len(waiting) > 1:
+        spare = min(FAIR, 1.0 - needed_share(waiting, now, per_second))
+        alike = room * spare / len(waiting)
+        for each in waiting:
+            owed[each.key] = owed.get(each.key, 0.0) + alike
+        for each in sorted(waiting, key=lambda each: -owed[each.key]):
+            owed[each.key] = min(owed[each.key] - give(each, int(owed[each.key])), 1.0)
+    for each in waiting:
+        give(each, room)
+    return given
