@@ -4,6 +4,7 @@ SQLite runs in WAL mode with full durability of each commit; every write transac
 processes wait for each other instead of failing half-way. MariaDB and MySQL run READ COMMITTED.
 """
 
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,14 +68,15 @@ class CaseDatabase:
 
     def writing(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction, again from its start when the server chose it as a deadlock's victim."""
-        for remaining in range(4, -1, -1):
+        for remaining in range(9, -1, -1):
             try:
                 with self.write() as connection:
                     return work(connection)
             except OperationalError as error:
                 if remaining == 0 or not _is_deadlock(error):
                     raise
-                time.sleep(0.01 * (5 - remaining))
+                # longer each time and never alike: two that met must not meet again
+                time.sleep(random.uniform(0.005, 0.02) * (10 - remaining))  # noqa: S311  no secret
         raise AssertionError("unreachable")
 
     @contextmanager
