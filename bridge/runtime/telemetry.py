@@ -29,6 +29,8 @@ class Declaration:
     labels: tuple[str, ...]
     help: str
     question: str
+    module: str
+    """Where it is declared."""
 
 
 DECLARATIONS: dict[str, Declaration] = {}
@@ -36,7 +38,8 @@ DECLARATIONS: dict[str, Declaration] = {}
 
 
 def _declare(name: str, kind: str, help: str, question: str, labels: Sequence[str]) -> None:  # noqa: A002
-    DECLARATIONS[name] = Declaration(name, kind, tuple(labels), help, question)
+    module = str(sys._getframe(2).f_globals["__name__"])
+    DECLARATIONS[name] = Declaration(name, kind, tuple(labels), help, question, module)
 
 
 def counter(name: str, help: str, *, question: str, labels: dict[str, Sequence[str]] | None = None) -> Counter:  # noqa: A002
