@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
+    from consumers.case.channel_preflight import ProviderStanding
     from consumers.case.dossier import AuthorityBook
     from consumers.case.identifying import References
     from consumers.case.registry import RegistryWatch
@@ -250,7 +251,7 @@ def _provide_notices(parts: Parts) -> None:
     from consumers.case.dossier_commands import DossierPdf
     from consumers.case.publishing import PublicTexts
     from consumers.case.sheet import Artefacts, NoticeSamples
-    from consumers.case.sheet_commands import MailSenders, SheetPage
+    from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
     from consumers.domain.duties import LawInForce
 
     def corrections() -> ApprovedCorrections:
@@ -270,8 +271,51 @@ def _provide_notices(parts: Parts) -> None:
     parts.provide(PublicTexts, lambda: ApprovedPublicTexts(_bundles(parts.get(Settings))))
     parts.provide(AuthorityBook, lambda: _authorities(parts))
     parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
+    parts.provide(Providers, lambda: _AskedProviders(parts))
     parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))
     parts.provide(MailSenders, lambda: BookedSenders(parts.get(SenderBook), lambda: parts.get(SesIdentities).objection))
+
+
+class _AskedProviders:
+    """What providers say of themselves, asked anew each time."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def standing(self) -> "ProviderStanding":
+        """Return it; what a silent provider would have said is missing, and why is said."""
+        from bridge.contracts.errors import TocsinError
+        from bridge.runtime.sealing import load_join_key
+        from consumers.adapters.case_store.providers import ProviderTables
+        from consumers.adapters.ses_account import SesAccount, hashed_suppressions
+        from consumers.adapters.sns_account import SnsAccount
+        from consumers.case.channel_preflight import ProviderStanding, SecondProvider
+        from consumers.domain.accounts import month_began
+
+        settings, clock = self._parts.get(Settings), self._parts.get(Clock)
+        policy = watch_policy(settings)
+        sent = (
+            ProviderTables(_database(self._parts), clock).sent_through(month_began(clock.now()))
+            if policy.second
+            else {}
+        )
+        standing = ProviderStanding(
+            second={
+                channel: SecondProvider(name, policy.prices[name], sent.get(name, 0))
+                for channel, name in policy.second.items()
+            },
+            numbers_needed=settings.delivery.sms_numbers_needed,
+            live=policy.live,
+        )
+        try:
+            config = replace(aws_config(settings), read_timeout_seconds=10)
+            email = SesAccount(config, settings.delivery.configuration_set, clock)
+            standing = replace(standing, email=email.read())
+            suppressed = hashed_suppressions(email.suppressed(), load_join_key(settings.paths.join_key))
+            standing = replace(standing, suppressed=suppressed)
+            return replace(standing, sms=SnsAccount(config, clock).read())
+        except TocsinError as error:
+            return replace(standing, not_asked=(str(error),))
 
 
 def _authorities(parts: Parts) -> "AuthorityBook":

@@ -3,12 +3,14 @@
 https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_GetAccount.html. Reads only; nothing here changes an account.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from bridge.runtime.clock import Clock
+from bridge.runtime.sealing import email_hmac
 from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, client, unreachable
 from consumers.domain.accounts import EmailAccount
 
@@ -94,3 +96,18 @@ class SesAccount:
         answer = self._ses.get_configuration_set_event_destinations(ConfigurationSetName=self._configuration_set)
         found: list[dict[str, Any]] = answer.get("EventDestinations", [])
         return found
+
+
+def hashed_suppressions(listed: Iterable[tuple[str, str]], join_key: bytes) -> dict[str, str]:
+    """Return the reason of each suppressed address by the join key's hash of it, so that sealed contacts can be compared.
+
+    SES knows a domain in its ASCII form only; a shop may have stored the other one, so both are hashed.
+    """
+    found: dict[str, str] = {}
+    for address, reason in listed:
+        found[email_hmac(join_key, address)] = reason
+        local, _, domain = address.rpartition("@")
+        if "xn--" in domain.lower():
+            with suppress(UnicodeError):
+                found[email_hmac(join_key, f"{local}@{domain.encode('ascii').decode('idna')}")] = reason
+    return found

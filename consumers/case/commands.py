@@ -38,13 +38,14 @@ from consumers.case.finding_commands import print_coverage
 from consumers.case.overview import Overview, overview
 from consumers.case.people import add_person, load_people, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
+from consumers.case.preflight_commands import preflight
 from consumers.case.prompts import as_json_option as _as_json
 from consumers.case.prompts import assignments, authenticated, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
 from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
-from consumers.case.sheet_commands import seen_sheet, sheet
+from consumers.case.sheet_commands import seen_sheet, sheet, unseen_policy
 from consumers.case.standing import late_lines
 from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
@@ -445,6 +446,7 @@ def approve(
         role=None if role is None else Role(role),
         reason=reason,
         sheet=seen,
+        preflight=unseen_policy(parts) if seen is None else None,
     )
     if as_json:
         print_json({"release_id": done.release.release_id, "state": done.release.state, "role": done.role,
@@ -695,7 +697,7 @@ def check(parts: Parts, as_json: bool) -> None:
         )
 
 
-for subcommand in (*SUBCOMMANDS, *FINDING_COMMANDS, sheet, dossier, correct):
+for subcommand in (*SUBCOMMANDS, *FINDING_COMMANDS, sheet, dossier, correct, preflight):
     incident.add_command(subcommand)
 
 COMMANDS: list[click.Command] = [incident, alert, people]

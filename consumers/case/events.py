@@ -183,6 +183,12 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "release.glass_broken": {
         **_RELEASE, "deadline_before": _INSTANT, "within_reach_count": _COUNT, "reason_sha256": _SHA256,
     },
+    "preflight.overridden": {
+        "release_id": _ID, "policy_sha256": _SHA256, "finding": BodyField("slug"), "reason_sha256": _SHA256,
+    },
+    "provider.circuit_ordered": {
+        "provider": BodyField("slug"), "wanted": BodyField("word", ("open", "closed")), "reason_sha256": _SHA256,
+    },
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),
     },

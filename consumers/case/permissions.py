@@ -41,6 +41,7 @@ class Act(StrEnum):
     NAME_DIFFERENCES = "incident.name_differences"
     PREPARE = "release.prepare"
     APPROVE = "release.approve"
+    OVERRIDE_PREFLIGHT = "release.override_preflight"
     BREAK_GLASS = "release.break_glass"
     STEER_RELEASE = "release.steer"
     RECORD_PUBLICATION = "publication.record"
@@ -73,13 +74,14 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
         Act.PREPARE, Act.CLOSE, Act.SET_GATE, Act.LIFT_GATE, Act.STEER_RELEASE, Act.LOOK_AT_PERSON, Act.EXPORT_SUBJECT,
         Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY, Act.EXCLUDE_POSSIBLE,
         Act.NAME_DIFFERENCES, Act.RECORD_PUBLICATION, Act.RECORD_POST,
+        Act.OVERRIDE_PREFLIGHT,
     },
     Role.COUNSEL: _APPROVE
     | {
         Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
         Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
         Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES, Act.CONFIRM_EVERYBODY,
-        Act.RECORD_PUBLICATION,
+        Act.RECORD_PUBLICATION, Act.OVERRIDE_PREFLIGHT,
     },
     Role.APPROVER: _APPROVE,
     Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.STEER_RELEASE, Act.REDRIVE}),

@@ -5,7 +5,7 @@ Pure: it looks at what was counted and names each finding with the command that 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,20 @@ class Finding:
     about: str
     says: str
     next: str = ""
+    code: str = ""
+    """By which somebody overrides it; empty: nobody needs to."""
+    blocks: bool = False
+    """No release goes while it stands, unless a named person overrides it."""
+    live: str = ""
+    """What passes by itself (hours left, money spent): shown, and not bound by an approval."""
+
+    def bound(self) -> dict[str, Any]:
+        """Return what an approval binds."""
+        kept = asdict(self)
+        del kept["live"]
+        # members of a sheet's lists are told apart by a `code` of their own, and several findings may share one
+        kept["override"] = kept.pop("code")
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +84,13 @@ class Readiness:
 
 def findings(seen: Readiness) -> list[Finding]:
     """Return every finding, those that stop somebody first."""
+    return in_order(_findings(seen))
+
+
+def in_order(found: Iterable[Finding]) -> list[Finding]:
+    """Return findings with those that stop somebody first."""
     order = {STOPS: 0, DECIDE: 1, NOTE: 2}
-    return sorted(_findings(seen), key=lambda each: (order[each.level], each.about, each.says))
+    return sorted(found, key=lambda each: (order[each.level], each.about, each.says))
 
 
 def _findings(seen: Readiness) -> Iterable[Finding]:
@@ -83,21 +102,23 @@ def _findings(seen: Readiness) -> Iterable[Finding]:
                       "tocsin index status")  # fmt: skip
     yield from _coverage(seen)
     for reason, count in sorted(seen.held.items()):
-        yield Finding(STOPS, "held", f"{_people(count)} held: {reason}", f"tocsin notices segments {name}")
+        yield Finding(STOPS, "held", f"{people_in_words(count)} held: {reason}", f"tocsin notices segments {name}")
     for sha256, until in sorted(seen.expiring.items()):
         if until is None:
             yield Finding(STOPS, "approved texts", f"the approval of text {sha256[:12]} is not in force any more",
-                          f"tocsin incident prepare {name}")  # fmt: skip
+                          f"tocsin incident prepare {name}", code="text-not-approved", blocks=True)  # fmt: skip
         else:
             yield Finding(NOTE, "approved texts", f"text {sha256[:12]} is approved until {written(until)}")
     for reason, count in sorted(seen.regions.items()):
-        yield Finding(STOPS, "regions", f"{_people(count)} kept back: {reason}", "tocsin law check")
+        yield Finding(STOPS, "regions", f"{people_in_words(count)} kept back: {reason}", "tocsin law check",
+                      code="region-refused", blocks=True)  # fmt: skip
     for gate, count in seen.gates:
         yield _kept_back(name, gate, count)
     for objection, count in sorted(seen.senders.items()):
-        yield Finding(STOPS, "sender", f"e-mails to {_people(count)} wait: {objection}", "tocsin notices senders")
+        yield Finding(STOPS, "sender", f"e-mails to {people_in_words(count)} wait: {objection}", "tocsin notices senders",
+                      code="sender-unverified", blocks=True)  # fmt: skip
     if seen.without_channel:
-        yield Finding(STOPS, "contacts", f"{_people(seen.without_channel)} have no channel of their segment's policy (no "
+        yield Finding(STOPS, "contacts", f"{people_in_words(seen.without_channel)} have no channel of their segment's policy (no "
                       "usable contact): they end as unreachable, and public communication is due",
                       f"tocsin incident obligations {name}")  # fmt: skip
     if not any(seen.facts.get(fact) for fact in AWARENESS):
@@ -121,7 +142,7 @@ def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:
     return Finding(
         STOPS,
         "holds",
-        f"{_people(count)}{whose} wait: {gate.kind.replace('_', ' ')} for {where}{until}",
+        f"{people_in_words(count)}{whose} wait: {gate.kind.replace('_', ' ')} for {where}{until}",
         f"tocsin incident {command} --reason TEXT",
     )
 
@@ -134,7 +155,7 @@ def _doubtful(seen: DoubtfulMedium) -> Finding:
     return Finding(
         DECIDE,
         "media",
-        f"{_people(seen.people)} would be told first by {seen.medium.replace('_', ' ')}, which {seen.regime_id} {what} "
+        f"{people_in_words(seen.people)} would be told first by {seen.medium.replace('_', ' ')}, which {seen.regime_id} {what} "
         f"({seen.reference}; {seen.rule.confidence} confidence)",
         f"tocsin law explain {seen.regime_id}",
     )
@@ -170,5 +191,5 @@ def _unadopted(seen: Readiness) -> Iterable[Finding]:
                       f"by your counsel: {', '.join(strange[:_NAMED_AT_ONCE])}{more}", "tocsin law review")  # fmt: skip
 
 
-def _people(count: int) -> str:
+def people_in_words(count: int) -> str:
     return f"{count:,} {'person' if count == 1 else 'people'}"

@@ -223,9 +223,11 @@ def approve(
     role: Role | None = None,
     reason: str | None = None,
     sheet: SeenSheet | None = None,
+    preflight: Callable[[CaseWork, IncidentRecord, ReleaseRecord], None] | None = None,
 ) -> Approved:
     """Approve the policy with the hash `policy`; the approval that satisfies the rule starts the release.
 
+    `preflight` is for an approval without a sheet, whose `check` looks anyway: it raises Refused if something blocks.
     `name` is a release or an incident. `mode` is the rule in force. Raises Refused when what was prepared, or anything on
     the sheet, has changed since, when this person's approval cannot count, or when there is nothing to approve.
     """
@@ -239,6 +241,8 @@ def approve(
             raise Refused(f"release {release.release_id} is {release.state}; there is nothing to approve")
         if sheet is not None:
             sheet.check(case, incident, release)
+        elif preflight is not None:
+            preflight(case, incident, release)
         if release.policy_sha256 != policy:
             raise Refused(
                 f"{incident.incident_id}: the policy that waits is {release.policy_sha256}, not {policy}; look at it "

@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import rfc8785
@@ -19,8 +19,15 @@ import rfc8785
 from bridge.contracts.errors import BadInput, Refused, TocsinError
 from bridge.contracts.events import Channel, Residence
 from consumers.case.adoption import adopted
+from consumers.case.channel_preflight import (
+    ChannelReadiness,
+    ProviderStanding,
+    Sending,
+    channel_findings,
+    sending_of,
+)
 from consumers.case.events import written
-from consumers.case.preflight import DoubtfulMedium, Readiness, findings
+from consumers.case.preflight import DoubtfulMedium, Finding, Readiness, findings, in_order
 from consumers.case.releasing import waiting_release
 from consumers.case.store import (
     AudienceRow,
@@ -122,6 +129,8 @@ class Means:
     """Where mails come from whose segment names no address of its own."""
     may_not_send: Mapping[str, str] = field(default_factory=dict)
     """Addresses from which no mail may come, and why."""
+    standing: ProviderStanding = field(default_factory=ProviderStanding)
+    """What the providers say of themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +154,42 @@ class Sheet:
     late_count: int
     approvals: Sequence["Given"]
     made_at: datetime
+    findings: Sequence[Finding]
+    """What the content's pre-flight binds, with what passes by itself."""
+    sending: Sending
+    """How long sending takes now, fallbacks apart."""
 
-    @property
-    def sending(self) -> timedelta:
-        """How long sending takes, fallbacks apart."""
-        return timedelta(seconds=self.content["channels"]["seconds"])
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a release would meet if it began now."""
+
+    segments: Mapping[str, SegmentRecord]
+    people: Sequence["_Audience"]
+    """Late additions apart."""
+    gates: Sequence[GateRecord]
+    approvals: Mapping[str, TextApproval | None]
+    rendered: Mapping[str, Sample | str]
+    findings: Sequence[Finding]
+    sending: Sending
+    earliest_deadline_at: datetime | None
+
+    def counts(self) -> dict[str, int]:
+        """Return how many people: in all, by record, only possible, held, ended in an earlier release."""
+        return _counted(self.people)
+
+    def channels(self, means: Means) -> dict[str, Any]:
+        """Return by which channel how many are told first, and how many later at most."""
+        return _channels(self.people, means)
+
+    def cost(self, means: Means) -> dict[str, Any]:
+        """Return what sending costs; None: nobody has said a price."""
+        return _cost(self.people, self.rendered, means)
+
+    def blocking(self, overridden: Iterable[str] = ()) -> list[Finding]:
+        """Return the findings that keep a release back, those apart that a named person has overridden."""
+        allowed = set(overridden)
+        return [each for each in self.findings if each.blocks and each.code not in allowed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +222,8 @@ def make_sheet(
     def work(case: CaseWork) -> Sheet:
         release = waiting_release(case, name)
         incident = found(case, release.incident_id)
-        content = sheet_content(case, incident, release, law, samples, means, now)
+        found_now = preflight_of(case, incident, law, samples, means, now)
+        content = sheet_content(case, incident, release, found_now, means)
         shown = {
             each["segment_id"]: samples.sample(record.key)
             for each in content["segments"]
@@ -200,6 +241,8 @@ def make_sheet(
                 for each in case.approvals(release.release_id)
             ],
             made_at=now,
+            findings=found_now.findings,
+            sending=found_now.sending,
         )
 
     sheet = store.look(work)
@@ -292,28 +335,40 @@ def _short(value: Any) -> str:
 # What stands on it
 
 
-def sheet_content(
-    case: CaseWork,
-    incident: IncidentRecord,
-    release: ReleaseRecord,
-    law: Law,
-    samples: NoticeSamples,
-    means: Means,
-    now: datetime,
-) -> dict[str, Any]:
-    """Return all that an approval by sheet binds, as the case store has it at this moment."""
+def preflight_of(
+    case: CaseWork, incident: IncidentRecord, law: Law, samples: NoticeSamples, means: Means, now: datetime
+) -> Preflight:
+    """Return what a release of the incident would meet now, whether or not one is prepared."""
     segments = {each.segment_id: each for each in case.segments(incident.incident_id, incident.revision)}
     everybody = [_audience(row, segments) for row in case.audience(incident.incident_id)]
     frozen = [each for each in everybody if not each.row.late]
     gates = [each for each in case.gates(incident.incident_id) if each.lifted_at is None]
-    partitions = case.partitions(incident.incident_id, incident.revision)
     approvals = {
         sha256: samples.approval(sha256, now)
         for sha256 in sorted({str(each.bundle_sha256) for each in segments.values() if each.bundle_sha256})
     }
     rendered = {segment_id: _sample(samples, each) for segment_id, each in segments.items()}
     readiness = _readiness(case, incident, frozen, gates, law, means, approvals, segments)
+    channels = _channel_readiness(case, incident, frozen, segments, rendered, means, now)
     deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
+    return Preflight(
+        segments=segments,
+        people=frozen,
+        gates=gates,
+        approvals=approvals,
+        rendered=rendered,
+        findings=in_order([*findings(readiness), *channel_findings(channels)]),
+        sending=sending_of(channels),
+        earliest_deadline_at=min(deadlines, default=None),
+    )
+
+
+def sheet_content(
+    case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, seen: Preflight, means: Means
+) -> dict[str, Any]:
+    """Return all that an approval by sheet binds, as the case store has it at this moment."""
+    partitions = case.partitions(incident.incident_id, incident.revision)
+    frozen = seen.people
     return {
         "format": FORMAT,
         "incident": {
@@ -327,7 +382,7 @@ def sheet_content(
             "rules_sha256": release.policy.get("rules_sha256"),
         },
         "people": {
-            **_counted(frozen),
+            **seen.counts(),
             "accounts_and_orders": partitions.affected_count,
             "partitions_answered": partitions.answered, "partition_count": partitions.partition_count,
         },
@@ -341,18 +396,29 @@ def sheet_content(
         ],
         "jurisdictions": _jurisdictions(frozen),
         "segments": [
-            _segment(each, [one for one in frozen if one.row.segment_id == segment_id], rendered[segment_id], approvals)
-            for segment_id, each in sorted(segments.items(), key=lambda item: (item[1].priority, item[1].name, item[0]))
+            _segment(
+                each,
+                [one for one in frozen if one.row.segment_id == segment_id],
+                seen.rendered[segment_id],
+                seen.approvals,
+            )
+            for segment_id, each in sorted(
+                seen.segments.items(), key=lambda item: (item[1].priority, item[1].name, item[0])
+            )
         ],
-        "channels": _channels(frozen, means),
-        "cost": _cost(frozen, rendered, means),
+        "channels": seen.channels(means),
+        "cost": seen.cost(means),
         "held": _held(frozen),
         "gates": [
             {"gate_id": each.gate_id, "kind": each.kind, "covers": list(each.covers), "regime_id": each.regime_id}
-            for each in gates
+            for each in seen.gates
         ],
-        "earliest_deadline_at": written(min(deadlines)) if deadlines else None,
-        "preflight": [asdict(each) for each in findings(readiness)],
+        "earliest_deadline_at": None if seen.earliest_deadline_at is None else written(seen.earliest_deadline_at),
+        "preflight": [each.bound() for each in seen.findings],
+        "overrides": [
+            {"code": each.code, "overridden_by": each.overridden_by, "role": each.role}
+            for each in case.overrides(release.release_id)
+        ],
     }  # fmt: skip
 
 
@@ -583,4 +649,58 @@ def _readiness(
         ),
         expiring={sha256: None if each is None else each.valid_until for sha256, each in approvals.items()},
         delivery_mode=means.delivery_mode,
+    )
+
+
+def _channel_readiness(
+    case: CaseWork,
+    incident: IncidentRecord,
+    groups: Sequence[_Audience],
+    segments: Mapping[str, SegmentRecord],
+    rendered: Mapping[str, Sample | str],
+    means: Means,
+    now: datetime,
+) -> ChannelReadiness:
+    first: Counter[Channel] = Counter()
+    at_most: Counter[Channel] = Counter()
+    lacking: Counter[Channel] = Counter()
+    homes: Counter[str] = Counter()
+    due: Counter[datetime | None] = Counter()
+    parts = 0
+    for each in groups:
+        if not each.going:
+            continue
+        count = each.row.count
+        begins = _first(each)
+        if begins is not None:
+            first[begins] += count
+        if begins is Channel.EMAIL:
+            due[each.row.earliest_deadline_at] += count
+        at_most.update(dict.fromkeys(each.channels, count))
+        segment = segments.get(each.row.segment_id or "")
+        lacking.update(
+            {
+                channel: count
+                for channel in (Channel.EMAIL, Channel.SMS)
+                if segment is not None and channel.value in segment.channels and channel not in each.channels
+            }
+        )
+        if Channel.SMS in each.channels:
+            homes.update({home.partition("-")[0]: count for home in each.homes})
+        sample = rendered.get(each.row.segment_id or "")
+        if begins is Channel.SMS and isinstance(sample, Sample):
+            parts += count * sample.sms_parts
+    return ChannelReadiness(
+        standing=means.standing,
+        now=now,
+        first=first,
+        at_most=at_most,
+        due=list(due.items()),
+        per_second={Channel.EMAIL: means.email_per_second, Channel.SMS: means.sms_per_second},
+        lacking=lacking,
+        suppressed=case.suppressed_people(incident.incident_id, incident.revision, means.standing.suppressed),
+        sms_homes=homes,
+        sms_parts=parts,
+        part_price=means.sms_price_per_part,
+        currency=means.currency,
     )

@@ -1,7 +1,7 @@
 """`tocsin incident sheet`: the page that approvers read, and the hash by which they approve it."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,8 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
 from bridge.runtime.settings import Settings
+from consumers.case.channel_preflight import ProviderStanding, Sending, in_hours
+from consumers.case.overriding import Look, refuse_blocked
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, token_option
 from consumers.case.releasing import SeenSheet
@@ -19,8 +21,10 @@ from consumers.case.sheet import (
     Artefacts,
     Means,
     NoticeSamples,
+    Preflight,
     Sheet,
     make_sheet,
+    preflight_of,
     refuse_if_other,
     seen_content,
     sheet_content,
@@ -43,6 +47,14 @@ class MailSenders(Protocol):
         ...
 
 
+class Providers(Protocol):
+    """What providers say of themselves and what the settings say of them."""
+
+    def standing(self) -> ProviderStanding:
+        """Return it as of now; what a silent provider would have said is missing."""
+        ...
+
+
 def means(parts: Parts) -> Means:
     """Return what delivery can do and costs, as the settings and the provider say. A silent provider objects to nothing:
     that it was not asked is said aloud, and its silence changes no sheet.
@@ -54,7 +66,11 @@ def means(parts: Parts) -> Means:
     except TocsinError as error:
         click.echo(f"note: whether mail may come from our addresses was not asked: {error}", err=True)
         may_not_send = {}
+    standing = parts.get(Providers).standing()
+    for each in standing.not_asked:
+        click.echo(f"note: what a provider's account allows was not asked: {each}", err=True)
     return Means(
+        standing=standing,
         from_address=delivery.from_address,
         may_not_send=may_not_send,
         delivery_mode=delivery.mode,
@@ -71,15 +87,31 @@ def means(parts: Parts) -> Means:
 def seen_sheet(parts: Parts, sha256: str) -> SeenSheet:
     """Return the sheet that an approver names by its hash, as `releasing.approve` takes it. Raises BadInput."""
     seen = seen_content(parts.get(Artefacts), sha256)
-    law, samples, how = parts.get(LawInForce)(), parts.get(NoticeSamples), means(parts)
-    now = parts.get(Clock).now()
+    how, now = means(parts), parts.get(Clock).now()
+    look = look_now(parts, how, now)
 
     def check(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord) -> None:
-        refuse_if_other(
-            seen, sheet_content(case, incident, release, law, samples, how, now), incident.incident_id
-        )  # fmt: skip
+        found_now = look(case, incident)
+        refuse_if_other(seen, sheet_content(case, incident, release, found_now, how), incident.incident_id)
+        refuse_blocked(case, incident, release, found_now)
 
     return SeenSheet(sha256, str(seen["release"]["policy_sha256"]), check)
+
+
+def look_now(parts: Parts, how: Means, now: datetime) -> Look:
+    """Return what looks at an incident as a release would meet it."""
+    law, samples = parts.get(LawInForce)(), parts.get(NoticeSamples)
+
+    def look(case: CaseWork, incident: IncidentRecord) -> Preflight:
+        return preflight_of(case, incident, law, samples, how, now)
+
+    return look
+
+
+def unseen_policy(parts: Parts) -> Callable[[CaseWork, IncidentRecord, ReleaseRecord], None]:
+    """Return the pre-flight of an approval without a sheet. It raises Refused if something blocks the release."""
+    look = look_now(parts, means(parts), parts.get(Clock).now())
+    return lambda case, incident, release: refuse_blocked(case, incident, release, look(case, incident))
 
 
 @click.command()
@@ -127,7 +159,13 @@ def sheet_lines(made: Sheet) -> list[str]:
         f"first: {first or 'nobody'}; {channels['without']:,} without any channel",
         in_one_sentence(made),
     ]
-    lines += [f"{each['level']}: {each['about']}: {each['says']}" for each in made.content["preflight"]]
+    taken = {each["code"] for each in made.content["overrides"]}
+    lines += [
+        f"{each.level}: {each.about}: {each.says}"
+        + (f" ({each.live})" if each.live else "")
+        + (f" [{each.code}: {'taken on' if each.code in taken else 'blocks the release'}]" if each.blocks else "")
+        for each in made.findings
+    ]
     lines += [
         f"{each.person} approved as {each.role} on another sheet; since then {'; '.join(each.since)}"
         for each in made.approvals
@@ -138,15 +176,25 @@ def sheet_lines(made: Sheet) -> list[str]:
 
 def in_one_sentence(made: Sheet) -> str:
     """Return whether sending ends in time, if it began now."""
-    ends_at = made.made_at + made.sending
-    took = in_words(ends_at, made.made_at).removeprefix("in ")
     deadline = made.content["earliest_deadline_at"]
-    if deadline is None:
+    return sentence_of(made.sending, None if deadline is None else datetime.fromisoformat(deadline), made.made_at)
+
+
+def sentence_of(sending: Sending, earliest: datetime | None, now: datetime) -> str:
+    """Return the same for what was looked at; `earliest` is the first deadline of anybody who is told."""
+    ends_at = now + sending.takes
+    took = in_words(ends_at, now).removeprefix("in ")
+    if earliest is None:
         return f"sending takes about {took}; nobody who is not held has a deadline"
-    at = datetime.fromisoformat(deadline)
-    order = "after" if ends_at > at else "before"
-    apart = in_words(max(at, ends_at), min(at, ends_at)).removeprefix("in ")
-    return f"sending takes about {took}; begun now it ends {apart} {order} the earliest deadline"
+    if sending.late > timedelta(0):
+        return (
+            f"at {sending.per_second:g} a second sending takes about {took}; begun now it ends {in_hours(sending.late)} after "
+            "the deadline; raise the quota or add the second provider"
+        )
+    order = "after" if ends_at > earliest else "before"
+    apart = in_words(max(earliest, ends_at), min(earliest, ends_at)).removeprefix("in ")
+    behind = ", and nobody's that can still be met is missed" if ends_at > earliest > now else ""
+    return f"sending takes about {took}; begun now it ends {apart} {order} the earliest deadline{behind}"
 
 
 COMMANDS: list[click.Command] = []

@@ -7,6 +7,7 @@ import click
 
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
+from consumers.case.circuit_commands import circuits
 from consumers.domain.ledger import ChannelCount, Counts
 
 
@@ -69,5 +70,7 @@ def status(parts: Parts, incident_id: str, as_json: bool) -> None:
         ["channel", "provider", "state", "attempts"],
     )
 
+
+delivery.add_command(circuits)
 
 COMMANDS: list[click.Command] = [delivery]

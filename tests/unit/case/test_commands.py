@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Approvals, Intake, Paths, Settings
 from consumers.case.alerts import Known
+from consumers.case.channel_preflight import ProviderStanding
 from consumers.case.commands import COMMANDS
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import ScopeIndex
+from consumers.case.sheet import NoticeSamples, Sample, TextApproval
+from consumers.case.sheet_commands import Providers
 from consumers.case.store import CaseStore
 from consumers.case.verification import AwarenessPolicy
 from consumers.domain.duties import LawInForce
@@ -27,6 +32,26 @@ from tests.unit.case.cases import GIVEN, NOW, Case
 from tests.unit.shipped_law import shipped_law
 
 GROUPS = {command.name: command for command in COMMANDS}
+
+
+class ApprovedForLong:
+    """Texts that nobody looks at here, approved for a year."""
+
+    def sample(self, key: Mapping[str, Any]) -> Sample:
+        raise Refused("no sample")
+
+    def approval(self, bundle_sha256: str, at: datetime) -> TextApproval | None:
+        return TextApproval(NOW + timedelta(days=365), ("DE",))
+
+
+class Asked:
+    """What providers say of themselves, as a test has it."""
+
+    def __init__(self) -> None:
+        self.says = ProviderStanding()
+
+    def standing(self) -> ProviderStanding:
+        return self.says
 
 
 class Desk:
@@ -50,6 +75,8 @@ class Desk:
         self.parts.provide(LawInForce, lambda: shipped_law)
         self.parts.provide(AwarenessPolicy, AwarenessPolicy)
         self.parts.provide(ScopeRewriter, ScopeRewriter)
+        self.parts.provide(NoticeSamples, ApprovedForLong)
+        self.parts.provide(Providers, Asked)
         self.tokens = {
             name: add_person(self.people, name, f"{name} Probe", [role])
             for name, role in (("rae", Role.RESPONDER), ("dan", Role.DPO), ("col", Role.COUNSEL), ("adm", Role.ADMIN))

@@ -1,0 +1,223 @@
+"""Pre-flight of the channels: what providers' accounts, quotas, lists and prices mean for a release before it goes.
+
+Pure. What keeps notices from leaving in time blocks a release until somebody overrides it by name; all else is said. What
+the law and the plan keep back says `preflight`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from bridge.contracts.events import Channel
+from consumers.case.preflight import DECIDE, NOTE, STOPS, Finding, people_in_words
+from consumers.domain.accounts import EmailAccount, Price, SmsAccount, email_troubles, seconds_to_send, sms_troubles
+
+_REASONS = {"BOUNCE": "after a hard bounce", "COMPLAINT": "after a complaint"}
+
+
+@dataclass(frozen=True, slots=True)
+class SecondProvider:
+    """A channel's second provider: what it costs, and what was spent there this month already."""
+
+    name: str
+    price: Price
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStanding:
+    """What providers say of themselves at this moment; None: not asked, or no answer."""
+
+    email: EmailAccount | None = None
+    sms: SmsAccount | None = None
+    suppressed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Reason by the join key's hash of each suppressed address."""
+    second: Mapping[Channel, SecondProvider] = field(default_factory=dict)
+    numbers_needed: Sequence[str] = ()
+    """Countries whose carriers take SMS only from a number of that country."""
+    live: bool = False
+    not_asked: Sequence[str] = ()
+    """Why something of this is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelReadiness:
+    """What this looks at. Counts are of people who are to be told now, unless they say otherwise."""
+
+    standing: ProviderStanding
+    now: datetime
+    first: Mapping[Channel, int]
+    """By first channel."""
+    at_most: Mapping[Channel, int]
+    """Who could be told by a channel: first or as a fallback."""
+    due: Sequence[tuple[datetime | None, int]]
+    """How many are to get a first e-mail, by deadline."""
+    per_second: Mapping[Channel, float]
+    """What the settings allow."""
+    lacking: Mapping[Channel, int]
+    """Whose policy names a channel for which they have no valid contact."""
+    suppressed: Mapping[str, int]
+    """Whose address the provider suppresses, by reason."""
+    sms_homes: Mapping[str, int]
+    """Who could be told by SMS, by country of residence."""
+    sms_parts: int
+    """Parts of all SMS that are sent first."""
+    part_price: float | None
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How long the first messages take, and how much too late the worst deadline is met."""
+
+    takes: timedelta
+    per_second: float
+    late: timedelta
+    """By how much the last of those who are due at `deadline_at` are told after it; zero or less: in time."""
+    deadline_at: datetime | None
+
+
+def sending_of(seen: ChannelReadiness) -> Sending:
+    """Return how long sending takes if it began now: most urgent first, within the live rate and the quota."""
+    account = seen.standing.email
+    rate = seen.per_second[Channel.EMAIL]
+    overflow = rate if Channel.EMAIL in seen.standing.second else None
+    if account is not None and account.per_second > 0:
+        rate = min(rate, account.per_second)
+
+    def ends(count: int) -> timedelta:
+        seconds = seconds_to_send(
+            count, rate, quota=None if account is None else account.quota,
+            left=None if account is None else account.left, overflow=overflow,
+        )  # fmt: skip
+        return timedelta(seconds=min(seconds, 10 * 365 * 86_400))
+
+    late, worst, done = timedelta.min, None, 0
+    for deadline, count in sorted(((at, n) for at, n in seen.due if at is not None), key=lambda pair: pair[0]):
+        done += count
+        if deadline <= seen.now:
+            # it has passed already: nothing that anybody could raise now meets it
+            continue
+        after = seen.now + ends(done) - deadline
+        if after > late:
+            late, worst = after, deadline
+    texts = seen.first.get(Channel.SMS, 0) / seen.per_second[Channel.SMS]
+    takes = max(ends(seen.first.get(Channel.EMAIL, 0)), timedelta(seconds=texts))
+    return Sending(takes, rate, late if worst is not None else timedelta(0), worst)
+
+
+def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:
+    """Yield what there is to say of channels and providers."""
+    yield from _accounts(seen)
+    yield from _in_time(seen)
+    yield from _contacts(seen)
+    yield from _money(seen)
+
+
+def _accounts(seen: ChannelReadiness) -> Iterable[Finding]:
+    standing = seen.standing
+    troubles = [
+        *(
+            (Channel.EMAIL, each)
+            for each in (email_troubles(standing.email, live=standing.live) if standing.email else ())
+        ),
+        *((Channel.SMS, each) for each in (sms_troubles(standing.sms, live=standing.live) if standing.sms else ())),
+    ]
+    for channel, each in troubles:
+        if not seen.at_most.get(channel, 0):
+            continue
+        second = standing.second.get(channel)
+        # an SMS that fails has the next channel behind it; without any e-mail the release had better wait
+        blocks = each.critical and channel is Channel.EMAIL and second is None and each.kind != "account-probation"
+        instead = "" if second is None else f"; {second.name} takes over"
+        yield Finding(
+            STOPS if blocks else DECIDE, each.provider, f"{each.says}{instead}", "", code=each.kind, blocks=blocks
+        )
+
+
+def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
+    passed = sum(count for at, count in seen.due if at is not None and at <= seen.now)
+    if passed:
+        yield Finding(NOTE, "deadline", "the deadline of some has passed already: every hour counts", "",
+                      code="deadline-passed", live=f"{people_in_words(passed)}")  # fmt: skip
+    sending = sending_of(seen)
+    if sending.late <= timedelta(0):
+        return
+    account = seen.standing.email
+    quota = "" if account is None or account.quota is None else f" and {account.quota:,} in 24 hours"
+    yield Finding(
+        STOPS,
+        "quota",
+        f"at {sending.per_second:g} e-mails a second{quota} this ends after a deadline; raise the quota"
+        + ("" if Channel.EMAIL in seen.standing.second else " or add the second provider"),
+        "",
+        code="quota-too-late",
+        blocks=True,
+        live=f"begun now it ends {in_hours(sending.late)} after the deadline",
+    )
+
+
+def in_hours(span: timedelta) -> str:
+    """Return a span in the largest fitting unit: `40 min`, `6 h`, `3 d`."""
+    minutes = max(1, round(span.total_seconds() / 60))
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{round(minutes / 60):,} h" if minutes < 72 * 60 else f"{round(minutes / 1440):,} d"
+
+
+def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
+    listed = sum(seen.suppressed.values())
+    if listed:
+        why = ", ".join(
+            f"{count:,} {_REASONS.get(reason, reason)}" for reason, count in sorted(seen.suppressed.items())
+        )
+        yield Finding(DECIDE, "suppressed", f"SES suppresses the addresses of {people_in_words(listed)} ({why}): no mail "
+                      "reaches them, their next channel is used", "", code="addresses-suppressed")  # fmt: skip
+    for channel, name in ((Channel.EMAIL, "e-mail address"), (Channel.SMS, "telephone number")):
+        count = seen.lacking.get(channel, 0)
+        if count:
+            says = f"no {name}, or none that is one: {people_in_words(count)}, whose next channel is used at once"
+            yield Finding(NOTE, "contacts", says, code=f"no-valid-{channel.value}")
+    sms = seen.standing.sms
+    if sms is not None:
+        for country in sorted(seen.sms_homes.keys() & set(seen.standing.numbers_needed) - set(sms.numbers)):
+            yield Finding(DECIDE, "sms", f"SMS to {country} need a number of that country, and the account holds none: "
+                          f"those of {people_in_words(seen.sms_homes[country])} would fail and their next channel be used",
+                          "", code=f"sms-number-{country.lower()}")  # fmt: skip
+        if sms.opted_out and seen.at_most.get(Channel.SMS):
+            yield Finding(NOTE, "sms", "some numbers have opted out of our SMS; whoever has one of them goes to the next "
+                          "channel", "", code="sms-opted-out", live=f"{sms.opted_out:,} in this account")  # fmt: skip
+
+
+def _money(seen: ChannelReadiness) -> Iterable[Finding]:
+    sms = seen.standing.sms
+    if seen.sms_parts and seen.part_price is None:
+        yield Finding(NOTE, "cost", "nobody has said what an SMS costs, so the cost is not known: "
+                      "delivery.sms_price_per_part", "", code="price-unknown-sms")  # fmt: skip
+    if sms is not None and seen.sms_parts and seen.part_price is not None and seen.currency == "USD":
+        limit = 1.0 if sms.spend_limit is None else sms.spend_limit
+        left = limit - (sms.spent or 0.0)
+        if seen.sms_parts * seen.part_price > left:
+            yield Finding(DECIDE, "cost", f"the SMS cost more than the account's monthly limit of {limit:,.2f} USD leaves; "
+                          "raise it at AWS, or their next channel is used", "", code="sms-limit-short",
+                          live=f"{left:,.2f} USD are left")  # fmt: skip
+    for channel, second in sorted(seen.standing.second.items()):
+        count = seen.at_most.get(channel, 0)
+        if not count:
+            continue
+        cost = second.price.spent(count)
+        if cost is None:
+            yield Finding(NOTE, "cost", f"nobody has said what {second.name} costs, should it have to take over", "",
+                          code=f"price-unknown-{second.name.replace('_', '-')}")  # fmt: skip
+            continue
+        budget = second.price.budget
+        spent = second.price.spent(second.sent) or 0.0
+        said = f"if {second.name} has to take over all, it costs {cost:,.2f} {seen.currency}"
+        used = (
+            "" if budget is None else f"{spent:,.2f} of {budget:,.2f} {seen.currency} of this month's budget are spent"
+        )
+        over = budget is not None and spent + cost > budget
+        yield Finding(
+            DECIDE if over else NOTE, "cost", f"{said}{', more than its budget leaves' if over else ''}", "",
+            code=f"{'budget-short' if over else 'second-cost'}-{second.name.replace('_', '-')}", live=used,
+        )  # fmt: skip

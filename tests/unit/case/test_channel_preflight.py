@@ -1,0 +1,250 @@
+"""Pre-flight of channels: what blocks a release, what is only said, and how a named person takes it on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.events import Channel
+from bridge.runtime.settings import Delivery, Smtp
+from consumers.adapters.artefact_store import DirectoryArtefactStore
+from consumers.adapters.case_store import tables
+from consumers.adapters.sheet_page import sheet_page
+from consumers.case.channel_preflight import (
+    ChannelReadiness,
+    ProviderStanding,
+    SecondProvider,
+    channel_findings,
+    sending_of,
+)
+from consumers.case.preflight import DECIDE, STOPS, Finding
+from consumers.case.sheet import Artefacts, NoticeSamples
+from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
+from consumers.case.store import CircuitOrder
+from consumers.domain.accounts import EmailAccount, Price, SmsAccount
+from tests.unit.case.cases import NOW, Case
+from tests.unit.case.test_commands import Desk
+from tests.unit.case.test_sheet import Senders, Texts
+
+HOUR = timedelta(hours=1)
+SES = EmailAccount(NOW, 14, 50_000, 0, True, True, "HEALTHY", configuration_set="tocsin")
+SNS = SmsAccount(NOW, in_sandbox=False, spend_limit=100, spent=20, status_logged=True)
+SECOND = {Channel.EMAIL: SecondProvider("smtp", Price(0.001, 100))}
+
+
+def seen(standing: ProviderStanding | None = None, **other: Any) -> ChannelReadiness:
+    emails = other.pop("emails", 1000)
+    fields: dict[str, Any] = (
+        {
+            "standing": standing or ProviderStanding(SES, SNS), "now": NOW, "first": {Channel.EMAIL: emails},
+            "at_most": {Channel.EMAIL: emails, Channel.SMS: 100}, "due": [(NOW + 72 * HOUR, emails)],
+            "per_second": {Channel.EMAIL: 100, Channel.SMS: 10}, "lacking": {}, "suppressed": {}, "sms_homes": {},
+            "sms_parts": 0, "part_price": 0.1, "currency": "USD",
+        }
+        | other
+    )  # fmt: skip
+    return ChannelReadiness(**fields)
+
+
+def by_code(readiness: ChannelReadiness) -> Mapping[str, Finding]:
+    return {each.code: each for each in channel_findings(readiness)}
+
+
+def test_a_well_account_and_enough_time_are_no_finding() -> None:
+    assert by_code(seen()) == {}
+    assert sending_of(seen()).takes == timedelta(seconds=1000 / 14)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"enforcement": "SHUTDOWN"}, "account-suspended"),
+        ({"sending_enabled": False}, "account-paused"),
+        ({"set_exists": False}, "set-missing"),
+        ({"events_missing": ("BOUNCE", "DELIVERY")}, "events-missing"),
+    ],
+)
+def test_what_keeps_all_mail_back_or_its_receipts_blocks_unless_a_second_provider_takes_over(
+    change: Mapping[str, Any], code: str
+) -> None:
+    account = replace(SES, **change)
+    assert by_code(seen(ProviderStanding(account)))[code].blocks
+    second = by_code(seen(ProviderStanding(account, second=SECOND)))[code]
+    assert (second.blocks, second.level) == (False, DECIDE)
+    assert "smtp takes over" in second.says
+    assert code not in by_code(seen(ProviderStanding(account), at_most={Channel.SMS: 5})), "nobody gets mail"
+
+
+def test_probation_tracking_and_sms_accounts_are_said_and_block_nothing() -> None:
+    account = replace(SES, enforcement="PROBATION", tracking=True, production_access=False)
+    texts = replace(SNS, in_sandbox=True, status_logged=False, spent=100)
+    found = by_code(seen(ProviderStanding(account, texts)))
+    assert set(found) == {"account-probation", "tracking", "sms-limit", "sms-status"}
+    assert not any(each.blocks for each in found.values())
+    live = by_code(seen(ProviderStanding(account, texts, live=True)))
+    assert live["email-sandbox"].blocks
+    assert live["sms-sandbox"].level == DECIDE
+
+
+def test_quota_against_deadline_in_one_sentence() -> None:
+    late = seen(emails=14 * 3600 * 78)
+    finding = by_code(late)["quota-too-late"]
+    # 78 h at 14 a second are more than three and a half days of quota: 50,000 a day are what counts
+    assert finding.level == STOPS
+    assert finding.blocks
+    assert finding.says.startswith("at 14 e-mails a second and 50,000 in 24 hours this ends after a deadline; raise")
+    assert finding.says.endswith("or add the second provider")
+    unlimited = replace(SES, quota=None)
+    finding = by_code(seen(ProviderStanding(unlimited), emails=14 * 3600 * 78))["quota-too-late"]
+    assert finding.live == "begun now it ends 6 h after the deadline"
+    assert by_code(seen(ProviderStanding(replace(SES, per_second=1), second=SECOND), emails=60_000)).keys() == {
+        "second-cost-smtp"
+    }
+
+
+def test_those_whose_deadline_is_near_are_told_first_and_one_that_has_passed_blocks_nothing() -> None:
+    many = 14 * 3600 * 2
+    in_time = seen(
+        ProviderStanding(replace(SES, quota=None)), emails=many + 100, due=[(NOW + HOUR, 100), (NOW + 9 * HOUR, many)]
+    )
+    assert sending_of(in_time).late < timedelta(0)
+    passed = seen(ProviderStanding(replace(SES, quota=None)), emails=many, due=[(NOW - HOUR, many)])
+    assert set(by_code(passed)) == {"deadline-passed"}
+    assert not by_code(passed)["deadline-passed"].blocks
+    late = seen(
+        ProviderStanding(replace(SES, quota=None)), emails=many, due=[(NOW - HOUR, many // 2), (NOW + HOUR, many // 2)]
+    )
+    assert sending_of(late).late == HOUR, "who is late already goes first and takes its time"
+
+
+def test_lists_contacts_numbers_and_costs_are_counted() -> None:
+    standing = ProviderStanding(
+        SES, replace(SNS, numbers=("CA",), opted_out=3),
+        second={
+            Channel.EMAIL: SecondProvider("smtp", Price(0.2, 150), sent=10),
+            Channel.SMS: SecondProvider("sms_gateway", Price(None, 5)),
+        },
+        numbers_needed=("US", "CA"),
+    )  # fmt: skip
+    found = by_code(
+        seen(
+            standing, suppressed={"BOUNCE": 9, "COMPLAINT": 3}, lacking={Channel.SMS: 40, Channel.EMAIL: 1},
+            sms_homes={"US": 12, "CA": 2, "DE": 5}, sms_parts=900,
+        )
+    )  # fmt: skip
+    assert "of 12 people (9 after a hard bounce, 3 after a complaint)" in found["addresses-suppressed"].says
+    assert found["no-valid-sms"].says.startswith("no telephone number, or none that is one: 40 people, ")
+    assert "no e-mail address, or none that is one: 1 person, " in found["no-valid-email"].says
+    assert "those of 12 people" in found["sms-number-us"].says
+    assert "sms-number-ca" not in found
+    assert found["sms-opted-out"].live == "3 in this account"
+    assert found["sms-limit-short"].live == "80.00 USD are left"
+    assert found["budget-short-smtp"].live == "2.00 of 150.00 USD of this month's budget are spent"
+    assert "price-unknown-sms-gateway" in found
+    assert "price-unknown-sms" in by_code(seen(sms_parts=3, part_price=None))
+    assert not any(each.blocks for each in found.values())
+
+
+@pytest.fixture
+def desk(case: Case, tmp_path: Path) -> Desk:
+    desk = Desk(case, tmp_path)
+    artefacts = DirectoryArtefactStore(desk.settings.paths.artefacts)
+    desk.parts.provide(Artefacts, lambda: artefacts)
+    desk.parts.provide(SheetPage, lambda: sheet_page)
+    desk.parts.provide(MailSenders, Senders)
+    desk.parts.provide(NoticeSamples, Texts)
+    return desk
+
+
+def test_a_blocked_release_is_refused_until_a_named_person_takes_it_on(case: Case, desk: Desk, tmp_path: Path) -> None:
+    name = case.receive().incident_id
+    case.plan(name, deadline=NOW + 72 * HOUR)
+    desk.parts.get(Providers).says = ProviderStanding(replace(SES, events_missing=("BOUNCE",)))  # type: ignore[attr-defined]
+    desk.ok("incident", "prepare", name, who="rae")
+    policy = case.rows(tables.release)[0]["policy_sha256"]
+
+    blocked = desk.type("incident", "preflight", name, who="rae")
+    assert isinstance(blocked.exception, Refused)
+    assert "3 people, 0 held; first 3 by email; 0 without any channel" in blocked.output
+    assert "[events-missing: blocks the release]" in blocked.output
+    facts = json.loads(desk.type("incident", "preflight", name, "--json", who="rae").output.rpartition("}")[0] + "}")
+    assert (facts["blocked_by"], facts["people"]["people"], facts["cost"]["emails"]) == (["events-missing"], 3, 3)
+    for words in (
+        ["--policy", policy],
+        ["--sheet", json.loads(desk.ok("incident", "sheet", name, "--json", who="dan"))["sheet_sha256"]],
+    ):
+        refused = desk.error("incident", "approve", name, *words, who="dan")
+        assert "--override events-missing" in str(refused)
+    assert case.rows(tables.approval) == []
+
+    assert "needs a reason" in str(desk.error("incident", "preflight", name, "--override", "events-missing", who="dan"))
+    why = ("--reason", "receipts are read by hand tonight")
+    assert isinstance(
+        desk.error("incident", "preflight", name, "--override", "events-missing", *why, who="rae"), Refused
+    )
+    wrong = desk.error("incident", "preflight", name, "--override", "event-missing", *why, who="dan")
+    assert isinstance(wrong, BadInput)
+    assert "events-missing" in str(wrong)
+    shown = desk.ok("incident", "preflight", name, "--override", "events-missing", *why, who="dan")
+    assert "[events-missing: taken on by dan as dpo]" in shown
+    [event] = [each for each in case.published("tocsin.case-events") if each["kind"] == "preflight.overridden"]
+    assert event["body"]["finding"] == "events-missing"
+    assert "by hand" not in json.dumps(event)
+
+    made = json.loads(desk.ok("incident", "sheet", name, "--json", "-o", str(tmp_path / "sheet.html"), who="col"))
+    assert made["content"]["overrides"] == [{"code": "events-missing", "overridden_by": "dan", "role": "dpo"}]
+    assert "Blocks the release; dan as dpo took that on." in (tmp_path / "sheet.html").read_text()
+    desk.ok("incident", "approve", name, "--sheet", made["sheet_sha256"], who="dan")
+    assert "releasing now" in desk.ok("incident", "approve", name, "--sheet", made["sheet_sha256"], who="col")
+
+
+def test_suppressed_addresses_are_counted_and_the_hours_left_are_not_bound(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    case.plan(name, deadline=NOW + 72 * HOUR)
+    case.execute(
+        sa.update(tables.affected)
+        .where(tables.affected.c.root == "customer/1")
+        .values(event=json.dumps({"email_hmac": "a" * 64}))
+    )
+    asked = desk.parts.get(Providers)
+    asked.says = ProviderStanding(SES, suppressed={"a" * 64: "COMPLAINT"})  # type: ignore[attr-defined]
+    desk.ok("incident", "prepare", name, who="rae")
+    made = json.loads(desk.ok("incident", "sheet", name, "--json", who="dan"))
+    assert any("1 person (1 after a complaint)" in each["says"] for each in made["content"]["preflight"])
+    asked.says = ProviderStanding(replace(SES, sent=40_000), suppressed={"a" * 64: "COMPLAINT"})  # type: ignore[attr-defined]
+    case.clock.at = NOW + HOUR
+    assert json.loads(desk.ok("incident", "sheet", name, "--json", who="dan"))["sheet_sha256"] == made["sheet_sha256"]
+
+
+def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Case, desk: Desk) -> None:
+    from consumers.case.circuit_commands import circuits
+    from tests.unit.case.test_commands import GROUPS
+
+    GROUPS.setdefault("circuits", circuits)
+    smtp = Smtp(host="127.0.0.1", price_per_thousand=2, budget_per_month=1)
+    desk.settings = desk.settings.model_copy(update={"delivery": Delivery(smtp=smtp)})
+    assert "no dispatcher says anything" in desk.ok("circuits", who="rae")
+    rows = json.loads(desk.ok("circuits", "--json", who="rae"))
+    assert [(row["provider"], row["state"], row["budget"]) for row in rows] == [
+        ("ses", "unknown", None), ("smtp", "unknown", 1), ("sns", "unknown", None),
+    ]  # fmt: skip
+    assert "no provider smpt; did you mean 'smtp'" in str(
+        desk.error("circuits", "open", "smpt", "--reason", "x", who="dan")
+    )
+    assert isinstance(desk.error("circuits", "open", "ses", "--reason", "x", who="rae"), Refused)
+    assert "back with: tocsin delivery circuits close ses" in desk.ok(
+        "circuits", "open", "ses", "--reason", "ill", who="dan"
+    )
+    assert "ses was taken out of service by dan" in desk.ok("circuits", who="rae")
+    assert case.store.look(lambda work: work.circuit_orders()) == {"ses": CircuitOrder("ses", "open", NOW, "dan")}
+    assert "gets messages again" in desk.ok("circuits", "close", "ses", "--reason", "well", who="dan")
+    bodies = [
+        each["body"] for each in case.published("tocsin.case-events") if each["kind"] == "provider.circuit_ordered"
+    ]
+    assert [(body["provider"], body["wanted"]) for body in bodies] == [("ses", "open"), ("ses", "closed")]
