@@ -124,9 +124,19 @@ def _index_client(parts: Parts) -> "IndexClient":
 
 
 def _provide_delivery(parts: Parts) -> None:
+    from consumers.case.posting import LetterPost
     from consumers.stages.delivery_commands import DeliveryNumbers
 
-    parts.provide(DeliveryNumbers, lambda: _ledger(parts, Process("delivery", Health(), parts.get(Clock))))
+    def ledger() -> "Ledger":
+        return _ledger(parts, Process("delivery", Health(), parts.get(Clock)))
+
+    def post() -> "LetterPost":
+        from consumers.adapters.letter_batches import PostedLetters
+
+        return PostedLetters(parts.get(Settings).paths.letters, ledger())
+
+    parts.provide(DeliveryNumbers, ledger)
+    parts.provide(LetterPost, post)
 
 
 def _provide_evidence(parts: Parts) -> None:
@@ -392,9 +402,10 @@ def _ledger(parts: Parts, process: Process) -> "Ledger":
     delivery = parts.get(Settings).delivery
     receipts = timedelta(seconds=delivery.receipt_timeout_seconds)
     reading = timedelta(seconds=delivery.account_notice_timeout_seconds)
+    posting = timedelta(seconds=delivery.letter_timeout_seconds)
     policy = DeliveryPolicy(
-        {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
-        {Channel.EMAIL: receipts, Channel.SMS: receipts, Channel.ACCOUNT_NOTICE: reading},
+        {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store", Channel.LETTER: "post"},
+        {Channel.EMAIL: receipts, Channel.SMS: receipts, Channel.ACCOUNT_NOTICE: reading, Channel.LETTER: posting},
         region_objection=_region_objection(parts) if process.name in ("release", "dispatch") else None,
     )
     return Ledger(_database(parts), process.clock, policy)
@@ -589,6 +600,7 @@ def _planning(parts: Parts, process: Process) -> Stage:
 def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Opener, load_private_keys
     from consumers.adapters.case_store.providers import ProviderTables
+    from consumers.adapters.letter_batches import LetterFolder
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
     from consumers.adapters.provider_lanes import CircuitTeller
     from consumers.adapters.ses_identities import SesIdentities
@@ -616,6 +628,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         sms,
         process.clock,
         process.holder,
+        LetterFolder(settings.paths.letters),
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
     return _Accompanied(stage, [watch.run_accounts, teller.run])
@@ -833,6 +846,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
 
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from consumers.adapters.letter_batches import LetterBatches
     from consumers.adapters.sms_gateway import GatewayCallbacks
     from consumers.adapters.sms_status import CloudWatchSmsStatus
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
@@ -848,7 +862,7 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     texts = CloudWatchSmsStatus(
         config, process.clock, every=timedelta(seconds=settings.delivery.sms_status_poll_seconds)
     )
-    sources: list[ReceiptSource] = [emails, texts]
+    sources: list[ReceiptSource] = [emails, texts, LetterBatches(settings.paths.letters, process.clock)]
     gateway, account = settings.delivery.sms_gateway, _gateway_account(settings)
     if gateway is not None and account is not None and account.callback_url is not None:
         sources.append(GatewayCallbacks(account, gateway.callback_host, gateway.callback_port, process.clock))

@@ -127,6 +127,11 @@ class Paths(Section):
         return self.data / "evidence"
 
     @property
+    def letters(self) -> Path:
+        """Where letters wait for the printer; shared by dispatch, receipts and whoever prints."""
+        return self.data / "letters"
+
+    @property
     def run(self) -> Path:
         """Where running processes write their addresses."""
         return self.data / "run"
@@ -313,6 +318,13 @@ class Delivery(Section):
     )
     account_notice_timeout_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
+    )
+    letter_timeout_seconds: float = Field(
+        default=14 * 24 * 3600, gt=0, description="how long a letter may wait to be handed to the post"
+    )
+    letter_batch: int = Field(default=200, gt=0, le=200, description="how many letters are written into one batch")
+    letter_batch_seconds: float = Field(
+        default=300, gt=0, description="letters are gathered for so long before a batch is written"
     )
     smtp: Smtp | None = Field(default=None, description="without it e-mail waits while SES is ill")
     sms_gateway: SmsGateway | None = Field(default=None, description="without it SMS wait while SNS is ill")

@@ -12,6 +12,7 @@ from pathlib import Path
 import typst
 
 from bridge.contracts.errors import Refused
+from bridge.contracts.events import Contact
 from consumers.domain.notices import Language, Sender, fill
 
 _SOURCE = Path(__file__).with_name("letter.typ")
@@ -41,6 +42,22 @@ def letter_source(letter: str, slots: Mapping[str, str]) -> list[dict[str, objec
     return blocks
 
 
+def address_lines(contact: Contact) -> tuple[str, ...]:
+    """Return what stands on somebody's envelope, country last: at most as many lines as a window shows.
+
+    What exceeds it is joined with the line before, so that nobody goes without a letter for a long address.
+    """
+    lines = _shown(contact.postal_address)
+    while len(lines) > _MAX_LINES:
+        lines[1:3] = [f"{lines[1]}, {lines[2]}"[:80]]
+    return tuple(lines)
+
+
+def _shown(address: Sequence[str]) -> list[str]:
+    lines = [" ".join("".join(char for char in line if char.isprintable()).split())[:80] for line in address]
+    return [line for line in lines if line]
+
+
 def letter_pdf(
     letter: str,
     slots: Mapping[str, str],
@@ -56,8 +73,7 @@ def letter_pdf(
     """
     if paper not in PAPERS:
         raise Refused(f"no paper is named {paper!r}; there are {', '.join(PAPERS)}")
-    lines = [" ".join("".join(char for char in line if char.isprintable()).split())[:80] for line in recipient]
-    lines = [line for line in lines if line]
+    lines = _shown(recipient)
     if len(lines) > _MAX_LINES:
         raise Refused(f"an address of {len(lines)} lines; the window of an envelope shows {_MAX_LINES}")
     blocks = letter_source(letter, slots)

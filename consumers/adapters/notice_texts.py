@@ -4,6 +4,7 @@ Composes once a segment and keeps the result; only bundles whose hash is in the 
 in counsel's folder changes nothing that runs.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from email.utils import formataddr
@@ -11,12 +12,13 @@ from email.utils import formataddr
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import Contact
 from bridge.runtime.clock import Clock
+from consumers.adapters.letters import address_lines, letter_pdf
 from consumers.adapters.notice_renderer import compose
 from consumers.adapters.template_catalog import ApprovedBundles
 from consumers.domain.ledger import Intent
-from consumers.domain.notices import ComposedNotice, body_sha256, fill, slots_for
+from consumers.domain.notices import ComposedNotice, Sender, body_sha256, fill, slots_for
 from consumers.domain.segments import segment_key_from
-from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedText
+from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedLetter, PreparedText
 
 _KEPT_SEGMENTS = 256
 
@@ -73,6 +75,16 @@ class ApprovedTexts:
             notice.account_title, notice.account_body, body_sha256(notice.account_title, notice.account_body)
         )
 
+    def letter(self, intent: Intent, contact: Contact) -> PreparedLetter:
+        """Return the person's letter, on the paper of the country that it goes to."""
+        notice = self._notice(intent)
+        slots = slots_for(contact, intent.incident_id, self._clock.now().date(), notice.language)
+        address = address_lines(contact)
+        paper = "us-letter" if address[-1:] in (("US",), ("CA",)) else "a4"
+        sender = Sender(**dict(segment_key_from(intent.segment_key).sender))
+        pdf = letter_pdf(notice.letter, slots, notice.language, sender, address, paper=paper)
+        return PreparedLetter(pdf, address, hashlib.sha256(pdf).hexdigest())
+
     def _notice(self, intent: Intent) -> ComposedNotice:
         known = self._composed.get(intent.segment_id)
         if known is not None:
@@ -115,6 +127,12 @@ class Addresses:
         The sandbox stands in for AWS only, so outside `live` somebody must have said that the store is a test store.
         """
         return self._test_store if self._mode == "sandbox" else not self._simulated(intent)
+
+    def envelope(self, intent: Intent, contact: Contact) -> Contact:
+        """Return the contact whose letter is written: an exercise must not put a person's address on paper."""
+        if not self._simulated(intent):
+            return contact
+        return Contact(first_name="SPECIMEN", postal_address=("SPECIMEN", "NOT FOR THE POST"))
 
     def _simulated(self, intent: Intent) -> bool:
         return self._mode == "simulator" or (self._mode == "live" and intent.exercise)

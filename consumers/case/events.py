@@ -152,10 +152,9 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "publication.withdrawn": {"publication_id": _ID, "medium": _PUBLIC, "reason_sha256": _SHA256},
     "letters.posted": {
-        "batch_sha256": _SHA256, "manifest_sha256": _SHA256, "letter_count": _COUNT, "posted_at": _INSTANT,
-        "reason_sha256": _SHA256,
+        "manifest_sha256": _SHA256, "letter_count": _COUNT, "posted_at": _INSTANT, "reason_sha256": _SHA256,
     },
-    "letters.returned": {"batch_sha256": _SHA256, "letter_count": _COUNT, "reason_sha256": _SHA256},
+    "letters.returned": {"manifest_sha256": _SHA256, "letter_count": _COUNT, "reason_sha256": _SHA256},
     "dossier.made": {
         "dossier_id": _ID, "regime_id": _REGIME, "dossier_version": _COUNT, "phase": _PHASE, "missing_count": _COUNT,
         "content_sha256": _SHA256, "pdf_sha256": _SHA256, "reason_sha256": _MAYBE_SHA256,

@@ -98,6 +98,36 @@ class PreparedAccountNotice:
     body_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedLetter:
+    """One person's letter as a PDF that shows their address in the window, and its hash."""
+
+    pdf: bytes = field(repr=False)
+    address: Sequence[str] = field(repr=False)
+    """Lines as on the envelope, country last."""
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One letter of a batch."""
+
+    attempt_id: str
+    send_count: int
+    pdf: bytes = field(repr=False)
+    address: Sequence[str] = field(repr=False)
+
+
+class LetterWriter(Protocol):
+    """Lays letters out for the printer."""
+
+    name: str
+
+    def write(self, incident_id: str, letters: Sequence[Letter]) -> Sequence[SendResult]:
+        """Write one batch durably; return one result a letter, in order. Raises TocsinError if nothing was written."""
+        ...
+
+
 class EmailProvider(Protocol):
     """Sends one text to up to `max_entries` recipients."""
 

@@ -31,8 +31,11 @@ from consumers.domain.sending import (
     EmailEntry,
     EmailProvider,
     EmailTemplate,
+    Letter,
+    LetterWriter,
     PreparedAccountNotice,
     PreparedEmail,
+    PreparedLetter,
     PreparedText,
     ProviderLane,
     SendResult,
@@ -85,6 +88,7 @@ class NoticeTexts(Protocol):
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail: ...
     def sms(self, intent: Intent, contact: Contact) -> PreparedText: ...
     def account_notice(self, intent: Intent) -> PreparedAccountNotice: ...
+    def letter(self, intent: Intent, contact: Contact) -> PreparedLetter: ...
 
 
 class Addressing(Protocol):
@@ -93,6 +97,7 @@ class Addressing(Protocol):
     def email(self, intent: Intent, address: str) -> str: ...
     def phone(self, intent: Intent, number: str) -> str: ...
     def shows_on_account_page(self, intent: Intent) -> bool: ...
+    def envelope(self, intent: Intent, contact: Contact) -> Contact: ...
 
 
 class Dispatch:
@@ -108,8 +113,10 @@ class Dispatch:
         sms: ProviderLane[SmsProvider],
         clock: Clock,
         dispatcher: str,
+        letters: LetterWriter | None = None,
     ) -> None:
         self._ledger = ledger
+        self._letters = letters
         self._opener = opener
         self._texts = texts
         self._addressing = addressing
@@ -149,6 +156,7 @@ class Dispatch:
             *self._send_emails(by_channel[Channel.EMAIL]),
             *self._send_texts(by_channel[Channel.SMS]),
             *self._post_notices(by_channel[Channel.ACCOUNT_NOTICE]),
+            *self._write_letters(by_channel[Channel.LETTER]),
         ]
         if faults:
             # the supervisor's growing pause before a restart is what keeps this from spinning
@@ -312,6 +320,45 @@ class Dispatch:
             )
         if reports:
             self._report(Channel.ACCOUNT_NOTICE, reports)
+        return faults
+
+    def _write_letters(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
+        reports: list[SentReport] = []
+        faults: list[TocsinError] = []
+        batches: dict[str, list[tuple[Intent, Letter, str]]] = defaultdict(list)
+        standing = self._ledger.standing(intents) if intents else ()
+        for intent in intents:
+            if intent.attempt_id not in standing or self._letters is None:
+                reports.append(_recalled(intent))
+                continue
+            try:
+                contact = self._addressing.envelope(intent, self._contact(intent))
+                if not contact.postal_address:
+                    raise _NoAddress("NO_POSTAL_ADDRESS")
+                made = self._texts.letter(intent, contact)
+            except _NoAddress as lack:
+                reports.append(_unsendable(intent, lack))
+                continue
+            except TocsinError as fault:
+                reports.append(_held_back(intent, fault))
+                faults.append(fault)
+                continue
+            letter = Letter(intent.attempt_id, intent.send_count, made.pdf, made.address)
+            batches[intent.incident_id].append((intent, letter, made.body_sha256))
+        for incident_id, batch in batches.items():
+            assert self._letters is not None
+            try:
+                results = self._letters.write(incident_id, [letter for _, letter, _ in batch])
+            except TocsinError as fault:
+                reports.extend(_held_back(intent, fault) for intent, _, _ in batch)
+                faults.append(fault)
+                continue
+            reports.extend(
+                _reported(intent, result, body, self._letters.name)
+                for (intent, _, body), result in zip(batch, results, strict=True)
+            )
+        if reports:
+            self._report(Channel.LETTER, reports)
         return faults
 
     def _contact(self, intent: Intent) -> Contact:

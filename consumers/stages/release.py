@@ -80,6 +80,7 @@ class ReleaseStage:
         self._live = rates
         self._tick_seconds = tick_seconds
         self._credit: dict[Channel, float] = {}
+        self._gathered_seconds = delivery.letter_batch_seconds
 
     def run(self, stop: threading.Event) -> None:
         """Meter until `stop`."""
@@ -132,7 +133,19 @@ class ReleaseStage:
             self._credit[channel] = credit - count
             COMMANDED.labels(channel.value).inc(count)
             issued += count
-        return issued
+        return issued + self._gather_letters(elapsed_seconds)
+
+    def _gather_letters(self, elapsed_seconds: float) -> int:
+        """Let letters go together, so that the printer gets batches and not a folder for each."""
+        self._gathered_seconds += elapsed_seconds
+        if self._gathered_seconds < self._delivery.letter_batch_seconds:
+            return 0
+        most = self._delivery.letter_batch
+        count = self._ledger.meter(Lane(Channel.LETTER, belt=most, at_once=most))
+        COMMANDED.labels(Channel.LETTER.value).inc(count)
+        if count:
+            self._gathered_seconds = 0.0
+        return count
 
     def _rates(self) -> Sequence[tuple[Channel, float]]:
         return (

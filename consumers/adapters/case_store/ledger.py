@@ -64,6 +64,8 @@ from consumers.evidence.commitment import body_text, commit, incident_key
 
 _CHUNK = 500
 _ENDED = ("dismissed", "closed")
+_PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
+"""Channels that leave through no provider's region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +395,7 @@ class Ledger:
         if gate_for(codes, gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
             return True
         objection = None
-        if row["channel"] != Channel.ACCOUNT_NOTICE and self._policy.region_objection is not None:
+        if row["channel"] not in _PASSES_NO_REGION and self._policy.region_objection is not None:
             homes = homes_of([Residence.model_validate(claim) for claim in row["residence"]])
             objection = self._policy.region_objection(homes, row["controller"])
         if objection is not None:
@@ -519,6 +521,20 @@ class Ledger:
                 .order_by(attempt.c.channel, attempt.c.provider, attempt.c.state)
             )
             return tuple(ChannelCount(*row) for row in rows)
+
+    def letters(self, incident_id: str) -> Sequence[tuple[str, str, str]]:
+        """Return attempt id, message id and state of every letter that was written, by message id."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(attempt.c.attempt_id, attempt.c.provider_message_id, attempt.c.state)
+                .where(
+                    (attempt.c.incident_id == incident_id)
+                    & (attempt.c.channel == Channel.LETTER)
+                    & attempt.c.provider_message_id.is_not(None)
+                )
+                .order_by(attempt.c.provider_message_id)
+            )
+            return [(row.attempt_id, row.provider_message_id, row.state) for row in rows]
 
     def attempts(self) -> Sequence[ChannelCount]:
         """Return how many attempts of all incidents but exercises stand where."""

@@ -40,7 +40,7 @@ class Case:
             self.database,
             self.clock,
             DeliveryPolicy(
-                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store"},
+                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store", Channel.LETTER: "post"},
                 dict.fromkeys(Channel, timedelta(hours=4)),
             ),
         )

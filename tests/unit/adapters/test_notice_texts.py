@@ -1,12 +1,33 @@
 """Where messages really go under `delivery.mode`."""
 
+import hashlib
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from bridge.contracts.events import Channel
-from consumers.adapters.notice_texts import Addresses
+from bridge.contracts.events import Channel, Contact
+from bridge.runtime.clock import SetClock
+from consumers.adapters.notice_renderer import ONE_OF_EACH, sample_key
+from consumers.adapters.notice_texts import Addresses, ApprovedTexts
+from consumers.adapters.template_catalog import ApprovedBundles, Bundle, read_bundle
 from consumers.domain.ledger import Intent
+from tests.golden import TEMPLATES
+
+_KEYS = tuple(text.format("fraud-scorer") for text in ONE_OF_EACH)
+
+
+class Held(ApprovedBundles):
+    """One bundle that is approved."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def load(self, sha256: str) -> Bundle:
+        assert sha256 == self._bundle.sha256
+        return self._bundle
+
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -34,3 +55,25 @@ def test_only_a_live_leak_and_the_sandbox_use_the_persons_own_address(mode: str,
     assert addresses.shows_on_account_page(intent) is reaches
     untold = Addresses(mode).shows_on_account_page(intent)
     assert untold is (reaches and mode == "live"), "a sandbox beside a real shop posts nothing on its account pages"
+
+
+def test_a_letter_is_set_on_the_paper_of_its_country_and_named_by_its_hash() -> None:
+    bundle = read_bundle(TEMPLATES, "ai-data-leak")
+    key = replace(sample_key(bundle, "en", disclosures=_KEYS), bundle_sha256=bundle.sha256)
+    texts = ApprovedTexts(Held(bundle), "security@shop.example.com", None, SetClock(NOW))
+    intent = Intent(
+        attempt_id="a", recipient_id="r", incident_id="INC-2026-0001", release_id="r1", channel=Channel.LETTER,
+        provider="post", epoch=1, send_count=1, root="customer/1", customer_id=1, locale="en", website_id=1, contact=None,
+        segment_id="s", segment_key=key.as_json(), bundle_sha256=bundle.sha256, deadline_at=None, detected_at=NOW,
+        exercise=False,
+    )  # fmt: skip
+    sizes = {}
+    for country in ("DE", "US"):
+        contact = Contact(first_name="Zibbet", last_name="Quorn", postal_address=("Zibbet Quorn", "1 Road", country))
+        made = texts.letter(intent, contact)
+        assert made == texts.letter(intent, contact)
+        assert (made.address, made.body_sha256) == (contact.postal_address, hashlib.sha256(made.pdf).hexdigest())
+        sizes[country] = re.findall(rb"/MediaBox ?\[([^]]*)\]", made.pdf)[:1]
+    assert sizes["DE"] != sizes["US"]
+    exercise = Addresses("live").envelope(replace(intent, exercise=True), contact)
+    assert exercise.postal_address == ("SPECIMEN", "NOT FOR THE POST")

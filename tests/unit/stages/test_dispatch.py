@@ -21,8 +21,10 @@ from consumers.domain.sending import (
     BulkEmail,
     EmailProvider,
     EmailTemplate,
+    Letter,
     PreparedAccountNotice,
     PreparedEmail,
+    PreparedLetter,
     PreparedText,
     SendResult,
     SendState,
@@ -57,6 +59,8 @@ class World:
         self.texts: list[tuple[str, str, str]] = []
         self.answers: dict[str, SendResult] = {}
         self.text_fault: Exception | None = None
+        self.letters: list[tuple[str, list[Letter]]] = []
+        self.letter_fault: Exception | None = None
         self.positions_after: Positions | None = None
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
@@ -64,7 +68,7 @@ class World:
         self.email_lane: Lane[EmailProvider] = Lane([self])
         self.sms_lane: Lane[SmsProvider] = Lane([Sms(self)])
         self.dispatch = Dispatch(
-            self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1"
+            self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1", self
         )
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
@@ -123,6 +127,15 @@ class World:
         if isinstance(found, Exception):
             raise found
         return found
+
+    # letters
+
+    def write(self, incident_id: str, letters: Sequence[Letter]) -> Sequence[SendResult]:
+        self.called()
+        if self.letter_fault is not None:
+            raise self.letter_fault
+        self.letters.append((incident_id, list(letters)))
+        return [self.answer(letter.attempt_id) for letter in letters]
 
     # e-mail
 
@@ -194,6 +207,10 @@ class Texts:
         self._fault()
         return PreparedAccountNotice("Title", "Body", body_of(intent))
 
+    def letter(self, intent: Intent, contact: Contact) -> PreparedLetter:
+        self._fault()
+        return PreparedLetter(b"%PDF", contact.postal_address, body_of(intent))
+
     def _fault(self) -> None:
         if self._world.text_fault is not None:
             raise self._world.text_fault
@@ -204,6 +221,9 @@ class Addresses:
 
     def shows_on_account_page(self, intent: Intent) -> bool:
         return not intent.exercise
+
+    def envelope(self, intent: Intent, contact: Contact) -> Contact:
+        return Contact(postal_address=("SPECIMEN",)) if intent.exercise else contact
 
     def email(self, intent: Intent, address: str) -> str:
         return address
@@ -471,3 +491,38 @@ def test_commands_of_a_channel_without_a_turn_are_put_back_before_anybody_claims
     assert [command.attempt_id for command in world.asked] == [text]
     assert mail not in world.reports
     assert world.positions_after, "the position moves past what was put back: the meter issues it again"
+
+
+HOME = Contact(postal_address=(NAME, "1 Road", "GB"))
+
+
+def test_letters_of_an_incident_are_one_batch_and_who_has_no_address_is_refused(world: World) -> None:
+    one, two = (world.person(number, Channel.LETTER, HOME) for number in (1, 2))
+    exercise = world.person(3, Channel.LETTER, HOME, incident_id="INC-2026-0002", exercise=True)
+    world.epoch_of["INC-2026-0002"] = 1
+    homeless = world.person(4, Channel.LETTER, Contact(email=ADDRESS))
+    world.run()
+    assert [(incident, [each.attempt_id for each in letters]) for incident, letters in world.letters] == [
+        (INCIDENT, [one, two]), ("INC-2026-0002", [exercise]),
+    ]  # fmt: skip
+    assert world.letters[0][1][0].address == HOME.postal_address
+    assert world.letters[1][1][0].address == ("SPECIMEN",)
+    assert world.reports[one].trigger is Trigger.ACCEPTED
+    assert world.reports[one].provider_message_id == f"m-{one}"
+    assert (world.reports[homeless].trigger, world.reports[homeless].code) == (Trigger.REFUSED, "NO_POSTAL_ADDRESS")
+
+
+def test_letters_that_cannot_be_written_wait_and_are_said(world: World) -> None:
+    attempt = world.person(1, Channel.LETTER, HOME)
+    world.letter_fault = Unreachable("the disk is full")
+    with pytest.raises(Unreachable, match="disk is full"):
+        world.run()
+    assert world.reports[attempt].trigger is Trigger.RECALL
+
+
+def test_a_letter_is_not_written_for_whom_it_stopped_meanwhile(world: World) -> None:
+    attempt = world.person(1, Channel.LETTER, HOME)
+    world.epoch_of[INCIDENT] = 2
+    world.run()
+    assert world.letters == []
+    assert world.reports[attempt].trigger is Trigger.RECALL

@@ -79,7 +79,8 @@ def test_a_second_of_work_is_what_the_provider_grants() -> None:
     for _ in range(40):
         stage.tick(0.25)
     assert (ledger.issued[Channel.EMAIL], ledger.issued[Channel.SMS]) == (100, 40)
-    assert Channel.LETTER not in {lane.channel for lane in ledger.lanes}
+    # letters are gathered: one batch at once, the next one only after some minutes
+    assert ledger.issued[Channel.LETTER] == 200
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=40), st.floats(0.1, 200))
@@ -107,7 +108,7 @@ def test_credit_that_found_nothing_to_send_is_not_saved_up() -> None:
     for _ in range(100):
         stage.tick(1.0)
     ledger.planned = dict.fromkeys(Channel, 1000)
-    assert stage.tick(0.0) <= 10 + 4 + 500
+    assert stage.tick(0.0) <= 10 + 4 + 500 + 200
     assert ledger.issued[Channel.EMAIL] == 10
 
 
@@ -226,6 +227,7 @@ def test_the_meter_keeps_to_the_live_rate_and_to_what_the_quota_leaves() -> None
     assert {lane.channel: (lane.belt, lane.at_once) for lane in ledger.lanes} == {
         Channel.EMAIL: (7, 7),
         Channel.ACCOUNT_NOTICE: (15_000, 500),
+        Channel.LETTER: (200, 200),
     }
     assert (Channel.EMAIL, 7) in rates.noted
     assert (Channel.SMS, 0) in rates.noted
