@@ -75,7 +75,9 @@ def parts_for(config: Path | None) -> Parts:
     parts.provide(Clock, SystemClock)
     parts.provide(IndexAnswers, lambda: _index_client(parts))
     parts.provide_later(partial(_provide_law, parts, config))
-    for provide in (_provide_delivery, _provide_evidence, _provide_case_store, _provide_notices):
+    for provide in (
+        _provide_delivery, _provide_evidence, _provide_case_store, _provide_notices, _provide_log_to_rotate,
+    ):  # fmt: skip
         parts.provide_later(partial(provide, parts))
     return parts
 
@@ -242,6 +244,13 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(ScopeRewriter, lambda: _scope_rewriter(parts))
     parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
     parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
+
+
+def _provide_log_to_rotate(parts: Parts) -> None:
+    from consumers.adapters.tile_store import FolderToRotate
+    from consumers.evidence.key_commands import LogToRotate
+
+    parts.provide(LogToRotate, lambda: FolderToRotate(parts.get(Settings).paths.evidence))
 
 
 def _provide_notices(parts: Parts) -> None:

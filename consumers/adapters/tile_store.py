@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from consumers.evidence.faults import LogInUse
+from consumers.evidence.checkpoint import open_checkpoint
+from consumers.evidence.faults import LogInUse, NotProved
+from consumers.evidence.log import LogWriter
+from consumers.evidence.note import SigningKey
 from consumers.evidence.reader import CHECKPOINT, LogFolder
 
 _SYNCS_AT_ONCE = 16
@@ -191,3 +194,21 @@ class TileFolder(LogFolder):
                     self._disk.make_folder(below)
                 made.add(below)
         return made
+
+
+class FolderToRotate:
+    """The log in a folder, for the command that changes its key."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self, key: SigningKey) -> LogWriter:
+        return LogWriter.open(TileFolder(self._root), key)
+
+    def was_given_to(self, key: SigningKey) -> bool:
+        signed = TileFolder(self._root).remembered()
+        try:
+            size = 0 if signed is None else open_checkpoint(signed, [key.verifier]).size
+        except NotProved:
+            return False
+        return size > 0

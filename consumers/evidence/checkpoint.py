@@ -46,11 +46,12 @@ class Checkpoint:
             raise Malformed(f"the checkpoint's root has {len(root)} bytes instead of {HASH_BYTES}")
         return cls(lines[0], parse_number(lines[1], "the checkpoint's tree size"), root, tuple(lines[3:]))
 
-    def sign(self, key: SigningKey) -> bytes:
-        """Return the signed checkpoint. The key's name is the origin, so that nobody can sign for another log."""
-        if key.verifier.name != self.origin:
-            raise Malformed(f"the key is for {key.verifier.name!r}, the checkpoint for {self.origin!r}")
-        return Note.sign(self.text(), key).encode()
+    def sign(self, *keys: SigningKey) -> bytes:
+        """Return the signed checkpoint. A key's name is the origin, so that nobody can sign for another log."""
+        for key in keys:
+            if key.verifier.name != self.origin:
+                raise Malformed(f"the key is for {key.verifier.name!r}, the checkpoint for {self.origin!r}")
+        return Note.sign(self.text(), *keys).encode()
 
 
 def open_checkpoint(signed: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:

@@ -28,8 +28,38 @@ def write_new_key(path: Path, origin: str) -> VerifierKey:
         file.write(key.private_text() + "\n")
         file.flush()
         os.fsync(file.fileno())
+    _sync_folder(path.parent)  # a key that signs today must be there tomorrow, or the log cannot go on
     vkey_path(path).write_text(f"{key.verifier}\n", encoding="utf-8")
     return key.verifier
+
+
+def put_in_place(next_file: Path, path: Path) -> Path:
+    """Make the key in `next_file` the one at `path`; return where the key that was there is kept now.
+
+    Each step is one rename. A crash in between leaves no key at `path`: reading it says so, and repeating goes on.
+    """
+    retired = path.with_name(f"{path.stem}.retired{path.suffix}")
+    if path.exists():
+        number = 2
+        while retired.exists():
+            retired = path.with_name(f"{path.stem}.retired-{number}{path.suffix}")
+            number += 1
+        if vkey_path(path).exists():
+            vkey_path(path).replace(vkey_path(retired))
+        path.replace(retired)
+    if vkey_path(next_file).exists():
+        vkey_path(next_file).replace(vkey_path(path))
+    next_file.replace(path)
+    _sync_folder(path.parent)
+    return retired
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_signing_key(path: Path, origin: str, *, text: str | None = None) -> SigningKey:

@@ -23,6 +23,7 @@ from consumers.evidence.leaves import (
     Word,
     case_leaf,
 )
+from consumers.evidence.rotation import KeyRotation
 
 
 class DeliveryOutcomeLeaf(EventLeaf):
@@ -93,5 +94,5 @@ CASE_KINDS: Kinds = {
 }  # fmt: skip
 """Kinds that no room of their own registers."""
 
-_EVENT_LEAVES: list[type[Leaf]] = [DeliveryOutcomeLeaf, NoticeReadLeaf, PartitionResolvedLeaf]
+_EVENT_LEAVES: list[type[Leaf]] = [DeliveryOutcomeLeaf, NoticeReadLeaf, PartitionResolvedLeaf, KeyRotation]
 LEAF_TYPES: list[type[Any]] = _EVENT_LEAVES + [case_leaf(kind, fields) for kind, fields in CASE_KINDS.items()]

@@ -10,6 +10,7 @@ The memory is also what recognises a log that was rolled back, forked or replace
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
@@ -24,8 +25,9 @@ from consumers.evidence.faults import (
     WrongKey,
 )
 from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes
-from consumers.evidence.note import SigningKey
+from consumers.evidence.note import SigningKey, VerifierKey
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
+from consumers.evidence.rotation import KeyRotation, key_given_up, refuse_given_up
 from consumers.evidence.tiles import (
     ENTRIES,
     WIDTH,
@@ -120,6 +122,8 @@ class LogWriter:
                 "altered; compare with a copy by `tocsin evidence verify DIR`"
             )
         bundle = _tail_of(reader)
+        if signed.size:
+            refuse_given_up(key.verifier, reader.entry(signed.size - 1))
         memory = store.remembered()
         if memory is not None and store.read(CHECKPOINT) != memory:
             store.publish(memory)
@@ -146,6 +150,20 @@ class LogWriter:
         Raises Malformed, before anything is written, if an entry is too long. After any other error the writer takes no
         more: only opening the log again can tell how far it came.
         """
+        return self._append(entries, self._key)
+
+    def rotate(self, following: SigningKey, at: datetime) -> int:
+        """Append the entry that gives the log to the key `following`, and go on under it; return the entry's index.
+
+        That one checkpoint is signed by both keys. A crash before the memory holds it leaves the log with this key; after
+        it, `open` takes the next key only. Raises Malformed if that key is for another log, or this one.
+        """
+        entry = KeyRotation.sign(self._key, following, index=self.size, at=at).encode()
+        (index,) = self._append([entry], self._key, following)
+        self._key = following
+        return index
+
+    def _append(self, entries: Sequence[bytes], *keys: SigningKey) -> range:
         if self._failed:
             raise WriterFailed("an earlier write to the evidence log failed; open the log again to go on")
         if not entries:
@@ -171,7 +189,7 @@ class LogWriter:
             files[TileName(ENTRIES, frontier.size // WIDTH, len(bundle)).path] = b"".join(bundle)
         self._failed = True
         self._store.put(files)
-        self._store.sign_off(Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(self._key))
+        self._store.sign_off(Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(*keys))
         begun = {name.completed for name in right_edge(self.size)} | {TileName(ENTRIES, self.size // WIDTH)}
         self._store.remove_partials(name.path for name in completed if name in begun)
         self._failed = False
@@ -205,7 +223,7 @@ def _signed_last(store: TileStore, key: SigningKey) -> Checkpoint | None:
             f"size {last.size} was signed last, and the log's folder has no checkpoint: it was emptied, replaced or "
             "the setting paths.data points elsewhere"
         )
-    head = _opened(published, key, "the log's checkpoint")
+    head = _opened(published, key, "the log's checkpoint", before=_key_before(store, last.size, key))
     if head.size == last.size and head.root != last.root:
         raise Forked(
             f"the log has another root for size {head.size} than the one signed last: two histories; stop here"
@@ -223,13 +241,26 @@ def _signed_last(store: TileStore, key: SigningKey) -> Checkpoint | None:
     return last
 
 
-def _opened(signed: bytes, key: SigningKey, what: str) -> Checkpoint:
+def _opened(signed: bytes, key: SigningKey, what: str, *, before: VerifierKey | None = None) -> Checkpoint:
     try:
-        return open_checkpoint(signed, [key.verifier])
+        return open_checkpoint(signed, [key.verifier] if before is None else [key.verifier, before])
     except NotProved as fault:
-        raise WrongKey(f"{what} was not signed by this key: {fault}") from None
+        raise WrongKey(
+            f"{what} was not signed by this key: {fault}. Put the log's own key in place, or correct paths.data"
+        ) from None
     except Malformed as fault:
-        raise TileDamaged(f"{what} cannot be read: {fault}") from None
+        raise TileDamaged(f"{what} cannot be read: {fault}; restore it from a copy") from None
+
+
+def _key_before(store: TileStore, size: int, key: SigningKey) -> VerifierKey | None:
+    """Return the key that the last of `size` entries gave up for this one, if it did: a crash then may have come before
+    the checkpoint of that size was published, and the one before it is still signed by the other key."""
+    if not size:
+        return None
+    try:
+        return key_given_up(LogReader(store, size).entry(size - 1), key.verifier)
+    except (Malformed, NotProved, TileDamaged):
+        return None
 
 
 def _newest(size: int) -> list[TileName]:

@@ -6,6 +6,7 @@ What a reader returns is as trustworthy as its files; `verifier` checks them.
 import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
@@ -46,11 +47,13 @@ class LogFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._top = f"{root}/"
 
     def read(self, path: str) -> bytes | None:
         try:
-            with (self.root / path).open("rb", buffering=0) as file:
-                return file.read()
+            # Verifying reads two files for every 256 entries: half of that time went into making paths of strings.
+            with FileIO(self._top + path) as file:
+                return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -123,14 +126,19 @@ class LogReader:
             raise NotProved(f"there is no entry {index}; the log has {self.size}, counted from 0")
         return self.bundle(index // WIDTH)[index % WIDTH]
 
+    @property
+    def bundle_count(self) -> int:
+        """How many entry bundles there are, the last one perhaps partial."""
+        return -(-self.size // WIDTH)
+
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield (index, entry), first entry first."""
-        for index in range(-(-self.size // WIDTH)):
+        for index in range(self.bundle_count):
             yield from enumerate(self.bundle(index), index * WIDTH)
 
     def backwards(self) -> Iterator[tuple[int, bytes]]:
         """Yield (index, entry), last entry first."""
-        for index in reversed(range(-(-self.size // WIDTH))):
+        for index in reversed(range(self.bundle_count)):
             entries = self.bundle(index)
             for place in reversed(range(len(entries))):
                 yield index * WIDTH + place, entries[place]

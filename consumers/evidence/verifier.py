@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
+from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
 from consumers.evidence.leaves import EventLeaf, LeafTypes, NotAsDeclared, canonical_content
 from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
+from consumers.evidence.rotation import KeyRotation, open_head, refuse_retired, rotations_among
 from consumers.evidence.tiles import (
     ENTRIES,
     WIDTH,
@@ -130,14 +131,19 @@ def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | 
         report.problems.append("there is no checkpoint in this folder: not a log, or not the whole of it")
         return report
     try:
-        report.checkpoint = open_checkpoint(signed, keys)
+        report.checkpoint = open_head(signed, keys, files)
     except (Malformed, NotProved) as fault:
         report.problems.append(f"checkpoint: {fault}")
         return report
     head = report.checkpoint
     frontier = Frontier()
     try:
-        _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
+        rotations = _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
+        refuse_retired(signed, rotations, head.origin)
+        report.notes.extend(
+            f"Since entry {rotation.index + 1} it is signed by the key {rotation.keys(head.origin)[1]}."
+            for rotation in rotations
+        )
         if frontier.root() != head.root:
             report.problems.append(f"the {head.size} entries do not give the signed root")
     except (Malformed, NotProved, TileDamaged) as fault:
@@ -146,10 +152,12 @@ def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | 
     return report
 
 
-def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> None:
-    """Add every entry to `frontier` and compare each tile with the hashes that the entries give."""
-    for index in range(-(-reader.size // WIDTH)):
+def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> list[KeyRotation]:
+    """Add every entry to `frontier` and compare each tile with what the entries give; return the changes of the key."""
+    rotations: list[KeyRotation] = []
+    for index in range(reader.bundle_count):
         entries = reader.bundle(index)
+        rotations.extend(rotations_among(entries, index * WIDTH))
         if leaves is not None:
             for place, entry in enumerate(entries):
                 leaves.take(index * WIDTH + place, entry)
@@ -157,6 +165,7 @@ def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | No
             _compare(reader, name, hashes)
     for name, hashes in frontier.partials():
         _compare(reader, name, hashes)
+    return rotations
 
 
 def _compare(reader: LogReader, name: TileName, hashes: Sequence[bytes]) -> None:
