@@ -465,7 +465,7 @@ def _checked_domain(domain: str) -> str | None:
 def _checked_email(text: str) -> str | None:
     try:
         # Providers take no address outside ASCII before the @; after it they take the domain's ASCII form.
-        return validate_email(text, check_deliverability=False, allow_smtputf8=False).ascii_email
+        return validate_email(text, check_deliverability=False, allow_smtputf8=False, strict=True).ascii_email
     except EmailNotValidError:
         return None
 

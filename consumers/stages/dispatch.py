@@ -7,7 +7,7 @@ nor by which channel.
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -24,6 +24,7 @@ from bridge.runtime.kafka import Positions
 from bridge.runtime.sealing import KeyNotHeld
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, histogram
+from consumers.domain.contacts import MAILBOXES, deliverable_email, deliverable_phone, mailbox_provider
 from consumers.domain.delivery import OF_SEND, Trigger
 from consumers.domain.ledger import Command, Intent, SentReport
 from consumers.domain.sending import (
@@ -53,6 +54,16 @@ SENT = counter(
     labels={
         "channel": [channel.value for channel in Channel],
         "state": ["accepted", "throttled", "refused", "lost", "recall"],
+    },
+)
+ANSWERS = counter(
+    "tocsin_provider_answers_total",
+    "messages by what a provider answered, and by who keeps the mailbox (by its public domain; none for SMS)",
+    question="does one mailbox provider, or one of ours, refuse what others take?",
+    labels={
+        "provider": ["ses", "smtp", "sns", "sms_gateway"],
+        "state": ["accepted", "throttled", "refused", "lost"],
+        "mailbox": [*MAILBOXES, "none"],
     },
 )
 CALL_SECONDS = histogram(
@@ -188,8 +199,11 @@ class Dispatch:
                 contact = self._contact(intent)
                 if contact.email is None:
                     raise _NoAddress("NO_ADDRESS")
+                checked = deliverable_email(contact.email)
+                if checked is None:
+                    raise _NoAddress("INVALID_ADDRESS")
                 prepared = self._texts.email(intent, contact)
-                address = self._addressing.email(intent, contact.email)
+                address = self._addressing.email(intent, checked)
             except _NoAddress as lack:
                 failed.append(_unsendable(intent, lack))
                 continue
@@ -240,6 +254,12 @@ class Dispatch:
         took = time.monotonic() - began
         CALL_SECONDS.labels("email").observe(took)
         self._email.record(provider, results, timedelta(seconds=took))
+        answered = Counter(
+            (OF_SEND[result.state].value, mailbox_provider(entry.to_address))
+            for (_, entry, _), result in zip(people, results, strict=True)
+        )
+        for (state, mailbox), count in answered.items():
+            ANSWERS.labels(provider.name, state, mailbox).inc(count)
         self._report(
             Channel.EMAIL,
             [
@@ -255,8 +275,11 @@ class Dispatch:
                 contact = self._contact(intent)
                 if contact.phone is None:
                     raise _NoAddress("NO_PHONE")
+                checked = deliverable_phone(contact.phone)
+                if checked is None:
+                    raise _NoAddress("INVALID_PHONE")
                 prepared = self._texts.sms(intent, contact)
-                number = self._addressing.phone(intent, contact.phone)
+                number = self._addressing.phone(intent, checked)
             except _NoAddress as lack:
                 self._report(Channel.SMS, [_unsendable(intent, lack)])
                 continue
@@ -276,6 +299,7 @@ class Dispatch:
             took = time.monotonic() - began
             CALL_SECONDS.labels("sms").observe(took)
             self._sms.record(turn.provider, [result], timedelta(seconds=took))
+            ANSWERS.labels(turn.provider.name, OF_SEND[result.state].value, "none").inc()
             self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256, turn.provider.name)])
         return faults
 

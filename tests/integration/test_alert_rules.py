@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from bridge.runtime.parts import Parts
+from consumers.adapters import provider_watch  # noqa: F401  as above
+from consumers.adapters.case_store import ledger  # noqa: F401  as above
 from consumers.cli import build
 from consumers.stages import clock  # noqa: F401  its metrics are declared by importing it
 from tests.servers.prometheus import check_rules
@@ -54,6 +56,6 @@ def test_each_alert_has_a_runbook_that_can_be_followed(alert: dict[str, Any]) ->
 def test_alerts_ask_for_metrics_that_are_measured() -> None:
     from prometheus_client import REGISTRY
 
-    known = {metric.name for metric in REGISTRY.collect()}
+    known = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
     asked = {name for alert in ALERTS for name in re.findall(r"tocsin_[a-z_]+", alert["expr"])}
     assert asked - known == set()

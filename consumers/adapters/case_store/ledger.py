@@ -26,6 +26,7 @@ from bridge.contracts.events import (
 from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
+from bridge.runtime.telemetry import counter
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
@@ -61,6 +62,12 @@ from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Inten
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
 from consumers.evidence.commitment import body_text, commit, incident_key
+
+STRANGERS = counter(
+    "tocsin_delivery_strange_commands_total",
+    "delivery commands that the ledger does not know, or knows of somebody else; they mail nobody",
+    question="does somebody else write to our topic?",
+)
 
 _CHUNK = 500
 _ENDED = ("dismissed", "closed")
@@ -607,11 +614,13 @@ class Ledger:
             for command in commands:
                 # a command may lie on the belt twice: published again after a crash, or recalled and issued anew
                 row = by_id.pop(command.attempt_id, None)
-                if (
-                    row is None
-                    or row["recipient_id"] != command.recipient_id
-                    or row["release_id"] != command.release_id
-                ):
+                if row is None:
+                    continue
+                if row["recipient_id"] != command.recipient_id:
+                    # an attempt of ours with somebody else's name on it: nobody here writes such a command
+                    strangers.append(command.attempt_id)
+                    continue
+                if row["release_id"] != command.release_id:
                     continue
                 if row["state"] != AttemptState.COMMANDED:
                     continue
@@ -701,6 +710,7 @@ class Ledger:
 
     @staticmethod
     def _report_strangers(connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> None:
+        STRANGERS.inc(len(attempt_ids))
         upsert(
             connection,
             page,

@@ -15,7 +15,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
-from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+from consumers.adapters.case_store.ledger import STRANGERS, DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
@@ -269,6 +269,20 @@ class LedgerCases:
         commands = case.commands()
         assert len(case.ledger.intend(commands, "d1", "dispatch", {})) == 1
         assert case.ledger.intend(commands, "d2", "dispatch", {}) == ()
+
+    def test_a_command_that_names_somebody_else_for_an_attempt_of_ours_mails_nobody_and_raises_a_page(
+        self, case: Case
+    ) -> None:
+        case.person(1)
+        case.person(2)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        one, other = case.commands()
+        forged = Command(one.attempt_id, other.recipient_id, one.release_id, one.epoch)
+        before = STRANGERS._value.get()
+        assert case.ledger.intend([forged], "d1", "dispatch", {}) == ()
+        assert (case.pages(), STRANGERS._value.get() - before) == (["delivery.command_not_in_ledger"], 1)
+        assert len(case.ledger.intend([one, other], "d1", "dispatch", {})) == 2, "the true ones still hold"
 
     def test_a_command_that_the_ledger_did_not_issue_mails_nobody_and_raises_a_page(self, case: Case) -> None:
         case.person(1)

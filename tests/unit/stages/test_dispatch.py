@@ -526,3 +526,18 @@ def test_a_letter_is_not_written_for_whom_it_stopped_meanwhile(world: World) -> 
     world.run()
     assert world.letters == []
     assert world.reports[attempt].trigger is Trigger.RECALL
+
+
+@pytest.mark.parametrize("stored", ["no address", "jörg@mail.example.com", "a@b\nBcc: c@d.example.com"])
+def test_what_is_no_address_fails_that_attempt_so_that_the_next_channel_begins(stored: str) -> None:
+    world = World()
+    bad = world.person(1, Channel.EMAIL, Contact(email=stored))
+    world.person(2, Channel.EMAIL, Contact(email="anna@bücher.example.com"))
+    text = world.person(3, Channel.SMS, Contact(phone="015112345678"))
+    world.run()
+    assert [(world.reports[each].trigger, world.reports[each].code) for each in (bad, text)] == [
+        (Trigger.REFUSED, "INVALID_ADDRESS"),
+        (Trigger.REFUSED, "INVALID_PHONE"),
+    ]
+    [mail] = world.mails
+    assert [entry.to_address for entry in mail.entries] == ["anna@xn--bcher-kva.example.com"]
