@@ -143,10 +143,11 @@ def _provide_delivery(parts: Parts) -> None:
 
 def _provide_evidence(parts: Parts) -> None:
     from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.adapters.case_store.erasures import Erasures
     from consumers.adapters.case_store.evidence_rows import EvidenceRows
     from consumers.adapters.evidence_package import EvidencePackages
     from consumers.adapters.proof_subjects import CaseProofSubjects
-    from consumers.case.evidence_commands import Packages
+    from consumers.case.evidence_commands import ErasureRequests, Packages
     from consumers.case.prompts import authenticated
     from consumers.case.store import CaseStore
     from consumers.evidence.commands import ProofSubjects
@@ -163,6 +164,7 @@ def _provide_evidence(parts: Parts) -> None:
         )
 
     parts.provide(Packages, packages)
+    parts.provide(ErasureRequests, lambda: Erasures(_database(parts), parts.get(Clock)))
     parts.provide(
         ProofSubjects,
         lambda: CaseProofSubjects(
@@ -841,6 +843,7 @@ def _release(parts: Parts, process: Process) -> Stage:
 
 def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.clocks import Clocks
+    from consumers.adapters.case_store.erasures import Erasures
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.case.verification import AwarenessPolicy
     from consumers.case.watch import IncidentWatch
@@ -850,7 +853,10 @@ def _clock(parts: Parts, process: Process) -> Stage:
     database, law = _database(parts), parts.get(LawInForce)
     law()  # rules that are wrong are said at the start
     watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
-    return ClockStage(Clocks(database, process.clock), watch, process.clock, process.health)
+    erasures = Erasures(database, process.clock)
+    return ClockStage(
+        Clocks(database, process.clock), watch, process.clock, process.health, chores=(erasures.carry_out_due,)
+    )
 
 
 def _receipts(parts: Parts, process: Process) -> Stage:

@@ -162,7 +162,7 @@ class EvidencePackages:
 
     def _members(self, incident_id: str, revision: int, folder: Path) -> None:
         """Write who is under the signed roots, each tree in its order, and each partition's record."""
-        erased = self._rows.erased_roots()
+        erased = self._rows.erased_roots(incident_id)
         left_out = self._rows.left_out(incident_id, revision)
         frozen = FrozenAnswers(self._artefacts)
         (folder / "resolution").mkdir()

@@ -191,6 +191,10 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),
     },
+    "erasure.requested": {
+        "erasure_id": _ID, "held": _FLAG, "incident_count": _COUNT, "reason_sha256": _SHA256,
+    },
+    "person.erased": {"erasure_id": _ID, "marker": _SHA256, "requested_at": _INSTANT},
     "evidence.exported": {
         "log_size": _COUNT, "entry_count": _COUNT, "people_count": _COUNT, "without_count": _COUNT,
         "reason_sha256": _MAYBE_SHA256,

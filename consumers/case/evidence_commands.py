@@ -1,4 +1,7 @@
-"""`tocsin evidence export`: what an auditor is handed. Verifying it needs nothing of this (`consumers.evidence`)."""
+"""`tocsin evidence export` and `erase`: what an auditor is handed, and who is to be forgotten.
+
+Verifying needs nothing of this (`consumers.evidence`).
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,13 +10,14 @@ from typing import Protocol
 
 import click
 
+from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
-from bridge.runtime.printing import print_json
-from consumers.case.acting import record_act
+from bridge.runtime.printing import instant, print_json
+from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
-from consumers.case.permissions import Act
-from consumers.case.prompts import as_json_option, authenticated, token_option
+from consumers.case.permissions import Act, Role
+from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
 from consumers.case.store import CaseStore
 from consumers.case.workflow import found
 
@@ -104,5 +108,69 @@ def export(
         context.exit(1)
 
 
+class Asked(Protocol):
+    """What became of a request to erase a person."""
+
+    @property
+    def requested_at(self) -> datetime: ...
+    @property
+    def carried_out_at(self) -> datetime | None: ...
+    @property
+    def held_by(self) -> Sequence[str]: ...
+    @property
+    def notice_count(self) -> int: ...
+
+
+class ErasureRequests(Protocol):
+    """Requests to be forgotten."""
+
+    def look(self, root: str) -> Asked | None:
+        """Return what a request would do now; None for somebody of whom nothing leads to the log."""
+        ...
+
+    def ask(self, root: str, actor: Actor, role: Role, reason: str) -> Asked:
+        """Record the request, and carry it out unless an open incident holds it. Raises BadInput."""
+        ...
+
+
+GROUND = (
+    "GDPR Art. 17(3)(b) and (e): telling them is a legal obligation, and its proof serves legal claims while it is open"
+)
+
+
+@click.command()
+@click.option("--person", "root", required=True, help="Account or order, such as customer/42.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
+@reason_option
+@token_option
+@click.pass_context
+def erase(context: click.Context, root: str, dry_run: bool, reason: str | None, token_file: Path | None) -> None:
+    """Erase what leads from a person to the log. Every proof stays valid, and says nothing about them any more.
+
+    While an incident of theirs is open the request is held, exit code 1, and carried out by itself when it is closed.
+    """
+    parts: Parts = context.obj
+    actor = authenticated(parts, token_file)
+    role = actor.acting_for(Act.ERASE_SUBJECT)
+    requests, now = parts.get(ErasureRequests), parts.get(Clock).now()
+    if dry_run:
+        would = requests.look(root)
+        if would is None:
+            raise BadInput(f"{root[:100]!r}: nothing in the log is about them; nothing to erase")
+        held = f"would be held: {', '.join(would.held_by)} is open" if would.held_by else "would be erased at once"
+        click.echo(f"{root}: {held}; {would.notice_count:,} notices would lose their name")
+        return
+    asked = requests.ask(root, actor, role, needed(reason))
+    if asked.carried_out_at is None:
+        click.echo(f"{root}: held since {instant(asked.requested_at, now)}, until {', '.join(asked.held_by)} is closed")
+        click.echo(f"ground: {GROUND}. It is carried out by itself then.")
+        context.exit(1)
+    click.echo(f"{root}: erased. {asked.notice_count:,} notices are nobody's now; every proof of them stays valid.")
+    click.echo(
+        "What was handed over before still shows it (auditors' packages, proofs), and so do messages that Kafka keeps: "
+        "tocsin.delivery-outcomes and tocsin.affected-customers, for as long as `tocsin topics show` says."
+    )
+
+
 COMMANDS: list[click.Command] = []
-SUBCOMMANDS = {"evidence": [export]}
+SUBCOMMANDS = {"evidence": [export, erase]}

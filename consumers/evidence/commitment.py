@@ -33,6 +33,13 @@ def roots_text(roots: Iterable[str]) -> str:
     return f"roots/{' '.join(sorted(roots))}"
 
 
+def erasure_marker(person_key: bytes, root: str) -> str:
+    """Return what the log says of a key that was erased. Only who still holds the key, as a restored backup does, can tell
+    whose it was: it equals no commitment and leads to none.
+    """
+    return commit(person_key, f"tocsin erasure v1/{root}")
+
+
 def body_text(body_sha256: str) -> str:
     """Return what an outcome's leaf commits to about the text: its SHA-256 alone could be guessed where it has a name."""
     return f"body/{body_sha256}"

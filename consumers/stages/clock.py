@@ -5,7 +5,7 @@ recorded the conservative date counts, from the detection on, also while nobody 
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -70,13 +70,22 @@ class ClockStage:
     """Looks once a second. Several may run: a mark is told once."""
 
     def __init__(
-        self, table: ClockTable, watch: Watch, clock: Clock, health: Health, *, look_seconds: float = 1.0
+        self,
+        table: ClockTable,
+        watch: Watch,
+        clock: Clock,
+        health: Health,
+        *,
+        look_seconds: float = 1.0,
+        chores: Sequence[Callable[[], object]] = (),
     ) -> None:
+        """`chores`: what else becomes due when time passes or incidents end; each is done at every look."""
         self._table = table
         self._watch = watch
         self._clock = clock
         self._health = health
         self._look_seconds = look_seconds
+        self._chores = chores
 
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop`."""
@@ -100,6 +109,8 @@ class ClockStage:
             # clocks that were written go on being watched, whatever has become of the rules
             log.error("the law cannot be read", reason=str(error))
             self._health.missing("law", str(error).splitlines()[0])
+        for chore in self._chores:
+            chore()
         clocks = self._table.running()
         RUNNING.set(len(clocks))
         MISSED.set(sum(clock.deadline_at <= now for clock in clocks))

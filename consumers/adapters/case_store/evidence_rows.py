@@ -16,6 +16,7 @@ from consumers.adapters.case_store.tables import (
     approval,
     attempt,
     dossier,
+    erasure,
     incident,
     late_member,
     person_key,
@@ -119,13 +120,19 @@ class EvidenceRows:
         person = LoggedPerson(row.incident_id, row.subject_commitment, row.round, opening, tuple(row.roots), bodies)
         return person, int(row.number)
 
-    def erased_roots(self) -> frozenset[str]:
-        """Return the accounts and orders whose key was erased."""
+    def erased_roots(self, incident_id: str | None = None) -> frozenset[str]:
+        """Return the accounts and orders that were erased; of an incident, those that are nobody of it by name any more.
+
+        Somebody erased may come back and be concerned anew.
+        """
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(person_key.c.root).where(person_key.c.key.is_(None) & person_key.c.erased_at.is_not(None))
-            )
-            return frozenset(rows.scalars())
+                sa.select(erasure.c.root, erasure.c.roots).where(erasure.c.carried_out_at.is_not(None))
+            ).all()
+        roots = {root for row in rows for root in (row.root, *row.roots)}
+        if incident_id is not None and roots:
+            roots -= {root for person in self.people(incident_id) for root in person.roots}
+        return frozenset(roots)
 
     def resolutions(self, incident_id: str, revision: int) -> Sequence[PartitionResolved]:
         with self._database.read() as connection:

@@ -723,6 +723,27 @@ preflight_override = sa.Table(
     sa.Column("overridden_at", Instant, nullable=False),
 )
 
+erasure = sa.Table(
+    "erasure",
+    metadata,
+    sa.Column("erasure_id", _id(32), primary_key=True),
+    sa.Column("root", _id(64), nullable=False, index=True, comment="as asked for"),
+    sa.Column("roots", sa.JSON, nullable=False, comment="everything that was this person, once carried out"),
+    sa.Column("requested_at", Instant, nullable=False),
+    sa.Column("requested_by", _id(100), nullable=False),
+    sa.Column("carried_out_at", Instant, comment="null: held by an open incident"),
+)
+
+reconciliation = sa.Table(
+    "reconciliation",
+    metadata,
+    sa.Column("incident_id", _id(32), primary_key=True),
+    sa.Column("reconciled_at", Instant, nullable=False),
+    sa.Column("log_size", sa.BigInteger, nullable=False),
+    sa.Column("difference_count", sa.Integer, nullable=False),
+    sa.Column("differences", sa.JSON, nullable=False, comment="between ledger, log and receipts, in words"),
+)
+
 page = sa.Table(
     "page",
     metadata,
