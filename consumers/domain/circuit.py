@@ -90,6 +90,8 @@ class Circuit:
         self._state = CircuitState.CLOSED
         self._since = began_at
         self._calls: deque[tuple[datetime, bool, timedelta]] = deque()
+        self._ill_calls = 0
+        """Among `_calls`: counted along, because thousands a minute are too many to count at each."""
         self._ill_in_a_row = 0
         self._open_until: datetime | None = None
         self._open_for = policy.open_for
@@ -142,6 +144,7 @@ class Circuit:
         self._ordered = False
         self._open_for = self._policy.open_for
         self._calls.clear()
+        self._ill_calls = 0
         self._ill_in_a_row = 0
         self._enter(CircuitState.CLOSED, now)
 
@@ -164,10 +167,10 @@ class Circuit:
 
     def _record_closed(self, now: datetime, was_ill: bool, took: timedelta) -> None:
         self._calls.append((now, was_ill, took))
+        self._ill_calls += was_ill
         self._forget(now)
         self._ill_in_a_row = self._ill_in_a_row + 1 if was_ill else 0
-        ill_calls = sum(was for _, was, _ in self._calls)
-        too_many = len(self._calls) >= self._policy.at_least and ill_calls >= self._policy.error_share * len(
+        too_many = len(self._calls) >= self._policy.at_least and self._ill_calls >= self._policy.error_share * len(
             self._calls
         )
         if self._ill_in_a_row >= self._policy.in_a_row or too_many:
@@ -175,7 +178,7 @@ class Circuit:
 
     def _forget(self, now: datetime) -> None:
         while self._calls and self._calls[0][0] <= now - self._policy.window:
-            self._calls.popleft()
+            self._ill_calls -= self._calls.popleft()[1]
 
     def _summary(self) -> tuple[int, float, float]:
         count = len(self._calls)
@@ -190,6 +193,7 @@ class Circuit:
         self._enter(CircuitState.OPEN, now)
         self._open_until = now + self._open_for
         self._calls.clear()
+        self._ill_calls = 0
         self._ill_in_a_row = 0
 
     def _enter(self, state: CircuitState, now: datetime) -> None:

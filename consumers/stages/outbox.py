@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from bridge.contracts.envelope import Message, seal_bytes
+from bridge.contracts.envelope import Envelopes, Message
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.clock import Clock
@@ -86,7 +86,7 @@ class OutboxStage(Generic[Row]):
         clock: Clock,
         health: Health,
         *,
-        batch_size: int = 1000,
+        batch_size: int = 5000,
         idle_seconds: float = 0.05,
     ) -> None:
         self._table = table
@@ -138,19 +138,16 @@ class OutboxStage(Generic[Row]):
         batch = self._table.next_batch(self._batch_size)
         if not batch:
             return 0
+        envelopes: Envelopes | None = None
+        at: datetime | None = None
         with publisher.transaction():
             for row in batch:
+                if envelopes is None or row.written_at != at:
+                    at = row.written_at
+                    envelopes = Envelopes("/tocsin/case", at)
                 publisher.send(
                     _TOPICS[row.topic],
-                    seal_bytes(
-                        row.value.encode(),
-                        ce_type=row.ce_type,
-                        key=row.key,
-                        root=row.root,
-                        source="/tocsin/case",
-                        at=row.written_at,
-                        event_id=row.event_id,
-                    ),
+                    envelopes.message(row.ce_type, row.key, row.root, row.value.encode(), row.event_id),
                 )
         self._table.settle(batch)
         PUBLISHED.inc(len(batch))

@@ -371,3 +371,28 @@ def test_names_that_a_collation_would_make_one_stay_apart_in_registry_and_lineag
     assert lineage.readers(["v1"]) == set(runs)
     assert lineage.children([runs[0]]) == set(runs[1:])
     assert lineage.parents([runs[4], "x" * 200]) == {runs[0]}
+
+
+def test_the_sweeper_leaves_alone_what_is_claimed_while_it_looks(case: Case) -> None:
+    """Taken back by its age while its dispatcher sends, it would be sent again."""
+    person = case.person(1)
+    case.ledger.begin_attempts(10)
+    case.ledger.meter(EMAIL_LANE)
+    case.clock.at += timedelta(minutes=5)
+    claim = sa.update(tables.attempt).values(state="intended", state_at=case.clock.at)
+    waits = sa.text("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+    patience = timedelta(minutes=1)
+    sweep = threading.Thread(
+        target=partial(
+            case.ledger.sweep, command_patience=patience, intent_patience=patience, unknown_patience=patience
+        )
+    )
+    with case.database.write() as dispatcher:
+        dispatcher.execute(claim)
+        sweep.start()
+        give_up_at = datetime.now(UTC) + timedelta(seconds=20)
+        while not dispatcher.execute(waits).scalar() and sweep.is_alive():
+            assert datetime.now(UTC) < give_up_at
+            sweep.join(0.15)  # the server looks anew only if nobody asked for a tenth of a second
+    sweep.join(20)
+    assert case.states(person) == [("email", "intended")]

@@ -5,7 +5,9 @@ person's next channel or end, all in the caller's one transaction. So a crash le
 """
 
 import hashlib
+import json
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +23,26 @@ from bridge.contracts.events import (
     Channel,
     DeliveryOutcome,
     Residence,
-    SealedContact,
 )
 from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from bridge.runtime.telemetry import counter
 from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.claims import (
+    CHUNK as _CHUNK,
+)
+from consumers.adapters.case_store.claims import (
+    Claims,
+    Happened,
+    claimable,
+    intent_of,
+    outcome_of,
+    person_keys,
+    set_alike,
+)
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, update_many, upsert
 from consumers.adapters.case_store.metering import Meter, insert_attempts, open_gates
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
@@ -61,7 +74,6 @@ from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
-from consumers.evidence.commitment import body_text, commit, incident_key
 
 STRANGERS = counter(
     "tocsin_delivery_strange_commands_total",
@@ -69,10 +81,11 @@ STRANGERS = counter(
     question="does somebody else write to our topic?",
 )
 
-_CHUNK = 500
 _ENDED = ("dismissed", "closed")
 _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
 """Channels that leave through no provider's region."""
+_SURELY_OURS = timedelta(seconds=5)
+"""Half of the least time after which the sweeper gives up a claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,9 @@ class Ledger:
         self._policy = policy
         self._publications_seen: Mapping[str, Any] = {}
         self._meter = Meter(database, clock, self._kept_back)
+        self._claims = Claims()
+        self._objections: dict[tuple[Any, ...], str | None] = {}
+        self._objections_due = 0.0
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
 
@@ -398,13 +414,21 @@ class Ledger:
 
         Planning holds those whom no region covers; this is for rules that have changed since, and is said by name.
         """
-        codes = _codes(row["residence"])
-        if gate_for(codes, gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
+        residence = row["residence"]
+        claims = json.loads(residence) if isinstance(residence, str) else residence
+        codes = _codes(claims)
+        if gates and gate_for(codes, gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
             return True
         objection = None
         if row["channel"] not in _PASSES_NO_REGION and self._policy.region_objection is not None:
-            homes = homes_of([Residence.model_validate(claim) for claim in row["residence"]])
-            objection = self._policy.region_objection(homes, row["controller"])
+            # asked once a second for all who live alike
+            if time.monotonic() > self._objections_due:
+                self._objections, self._objections_due = {}, time.monotonic() + 1
+            alike = (row["controller"], *((claim["code"], claim["source"]) for claim in claims))
+            if alike not in self._objections:
+                homes = homes_of([Residence.model_validate(claim) for claim in claims])
+                self._objections[alike] = self._policy.region_objection(homes, row["controller"])
+            objection = self._objections[alike]
         if objection is not None:
             self._page_region(connection, row["incident_id"], objection)
         return objection is not None
@@ -456,8 +480,12 @@ class Ledger:
             changes = [
                 _Change(attempt_id, trigger, now)
                 for state, condition, trigger in stale
+                # locked at once: what a dispatcher claims in this moment is not taken from under its hands
                 for attempt_id in connection.execute(
-                    sa.select(attempt.c.attempt_id).where((attempt.c.state == state) & condition).limit(_CHUNK)
+                    sa.select(attempt.c.attempt_id)
+                    .where((attempt.c.state == state) & condition)
+                    .limit(_CHUNK)
+                    .with_for_update()
                 ).scalars()
             ]
             return self._apply(connection, changes, now)
@@ -605,10 +633,9 @@ class Ledger:
         now = self._clock.now()
 
         def work(connection: sa.Connection) -> Sequence[Intent]:
-            rows = self._claimable(connection, [command.attempt_id for command in commands])
+            by_id = claimable(connection, [command.attempt_id for command in commands])
             gates: dict[str, list[Gate]] = {}
-            by_id = {row["attempt_id"]: row for row in rows}
-            claims: list[Mapping[Any, Any]] = []
+            claims: list[dict[str, Any]] = []
             recalled: list[_Change] = []
             strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in by_id])
             for command in commands:
@@ -634,64 +661,33 @@ class Ledger:
             if strangers:
                 self._report_strangers(connection, strangers, now)
             self._apply(connection, recalled, now)
-            self._apply(
-                connection,
-                [
-                    _Change(
-                        row["attempt_id"],
-                        Trigger.INTEND,
-                        now,
-                        {"intended_at": now, "dispatcher": dispatcher, "send_count": row["send_count"] + 1},
-                    )
-                    for row in claims
-                ],
-                now,
-            )
+            self._claim(connection, claims, dispatcher, now)
             positions.write_positions(connection, stage, after)
-            return tuple(_intent(row) for row in claims)
+            return tuple(intent_of(row) for row in claims)
 
         return self._database.writing(work)
 
-    @staticmethod
-    def _claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> list[Mapping[Any, Any]]:
-        rows: list[Mapping[Any, Any]] = []
-        for start in range(0, len(attempt_ids), _CHUNK):
-            rows.extend(
-                connection.execute(
-                    sa.select(
-                        attempt.c.attempt_id,
-                        attempt.c.recipient_id,
-                        attempt.c.incident_id,
-                        attempt.c.release_id,
-                        attempt.c.channel,
-                        attempt.c.provider,
-                        attempt.c.state,
-                        attempt.c.send_count,
-                        attempt.c.bundle_sha256,
-                        recipient.c.root,
-                        recipient.c.customer_id,
-                        recipient.c.locale,
-                        recipient.c.website_id,
-                        recipient.c.contact,
-                        recipient.c.residence,
-                        recipient.c.controller,
-                        recipient.c.segment_id,
-                        recipient.c.deadline_at,
-                        segment.c.key.label("segment_key"),
-                        release.c.state.label("release_state"),
-                        incident.c.epoch.label("current_epoch"),
-                        incident.c.exercise,
-                        incident.c.detected_at,
-                    )
-                    .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-                    .join(segment, segment.c.segment_id == recipient.c.segment_id)
-                    .join(release, release.c.release_id == attempt.c.release_id)
-                    .join(incident, incident.c.incident_id == attempt.c.incident_id)
-                    .where(attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK]))
-                    .with_for_update(of=attempt)
-                ).mappings()
-            )
-        return rows
+    def _claim(self, connection: sa.Connection, rows: Sequence[dict[str, Any]], dispatcher: str, now: datetime) -> None:
+        """Move locked, commanded attempts to `intended`: alike for all, so one statement does for hundreds."""
+        by_count: dict[int, list[str]] = defaultdict(list)
+        # only a repeat has a text by now, and needs its person's key for it
+        keys = person_keys(connection, [row["root"] for row in rows if row["body_sha256"] is not None])
+        for row in rows:
+            row["send_count"] += 1
+            row["state"], row["claimed_at"], row["person_key"] = AttemptState.INTENDED.value, now, keys.get(row["root"])
+            by_count[row["send_count"]].append(row["attempt_id"])
+        intended = {
+            "state": AttemptState.INTENDED.value,
+            "state_at": now,
+            "intended_at": now,
+            "dispatcher": dispatcher,
+        }
+        for count, ids in by_count.items():
+            set_alike(connection, ids, AttemptState.COMMANDED, {**intended, "send_count": count})
+        happened = Happened(AttemptState.COMMANDED, AttemptState.INTENDED, Trigger.INTEND, now)
+        outcomes = [outcome_of(row, happened, now) for row in rows]
+        outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
+        self._claims.keep(rows)
 
     @staticmethod
     def _strangers(connection: sa.Connection, unknown: Sequence[Command]) -> list[str]:
@@ -752,24 +748,43 @@ class Ledger:
         """Return the attempts of `intents` that may be sent at this moment: still this very claim, in the same epoch, of a
         release that runs. A dispatcher that was slow may find that the sweeper gave its claim to another.
         """
-        claims = {item.attempt_id: (item.send_count, item.epoch) for item in intents}
-        ids = sorted(claims)
+        now = self._clock.now()
+        claims = {item.attempt_id: item.send_count for item in intents}
+        releases = {item.attempt_id: (item.incident_id, item.release_id, item.epoch) for item in intents}
+        # A first call's claim is left by its own report, or by the sweeper after ten seconds and more.
+        young = {
+            item.attempt_id
+            for item in intents
+            if item.send_count == 1
+            and (claim := self._claims.get(item.attempt_id)) is not None
+            and claim["send_count"] == 1
+            and timedelta(0) <= now - claim["claimed_at"] < _SURELY_OURS
+        }
+        ids = sorted(claims.keys() - young)
         with self._database.read() as connection:
-            return {
-                row.attempt_id
-                for start in range(0, len(ids), _CHUNK)
+            running = {
+                (row.incident_id, row.release_id, row.epoch)
                 for row in connection.execute(
-                    sa.select(attempt.c.attempt_id, attempt.c.send_count, incident.c.epoch)
-                    .join(release, release.c.release_id == attempt.c.release_id)
-                    .join(incident, incident.c.incident_id == attempt.c.incident_id)
+                    sa.select(release.c.incident_id, release.c.release_id, incident.c.epoch)
+                    .join(incident, incident.c.incident_id == release.c.incident_id)
                     .where(
-                        attempt.c.attempt_id.in_(ids[start : start + _CHUNK])
-                        & (attempt.c.state == AttemptState.INTENDED)
+                        release.c.release_id.in_(sorted({item.release_id for item in intents}))
                         & (release.c.state == "releasing")
                     )
                 )
-                if claims[row.attempt_id] == (row.send_count, row.epoch)
             }
+            ours = {
+                row.attempt_id
+                for start in range(0, len(ids), _CHUNK)
+                for row in connection.execute(
+                    sa.select(attempt.c.attempt_id, attempt.c.send_count).where(
+                        attempt.c.attempt_id.in_(ids[start : start + _CHUNK])
+                        & (attempt.c.state == AttemptState.INTENDED)
+                    )
+                )
+                if claims[row.attempt_id] == row.send_count
+            }
+        return {attempt_id for attempt_id in ours | young if releases[attempt_id] in running}
 
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
@@ -781,7 +796,10 @@ class Ledger:
         def work(connection: sa.Connection) -> None:
             changes: list[_Change] = []
             notices: list[outbox.Outgoing] = []
+            simple = self._hand_over(connection, reports, now)
             for item in reports:
+                if item.attempt_id in simple:
+                    continue
                 learned: dict[str, Any] = {"body_sha256": item.body_sha256}
                 if item.provider_message_id is not None:
                     learned["provider_message_id"] = item.provider_message_id
@@ -806,6 +824,56 @@ class Ledger:
             self._match_strays(connection, [item for item in reports if item.provider_message_id], now)
 
         self._database.writing(work)
+        self._claims.forget(item.attempt_id for item in reports)
+
+    def _hand_over(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> Collection[str]:
+        """Settle what a provider took at once and of which nothing else has happened meanwhile; return these attempts.
+
+        What the claim told is still true of them: one look, with a lock, says that it is still the same call's.
+        """
+        claims = {
+            item.attempt_id: (item, row)
+            for item in reports
+            if item.trigger is Trigger.ACCEPTED and item.notice is None and (row := self._claims.get(item.attempt_id))
+        }
+        ids = sorted(claims)
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(ids), _CHUNK):
+            for attempt_id, state, count, provider in connection.execute(
+                sa.select(attempt.c.attempt_id, attempt.c.state, attempt.c.send_count, attempt.c.provider)
+                .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+                .with_for_update()
+            ):
+                item, claim = claims[attempt_id]
+                if state != AttemptState.INTENDED or count != item.send_count or claim["send_count"] != count:
+                    continue
+                rows.append(
+                    {
+                        **claim,
+                        "body_sha256": item.body_sha256,
+                        "provider_message_id": item.provider_message_id,
+                        "provider": item.provider or provider,
+                        "expires_at": self._expires_at(claim, now),
+                    }
+                )
+        handed_over = {
+            "state": AttemptState.HANDED_OVER.value, "state_at": now, "handed_over_at": now,
+        }  # fmt: skip
+        each = ("body_sha256", "provider_message_id", "provider", "expires_at")
+        update_many(connection, attempt, rows, each=each, alike=handed_over)
+        keys = person_keys(connection, [row["root"] for row in rows])
+        happened: dict[str | None, Happened] = {}
+        outcomes = []
+        for row in rows:
+            row["person_key"] = keys.get(row["root"])
+            code = claims[row["attempt_id"]][0].code
+            if code not in happened:
+                happened[code] = Happened(
+                    AttemptState.INTENDED, AttemptState.HANDED_OVER, Trigger.ACCEPTED, now, sub_type=code
+                )
+            outcomes.append(outcome_of(row, happened[code], now))
+        outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
+        return {row["attempt_id"] for row in rows}
 
     def _match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
         for start in range(0, len(reports), _CHUNK):
@@ -931,7 +999,7 @@ class Ledger:
             return 0
         ids = sorted({change.attempt_id for change in changes})
         rows = {row["attempt_id"]: dict(row) for row in self._attempt_rows(connection, ids)}
-        outcomes: list[outbox.Outgoing] = []
+        outcomes: list[outbox.Written] = []
         moved: set[str] = set()
         touched: set[str] = set()
         for change in changes:
@@ -956,9 +1024,9 @@ class Ledger:
                 row["handed_over_at"] = now
                 row["expires_at"] = self._expires_at(row, now)
             moved.add(change.attempt_id)
-            outcomes.append(_outcome(row, before, after, change, now))
+            outcomes.append(outcome_of(row, _happened(before, after, change), now))
         self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])
-        outbox.append(connection, outcomes, now)
+        outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
         return len(moved)
 
@@ -988,17 +1056,11 @@ class Ledger:
 
     @staticmethod
     def _store(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        names = (
+        each = (
             "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count",
             "provider", "provider_message_id", "body_sha256",
         )  # fmt: skip
-        if rows:
-            connection.execute(
-                sa.update(attempt)
-                .where(attempt.c.attempt_id == sa.bindparam("b_attempt_id"))
-                .values({name: sa.bindparam(f"b_{name}") for name in names}),
-                [{f"b_{name}": row[name] for name in (*names, "attempt_id")} for row in rows],
-            )
+        update_many(connection, attempt, rows, each=each)
 
     def _advance(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
         """Give everybody whose attempt arrived or failed what follows: the next channel, or an end."""
@@ -1290,75 +1352,17 @@ def _seconds(wait: timedelta | None) -> int | None:
     return None if wait is None else int(wait.total_seconds())
 
 
-def _intent(row: Mapping[Any, Any]) -> Intent:
-    return Intent(
-        attempt_id=row["attempt_id"],
-        recipient_id=row["recipient_id"],
-        incident_id=row["incident_id"],
-        release_id=row["release_id"],
-        channel=Channel(row["channel"]),
-        provider=row["provider"],
-        epoch=row["current_epoch"],
-        send_count=row["send_count"] + 1,
-        root=row["root"],
-        customer_id=row["customer_id"],
-        locale=row["locale"],
-        website_id=row["website_id"],
-        contact=None if row["contact"] is None else SealedContact.model_validate(row["contact"]),
-        segment_id=row["segment_id"],
-        segment_key=row["segment_key"],
-        bundle_sha256=row["bundle_sha256"],
-        deadline_at=row["deadline_at"],
-        detected_at=row["detected_at"],
-        exercise=bool(row["exercise"]),
+def _happened(before: AttemptState, after: AttemptState, change: _Change) -> Happened:
+    return Happened(
+        before,
+        after,
+        change.trigger,
+        change.occurred_at,
+        change.sub_type,
+        change.trigger.value if isinstance(change.trigger, ReceiptKind) else None,
     )
 
 
-def _outcome(
-    row: Mapping[str, Any], before: AttemptState, after: AttemptState, change: _Change, now: datetime
-) -> outbox.Outgoing:
-    message_id = row["provider_message_id"]
-    # an attempt may pass through the same state twice (throttled, repeated): the call's number tells them apart
-    identity = (
-        f"{row['attempt_id']}/{before}/{after}/{change.trigger}/{row['send_count']}/{change.occurred_at.isoformat()}"
-    )
-    outcome_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return outbox.Outgoing(
-        DELIVERY_OUTCOMES,
-        root=row["recipient_id"],
-        key=row["recipient_id"],
-        event_id=outcome_id,
-        event=DeliveryOutcome(
-            outcome_id=outcome_id,
-            incident_id=row["incident_id"],
-            recipient_id=row["recipient_id"],
-            subject_commitment=row["subject_commitment"],
-            attempt_id=row["attempt_id"],
-            attempt_number=row["number"],
-            round=row["round"],
-            channel=Channel(row["channel"]),
-            provider=row["provider"],
-            state=after,
-            previous_state=before,
-            sub_type=change.sub_type,
-            body_commitment=_body_commitment(row["person_key"], row["incident_id"], row["body_sha256"]),
-            bundle_sha256=row["bundle_sha256"],
-            provider_message_sha256=None
-            if message_id is None
-            else hashlib.sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest(),
-            receipt_kind=change.trigger.value if isinstance(change.trigger, ReceiptKind) else None,
-            occurred_at=change.occurred_at,
-            recorded_at=now,
-            exercise=bool(row["exercise"]),
-        ),
-    )
-
-
-def _body_commitment(key: bytes | None, incident_id: str, body_sha256: str | None) -> str | None:
-    """Commit to the text under the person's key. None once that key is erased: nothing may link the person any more."""
-    if key is None or body_sha256 is None:
-        return None
-    return commit(incident_key(key, incident_id), body_text(body_sha256))
 
 
 def _case_event(

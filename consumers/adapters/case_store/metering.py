@@ -16,6 +16,7 @@ from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
+from consumers.adapters.case_store.claims import command_of, set_alike
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.tables import attempt, gate, incident, lane_rate, recipient, release, segment
 from consumers.domain.canary import CanaryState, canary_of
@@ -296,37 +297,13 @@ def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: dat
 
 
 def _command(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
-    if not rows:
-        return
-    connection.execute(
-        sa.update(attempt)
-        .where((attempt.c.attempt_id == sa.bindparam("b_id")) & (attempt.c.state == AttemptState.PLANNED))
-        .values(state=AttemptState.COMMANDED.value, state_at=now, commanded_at=now, epoch=sa.bindparam("b_epoch")),
-        [{"b_id": row["attempt_id"], "b_epoch": row["current_epoch"]} for row in rows],
-    )
-    outbox.append(
-        connection,
-        (
-            outbox.Outgoing(
-                DELIVERY_COMMANDS,
-                root=row["recipient_id"],
-                key=row["recipient_id"],
-                event_id=f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}",
-                event=DeliverNotice(
-                    incident_id=row["incident_id"],
-                    release_id=row["release_id"],
-                    epoch=row["current_epoch"],
-                    recipient_id=row["recipient_id"],
-                    attempt_id=row["attempt_id"],
-                    channel=Channel(row["channel"]),
-                    lane=row["lane"],
-                    deadline_at=row["deadline_at"],
-                ),
-            )
-            for row in rows
-        ),
-        now,
-    )
+    by_epoch: dict[int, list[str]] = defaultdict(list)
+    for row in rows:
+        by_epoch[row["current_epoch"]].append(row["attempt_id"])
+    for epoch, ids in by_epoch.items():
+        commanded = {"state": AttemptState.COMMANDED.value, "state_at": now, "commanded_at": now, "epoch": epoch}
+        set_alike(connection, ids, AttemptState.PLANNED, commanded)
+    outbox.append_many(connection, DELIVERY_COMMANDS, DeliverNotice.ce_type, [command_of(row) for row in rows], now)
 
 
 def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:

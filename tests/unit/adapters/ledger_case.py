@@ -634,7 +634,8 @@ class LedgerCases:
         for number in range(3):
             case.person(number)
         case.ledger.begin_attempts(10)
-        case.ledger.meter(EMAIL_LANE)
+        for _ in range(3):
+            case.ledger.meter(Lane(Channel.EMAIL, belt=1000, at_once=1))
         box = Outbox(case.database)
         first = box.next_batch(2)
         again = box.next_batch(2)  # as after a crash between publish and settle

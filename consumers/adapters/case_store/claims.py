@@ -1,0 +1,255 @@
+"""What a dispatcher has claimed, as far as the ledger must know it again when the outcome comes: read once, with few
+columns, and kept in memory until then. The table of attempts stays the truth: who uses a claim checks its row first.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import AttemptState, Channel, SealedContact
+from consumers.adapters.case_store.outbox import Written
+from consumers.adapters.case_store.tables import attempt, incident, person_key, recipient, release, segment
+from consumers.domain.ledger import Intent
+from consumers.evidence.commitment import body_text, commit, incident_key
+
+CHUNK = 500
+"""Ids in one IN list: from 1,000 on MariaDB makes a join of it, which costs seven times as much."""
+_KEPT = 50_000
+
+_ATTEMPT = (
+    "attempt_id", "recipient_id", "number", "incident_id", "release_id", "channel", "provider", "state", "send_count",
+    "message_salt", "provider_message_id", "body_sha256", "bundle_sha256", "timeout_seconds",
+)  # fmt: skip
+_PERSON = (
+    "root",
+    "customer_id",
+    "locale",
+    "website_id",
+    "controller",
+    "segment_id",
+    "deadline_at",
+    "subject_commitment",
+)
+
+
+class Claims:
+    """The claims of one process, by attempt. What is never reported makes room for newer ones."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Remember what was claimed."""
+        for row in rows:
+            self._rows[row["attempt_id"]] = row
+        while len(self._rows) > _KEPT:
+            self._rows.popitem(last=False)
+
+    def forget(self, attempt_ids: Iterable[str]) -> None:
+        """Let go of what was reported."""
+        for attempt_id in attempt_ids:
+            self._rows.pop(attempt_id, None)
+
+    def get(self, attempt_id: str) -> dict[str, Any] | None:
+        """Return what is known of a claim."""
+        return self._rows.get(attempt_id)
+
+
+def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return attempts by id, locked, each with its person, segment, release and incident.
+
+    What many share is read once. `residence` and `contact` are JSON texts: few of them are ever looked into.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(attempt_ids), CHUNK):
+        rows = connection.execute(
+            sa.select(*(attempt.c[name] for name in _ATTEMPT))
+            .where(attempt.c.attempt_id.in_(attempt_ids[start : start + CHUNK]))
+            .with_for_update()
+        )
+        people: dict[str, list[dict[str, Any]]] = {}
+        for values in rows:
+            row = dict(zip(_ATTEMPT, values, strict=True))
+            found[row["attempt_id"]] = row
+            people.setdefault(row["recipient_id"], []).append(row)
+        if people:
+            _add_people(connection, people)
+    whole = {attempt_id: row for attempt_id, row in found.items() if "root" in row}
+    _add_shared(connection, whole.values())
+    return whole
+
+
+def _add_people(connection: sa.Connection, people: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    text = [sa.type_coerce(recipient.c[name], sa.Text()).label(name) for name in ("contact", "residence")]
+    names = ("recipient_id", *_PERSON, "contact", "residence")
+    for values in connection.execute(
+        sa.select(recipient.c.recipient_id, *(recipient.c[name] for name in _PERSON), *text).where(
+            recipient.c.recipient_id.in_(list(people))
+        )
+    ):
+        person = dict(zip(names, values, strict=True))
+        for row in people[person["recipient_id"]]:
+            row.update(person)
+
+
+def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
+    segments = _by_id(connection, segment.c.segment_id, [segment.c.key], {row["segment_id"] for row in rows})
+    releases = _by_id(connection, release.c.release_id, [release.c.state], {row["release_id"] for row in rows})
+    columns = [incident.c.epoch, incident.c.exercise, incident.c.detected_at]
+    incidents = _by_id(connection, incident.c.incident_id, columns, {row["incident_id"] for row in rows})
+    for row in rows:
+        known = segments.get(row["segment_id"])
+        row["segment_key"] = {} if known is None else known[0]
+        # whose segment was taken away meanwhile has no text: planning gives them another
+        row["release_state"] = None if known is None else releases[row["release_id"]][0]
+        row["current_epoch"], row["exercise"], row["detected_at"] = incidents[row["incident_id"]]
+
+
+def _by_id(
+    connection: sa.Connection, key: sa.Column[str], columns: Sequence[sa.Column[Any]], ids: set[str]
+) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    wanted = sorted(each for each in ids if each is not None)
+    for start in range(0, len(wanted), CHUNK):
+        part = wanted[start : start + CHUNK]
+        for name, *values in connection.execute(sa.select(key, *columns).where(key.in_(part))):
+            found[name] = tuple(values)
+    return found
+
+
+def intent_of(row: Mapping[str, Any]) -> Intent:
+    """Return a claimed row as dispatch needs it."""
+    contact = row["contact"]
+    return Intent(
+        attempt_id=row["attempt_id"],
+        recipient_id=row["recipient_id"],
+        incident_id=row["incident_id"],
+        release_id=row["release_id"],
+        channel=Channel(row["channel"]),
+        provider=row["provider"],
+        epoch=row["current_epoch"],
+        send_count=row["send_count"],
+        root=row["root"],
+        customer_id=row["customer_id"],
+        locale=row["locale"],
+        website_id=row["website_id"],
+        contact=None if contact in (None, "null") else SealedContact.model_validate_json(contact),
+        segment_id=row["segment_id"],
+        segment_key=row["segment_key"],
+        bundle_sha256=row["bundle_sha256"],
+        deadline_at=row["deadline_at"],
+        detected_at=row["detected_at"],
+        exercise=bool(row["exercise"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What an outcome says besides its attempt's own row."""
+
+    before: str
+    after: str
+    trigger: str
+    occurred_at: datetime
+    sub_type: str | None = None
+    receipt_kind: str | None = None
+
+
+def outcome_of(row: Mapping[str, Any], happened: Happened, now: datetime) -> Written:
+    """Return the outcome of one change of an attempt as `DeliveryOutcome` writes it; a test compares.
+
+    `row` is the attempt after it, with the person's commitment and, if the text is known, their key.
+    """
+    message_id, attempt_id = row["provider_message_id"], row["attempt_id"]
+    # an attempt may pass through the same state twice (throttled, repeated): the call's number tells them apart
+    identity = (
+        f"{attempt_id}/{happened.before}/{happened.after}/{happened.trigger}/{row['send_count']}/"
+        f"{_isoformat(happened.occurred_at)}"
+    )
+    outcome_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    digest = None
+    if message_id is not None:
+        digest = hashlib.sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest()
+    value = _encode(
+        {
+            "outcome_id": outcome_id,
+            "incident_id": row["incident_id"],
+            "recipient_id": row["recipient_id"],
+            "subject_commitment": row["subject_commitment"],
+            "attempt_id": attempt_id,
+            "attempt_number": row["number"],
+            "round": row["round"],
+            "channel": row["channel"],
+            "provider": row["provider"],
+            "state": happened.after,
+            "previous_state": happened.before,
+            "sub_type": happened.sub_type,
+            "body_commitment": _body_commitment(row["person_key"], row["incident_id"], row["body_sha256"]),
+            "bundle_sha256": row["bundle_sha256"],
+            "provider_message_sha256": digest,
+            "receipt_kind": happened.receipt_kind,
+            "occurred_at": instant(happened.occurred_at),
+            "recorded_at": instant(now),
+            "exercise": bool(row["exercise"]),
+        }
+    )
+    return Written(row["recipient_id"], row["recipient_id"], outcome_id, value)
+
+
+def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
+    """Set the same values in all attempts of `ids` that are in the state `before`."""
+    for start in range(0, len(ids), CHUNK):
+        part = attempt.c.attempt_id.in_(ids[start : start + CHUNK])
+        connection.execute(sa.update(attempt).where(part & (attempt.c.state == before.value)).values(**values))
+
+
+def command_of(row: Mapping[str, Any]) -> Written:
+    """Return a command as `DeliverNotice` writes it; a test compares."""
+    deadline = row["deadline_at"]
+    value = _encode(
+        {
+            "incident_id": row["incident_id"],
+            "release_id": row["release_id"],
+            "epoch": row["current_epoch"],
+            "recipient_id": row["recipient_id"],
+            "attempt_id": row["attempt_id"],
+            "channel": row["channel"],
+            "lane": row["lane"],
+            "deadline_at": None if deadline is None else instant(deadline),
+        }
+    )
+    event_id = f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}"
+    return Written(row["recipient_id"], row["recipient_id"], event_id, value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=256)
+def instant(at: datetime) -> str:
+    """Return an instant as events write it."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=256)
+def _isoformat(at: datetime) -> str:
+    return at.isoformat()
+
+
+def _body_commitment(key: bytes | None, incident_id: str, body_sha256: str | None) -> str | None:
+    """Commit to the text under the person's key. None once that key is erased: nothing may link the person any more."""
+    if key is None or body_sha256 is None:
+        return None
+    return commit(incident_key(key, incident_id), body_text(body_sha256))
+
+
+def person_keys(connection: sa.Connection, roots: Sequence[str]) -> dict[str, bytes | None]:
+    """Return people's keys by root; None for an erased one."""
+    return {root: key for root, (key,) in _by_id(connection, person_key.c.root, [person_key.c.key], set(roots)).items()}

@@ -1,0 +1,43 @@
+"""Events written without a model are those that the model writes."""
+
+from datetime import UTC, datetime, timedelta
+
+from bridge.contracts.events import DeliverNotice, DeliveryOutcome
+from consumers.adapters.case_store.claims import Happened, command_of, outcome_of
+from consumers.evidence.commitment import body_text, commit, incident_key
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
+ROW = {
+    "attempt_id": "a" * 32, "recipient_id": "INC-2026-0001:customer/1#2", "number": 2, "incident_id": "INC-2026-0001",
+    "release_id": "r1", "channel": "email", "provider": "ses", "send_count": 1, "message_salt": "s",
+    "provider_message_id": "m-1", "body_sha256": "b" * 64, "bundle_sha256": "c" * 64, "subject_commitment": "d" * 64,
+    "exercise": 0, "person_key": b"k" * 32, "current_epoch": 3, "round": 2, "lane": 'a "lane"', "deadline_at": NOW,
+}  # fmt: skip
+
+KEY = incident_key(b"k" * 32, "INC-2026-0001")
+
+
+def test_an_outcome_is_written_as_its_model_writes_it() -> None:
+    for known in (ROW, {**ROW, "provider_message_id": None, "person_key": None, "exercise": 1}):
+        happened = Happened("intended", "bounced", "bounced_hard", NOW - timedelta(hours=1), 'Sub"type', "bounced_hard")
+        written = outcome_of(known, happened, NOW)
+        read = DeliveryOutcome.model_validate_json(written.value)
+        assert read.model_dump_json() == written.value
+        assert (written.root, written.key, written.event_id) == (
+            ROW["recipient_id"],
+            ROW["recipient_id"],
+            read.outcome_id,
+        )
+        assert (read.attempt_number, read.state, read.previous_state) == (2, "bounced", "intended")
+        assert (read.occurred_at, read.recorded_at) == (NOW - timedelta(hours=1), NOW)
+        assert read.exercise == bool(known["exercise"])
+        assert read.body_commitment == (None if known is not ROW else commit(KEY, body_text("b" * 64)))
+
+
+def test_a_command_is_written_as_its_model_writes_it() -> None:
+    for known in (ROW, {**ROW, "deadline_at": None}):
+        written = command_of(known)
+        read = DeliverNotice.model_validate_json(written.value)
+        assert read.model_dump_json() == written.value
+        assert (read.epoch, read.lane, read.deadline_at) == (3, 'a "lane"', known["deadline_at"])
+        assert written.event_id == f"{'a' * 32}-1-3"
