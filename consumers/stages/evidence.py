@@ -40,6 +40,7 @@ from consumers.evidence.leaves import (
     UnlistedEvent,
     canonical_content,
 )
+from consumers.stages import outcome_leaves
 
 log = structlog.get_logger()
 
@@ -148,19 +149,22 @@ class Evidence:
                     "already logged", topic=received.topic, partition=received.partition, offset=received.offset
                 )
                 continue
-            source = Source(
-                cluster=self._cluster_id,
-                topic=received.topic,
-                topic_id=key[1],
-                partition=received.partition,
-                offset=received.offset,
-            )
-            self._buffer.append(self._leaves.encode(received, source))
+            self._buffer.append(self._leaf_of(received, key[1]))
             self._next[key] = received.offset + 1
         if self._buffer and self._buffered_at is None:
             self._buffered_at = self._clock.now()
         if len(self._buffer) >= self._batch_size:
             self.flush()
+
+    def _leaf_of(self, received: Received, topic_id: str | None) -> bytes:
+        place = (self._cluster_id, received.topic, topic_id, received.partition, received.offset)
+        if isinstance(received.event, DeliveryOutcome):
+            leaf = outcome_leaves.encode(received.event, *place)
+            if leaf is not None:
+                return leaf
+        cluster, topic, _, partition, offset = place
+        source = Source(cluster=cluster, topic=topic, topic_id=topic_id, partition=partition, offset=offset)
+        return self._leaves.encode(received, source)
 
     def tick(self) -> None:
         """Sign what has waited long enough; also when the clock was set back."""
