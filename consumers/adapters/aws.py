@@ -68,10 +68,11 @@ class AwsConfig:
             )
 
 
-def client(config: AwsConfig, service: str, *, may_repeat: bool) -> Any:
+def client(config: AwsConfig, service: str, *, may_repeat: bool, check_parameters: bool = True) -> Any:
     """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`, `logs`). Raises BadInput without credentials.
 
-    `may_repeat` says whether the SDK may repeat a call whose answer was lost.
+    `may_repeat` says whether the SDK may repeat a call whose answer was lost; `check_parameters` whether it compares each
+    request with its model first, which costs more than to send it.
     """
     made_up: dict[str, str] = {}
     settings: dict[str, Any] = {}
@@ -89,6 +90,7 @@ def client(config: AwsConfig, service: str, *, may_repeat: bool) -> Any:
             read_timeout=config.read_timeout_seconds,
             retries={"total_max_attempts": config.retries if may_repeat else 1, "mode": "standard"},
             max_pool_connections=config.max_connections,
+            parameter_validation=check_parameters,
             **settings,
         ),
     )

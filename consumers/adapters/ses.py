@@ -7,6 +7,7 @@ was lost is settled by receipts.
 
 import json
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,22 +52,38 @@ class SesEmail:
     max_entries = 50
 
     def __init__(self, config: AwsConfig, configuration_set: str) -> None:
-        self._ses = client(config, "sesv2", may_repeat=False)
+        self._ses = client(config, "sesv2", may_repeat=False, check_parameters=False)
+        # The SDK signs, sends and reads the answer. To build the body of a bulk it takes as long as for all else together:
+        # it is handed over ready-made, to the thread that asked.
+        self._ready = threading.local()
+        self._ses.meta.events.register("before-call.sesv2.SendBulkEmail", self._put_body)
         self._configuration_set = configuration_set
+        self._shared: tuple[Any, str] = (None, "")
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
-        """Return one result for each entry, in order. Raises ValueError for more entries than one call takes, or for
-        an id that cannot be a tag."""
+        """Return one result for each entry, in order. May be called by several threads at once.
+
+        Raises ValueError for more entries than one call takes, or for an id that cannot be a tag.
+        """
         if not 0 < len(message.entries) <= self.max_entries:
             raise ValueError(f"a bulk call takes 1 to {self.max_entries} entries, got {len(message.entries)}")
-        request = self._request(message)
-        return self._send(request, message.entries, request.pop("BulkEmailEntries"))
+        for value in (message.incident_id, *(entry.attempt_id for entry in message.entries)):
+            if not _TAG_VALUE.fullmatch(value):
+                raise ValueError(f"{value!r} cannot be an SES tag: letters, digits, _ and - only")
+        incident = f'{{"Name":"{INCIDENT_TAG}","Value":"{message.incident_id}"}}'
+        # An entry's tags replace the default ones, so each carries both.
+        wire_entries = [
+            f'{{"Destination":{{"ToAddresses":[{_json(entry.to_address)}]}},"ReplacementTags":'
+            f'[{{"Name":"{ATTEMPT_TAG}","Value":"{entry.attempt_id}"}},{incident}],"ReplacementEmailContent":'
+            f'{{"ReplacementTemplate":{{"ReplacementTemplateData":{_json(_json(dict(entry.slots)))}}}}}}}'
+            for entry in message.entries
+        ]
+        return self._send(self._shared_part(message), message.entries, wire_entries)
 
-    def _send(
-        self, request: dict[str, Any], entries: Sequence[EmailEntry], wire_entries: list[dict[str, Any]]
-    ) -> Sequence[SendResult]:
+    def _send(self, shared: str, entries: Sequence[EmailEntry], wire_entries: Sequence[str]) -> Sequence[SendResult]:
+        self._ready.body = f'{shared},"BulkEmailEntries":[{",".join(wire_entries)}]}}'.encode()
         try:
-            answer = self._ses.send_bulk_email(**request, BulkEmailEntries=wire_entries)
+            answer = self._ses.send_bulk_email(DefaultContent={}, BulkEmailEntries=[])
         except ParamValidationError:
             raise
         except (ClientError, BotoCoreError) as error:
@@ -75,8 +92,8 @@ class SesEmail:
                 # Nothing was taken, and one recipient's fault must not cost the others their mail: halve and try again.
                 half = len(entries) // 2
                 return [
-                    *self._send(request, entries[:half], wire_entries[:half]),
-                    *self._send(request, entries[half:], wire_entries[half:]),
+                    *self._send(shared, entries[:half], wire_entries[:half]),
+                    *self._send(shared, entries[half:], wire_entries[half:]),
                 ]
             return [SendResult(entry.attempt_id, state, code=code) for entry in entries]
         results = answer["BulkEmailEntryResults"]
@@ -84,33 +101,27 @@ class SesEmail:
             return [SendResult(entry.attempt_id, SendState.UNKNOWN, code="ResultCountMismatch") for entry in entries]
         return [_result(entry, result) for entry, result in zip(entries, results, strict=True)]
 
-    def _request(self, message: BulkEmail) -> dict[str, Any]:
-        for value in (message.incident_id, *(entry.attempt_id for entry in message.entries)):
-            if not _TAG_VALUE.fullmatch(value):
-                raise ValueError(f"{value!r} cannot be an SES tag: letters, digits, _ and - only")
-        incident = {"Name": INCIDENT_TAG, "Value": message.incident_id}
-        return {
-            "FromEmailAddress": message.from_address,
-            **({"ReplyToAddresses": [message.reply_to]} if message.reply_to else {}),
-            "ConfigurationSetName": self._configuration_set,
-            "DefaultContent": {
-                "Template": {
-                    "TemplateContent": {"Subject": message.subject, "Html": message.html, "Text": message.text},
-                    "TemplateData": "{}",
-                }
-            },
-            "BulkEmailEntries": [
-                {
-                    "Destination": {"ToAddresses": [entry.to_address]},
-                    # An entry's tags replace the default ones, so each carries both.
-                    "ReplacementTags": [{"Name": ATTEMPT_TAG, "Value": entry.attempt_id}, incident],
-                    "ReplacementEmailContent": {
-                        "ReplacementTemplate": {"ReplacementTemplateData": json.dumps(dict(entry.slots))}
-                    },
-                }
-                for entry in message.entries
-            ],
-        }
+    def _put_body(self, params: dict[str, Any], **_more: Any) -> None:
+        params["body"] = self._ready.body
+
+    def _shared_part(self, message: BulkEmail) -> str:
+        """Return the JSON of all that the entries share, its brace left open; kept while the text stays the same."""
+        text = (message.from_address, message.reply_to, message.subject, message.html, message.text)
+        known, shared = self._shared
+        if known != text:
+            content = {"Subject": message.subject, "Html": message.html, "Text": message.text}
+            request = {
+                "FromEmailAddress": message.from_address,
+                **({"ReplyToAddresses": [message.reply_to]} if message.reply_to else {}),
+                "ConfigurationSetName": self._configuration_set,
+                "DefaultContent": {"Template": {"TemplateContent": content, "TemplateData": "{}"}},
+            }
+            shared = _json(request)[:-1]
+            self._shared = (text, shared)
+        return shared
+
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _result(entry: EmailEntry, result: dict[str, Any]) -> SendResult:
