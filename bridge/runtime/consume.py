@@ -79,6 +79,15 @@ class Unopened:
         return taken
 
 
+class PassedOver(Unopened):
+    """Tells messages of one topic that their reader needs nothing of, by the beginning of their keys; keeps none."""
+
+    def collect(self, topic: str, message: _KafkaMessage) -> bool:
+        """Return True if `message` is one of these."""
+        key = message.key()
+        return topic == self._topic and key is not None and key.startswith(self._prefix) and message.value() is not None
+
+
 class Handler(Protocol):
     """What a stage does with its messages. All calls come from one thread."""
 

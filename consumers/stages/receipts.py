@@ -15,7 +15,7 @@ import structlog
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.topics import DELIVERY_OUTCOMES
-from bridge.runtime.consume import Received, consume
+from bridge.runtime.consume import PassedOver, Received, consume
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
@@ -158,5 +158,8 @@ class ReceiptsStage:
             stop=stop,
             dead_letters=self._dead_letters,
             health=self._health,
+            batch_size=5000,
             poll_seconds=0.1,
+            # Our own outcomes, two and more for each message, are told by their keys and never opened.
+            unopened=PassedOver(DELIVERY_OUTCOMES, "INC-"),
         )
