@@ -5,8 +5,11 @@ in counsel's folder changes nothing that runs.
 """
 
 import hashlib
+import html
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
 from email.utils import formataddr
 
 from bridge.contracts.errors import Refused
@@ -16,11 +19,33 @@ from consumers.adapters.letters import address_lines, letter_pdf
 from consumers.adapters.notice_renderer import compose
 from consumers.adapters.template_catalog import ApprovedBundles
 from consumers.domain.ledger import Intent
-from consumers.domain.notices import ComposedNotice, Sender, body_sha256, fill, slots_for
+from consumers.domain.notices import (
+    ComposedNotice,
+    Sender,
+    SharedText,
+    body_sha256,
+    fill,
+    plain_name,
+    shared_slots,
+    slots_for,
+)
 from consumers.domain.segments import segment_key_from
 from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedLetter, PreparedText
 
 _KEPT_SEGMENTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Mail:
+    """The e-mail of one segment on one day, all but a person's name."""
+
+    incident_id: str
+    on: date
+    address: str
+    template: EmailTemplate
+    slots: Mapping[str, str]
+    final: SharedText
+    unnamed: str
 
 
 class ApprovedTexts:
@@ -44,24 +69,39 @@ class ApprovedTexts:
         self._from_address = from_address
         self._reply_to = reply_to
         self._composed: OrderedDict[str, ComposedNotice] = OrderedDict()
+        self._mails: OrderedDict[str, _Mail] = OrderedDict()
 
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
         """Return the person's e-mail. Raises TocsinError when its text cannot be had."""
-        notice = self._notice(intent)
         # the date of the notice itself, which some statutes prescribe, not that of the incident
-        slots = slots_for(contact, intent.incident_id, self._clock.now().date(), notice.language)
-        final = [fill(part, slots) for part in (notice.subject, notice.html, notice.text)]
-        sender = intent.segment_key.get("sender") or {}
-        from_address = str(sender.get("from_address") or self._from_address)
-        objection = None if self._may_not_send is None else self._may_not_send(from_address)
+        today = self._clock.now().date()
+        mail = self._mails.get(intent.segment_id)
+        if mail is None or mail.on != today or mail.incident_id != intent.incident_id:
+            mail = self._mails[intent.segment_id] = self._mail(intent, today)
+            if len(self._mails) > _KEPT_SEGMENTS:
+                self._mails.popitem(last=False)
+        objection = None if self._may_not_send is None else self._may_not_send(mail.address)
         if objection is not None:
             raise Refused(f"no e-mail can be sent: {objection}; what waits goes then by itself")
+        name = plain_name(contact) or mail.unnamed
+        slots = {"name": name, "name_html": html.escape(name, quote=True), **mail.slots}
+        return PreparedEmail(mail.template, slots, mail.final.body_sha256(slots))
+
+    def _mail(self, intent: Intent, on: date) -> "_Mail":
+        """Return what all people of the intent's segment share today."""
+        notice = self._notice(intent)
+        sender = intent.segment_key.get("sender") or {}
+        address = str(sender.get("from_address") or self._from_address)
+        from_address = address
         if sender.get("from_address"):
             # people see whose mail it is; a name outside ASCII is encoded (RFC 2047)
             from_address = formataddr((str(sender.get("name", "")), from_address))
-        reply_to = sender.get("reply_to") or self._reply_to
-        template = EmailTemplate(from_address, reply_to, notice.subject, notice.html, notice.text)
-        return PreparedEmail(template, slots, body_sha256(*final))
+        template = EmailTemplate(
+            from_address, sender.get("reply_to") or self._reply_to, notice.subject, notice.html, notice.text
+        )
+        slots = shared_slots(intent.incident_id, on, notice.language)
+        final = SharedText((notice.subject, notice.html, notice.text), slots)
+        return _Mail(intent.incident_id, on, address, template, slots, final, notice.language.unnamed)
 
     def sms(self, intent: Intent, contact: Contact) -> PreparedText:  # noqa: ARG002  an SMS holds nothing of the person
         """Return the person's text message."""

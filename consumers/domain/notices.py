@@ -32,6 +32,7 @@ SLOTS_OF_PART: Mapping[str, frozenset[str]] = {
 """Which slots a part may hold. No name in a subject (header injection), none where everybody reads the same."""
 MAX_NAME_LENGTH = 80
 _SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
+_PLAIN = re.compile(r"[A-Za-z'-]{1,38}(?: [A-Za-z'-]{1,40})?")
 _LINK = re.compile(r"://|www\.|@|\w\.\w{2,}", re.IGNORECASE)
 _GSM7 = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -147,11 +148,13 @@ def locale_chain(locale: str, last: str = "en") -> tuple[str, ...]:
 
 def slots_for(contact: Contact, case_number: str, on: date, language: Language) -> dict[str, str]:
     """Return the values of all slots for one person, escaped per part: `name` for text, `name_html` for HTML."""
-    values = {
-        "name": plain_name(contact) or language.unnamed,
-        "case_number": case_number,
-        "date": language.written(on),
-    }
+    name = plain_name(contact) or language.unnamed
+    return {"name": name, "name_html": html.escape(name, quote=True), **shared_slots(case_number, on, language)}
+
+
+def shared_slots(case_number: str, on: date, language: Language) -> dict[str, str]:
+    """Return the values of those slots that all people of one incident, day and language share."""
+    values = {"case_number": case_number, "date": language.written(on)}
     return values | {f"{slot}_html": html.escape(value, quote=True) for slot, value in values.items()}
 
 
@@ -162,6 +165,9 @@ def plain_name(contact: Contact) -> str:
     that mail programs would turn into a link is none: nobody may plant an address in our notice.
     """
     raw = " ".join(part for part in (contact.first_name, contact.last_name) if part)[: MAX_NAME_LENGTH * 20]
+    if _PLAIN.fullmatch(raw):
+        # most names: nothing in them is folded, removed or a link
+        return raw
     normal = unicodedata.normalize("NFC", raw)
     kept = "".join(
         " " if char.isspace() else char
@@ -186,9 +192,44 @@ def fill(part: str, slots: Mapping[str, str]) -> str:
         try:
             return slots[match[1]]
         except KeyError:
-            raise Refused(f"no value for the slot {match[1]!r}; known are {', '.join(sorted(slots))}") from None
+            raise _no_value(match[1], slots) from None
 
     return _SLOT.sub(value, part)
+
+
+class SharedText:
+    """A final text whose parts are the same for many people but for a few slots: its hash without filling it anew for each.
+
+    `shared` are the slots that have one value for all of them.
+    """
+
+    def __init__(self, parts: Sequence[str], shared: Mapping[str, str]) -> None:
+        pieces = _SLOT.split("\0".join(parts))
+        texts, names = [pieces[0]], []
+        for name, text in zip(pieces[1::2], pieces[2::2], strict=True):
+            if name in shared:
+                texts[-1] += shared[name] + text
+            else:
+                names.append(name)
+                texts.append(text)
+        self._begun = hashlib.sha256(texts[0].encode())
+        self._names = names
+        self._texts = texts[1:]
+
+    def body_sha256(self, slots: Mapping[str, str]) -> str:
+        """Return what `body_sha256` returns of the filled parts. Raises Refused for a slot without a value."""
+        digest = self._begun.copy()
+        try:
+            digest.update(
+                "".join([slots[name] + text for name, text in zip(self._names, self._texts, strict=True)]).encode()
+            )
+        except KeyError as unknown:
+            raise _no_value(str(unknown.args[0]), slots) from None
+        return digest.hexdigest()
+
+
+def _no_value(slot: str, slots: Mapping[str, str]) -> Refused:
+    return Refused(f"no value for the slot {slot!r}; known are {', '.join(sorted(slots))}")
 
 
 def check_slots(part: str, text: str) -> None:
