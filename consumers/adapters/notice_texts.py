@@ -24,7 +24,6 @@ from consumers.domain.notices import (
     Sender,
     SharedText,
     body_sha256,
-    fill,
     plain_name,
     shared_slots,
     slots_for,

@@ -7,8 +7,10 @@ nor by which channel.
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -75,6 +77,15 @@ CALL_SECONDS = histogram(
 )
 
 
+_REPORTED_AT_ONCE = 500
+_MOST_CALLS = 16
+_CALL_WORK_SECONDS = 0.005
+"""What a bulk of 50 keeps this process busy for, all in all."""
+
+_Addressed = tuple[Intent, EmailEntry, str]
+"""Somebody to send to, and the hash of their final text."""
+
+
 class DispatchLedger(Protocol):
     """What dispatch asks of the ledger."""
 
@@ -135,6 +146,10 @@ class Dispatch:
         self._sms = sms
         self._clock = clock
         self._dispatcher = dispatcher
+        self._pace = _Pace()
+        self._callers = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
+        self._unreported: list[tuple[Channel, SentReport]] = []
+        self._unreported_since = 0.0
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         return self._ledger.positions(STAGE, partitions)
@@ -191,7 +206,7 @@ class Dispatch:
         return [event for event in events if event.channel not in still]
 
     def _send_emails(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
-        audiences: dict[tuple[str, EmailTemplate], list[tuple[Intent, EmailEntry, str]]] = defaultdict(list)
+        audiences: dict[tuple[str, EmailTemplate], list[_Addressed]] = defaultdict(list)
         failed: list[SentReport] = []
         faults: list[TocsinError] = []
         for intent in intents:
@@ -215,31 +230,51 @@ class Dispatch:
             audiences[(intent.incident_id, prepared.template)].append((intent, entry, prepared.body_sha256))
         if failed:
             self._report(Channel.EMAIL, failed)
-        for (incident_id, template), people in audiences.items():
-            waiting = people
+        try:
+            for (incident_id, template), people in audiences.items():
+                self._send_audience(incident_id, template, people)
+        finally:
+            self._flush()
+        return faults
+
+    def _send_audience(self, incident_id: str, template: EmailTemplate, people: Sequence[_Addressed]) -> None:
+        """Send one text to `people`, with as many calls in flight as the provider's latency needs, and no more: threads make
+        this process slower than they make it wait less.
+        """
+        flying: deque[tuple[Future[_Answer], Sequence[_Addressed]]] = deque()
+        waiting = people
+        try:
             while waiting:
                 turn = self._email.turn()
                 if turn is None:
-                    self._report(Channel.EMAIL, [_recalled(intent) for intent, _, _ in waiting])
+                    self._collect(Channel.EMAIL, [_recalled(intent) for intent, _, _ in waiting])
                     break
                 size = min(turn.provider.max_entries, turn.at_most or turn.provider.max_entries)
-                self._send_bulk(turn.provider, incident_id, template, waiting[:size])
-                waiting = waiting[size:]
-        return faults
+                # one that is tried, or may take but a few, is called once at a time: each answer decides what follows
+                at_once = self._pace.at_once if size == turn.provider.max_entries else 1
+                some, waiting = waiting[:size], waiting[size:]
+                if at_once == 1 and not flying:
+                    self._land(self._call(turn.provider, incident_id, template, some), some)
+                    continue
+                while len(flying) >= at_once:
+                    self._land_first(flying)
+                flying.append((self._callers.submit(self._call, turn.provider, incident_id, template, some), some))
+        finally:
+            while flying:
+                self._land_first(flying)
 
-    def _send_bulk(
-        self,
-        provider: EmailProvider,
-        incident_id: str,
-        template: EmailTemplate,
-        people: Sequence[tuple[Intent, EmailEntry, str]],
-    ) -> None:
+    def _land_first(self, flying: "deque[tuple[Future[_Answer], Sequence[_Addressed]]]") -> None:
+        answer, some = flying.popleft()
+        self._land(answer.result(), some)
+
+    def _call(
+        self, provider: EmailProvider, incident_id: str, template: EmailTemplate, people: Sequence[_Addressed]
+    ) -> "_Answer":
+        """Ask the ledger who may still be sent to, and send; in whatever thread."""
         standing = self._ledger.standing([intent for intent, _, _ in people])
-        if gone := [_recalled(intent) for intent, _, _ in people if intent.attempt_id not in standing]:
-            self._report(Channel.EMAIL, gone)
-            people = [each for each in people if each[0].attempt_id in standing]
-        if not people:
-            return
+        entries = [entry for intent, entry, _ in people if intent.attempt_id in standing]
+        if not entries:
+            return _Answer(provider, standing, (), 0.0)
         message = BulkEmail(
             from_address=template.from_address,
             reply_to=template.reply_to,
@@ -247,24 +282,33 @@ class Dispatch:
             html=template.html,
             text=template.text,
             incident_id=incident_id,
-            entries=[entry for _, entry, _ in people],
+            entries=entries,
         )
         began = time.monotonic()
         results = provider.send_bulk(message)
-        took = time.monotonic() - began
-        CALL_SECONDS.labels("email").observe(took)
-        self._email.record(provider, results, timedelta(seconds=took))
-        answered = Counter(
-            (OF_SEND[result.state].value, mailbox_provider(entry.to_address))
-            for (_, entry, _), result in zip(people, results, strict=True)
-        )
-        for (state, mailbox), count in answered.items():
-            ANSWERS.labels(provider.name, state, mailbox).inc(count)
-        self._report(
+        return _Answer(provider, standing, results, time.monotonic() - began)
+
+    def _land(self, answer: "_Answer", people: Sequence[_Addressed]) -> None:
+        """Take note of an answer. What it says is written with that of other calls; a crash before leaves `intended`."""
+        if answer.results:
+            CALL_SECONDS.labels("email").observe(answer.seconds)
+            self._pace.learn(answer.seconds)
+            self._email.record(answer.provider, answer.results, timedelta(seconds=answer.seconds))
+            asked = (entry for intent, entry, _ in people if intent.attempt_id in answer.standing)
+            answered = Counter(
+                (OF_SEND[result.state].value, mailbox_provider(entry.to_address))
+                for entry, result in zip(asked, answer.results, strict=True)
+            )
+            for (state, mailbox), count in answered.items():
+                ANSWERS.labels(answer.provider.name, state, mailbox).inc(count)
+        results = iter(answer.results)
+        self._collect(
             Channel.EMAIL,
             [
-                _reported(intent, result, body, provider.name)
-                for (intent, _, body), result in zip(people, results, strict=True)
+                _reported(intent, next(results), body, answer.provider.name)
+                if intent.attempt_id in answer.standing
+                else _recalled(intent)
+                for intent, _, body in people
             ],
         )
 
@@ -395,10 +439,51 @@ class Dispatch:
         except Refused:
             raise _NoAddress("CONTACT_UNREADABLE") from None
 
+    def _collect(self, channel: Channel, reports: Sequence[SentReport]) -> None:
+        """Report soon: with more, or once a second has passed since the first."""
+        if not self._unreported:
+            self._unreported_since = time.monotonic()
+        self._unreported += [(channel, item) for item in reports]
+        if len(self._unreported) >= _REPORTED_AT_ONCE or time.monotonic() - self._unreported_since > 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._unreported:
+            return
+        reports, self._unreported = self._unreported, []
+        self._ledger.report([item for _, item in reports])
+        for (channel, trigger), count in Counter((channel, item.trigger) for channel, item in reports).items():
+            SENT.labels(channel.value, trigger.value).inc(count)
+
     def _report(self, channel: Channel, reports: Sequence[SentReport]) -> None:
-        self._ledger.report(reports)
-        for item in reports:
-            SENT.labels(channel.value, item.trigger.value).inc()
+        self._collect(channel, reports)
+        self._flush()
+
+
+class _Pace:
+    """How many calls in flight keep this process busy at the latency that the provider shows."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    @property
+    def at_once(self) -> int:
+        """Calls in flight: one for each few milliseconds that an answer takes."""
+        return max(1, min(_MOST_CALLS, round(self._seconds / _CALL_WORK_SECONDS)))
+
+    def learn(self, seconds: float) -> None:
+        """Take note of how long a call took; the last few count."""
+        self._seconds = seconds if not self._seconds else 0.8 * self._seconds + 0.2 * seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What became of one call for those of its people who might still be sent to, in their order."""
+
+    provider: EmailProvider
+    standing: Collection[str]
+    results: Sequence[SendResult]
+    seconds: float
 
 
 class _NoAddress(TocsinError):
@@ -456,6 +541,6 @@ class DispatchStage:
             stop=stop,
             dead_letters=self._dead_letters,
             health=self._health,
-            batch_size=200,
+            batch_size=1000,
             poll_seconds=0.1,
         )

@@ -1363,8 +1363,6 @@ def _happened(before: AttemptState, after: AttemptState, change: _Change) -> Hap
     )
 
 
-
-
 def _case_event(
     kind: str, incident_id: str, event_id: str, now: datetime, body: dict[str, Any], *, exercise: bool
 ) -> outbox.Outgoing:
