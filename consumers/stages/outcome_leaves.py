@@ -31,7 +31,11 @@ def encode(
         or not 0 <= event.attempt_number <= MAX_NUMBER
     ):
         return None
+    round_number = event.round
+    if round_number is not None and not 0 <= round_number <= MAX_NUMBER:
+        return None
     body, bundle, message = event.body_commitment, event.bundle_sha256, event.provider_message_sha256
+    of_round = "" if round_number is None else f',"round":{round_number}'
     before, after = _source(cluster, topic, topic_id)
     text = (
         f'{{"attempt_number":{event.attempt_number}'
@@ -42,7 +46,8 @@ def encode(
         f',"previous_state":"{event.previous_state.value}","provider":"{provider}"'
         f"{'' if message is None else _member('provider_message_digest', message)}"
         f"{'' if kind is None else _member('receipt_kind', kind)}"
-        f',"recorded_at":"{_instant(event.recorded_at)}","source":{before}{offset},"partition":{partition}{after}'
+        f',"recorded_at":"{_instant(event.recorded_at)}"'
+        f'{of_round},"source":{before}{offset},"partition":{partition}{after}'
         f',"state":"{event.state.value}"{"" if sub_type is None else _member("sub_type", sub_type)}'
         f',"subject":"{event.subject_commitment}",{_END}'
     )

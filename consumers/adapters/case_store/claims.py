@@ -29,6 +29,7 @@ _ATTEMPT = (
 )  # fmt: skip
 _PERSON = (
     "root",
+    "round",
     "customer_id",
     "locale",
     "website_id",

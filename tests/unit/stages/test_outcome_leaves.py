@@ -31,7 +31,7 @@ instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st
         },
         optional={
             "sub_type": words, "body_commitment": digests, "bundle_sha256": digests,
-            "provider_message_sha256": digests, "receipt_kind": words,
+            "provider_message_sha256": digests, "receipt_kind": words, "round": st.integers(-1, 3),
         },
     ),
     st.sampled_from([None, "id_-1"]),
