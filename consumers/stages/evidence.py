@@ -29,6 +29,7 @@ from bridge.runtime.kafka import Positions as KafkaPositions
 from bridge.runtime.kafka import client_settings, cluster_id
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
+from consumers.evidence import outcome_leaves
 from consumers.evidence.faults import Malformed
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf, NoticeReadLeaf, PartitionResolvedLeaf
 from consumers.evidence.leaves import (
@@ -40,7 +41,6 @@ from consumers.evidence.leaves import (
     UnlistedEvent,
     canonical_content,
 )
-from consumers.stages import outcome_leaves
 
 log = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from bridge.contracts.events import AttemptState, Channel, DeliveryOutcome
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf
 from consumers.evidence.leaves import Source
+from consumers.evidence.outcome_leaves import encode
 from consumers.stages.evidence import _delivery_outcome
-from consumers.stages.outcome_leaves import encode
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
