@@ -859,6 +859,35 @@ def _clock(parts: Parts, process: Process) -> Stage:
     )
 
 
+def _pager(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.case_store.paging import PagingTable
+    from consumers.adapters.pager_receivers import Alertmanager, LastResortEmail, Webhook
+    from consumers.domain.paging import PagingPolicy, ReceiverKind
+    from consumers.stages.pager import PagerStage, Receiver
+
+    settings = parts.get(Settings)
+    chosen = settings.pager
+    database = _database(parts)
+    receivers: list[Receiver] = [
+        Alertmanager(f"alertmanager/{number}", url) for number, url in enumerate(chosen.alertmanager_urls, start=1)
+    ]
+    for kind, hook in ((ReceiverKind.ON_CALL, chosen.on_call), (ReceiverKind.ESCALATION, chosen.escalation)):
+        if hook is not None:
+            secret = None if hook.secret is None else hook.secret.get_secret_value()
+            receivers.append(Webhook(kind, hook.url.get_secret_value(), hook.service, secret))
+    if chosen.email_to:
+        receivers.append(LastResortEmail(aws_config(settings), settings.delivery.from_address, chosen.email_to))
+    policy = PagingPolicy(
+        repeat_critical=timedelta(minutes=chosen.repeat_critical_minutes),
+        repeat_warning=timedelta(minutes=chosen.repeat_warning_minutes),
+        escalate_after=timedelta(minutes=chosen.escalate_after_minutes),
+        last_resort_after=timedelta(minutes=chosen.email_after_minutes),
+    )
+    lease = HeldLease(database, "pager", process.holder, process.clock)
+    table = PagingTable(database, process.clock)
+    return PagerStage(table, receivers, policy, lease, process.clock, process.health)
+
+
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
     from consumers.adapters.letter_batches import LetterBatches
@@ -975,6 +1004,7 @@ STAGES: dict[str, Callable[[Parts, Process], Stage]] = {
     "dispatch": _dispatch,
     "receipts": _receipts,
     "clock": _clock,
+    "pager": _pager,
     "evidence": _evidence,
     "outbox": _outbox,
 }

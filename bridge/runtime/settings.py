@@ -381,6 +381,50 @@ class Metrics(Section):
     )
 
 
+class PagerWebhook(Section):
+    url: SecretStr = Field(
+        description="https, or a loopback address; by environment if it holds a secret, as Slack's do"
+    )
+    service: Literal["generic", "pagerduty", "opsgenie", "slack"] = Field(
+        default="generic", description="generic: JSON signed as Standard Webhooks 1.0.0 says"
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="generic: whsec_...; pagerduty: the routing key; opsgenie: the API key. By environment, or _FILE",
+    )
+
+    @model_validator(mode="after")
+    def _reaches_who_it_should(self) -> "PagerWebhook":
+        address = urlsplit(self.url.get_secret_value())
+        if address.scheme != "https" and not (address.scheme == "http" and address.hostname in LOOPBACK):
+            raise ValueError("the address of a pager's webhook is https, or http on loopback")
+        if self.service != "slack" and self.secret is None:
+            raise ValueError(f'service = "{self.service}" needs a secret: TOCSIN_PAGER__..._SECRET or ..._SECRET_FILE')
+        if self.service == "generic" and not str(self.secret and self.secret.get_secret_value()).startswith("whsec_"):
+            raise ValueError('the secret of service = "generic" starts with whsec_, as Standard Webhooks has it')
+        return self
+
+
+class Pager(Section):
+    alertmanager_urls: tuple[str, ...] = Field(
+        default=(), description="base addresses; pages are alerts there, named TocsinPage, until acknowledged"
+    )
+    on_call: PagerWebhook | None = Field(default=None, description="who is woken")
+    escalation: PagerWebhook | None = Field(default=None, description="who is told when nobody acknowledges")
+    email_to: tuple[str, ...] = Field(
+        default=(), description="last resort: gets an e-mail by SES when no other receiver takes a page in time"
+    )
+    repeat_critical_minutes: float = Field(default=15, gt=0)
+    repeat_warning_minutes: float = Field(default=240, gt=0)
+    escalate_after_minutes: float = Field(default=30, gt=0)
+    email_after_minutes: float = Field(default=10, ge=0)
+
+    @property
+    def has_receiver(self) -> bool:
+        """Whether a page can reach anybody."""
+        return bool(self.alertmanager_urls or self.on_call or self.email_to)
+
+
 class Index(Section):
     host: str = "127.0.0.1"
     rebuild_after_days: float = Field(default=6, gt=0)
@@ -429,6 +473,15 @@ class Settings(BaseSettings):
     metrics: Metrics = Field(default_factory=Metrics)
     index: Index = Field(default_factory=Index)
     clocks: Clocks = Field(default_factory=Clocks)
+    pager: Pager = Field(default_factory=Pager)
+
+    @model_validator(mode="after")
+    def _somebody_is_paged(self) -> "Settings":
+        if self.delivery.mode == "live" and not self.pager.has_receiver:
+            raise ValueError(
+                'delivery.mode = "live" needs somebody to page: set pager.alertmanager_urls, pager.on_call or pager.email_to'
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -93,6 +93,16 @@ def load_token(source: str, path: Path) -> bytes:
     return token
 
 
+def key_of(secret: str) -> bytes | None:
+    """Return the key in `secret` (`whsec_` and base64 of at least 24 bytes), or None if it is not one."""
+    encoded = secret.removeprefix(_PREFIX)
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return key if secret.startswith(_PREFIX) and len(key) >= 24 else None
+
+
 def load_secrets(source: str, path: Path) -> Secrets:
     """Read a source's secrets: one `whsec_<base64>` a line. Raises BadInput without showing any."""
     try:
@@ -101,12 +111,8 @@ def load_secrets(source: str, path: Path) -> Secrets:
         raise BadInput(f"intake.secrets.{source}: {path} cannot be read ({type(error).__name__})") from None
     keys = []
     for number, line in enumerate(lines, start=1):
-        encoded = line.removeprefix(_PREFIX)
-        try:
-            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not line.startswith(_PREFIX) or len(key) < 24:
+        key = key_of(line)
+        if key is None:
             raise BadInput(
                 f"intake.secrets.{source}: {path}: secret {number} is not {_PREFIX} and base64 of at least 24 bytes"
             )

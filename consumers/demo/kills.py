@@ -57,6 +57,7 @@ MIDDLE: Mapping[str, Callable[[Scene], bool]] = {
     "receipts": lambda scene: scene.attempts_in("delivered", "bounced"),
     "evidence": lambda scene: scene.attempts_in("delivered", "bounced"),
     "clock": lambda scene: scene.attempts_in("handed_over", "delivered"),
+    "pager": Scene.incident_is_open,
     "account-notices": lambda scene: scene.attempts_in("handed_over", channel="account_notice"),
 }
 """Every stage, and what must be seen so that it is in the middle of its work."""

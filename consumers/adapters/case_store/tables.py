@@ -759,6 +759,17 @@ page = sa.Table(
     sa.Column("acknowledged_by", _id(100)),
 )
 
+page_delivery = sa.Table(
+    "page_delivery",
+    metadata,
+    sa.Column("page_id", _id(64), primary_key=True),
+    sa.Column("receiver", _id(32), primary_key=True),
+    sa.Column("delivered_at", Instant, comment="when the receiver last took it"),
+    sa.Column("tried_at", Instant),
+    sa.Column("failures", sa.Integer, nullable=False, comment="in a row"),
+    sa.Column("settled", sa.Boolean, nullable=False, comment="the receiver knows that somebody has acknowledged it"),
+)
+
 act = sa.Table(
     "act",
     metadata,

@@ -97,6 +97,21 @@ def test_passwords_are_masked_and_never_echoed(tmp_path: Path) -> None:
     assert "user:**********@db" in shown
 
 
+def test_live_needs_somebody_to_page(tmp_path: Path) -> None:
+    live = '[delivery]\nmode = "live"\naws_account = "123456789012"\nbase_url = "https://shop.example/"\n'
+    with pytest.raises(BadInput, match=r"pager\.alertmanager_urls, pager\.on_call or pager\.email_to"):
+        load_settings(written(tmp_path, live))
+    paged = live + '[pager]\nemail_to = ["on-call@shop.example"]\n'
+    assert load_settings(written(tmp_path, paged)).pager.has_receiver
+    for hook, message in (
+        ('url = "http://pages.example/"', "is https"),
+        ('url = "https://pages.example/"', "needs a secret"),
+        ('url = "https://pages.example/"\nsecret = "x"', "starts with whsec_"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            load_settings(written(tmp_path, f"[pager.on_call]\n{hook}\n"))
+
+
 def test_the_default_mode_reaches_nobody() -> None:
     assert Settings().delivery.mode == "sandbox"
 
