@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bridge.runtime.dead_letters import DeadLetters
     from bridge.runtime.kafka import Publisher
     from consumers.adapters.aws import AwsConfig
+    from consumers.adapters.case_store.comparing import Comparison
     from consumers.adapters.case_store.engine import CaseDatabase
     from consumers.adapters.case_store.ledger import Ledger
     from consumers.adapters.index_client import IndexClient
@@ -147,7 +148,7 @@ def _provide_evidence(parts: Parts) -> None:
     from consumers.adapters.case_store.evidence_rows import EvidenceRows
     from consumers.adapters.evidence_package import EvidencePackages
     from consumers.adapters.proof_subjects import CaseProofSubjects
-    from consumers.case.evidence_commands import ErasureRequests, Packages
+    from consumers.case.evidence_commands import ErasureRequests, Packages, StoreComparison
     from consumers.case.prompts import authenticated
     from consumers.case.store import CaseStore
     from consumers.evidence.commands import ProofSubjects
@@ -164,6 +165,7 @@ def _provide_evidence(parts: Parts) -> None:
         )
 
     parts.provide(Packages, packages)
+    parts.provide(StoreComparison, lambda: _comparison(parts, Process("restore", Health(), parts.get(Clock))))
     parts.provide(ErasureRequests, lambda: Erasures(_database(parts), parts.get(Clock)))
     parts.provide(
         ProofSubjects,
@@ -171,6 +173,33 @@ def _provide_evidence(parts: Parts) -> None:
             EvidenceRows(_database(parts)), parts.get(CaseStore), partial(authenticated, parts), parts.get(Clock)
         ),
     )
+
+
+def _comparison(parts: Parts, process: Process) -> "Comparison":
+    from consumers.adapters.case_store.comparing import Comparison
+
+    return Comparison(_database(parts), parts.get(Settings).paths.evidence, process.clock, _ledger(parts, process))
+
+
+def refuse_restored_store(parts: Parts, process: Process) -> None:
+    """Keep a case store that was put back in time from telling people twice. Raises Refused.
+
+    Where the log's folder is on another machine there is nothing to compare with: that is said, and dispatch goes on.
+    """
+    import structlog
+
+    from bridge.contracts.errors import Refused
+
+    folder = parts.get(Settings).paths.evidence
+    if not (folder / "checkpoint").is_file():
+        structlog.get_logger().warning("no evidence log here to compare the case store with", folder=str(folder))
+        return
+    gap = _comparison(parts, process).gap(newest_only=True)
+    if gap:
+        raise Refused(
+            f"the evidence log knows {gap}, and the case store does not: it was restored from a backup. Nothing is sent until "
+            "`tocsin restore reconcile --reason TEXT` has replayed them"
+        )
 
 
 def _provide_law(parts: Parts, config: Path | None) -> None:
@@ -620,6 +649,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     settings = parts.get(Settings)
     config = aws_config(settings)
     refuse_wrong_account(settings, config)
+    refuse_restored_store(parts, process)
     watch = _provider_watch(parts, process, config, announces=False)
     email, sms = _email_lane(settings, config, process.clock, watch), _sms_lane(settings, config, process.clock, watch)
     teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
@@ -848,15 +878,16 @@ def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.case.verification import AwarenessPolicy
     from consumers.case.watch import IncidentWatch
     from consumers.domain.duties import LawInForce
-    from consumers.stages.clock import ClockStage
+    from consumers.stages.clock import DIFFERING, ClockStage
 
     database, law = _database(parts), parts.get(LawInForce)
     law()  # rules that are wrong are said at the start
     watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
-    erasures = Erasures(database, process.clock)
+    erasures, comparison = Erasures(database, process.clock), _comparison(parts, process)
     return ClockStage(
-        Clocks(database, process.clock), watch, process.clock, process.health, chores=(erasures.carry_out_due,)
-    )
+        Clocks(database, process.clock), watch, process.clock, process.health,
+        chores=(erasures.carry_out_due, lambda: DIFFERING.set(comparison.reconcile_ended())),
+    )  # fmt: skip
 
 
 def _pager(parts: Parts, process: Process) -> Stage:

@@ -195,6 +195,14 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "erasure_id": _ID, "held": _FLAG, "incident_count": _COUNT, "reason_sha256": _SHA256,
     },
     "person.erased": {"erasure_id": _ID, "marker": _SHA256, "requested_at": _INSTANT},
+    "evidence.reconciled": {
+        "log_size": _COUNT, "attempt_count": _COUNT, "logged_attempt_count": _COUNT, "end_count": _COUNT,
+        "logged_end_count": _COUNT, "difference_count": _COUNT,
+    },
+    "restore.reconciled": {
+        "outcome_count": _COUNT, "unknown_count": _COUNT, "erasure_count": _COUNT, "log_size": _COUNT,
+        "reason_sha256": _SHA256,
+    },
     "evidence.exported": {
         "log_size": _COUNT, "entry_count": _COUNT, "people_count": _COUNT, "without_count": _COUNT,
         "reason_sha256": _MAYBE_SHA256,

@@ -3,17 +3,17 @@
 Verifying needs nothing of this (`consumers.evidence`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 
 from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
-from bridge.runtime.printing import instant, print_json
+from bridge.runtime.printing import instant, print_json, print_table
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act, Role
@@ -172,5 +172,114 @@ def erase(context: click.Context, root: str, dry_run: bool, reason: str | None, 
     )
 
 
-COMMANDS: list[click.Command] = []
-SUBCOMMANDS = {"evidence": [export, erase]}
+class Differences(Protocol):
+    """What ledger, log and receipts say of one incident."""
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]: ...
+    @property
+    def differences(self) -> Sequence[str]: ...
+    @property
+    def log_size(self) -> int: ...
+
+
+class StoreGap(Protocol):
+    """What the log knows and the case store does not; false if nothing."""
+
+    @property
+    def outcome_count(self) -> int: ...
+    @property
+    def unknown_count(self) -> int: ...
+    @property
+    def erasure_count(self) -> int: ...
+    def __bool__(self) -> bool: ...
+
+
+class StoreComparison(Protocol):
+    """Compares the case store with the evidence log."""
+
+    def reconcile(self, incident_id: str) -> Any: ...
+    def keep(self, found: Any) -> None: ...
+    def gap(self, *, newest_only: bool = False) -> StoreGap: ...
+    def replay(self, actor: Actor, role: Role, reason: str) -> StoreGap: ...
+
+
+@click.command()
+@click.option("--incident", "incident_id", required=True, help="The incident.")
+@token_option
+@as_json_option
+@click.pass_context
+def reconcile(context: click.Context, incident_id: str, token_file: Path | None, as_json: bool) -> None:
+    """Compare what ledger, evidence log and providers' receipts say of an incident. Exit code 1: they differ.
+
+    It happens by itself once an incident is closed; a difference is paged, and an alert.
+    """
+    parts: Parts = context.obj
+    authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
+    incident = parts.get(CaseStore).look(lambda case: found(case, incident_id))
+    comparison = parts.get(StoreComparison)
+    seen: Differences = comparison.reconcile(incident_id)
+    if incident.state == "closed":
+        comparison.keep(seen)
+    if as_json:
+        print_json({"incident_id": incident_id, "rows": seen.rows, "differences": seen.differences})
+    else:
+        print_table(
+            [{name: "-" if value is None else value for name, value in row.items()} for row in seen.rows],
+            ("what", "ledger", "log", "providers"),
+        )
+        for difference in seen.differences:
+            click.echo(f"DIFFERS: {difference}")
+        if not seen.differences:
+            click.echo(f"{incident_id}: ledger, log (of {seen.log_size:,} entries) and receipts agree")
+    if seen.differences:
+        context.exit(1)
+
+
+@click.group()
+def restore() -> None:
+    """After a backup was put back."""
+
+
+@restore.command("reconcile")
+@click.option("--dry-run", is_flag=True, help="Say what the store lacks, and change nothing.")
+@reason_option
+@token_option
+@as_json_option
+@click.pass_context
+def restore_reconcile(
+    context: click.Context, dry_run: bool, reason: str | None, token_file: Path | None, as_json: bool
+) -> None:
+    """Write into a restored case store what the evidence log knows: outcomes, so that nobody is told twice, and erasures.
+
+    Dispatch refuses to start before. Stop all stages but evidence first. Exit code 1: people of the log are not in the store.
+    """
+    parts: Parts = context.obj
+    actor = authenticated(parts, token_file)
+    role = actor.acting_for(Act.STEER_RELEASE)
+    comparison = parts.get(StoreComparison)
+    gap = comparison.gap() if dry_run else comparison.replay(actor, role, needed(reason))
+    if as_json:
+        counts = {"outcomes": gap.outcome_count, "unknown": gap.unknown_count, "erasures": gap.erasure_count}
+        print_json(counts | {"replayed": not dry_run})
+    elif not gap:
+        click.echo("The case store knows everything that the evidence log knows.")
+    else:
+        click.echo(f"The log knows {gap}.")
+        if not dry_run:
+            click.echo("Outcomes and erasures are in the case store again.")
+            click.echo(
+                "Not in the log, and to be done again by hand: decisions made since the backup (facts, gates, approvals); "
+                "their entries say that there were some. See `tocsin incident show`."
+            )
+    if gap.unknown_count:
+        click.echo(
+            f"{gap.unknown_count:,} attempts are of people whom this store does not know: its backup is from before they were "
+            "planned. Dispatch goes on refusing, or they would be told twice; restore a newer backup.",
+            err=as_json,
+        )
+        context.exit(1)
+
+
+COMMANDS: list[click.Command] = [restore]
+SUBCOMMANDS = {"evidence": [export, erase, reconcile]}

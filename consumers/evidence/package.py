@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -425,10 +425,10 @@ def _finals(package: Package) -> dict[tuple[str, int], Entry]:
     """Return the newest end of each (person, round) that still holds."""
     finals = {
         (str(each.body.get("subject")), int(each.body.get("round", 1))): each
-        for each in package.of_kind(f"{_CASE}person.finished")
+        for each in _by_time(package.of_kind(f"{_CASE}person.finished"), "occurred_at")
     }
     arrived: dict[tuple[str, int], dict[int, str]] = {}
-    for each in package.of_kind(_OUTCOME):
+    for each in _by_time(package.of_kind(_OUTCOME), "recorded_at"):
         key = (str(each.content.get("subject")), int(each.content.get("round", 1)))
         arrived.setdefault(key, {})[int(each.content.get("attempt_number", 0))] = str(each.content.get("state"))
     elsewhere = {str(each.body.get("subject")) for each in package.of_kind(f"{_CASE}people.told_in_other_incident")}
@@ -509,9 +509,14 @@ def _verify_deliveries(package: Package, people: Sequence[Person], report: Packa
         report.proved.append(f"Proved: the SHA-256 of the text is the logged one for {texts} attempts.")
 
 
+def _by_time(entries: Iterable[Entry], name: str) -> list[Entry]:
+    """Return entries in the order in which they were recorded: a restored case store logs again what it had said before."""
+    return sorted(entries, key=lambda each: (str(each.content.get(name)), each.index))
+
+
 def _attempts(outcomes: Sequence[Entry]) -> dict[tuple[object, ...], list[Entry]]:
     found: dict[tuple[object, ...], list[Entry]] = {}
-    for each in outcomes:
+    for each in _by_time(outcomes, "recorded_at"):
         key = tuple(each.content.get(name) for name in ("subject", "round", "attempt_number"))
         found.setdefault(key, []).append(each)
     return found

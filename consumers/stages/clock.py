@@ -51,6 +51,11 @@ REVIEWS_OVERDUE = gauge(
     "versions of rules that nobody has looked at for a quarter",
     question="does anybody check the law?",
 )
+DIFFERING = gauge(
+    "tocsin_evidence_differing_count",
+    "ended incidents of which ledger, evidence log and providers' receipts do not say the same",
+    question="is what we could prove what happened?",
+)
 
 
 class Watch(Protocol):

@@ -1030,6 +1030,27 @@ class Ledger:
         self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
         return len(moved)
 
+    @property
+    def wait_for_receipts(self) -> timedelta:
+        """How long the slowest channel's last receipt may take."""
+        return max(self._policy.timeout_of.values())
+
+    def resume(self, connection: sa.Connection, people: Sequence[str]) -> None:
+        """Give people what follows from attempts that were written by somebody else: the next channel, or an end."""
+        now = self._clock.now()
+        settled = sorted(
+            set(
+                connection.execute(
+                    sa.select(attempt.c.recipient_id).where(
+                        attempt.c.recipient_id.in_(people)
+                        & attempt.c.state.in_([state.value for state in ARRIVED | FAILED])
+                    )
+                ).scalars()
+            )
+        )
+        for start in range(0, len(settled), _CHUNK):
+            self._advance_people(connection, settled[start : start + _CHUNK], now)
+
     def _expires_at(self, row: Mapping[str, Any], now: datetime) -> datetime:
         own = row["timeout_seconds"]
         timeout = self._policy.timeout_of[Channel(row["channel"])] if own is None else timedelta(seconds=own)

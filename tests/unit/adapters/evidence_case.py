@@ -48,6 +48,7 @@ class EvidenceCase(Case):
         self.log = root / "evidence"
         self.artefacts = DirectoryArtefactStore(root / "artefacts")
         self.types = discover()
+        self.sent: list[Intent] = []
         self._offset = 0
 
     def known_person(

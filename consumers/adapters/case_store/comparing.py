@@ -1,0 +1,438 @@
+"""Compares the case store with the evidence log: does the store lack what the log knows (a restored backup), do both and
+the providers' receipts agree on an incident?
+
+The log is written from the store's outbox, so that the store is never behind it, unless it was put back in time.
+"""
+
+import hashlib
+import itertools
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.errors import Refused
+from bridge.contracts.events import AttemptState
+from bridge.runtime.clock import Clock
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.erasures import Erasures
+from consumers.adapters.case_store.incidents import SqlCaseWork
+from consumers.adapters.case_store.ledger import Ledger
+from consumers.adapters.case_store.tables import attempt, incident, page, receipt, recipient, reconciliation, release
+from consumers.case.acting import Actor, record_act
+from consumers.case.events import Body, case_event
+from consumers.case.permissions import Role
+from consumers.evidence.checkpoint import Checkpoint
+from consumers.evidence.note import Note
+from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
+from consumers.evidence.tally import AttemptKey, LoggedAttempt, PersonKey, Tally, tally
+
+_NEWEST = 20_000
+"""So many entries the comparison at a start reads: what a restored store lacks is what was logged last."""
+_WAITS_FOR = timedelta(minutes=10)
+"""So long after its end an incident's last leaves may take before they count as missing."""
+_AGAIN_AFTER = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What the log knows and the case store does not."""
+
+    outcome_count: int = 0
+    unknown_count: int = 0
+    """Attempts to reach people whom the store does not know: its backup is from before they were planned."""
+    erasure_count: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.outcome_count or self.unknown_count or self.erasure_count)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.outcome_count:,} outcomes of attempts" if self.outcome_count else "",
+            f"{self.unknown_count:,} attempts to reach people whom the case store does not know"
+            if self.unknown_count
+            else "",
+            f"{self.erasure_count:,} erased keys that are back" if self.erasure_count else "",
+        ]
+        return " and ".join(each for each in parts if each)
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What ledger, log and receipts say of one incident, side by side."""
+
+    incident_id: str
+    log_size: int
+    rows: list[Mapping[str, object]] = field(default_factory=list)
+    """What is counted, by whom: `what`, `ledger`, `log`, `providers`."""
+    differences: list[str] = field(default_factory=list)
+
+
+class Comparison:
+    """Compares one case store with the log in one folder."""
+
+    def __init__(self, database: CaseDatabase, log: Path, clock: Clock, ledger: Ledger) -> None:
+        self._database = database
+        self._files = LogFolder(log)
+        self._clock = clock
+        self._ledger = ledger
+        self._erasures = Erasures(database, clock)
+        self._tried: dict[str, datetime] = {}
+
+    # --- a restored store -------------------------------------------------------------------------------------------
+
+    def gap(self, *, newest_only: bool = False) -> Gap:
+        """Return what the store lacks. `newest_only` reads the log's end only, where any gap shows; for a start."""
+        reader = self._reader()
+        if reader is None:
+            return Gap()
+        entries: Iterable[tuple[int, bytes]] = reader.entries()
+        if newest_only:
+            entries = itertools.islice(reader.backwards(), _NEWEST)
+        known = tally(entries, reader.size)
+        with self._database.read() as connection:
+            behind, unknown = _behind(connection, known)
+        return Gap(len(behind), unknown, self._erasures.marked(known.markers))
+
+    def replay(self, actor: Actor, role: Role, reason: str) -> Gap:
+        """Write into the store what the log knows, and erase again what was erased; return what that was.
+
+        Commands that were on their way in the backup are void from then on. A crash leaves attempts replayed in part: it is
+        done again. Attempts of people whom the store does not know stay unknown, and dispatch goes on refusing.
+        """
+        reader = self._reader()
+        if reader is None:
+            raise Refused(f"{self._files.root} holds no log; restore it first, it is what the store is compared with")
+        known = tally(reader.entries(), reader.size)
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> tuple[int, int]:
+            behind, unknown = _behind(connection, known)
+            people = _write_attempts(connection, behind, self._ledger.wait_for_receipts, now)
+            connection.execute(
+                sa.update(incident)
+                .where(incident.c.incident_id.in_(sorted({key[0] for key in behind} or {""})))
+                .values(epoch=incident.c.epoch + 1)
+            )
+            # what they need now is decided from all of their attempts, so only when all are there
+            self._ledger.resume(connection, people)
+            return len(behind), unknown
+
+        outcomes, unknown = self._database.writing(work)
+        gap = Gap(outcomes, unknown, self._erasures.erase_marked(known.markers))
+        body: Body = {
+            "outcome_count": gap.outcome_count, "unknown_count": gap.unknown_count, "erasure_count": gap.erasure_count,
+            "log_size": reader.size,
+        }  # fmt: skip
+
+        def record(connection: sa.Connection) -> None:
+            record_act(SqlCaseWork(connection, now), actor, role, "restore.reconciled", body, at=now, reason=reason)
+
+        self._database.writing(record)
+        return gap
+
+    # --- one incident -----------------------------------------------------------------------------------------------
+
+    def reconcile(self, incident_id: str) -> Reconciled:
+        """Compare what ledger, log and providers' receipts say of an incident. Raises Refused where there is no log."""
+        reader = self._reader()
+        if reader is None:
+            raise Refused(
+                f"{self._files.root} holds no checkpoint: no evidence was logged yet, or it is another folder"
+            )
+        known = tally(reader.entries(), reader.size, incident_id)
+        found = Reconciled(incident_id, reader.size)
+        with self._database.read() as connection:
+            people = _people(connection, incident_id)
+            attempts = _attempts(connection, incident_id)
+            receipts = _receipts(connection, incident_id)
+        _compare_attempts(found, attempts, known)
+        _compare_ends(found, people, known)
+        _compare_receipts(found, attempts, receipts)
+        return found
+
+    def keep(self, found: Reconciled) -> None:
+        """Record what a comparison found: for the metric, for the log, and as a page where something differs."""
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> None:
+            upsert(
+                connection,
+                reconciliation,
+                [
+                    {
+                        "incident_id": found.incident_id, "reconciled_at": now, "log_size": found.log_size,
+                        "difference_count": len(found.differences), "differences": found.differences[:100],
+                    }
+                ],
+                update=("reconciled_at", "log_size", "difference_count", "differences"),
+            )  # fmt: skip
+            case = SqlCaseWork(connection, now)
+            row = connection.execute(
+                sa.select(incident.c.exercise).where(incident.c.incident_id == found.incident_id)
+            ).one()
+            counts = {str(each["what"]): each for each in found.rows}
+            body = {
+                "log_size": found.log_size,
+                "attempt_count": counts["attempts"]["ledger"], "logged_attempt_count": counts["attempts"]["log"],
+                "end_count": counts["ends"]["ledger"], "logged_end_count": counts["ends"]["log"],
+                "difference_count": len(found.differences),
+            }  # fmt: skip
+            case.publish_case_event(
+                case_event(
+                    "evidence.reconciled", incident_id=found.incident_id, actor=None, role=None, at=now,
+                    body=body, exercise=bool(row.exercise),  # type: ignore[arg-type]  # counts, as checked by shape
+                )
+            )  # fmt: skip
+            if found.differences:
+                mark = f"evidence.differs/{found.incident_id}/{found.differences}"
+                upsert(
+                    connection,
+                    page,
+                    [
+                        {
+                            "page_id": hashlib.sha256(mark.encode()).hexdigest(), "incident_id": found.incident_id,
+                            "kind": "evidence.differs", "severity": "critical", "roles": ["dpo", "sre"],
+                            "title": f"{found.incident_id}: ledger, evidence log and providers do not say the same",
+                            "body": {
+                                "differences": len(found.differences),
+                                "next": f"tocsin evidence reconcile --incident {found.incident_id}",
+                            },
+                            "raised_at": now,
+                        }
+                    ],
+                )  # fmt: skip
+
+        self._database.writing(work)
+
+    def reconcile_ended(self) -> int:
+        """Compare incidents that have ended and were not compared since, and those that differed; return how many differ.
+
+        Leaves follow a change within seconds: a difference counts once they have had ten minutes.
+        """
+        now = self._clock.now()
+        with self._database.read() as connection:
+            waiting = connection.execute(
+                sa.select(incident.c.incident_id, incident.c.closed_at, reconciliation.c.difference_count)
+                .outerjoin(reconciliation, reconciliation.c.incident_id == incident.c.incident_id)
+                .where(
+                    (incident.c.state == "closed")
+                    & (reconciliation.c.incident_id.is_(None) | (reconciliation.c.difference_count > 0))
+                )
+            ).all()
+        for row in waiting:
+            if now - self._tried.get(row.incident_id, datetime.min.replace(tzinfo=now.tzinfo)) < _AGAIN_AFTER:
+                continue
+            self._tried[row.incident_id] = now
+            if self._reader() is None:
+                continue
+            found = self.reconcile(row.incident_id)
+            patient = row.closed_at is not None and now - row.closed_at < _WAITS_FOR
+            if found.differences and (patient or row.difference_count is not None):
+                continue
+            self.keep(found)
+        with self._database.read() as connection:
+            return int(
+                connection.execute(
+                    sa.select(sa.func.count()).select_from(reconciliation).where(reconciliation.c.difference_count > 0)
+                ).scalar_one()
+            )
+
+    def _reader(self) -> LogReader | None:
+        signed = self._files.read(CHECKPOINT)
+        if signed is None:
+            return None
+        return LogReader(self._files, Checkpoint.parse_text(Note.parse(signed).text).size)
+
+
+def _behind(connection: sa.Connection, known: Tally) -> tuple[dict[AttemptKey, tuple[str, LoggedAttempt]], int]:
+    """Return the attempts whose newest leaf the store does not know, with the recipient's id; and how many are nobody's."""
+    names = sorted({key[0] for key in known.attempts})
+    people: dict[PersonKey, str] = {}
+    stored: dict[tuple[str, int], Any] = {}
+    for name in names:
+        for row in connection.execute(
+            sa.select(recipient.c.recipient_id, recipient.c.subject_commitment, recipient.c.round).where(
+                recipient.c.incident_id == name
+            )
+        ):
+            people[name, row.subject_commitment, row.round] = row.recipient_id
+        for each in connection.execute(
+            sa.select(attempt.c.recipient_id, attempt.c.number, attempt.c.state, attempt.c.state_at).where(
+                attempt.c.incident_id == name
+            )
+        ):
+            stored[each.recipient_id, each.number] = each
+    behind: dict[AttemptKey, tuple[str, LoggedAttempt]] = {}
+    unknown = 0
+    for key, logged in known.attempts.items():
+        recipient_id = people.get(key[:3])
+        if recipient_id is None:
+            # whoever was left out again before anything was sent has no row any more, and needs none
+            unknown += logged.begun
+            continue
+        at = stored.get((recipient_id, key[3]))
+        if at is None:
+            if logged.begun:
+                behind[key] = recipient_id, logged
+        elif at.state != logged.state and at.state_at < logged.recorded_at:
+            behind[key] = recipient_id, logged
+    return behind, unknown
+
+
+def _write_attempts(
+    connection: sa.Connection,
+    behind: Mapping[AttemptKey, tuple[str, LoggedAttempt]],
+    wait_for_receipts: timedelta,
+    now: datetime,
+) -> list[str]:
+    """Bring attempts to where the log saw them; return the people whose they are."""
+    releases: dict[str, str | None] = {}
+    epochs: dict[str, int] = {}
+    for name in {key[0] for key in behind}:
+        releases[name] = connection.execute(
+            sa.select(release.c.release_id)
+            .where((release.c.incident_id == name) & release.c.released_at.is_not(None))
+            .order_by(release.c.released_at.desc())
+        ).scalar()
+        epochs[name] = int(
+            connection.execute(sa.select(incident.c.epoch).where(incident.c.incident_id == name)).scalar_one()
+        )
+    people: set[str] = set()
+    for (name, _, _, number), (recipient_id, logged) in sorted(behind.items(), key=lambda item: item[0]):
+        handed = logged.state == AttemptState.HANDED_OVER
+        values: dict[str, Any] = {
+            "state": logged.state, "state_at": logged.recorded_at, "channel": logged.channel,
+            "provider": logged.provider,
+            # nobody knows how long ago the provider took it: its last word gets the whole time anew
+            "expires_at": now + wait_for_receipts if handed else None,
+        }  # fmt: skip
+        if handed:
+            values["handed_over_at"] = logged.recorded_at
+        if logged.begun:
+            values["intended_at"] = logged.recorded_at
+        done = connection.execute(
+            sa.update(attempt)
+            .where((attempt.c.recipient_id == recipient_id) & (attempt.c.number == number))
+            .values(
+                **values,
+                send_count=sa.case(
+                    (attempt.c.send_count > int(logged.begun), attempt.c.send_count), else_=int(logged.begun)
+                ),
+            )
+        ).rowcount
+        if not done:
+            own = connection.execute(
+                sa.select(attempt.c.release_id).where(attempt.c.recipient_id == recipient_id)
+            ).scalar()
+            release_id = own or releases[name]
+            if release_id is None:
+                raise Refused(
+                    f"{name}: the log knows attempts, and this case store has no release of it; its backup is from before "
+                    "the release. Restore a newer one"
+                )
+            connection.execute(
+                sa.insert(attempt).values(
+                    attempt_id=hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32],
+                    recipient_id=recipient_id, number=number, incident_id=name, release_id=release_id,
+                    epoch=epochs[name], send_count=int(logged.begun), message_salt=secrets.token_hex(16),
+                    bundle_sha256=logged.bundle_sha256, **values,
+                )
+            )  # fmt: skip
+        people.add(recipient_id)
+    return sorted(people)
+
+
+_Attempts = Mapping[tuple[str, int, int], Any]
+"""Rows of attempts by commitment, round and number."""
+
+
+def _attempts(connection: sa.Connection, incident_id: str) -> _Attempts:
+    rows = connection.execute(
+        sa.select(
+            attempt.c.attempt_id, attempt.c.number, attempt.c.state, attempt.c.provider, attempt.c.send_count,
+            recipient.c.subject_commitment, recipient.c.round,
+        )
+        .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+        .where(attempt.c.incident_id == incident_id)
+    )  # fmt: skip
+    return {(row.subject_commitment, row.round, row.number): row for row in rows}
+
+
+def _people(connection: sa.Connection, incident_id: str) -> Mapping[tuple[str, int], str]:
+    rows = connection.execute(
+        sa.select(recipient.c.subject_commitment, recipient.c.round, recipient.c.final_state).where(
+            (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_not(None)
+        )
+    )
+    return {(row.subject_commitment, row.round): row.final_state for row in rows}
+
+
+def _receipts(connection: sa.Connection, incident_id: str) -> Mapping[str, set[str]]:
+    """Return the kinds of receipts by attempt."""
+    found: dict[str, set[str]] = {}
+    for row in connection.execute(
+        sa.select(receipt.c.attempt_id, receipt.c.kind)
+        .join(attempt, attempt.c.attempt_id == receipt.c.attempt_id)
+        .where(attempt.c.incident_id == incident_id)
+    ):
+        found.setdefault(row.attempt_id, set()).add(row.kind)
+    return found
+
+
+def _compare_attempts(found: Reconciled, attempts: _Attempts, known: Tally) -> None:
+    begun = {key: row for key, row in attempts.items() if row.send_count > 0}
+    logged = {key[1:]: each for key, each in known.attempts.items() if each.begun}
+    found.rows.append({"what": "attempts", "ledger": len(begun), "log": len(logged), "providers": None})
+    _say(found, "attempts are in the ledger and not in the log", begun.keys() - logged.keys())
+    _say(found, "attempts are in the log and not in the ledger", logged.keys() - begun.keys())
+    both = begun.keys() & logged.keys()
+    _say(found, "attempts have another state in the log than in the ledger",
+         [key for key in both if begun[key].state != logged[key].state
+          and not (begun[key].state in _UNLOGGED and logged[key].state in _UNLOGGED)])  # fmt: skip
+    for state in sorted({row.state for row in begun.values()} | {each.state for each in logged.values()}):
+        found.rows.append(
+            {
+                "what": f"  {state}", "ledger": sum(row.state == state for row in begun.values()),
+                "log": sum(each.state == state for each in logged.values()), "providers": None,
+            }
+        )  # fmt: skip
+
+
+_UNLOGGED = frozenset({"planned", "commanded"})
+"""Between these an attempt moves without a leaf: nothing has left the house."""
+
+
+def _compare_ends(found: Reconciled, people: Mapping[tuple[str, int], str], known: Tally) -> None:
+    ends = {key[1:]: state for key, (_, state) in known.ends.items()}
+    found.rows.append({"what": "ends", "ledger": len(people), "log": len(ends), "providers": None})
+    _say(found, "people have an end in the ledger and none in the log", people.keys() - ends.keys())
+    _say(found, "people have another end in the log than in the ledger",
+         [key for key in people.keys() & ends.keys() if people[key] != ends[key]])  # fmt: skip
+
+
+def _compare_receipts(found: Reconciled, attempts: _Attempts, receipts: Mapping[str, set[str]]) -> None:
+    """Compare per provider how many messages the ledger holds for delivered with how many its receipts say were."""
+    for provider in sorted({row.provider for row in attempts.values()}):
+        own = [row for row in attempts.values() if row.provider == provider and row.send_count > 0]
+        confirmed = [row for row in own if receipts.get(row.attempt_id, set()) & {"delivered", "read", "complained"}]
+        if not any(row.attempt_id in receipts for row in own):
+            # a channel whose provider reports nothing, or an incident whose people were all erased
+            continue
+        arrived = [row for row in own if row.state in ("delivered", "read", "complained")]
+        found.rows.append(
+            {"what": f"{provider}: delivered", "ledger": len(arrived), "log": None, "providers": len(confirmed)}
+        )
+        _say(found, f"attempts are delivered in the ledger, and {provider} never said so",
+             [row for row in arrived if row.attempt_id in receipts and row not in confirmed])  # fmt: skip
+        _say(found, f"attempts were delivered by {provider}, and the ledger does not have it",
+             [row for row in confirmed if row.state not in ("delivered", "read", "complained", "bounced")])  # fmt: skip
+
+
+def _say(found: Reconciled, what: str, which: Collection[object]) -> None:
+    if which:
+        found.differences.append(f"{len(which):,} {what}")

@@ -1,0 +1,189 @@
+"""Ledger, evidence log and receipts are compared; a case store that was put back in time tells nobody twice."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.comparing import Comparison, Gap
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.erasures import Erasures
+from consumers.adapters.case_store.ledger import Ledger
+from consumers.case.permissions import Role
+from consumers.domain.sending import ReceiptKind
+from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, delivered_case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE
+from tests.unit.adapters.test_erasures import DORA, close
+
+
+def comparison_of(case: EvidenceCase) -> Comparison:
+    return Comparison(case.database, case.log, case.clock, case.ledger)
+
+
+class Restored(EvidenceCase):
+    """A copy of a case store in the middle of its release, beside the log that went on."""
+
+    def __init__(self, case: EvidenceCase, root: Path) -> None:
+        self.clock, self.log, self.artefacts, self.types = case.clock, case.log, case.artefacts, case.types
+        self._offset = case._offset
+        self.database = CaseDatabase(f"sqlite:///{root}/backup.db")
+        self.ledger = Ledger(self.database, self.clock, case.ledger._policy)
+
+
+@pytest.fixture
+def halfway(tmp_path: Path) -> Iterator[tuple[EvidenceCase, Restored]]:
+    """Return the case as it went on, and its store as a backup has it.
+
+    In the backup 1 and 2 have a command on its way, 3 was not begun. In truth 1 was reached by mail, 2 by SMS after a
+    bounce, 3 was handed over.
+    """
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.known_person(2, "order/9")
+    case.known_person(3)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(2)
+    case.ledger.meter(EMAIL_LANE)
+    commands = case.commands()
+    with (
+        closing(sqlite3.connect(tmp_path / "case.db")) as now,
+        closing(sqlite3.connect(tmp_path / "backup.db")) as kept,
+    ):
+        now.backup(kept)
+    case.clock.at += timedelta(minutes=1)
+    intents = list(case.ledger.intend(commands, "d1", "dispatch", {("tocsin.delivery-commands", 0): 1}))
+    case.hand_over(intents)
+    case.sent += intents
+    for each in intents:
+        case.receive(each, ReceiptKind.DELIVERED if each.root == "customer/1" else ReceiptKind.BOUNCED_HARD)
+    for lane in (EMAIL_LANE, SMS_LANE):
+        more = case.claim(lane)
+        case.hand_over(more)
+        case.sent += more
+        for each in more:
+            if each.channel == "sms":
+                case.receive(each, ReceiptKind.DELIVERED)
+    case.commands()
+    restored = Restored(case, tmp_path)
+    yield case, restored
+    restored.database.close()
+
+
+def test_a_store_that_was_not_restored_lacks_nothing(halfway: tuple[EvidenceCase, Restored]) -> None:
+    case, restored = halfway
+    assert comparison_of(case).gap() == comparison_of(case).gap(newest_only=True) == Gap()
+    assert not comparison_of(case).gap()
+    gap = comparison_of(restored).gap(newest_only=True)
+    assert gap == Gap(outcome_count=4)
+    assert "4 outcomes of attempts" in str(gap)
+
+
+def test_after_a_restored_backup_nobody_is_told_twice(halfway: tuple[EvidenceCase, Restored]) -> None:
+    case, restored = halfway
+    told = sorted(f"{each.root} by {each.channel}" for each in case.sent)
+    assert told == ["customer/1 by email", "customer/2 by email", "customer/2 by sms", "customer/3 by email"]
+    comparison = comparison_of(restored)
+    assert comparison.replay(DORA, Role.DPO, "the disk of the database was lost") == Gap(outcome_count=4)
+    assert not comparison.gap()
+    for number in (1, 2, 3):
+        recipient = f"{INCIDENT}:customer/{number}"
+        assert restored.states(recipient) == case.states(recipient)
+        assert restored.end(recipient) == case.end(recipient)
+    # whatever release and dispatch do now, and however often the old commands are read again
+    again = [*restored.claim(EMAIL_LANE), *restored.claim(SMS_LANE)]
+    assert again == []
+    # what 3's provider still had to say is understood, and closes the case
+    with restored.database.read() as connection:
+        attempt_id = connection.execute(
+            sa.select(tables.attempt.c.attempt_id).where(tables.attempt.c.state == "handed_over")
+        ).scalar_one()
+    intent = next(each for each in case.sent if each.attempt_id == attempt_id)
+    restored.receive(intent, ReceiptKind.DELIVERED)
+    assert restored.end(f"{INCIDENT}:customer/3") == "reached"
+    restored.commands()
+    assert comparison.reconcile(INCIDENT).differences == []
+    assert comparison.replay(DORA, Role.DPO, "once more") == Gap()
+    assert restored.export(restored.log.parent / "package").report.whole
+
+
+def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
+    halfway: tuple[EvidenceCase, Restored],
+) -> None:
+    _, restored = halfway
+    with restored.database.write() as connection:
+        connection.execute(sa.delete(tables.attempt).where(tables.attempt.c.recipient_id.like("%customer/1")))
+        connection.execute(sa.delete(tables.recipient).where(tables.recipient.c.root == "customer/1"))
+    comparison = comparison_of(restored)
+    assert comparison.replay(DORA, Role.DPO, "an old backup") == Gap(outcome_count=3, unknown_count=1)
+    assert comparison.gap(newest_only=True) == Gap(unknown_count=1)
+
+
+def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased_again(tmp_path: Path) -> None:
+    case = delivered_case(tmp_path)
+    close(case)
+    with (
+        closing(sqlite3.connect(tmp_path / "case.db")) as now,
+        closing(sqlite3.connect(tmp_path / "backup.db")) as kept,
+    ):
+        now.backup(kept)
+    Erasures(case.database, case.clock).ask("customer/1", DORA, Role.DPO, "a letter")
+    case.commands()
+    restored = Restored(case, tmp_path)
+    comparison = comparison_of(restored)
+    assert comparison.gap(newest_only=True) == Gap(erasure_count=1)
+    assert comparison.replay(DORA, Role.DPO, "the disk was lost") == Gap(erasure_count=1)
+    assert not comparison.gap()
+    restored.database.close()
+
+
+def test_an_ended_incident_is_compared_by_itself_and_a_difference_is_paged(tmp_path: Path) -> None:
+    case = delivered_case(tmp_path)
+    comparison = comparison_of(case)
+    assert comparison.reconcile_ended() == 0
+    close(case)
+    assert comparison.reconcile_ended() == 0
+    events = {each["kind"]: each["body"] for each in case.case_events()}
+    assert events["evidence.reconciled"] == {
+        "log_size": events["evidence.reconciled"]["log_size"], "attempt_count": 4, "logged_attempt_count": 4,
+        "end_count": 4, "logged_end_count": 4, "difference_count": 0,
+    }  # fmt: skip
+    assert comparison.reconcile(INCIDENT).differences == []
+    counted = {
+        row["what"]: (row["ledger"], row["log"], row["providers"]) for row in comparison.reconcile(INCIDENT).rows
+    }
+    assert counted["attempts"] == (4, 4, None)
+    assert counted["sns: delivered"] == (1, None, 1)
+
+
+def test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(tmp_path: Path) -> None:
+    case = delivered_case(tmp_path)
+    close(case)
+    with case.database.write() as connection:
+        connection.execute(
+            sa.update(tables.attempt).where(tables.attempt.c.state == "delivered").values(state="expired")
+        )
+        connection.execute(sa.update(tables.recipient).values(final_state="unreachable_reported"))
+    comparison = comparison_of(case)
+    assert comparison.reconcile_ended() == 0  # leaves may be on their way still
+    case.clock.at += timedelta(minutes=11)
+    assert comparison.reconcile_ended() == 1
+    assert case.pages() == ["evidence.differs"]
+    said = comparison.reconcile(INCIDENT).differences
+    assert "3 attempts have another state in the log than in the ledger" in said
+    assert "3 people have another end in the log than in the ledger" in said
+    assert "2 attempts were delivered by ses, and the ledger does not have it" in said
+    with case.database.write() as connection:
+        connection.execute(
+            sa.update(tables.attempt).where(tables.attempt.c.state == "expired").values(state="delivered")
+        )
+        connection.execute(
+            sa.update(tables.recipient).where(tables.recipient.c.root != "customer/3").values(final_state="reached")
+        )
+    assert comparison.reconcile_ended() == 1  # not looked at again at once
+    case.clock.at += timedelta(seconds=31)
+    assert comparison.reconcile_ended() == 0
