@@ -27,7 +27,7 @@ from bridge.contracts.events import (
 from bridge.contracts.topics import ACCOUNT_NOTICES, CASE_EVENTS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
-from bridge.runtime.telemetry import counter
+from bridge.runtime.telemetry import counter, histogram
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.claims import (
     CHUNK as _CHUNK,
@@ -75,6 +75,13 @@ from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Inten
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
 
+TO_DELIVERED = histogram(
+    "tocsin_delivery_arrival_seconds",
+    "from handing a message over to the moment at which it arrived, as its receipt says; exercises left out",
+    question="how long do notices take to arrive, by channel?",
+    buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600),
+    labels={"channel": [channel.value for channel in Channel]},
+)
 STRANGERS = counter(
     "tocsin_delivery_strange_commands_total",
     "delivery commands that the ledger does not know, or knows of somebody else; they mail nobody",
@@ -1023,6 +1030,9 @@ class Ledger:
             if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
                 row["expires_at"] = self._expires_at(row, now)
+            if after is AttemptState.DELIVERED and row["handed_over_at"] is not None and not row["exercise"]:
+                took = (change.occurred_at - row["handed_over_at"]).total_seconds()
+                TO_DELIVERED.labels(row["channel"]).observe(max(0.0, took))
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), now))
         self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])

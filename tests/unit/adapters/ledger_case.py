@@ -15,7 +15,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
-from consumers.adapters.case_store.ledger import STRANGERS, DeliveryPolicy, Ledger
+from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
@@ -198,9 +198,14 @@ class LedgerCases:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
+        case.clock.at = NOW + timedelta(seconds=90)
+        arrivals = TO_DELIVERED.labels("email")
+        before = arrivals._sum.get()
         case.receive(intent, ReceiptKind.DELIVERED)
+        case.receive(intent, ReceiptKind.DELIVERED, "again")
         assert case.states(person) == [("email", "delivered")]
         assert case.end(person) == "reached"
+        assert arrivals._sum.get() - before == 90
 
     def test_a_bounce_brings_the_next_channel_in_the_same_transaction(self, case: Case) -> None:
         person = case.person(1)

@@ -1,0 +1,154 @@
+"""Every provider of a channel ill: the meter, the dispatcher and the circuits together, on a real case store.
+
+Messages wait where they are, without a trace for each round and without a lost attempt, and go by themselves once a few
+of them got through.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import AttemptState, Channel, Contact, DeliverNotice, SealedContact
+from bridge.runtime.consume import Received
+from bridge.runtime.settings import Delivery
+from bridge.runtime.telemetry import Health
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.outbox import Outbox
+from consumers.adapters.case_store.providers import ProviderTables
+from consumers.adapters.provider_lanes import CircuitLane, CircuitTeller
+from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
+from consumers.domain.accounts import EmailAccount, SmsAccount
+from consumers.domain.circuit import CircuitPolicy
+from consumers.domain.sending import BulkEmail, EmailProvider, SendResult, SendState, SmsProvider
+from consumers.stages.dispatch import Dispatch
+from consumers.stages.release import ReleaseStage
+from tests.unit.adapters.ledger_case import INCIDENT, Case
+from tests.unit.stages.test_dispatch import Addresses, Sms, Texts, World
+from tests.unit.stages.test_release import FakeLease
+
+PEOPLE = 60
+SEALED = SealedContact(key_id="k", wrapped_key="w", nonce="n", ciphertext="c").model_dump(mode="json")
+STEP = timedelta(seconds=2)
+
+
+class Silent:
+    """Accounts that nobody can ask about."""
+
+    def read(self) -> EmailAccount:
+        raise Unreachable("AWS does not answer")
+
+
+class SilentSms:
+    """The same for SMS."""
+
+    def read(self) -> SmsAccount:
+        raise Unreachable("AWS does not answer")
+
+
+class Mails:
+    """A provider that is ill or well, and counts."""
+
+    max_entries = 50
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ill = True
+        self.calls = 0
+        self.taken: Counter[str] = Counter()
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        self.calls += 1
+        if self.ill:
+            return [
+                SendResult(each.attempt_id, SendState.UNAVAILABLE, code="SendingPaused") for each in message.entries
+            ]
+        self.taken.update(each.attempt_id for each in message.entries)
+        return [SendResult(each.attempt_id, SendState.ACCEPTED, f"m-{each.attempt_id}") for each in message.entries]
+
+
+class Opened:
+    """Opens every contact to the same address."""
+
+    def open(self, sealed: SealedContact, root: str) -> Contact:
+        assert sealed.ciphertext == "c"
+        return Contact(email=f"{root.replace('/', '-')}@mail.example.com")
+
+
+class House:
+    """Meter, belt, dispatcher and watch, turned by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.case = Case(CaseDatabase(f"sqlite:///{folder / 'case.db'}"))
+        for number in range(PEOPLE):
+            self.case.person(number, ("email",), contact=SEALED)
+        clock, book = self.case.clock, ProviderTables(self.case.database, self.case.clock)
+        self.first, self.second = Mails("ses"), Mails("smtp")
+        world = World()
+        email: CircuitLane[EmailProvider] = CircuitLane(
+            Channel.EMAIL, [self.first, self.second], CircuitPolicy(), clock
+        )  # fmt: skip
+        sms: CircuitLane[SmsProvider] = CircuitLane(Channel.SMS, [Sms(world)], CircuitPolicy(), clock)
+        self.teller = CircuitTeller([email], book, "d1")
+        self.watch = ProviderWatch(
+            Silent(), SilentSms(), book, clock, WatchPolicy(second={Channel.EMAIL: "smtp"}), announces=True
+        )
+        self.dispatch = Dispatch(self.case.ledger, Opened(), Texts(world), Addresses(), email, sms, clock, "d1")
+        settings = Delivery(email_per_second=10, belt_seconds=4)
+        self.meter = ReleaseStage(self.case.ledger, FakeLease(), settings, Health(), rates=self.watch)
+        self.box = Outbox(self.case.database)
+        self.outcomes = 0
+
+    def turn(self) -> None:
+        self.case.clock.at += STEP
+        self.teller.tell()
+        self.watch.read_circuits()
+        self.meter.tick(STEP.total_seconds())
+        commands: list[Received] = []
+        while batch := self.box.next_batch(1000):
+            for row in batch:
+                if row.topic == "tocsin.delivery-commands":
+                    event = DeliverNotice.model_validate_json(row.value)
+                    commands.append(Received(row.topic, 0, 0, "", event, tombstone=False, headers={}, value=None))
+                self.outcomes += row.topic == "tocsin.delivery-outcomes"
+            self.box.settle(batch)
+        if commands:
+            self.dispatch.handle(commands, {})
+
+    def states(self) -> dict[tuple[str, int], int]:
+        with self.case.database.read() as connection:
+            rows = connection.execute(sa.select(tables.attempt.c.state, tables.attempt.c.send_count))
+            return Counter((row.state, row.send_count) for row in rows)
+
+
+def test_messages_wait_without_a_trace_and_go_by_themselves_when_a_provider_is_well(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    for _ in range(10):
+        house.turn()
+    calls, outcomes = house.first.calls + house.second.calls, house.outcomes
+    assert calls == 6, "three ill answers of each open both circuits"
+    for _ in range(4):
+        house.turn()
+    assert (house.first.calls + house.second.calls, house.outcomes) == (calls, outcomes), "nobody is called or logged"
+    assert house.states() == {(AttemptState.PLANNED.value, 0): PEOPLE}
+    assert {"provider.lane_still", "provider.circuit_open"} <= set(house.case.pages())
+    for _ in range(20):
+        house.turn()
+    # a few messages have tried each provider again and again, and nothing else has moved
+    probes = house.first.calls + house.second.calls - calls
+    assert 2 <= probes <= 6
+    assert house.outcomes - outcomes <= 2 * CircuitPolicy().probes * probes
+    assert house.states() == {(AttemptState.PLANNED.value, 0): PEOPLE}
+
+    house.second.ill = False
+    for _ in range(130):
+        house.turn()
+        if house.states() == {(AttemptState.HANDED_OVER.value, 1): PEOPLE}:
+            break
+    assert house.states() == {(AttemptState.HANDED_OVER.value, 1): PEOPLE}
+    assert (len(house.second.taken), set(house.second.taken.values())) == (PEOPLE, {1})
+    assert house.case.end(f"{INCIDENT}:customer/0") is None
