@@ -236,11 +236,13 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.case_store.progress import SqlProgress
     from consumers.adapters.frozen_answers import FrozenAnswers
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.leak_matcher import IndexMatcher
     from consumers.case.duty_commands import SubmittedFiles
     from consumers.case.identifying import References
+    from consumers.case.progress import ProgressSource
     from consumers.case.registry import RegistryWatch
     from consumers.case.reproducing import AnswerIndex, FrozenFiles
     from consumers.case.rewriting import ScopeRewriter
@@ -266,6 +268,7 @@ def _provide_case_store(parts: Parts) -> None:
     parts.provide(LeakMatcher, matcher)
     parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(CaseDatabase, database)
+    parts.provide(ProgressSource, lambda: SqlProgress(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
     parts.provide(StoreAnswers, store_answers)

@@ -281,6 +281,16 @@ class ReputationBounds(Section):
     at_least: int = Field(default=1000, ge=1, description="e-mails with an outcome in 24 h before shares count")
 
 
+class Canary(Section):
+    """Whether a release is tried on a few people of each segment first; part of what is approved."""
+
+    per_segment: int = Field(default=0, ge=0, description="so many people of each segment; 0: no canary")
+    wait_seconds: int = Field(default=600, ge=1, description="so long receipts are waited for")
+    bound_percent: int = Field(
+        default=5, ge=0, le=100, description="more that did not arrive hold the rest, until a named person resumes it"
+    )
+
+
 class Delivery(Section):
     mode: Literal["sandbox", "simulator", "live"] = "sandbox"
     aws_region: str = "eu-central-1"
@@ -341,6 +351,7 @@ class Delivery(Section):
         default=("CA", "PR", "US"),
         description="countries (ISO 3166-1) whose carriers take SMS only from a number of that country; check your provider",
     )
+    canary: Canary = Field(default_factory=Canary, description="how releases are tried on a few people first")
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"
     )

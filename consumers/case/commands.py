@@ -51,6 +51,7 @@ from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, Rel
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met
+from consumers.domain.canary import CanaryPolicy
 from consumers.domain.duties import OPEN
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 from consumers.domain.standing import matches_everybody
@@ -369,16 +370,25 @@ def _keyed_address(settings: Settings) -> Callable[[str], str]:
 @incident.command()
 @click.argument("incident_id")
 @click.option("--late-cap", type=click.IntRange(min=0), help="How many late additions the approval covers.")
+@click.option("--canary", type=click.IntRange(min=0), help="Try so many of each segment first; 0: nobody.")
 @_reason
 @_token_file
 @_as_json
 @click.pass_obj
 def prepare(
-    parts: Parts, incident_id: str, late_cap: int | None, reason: str | None, token_file: Path | None, as_json: bool
+    parts: Parts,
+    incident_id: str,
+    late_cap: int | None,
+    canary: int | None,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Freeze what would be released, for two people to approve."""
     actor = authenticated(parts, token_file)
     approvals = parts.get(Settings).approvals
+    tried = parts.get(Settings).delivery.canary
+    per_segment = tried.per_segment if canary is None else canary
     done = releasing.prepare(
         parts.get(CaseStore),
         incident_id,
@@ -387,6 +397,7 @@ def prepare(
         mode=Mode(approvals.mode),
         late_cap=approvals.late_cap if late_cap is None else late_cap,
         for_those_waiting=late_cap is None,
+        canary=CanaryPolicy(per_segment, tried.wait_seconds, tried.bound_percent) if per_segment else None,
         reason=reason,
     )
     policy = done.release.policy
@@ -398,6 +409,9 @@ def prepare(
     click.echo(f"release {done.release.release_id}{' (prepared before)' if done.again else ''}: "
                f"{policy['recipient_count']:,} people in {len(policy['segments'])} segments, mode {policy['mode']}, "
                f"{done.late_count:,} late of at most {policy['late_cap']:,}")  # fmt: skip
+    if per_segment:
+        click.echo(f"canary: the first {per_segment:,} of each segment, then receipts are waited for (at most "
+                   f"{tried.wait_seconds} s); more than {tried.bound_percent} % that did not arrive hold the rest")  # fmt: skip
     if done.everybody is not None:
         click.echo(f"warning: {done.everybody}")
     if done.people_without_text:
@@ -453,7 +467,8 @@ def approve(
                     "releasing": done.releasing, "missing": done.missing})  # fmt: skip
         return
     click.echo(f"approved by {actor.person_id} as {done.role}")
-    click.echo(f"releasing now: tocsin delivery status {done.release.incident_id}" if done.releasing
+    click.echo(f"{'releasing now' if done.release.state == 'releasing' else 'approved, and paused with its incident'}: "
+               f"tocsin incident watch {done.release.incident_id}" if done.releasing
                else f"still missing: {done.missing}")  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bridge.contracts.errors import TocsinError
-from bridge.contracts.events import CaseEvent, Scalar
+from bridge.contracts.events import CaseEvent, Channel, Scalar
 from consumers.case.permissions import Role
 from consumers.domain.approvals import Mode
 from consumers.domain.facts import Facts
@@ -84,6 +84,8 @@ _FACT = BodyField("word", tuple(Facts.model_fields))
 _GATE = BodyField("word", ("law_enforcement_hold", "authority_first", "notice_incomplete"))
 _PHASE = BodyField("word", ("initial", "additional", "final"))
 _PUBLIC = BodyField("word", ("website_posting", "state_media"))
+_CHANNEL = BodyField("word", tuple(Channel))
+_STANDING = {"told_count": _COUNT, "with_providers_count": _COUNT, "without_end_count": _COUNT}
 _RELEASE = {"release_id": _ID, "policy_sha256": _SHA256, "mode": _MODE}
 
 CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
@@ -188,6 +190,14 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "provider.circuit_ordered": {
         "provider": BodyField("slug"), "wanted": BodyField("word", ("open", "closed")), "reason_sha256": _SHA256,
     },
+    "release.paused": {**_RELEASE, **_STANDING, "reason_sha256": _SHA256},
+    "release.resumed": {**_RELEASE, "canary_waived": _FLAG, "reason_sha256": _SHA256},
+    "release.cancelled": {**_RELEASE, **_STANDING, "voided": _COUNT, "reason_sha256": _SHA256},
+    "release.retried": {
+        **_RELEASE, "people_count": _COUNT, "left_out_count": _COUNT, "maybe_told_count": _COUNT, "reason_sha256": _SHA256,
+    },
+    "release.rate_set": {"channel": _CHANNEL, "per_thousand_seconds": _MAYBE_COUNT, "reason_sha256": _SHA256},
+    "person.not_notified": {"subject": _SHA256, "why": BodyField("word", ("held", "release_cancelled", "not_released"))},
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),
     },

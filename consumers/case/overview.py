@@ -31,6 +31,7 @@ from consumers.case.store import (
 from consumers.case.workflow import AWARENESS, found, known_facts
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode
+from consumers.domain.canary import CanaryState
 from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import Exposure
 
@@ -239,8 +240,15 @@ def next_step(
             f"{waiting:,} late people or supplements wait for an approval of their own",
         )  # fmt: skip
     running = next((each for each in ordinary if each.record.state in ("releasing", "paused")), None)
+    if running is not None and running.record.state == "paused":
+        why = (
+            "its canary holds its release"
+            if running.record.canary_state == CanaryState.HELD
+            else "its release is paused"
+        )
+        return NextStep("sre or dpo", f"tocsin incident resume {name} --reason TEXT", why)
     if running is not None:
-        return NextStep("sre", f"tocsin delivery status {name}", f"its release is {running.record.state}")
+        return NextStep("sre", f"tocsin incident watch {name}", "its release is releasing")
     if facts.get("sensitivity") == "synthetic_only":
         return NextStep(
             "a responder, then a second person", f"tocsin incident dismiss {name} --reason TEXT",

@@ -43,7 +43,9 @@ class Act(StrEnum):
     APPROVE = "release.approve"
     OVERRIDE_PREFLIGHT = "release.override_preflight"
     BREAK_GLASS = "release.break_glass"
+    PAUSE_RELEASE = "release.pause"
     STEER_RELEASE = "release.steer"
+    CANCEL_RELEASE = "release.cancel"
     RECORD_PUBLICATION = "publication.record"
     RECORD_POST = "letters.record"
     APPROVE_NOTICE = "notice.approve"
@@ -60,10 +62,11 @@ class Act(StrEnum):
 _RESPOND = frozenset(
     {
         Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.RESCOPE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS,
-        Act.CROSSCHECK, Act.CONFIRM_EVERYBODY,
+        Act.CROSSCHECK, Act.CONFIRM_EVERYBODY, Act.PAUSE_RELEASE,
     }
 )  # fmt: skip
-_APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS})
+# stopping is for whoever sees something wrong; going on, and never going on, are for fewer
+_APPROVE = frozenset({Act.VIEW_INCIDENT, Act.APPROVE, Act.BREAK_GLASS, Act.PAUSE_RELEASE})
 
 PERMISSIONS: dict[Role, frozenset[Act]] = {
     Role.VIEWER: frozenset({Act.VIEW_INCIDENT}),
@@ -72,6 +75,7 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     | _APPROVE
     | {
         Act.PREPARE, Act.CLOSE, Act.SET_GATE, Act.LIFT_GATE, Act.STEER_RELEASE, Act.LOOK_AT_PERSON, Act.EXPORT_SUBJECT,
+        Act.CANCEL_RELEASE,
         Act.ERASE_SUBJECT, Act.EXPORT_EVIDENCE, Act.ASSESS_RISK, Act.RECORD_DUTY, Act.EXCLUDE_POSSIBLE,
         Act.NAME_DIFFERENCES, Act.RECORD_PUBLICATION, Act.RECORD_POST,
         Act.OVERRIDE_PREFLIGHT,
@@ -79,12 +83,14 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     Role.COUNSEL: _APPROVE
     | {
         Act.PREPARE, Act.RECORD_FACT, Act.RECORD_AWARENESS, Act.VERIFY, Act.DISMISS, Act.ASSESS_RISK, Act.RECORD_DUTY,
-        Act.SET_GATE, Act.LIFT_GATE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
+        Act.SET_GATE, Act.LIFT_GATE, Act.CANCEL_RELEASE, Act.APPROVE_NOTICE, Act.REVOKE_NOTICE, Act.ADOPT_LAW,
         Act.EXCLUDE_POSSIBLE, Act.CROSSCHECK, Act.NAME_DIFFERENCES, Act.CONFIRM_EVERYBODY,
         Act.RECORD_PUBLICATION, Act.OVERRIDE_PREFLIGHT,
     },
     Role.APPROVER: _APPROVE,
-    Role.SRE: frozenset({Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.STEER_RELEASE, Act.REDRIVE}),
+    Role.SRE: frozenset(
+        {Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.PAUSE_RELEASE, Act.STEER_RELEASE, Act.REDRIVE}
+    ),
     Role.AUDITOR: frozenset({Act.VIEW_INCIDENT, Act.EXPORT_EVIDENCE}),
     Role.ADMIN: frozenset({Act.MANAGE_PEOPLE}),
 }  # fmt: skip

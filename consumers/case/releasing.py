@@ -34,6 +34,7 @@ from consumers.case.store import (
 from consumers.case.workflow import VOIDABLE, Move, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, Mode
+from consumers.domain.canary import CanaryPolicy, CanaryState, canary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,14 @@ def prepare(
     mode: Mode,
     late_cap: int,
     for_those_waiting: bool = False,
+    canary: CanaryPolicy | None = None,
     reason: str | None = None,
 ) -> Prepared:
     """Build the release policy of the incident's current revision and keep it for approval.
 
     `for_those_waiting`: where more have come late than `late_cap` covers, all of them are covered, and `late_cap` more.
-    An older prepared policy becomes void. Raises Refused while not every partition has answered, nothing can be sent,
+    `canary`: who is tried first, and what holds the rest; None: nobody. An older prepared policy becomes void.
+    Raises Refused while not every partition has answered, nothing can be sent,
     or a release runs already.
     """
     role = actor.acting_for(Act.PREPARE)
@@ -92,7 +95,7 @@ def prepare(
         incident = still_open(case, incident_id)
         came_late = len(case.recipient_ids(incident_id, late=True)) if for_those_waiting else 0
         cap = late_cap if came_late <= late_cap else came_late + late_cap
-        policy = build_policy(case, incident, mode=mode, late_cap=cap)
+        policy = build_policy(case, incident, mode=mode, late_cap=cap, canary=canary)
         if not policy["segments"]:
             raise Refused(
                 f"{incident_id}: no segment has an approved text, so nothing can be sent; "
@@ -145,7 +148,9 @@ def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, 
     )
 
 
-def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_cap: int) -> dict[str, Any]:
+def build_policy(
+    case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_cap: int, canary: CanaryPolicy | None = None
+) -> dict[str, Any]:
     """Return the policy as the case store has it now. Raises Refused ("n of m partitions") while the plan is incomplete.
 
     Late additions are not in the frozen list: the cap is what the approval says about them.
@@ -193,6 +198,7 @@ def build_policy(case: CaseWork, incident: IncidentRecord, *, mode: Mode, late_c
         "late_cap": late_cap,
         "mode": mode.value,
         "exercise": incident.exercise,
+        **({} if canary is None else {"canary": canary.as_json()}),
     }
 
 
@@ -292,7 +298,8 @@ def waiting_release(case: CaseWork, name: str) -> ReleaseRecord:
 
 
 def _refuse_if_changed(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, mode: Mode) -> None:
-    current = build_policy(case, incident, mode=mode, late_cap=release.late_cap)
+    canary = canary_of(release.policy)
+    current = build_policy(case, incident, mode=mode, late_cap=release.late_cap, canary=canary)
     if policy_sha256(current) != release.policy_sha256:
         changed = sorted(key for key in current if current[key] != release.policy.get(key))
         raise Refused(
@@ -322,7 +329,14 @@ def _chosen_role(actor: Actor, mode: Mode, preparer: rule.Act, given: Sequence[r
 def _start(
     case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, now: datetime, *, approval_count: int
 ) -> None:
-    case.update_release(release.release_id, {"state": "releasing", "released_at": now})
+    # a pause holds for the whole incident: what is approved meanwhile waits, too
+    paused = any(each.state == "paused" for each in case.releases(incident.incident_id))
+    changes: dict[str, Any] = {"state": "releasing", "released_at": now}
+    if paused:
+        changes |= {"state": "paused", "stopped_at": now}
+    if canary_of(release.policy) is not None:
+        changes["canary_state"] = CanaryState.TESTING.value
+    case.update_release(release.release_id, changes)
     case.update_incident(incident.incident_id, {"state": moved(incident, Move.RELEASE).value})
     case.publish_case_event(
         case_event(

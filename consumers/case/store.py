@@ -506,6 +506,36 @@ class GateRecord:
     """Until when it was asked for. It ends when somebody lifts it."""
 
 
+@dataclass(frozen=True, slots=True)
+class TriedOnce:
+    """One attempt of somebody who was not reached."""
+
+    channel: str
+    state: str
+    hard_bounce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPerson:
+    """Somebody whom no channel reached. Holds no contact."""
+
+    recipient_id: str
+    segment_id: str | None
+    channels: Sequence[str]
+    has_contact: bool
+    tried: Sequence[TriedOnce]
+    """In order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """One more attempt of somebody, by a channel that was tried before, with the text approved now."""
+
+    recipient_id: str
+    channel: str
+    bundle_sha256: str
+
+
 class CaseWork(Protocol):
     """What can be read and written within one transaction."""
 
@@ -699,6 +729,34 @@ class CaseWork(Protocol):
     def update_release(self, release_id: str, changes: Mapping[str, Any]) -> None: ...
     def withdraw_attempts(self, release_id: str) -> int:
         """Remove the first attempts of a release of which nothing has left; return how many."""
+        ...
+
+    def attempt_counts(self, incident_id: str) -> Mapping[tuple[str, str], int]:
+        """Return how many attempts of an incident stand in each (channel, state)."""
+        ...
+
+    def earliest_open_deadline(self, incident_id: str) -> datetime | None:
+        """Return the earliest deadline owed to somebody without an end."""
+        ...
+
+    def lane_rates(self, incident_id: str) -> Mapping[str, float]:
+        """Return the rates that an incident has of its own, by channel, in messages a second."""
+        ...
+
+    def set_lane_rate(self, incident_id: str, channel: str, per_second: float | None, *, by: str, at: datetime) -> None:
+        """Set such a rate, or with None take it away."""
+        ...
+
+    def failed_people(self, incident_id: str) -> Sequence[FailedPerson]:
+        """Return everybody whose end is that no channel reached them."""
+        ...
+
+    def add_retries(self, incident_id: str, release_id: str, retries: Sequence[Retry], now: datetime) -> None:
+        """Plan these attempts under a release, and take the people's ends back."""
+        ...
+
+    def leave_untold(self, incident_id: str) -> Sequence[tuple[str, str]]:
+        """Write at everybody without an end why they have none; return (commitment to the person, why) of each."""
         ...
 
     def approvals(self, release_id: str) -> Sequence[ApprovalRecord]: ...

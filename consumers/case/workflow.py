@@ -17,7 +17,7 @@ from bridge.contracts.errors import BadInput, Refused, nearest
 from bridge.contracts.scope import AskedScope
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.alerts import listed
-from consumers.case.events import Body, written
+from consumers.case.events import Body, case_event, written
 from consumers.case.findings import finding
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
@@ -441,6 +441,15 @@ def close(
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
         void_releases(case, incident_id)
+        for subject, reason_word in case.leave_untold(incident_id):
+            # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
+            left: Body = {"subject": subject, "why": reason_word}
+            case.publish_case_event(
+                case_event(
+                    "person.not_notified", incident_id=incident_id, actor=None, role=None, at=now, body=left,
+                    exercise=incident.exercise,
+                )
+            )  # fmt: skip
         removed = case.remove_contacts(incident_id)
         case.update_incident(incident_id, {"state": state.value, "closed_at": now, "epoch": incident.epoch + 1})
         announce(case, replace(incident, state=state.value))

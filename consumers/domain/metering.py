@@ -6,13 +6,27 @@ wait for the end of a huge one, nor a fallback for the end of all first attempts
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from bridge.contracts.events import Channel
 
 FAIR = 0.5
 """At most this part of a lane is shared alike; the rest goes by deadline, whatever they leave open."""
 
+ACCOUNT_NOTICES_PER_SECOND = 500.0
+"""What the store's own table takes without anybody noticing."""
+
 QueueKey = tuple[str, bool]
 """Incident, and whether these are fallbacks."""
+
+
+def lane_rates(email_per_second: float, sms_per_second: float) -> Mapping[Channel, float]:
+    """Return the metered channels with what their providers grant, in messages a second."""
+    return {
+        Channel.EMAIL: email_per_second,
+        Channel.SMS: sms_per_second,
+        Channel.ACCOUNT_NOTICE: ACCOUNT_NOTICES_PER_SECOND,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +104,14 @@ def shares(
     for each in waiting:
         give(each, room)
     return given
+
+
+def projected_end(now: datetime, waiting: Mapping[str, int], per_second: Mapping[str, float]) -> datetime | None:
+    """Return when the last of what waits by channel will have left; None where some of it goes not at all."""
+    longest = 0.0
+    for channel, count in waiting.items():
+        rate = per_second.get(channel, 0.0)
+        if count and rate <= 0:
+            return None
+        longest = max(longest, count / rate if count else 0.0)
+    return now + timedelta(seconds=longest)

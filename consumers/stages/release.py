@@ -17,6 +17,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
+from consumers.domain.canary import CanaryState
 from consumers.domain.ledger import ChannelCount, Lane
 from consumers.domain.sending import NO_BOUND, Rates
 
@@ -40,6 +41,13 @@ ATTEMPTS = gauge(
     labels={"channel": [channel.value for channel in Channel], "state": [state.value for state in AttemptState]},
 )
 
+CANARIES = counter(
+    "tocsin_release_canaries_total",
+    "releases that were tried on a few people first, by what their receipts said",
+    question="did a release stop itself?",
+    labels={"state": [CanaryState.PASSED.value, CanaryState.HELD.value]},
+)
+
 _COUNT_EVERY_SECONDS = 5.0
 
 
@@ -49,6 +57,7 @@ class ReleaseLedger(Protocol):
     def begin_attempts(self, limit: int) -> int: ...
     def meter(self, lane: Lane) -> int: ...
     def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int: ...
+    def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]: ...
     def finish_releases(self) -> Sequence[str]: ...
     def attempts(self) -> Sequence[ChannelCount]: ...
 
@@ -162,6 +171,9 @@ class ReleaseStage:
             unknown_patience=min(timedelta(seconds=self._delivery.receipt_timeout_seconds), timedelta(minutes=5)),
         )
         SWEPT.inc(count)
+        for release_id, state in self._ledger.judge_canaries():
+            CANARIES.labels(state.value).inc()
+            log.warning("canary judged", release=release_id, state=state.value)
         for release_id in self._ledger.finish_releases():
             log.info("release finished", release=release_id)
 

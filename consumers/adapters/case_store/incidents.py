@@ -25,6 +25,7 @@ from consumers.adapters.case_store.positions import read_positions, write_positi
 from consumers.adapters.case_store.providers import ProviderRows
 from consumers.adapters.case_store.publications import PublicationRows
 from consumers.adapters.case_store.releases import ReleaseRows
+from consumers.adapters.case_store.steering import SteeringRows
 from consumers.adapters.case_store.tables import (
     act,
     affected,
@@ -332,6 +333,7 @@ class _IncidentRows:
 
 
 class SqlCaseWork(
+    SteeringRows,
     _IncidentRows,
     ReleaseRows,
     DutyTables,

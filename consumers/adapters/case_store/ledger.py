@@ -29,6 +29,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from bridge.runtime.telemetry import counter, histogram
 from consumers.adapters.case_store import outbox, positions
+from consumers.adapters.case_store.canaries import judge_canaries
 from consumers.adapters.case_store.claims import (
     CHUNK as _CHUNK,
 )
@@ -59,6 +60,7 @@ from consumers.adapters.case_store.tables import (
     still_concerned,
 )
 from consumers.domain.approvals import Mode, reach_until
+from consumers.domain.canary import CanaryState
 from consumers.domain.delivery import (
     ARRIVED,
     FAILED,
@@ -416,6 +418,10 @@ class Ledger:
         """Put commands for the most urgent planned attempts of `lane` on the belt; return how many."""
         return self._meter.meter(lane)
 
+    def note_pace(self, lanes: Mapping[Channel, float]) -> None:
+        """Write how fast each running incident goes; `lanes`: how fast each lane may go now, in messages a second."""
+        self._meter.note_pace(lanes)
+
     def _kept_back(self, connection: sa.Connection, row: Mapping[Any, Any], gates: Sequence[Gate]) -> bool:
         """Say whether somebody may not be told now: a gate covers them, or no rule lets their notice pass our region.
 
@@ -481,6 +487,9 @@ class Ledger:
                 Trigger.EXPIRE,
             ),
             (AttemptState.HANDED_OVER, attempt.c.expires_at < now, Trigger.EXPIRE),
+            # what had not left when its incident ended never will
+            (AttemptState.PLANNED, _of_ended(), Trigger.CANCEL),
+            (AttemptState.COMMANDED, _of_ended(), Trigger.CANCEL),
         )
 
         def work(connection: sa.Connection) -> int:
@@ -498,6 +507,11 @@ class Ledger:
             return self._apply(connection, changes, now)
 
         return self._database.writing(work)
+
+    def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]:
+        """Let canaries that are done open their release or pause it; return those that moved."""
+        now = self._clock.now()
+        return self._database.writing(lambda connection: judge_canaries(connection, now, _unbegun))
 
     def finish_releases(self) -> Sequence[str]:
         """Mark releases whose every person has an end; return their ids."""
@@ -1254,6 +1268,10 @@ def _told_in_public(
     """Return whom of those without a channel a publication stands in for, and which."""
     left = [recipient_id for recipient_id, end, _ in ended if end is PersonEnd.UNREACHABLE_REPORTED]
     return stood_in_for(connection, left, publications_of(connection, incident_id, now)) if left else {}
+
+
+def _of_ended() -> sa.ColumnElement[bool]:
+    return attempt.c.incident_id.in_(sa.select(incident.c.incident_id).where(incident.c.state.in_(_ENDED)))
 
 
 def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:

@@ -17,8 +17,17 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
 from consumers.adapters.case_store.claims import command_of, set_alike
-from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.adapters.case_store.tables import attempt, gate, incident, lane_rate, recipient, release, segment
+from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.tables import (
+    attempt,
+    gate,
+    incident,
+    lane_pace,
+    lane_rate,
+    recipient,
+    release,
+    segment,
+)
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import Lane
@@ -57,6 +66,8 @@ class Meter:
         self._credit: dict[tuple[str, Channel], tuple[float, datetime]] = {}
         self._backlog: Mapping[tuple[str, str, bool], int] = {}
         self._count_again = 0.0
+        self._issued: dict[tuple[str, Channel], int] = defaultdict(int)
+        self._paced_at: datetime | None = None
 
     def meter(self, lane: Lane) -> int:
         """Put commands for the most urgent planned attempts of `lane` on the belt; return how many.
@@ -83,10 +94,39 @@ class Meter:
         issued = self._database.writing(work)
         # only now: a transaction that was rolled back and run again has spent nothing
         for incident_id, count in issued.items():
+            self._issued[incident_id, lane.channel] += count
             if (incident_id, lane.channel) in self._credit:
                 credit, at = self._credit[incident_id, lane.channel]
                 self._credit[incident_id, lane.channel] = credit - count, at
         return sum(issued.values())
+
+    def note_pace(self, lanes: Mapping[Channel, float]) -> None:
+        """Write how fast each running incident has gone since the last time, for whoever watches; `lanes` says how fast
+        each lane may go now.
+        """
+        now = self._clock.now()
+        seconds = None if self._paced_at is None else (now - self._paced_at).total_seconds()
+
+        def work(connection: sa.Connection) -> None:
+            rows = [
+                {
+                    "incident_id": each.incident_id,
+                    "channel": channel.value,
+                    "per_second": self._issued.get((each.incident_id, channel), 0) / seconds,
+                    "lane_per_second": most,
+                    "measured_at": now,
+                }
+                for each in running_incidents(connection)
+                for channel, most in lanes.items()
+                if seconds
+            ]
+            upsert(connection, lane_pace, rows, update=("per_second", "lane_per_second", "measured_at"))
+
+        if seconds is None or seconds > 0:
+            if seconds is not None:
+                self._database.writing(work)
+            self._issued.clear()
+            self._paced_at = now
 
     def _most_urgent(self, connection: sa.Connection, lane: Lane, room: int, now: datetime) -> list[Mapping[str, Any]]:
         running = running_incidents(connection)

@@ -115,3 +115,14 @@ class ReleaseRows:
 
     def lift_gate(self, gate_id: str, *, by: str, at: datetime) -> None:
         self._connection.execute(sa.update(gate).where(gate.c.gate_id == gate_id).values(lifted_at=at, lifted_by=by))
+        # whom it kept back goes now, not when the meter looks at them again
+        of_gate = sa.select(gate.c.incident_id).where(gate.c.gate_id == gate_id).scalar_subquery()
+        self._connection.execute(
+            sa.update(attempt)
+            .where(
+                (attempt.c.incident_id == of_gate)
+                & (attempt.c.state == AttemptState.PLANNED)
+                & attempt.c.kept_until.is_not(None)
+            )
+            .values(kept_until=None)
+        )

@@ -180,6 +180,7 @@ RESPONDER = staff("rae", Role.RESPONDER)
 DPO = staff("dan", Role.DPO)
 COUNSEL = staff("col", Role.COUNSEL)
 APPROVER = staff("abe", Role.APPROVER)
+SRE = staff("sam", Role.SRE)
 VIEWER = staff("vic", Role.VIEWER)
 
 

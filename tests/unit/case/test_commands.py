@@ -120,7 +120,7 @@ def test_from_the_page_to_the_release(case: Case, desk: Desk) -> None:
     assert "releasing now" in desk.ok("incident", "approve", name, "--policy", policy, who="col")
     assert "is releasing" in desk.ok("incident", "release", name, who="rae")
     facts = json.loads(desk.ok("incident", "show", name, "--json", who="dan"))
-    assert facts["next"]["command"] == f"tocsin delivery status {name}"
+    assert facts["next"]["command"] == f"tocsin incident watch {name}"
 
 
 def test_who_is_asked_first(case: Case, desk: Desk) -> None:

@@ -203,7 +203,7 @@ def test_the_next_step_leads_from_the_alert_to_the_end(case: Case) -> None:
     assert step() == f"tocsin incident sheet {name} -o sheet.html"
     for who in (DPO, APPROVER):
         releasing.approve(case.store, name, prepared.release.policy_sha256, who, NOW, mode=Mode.TWO_APPROVERS)
-    assert step() == f"tocsin delivery status {name}"
+    assert step() == f"tocsin incident watch {name}"
     case.execute(sa.update(tables.release).values(state="finished"))
     case.execute(sa.update(tables.recipient).values(final_state="reached"))
     assert step() == f"tocsin incident close {name} --reason TEXT"

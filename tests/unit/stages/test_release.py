@@ -13,6 +13,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
+from consumers.domain.canary import CanaryState
 from consumers.domain.ledger import ChannelCount, Lane
 from consumers.domain.sending import NO_BOUND, Allowance
 from consumers.stages.release import ATTEMPTS, ReleaseStage
@@ -43,6 +44,9 @@ class FakeLedger:
     def sweep(self, **patience: timedelta) -> int:
         self.sweeps.append(patience)
         return 0
+
+    def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]:
+        return ()
 
     def finish_releases(self) -> Sequence[str]:
         self.finished += 1

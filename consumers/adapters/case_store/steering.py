@@ -1,0 +1,161 @@
+"""Rows that steering reads and writes: where attempts stand, who failed, rates of lanes. SQL only."""
+
+import hashlib
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import AttemptState
+from consumers.adapters.case_store.metering import insert_attempts
+from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
+from consumers.case.store import FailedPerson, Retry, TriedOnce
+from consumers.domain.delivery import PersonEnd
+from consumers.domain.sending import ReceiptKind
+
+_CHUNK = 500
+_ANEW = (
+    "commanded_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "provider_message_id", "body_sha256",
+    "kept_until",
+)  # fmt: skip
+"""What one attempt learned and the next one does not know."""
+
+
+class SteeringRows:
+    """Delivery as whoever steers it sees it."""
+
+    _connection: sa.Connection
+
+    def attempt_counts(self, incident_id: str) -> Mapping[tuple[str, str], int]:
+        rows = self._connection.execute(
+            sa.select(attempt.c.channel, attempt.c.state, sa.func.count())
+            .where(attempt.c.incident_id == incident_id)
+            .group_by(attempt.c.channel, attempt.c.state)
+        )
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    def earliest_open_deadline(self, incident_id: str) -> datetime | None:
+        found: datetime | None = self._connection.execute(
+            sa.select(sa.func.min(recipient.c.deadline_at, type_=recipient.c.deadline_at.type)).where(
+                (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned()
+            )
+        ).scalar()
+        return found
+
+    def lane_rates(self, incident_id: str) -> Mapping[str, float]:
+        rows = self._connection.execute(
+            sa.select(lane_rate.c.channel, lane_rate.c.per_second).where(lane_rate.c.incident_id == incident_id)
+        )
+        return {row.channel: row.per_second for row in rows}
+
+    def set_lane_rate(self, incident_id: str, channel: str, per_second: float | None, *, by: str, at: datetime) -> None:
+        self._connection.execute(
+            sa.delete(lane_rate).where((lane_rate.c.incident_id == incident_id) & (lane_rate.c.channel == channel))
+        )
+        if per_second is not None:
+            self._connection.execute(
+                sa.insert(lane_rate).values(
+                    incident_id=incident_id, channel=channel, per_second=per_second, set_at=at, set_by=by
+                )
+            )
+
+    def failed_people(self, incident_id: str) -> Sequence[FailedPerson]:
+        people = self._connection.execute(
+            sa.select(
+                recipient.c.recipient_id,
+                recipient.c.segment_id,
+                recipient.c.channels,
+                recipient.c.contact,
+            )
+            .where(
+                (recipient.c.incident_id == incident_id)
+                & (recipient.c.final_state == PersonEnd.UNREACHABLE_REPORTED)
+                & still_concerned()
+            )
+            .order_by(recipient.c.recipient_id)
+        ).all()
+        tried: dict[str, list[TriedOnce]] = defaultdict(list)
+        hard = sa.exists().where(
+            (receipt.c.attempt_id == attempt.c.attempt_id) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD)
+        )
+        ids = [row.recipient_id for row in people]
+        for start in range(0, len(ids), _CHUNK):
+            for row in self._connection.execute(
+                sa.select(attempt.c.recipient_id, attempt.c.channel, attempt.c.state, hard.label("hard"))
+                .where(attempt.c.recipient_id.in_(ids[start : start + _CHUNK]))
+                .order_by(attempt.c.number)
+            ):
+                tried[row.recipient_id].append(TriedOnce(row.channel, row.state, bool(row.hard)))
+        return [
+            FailedPerson(
+                row.recipient_id, row.segment_id, tuple(row.channels), row.contact is not None,
+                tuple(tried[row.recipient_id]),
+            )
+            for row in people
+        ]  # fmt: skip
+
+    def add_retries(self, incident_id: str, release_id: str, retries: Sequence[Retry], now: datetime) -> None:
+        for start in range(0, len(retries), _CHUNK):
+            wanted = {each.recipient_id: each for each in retries[start : start + _CHUNK]}
+            last: dict[str, int] = {}
+            patterns: dict[str, Mapping[Any, Any]] = {}
+            for row in self._connection.execute(
+                sa.select(attempt).where(attempt.c.recipient_id.in_(list(wanted))).order_by(attempt.c.number)
+            ).mappings():
+                last[row["recipient_id"]] = row["number"]
+                if row["channel"] == wanted[row["recipient_id"]].channel:
+                    patterns[row["recipient_id"]] = row
+            rows = [
+                {
+                    # with whatever the segment's policy has said of this channel
+                    **patterns[each.recipient_id],
+                    **dict.fromkeys(_ANEW),
+                    "attempt_id": attempt_id(each.recipient_id, last[each.recipient_id] + 1),
+                    "number": last[each.recipient_id] + 1,
+                    "release_id": release_id,
+                    "state": AttemptState.PLANNED.value,
+                    "state_at": now,
+                    "send_count": 0,
+                    "message_salt": secrets.token_hex(16),
+                    "bundle_sha256": each.bundle_sha256,
+                }
+                for each in wanted.values()
+            ]
+            insert_attempts(self._connection, rows)
+            self._connection.execute(
+                sa.update(recipient)
+                .where((recipient.c.incident_id == incident_id) & recipient.c.recipient_id.in_(list(wanted)))
+                .values(final_state=None, final_at=None)
+            )
+
+    def leave_untold(self, incident_id: str) -> Sequence[tuple[str, str]]:
+        cancelled = self._connection.execute(
+            sa.select(release.c.release_id)
+            .where((release.c.incident_id == incident_id) & (release.c.state == "cancelled"))
+            .limit(1)
+        ).first()
+        untold = (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned()
+        why = "release_cancelled" if cancelled is not None else "not_released"
+        people = [
+            (row.subject_commitment, "held" if row.held_reason is not None else why)
+            for row in self._connection.execute(
+                sa.select(recipient.c.subject_commitment, recipient.c.held_reason)
+                .where(untold)
+                .order_by(recipient.c.recipient_id)
+            )
+        ]
+        if people:
+            self._connection.execute(
+                sa.update(recipient)
+                .where(untold & recipient.c.held_reason.is_(None))
+                .values(held_reason=f"closed without notice: {why.replace('_', ' ')}")
+            )
+        return people
+
+
+def attempt_id(recipient_id: str, number: int) -> str:
+    """Return the id of somebody's n-th attempt, as the ledger makes it: one person has no two of a number."""
+    return hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32]

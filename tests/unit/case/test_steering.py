@@ -1,0 +1,383 @@
+"""Steering a release: by whom, what it stops, whom it forgets (nobody), and what the log says of it."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.events import AttemptState, Channel
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.incidents import SqlCaseStore
+from consumers.adapters.case_store.progress import SqlProgress
+from consumers.case import releasing, steering, workflow
+from consumers.case.progress import end_in_words, ends_at, rates_now
+from consumers.case.progress_commands import as_facts, lines_of
+from consumers.domain.approvals import Mode
+from consumers.domain.canary import CanaryPolicy
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import Intent, Lane, SentReport
+from consumers.domain.metering import lane_rates
+from consumers.domain.sending import ReceiptKind
+from tests.unit.adapters.ledger_case import APPROVED, EMAIL_LANE, INCIDENT, NOW, SMS_LANE
+from tests.unit.adapters.ledger_case import Case as LedgerCase
+from tests.unit.case.cases import APPROVER, COUNSEL, DPO, RESPONDER, SRE, VIEWER, Case
+
+MOST = lane_rates(14, 10)
+RELEASE = "1" * 32
+SEALED = {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[LedgerCase]:
+    made = LedgerCase(CaseDatabase(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with made.database.write() as connection:
+        # an id as the log takes it
+        connection.execute(sa.update(tables.release).values(release_id=RELEASE))
+    yield made
+    made.database.close()
+
+
+def store(case: LedgerCase) -> SqlCaseStore:
+    return SqlCaseStore(case.database, case.clock)
+
+
+def affected(case: LedgerCase, *numbers: int) -> None:
+    """What planning knows of people, besides the recipients themselves."""
+    with case.database.write() as connection:
+        for number in numbers:
+            connection.execute(
+                sa.insert(tables.affected).values(
+                    incident_id=INCIDENT, revision=1, root=f"customer/{number}", partition=0, standing="recorded",
+                    departed=False, late=False, member_leaf="0" * 64, event="{}",
+                )
+            )  # fmt: skip
+
+
+def commanded(case: LedgerCase, lane: Lane = EMAIL_LANE) -> int:
+    case.ledger.begin_attempts(1000)
+    return case.ledger.meter(lane)
+
+
+def taken_up(case: LedgerCase) -> list[Intent]:
+    return list(case.ledger.intend(case.commands(), "d1", "dispatch", {}))
+
+
+def kinds(case: LedgerCase) -> list[str]:
+    return [event["kind"] for event in case.case_events()]
+
+
+def test_a_pause_stops_the_belt_and_what_is_in_hand_and_resuming_loses_and_doubles_nothing(ledger: LedgerCase) -> None:
+    people = [ledger.person(number) for number in range(6)]
+    case_store = store(ledger)
+    commanded(ledger, Lane(Channel.EMAIL, belt=2, at_once=2))
+    in_hand = taken_up(ledger)
+    commanded(ledger, Lane(Channel.EMAIL, belt=4, at_once=2))
+    with pytest.raises(Refused, match=r"vic \(viewer\) may not release.pause"):
+        steering.pause(case_store, INCIDENT, VIEWER, NOW, reason="x")
+    with pytest.raises(BadInput, match="needs a reason"):
+        steering.pause(case_store, INCIDENT, RESPONDER, NOW, reason=" ")
+    steering.pause(case_store, INCIDENT, RESPONDER, NOW, reason="wrong text", dry_run=True)
+    assert set(ledger.ledger.standing(in_hand)) == {each.attempt_id for each in in_hand}
+    done = steering.pause(case_store, INCIDENT, RESPONDER, NOW, reason="wrong text")
+    assert (done.standing.without_end, done.standing.with_providers) == (6, 2)
+    assert kinds(ledger) == ["release.paused"]
+    assert not ledger.ledger.standing(in_hand), "asked before each provider call"
+    ledger.ledger.report([SentReport(each.attempt_id, Trigger.RECALL, each.send_count) for each in in_hand])
+    assert taken_up(ledger) == []
+    assert commanded(ledger) == 0
+    with pytest.raises(Refused, match="it is paused; resume it"):
+        steering.pause(case_store, INCIDENT, RESPONDER, NOW, reason="again")
+    with pytest.raises(Refused, match=r"may not release.steer"):
+        steering.resume(case_store, INCIDENT, RESPONDER, NOW, reason="fine")
+    steering.resume(case_store, INCIDENT, SRE, NOW, reason="fine")
+    assert kinds(ledger) == ["release.resumed"]
+    assert commanded(ledger) == 6
+    intents = taken_up(ledger)
+    assert {each.recipient_id for each in intents} == set(people)
+    assert {each.send_count for each in intents} == {1}
+
+
+def test_what_is_approved_while_its_incident_is_paused_waits_for_the_resume(case: Case) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+    first = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.TWO_APPROVERS, late_cap=5)
+    for who in (DPO, COUNSEL):
+        releasing.approve(case.store, name, first.release.policy_sha256, who, NOW, mode=Mode.TWO_APPROVERS)
+    steering.pause(case.store, name, APPROVER, NOW, reason="look again")
+    wider = releasing.prepare(
+        case.store, name, RESPONDER, NOW, mode=Mode.TWO_APPROVERS, late_cap=9,
+        canary=CanaryPolicy(per_segment=2, wait_seconds=60, bound_percent=5),
+    )  # fmt: skip
+    for who in (DPO, COUNSEL):
+        done = releasing.approve(
+            case.store, wider.release.release_id, wider.release.policy_sha256, who, NOW, mode=Mode.TWO_APPROVERS
+        )
+    assert (done.releasing, done.release.state, done.release.canary_state) == (True, "paused", "testing")
+    assert wider.release.policy["canary"] == {"per_segment": 2, "wait_seconds": 60, "bound_percent": 5}
+    steering.resume(case.store, name, DPO, NOW, reason="it was fine")
+    assert {row["state"] for row in case.rows(tables.release)} == {"releasing"}
+
+
+def test_a_cancel_is_final_and_the_next_release_takes_over_with_its_own_text(ledger: LedgerCase) -> None:
+    told, waiting, bounced = (ledger.person(n, deadline_at=NOW + timedelta(hours=n)) for n in (1, 2, 3))
+    affected(ledger, 1, 2, 3)
+    case_store = store(ledger)
+    commanded(ledger, Lane(Channel.EMAIL, belt=1, at_once=1))
+    (first,) = taken_up(ledger)
+    ledger.hand_over([first])
+    ledger.receive(first, ReceiptKind.DELIVERED)
+    with ledger.database.write() as connection:
+        connection.execute(
+            sa.update(tables.recipient)
+            .where(tables.recipient.c.recipient_id == waiting)
+            .values(deadline_at=NOW + timedelta(hours=9))
+        )
+        connection.execute(
+            sa.update(tables.attempt)
+            .where(tables.attempt.c.recipient_id == waiting)
+            .values(due_at=NOW + timedelta(hours=9))
+        )
+    commanded(ledger, Lane(Channel.EMAIL, belt=1, at_once=1))
+    (second,) = taken_up(ledger)
+    assert second.recipient_id == bounced
+    ledger.hand_over([second])
+    with pytest.raises(Refused, match=r"may not release.cancel; it takes one of: dpo, counsel"):
+        steering.cancel(case_store, INCIDENT, SRE, NOW, reason="x")
+    done = steering.cancel(case_store, INCIDENT, DPO, NOW, reason="the text was wrong")
+    standing = done.standing
+    assert (standing.told, standing.arrived, standing.with_providers, standing.without_end) == (1, {"email": 1}, 1, 2)
+    assert ledger.pages() == ["release.cancelled"]
+    # a receipt still settles what has left; what would follow waits
+    ledger.receive(second, ReceiptKind.BOUNCED_HARD)
+    assert ledger.states(bounced) == [("email", "bounced"), ("sms", "planned")]
+    assert commanded(ledger) == commanded(ledger, SMS_LANE) == 0
+    with pytest.raises(Refused, match="it is cancelled, for good; prepare another"):
+        steering.resume(case_store, INCIDENT, DPO, NOW, reason="no, go on")
+    with pytest.raises(Refused, match="2 people have no end state"):
+        workflow.close(case_store, INCIDENT, DPO, NOW, reason="done")
+    seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
+    assert (seen.stopped, seen.why_not) == ("cancelled", {"wait: their release is cancelled": 2})
+    with ledger.database.write() as connection:
+        old = connection.execute(sa.select(tables.release)).mappings().one()
+        policy = {"segments": {"s1": {**APPROVED, "bundle_sha256": "c" * 64}}}
+        connection.execute(sa.insert(tables.release).values(
+            **{**old, "release_id": "2" * 32, "state": "releasing", "policy": policy}))  # fmt: skip
+    commanded(ledger)
+    commanded(ledger, SMS_LANE)
+    again = taken_up(ledger)
+    assert {(each.recipient_id, each.channel, each.bundle_sha256) for each in again} == {
+        (waiting, Channel.EMAIL, "c" * 64),
+        (bounced, Channel.SMS, "c" * 64),
+    }
+    assert ledger.end(told) == "reached"
+
+
+def test_closing_over_people_who_were_not_told_names_each_with_the_reason(ledger: LedgerCase) -> None:
+    people = [ledger.person(number) for number in (1, 2)]
+    ledger.person(3, held_reason="no approved text")
+    commanded(ledger)
+    case_store = store(ledger)
+    steering.cancel(case_store, INCIDENT, COUNSEL, NOW, reason="an exercise of ours after all")
+    workflow.close(case_store, INCIDENT, DPO, NOW, unnotified=True, reason="nobody is owed anything")
+    left = [event["body"] for event in ledger.case_events() if event["kind"] == "person.not_notified"]
+    assert sorted((each["subject"], each["why"]) for each in left) == [
+        (f"{1:064d}", "release_cancelled"), (f"{2:064d}", "release_cancelled"), (f"{3:064d}", "held"),
+    ]  # fmt: skip
+    ledger.ledger.sweep(command_patience=timedelta(0), intent_patience=timedelta(0), unknown_patience=timedelta(0))
+    assert [ledger.states(each) for each in people] == [[("email", "cancelled")]] * 2
+
+
+def failed(
+    ledger: LedgerCase, number: int, *ends: ReceiptKind | None, channels: tuple[str, ...] = ("email", "sms")
+) -> str:
+    """Somebody whose every channel failed: by a receipt, or by none in time (None)."""
+    person = ledger.person(number, channels)
+    for end, channel in zip(ends, channels, strict=True):
+        [intent] = ledger.claim(EMAIL_LANE if channel == "email" else SMS_LANE)
+        ledger.hand_over([intent])
+        if end is None:
+            ledger.clock.at += timedelta(hours=5)
+            ledger.ledger.sweep(command_patience=timedelta(hours=9), intent_patience=timedelta(hours=9),
+                                unknown_patience=timedelta(hours=9))  # fmt: skip
+        else:
+            ledger.receive(intent, end)
+    assert ledger.end(person) == "unreachable_reported"
+    return person
+
+
+def test_a_retry_never_takes_a_channel_that_bounced_hard_and_takes_the_end_back(ledger: LedgerCase) -> None:
+    soft = failed(ledger, 1, ReceiptKind.BOUNCED_SOFT, ReceiptKind.BOUNCED_HARD)
+    hard = failed(ledger, 2, ReceiptKind.BOUNCED_HARD, ReceiptKind.REJECTED)
+    gone = failed(ledger, 3, ReceiptKind.BOUNCED_HARD, channels=("email",))
+    silent = failed(ledger, 4, None, ReceiptKind.BOUNCED_HARD)
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.recipient).values(contact=SEALED))
+    assert ledger.ledger.finish_releases() == [RELEASE]
+    case_store = store(ledger)
+    dry = steering.retry(case_store, INCIDENT, SRE, NOW, reason="the carrier is back", dry_run=True)
+    assert ledger.end(soft) == "unreachable_reported"
+    done = steering.retry(case_store, INCIDENT, SRE, NOW, reason="the carrier is back")
+    assert dry == done
+    assert (done.by_channel, done.left_out, done.maybe_told) == ({"email": 2, "sms": 1}, {"bounced hard": 1}, 1)
+    assert [ledger.states(each)[-1] for each in (soft, hard, silent)] == [
+        ("email", "planned"), ("sms", "planned"), ("email", "planned"),
+    ]  # fmt: skip
+    assert (ledger.end(soft), ledger.end(gone)) == (None, "unreachable_reported")
+    [event] = [each for each in ledger.case_events() if each["kind"] == "release.retried"]
+    assert (event["body"]["people_count"], event["body"]["left_out_count"]) == (3, 1)
+    intents = ledger.claim(EMAIL_LANE) + ledger.claim(SMS_LANE)
+    assert {each.recipient_id for each in intents} == {soft, hard, silent}
+    assert {each.send_count for each in intents} == {1}
+    ledger.hand_over(intents)
+    for each in intents:
+        ledger.receive(each, ReceiptKind.DELIVERED)
+    assert ledger.end(soft) == ledger.end(hard) == ledger.end(silent) == "reached"
+    with pytest.raises(Refused, match=r"nobody of 1 can be tried again: bounced hard \(1\)"):
+        steering.retry(case_store, INCIDENT, SRE, NOW, reason="once more")
+
+
+def test_a_rate_is_live_bounded_by_the_provider_and_taken_back(ledger: LedgerCase) -> None:
+    for number in range(30):
+        ledger.person(number)
+    case_store = store(ledger)
+
+    def rate(value: float | None) -> float | None:
+        return steering.set_rate(
+            case_store, INCIDENT, "email", value, SRE, ledger.clock.now(), lane_most=14, reason="bounces"
+        )
+
+    with pytest.raises(BadInput, match="at most 14, which the provider grants"):
+        rate(15)
+    with pytest.raises(BadInput, match="to stop: tocsin incident pause"):
+        rate(0)
+    lane = Lane(Channel.EMAIL, belt=100, at_once=14, per_second=14)
+    ledger.ledger.begin_attempts(100)
+    assert ledger.ledger.meter(lane) == 14
+    assert rate(3) is None
+    assert taken_up(ledger) == [], "what lay on the belt by the old rate goes back"
+    ledger.ledger.meter(lane)
+    ledger.clock.at += timedelta(seconds=1)
+    assert ledger.ledger.meter(lane) == 3
+    assert rate(None) == 3
+    assert ledger.ledger.meter(lane) == 14
+
+
+def canary(ledger: LedgerCase, people: int, *, per_segment: int = 2) -> None:
+    policy: dict[str, Any] = {
+        "segments": {"s1": APPROVED},
+        "canary": CanaryPolicy(per_segment, wait_seconds=600, bound_percent=5).as_json(),
+    }
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(policy=policy, canary_state="testing"))
+    for number in range(people):
+        ledger.person(number)
+
+
+def test_a_canary_that_arrives_lets_the_rest_go_by_itself(ledger: LedgerCase) -> None:
+    canary(ledger, 10)
+    intents = ledger.claim(EMAIL_LANE)
+    assert len(intents) == 2
+    assert ledger.claim(EMAIL_LANE) == [], "no more of this segment, however often asked"
+    ledger.hand_over(intents)
+    assert ledger.ledger.judge_canaries() == []
+    for each in intents:
+        ledger.receive(each, ReceiptKind.DELIVERED)
+    # as after a crash: whoever comes next reads the same ledger
+    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["passed"]
+    assert "release.canary_passed" in kinds(ledger)
+    assert ledger.ledger.judge_canaries() == []
+    assert len(ledger.claim(EMAIL_LANE)) == 8
+
+
+@pytest.mark.parametrize("why", ["bounces", "silence"])
+def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resumes(
+    ledger: LedgerCase, why: str
+) -> None:
+    canary(ledger, 10)
+    intents = ledger.claim(EMAIL_LANE)
+    ledger.hand_over(intents)
+    if why == "bounces":
+        ledger.receive(intents[0], ReceiptKind.BOUNCED_HARD)
+        ledger.receive(intents[1], ReceiptKind.DELIVERED)
+    else:
+        assert ledger.ledger.judge_canaries() == []
+        ledger.clock.at += timedelta(seconds=601)
+    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["held"]
+    assert ledger.pages() == ["release.canary_held"]
+    assert ledger.claim(EMAIL_LANE) == []
+    seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
+    assert seen.stopped == "held by its canary"
+    done = steering.resume(store(ledger), INCIDENT, SRE, NOW, reason="the two addresses are old ones")
+    [event] = [each for each in ledger.case_events() if each["kind"] == "release.resumed"]
+    assert done.canary_waived is event["body"]["canary_waived"] is True
+    assert len(ledger.claim(EMAIL_LANE)) == 8
+
+
+def test_a_canary_held_back_by_a_gate_is_not_waited_for(ledger: LedgerCase) -> None:
+    canary(ledger, 2)
+    ledger.person(7, residence=[{"code": "FR", "source": "store"}])
+    gate_id = workflow.set_gate(store(ledger), INCIDENT, "law_enforcement_hold", ["DE"], DPO, NOW, "letter")
+    [intent] = ledger.claim(EMAIL_LANE)
+    ledger.hand_over([intent])
+    ledger.receive(intent, ReceiptKind.DELIVERED)
+    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["passed"]
+    assert SqlProgress(ledger.database, ledger.clock).progress(INCIDENT).why_not == {
+        "are kept back by a hold or a region's rule": 2
+    }
+    workflow.lift_gate(store(ledger), INCIDENT, gate_id, DPO, NOW, "released")
+    assert len(ledger.claim(EMAIL_LANE)) == 2, "at once, not when the meter looks at them again"
+
+
+def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(ledger: LedgerCase) -> None:
+    for number in range(30):
+        ledger.person(number, deadline_at=NOW + timedelta(hours=31))
+    ledger.person(99, held_reason="no approved text")
+    intents = ledger.claim(Lane(Channel.EMAIL, belt=3, at_once=3))
+    ledger.hand_over(intents)
+    ledger.receive(intents[0], ReceiptKind.DELIVERED)
+    source = SqlProgress(ledger.database, ledger.clock)
+    slow = {**MOST, Channel.EMAIL: 1 / 300}
+    seen = source.progress(INCIDENT)
+    assert (seen.people, seen.reached, seen.reached_by) == (31, 1, {"email": 1})
+    assert seen.why_not == {
+        "wait for a receipt (email)": 2, "wait for their turn (email)": 27, "are held: no approved text": 1,
+    }  # fmt: skip
+    assert sum(seen.why_not.values()) + seen.reached == seen.people, "everybody is somewhere"
+    end = ends_at(seen, slow, NOW)
+    assert end_in_words(seen, end, NOW) == "the last message leaves in 2 h 15 min, 1 d 4 h before the earliest deadline"
+    late = end_in_words(seen, ends_at(seen, {Channel.EMAIL: 27 / (40 * 3600)}, NOW), NOW)
+    assert late.endswith("9 h 0 min AFTER the earliest deadline")
+    ledger.ledger.note_pace({Channel.EMAIL: 14.0})
+    ledger.clock.at += timedelta(seconds=10)
+    ledger.ledger.meter(Lane(Channel.EMAIL, belt=20, at_once=20))
+    ledger.ledger.note_pace({Channel.EMAIL: 14.0})
+    assert rates_now(source.progress(INCIDENT), MOST, ledger.clock.now()) == {"email": pytest.approx(2.0)}
+    text = "\n".join(lines_of(seen, MOST, NOW))
+    assert "reached:      1 of 31 people (3.2%)" in text
+    assert "customer/" not in text
+    assert as_facts(seen, MOST, NOW)["seconds_before_deadline"] > 0
+    with pytest.raises(BadInput, match="did you mean 'INC-2026-0001'"):
+        source.progress("INC-2026-0002")
+
+
+def test_every_state_of_an_attempt_has_a_place_on_the_screen(ledger: LedgerCase) -> None:
+    people = {state: ledger.person(number) for number, state in enumerate(AttemptState)}
+    ledger.ledger.begin_attempts(100)
+    with ledger.database.write() as connection:
+        for state, person in people.items():
+            ended = state in ("delivered", "read", "complained")
+            failed_ = state in ("bounced", "rejected", "expired", "cancelled")
+            connection.execute(
+                sa.update(tables.attempt).where(tables.attempt.c.recipient_id == person).values(state=state.value)
+            )
+            end = "reached" if ended else "unreachable_reported" if failed_ else None
+            connection.execute(
+                sa.update(tables.recipient).where(tables.recipient.c.recipient_id == person).values(final_state=end)
+            )
+    seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
+    assert seen.reached + seen.unreachable + sum(seen.why_not.values()) == seen.people == len(AttemptState)
