@@ -94,6 +94,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "unsigned_source": _FLAG, "readable": _FLAG, "alert_sha256": _SHA256,
     },
     "incident.scope_proposed": {"proposal_id": _ID, "alert_sha256": _MAYBE_SHA256},
+    "incident.alert_repeated": {"alert_sha256": _SHA256, "firing": _FLAG, "readable": _FLAG},
     "incident.alert_after_end": {"alert_sha256": _SHA256},
     "incident.rescoped": {"revision": _COUNT, "scope_sha256": _SHA256, "reason_sha256": _SHA256, "voided": _COUNT},
     "incident.acknowledged": {"state": _STATE, "reason_sha256": _MAYBE_SHA256},

@@ -16,7 +16,7 @@ from typing import Any
 from bridge.contracts.events import AlertReceived, IncidentRevised
 from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.alerts import JudgedScope, ReadAlert
-from consumers.case.events import case_event, written
+from consumers.case.events import Body, case_event, written
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import AlertRecord, CaseStore, CaseWork, IncidentRecord, PageRecord, ProposalRecord
 
@@ -79,6 +79,8 @@ def _take_one(
         return Taken(incident.incident_id, opened=True)
     if _keep(work, arrival, latest.incident_id, readable=readable):
         work.update_incident(latest.incident_id, {"repeat_count": latest.repeat_count + 1})
+        body: Body = {"alert_sha256": _sha256(arrival.body), "firing": alert.status == "firing", "readable": readable}
+        work.publish_case_event(_fact_of_tocsin("incident.alert_repeated", latest, arrival.arrived_at, body))
         if alert.status == "firing":
             _note_repeat(work, arrival, latest, judged)
     return Taken(latest.incident_id, opened=False)
@@ -258,7 +260,7 @@ def review_scopes(store: CaseStore, rewriter: ScopeRewriter, at: datetime) -> Se
     return store.change(work) if moved else ()
 
 
-def _fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Mapping[str, str | None]) -> Any:
+def _fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Body) -> Any:
     return case_event(
         kind, incident_id=incident.incident_id, actor=None, role=None, at=at, body=body, exercise=incident.exercise
     )
