@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.comparing import Comparison
     from consumers.adapters.case_store.engine import CaseDatabase
     from consumers.adapters.case_store.ledger import Ledger
+    from consumers.adapters.case_store.third_parties import ThirdPartyTables
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
@@ -128,6 +129,7 @@ def _index_client(parts: Parts) -> "IndexClient":
 
 def _provide_delivery(parts: Parts) -> None:
     from consumers.case.posting import LetterPost
+    from consumers.case.third_party_commands import ThirdPartyStates
     from consumers.stages.delivery_commands import DeliveryNumbers
 
     def ledger() -> "Ledger":
@@ -140,6 +142,7 @@ def _provide_delivery(parts: Parts) -> None:
 
     parts.provide(DeliveryNumbers, ledger)
     parts.provide(LetterPost, post)
+    parts.provide(ThirdPartyStates, lambda: _third_parties(parts, parts.get(Clock)))
 
 
 def _provide_evidence(parts: Parts) -> None:
@@ -647,7 +650,9 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
     from consumers.adapters.provider_lanes import CircuitTeller
     from consumers.adapters.ses_identities import SesIdentities
+    from consumers.adapters.sns_topic import SnsTopic
     from consumers.stages.dispatch import Dispatch, DispatchStage
+    from consumers.stages.third_parties import ThirdPartyNotices
 
     settings = parts.get(Settings)
     config = aws_config(settings)
@@ -675,7 +680,24 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         LetterFolder(settings.paths.letters),
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
-    return _Accompanied(stage, [watch.run_accounts, teller.run])
+    companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
+    if settings.delivery.third_parties and settings.delivery.mode != "simulator":
+        lease = HeldLease(_database(parts), "third-parties", process.holder, process.clock)
+        told = ThirdPartyNotices(_third_parties(parts, process.clock), SnsTopic(config), lease)
+        companions.append(told.run)
+    return _Accompanied(stage, companions)
+
+
+def _third_parties(parts: Parts, clock: Clock) -> "ThirdPartyTables":
+    from consumers.adapters.case_store.third_parties import ThirdPartyTables
+    from consumers.domain.third_parties import ThirdParty
+
+    delivery = parts.get(Settings).delivery
+    parties = [
+        ThirdParty(name, each.topic_arn, each.role, frozenset(each.models))
+        for name, each in sorted(delivery.third_parties.items())
+    ]
+    return ThirdPartyTables(_database(parts), clock, parties, tells_of_exercises=delivery.mode == "sandbox")
 
 
 class _Accompanied:

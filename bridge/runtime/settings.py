@@ -6,13 +6,14 @@ with `_FILE` at its end a variable names the file that holds the value, as conta
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.contracts.errors import BadInput, nearest
@@ -225,6 +226,14 @@ class Approvals(Section):
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+class ThirdParty(Section):
+    topic_arn: str = Field(
+        pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?$", description="their SNS topic"
+    )
+    role: Literal["partner", "processor"] = "processor"
+    models: tuple[str, ...] = Field(default=(), description="whose incidents concern them; none: every incident")
+
+
 class Smtp(Section):
     host: str = Field(description="the second e-mail provider, for when SES is ill")
     port: int = 587
@@ -329,6 +338,9 @@ class Delivery(Section):
     account_notice_timeout_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="how long a notice on the account page may wait for its reader"
     )
+    third_parties: dict[str, ThirdParty] = Field(
+        default={}, description="who is told of every release by a document of ids and counts, by a short name"
+    )
     letter_timeout_seconds: float = Field(
         default=14 * 24 * 3600, gt=0, description="how long a letter may wait to be handed to the post"
     )
@@ -355,6 +367,16 @@ class Delivery(Section):
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"
     )
+
+    @field_validator("third_parties")
+    @classmethod
+    def _named_by_slugs(cls, parties: dict[str, ThirdParty]) -> dict[str, ThirdParty]:
+        for name in parties:
+            if not re.fullmatch(r"[a-z][a-z0-9]*([._-][a-z0-9]+){0,12}", name) or len(name) > 64:
+                raise ValueError(
+                    f"{name!r} is no short name; write lower-case words joined by '-', as the log shows it"
+                )
+        return parties
 
     @model_validator(mode="after")
     def _mode_is_complete(self) -> "Delivery":

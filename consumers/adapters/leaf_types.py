@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from consumers.evidence.leaves import At, Code, Count, Digest, case_leaf
+from consumers.evidence.leaves import At, Code, Count, Digest, Id, Opaque, Slug, case_leaf
 
 _PLAN = {
     "revision": Count, "recipient_count": Count, "held_count": Count, "segment_count": Count, "residents_sha256": Digest,
@@ -24,6 +24,11 @@ LEAF_TYPES: list[type[Any]] = [
     ),
     case_leaf("people.told_wrongly", {"revision": Count, "not_concerned_count": Count, "told_too_much_count": Count}),
     case_leaf("people.told_in_other_incident", {"subject": Digest, "year": Count, "number": Count}),
+    case_leaf(
+        "party.notified",
+        {"notice_id": Id, "release_id": Opaque, "party": Slug, "document_sha256": Digest, "try_count": Count,
+         "provider_message_sha256": Digest},
+    ),
     case_leaf("notice.approved", {"bundle_sha256": Digest, "jurisdictions": tuple[Code, ...], "valid_until": At}),
     case_leaf("notice.revoked", {"bundle_sha256": Digest}),
 ]  # fmt: skip

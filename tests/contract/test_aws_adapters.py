@@ -19,6 +19,7 @@ from consumers.adapters.ses_account import SesAccount
 from consumers.adapters.ses_identities import SesIdentities
 from consumers.adapters.sns_account import SnsAccount
 from consumers.adapters.sns_sms import SnsSms
+from consumers.adapters.sns_topic import SnsTopic
 from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
 from consumers.domain.sending import ReceiptKind, SendState
 from tests.contract.aws_sandbox import CONFIGURATION_SET, SENDER, Aws, bulk, drain, entry, running
@@ -37,6 +38,26 @@ def moto() -> Iterator[str]:
 def aws() -> Iterator[Aws]:
     with running() as started:
         yield started
+
+
+def _publishes(topic: SnsTopic, sqs: Any, sns: Any) -> None:
+    """Let a partner's queue receive what is published on their topic."""
+    url = sqs.create_queue(QueueName="partner")["QueueUrl"]
+    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = sns.create_topic(Name="partner")["TopicArn"]
+    sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"})
+    result = topic.publish("a" * 32, arn, '{"people_count":22}')
+    assert (result.attempt_id, result.state) == ("a" * 32, SendState.ACCEPTED)
+    assert result.provider_message_id is not None
+    (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"]
+    assert message["Body"] == '{"people_count":22}'
+    refused = topic.publish("b" * 32, f"{arn}-gone", "{}")
+    assert (refused.state, refused.code) == (SendState.REJECTED, "NotFound")
+
+
+def test_a_partners_queue_gets_what_is_published_on_their_topic(aws: Aws) -> None:
+    sqs, sns = (client(aws.config, name, may_repeat=True) for name in ("sqs", "sns"))
+    _publishes(SnsTopic(aws.config), sqs, sns)
 
 
 def test_every_bulk_status_that_botocore_knows_has_a_state() -> None:
@@ -224,6 +245,12 @@ class TestMoto:
         sms = SnsSms(AwsConfig("eu-central-1", moto), "Shop")
         assert sms.send("s-1", "+4915100000001", "x").state is SendState.ACCEPTED
         assert sms.send("s-2", "no number", "x").state is SendState.REJECTED
+
+    def test_a_topic_takes_a_document_and_refuses_what_it_does_not_know(self, moto: str) -> None:
+        sqs, sns = (client(AwsConfig("eu-central-1", moto), name, may_repeat=True) for name in ("sqs", "sns"))
+        _publishes(SnsTopic(AwsConfig("eu-central-1", moto)), sqs, sns)
+        fifo = sns.create_topic(Name="p.fifo", Attributes={"FifoTopic": "true"})["TopicArn"]
+        assert SnsTopic(AwsConfig("eu-central-1", moto)).publish("n" * 32, fifo, "{}").state is SendState.ACCEPTED
 
     def test_receipts_are_received_settled_and_refused_for_motos_made_up_signature(self, moto: str) -> None:
         config = AwsConfig("eu-central-1", moto)
