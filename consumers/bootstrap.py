@@ -369,7 +369,7 @@ class _AskedProviders:
             standing = replace(standing, email=email.read())
             suppressed = hashed_suppressions(email.suppressed(), load_join_key(settings.paths.join_key))
             standing = replace(standing, suppressed=suppressed)
-            return replace(standing, sms=SnsAccount(config, clock).read())
+            return replace(standing, sms=SnsAccount(config, clock).read(lists=True))
         except TocsinError as error:
             return replace(standing, not_asked=(str(error),))
 

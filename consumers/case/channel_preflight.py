@@ -10,7 +10,15 @@ from datetime import datetime, timedelta
 
 from bridge.contracts.events import Channel
 from consumers.case.preflight import DECIDE, NOTE, STOPS, Finding, people_in_words
-from consumers.domain.accounts import EmailAccount, Price, SmsAccount, email_troubles, seconds_to_send, sms_troubles
+from consumers.domain.accounts import (
+    EmailAccount,
+    Price,
+    SmsAccount,
+    email_troubles,
+    missing_numbers,
+    seconds_to_send,
+    sms_troubles,
+)
 
 _REASONS = {"BOUNCE": "after a hard bounce", "COMPLAINT": "after a complaint"}
 
@@ -180,7 +188,12 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
             yield Finding(NOTE, "contacts", says, code=f"no-valid-{channel.value}")
     sms = seen.standing.sms
     if sms is not None:
-        for country in sorted(seen.sms_homes.keys() & set(seen.standing.numbers_needed) - set(sms.numbers)):
+        lacking = (
+            ()
+            if sms.numbers is None
+            else missing_numbers(list(seen.sms_homes), seen.standing.numbers_needed, sms.numbers)
+        )
+        for country in lacking:
             yield Finding(DECIDE, "sms", f"SMS to {country} need a number of that country, and the account holds none: "
                           f"those of {people_in_words(seen.sms_homes[country])} would fail and their next channel be used",
                           "", code=f"sms-number-{country.lower()}")  # fmt: skip

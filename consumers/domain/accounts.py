@@ -63,9 +63,9 @@ class SmsAccount:
     status_logged: bool
     """Whether what becomes of SMS is written to CloudWatch Logs, the only place where SNS says it."""
     opted_out: int | None = None
-    """How many numbers answered STOP in this account."""
-    numbers: tuple[str, ...] = ()
-    """Countries (ISO 3166-1) of which we hold a number to send from."""
+    """How many numbers answered STOP in this account; None: not asked."""
+    numbers: tuple[str, ...] | None = None
+    """Countries (ISO 3166-1) of which we hold a number to send from; None: not asked."""
 
     @property
     def exhausted(self) -> bool:

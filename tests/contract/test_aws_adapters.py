@@ -3,12 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 import botocore.session
 import pytest
+from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
 from bridge.contracts.errors import BadInput, Unreachable
@@ -304,15 +305,13 @@ def test_the_sms_account_says_what_it_allows(aws: Aws) -> None:
     account = SnsAccount(aws.config, SetClock(datetime(2026, 3, 1, 12, tzinfo=UTC)))
     seen = account.read()
     assert (seen.in_sandbox, seen.spend_limit, seen.spent, seen.status_logged) == (False, None, None, True)
-    assert (seen.opted_out, seen.numbers) == (0, ())
+    assert (seen.opted_out, seen.numbers) == (None, None)
     aws.script({"+4915112345678": "complaint"})
     aws.sms.send("a-1", "+4915112345678", "a notice")
     client(aws.config, "sns", may_repeat=True).set_sms_attributes(attributes={"MonthlySpendLimit": "20"})
     aws.control("account", {"sms_sandbox": True, "sms_numbers": "US, CA"})
-    seen = account.read()
+    seen = account.read(lists=True)
     assert (seen.in_sandbox, seen.spend_limit, seen.opted_out, seen.numbers) == (True, 20, 1, ("CA", "US"))
-    assert account.is_opted_out("+4915112345678")
-    assert not account.is_opted_out("+4915112345679")
 
 
 def test_the_sms_account_is_read_as_moto_has_it(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +321,19 @@ def test_the_sms_account_is_read_as_moto_has_it(moto: str, monkeypatch: pytest.M
     # moto lacks these two calls
     monkeypatch.setattr(sns._sns, "get_sms_sandbox_account_status", lambda: {"IsInSandbox": True})
     monkeypatch.setattr(sns._sns, "list_origination_numbers", dict)
-    seen = sns.read()
+    seen = sns.read(lists=True)
     assert (seen.in_sandbox, seen.status_logged, seen.opted_out is not None) == (True, False, True)
-    assert sns.is_opted_out("+447420505401") in (True, False)
+
+
+@mock_aws
+def test_what_sms_have_cost_this_month_stands_in_cloudwatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    config, now = AwsConfig("eu-central-1"), datetime.now(UTC)
+    account = SnsAccount(config, SetClock(now))
+    assert account._spent(now) is None
+    spent = {"MetricName": "SMSMonthToDateSpentUSD", "Unit": "None"}
+    client(config, "cloudwatch", may_repeat=True).put_metric_data(
+        Namespace="AWS/SNS", MetricData=[{**spent, "Value": value, "Timestamp": now} for value in (1.5, 12.25)]
+    )
+    assert account._spent(now + timedelta(minutes=1)) == 12.25

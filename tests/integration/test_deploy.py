@@ -19,7 +19,13 @@ from tests.servers.choice import find_program
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 ADAPTERS = ROOT / "consumers" / "adapters"
-SERVICES = {"ses": ("sesv2", "ses"), "sns": ("sns", "sns"), "sqs": ("sqs", "sqs"), "logs": ("logs", "logs")}
+SERVICES = {
+    "ses": ("sesv2", "ses"),
+    "sns": ("sns", "sns"),
+    "sqs": ("sqs", "sqs"),
+    "logs": ("logs", "logs"),
+    "cloudwatch": ("cloudwatch", "cloudwatch"),
+}
 
 
 def program(name: str, package: str) -> str:
