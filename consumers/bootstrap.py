@@ -1038,7 +1038,7 @@ def _evidence(parts: Parts, process: Process) -> Stage:
     key = read_signing_key(
         settings.paths.evidence_key, settings.evidence.origin, text=given.get_secret_value() if given else None
     )
-    return EvidenceStage(
+    stage = EvidenceStage(
         settings.kafka,
         lambda: LogWriter.open(TileFolder(settings.paths.evidence), key),
         discover(),
@@ -1047,6 +1047,21 @@ def _evidence(parts: Parts, process: Process) -> Stage:
         dead_letters=_dead_letters(parts, process),
         health=process.health,
         batch_seconds=settings.evidence.batch_seconds,
+    )
+    if settings.evidence.timestamp_url is None:
+        return stage
+    return _stamped(stage, settings)
+
+
+def _stamped(stage: Stage, settings: Settings) -> Stage:
+    from consumers.adapters.time_stamper import Stamped, TimeStamper, asked_over_http
+    from consumers.evidence.timestamps import read_roots
+
+    chosen = settings.evidence
+    roots = () if chosen.timestamp_roots is None else read_roots(chosen.timestamp_roots.read_bytes())
+    ask = asked_over_http(str(chosen.timestamp_url))
+    return Stamped(
+        stage, TimeStamper(settings.paths.evidence, ask, every_seconds=chosen.timestamp_seconds, roots=roots)
     )
 
 

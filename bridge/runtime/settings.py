@@ -405,6 +405,13 @@ class Evidence(Section):
         default=None, description="instead of the key file, by environment: TOCSIN_EVIDENCE__PRIVATE_KEY"
     )
     batch_seconds: float = Field(default=0.5, gt=0)
+    timestamp_url: str | None = Field(
+        default=None, description="a time stamp authority (RFC 3161) that stamps checkpoints; none without it"
+    )
+    timestamp_roots: Path | None = Field(
+        default=None, description="PEM file with its root certificates; without it, who stamped is not checked here"
+    )
+    timestamp_seconds: float = Field(default=3600, gt=0, description="how often, while the log grows")
 
 
 class Metrics(Section):

@@ -16,6 +16,7 @@ from bridge.runtime.settings import Settings
 from consumers.domain.delivery import ARRIVED
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.commitment import Opening
+from consumers.evidence.cosignature import WitnessKey
 from consumers.evidence.keys import read_vkey, vkey_path, write_new_key
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf
 from consumers.evidence.leaves import discover
@@ -24,6 +25,7 @@ from consumers.evidence.note import Note
 from consumers.evidence.package import Package, history, is_package, verify_package
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
+from consumers.evidence.timestamps import read_roots
 from consumers.evidence.verifier import verify_log, verify_proof
 
 
@@ -160,16 +162,31 @@ def _backwards(reader: LogReader, marks: Sequence[str]) -> Iterator[tuple[int, d
     "--entry", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The entry's bytes, for a bare proof."
 )
 @click.option("--person", help="In an auditor's package: what is proved of one person, such as customer/42.")
+@click.option(
+    "--tsa-roots",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="PEM: who may have stamped the log.",
+)
+@click.option("--witness", "witnesses", multiple=True, help="A witness's verifier key; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def verify(
-    context: click.Context, target: Path, vkey: str, entry: Path | None, person: str | None, as_json: bool
+    context: click.Context,
+    target: Path,
+    vkey: str,
+    entry: Path | None,
+    person: str | None,
+    tsa_roots: Path | None,
+    witnesses: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Verify a proof, an auditor's package, or the folder of a whole log. Works offline; exit code 0 proved, 1 not.
 
     Of a package it also says whether anybody was left out.
     """
     key = read_vkey(vkey)
+    roots = () if tsa_roots is None else read_roots(tsa_roots.read_bytes())
+    cosigners = [WitnessKey.parse(each) for each in witnesses]
     try:
         if target.is_dir() and is_package(target):
             packed = verify_package(target, [key])
@@ -177,11 +194,12 @@ def verify(
             if person is not None:
                 sentences = history(Package(target, [key]), person)
         elif target.is_dir():
-            report = verify_log(LogFolder(target), [key], discover())
+            report = verify_log(LogFolder(target), [key], discover(), tsa_roots=roots, witnesses=cosigners)
             proved, sentences = report.proved, report.sentences()
         else:
             given = None if entry is None else entry.read_bytes()
-            proved, sentences = True, verify_proof(target.read_bytes(), [key], entry=given).sentences()
+            found = verify_proof(target.read_bytes(), [key], entry=given, witnesses=cosigners)
+            proved, sentences = True, found.sentences()
     except TocsinError as fault:
         proved, sentences = False, [f"NOT proved: {fault}."]
     if as_json:

@@ -25,7 +25,7 @@ from consumers.evidence.faults import (
     WrongKey,
 )
 from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes
-from consumers.evidence.note import SigningKey, VerifierKey
+from consumers.evidence.note import Note, SigningKey, VerifierKey
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
 from consumers.evidence.rotation import KeyRotation, key_given_up, refuse_given_up
 from consumers.evidence.tiles import (
@@ -124,8 +124,9 @@ class LogWriter:
         bundle = _tail_of(reader)
         if signed.size:
             refuse_given_up(key.verifier, reader.entry(signed.size - 1))
-        memory = store.remembered()
-        if memory is not None and store.read(CHECKPOINT) != memory:
+        memory, published = store.remembered(), store.read(CHECKPOINT)
+        # One that says the same stays as it is: witnesses may have added their lines to it.
+        if memory is not None and (published is None or Note.parse(published).text != Note.parse(memory).text):
             store.publish(memory)
         # Set aside, not removed: should both checkpoint and memory be old copies, these are entries signed since.
         store.set_aside(sorted(_leftovers(store, signed.size)), f"beyond-{signed.size}")

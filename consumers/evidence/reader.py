@@ -37,8 +37,8 @@ class LogFiles(Protocol):
         """Return a file's size in bytes, or None if there is none."""
         ...
 
-    def names(self) -> Iterable[str]:
-        """Yield the path of every file below `tile/`."""
+    def names(self, top: str = "tile") -> Iterable[str]:
+        """Yield the path of every file below `top`."""
         ...
 
 
@@ -63,9 +63,9 @@ class LogFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def names(self) -> Iterator[str]:
+    def names(self, top: str = "tile") -> Iterator[str]:
         """Yield in sorted order, holding one folder's names at a time."""
-        return self._below("tile")
+        return self._below(top)
 
     def _below(self, folder: str) -> Iterator[str]:
         try:

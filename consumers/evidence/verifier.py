@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cryptography.x509 import Certificate
+
 from consumers.evidence.checkpoint import Checkpoint
+from consumers.evidence.cosignature import WitnessKey, cosignatures_of
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
 from consumers.evidence.leaves import EventLeaf, LeafTypes, NotAsDeclared, canonical_content
 from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
-from consumers.evidence.rotation import KeyRotation, open_head, refuse_retired, rotations_among
+from consumers.evidence.rotation import KeyRotation, chain_of, open_head, refuse_retired, rotations_among
 from consumers.evidence.tiles import (
     ENTRIES,
     WIDTH,
@@ -28,6 +31,7 @@ from consumers.evidence.tiles import (
     parse_path,
     width_in,
 )
+from consumers.evidence.timestamps import verify_stamps
 
 _MOST_PROBLEMS = 20
 
@@ -40,6 +44,8 @@ class LogReport:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     leaf_counts: Counter[str] = field(default_factory=Counter)
+    stamped: bool = False
+    """Whether time stamps whose authority was checked say when it was signed."""
 
     @property
     def proved(self) -> bool:
@@ -54,7 +60,8 @@ class LogReport:
             f"Proved: these are the {head.size} entries of the log {head.origin}, whole, in order and unaltered, as signed.",
             *(f"{count} x {name}" for name, count in sorted(self.leaf_counts.items())),
             *self.notes,
-            "Not proved by this: that what was logged is true, when it was signed, and that no newer checkpoint exists.",
+            "Not proved by this: that what was logged is true"
+            f"{'' if self.stamped else ', when it was signed'}, and that no newer checkpoint exists.",
         ]
 
 
@@ -69,6 +76,7 @@ class ProofReport:
     subject_field: str | None = None
     subject: str | None = None
     """Whom the opening names."""
+    notes: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """Return the result in plain words, the answer first."""
@@ -82,11 +90,18 @@ class ProofReport:
             f"Proved: the following was entry {self.index} of the log {head.origin} when it had {head.size} entries.",
             self.entry.decode(),
             opened,
+            *self.notes,
             "Not proved by this: that what was logged is true, and when the log was signed.",
         ]
 
 
-def verify_proof(proof: bytes, keys: Sequence[VerifierKey], *, entry: bytes | None = None) -> ProofReport:
+def verify_proof(
+    proof: bytes,
+    keys: Sequence[VerifierKey],
+    *,
+    entry: bytes | None = None,
+    witnesses: Sequence[WitnessKey] = (),
+) -> ProofReport:
     """Verify a proof file offline; `entry` replaces the one that it carries. Raises Malformed or NotProved."""
     parsed = Proof.parse(proof)
     extra = None if parsed.extra is None else Extra.parse(parsed.extra)
@@ -97,16 +112,17 @@ def verify_proof(proof: bytes, keys: Sequence[VerifierKey], *, entry: bytes | No
     elif extra is not None and extra.entry != entry:
         raise NotProved("the proof carries another entry than the one given")
     checkpoint = parsed.verify(entry, keys)
+    notes = tuple(_told_by_witnesses(parsed.checkpoint, witnesses))
     content = canonical_content(entry)
     if extra is None or extra.opening is None:
-        return ProofReport(checkpoint, parsed.index, entry, opened=False)
+        return ProofReport(checkpoint, parsed.index, entry, opened=False, notes=notes)
     for name, commitment in _commitments(content):
         try:
             extra.opening.check(commitment)
         except NotProved:
             continue
         return ProofReport(
-            checkpoint, parsed.index, entry, opened=True, subject_field=name, subject=extra.opening.subject
+            checkpoint, parsed.index, entry, opened=True, subject_field=name, subject=extra.opening.subject, notes=notes
         )
     raise NotProved("the entry is in the log, but the proof's opening opens none of its commitments: another person")
 
@@ -120,8 +136,18 @@ def _commitments(content: dict[str, object]) -> Iterator[tuple[str, str]]:
                 yield name, value
 
 
-def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | None = None) -> LogReport:
+def verify_log(
+    files: LogFiles,
+    keys: Sequence[VerifierKey],
+    types: LeafTypes | None = None,
+    *,
+    tsa_roots: Sequence[Certificate] = (),
+    witnesses: Sequence[WitnessKey] = (),
+) -> LogReport:
     """Verify a log's folder offline. With `types`, entries must be leaves too, with rising offsets per partition.
+
+    Time stamps that lie in it must fit the log, and with `tsa_roots` be signed under them; cosignatures of `witnesses`
+    must hold where they are there.
 
     Memory is flat in the log's size. Never raises for what it finds: see `problems`.
     """
@@ -137,6 +163,7 @@ def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | 
         return report
     head = report.checkpoint
     frontier = Frontier()
+    rotations: list[KeyRotation] = []
     try:
         rotations = _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
         refuse_retired(signed, rotations, head.origin)
@@ -149,7 +176,28 @@ def verify_log(files: LogFiles, keys: Sequence[VerifierKey], types: LeafTypes | 
     except (Malformed, NotProved, TileDamaged) as fault:
         report.problems.append(str(fault))
     _verify_other_files(files, head.size, report)
+    if report.proved:  # what outsiders said of a log that is not whole would only confuse
+        known = [*keys, *chain_of(rotations, head.origin)]
+        stamps = verify_stamps(files, known, head, tsa_roots)
+        report.problems.extend(stamps.problems)
+        report.notes.extend(stamps.notes)
+        report.stamped = bool(stamps.proved)
+        try:
+            report.notes.extend(_told_by_witnesses(signed, witnesses))
+        except NotProved as fault:
+            report.problems.append(f"checkpoint: {fault}")
     return report
+
+
+def _told_by_witnesses(signed: bytes, witnesses: Sequence[WitnessKey]) -> list[str]:
+    """Return a sentence for each of `witnesses`. Raises NotProved if a cosignature of one of them is wrong."""
+    cosigned = {each.witness: each.at for each in cosignatures_of(signed, witnesses)}
+    return [
+        f"Proved: the witness {witness.name} saw it, and no other history of it, at {at:%Y-%m-%d %H:%M:%S} UTC."
+        if (at := cosigned.get(witness))
+        else f"The witness {witness.name} did not cosign this checkpoint."
+        for witness in witnesses
+    ]
 
 
 def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> list[KeyRotation]:

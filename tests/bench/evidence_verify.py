@@ -55,8 +55,8 @@ class _Counted:
     def size_of(self, path: str) -> int | None:
         return self._files.size_of(path)
 
-    def names(self) -> Iterable[str]:
-        return self._files.names()
+    def names(self, top: str = "tile") -> Iterable[str]:
+        return self._files.names(top)
 
 
 def main(size: str) -> dict[str, object]:
