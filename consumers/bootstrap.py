@@ -234,7 +234,7 @@ def _provide_law(parts: Parts, config: Path | None) -> None:
 
 def _provide_case_store(parts: Parts) -> None:
     from bridge.contracts.store_answers import StoreAnswers
-    from bridge.runtime.sealing import load_join_key
+    from bridge.runtime.sealing import Opener, load_join_key, load_private_keys
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.case_store.engine import CaseDatabase, migrate
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
@@ -245,6 +245,7 @@ def _provide_case_store(parts: Parts) -> None:
     from consumers.adapters.leak_matcher import IndexMatcher
     from consumers.case.duty_commands import SubmittedFiles
     from consumers.case.identifying import References
+    from consumers.case.looking import ContactOpener
     from consumers.case.progress import ProgressSource
     from consumers.case.registry import RegistryWatch
     from consumers.case.reproducing import AnswerIndex, FrozenFiles
@@ -268,9 +269,14 @@ def _provide_case_store(parts: Parts) -> None:
         settings = parts.get(Settings)
         return SqlStoreAnswers(settings.store, parts.get(Clock), load_join_key(settings.paths.join_key))
 
+    def opener() -> ContactOpener:
+        private_keys = partial(load_private_keys, parts.get(Settings).paths.sealing_private_key)
+        return Opener(private_keys(), reload=private_keys)
+
     parts.provide(LeakMatcher, matcher)
     parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
     parts.provide(CaseDatabase, database)
+    parts.provide(ContactOpener, opener)
     parts.provide(ProgressSource, lambda: SqlProgress(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
     parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))

@@ -40,7 +40,7 @@ from consumers.case.people import add_person, load_people, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
 from consumers.case.preflight_commands import preflight
 from consumers.case.prompts import as_json_option as _as_json
-from consumers.case.prompts import assignments, authenticated, staff_key
+from consumers.case.prompts import assignments, authenticated, instant_of, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
 from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
@@ -519,17 +519,43 @@ def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, 
 @incident.command()
 @click.argument("incident_id")
 @click.option("--kind", type=click.Choice(workflow.GATE_KINDS), required=True)
-@click.option("--covers", multiple=True, required=True, help="Jurisdiction (DE, US-CA, unknown) or '*'; repeatable.")
+@click.option("--covers", multiple=True, help="Jurisdiction (DE, US-CA, unknown) or '*'; repeatable.")
+@click.option("--segment", "segments", multiple=True, metavar="SEGMENT_ID", help="A whole segment; repeatable.")
+@click.option("--person", "persons", multiple=True, metavar="ROOT", help="One person, customer/<id>; repeatable.")
+@click.option("--until", metavar="INSTANT", help="Until when it was asked for; you are paged then, and lift it or not.")
+@click.option("--dry-run", is_flag=True, help="Say whom it would cover; hold nobody.")
 @_reason
 @_token_file
+@_as_json
 @click.pass_obj
 def hold(
-    parts: Parts, incident_id: str, kind: str, covers: tuple[str, ...], reason: str | None, token_file: Path | None
+    parts: Parts,
+    incident_id: str,
+    kind: str,
+    covers: tuple[str, ...],
+    segments: tuple[str, ...],
+    persons: tuple[str, ...],
+    until: str | None,
+    dry_run: bool,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
 ) -> None:
-    """Keep people of some jurisdictions from being told, until it is lifted."""
+    """Keep some people from being told, also in the middle of a release, until it is lifted; all others go on."""
     actor = authenticated(parts, token_file)
-    gate_id = workflow.set_gate(parts.get(CaseStore), incident_id, kind, covers, actor, parts.get(Clock).now(), reason)
-    click.echo(f"held: {', '.join(covers)}; lift it with: tocsin incident lift {incident_id} {gate_id} --reason TEXT")
+    done = workflow.hold_people(
+        parts.get(CaseStore), incident_id, kind, actor, parts.get(Clock).now(), covers=covers, segments=segments,
+        people=persons, until=None if until is None else instant_of(until, "--until"), reason=reason, dry_run=dry_run,
+    )  # fmt: skip
+    if as_json:
+        print_json({"incident_id": incident_id, "dry_run": dry_run, **asdict(done)})
+        return
+    whom = [f"{done.covered:,} people"] if covers or segments else []
+    whom += [f"{done.named:,} named"] if done.named else []
+    click.echo(f"{'would be held' if dry_run else 'held'}: {' and '.join(whom)}"
+               + (f"; {done.covered_told:,} of them were told before" if done.covered_told else ""))  # fmt: skip
+    if done.gate_id is not None:
+        click.echo(f"lift it with: tocsin incident lift {incident_id} {done.gate_id} --reason TEXT")
 
 
 @incident.command()

@@ -171,7 +171,8 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "gate.set": {
         "gate_id": _ID, "gate": _GATE, "covers": BodyField("codes"), "regime_id": _MAYBE_REGIME,
-        "reason_sha256": _MAYBE_SHA256,
+        "segment_count": _MAYBE_COUNT, "person_count": _MAYBE_COUNT, "named_sha256": _MAYBE_SHA256,
+        "until_at": _MAYBE_INSTANT, "reason_sha256": _MAYBE_SHA256,
     },
     "gate.lifted": {"gate_id": _ID, "gate": _GATE, "regime_id": _MAYBE_REGIME, "reason_sha256": _MAYBE_SHA256},
     "release.prepared": {
@@ -198,6 +199,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         **_RELEASE, "people_count": _COUNT, "left_out_count": _COUNT, "maybe_told_count": _COUNT, "reason_sha256": _SHA256,
     },
     "release.rate_set": {"channel": _CHANNEL, "per_thousand_seconds": _MAYBE_COUNT, "reason_sha256": _SHA256},
+    "people.bounced_listed": {"listed_count": _COUNT, "opened": _FLAG, "reason_sha256": _MAYBE_SHA256},
     "person.not_notified": {"subject": _SHA256, "why": BodyField("word", ("held", "release_cancelled", "not_released"))},
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),

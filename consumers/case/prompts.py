@@ -42,14 +42,14 @@ def staff_key(settings: Settings) -> bytes:
     return key
 
 
-def instant_of(text: str) -> datetime:
-    """Return the instant that --at names. Raises BadInput for one without an offset."""
+def instant_of(text: str, option: str = "--at") -> datetime:
+    """Return the instant that `option` names. Raises BadInput for one without an offset."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"--at {text}: not an instant; write 2026-11-23T03:10:00+01:00") from None
+        raise BadInput(f"{option} {text}: not an instant; write 2026-11-23T03:10:00+01:00") from None
     if at.tzinfo is None:
-        raise BadInput(f"--at {text}: has no time zone; write 2026-11-23T03:10:00+01:00 or ...Z")
+        raise BadInput(f"{option} {text}: has no time zone; write 2026-11-23T03:10:00+01:00 or ...Z")
     return at.astimezone(UTC)
 
 

@@ -536,6 +536,52 @@ class Retry:
     bundle_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundAttempt:
+    """One attempt to tell a person, with its receipts: kind, sub-type, when."""
+
+    attempt_id: str
+    number: int
+    channel: str
+    provider: str
+    state: str
+    state_at: datetime
+    handed_over_at: datetime | None
+    receipts: Sequence[tuple[str, str | None, datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """One notice owed to a person, and all that was tried. Holds no contact."""
+
+    incident_id: str
+    root: str
+    round: int
+    segment_id: str | None
+    subject_commitment: str
+    final_state: str | None
+    final_at: datetime | None
+    held_reason: str | None
+    told_in: str | None
+    deadline_at: datetime | None
+    attempts: Sequence[FoundAttempt]
+
+
+@dataclass(frozen=True, slots=True)
+class BouncedRecord:
+    """A channel that leads to somebody no more."""
+
+    incident_id: str
+    root: str
+    customer_id: int | None
+    channel: str
+    kind: str
+    sub_type: str | None
+    bounced_at: datetime
+    contact: Mapping[str, Any] | None = field(default=None, repr=False)
+    """Sealed; None once their incident is closed."""
+
+
 class CaseWork(Protocol):
     """What can be read and written within one transaction."""
 
@@ -753,6 +799,18 @@ class CaseWork(Protocol):
 
     def add_retries(self, incident_id: str, release_id: str, retries: Sequence[Retry], now: datetime) -> None:
         """Plan these attempts under a release, and take the people's ends back."""
+        ...
+
+    def primary_roots(self, incident_id: str, roots: Sequence[str]) -> Mapping[str, str]:
+        """Return, of each of these roots that an incident is about, the root that stands for the person."""
+        ...
+
+    def find_recipients(self, roots: Sequence[str]) -> Sequence[FoundRecord]:
+        """Return what any incident owes to somebody with one of these roots, newest incident first."""
+        ...
+
+    def bounced(self, incident_id: str | None, *, soft: bool) -> Sequence[BouncedRecord]:
+        """Return whose channels bounced hard (with `soft` at all), in one incident or all; once a person and channel."""
         ...
 
     def leave_untold(self, incident_id: str) -> Sequence[tuple[str, str]]:

@@ -17,13 +17,14 @@ from bridge.contracts.errors import BadInput, Refused, nearest
 from bridge.contracts.scope import AskedScope
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.alerts import listed
-from consumers.case.events import Body, case_event, written
+from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.findings import finding
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
 from consumers.domain.approvals import Mode
+from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 
 
@@ -282,6 +283,18 @@ def write_fact(
 GATE_KINDS = ("law_enforcement_hold", "authority_first", "notice_incomplete")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a hold covers, or would. Counts are of people whom the incident's scope is about."""
+
+    gate_id: str | None
+    covered: int
+    covered_told: int
+    """Of these, who has an end already: a hold takes nothing back."""
+    named: int
+    """Single people named, whether or not `covered` holds them, too."""
+
+
 def set_gate(
     store: CaseStore,
     incident_id: str,
@@ -292,30 +305,88 @@ def set_gate(
     reason: str | None,
 ) -> str:
     """Hold the people whom `covers` names (jurisdictions, or `*`) until the gate is lifted; return the gate's id."""
+    done = hold_people(store, incident_id, kind, actor, now, covers=covers, reason=reason)
+    assert done.gate_id is not None
+    return done.gate_id
+
+
+def hold_people(
+    store: CaseStore,
+    incident_id: str,
+    kind: str,
+    actor: Actor,
+    now: datetime,
+    *,
+    covers: Sequence[str] = (),
+    segments: Sequence[str] = (),
+    people: Sequence[str] = (),
+    until: datetime | None = None,
+    reason: str | None,
+    dry_run: bool = False,
+) -> Held:
+    """Hold everybody in these jurisdictions (or `*`), of these segments, and these single people (by root).
+
+    It lasts until somebody lifts it: `until` is what was asked for, and pages whoever must decide when it comes. Covered
+    people stop at dispatch's next look at the epoch, all others go on. Raises BadInput for whom the incident is not about.
+    """
     role = actor.acting_for(Act.SET_GATE)
     why = needed(reason)
     if kind not in GATE_KINDS:
         raise BadInput(f"--kind {kind}: unknown{nearest(kind, GATE_KINDS)}; known: {', '.join(GATE_KINDS)}")
     codes = sorted(set(covers))
-    if not codes:
-        raise BadInput("--covers: name jurisdictions such as DE or US-CA, or '*' for everybody")
+    if not codes and not segments and not people:
+        raise BadInput("--covers: name jurisdictions such as DE or US-CA, or '*' for everybody; or --segment, --person")
     for code in codes:
         if code not in ("*", "unknown") and not _is_code(code):
             raise BadInput(f"--covers {code}: not a jurisdiction; write DE, US-CA, unknown, or '*'")
+    if until is not None and until <= now:
+        raise BadInput(f"--until {written(until)}: lies in the past")
     gate_id = uuid.uuid4().hex
 
-    def work(case: CaseWork) -> None:
+    def work(case: CaseWork) -> Held:
         incident = still_open(case, incident_id)
-        case.add_gate(GateRecord(gate_id, incident_id, kind, codes, now, actor.person_id, why))
+        known = {each.segment_id for each in case.segments(incident_id, incident.revision)}
+        for segment_id in segments:
+            if segment_id not in known:
+                raise BadInput(f"--segment {segment_id}: {incident_id} has none of this id{nearest(segment_id, known)}; "
+                               f"see `tocsin notices segments {incident_id}`")  # fmt: skip
+        roots = case.primary_roots(incident_id, people)
+        for root in people:
+            if root not in roots:
+                raise BadInput(f"--person {root}: {incident_id} is not about them; write customer/<id> or order/<id>")
+        named = sorted(set(roots.values()))
+        gate = Gate(gate_id, kind, codes, None, frozenset(segments), frozenset(named))
+        covered = told = 0
+        for row in case.audience(incident_id):
+            claims = [str(claim["code"]) for claim in row.residence]
+            if gate_for(claims, [gate], row.controller, segment_id=row.segment_id) is not None:
+                covered += row.count
+                told += row.count if row.final_state is not None else 0
+        if dry_run:
+            return Held(None, covered, told, len(named))
+        case.add_gate(
+            GateRecord(gate_id, incident_id, kind, codes, now, actor.person_id, why, segments=sorted(set(segments)) or None,
+                       people=named or None, until_at=until)
+        )  # fmt: skip
         # recalls what dispatch has in hand already; whoever is not covered is commanded anew
         case.update_incident(incident_id, {"epoch": incident.epoch + 1})
-        body: Body = {"gate_id": gate_id, "gate": kind, "covers": codes}
-        record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why)
+        salt = new_salt()
+        names = json.dumps([sorted(set(segments)), named], separators=(",", ":"))
+        body: Body = {
+            "gate_id": gate_id,
+            "gate": kind,
+            "covers": codes,
+            "segment_count": len(set(segments)),
+            "person_count": len(named),
+            "named_sha256": salted_sha256(salt, names) if segments or named else None,
+            "until_at": None if until is None else written(until),
+        }
+        record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why, salt=salt)
         if kind == "law_enforcement_hold":
             _record_hold(case, incident, codes, actor, role, now, why)
+        return Held(gate_id, covered, told, len(named))
 
-    store.change(work)
-    return gate_id
+    return store.look(work) if dry_run else store.change(work)
 
 
 def _record_hold(

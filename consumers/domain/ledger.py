@@ -21,6 +21,20 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneAge:
+    """How one channel stands over all releases that run, exercises left out."""
+
+    waiting: int = 0
+    """Messages that have not been taken up by a dispatcher, kept-back ones left out."""
+    queue_seconds: float = 0.0
+    """How long the oldest of them has waited."""
+    silent_seconds: float = 0.0
+    """How long ago the oldest message without a final receipt was handed over."""
+    seconds_to_deadline: float | None = None
+    """Until the earliest deadline of those that wait; None: none is owed. Below 0 it has passed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A delivery command as read from the topic; nothing in it is believed before the ledger confirms it."""
 

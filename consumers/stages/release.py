@@ -7,7 +7,7 @@ nothing about who may be told: approvals, gates and segments were decided before
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import ChannelCount, Lane
+from consumers.domain.ledger import ChannelCount, Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Rates
 
 log = structlog.get_logger()
@@ -48,6 +48,44 @@ CANARIES = counter(
     labels={"state": [CanaryState.PASSED.value, CanaryState.HELD.value]},
 )
 
+_LANES: dict[str, Sequence[str]] = {"channel": [channel.value for channel in Channel]}
+QUEUE_AGE = gauge(
+    "tocsin_delivery_queue_age_seconds",
+    "how long the oldest message has waited for its turn, of releases that run",
+    question="does somebody wait too long for their turn?",
+    labels=_LANES,
+)
+SILENCE = gauge(
+    "tocsin_delivery_oldest_without_receipt_seconds",
+    "how long ago the oldest message without a final receipt was handed over",
+    question="do receipts come back?",
+    labels=_LANES,
+)
+WAITING = gauge(
+    "tocsin_delivery_waiting_count",
+    "messages that wait for their turn, of releases that run, or lie on the belt",
+    question="how much is still to go?",
+    labels=_LANES,
+)
+LANE_RATE = gauge(
+    "tocsin_delivery_lane_rate_per_second",
+    "messages a second that a lane may carry now",
+    question="is a lane slowed down?",
+    labels=_LANES,
+)
+PROJECTED_END = gauge(
+    "tocsin_delivery_projected_end_seconds",
+    "seconds until all that waits for a lane has left, at the rate that it may go",
+    question="when will the releases that run have left?",
+    labels=_LANES,
+)
+LATENESS = gauge(
+    "tocsin_delivery_projected_lateness_seconds",
+    "by how much a lane's projected end is past the earliest deadline of those who wait for it; below 0: so much is left",
+    question="will somebody be told too late?",
+    labels=_LANES,
+)
+
 _COUNT_EVERY_SECONDS = 5.0
 
 
@@ -60,6 +98,9 @@ class ReleaseLedger(Protocol):
     def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]: ...
     def finish_releases(self) -> Sequence[str]: ...
     def attempts(self) -> Sequence[ChannelCount]: ...
+    def remind_of_holds(self) -> None: ...
+    def note_pace(self, lanes: Mapping[Channel, float]) -> None: ...
+    def lane_ages(self) -> Mapping[Channel, LaneAge]: ...
 
 
 class Lease(Protocol):
@@ -89,6 +130,7 @@ class ReleaseStage:
         self._live = rates
         self._tick_seconds = tick_seconds
         self._credit: dict[Channel, float] = {}
+        self._rate_now: dict[Channel, float] = {}
         self._gathered_seconds = delivery.letter_batch_seconds
 
     def run(self, stop: threading.Event) -> None:
@@ -107,11 +149,13 @@ class ReleaseStage:
                             self._sweep()
                             swept = now
                         if counted is None or now - counted > _COUNT_EVERY_SECONDS:
-                            show_attempts(self._ledger.attempts())
-                            counted = now
+                            self._count()
+                            # of a very large incident that takes a while: no more than a small part of our time
+                            counted = now + max(0.0, 20 * (time.monotonic() - now) - _COUNT_EVERY_SECONDS)
                     elif counted is not None:
                         # another process has the lease and counts: the sum over all of them stays right
                         show_attempts(())
+                        show_lanes({}, {})
                         counted = None
                     self._health.ready("case store")
                 except Unreachable as error:
@@ -140,6 +184,7 @@ class ReleaseStage:
             if self._live is not None:
                 self._live.issued(channel, count)
             self._credit[channel] = credit - count
+            self._rate_now[channel] = rate
             COMMANDED.labels(channel.value).inc(count)
             issued += count
         return issued + self._gather_letters(elapsed_seconds)
@@ -162,6 +207,13 @@ class ReleaseStage:
             (Channel.SMS, self._delivery.sms_per_second),
             (Channel.ACCOUNT_NOTICE, 500.0),
         )
+
+    def _count(self) -> None:
+        """Say where attempts stand, how old the oldest are and when each lane ends, in metrics and for whoever watches."""
+        show_attempts(self._ledger.attempts())
+        self._ledger.note_pace(self._rate_now)
+        show_lanes(self._ledger.lane_ages(), self._rate_now)
+        self._ledger.remind_of_holds()
 
     def _sweep(self) -> None:
         patience = timedelta(seconds=self._delivery.belt_seconds)
@@ -186,3 +238,18 @@ def show_attempts(counts: Sequence[ChannelCount]) -> None:
     for channel in Channel:
         for state in AttemptState:
             ATTEMPTS.labels(channel.value, state.value).set(by_label[(channel.value, state.value)])
+
+
+def show_lanes(ages: Mapping[Channel, LaneAge], rates: Mapping[Channel, float]) -> None:
+    """Let the metrics say how each lane stands, and 0 where nothing waits."""
+    for channel in Channel:
+        age = ages.get(channel, LaneAge())
+        rate = rates.get(channel, 0.0)
+        end = age.waiting / rate if age.waiting and rate > 0 else 0.0
+        QUEUE_AGE.labels(channel.value).set(age.queue_seconds)
+        SILENCE.labels(channel.value).set(age.silent_seconds)
+        WAITING.labels(channel.value).set(age.waiting)
+        LANE_RATE.labels(channel.value).set(rate)
+        PROJECTED_END.labels(channel.value).set(end)
+        late = 0.0 if age.seconds_to_deadline is None else end - age.seconds_to_deadline
+        LATENESS.labels(channel.value).set(late)

@@ -20,6 +20,7 @@ from consumers.adapters.case_store.duties import DutyTables
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.findings import FindingRows, left_out
 from consumers.adapters.case_store.late_people import LatePeopleRows
+from consumers.adapters.case_store.looking import LookingRows
 from consumers.adapters.case_store.pages import PageRows
 from consumers.adapters.case_store.positions import read_positions, write_positions
 from consumers.adapters.case_store.providers import ProviderRows
@@ -333,6 +334,7 @@ class _IncidentRows:
 
 
 class SqlCaseWork(
+    LookingRows,
     SteeringRows,
     _IncidentRows,
     ReleaseRows,

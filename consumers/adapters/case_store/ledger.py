@@ -44,7 +44,8 @@ from consumers.adapters.case_store.claims import (
 )
 from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, update_many, upsert
-from consumers.adapters.case_store.metering import Meter, insert_attempts, open_gates
+from consumers.adapters.case_store.holds import remind_of_holds
+from consumers.adapters.case_store.metering import Meter, insert_attempts, lane_ages, open_gates
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     affected,
@@ -73,7 +74,7 @@ from consumers.domain.delivery import (
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.gates import Gate, gate_for
-from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, SentReport
+from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, LaneAge, SentReport
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import Receipt, ReceiptKind
 
@@ -418,6 +419,12 @@ class Ledger:
         """Put commands for the most urgent planned attempts of `lane` on the belt; return how many."""
         return self._meter.meter(lane)
 
+    def lane_ages(self) -> Mapping[Channel, LaneAge]:
+        """Return how each channel stands over all releases that run."""
+        now = self._clock.now()
+        with self._database.read() as connection:
+            return lane_ages(connection, now)
+
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
         """Write how fast each running incident goes; `lanes`: how fast each lane may go now, in messages a second."""
         self._meter.note_pace(lanes)
@@ -512,6 +519,11 @@ class Ledger:
         """Let canaries that are done open their release or pause it; return those that moved."""
         now = self._clock.now()
         return self._database.writing(lambda connection: judge_canaries(connection, now, _unbegun))
+
+    def remind_of_holds(self) -> None:
+        """Page, once, whoever must decide about a hold whose asked-for time has come. It goes on until it is lifted."""
+        now = self._clock.now()
+        self._database.writing(lambda connection: remind_of_holds(connection, now))
 
     def finish_releases(self) -> Sequence[str]:
         """Mark releases whose every person has an end; return their ids."""

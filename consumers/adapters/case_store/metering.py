@@ -30,7 +30,7 @@ from consumers.adapters.case_store.tables import (
 )
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
-from consumers.domain.ledger import Lane
+from consumers.domain.ledger import Lane, LaneAge
 from consumers.domain.metering import Queue, QueueKey, shares
 
 NEVER_DUE = datetime(9999, 12, 31, tzinfo=UTC)
@@ -393,3 +393,44 @@ def open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
             ).where((gate.c.incident_id == incident_id) & gate.c.lifted_at.is_(None))
         )
     ]
+
+
+def lane_ages(connection: sa.Connection, now: datetime) -> Mapping[Channel, LaneAge]:
+    """Return how each channel stands over all releases that run, exercises left out."""
+    oldest = sa.func.min(attempt.c.state_at, type_=attempt.c.state_at.type)
+    due = sa.func.min(attempt.c.due_at, type_=attempt.c.due_at.type)
+    waiting = {
+        row[0]: row
+        for row in connection.execute(
+            sa.select(attempt.c.channel, sa.func.count(), oldest, due)
+            .join(release, release.c.release_id == attempt.c.release_id)
+            .join(incident, incident.c.incident_id == attempt.c.incident_id)
+            .where(
+                attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
+                & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
+                & (release.c.state == "releasing")
+                & incident.c.exercise.is_(sa.false())
+            )
+            .group_by(attempt.c.channel)
+        )
+    }
+    silent = {
+        row[0]: row[1]
+        for row in connection.execute(
+            sa.select(attempt.c.channel, sa.func.min(attempt.c.handed_over_at, type_=attempt.c.handed_over_at.type))
+            .join(incident, incident.c.incident_id == attempt.c.incident_id)
+            .where((attempt.c.state == AttemptState.HANDED_OVER) & incident.c.exercise.is_(sa.false()))
+            .group_by(attempt.c.channel)
+        )
+    }
+    found: dict[Channel, LaneAge] = {}
+    for name in waiting.keys() | silent.keys():
+        _, count, since, earliest = waiting.get(name, (name, 0, None, None))
+        handed = silent.get(name)
+        found[Channel(name)] = LaneAge(
+            waiting=count,
+            queue_seconds=0.0 if since is None else max((now - since).total_seconds(), 0.0),
+            silent_seconds=0.0 if handed is None else max((now - handed).total_seconds(), 0.0),
+            seconds_to_deadline=None if earliest is None or earliest >= NEVER_DUE else (earliest - now).total_seconds(),
+        )
+    return found

@@ -1,5 +1,6 @@
 """Steering a release: by whom, what it stops, whom it forgets (nobody), and what the log says of it."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -381,3 +382,65 @@ def test_every_state_of_an_attempt_has_a_place_on_the_screen(ledger: LedgerCase)
             )
     seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
     assert seen.reached + seen.unreachable + sum(seen.why_not.values()) == seen.people == len(AttemptState)
+
+
+def test_a_hold_in_the_middle_of_a_release_stops_whom_it_names_and_nobody_else(ledger: LedgerCase) -> None:
+    named = ledger.person(1, roots=["customer/1", "order/11"])
+    of_segment = ledger.person(2, segment_id="s2")
+    abroad = ledger.person(3, residence=[{"code": "US-CA", "source": "store"}])
+    free = ledger.person(4)
+    with ledger.database.write() as connection:
+        row = connection.execute(sa.select(tables.segment)).mappings().one()
+        connection.execute(sa.insert(tables.segment).values(**{**row, "segment_id": "s2", "name": "two"}))
+        connection.execute(sa.update(tables.release).values(policy={"segments": {"s1": APPROVED, "s2": APPROVED}}))
+    commanded(ledger)
+    intents = taken_up(ledger)
+    assert len(intents) == 4
+    case_store = store(ledger)
+
+    def hold(**whom: Any) -> workflow.Held:
+        return workflow.hold_people(case_store, INCIDENT, "law_enforcement_hold", DPO, NOW, reason="a letter", **whom)
+
+    with pytest.raises(BadInput, match="--person customer/77: INC-2026-0001 is not about them"):
+        hold(people=["customer/77"])
+    with pytest.raises(BadInput, match="--segment s3: INC-2026-0001 has none of this id"):
+        hold(segments=["s3"])
+    with pytest.raises(BadInput, match=r"--until .*lies in the past"):
+        hold(covers=["DE"], until=NOW)
+    whom = {"covers": ["US"], "segments": ["s2"], "people": ["order/11"], "until": NOW + timedelta(days=30)}
+    dry = hold(**whom, dry_run=True)
+    assert (dry.gate_id, dry.covered, dry.named) == (None, 2, 1)
+    assert len(ledger.ledger.standing(intents)) == 4
+    done = hold(**whom)
+    assert (done.covered, done.covered_told, done.named) == (2, 0, 1)
+    [event] = [each for each in ledger.case_events() if each["kind"] == "gate.set"]
+    assert (event["body"]["segment_count"], event["body"]["person_count"]) == (1, 1)
+    assert "customer/1" not in json.dumps(event)
+    # the claims in hand are asked about before the provider is called: none stands, the free one goes anew
+    assert not ledger.ledger.standing(intents)
+    ledger.ledger.report([SentReport(each.attempt_id, Trigger.RECALL, each.send_count) for each in intents])
+    commanded(ledger)
+    assert [each.recipient_id for each in taken_up(ledger)] == [free]
+    ledger.ledger.remind_of_holds()
+    assert ledger.pages() == []
+    ledger.clock.at += timedelta(days=31)
+    for _ in range(2):
+        ledger.ledger.remind_of_holds()
+    assert ledger.pages() == ["gate.until_passed"]
+    assert commanded(ledger) == 0, "a hold ends when somebody lifts it"
+    assert done.gate_id is not None
+    workflow.lift_gate(case_store, INCIDENT, done.gate_id, DPO, ledger.clock.now(), "the police say so")
+    assert commanded(ledger) == 3
+    assert {each.recipient_id for each in taken_up(ledger)} == {named, of_segment, abroad}
+
+
+def test_lanes_say_how_old_their_oldest_is_and_when_they_end(ledger: LedgerCase) -> None:
+    for number in range(4):
+        ledger.person(number, deadline_at=NOW + timedelta(hours=5))
+    assert ledger.ledger.lane_ages() == {}
+    ledger.hand_over(ledger.claim(Lane(Channel.EMAIL, belt=1, at_once=1)))
+    ledger.clock.at += timedelta(minutes=3)
+    age = ledger.ledger.lane_ages()[Channel.EMAIL]
+    assert (age.waiting, age.queue_seconds, age.silent_seconds, age.seconds_to_deadline) == (3, 180, 180, 4.95 * 3600)
+    steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
+    assert ledger.ledger.lane_ages()[Channel.EMAIL].waiting == 0, "what is paused is in nobody's queue"

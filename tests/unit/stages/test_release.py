@@ -1,7 +1,7 @@
 """Release: how much it puts on the belt, when it holds still, and what it sweeps."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,9 +14,9 @@ from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import ChannelCount, Lane
+from consumers.domain.ledger import ChannelCount, Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Allowance
-from consumers.stages.release import ATTEMPTS, ReleaseStage
+from consumers.stages.release import ATTEMPTS, LATENESS, PROJECTED_END, WAITING, ReleaseStage
 
 
 class FakeLedger:
@@ -28,6 +28,8 @@ class FakeLedger:
         self.issued = dict.fromkeys(Channel, 0)
         self.sweeps: list[dict[str, timedelta]] = []
         self.finished = 0
+        self.reminded = False
+        self.paces: list[dict[Channel, float]] = []
         self.on_begin: Callable[[], None] = lambda: None
 
     def begin_attempts(self, limit: int) -> int:
@@ -44,6 +46,15 @@ class FakeLedger:
     def sweep(self, **patience: timedelta) -> int:
         self.sweeps.append(patience)
         return 0
+
+    def remind_of_holds(self) -> None:
+        self.reminded = True
+
+    def note_pace(self, lanes: Mapping[Channel, float]) -> None:
+        self.paces.append(dict(lanes))
+
+    def lane_ages(self) -> Mapping[Channel, LaneAge]:
+        return {Channel.EMAIL: LaneAge(200, 60.0, 30.0, 5.0)}
 
     def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]:
         return ()
@@ -160,8 +171,13 @@ def test_where_attempts_stand_is_told_by_who_has_the_lease_alone() -> None:
     thread.start()
     wait_until(lambda: shown("email", "delivered") == 5)
     assert shown("sms", "delivered") == 0
+    wait_until(lambda: ledger.reminded)
+    assert ledger.paces[-1][Channel.EMAIL] == 10
+    assert (PROJECTED_END.labels("email")._value.get(), LATENESS.labels("email")._value.get()) == (20.0, 15.0)
+    assert WAITING.labels("sms")._value.get() == 0
     lease.held = False
     wait_until(lambda: shown("email", "delivered") == 0)
+    wait_until(lambda: WAITING.labels("email")._value.get() == 0)
     stop.set()
     thread.join(5)
 
