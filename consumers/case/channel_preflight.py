@@ -19,6 +19,7 @@ from consumers.domain.accounts import (
     seconds_to_send,
     sms_troubles,
 )
+from consumers.domain.canary import CanaryPolicy
 
 _REASONS = {"BOUNCE": "after a hard bounce", "COMPLAINT": "after a complaint"}
 
@@ -72,6 +73,9 @@ class ChannelReadiness:
     """Parts of all SMS that are sent first."""
     part_price: float | None
     currency: str
+    canary: CanaryPolicy | None = None
+    """Of what is prepared."""
+    prepared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:
     yield from _in_time(seen)
     yield from _contacts(seen)
     yield from _money(seen)
+    yield from _canary(seen)
 
 
 def _accounts(seen: ChannelReadiness) -> Iterable[Finding]:
@@ -200,6 +205,17 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
         if sms.opted_out and seen.at_most.get(Channel.SMS):
             yield Finding(NOTE, "sms", "some numbers have opted out of our SMS; whoever has one of them goes to the next "
                           "channel", "", code="sms-opted-out", live=f"{sms.opted_out:,} in this account")  # fmt: skip
+
+
+def _canary(seen: ChannelReadiness) -> Iterable[Finding]:
+    if seen.canary is not None:
+        says = (
+            f"the first {seen.canary.per_segment:,} of each segment go first; if more than {seen.canary.bound_percent} % of them "
+            f"do not arrive within {in_hours(timedelta(seconds=seen.canary.wait_seconds))}, all others wait for a person's word"
+        )
+        yield Finding(NOTE, "canary", says, code="canary")
+    elif seen.prepared:
+        yield Finding(NOTE, "canary", "nobody is tried first: delivery.canary.per_segment", code="no-canary")
 
 
 def _money(seen: ChannelReadiness) -> Iterable[Finding]:

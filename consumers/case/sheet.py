@@ -39,6 +39,7 @@ from consumers.case.store import (
     SegmentRecord,
 )
 from consumers.case.workflow import found, known_facts
+from consumers.domain.canary import canary_of
 from consumers.domain.delivery import what_next
 from consumers.domain.duties import Law
 from consumers.domain.fallback import Fallback
@@ -690,7 +691,10 @@ def _channel_readiness(
         sample = rendered.get(each.row.segment_id or "")
         if begins is Channel.SMS and isinstance(sample, Sample):
             parts += count * sample.sms_parts
+    prepared = next((each for each in case.releases(incident.incident_id) if each.state == "prepared"), None)
     return ChannelReadiness(
+        canary=None if prepared is None else canary_of(prepared.policy),
+        prepared=prepared is not None,
         standing=means.standing,
         now=now,
         first=first,

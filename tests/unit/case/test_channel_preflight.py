@@ -28,6 +28,7 @@ from consumers.case.sheet import Artefacts, NoticeSamples
 from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
 from consumers.case.store import CircuitOrder
 from consumers.domain.accounts import EmailAccount, Price, SmsAccount
+from consumers.domain.canary import CanaryPolicy
 from tests.unit.case.cases import NOW, Case
 from tests.unit.case.test_commands import Desk
 from tests.unit.case.test_sheet import Senders, Texts
@@ -149,6 +150,14 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
     assert "price-unknown-sms-gateway" in found
     assert "price-unknown-sms" in by_code(seen(sms_parts=3, part_price=None))
     assert not any(each.blocks for each in found.values())
+
+
+def test_it_is_said_whether_somebody_is_tried_first() -> None:
+    canary = CanaryPolicy(per_segment=50, wait_seconds=600, bound_percent=5)
+    said = by_code(seen(canary=canary, prepared=True))["canary"].says
+    assert "the first 50 of each segment go first" in said
+    assert "more than 5 % of them do not arrive within 10 min" in said
+    assert set(by_code(seen(prepared=True))) == {"no-canary"}
 
 
 @pytest.fixture
