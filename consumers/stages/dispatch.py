@@ -260,8 +260,16 @@ class Dispatch:
                     self._land_first(flying)
                 flying.append((self._callers.submit(self._call, turn.provider, incident_id, template, some), some))
         finally:
+            self._land_all(flying)
+
+    def _land_all(self, flying: "deque[tuple[Future[_Answer], Sequence[_Addressed]]]") -> None:
+        """Take note of every answer still to come, also when one of the calls failed by a fault of our own."""
+        try:
             while flying:
                 self._land_first(flying)
+        finally:
+            if flying:
+                self._land_all(flying)
 
     def _land_first(self, flying: "deque[tuple[Future[_Answer], Sequence[_Addressed]]]") -> None:
         answer, some = flying.popleft()

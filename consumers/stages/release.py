@@ -87,6 +87,7 @@ LATENESS = gauge(
 )
 
 _COUNT_EVERY_SECONDS = 5.0
+_BEGUN_AT_ONCE = 10_000
 
 
 class ReleaseLedger(Protocol):
@@ -110,6 +111,27 @@ class Lease(Protocol):
     def release(self) -> None: ...
 
 
+class _Paced:
+    """Says when something is due again: after `seconds`, or twenty times as long as it took where that is more. What looks
+    over a million people takes a second, and must leave the rest of the time to those who send.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+        self._began = 0.0
+
+    def due(self) -> bool:
+        """Return whether it is, and take the time from now."""
+        self._began = time.monotonic()
+        return self._began >= self._next
+
+    def done(self, *, again: bool = False) -> None:
+        """Take note of its end; `again`: there is more to do at once."""
+        took = time.monotonic() - self._began
+        self._next = self._began if again else self._began + max(self._seconds, 20 * took)
+
+
 class ReleaseStage:
     """One active meter; a second one waits for its lease."""
 
@@ -131,13 +153,13 @@ class ReleaseStage:
         self._tick_seconds = tick_seconds
         self._credit: dict[Channel, float] = {}
         self._rate_now: dict[Channel, float] = {}
+        self._begin = _Paced(0.0)
         self._gathered_seconds = delivery.letter_batch_seconds
 
     def run(self, stop: threading.Event) -> None:
         """Meter until `stop`."""
         before = time.monotonic()
-        swept = 0.0
-        counted: float | None = None
+        sweep, count, counted = _Paced(1.0), _Paced(_COUNT_EVERY_SECONDS), False
         self._health.ready()
         try:
             while not stop.is_set():
@@ -145,18 +167,18 @@ class ReleaseStage:
                 try:
                     if self._lease.take():
                         self.tick(now - before)
-                        if now - swept > 1:
+                        if sweep.due():
                             self._sweep()
-                            swept = now
-                        if counted is None or now - counted > _COUNT_EVERY_SECONDS:
+                            sweep.done()
+                        if count.due():
                             self._count()
-                            # of a very large incident that takes a while: no more than a small part of our time
-                            counted = now + max(0.0, 20 * (time.monotonic() - now) - _COUNT_EVERY_SECONDS)
-                    elif counted is not None:
+                            count.done()
+                            counted = True
+                    elif counted:
                         # another process has the lease and counts: the sum over all of them stays right
                         show_attempts(())
                         show_lanes({}, {})
-                        counted = None
+                        count, counted = _Paced(_COUNT_EVERY_SECONDS), False
                     self._health.ready("case store")
                 except Unreachable as error:
                     log.warning("release waits", reason=str(error))
@@ -168,7 +190,9 @@ class ReleaseStage:
 
     def tick(self, elapsed_seconds: float) -> int:
         """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
-        self._ledger.begin_attempts(2000)
+        if self._begin.due():
+            # while there are more, at once; else looking for late ones must not cost more than all else
+            self._begin.done(again=self._ledger.begin_attempts(_BEGUN_AT_ONCE) >= _BEGUN_AT_ONCE)
         issued = 0
         for channel, most in self._rates():
             allowed = NO_BOUND if self._live is None else self._live.allowance(channel)

@@ -233,6 +233,8 @@ def upsert(
 
 
 _ROWS_AT_ONCE = 500
+_AS_IT_STANDS = {"no_parameters": True}
+"""Or a percent sign in a value would be taken for the place of another."""
 
 
 def update_many(
@@ -262,27 +264,49 @@ def update_many(
         return
     # columns that may not be null must be named, with any value: it is never stored
     unused = [column for column in table.columns if not column.nullable and column.name not in (key, *each, *same)]
-    processors = [_bind(connection, table.c[name]) for name in each]
-    shared = [
-        process(value) if (process := _bind(connection, table.c[name])) is not None else value
-        for name, value in same.items()
-    ]
     names = ", ".join(f"`{name}`" for name in (key, *each, *same, *(column.name for column in unused)))
-    anything = ", ".join("'1970-01-01'" if isinstance(column.type, Instant) else "0" for column in unused)
-    places = f"({', '.join(['%s'] * (1 + len(each) + len(same)))}{', ' if unused else ''}{anything})"
+    anything = ["'1970-01-01'" if isinstance(column.type, Instant) else "0" for column in unused]
     changes = ", ".join(f"`{name}` = VALUES(`{name}`)" for name in (*each, *same))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = rows[start : start + _ROWS_AT_ONCE]
-        values: list[Any] = []
-        for row in part:
-            values.append(row[key])
-            for name, process in zip(each, processors, strict=True):
-                values.append(row[name] if process is None else process(row[name]))
-            values += shared
-        every = ", ".join([places] * len(part))
-        text = f"INSERT INTO `{table.name}` ({names}) VALUES {every} ON DUPLICATE KEY UPDATE {changes}"  # noqa: S608  our own names
-        connection.exec_driver_sql(text, tuple(values))
+        part = [{**row, **same} for row in rows[start : start + _ROWS_AT_ONCE]]
+        every = _literals(connection, table, (key, *each, *same), part, anything)
+        text = f"INSERT INTO `{table.name}` ({names}) VALUES {every} ON DUPLICATE KEY UPDATE {changes}"  # noqa: S608  literals
+        connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
 
 
-def _bind(connection: sa.Connection, column: sa.Column[Any]) -> Callable[[Any], Any] | None:
-    return column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows that all have the same columns, hundreds in a statement."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.insert(table), [dict(row) for row in rows])
+        return
+    names = tuple(rows[0])
+    quoted = ", ".join(f"`{name}`" for name in names)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        every = _literals(connection, table, names, rows[start : start + _ROWS_AT_ONCE], ())
+        text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {every}"  # noqa: S608  literals
+        connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
+
+
+def _literals(
+    connection: sa.Connection,
+    table: sa.Table,
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    more: Sequence[str],
+) -> str:
+    """Return rows as SQL literals, escaped by the driver. What all of them have alike is escaped once."""
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    columns: list[Sequence[str]] = []
+    for name in names:
+        process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        values = [row[name] for row in rows]
+        first = values[0]
+        if all(value is first or value == first for value in values):
+            columns.append([raw.literal(first if process is None else process(first))] * len(rows))
+        else:
+            columns.append([raw.literal(value if process is None else process(value)) for value in values])
+    columns += [[text] * len(rows) for text in more]
+    return ", ".join([f"({', '.join(values)})" for values in zip(*columns, strict=True)])

@@ -17,7 +17,7 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
 from consumers.adapters.case_store.claims import command_of, set_alike
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many, upsert
 from consumers.adapters.case_store.tables import (
     attempt,
     gate,
@@ -362,8 +362,9 @@ def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
     # channels that begin together are all first ones
     beginning = {row["recipient_id"] for row in rows if row["number"] == 1}
     if rows:
-        connection.execute(
-            sa.insert(attempt),
+        insert_many(
+            connection,
+            attempt,
             [
                 {
                     **row,

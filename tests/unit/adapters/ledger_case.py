@@ -207,6 +207,18 @@ class LedgerCases:
         assert case.end(person) == "reached"
         assert arrivals._sum.get() - before == 90
 
+    def test_what_a_provider_calls_a_message_is_kept_to_the_letter(self, case: Case) -> None:
+        name = "m-%s 'quoted\" \\ ü %(x)s"
+        case.person(1)
+        case.person(2)
+        for number, intent in enumerate(case.claim(EMAIL_LANE)):
+            case.ledger.report([SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, f"{name}{number}", "b" * 64)])
+        with case.database.read() as connection:
+            kept = connection.execute(sa.select(tables.attempt)).mappings().all()
+        assert {row["provider_message_id"] for row in kept} == {f"{name}0", f"{name}1"}
+        assert {(row["state"], row["body_sha256"], row["number"]) for row in kept} == {("handed_over", "b" * 64, 1)}
+        assert {row["handed_over_at"] for row in kept} == {NOW}
+
     def test_a_bounce_brings_the_next_channel_in_the_same_transaction(self, case: Case) -> None:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -541,3 +542,60 @@ def test_what_is_no_address_fails_that_attempt_so_that_the_next_channel_begins(s
     ]
     [mail] = world.mails
     assert [entry.to_address for entry in mail.entries] == ["anna@xn--bcher-kva.example.com"]
+
+
+class Far(World):
+    """A provider so far away that several calls must be in flight, and a ledger that several threads ask."""
+
+    def __init__(self, together: int, fails_at: int | None = None) -> None:
+        super().__init__()
+        self._meet = threading.Barrier(together)
+        self._to_meet = iter(range(together))
+        self._fails_at = fails_at
+        self._lock = threading.Lock()
+        self.dispatch._pace.learn(0.02)
+
+    def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
+        if next(self._to_meet, None) is not None:
+            self._meet.wait(20)
+        with self._lock:
+            results = super().send_bulk(message)
+            if self.journal.count("call") == self._fails_at:
+                raise RuntimeError("a fault of our own")
+            return results
+
+
+def test_as_many_calls_are_in_flight_as_a_slow_provider_needs() -> None:
+    world = Far(together=4)
+    attempts = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(400)]
+    world.run()  # the first four calls are answered only once all of them wait for their answers
+    assert [len(mail.entries) for mail in world.mails] == [50] * 8
+    assert sorted(entry.attempt_id for mail in world.mails for entry in mail.entries) == attempts
+    assert {world.reports[attempt].trigger for attempt in attempts} == {Trigger.ACCEPTED}
+    assert world.journal.count("standing") == 8
+    assert world.journal.count("report") < 8, "many answers are written at once"
+
+
+def test_a_hold_stops_all_but_what_is_in_flight() -> None:
+    world = Far(together=1)
+    attempts = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(1000)]
+    world.pause_after_calls = 2
+    world.run()
+    sent = {entry.attempt_id for mail in world.mails for entry in mail.entries}
+    assert 100 <= len(sent) <= 300, "four calls in flight at most, when the hold came"
+    for attempt in attempts:
+        assert world.reports[attempt].trigger is (Trigger.ACCEPTED if attempt in sent else Trigger.RECALL)
+
+
+def test_a_fault_in_one_call_loses_no_answer_of_the_others() -> None:
+    """As after a crash, its own people stay as they are, and receipts or the sweeper settle them."""
+    world = Far(together=1, fails_at=3)
+    attempts = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(200)]
+    with pytest.raises(RuntimeError, match="our own"):
+        world.run()
+    lost = {entry.attempt_id for entry in world.mails[2].entries}
+    answered = {entry.attempt_id for mail in world.mails for entry in mail.entries} - lost
+    assert set(world.reports) == answered
+    assert {world.reports[attempt].trigger for attempt in answered} == {Trigger.ACCEPTED}
+    assert len(lost) == 50
+    assert lost < set(attempts)
