@@ -13,6 +13,7 @@ import hashlib
 import re
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
 
 MAX_PER_CALL = 10
 """What SQS lends out, and deletes, in one call."""
+
+CALLS_AT_ONCE = 8
 
 CERTIFICATE_PATH = re.compile(r"/SimpleNotificationService-[0-9a-f]{32}\.pem")
 CERTIFICATE_TIMEOUT_SECONDS = 10
@@ -136,38 +139,46 @@ class SqsReceipts:
 
     def __init__(self, config: AwsConfig, queue_name: str, signatures: SnsSignatures) -> None:
         # Receiving and deleting may be repeated: what is lent out twice comes again, and deleting twice is nothing.
-        self._sqs = client(config, "sqs", may_repeat=True)
+        self._sqs = client(config, "sqs", may_repeat=True, check_parameters=False)
         self._queue_name = queue_name
         self._queue_url: str | None = None
         self._signatures = signatures
+        # SQS lends ten at a time: so many calls at once are what thousands a second need at its latency
+        self._callers = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="sqs")
 
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
         """Return up to `limit` waiting deliveries, waiting up to `wait_seconds` (at most 20) for the first. Raises
         Unreachable if SQS or a signing certificate is; what was received then comes again by itself."""
-        deliveries: list[ReceiptDelivery] = []
-        while len(deliveries) < limit:
-            asked = min(MAX_PER_CALL, limit - len(deliveries))
-            with unreachable(f"SQS queue {self._queue_name}"):
-                answer = self._sqs.receive_message(
-                    QueueUrl=self._url(),
-                    MaxNumberOfMessages=asked,
-                    WaitTimeSeconds=0 if deliveries else min(20, wait_seconds),
-                )
-            messages = answer.get("Messages", [])
-            deliveries.extend(self._delivery(message["ReceiptHandle"], message["Body"]) for message in messages)
-            if len(messages) < asked:
-                break
-        return deliveries
+        messages = self._lent(min(MAX_PER_CALL, limit), min(20, wait_seconds))
+        if len(messages) == MAX_PER_CALL < limit:
+            sizes = [min(MAX_PER_CALL, limit - start) for start in range(MAX_PER_CALL, limit, MAX_PER_CALL)]
+            for start in range(0, len(sizes), CALLS_AT_ONCE):
+                lent = list(self._callers.map(lambda size: self._lent(size, 0), sizes[start : start + CALLS_AT_ONCE]))
+                messages += [message for some in lent for message in some]
+                if not all(lent):
+                    break
+        return [self._delivery(message["ReceiptHandle"], message["Body"]) for message in messages]
+
+    def _lent(self, limit: int, wait_seconds: int) -> list[dict[str, Any]]:
+        with unreachable(f"SQS queue {self._queue_name}"):
+            answer = self._sqs.receive_message(
+                QueueUrl=self._url(), MaxNumberOfMessages=limit, WaitTimeSeconds=wait_seconds
+            )
+        found: list[dict[str, Any]] = answer.get("Messages") or []
+        return found
 
     def settle(self, handles: Sequence[str]) -> None:
         """Remove what has been stored durably. An entry that SQS fails to remove comes again, and is known by then."""
-        for start in range(0, len(handles), MAX_PER_CALL):
-            batch = handles[start : start + MAX_PER_CALL]
-            with unreachable(f"SQS queue {self._queue_name}"):
-                self._sqs.delete_message_batch(
-                    QueueUrl=self._url(),
-                    Entries=[{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(batch)],
-                )
+        batches = [handles[start : start + MAX_PER_CALL] for start in range(0, len(handles), MAX_PER_CALL)]
+        for _ in self._callers.map(self._remove, batches):
+            pass
+
+    def _remove(self, handles: Sequence[str]) -> None:
+        with unreachable(f"SQS queue {self._queue_name}"):
+            self._sqs.delete_message_batch(
+                QueueUrl=self._url(),
+                Entries=[{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)],
+            )
 
     def _url(self) -> str:
         if self._queue_url is None:

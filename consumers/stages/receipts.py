@@ -7,6 +7,7 @@ cannot be read goes to the dead letters with its bytes; one that belongs to no k
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -86,14 +87,14 @@ class Receipts:
                 continue
 
     def drain_once(self, source: ReceiptSource) -> int:
-        """Settle up to 200 deliveries of `source`; return how many there were.
+        """Settle up to 1,000 deliveries of `source`; return how many there were.
 
         They are removed from the queue only after the ledger has them: a crash between delivers them again, and the
         event id makes the repeat harmless.
         """
         deliveries: list[ReceiptDelivery] = []
         try:
-            deliveries.extend(source.receive(200, 0))
+            deliveries.extend(source.receive(1000, 0))
             self._health.ready(source.name)
         except Unreachable as error:
             self._health.missing(source.name, str(error))
@@ -121,8 +122,8 @@ class Receipts:
         RECEIVED.labels("applied").inc(handed.applied)
         RECEIVED.labels("kept_aside").inc(handed.kept_aside)
         RECEIVED.labels("repeated").inc(handed.repeated)
-        for receipt in receipts:
-            BY_KIND.labels(receipt.kind.value).inc()
+        for kind, count in Counter(receipt.kind for receipt in receipts).items():
+            BY_KIND.labels(kind.value).inc(count)
 
 
 def _read_receipt(event: NoticeRead) -> Receipt:

@@ -274,18 +274,25 @@ def update_many(
         connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
 
 
-def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows that all have the same columns, hundreds in a statement."""
+def insert_many(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, leave_known: bool = False
+) -> None:
+    """Insert rows that all have the same columns, hundreds in a statement; `leave_known` leaves those as they are whose
+    primary key is there already.
+    """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        connection.execute(sa.insert(table), [dict(row) for row in rows])
+        statement = sqlite.insert(table).on_conflict_do_nothing() if leave_known else sa.insert(table)
+        connection.execute(statement, [dict(row) for row in rows])
         return
-    names = tuple(rows[0])
+    names, key = tuple(rows[0]), next(iter(table.primary_key)).name
     quoted = ", ".join(f"`{name}`" for name in names)
+    # not INSERT IGNORE: that would also swallow over-long and null values
+    end = f" ON DUPLICATE KEY UPDATE `{key}` = `{table.name}`.`{key}`" if leave_known else ""
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         every = _literals(connection, table, names, rows[start : start + _ROWS_AT_ONCE], ())
-        text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {every}"  # noqa: S608  literals
+        text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {every}{end}"  # noqa: S608  literals
         connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
 
 

@@ -43,7 +43,7 @@ from consumers.adapters.case_store.claims import (
     set_alike,
 )
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, update_many, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many, update_many, upsert
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import Meter, insert_attempts, lane_ages, open_gates
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
@@ -973,7 +973,7 @@ class Ledger:
                     if item.provider_message_id:
                         learned["provider_message_id"] = item.provider_message_id
                     changes.append(_Change(owner, item.kind, item.occurred_at, learned, item.sub_type))
-            upsert(connection, receipt, rows)
+            insert_many(connection, receipt, rows, leave_known=True)
             self._apply(connection, sorted(changes, key=lambda change: change.occurred_at), now)
             if after:
                 positions.write_positions(connection, stage, after)
@@ -986,22 +986,29 @@ class Ledger:
     @staticmethod
     def _unseen(connection: sa.Connection, receipts: Sequence[Receipt]) -> list[Receipt]:
         unique = {(item.provider, item.provider_event_id): item for item in receipts}
-        ids = [event_id for _, event_id in unique]
+        by_provider: dict[str, list[str]] = defaultdict(list)
+        for provider, event_id in unique:
+            by_provider[provider].append(event_id)
+        # by provider, as the key begins with it: without, every receipt ever received would be looked at
         seen = {
-            (row.provider, row.provider_event_id)
+            (provider, event_id)
+            for provider, ids in by_provider.items()
             for start in range(0, len(ids), _CHUNK)
-            for row in connection.execute(
-                sa.select(receipt.c.provider, receipt.c.provider_event_id).where(
-                    receipt.c.provider_event_id.in_(ids[start : start + _CHUNK])
+            for event_id in connection.execute(
+                sa.select(receipt.c.provider_event_id).where(
+                    (receipt.c.provider == provider) & receipt.c.provider_event_id.in_(ids[start : start + _CHUNK])
                 )
-            )
+            ).scalars()
         }
         return [item for identity, item in unique.items() if identity not in seen]
 
     @staticmethod
     def _owners(connection: sa.Connection, receipts: Sequence[Receipt]) -> Mapping[str, str]:
         tags = sorted({item.attempt_id for item in receipts if item.attempt_id})
-        messages = sorted({item.provider_message_id for item in receipts if not item.attempt_id})
+        messages: dict[str, set[str]] = defaultdict(set)
+        for item in receipts:
+            if not item.attempt_id:
+                messages[item.provider].add(item.provider_message_id)
         known: set[str] = set()
         by_message: dict[tuple[str, str], str] = {}
         for start in range(0, len(tags), _CHUNK):
@@ -1010,13 +1017,16 @@ class Ledger:
                     sa.select(attempt.c.attempt_id).where(attempt.c.attempt_id.in_(tags[start : start + _CHUNK]))
                 ).scalars()
             )
-        for start in range(0, len(messages), _CHUNK):
-            for row in connection.execute(
-                sa.select(attempt.c.provider, attempt.c.provider_message_id, attempt.c.attempt_id).where(
-                    attempt.c.provider_message_id.in_(messages[start : start + _CHUNK])
-                )
-            ):
-                by_message[(row.provider, row.provider_message_id)] = row.attempt_id
+        for provider, of_provider in messages.items():
+            ids = sorted(of_provider)
+            for start in range(0, len(ids), _CHUNK):
+                for row in connection.execute(
+                    sa.select(attempt.c.provider_message_id, attempt.c.attempt_id).where(
+                        (attempt.c.provider == provider)
+                        & attempt.c.provider_message_id.in_(ids[start : start + _CHUNK])
+                    )
+                ):
+                    by_message[(provider, row.provider_message_id)] = row.attempt_id
         owners: dict[str, str] = {}
         for item in receipts:
             if item.attempt_id in known:

@@ -146,9 +146,9 @@ def test_an_unreachable_queue_is_waited_for_and_said(world: World) -> None:
 
 
 def test_a_tick_empties_the_queue_in_portions(world: World) -> None:
-    world.waiting = [delivery(str(number)) for number in range(450)]
+    world.waiting = [delivery(str(number)) for number in range(2500)]
     world.receipts_stage.tick()
-    assert (len(world.settled), world.journal.count("settle")) == (450, 3)
+    assert (len(world.settled), world.journal.count("settle")) == (2500, 3)
 
 
 def test_a_read_notice_settles_its_attempt_and_moves_the_position(world: World) -> None:
