@@ -1,0 +1,3 @@
+module tocsin.invalid/bench/aws
+
+go 1.19

@@ -1,0 +1,3 @@
+module tocsin.invalid/bench/smtpsink
+
+go 1.19
