@@ -14,7 +14,7 @@ from consumers.evidence.checkpoint import open_checkpoint
 from consumers.evidence.faults import LogInUse, NotProved
 from consumers.evidence.log import LogWriter
 from consumers.evidence.note import SigningKey
-from consumers.evidence.reader import CHECKPOINT, LogFolder
+from consumers.evidence.reader import CHECKPOINT, EDGE, LogFolder
 
 _SYNCS_AT_ONCE = 16
 """A file system commits what is asked of it at one time together: sixteen syncs cost little more than one."""
@@ -132,6 +132,11 @@ class TileFolder(LogFolder):
         self._disk.sync([aside])
         self._disk.replace(aside, self.root / CHECKPOINT)
         self._disk.sync([self.root])
+
+    def help_readers(self, edge: bytes) -> None:
+        aside = self._temporary / EDGE
+        self._disk.write(aside, edge)
+        self._disk.replace(aside, self.root / EDGE)
 
     def remembered(self) -> bytes | None:
         try:

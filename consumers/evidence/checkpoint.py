@@ -64,6 +64,6 @@ def open_checkpoint(signed: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:
     checkpoint = Checkpoint.parse_text(note.text)
     if all(key.name != checkpoint.origin for key in signers):
         raise NotProved(
-            f"the checkpoint is of the log {checkpoint.origin!r}, but was signed by {signers[0].name!r}: another log"
+            f"the checkpoint is of the log {checkpoint.origin[:200]!r}, but was signed by {signers[0].name!r}: another log"
         )
     return checkpoint

@@ -24,9 +24,9 @@ from consumers.evidence.faults import (
     WriterFailed,
     WrongKey,
 )
-from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes
+from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes, root_of_peaks
 from consumers.evidence.note import Note, SigningKey, VerifierKey
-from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
+from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader, encode_edge
 from consumers.evidence.rotation import KeyRotation, key_given_up, refuse_given_up
 from consumers.evidence.tiles import (
     ENTRIES,
@@ -58,6 +58,10 @@ class TileStore(LogFiles, Protocol):
 
     def publish(self, checkpoint: bytes) -> None:
         """Replace the checkpoint alone, atomically."""
+        ...
+
+    def help_readers(self, edge: bytes) -> None:
+        """Replace the edge file, atomically. Needs no durability: a reader does without it, or with an older one."""
         ...
 
     def remembered(self) -> bytes | None:
@@ -190,7 +194,11 @@ class LogWriter:
             files[TileName(ENTRIES, frontier.size // WIDTH, len(bundle)).path] = b"".join(bundle)
         self._failed = True
         self._store.put(files)
-        self._store.sign_off(Checkpoint(self._key.verifier.name, frontier.size, frontier.root()).sign(*keys))
+        peaks = frontier.peaks()
+        signed = Checkpoint(self._key.verifier.name, frontier.size, root_of_peaks(peaks)).sign(*keys)
+        self._store.sign_off(signed)
+        # A crash before this leaves an edge of another size, which nobody reads.
+        self._store.help_readers(encode_edge(frontier.size, peaks))
         begun = {name.completed for name in right_edge(self.size)} | {TileName(ENTRIES, self.size // WIDTH)}
         self._store.remove_partials(name.path for name in completed if name in begun)
         self._failed = False

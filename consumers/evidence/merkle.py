@@ -65,6 +65,22 @@ def range_hash(start: int, end: int, node_at: NodeAt) -> bytes:
     return node_hash(range_hash(start, split, node_at), range_hash(split, end, node_at))
 
 
+def root_of_peaks(peaks: Sequence[bytes]) -> bytes:
+    """Return a tree's root from the roots of its largest complete subtrees, the leftmost and largest first."""
+    if not peaks:
+        return EMPTY_ROOT
+    root = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        root = node_hash(peak, root)
+    return root
+
+
+def peaks_of(size: int) -> list[tuple[int, int]]:
+    """Return the (height, index) of the largest complete subtrees of a tree of `size`, from the left."""
+    heights = [height for height in reversed(range(size.bit_length())) if size >> height & 1]
+    return [(height, (size >> height) - 1) for height in heights]
+
+
 def tree_root(size: int, node_at: NodeAt) -> bytes:
     """Return the root of the tree of `size` leaves."""
     return range_hash(0, size, node_at) if size else EMPTY_ROOT
@@ -121,6 +137,7 @@ def check_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], r
     """
     if not 0 <= index < size:
         raise NotProved(f"leaf {index} cannot be in a tree of size {size}")
+    _refuse_other_than_hashes(leaf, root, *path)
     position, last = index, size - 1
     found = leaf
     for sibling in path:
@@ -148,6 +165,9 @@ def check_consistency(old_size: int, new_size: int, old_root: bytes, new_root: b
     """
     if not 0 <= old_size <= new_size:
         raise NotProved(f"a tree of size {new_size} cannot extend one of size {old_size}")
+    _refuse_other_than_hashes(old_root, new_root, *proof)
+    if new_size == 0 and new_root != EMPTY_ROOT:
+        raise NotProved("the tree without leaves has another root than SHA-256 of nothing")
     if old_size == new_size:
         if proof or old_root != new_root:
             raise NotProved(f"two different trees of size {old_size}")
@@ -183,6 +203,12 @@ def check_consistency(old_size: int, new_size: int, old_root: bytes, new_root: b
         raise NotProved("the consistency proof is too short")
     if old_found != old_root or new_found != new_root:
         raise NotProved(f"the tree of size {new_size} does not extend the one of size {old_size}")
+
+
+def _refuse_other_than_hashes(*hashes: bytes) -> None:
+    for each in hashes:
+        if len(each) != HASH_BYTES:
+            raise NotProved(f"a hash of {len(each)} bytes; SHA-256 has {HASH_BYTES}")
 
 
 def _split(width: int) -> int:

@@ -46,6 +46,8 @@ def encode_base64(value: bytes) -> str:
 def _checked_name(name: str, what: str) -> str:
     if not name or "+" in name or any(c.isspace() or ord(c) < 0x20 for c in name):
         raise Malformed(f"{what}: a key name is not empty and has neither spaces nor '+' nor control characters")
+    if any("\ud800" <= c <= "\udfff" for c in name):  # from an argument or a file that is not UTF-8
+        raise Malformed(f"{what}: its name is not UTF-8")
     return name
 
 
@@ -227,10 +229,11 @@ class Note:
             if key not in signed:
                 signed.append(key)
         if not signed:
-            claimed = ", ".join(f"{line.name} (key {line.key_id.hex()})" for line in self.signatures)
+            claimed = ", ".join(f"{line.name[:100]} (key {line.key_id.hex()})" for line in self.signatures[:4])
+            more = f" and {len(self.signatures) - 4} others" if len(self.signatures) > 4 else ""
             wanted = ", ".join(f"{key.name} (key {key.key_id.hex()})" for key in known.values())
             raise NotProved(
-                f"not signed by {wanted or 'any given key'}; it carries signatures by {claimed or 'nobody'}"
+                f"not signed by {wanted or 'any given key'}; it carries signatures by {claimed or 'nobody'}{more}"
             )
         return tuple(signed)
 

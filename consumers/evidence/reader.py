@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
-from consumers.evidence.merkle import HASH_BYTES, consistency_proof, inclusion_proof, root_over, tree_root
+from consumers.evidence.merkle import HASH_BYTES, consistency_proof, inclusion_proof, peaks_of, root_over, tree_root
+from consumers.evidence.note import decode_base64, encode_base64
 from consumers.evidence.tiles import (
     ENTRIES,
     HEIGHT,
@@ -24,6 +25,27 @@ from consumers.evidence.tiles import (
 )
 
 CHECKPOINT = "checkpoint"
+EDGE = "edge"
+"""Beside the checkpoint, a help for making proofs: its size, then the hashes of the largest complete subtrees, from the
+left, one a line in base64. Nothing is proved by it: a proof that it spoils does not lead to the root."""
+
+
+def encode_edge(size: int, peaks: Iterable[bytes]) -> bytes:
+    """Return the edge file of a log of `size`."""
+    return "".join(f"{line}\n" for line in (size, *map(encode_base64, peaks))).encode()
+
+
+def parse_edge(edge: bytes, size: int) -> dict[tuple[int, int], bytes]:
+    """Return the nodes that an edge file names for a log of `size`: none if it is of another size, or no such file."""
+    lines = edge.split(b"\n")
+    places = peaks_of(size)
+    if lines[0] != b"%d" % size or len(lines) != len(places) + 2 or lines[-1]:
+        return {}
+    try:
+        hashes = [decode_base64(line.decode(), "a hash of the edge") for line in lines[1:-1]]
+    except (Malformed, UnicodeDecodeError):
+        return {}
+    return dict(zip(places, hashes, strict=True)) if all(len(each) == HASH_BYTES for each in hashes) else {}
 
 
 class LogFiles(Protocol):
@@ -87,6 +109,7 @@ class LogReader:
         self._files = files
         self.size = size
         self._tile_cached = lru_cache(maxsize=64)(self._tile)
+        self._peaks: dict[tuple[int, int], bytes] | None = None
 
     def bytes_of(self, name: TileName) -> bytes:
         """Return a tile's or bundle's bytes: the partial file, or the prefix of the full one that replaced it.
@@ -156,8 +179,14 @@ class LogReader:
 
     def inclusion_proof(self, index: int) -> tuple[bytes, ...]:
         """Return the path from entry `index` to the root. Raises NotProved if there is no such entry."""
-        return inclusion_proof(index, self.size, self.node)
+        return inclusion_proof(index, self.size, self._node_or_peak)
 
     def consistency_proof(self, old_size: int) -> tuple[bytes, ...]:
         """Return the proof that this tree extends its first `old_size` entries."""
-        return consistency_proof(old_size, self.size, self.node)
+        return consistency_proof(old_size, self.size, self._node_or_peak)
+
+    def _node_or_peak(self, height: int, index: int) -> bytes:
+        """Return the hash of a complete subtree; of one at the right edge without reading the tiles there."""
+        if self._peaks is None:
+            self._peaks = parse_edge(self._files.read(EDGE) or b"", self.size)
+        return self._peaks.get((height, index)) or self.node(height, index)

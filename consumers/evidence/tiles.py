@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from consumers.evidence.faults import Malformed
-from consumers.evidence.merkle import HASH_BYTES, root_over
+from consumers.evidence.merkle import HASH_BYTES, root_of_peaks, root_over
 
 WIDTH = 256
 HEIGHT = 8
@@ -193,13 +193,20 @@ class Frontier:
         """Return the partial tiles of the tree as it is now."""
         return [(name, self.levels[name.level]) for name in right_edge(self.size)]
 
+    def peaks(self) -> list[bytes]:
+        """Return the roots of the largest complete subtrees, from the left: one for each bit of the size."""
+        found: list[bytes] = []
+        for hashes in reversed(self.levels):
+            at = 0
+            for inner in reversed(range(HEIGHT)):
+                if len(hashes) & (1 << inner):
+                    found.append(root_over(hashes[at : at + (1 << inner)]))
+                    at += 1 << inner
+        return found
+
     def root(self) -> bytes:
         """Return the tree's root."""
-        below: list[bytes] = []
-        for hashes in self.levels:
-            if hashes or below:
-                below = [root_over([*hashes, *below])]
-        return root_over(below)
+        return root_of_peaks(self.peaks())
 
     def copy(self) -> "Frontier":
         return Frontier(self.size, [list(hashes) for hashes in self.levels])

@@ -28,7 +28,7 @@ from consumers.evidence.log import LogWriter
 from consumers.evidence.merkle import check_consistency, check_inclusion, leaf_hash, root_over
 from consumers.evidence.note import SigningKey
 from consumers.evidence.reader import LogFolder, LogReader
-from consumers.evidence.tiles import ENTRIES, TileName, tiles_of
+from consumers.evidence.tiles import ENTRIES, TileName, parse_path, tiles_of
 from consumers.evidence.verifier import LogReport, verify_log
 from tests.unit.evidence.logs import (
     KEY,
@@ -42,6 +42,20 @@ from tests.unit.evidence.logs import (
     write_log,
     writing,
 )
+
+
+class CountedFiles(LogFolder):
+    """Remembers which files were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read_paths: list[str] = []
+
+    def read(self, path: str) -> bytes | None:
+        found = super().read(path)
+        if found is not None:
+            self.read_paths.append(path)
+        return found
 
 
 def verified(folder: Path) -> LogReport:
@@ -114,6 +128,24 @@ def test_proofs_from_tiles_prove(tmp_path: Path, size: int) -> None:
         check_consistency(old, size, root_of(old), head.root, reader.consistency_proof(old))
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 600, 65537, 70000])
+def test_a_proof_reads_one_tile_a_level_and_one_bundle_also_with_a_spoiled_edge(tmp_path: Path, size: int) -> None:
+    folder = write_log(tmp_path / "log", [size])
+    head, whole = head_of(folder), (folder / "edge").read_bytes()
+    for index in {0, size // 3, size - 1}:
+        counted = CountedFiles(folder)
+        reader = LogReader(counted, size)
+        check_inclusion(index, size, leaf_hash(reader.entry(index)), reader.inclusion_proof(index), head.root)
+        tiles = [parse_path(path) for path in counted.read_paths if path.startswith("tile/")]
+        assert len({tile.level for tile in tiles}) == len(tiles)
+        assert set(counted.read_paths) - {tile.path for tile in tiles} <= {"edge"}
+    for spoiled in (b"", whole[:-1], whole + b"\n", whole.replace(b"=", b"", 1), b"1\n", b"\xff" * 99, b"0" + whole):
+        (folder / "edge").write_bytes(spoiled)
+        proof = LogReader(LogFolder(folder), size).inclusion_proof(size // 2)
+        check_inclusion(size // 2, size, leaf_hash(entry(size // 2)), proof, head.root)
+    assert verified(folder).problems == []
+
+
 def test_a_writer_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     sizes = [1, 3, 255, 256, 258, 700]
@@ -134,7 +166,10 @@ def test_an_entry_that_fits_no_bundle_is_refused_before_anything_is_written(tmp_
         assert writer.append([b"fits"]) == range(1)
 
 
-@pytest.mark.parametrize("what_is_lost", ["the process", "what was not synced", "bytes that were not synced"])
+@pytest.mark.parametrize(
+    "what_is_lost",
+    ["the process", "what was not synced", pytest.param("bytes that were not synced", marks=pytest.mark.soak)],
+)
 def test_no_operation_on_disk_can_fail_without_the_log_staying_one_history(tmp_path: Path, what_is_lost: str) -> None:
     """Stop before each file operation in turn: whatever was signed stays signed, and the log goes on and verifies."""
     template = write_log(tmp_path / "template/log", [250]).parent
@@ -344,14 +379,15 @@ def test_an_unsigned_batch_is_set_aside_not_destroyed(tmp_path: Path) -> None:
     assert verified(folder).notes == []
 
 
-def test_every_altered_byte_is_found(tmp_path: Path) -> None:
-    """1,000 random alterations of single bytes, anywhere in the log."""
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_every_altered_byte_is_found(tmp_path: Path, count: int) -> None:
+    """Random alterations of single bytes, anywhere in the log."""
     folder = write_log(tmp_path / "log", [100, 256, 300, 520])
     files = [folder / "checkpoint", *(folder / name for name in sorted(LogFolder(folder).names()))]
     contents = {file: file.read_bytes() for file in files}
     places = [(file, at) for file in files for at in range(len(contents[file]))]
     chance = random.Random(11)
-    for file, at in chance.sample(places, 1000):
+    for file, at in chance.sample(places, count):
         altered = bytearray(contents[file])
         altered[at] ^= chance.randint(1, 255)
         file.write_bytes(altered)
