@@ -486,7 +486,11 @@ def aws_config(settings: Settings) -> "AwsConfig":
             'delivery.mode = "sandbox" needs delivery.endpoint_url, the address of the AWS sandbox; start one with '
             "`python -m consumers.sandbox`"
         )
-    return AwsConfig(region=settings.delivery.aws_region, endpoint_url=settings.delivery.endpoint_url)
+    return AwsConfig(
+        region=settings.delivery.aws_region,
+        endpoint_url=settings.delivery.endpoint_url,
+        read_timeout_seconds=settings.delivery.aws_timeout_seconds,
+    )
 
 
 def _relay(parts: Parts, process: Process) -> Stage:

@@ -318,6 +318,9 @@ class Delivery(Section):
     sms_status_poll_seconds: float = Field(
         default=5, gt=0, description="how often CloudWatch Logs is asked what became of SMS"
     )
+    aws_timeout_seconds: float = Field(
+        default=30, gt=0, description="an SES or SNS call without an answer for so long may have been taken: unknown"
+    )
     email_per_second: float = Field(default=14, gt=0, description="what SES grants; the meter never exceeds it")
     sms_per_second: float = Field(default=10, gt=0)
     email_price_per_thousand: float | None = Field(

@@ -1,8 +1,10 @@
 """Faults of a whole service, posted to `/_control/faults`: as when AWS itself is ill, whoever the recipient is.
 
     {"sesv2": {"answer": "500", "calls": 20}, "sns": "reset"}
+    {"sesv2": {"answer": "hold", "operation": "SendBulkEmail"}}
 
-A table replaces the one before; `{}` ends all faults. Without `calls` a fault lasts until then.
+A table replaces the one before; `{}` ends all faults. Without `calls` a fault lasts until then, without `operation` all
+calls of the service meet it. Reading the same address says how many calls are held at this moment.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +27,13 @@ class FaultyAnswer(StrEnum):
     """The connection ends without an answer, nothing taken."""
     RESET_AFTER = "reset_after"
     """Everything is taken and the connection ends before the answer."""
+    HOLD = "hold"
+    """Neither taken nor answered until another table is posted, and then as usual: also for a caller that gave up."""
+    HOLD_AFTER = "hold_after"
+    """Taken at once, and answered once another table is posted."""
+
+
+HELD = frozenset({FaultyAnswer.HOLD, FaultyAnswer.HOLD_AFTER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Fault:
 
     answer: FaultyAnswer
     calls: int | None = None
+    operation: str | None = None
+    """Which calls meet it, by AWS's name; None: all."""
 
     @property
     def over(self) -> bool:
@@ -51,6 +62,9 @@ def parse_faults(posted: object) -> dict[str, Fault]:
     return {_service(name): _fault(name, value) for name, value in posted.items()}
 
 
+_KEYS = ("answer", "calls", "operation")
+
+
 def _service(name: str) -> str:
     if name not in SERVICES:
         raise BadInput(f"faults: unknown service {name!r}{nearest(name, SERVICES)}; known: {', '.join(SERVICES)}")
@@ -61,10 +75,10 @@ def _fault(service: str, value: object) -> Fault:
     if isinstance(value, str):
         value = {"answer": value}
     if not isinstance(value, dict):
-        raise BadInput(f"faults, {service}: expected an answer or an object with `answer` and `calls`")
+        raise BadInput(f"faults, {service}: expected an answer or an object with {', '.join(_KEYS)}")
     for key in value:
-        if key not in ("answer", "calls"):
-            raise BadInput(f"faults, {service}: unknown key {key!r}{nearest(key, ('answer', 'calls'))}")
+        if key not in _KEYS:
+            raise BadInput(f"faults, {service}: unknown key {key!r}{nearest(key, _KEYS)}")
     answer = value.get("answer")
     if not isinstance(answer, str) or answer not in set(FaultyAnswer):
         known = [each.value for each in FaultyAnswer]
@@ -72,4 +86,9 @@ def _fault(service: str, value: object) -> Fault:
     calls = value.get("calls")
     if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 0):
         raise BadInput(f"faults, {service}: `calls` must be a whole number, got {calls!r}")
-    return Fault(FaultyAnswer(answer), calls)
+    operation = value.get("operation")
+    if operation is not None and not isinstance(operation, str):
+        raise BadInput(f"faults, {service}: `operation` must be a name, got {operation!r}")
+    if service == "sms-gateway" and (operation is not None or answer in HELD):
+        raise BadInput(f"faults, {service}: its calls are not held, and it has one operation only")
+    return Fault(FaultyAnswer(answer), calls, operation)

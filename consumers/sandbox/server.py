@@ -139,10 +139,12 @@ class Sandbox:
         call: Call | None = None
         try:
             call = self._wire.read(request)
-            fault = self._met_fault(call.service)
+            fault = self._met_fault(call)
             result = self._handle(call)
             if fault is FaultyAnswer.RESET_AFTER:
                 raise Unanswered
+            if fault is FaultyAnswer.HOLD_AFTER:
+                self._hold(call)
             return self._wire.answer(call, result)
         except AwsError as error:
             try:
@@ -151,20 +153,32 @@ class Sandbox:
                 service = "sesv2"
             return self._wire.refusal(service, call.operation if call else None, error)
 
-    def _met_fault(self, service: str) -> FaultyAnswer | None:
-        """Return the fault that this call of `service` meets after it was taken. Raises what it meets before."""
+    def _met_fault(self, call: Call) -> FaultyAnswer | None:
+        """Return the fault that `call` meets after it was taken. Raises what it meets before."""
         with self._state.changed:
-            fault = self._state.faults.get(service)
-            if fault is None or fault.over:
+            fault = self._state.faults.get(call.service)
+            if fault is None or fault.over or fault.operation not in (None, call.operation):
                 return None
-            self._state.commit({"record": "fault_met", "service": service})
+            self._state.commit({"record": "fault_met", "service": call.service})
         if fault.answer is FaultyAnswer.SERVER_ERROR:
             raise AwsError("InternalFailure", "the sandbox plays a failure of the service", 500)
         if fault.answer is FaultyAnswer.TOO_MANY:
             raise AwsError("Throttling", "Rate exceeded", 429)
         if fault.answer is FaultyAnswer.RESET:
             raise Unanswered
+        if fault.answer is FaultyAnswer.HOLD:
+            self._hold(call)
         return fault.answer
+
+    def _hold(self, call: Call) -> None:
+        """Let the call wait until another table of faults is posted, or the sandbox stops."""
+        with self._state.changed:
+            table = self._state.fault_tables
+            self._state.held[call.service] += 1
+            self._state.changed.notify_all()
+            while self._state.fault_tables == table and not self._sqs.closing:
+                self._state.changed.wait()
+            self._state.held[call.service] -= 1
 
     def _handle(self, call: Call) -> dict[str, Any]:
         if call.service == "sqs" and call.operation == "ReceiveMessage":
@@ -191,6 +205,10 @@ class Sandbox:
                 self._state, _number(query.get("after", ["0"])[0]), with_bodies=query.get("bodies") != ["0"]
             )
             return Streamed(JSON, chunks, mailbox.SECURITY_HEADERS)
+        if route == ("GET", "/_control/faults"):
+            with self._state.changed:
+                held = {service: count for service, count in self._state.held.items() if count}
+            return Response(200, JSON, json.dumps({"held": held}).encode())
         if request.method == "POST" and path in self._controls:
             return self._control(request, self._controls[path])
         return Response(404, "text/plain", b"not found")

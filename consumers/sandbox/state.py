@@ -103,6 +103,10 @@ class State:
         self.throttled: Counter[str] = Counter()
         self.unanswered: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
+        self.fault_tables = 0
+        """How many were posted: a held call waits for the next one."""
+        self.held: Counter[str] = Counter()
+        """Calls that are held at this moment, by service; in memory only."""
         self.limits = Limits()
         self.sms_attributes: dict[str, str] = {}
         self.opted_out: set[str] = set()
@@ -171,6 +175,7 @@ class State:
             self.unanswered[record["to"]] += 1
         elif kind == "faults":
             self.faults = parse_faults(record["faults"])
+            self.fault_tables += 1
         elif kind == "fault_met":
             self.faults[record["service"]] = self.faults[record["service"]].once_less()
         elif kind == "account":

@@ -1,6 +1,9 @@
 """What a recipient, a service or an account can be scripted to do in the sandbox, as our adapters see it."""
 
+import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +16,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.aws import AwsConfig, caller_account, client
 from consumers.adapters.sms_status import FAILURES, LOOK_BACK, OVERLAP, CloudWatchSmsStatus
 from consumers.domain.sending import ReceiptKind, SendState
-from tests.contract.aws_sandbox import Aws, bulk, drain, entry, running
+from tests.contract.aws_sandbox import Aws, bulk, drain, entry, get, running
 
 ANN = "+4915100000001"
 BO = "+4915100000002"
@@ -117,6 +120,21 @@ def test_a_service_that_is_ill_is_ill_for_everybody_until_it_recovers(
     assert aws.email.send_bulk(bulk(entry("a-2", "bo@x.example.com")))[0].state is SendState.ACCEPTED
 
 
+@pytest.mark.parametrize(("answer", "taken"), [("hold", 0), ("hold_after", 1)])
+def test_a_held_call_is_answered_once_the_hold_ends(aws: Aws, answer: str, taken: int) -> None:
+    aws.control("faults", {"sesv2": {"answer": answer, "operation": "SendBulkEmail"}})
+    assert client(aws.config, "sesv2", may_repeat=True).get_account()["SendingEnabled"], "others are answered"
+    with ThreadPoolExecutor(1) as caller:
+        sending = caller.submit(aws.email.send_bulk, bulk(entry("a-1", "ann@x.example.com")))
+        until = time.monotonic() + 10
+        while json.loads(get(f"{aws.url}/_control/faults")) != {"held": {"sesv2": 1}}:
+            assert time.monotonic() < until
+        assert (sending.done(), len(aws.mailbox()["messages"])) == (False, taken)
+        aws.control("faults", {})
+        assert sending.result()[0].state is SendState.ACCEPTED
+    assert len(aws.mailbox()["messages"]) == 1
+
+
 def test_rate_and_quota_count_recipients_and_not_calls(aws: Aws) -> None:
     everybody = [entry(f"a-{n}", f"p{n}@x.example.com") for n in range(5)]
     aws.control("account", {"max_send_rate": 2})
@@ -149,6 +167,8 @@ def test_bad_controls_are_refused_and_change_nothing(shared: Aws) -> None:
         ("faults", {"ses": "500"}),
         ("faults", {"sns": {"answer": "teapot"}}),
         ("faults", {"sns": {"answer": "500", "calls": -1}}),
+        ("faults", {"sns": {"answer": "500", "operation": 3}}),
+        ("faults", {"sms-gateway": "hold"}),
         ("account", {"max_rate": 3}),
         ("account", {"production_access": 1}),
         ("account", {"enforcement_status": "FINE"}),

@@ -1,0 +1,109 @@
+"""What must come of a delivery, computed from what was scripted and from the channel policy alone.
+
+Imports nothing of the product: the fates are the sandbox's words, the policy is a list of channels. It judges three
+witnesses: the ledger's rows, the evidence log's leaves, and what the providers themselves count.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+ARRIVES = frozenset({"delivered", "complaint", "delay", "spam", "throttle", "timeout", "lost"})
+"""Fates after which the message is with its reader and the provider says so."""
+NEVER_TAKEN = frozenset({"refuse"})
+STATE_OF = {
+    "complaint": "complained", "bounce": "bounced", "softbounce": "bounced", "refuse": "rejected", "reject": "rejected",
+    "silent": "expired",
+}  # fmt: skip
+"""Where an attempt ends, if not as `delivered`."""
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """One person: what becomes of each channel that exists for them, and what was done to their incident meanwhile."""
+
+    root: str
+    incident_id: str
+    policy: Sequence[str]
+    fates: Mapping[str, str]
+    """Channel -> fate, of the channels that this person has."""
+    addresses: Mapping[str, str] = field(repr=False)
+    disturbed: frozenset[str] = frozenset()
+    """Channels where calls may have ended without an answer (a kill, a reset, a time-out): one repeat is allowed there."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a person must end, the attempts that lead there, and how often a provider may have got their message."""
+
+    end: str
+    steps: tuple[tuple[str, str], ...]
+    taken: Mapping[str, tuple[int, int]]
+    """Channel -> fewest and most messages that its provider may have accepted."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt as the ledger has it."""
+
+    attempt_id: str
+    channel: str
+    state: str
+    send_count: int
+
+
+def expected(person: Scripted) -> Expected:
+    """Return what must come of `person`: each channel in turn until one arrives."""
+    steps: list[tuple[str, str]] = []
+    taken: dict[str, tuple[int, int]] = {}
+    for channel in person.policy:
+        fate = person.fates.get(channel)
+        if fate is None:
+            continue
+        steps.append((channel, "delivered" if fate in ARRIVES - STATE_OF.keys() else STATE_OF[fate]))
+        once_more = channel in person.disturbed or fate == "timeout"
+        taken[channel] = (0, 0) if fate in NEVER_TAKEN else (1, 2 if once_more else 1)
+        if fate in ARRIVES:
+            return Expected("reached", tuple(steps), taken)
+    return Expected("unreachable_reported", tuple(steps), taken)
+
+
+def judge(
+    people: Sequence[Scripted],
+    ends: Mapping[tuple[str, str], str | None],
+    attempts: Mapping[tuple[str, str], Sequence[Attempt]],
+    logged_steps: Mapping[tuple[str, str], Sequence[tuple[str, str]]],
+    logged_ends: Mapping[tuple[str, str], str],
+    taken_by_address: Counter[str],
+    taken_by_attempt: Counter[str],
+) -> list[str]:
+    """Return every difference as a sentence without personal values. People are named by (incident, root).
+
+    `taken_by_*` is what the providers accepted; those that carry our reference are counted by attempt, too.
+    """
+    faults: list[str] = []
+    known_addresses = {address for person in people for address in person.addresses.values()}
+    if strangers := sum(count for address, count in taken_by_address.items() if address not in known_addresses):
+        faults.append(f"{strangers} messages went to nobody who was to be told")
+    for person in people:
+        who, want = (person.incident_id, person.root), expected(person)
+        tried = attempts.get(who, ())
+        steps = tuple((attempt.channel, attempt.state) for attempt in tried)
+        if (ends.get(who), steps) != (want.end, want.steps):
+            faults.append(f"{who}: expected {want.end} by {want.steps}, the ledger has {ends.get(who)} by {steps}")
+        if (logged_ends.get(who), tuple(logged_steps.get(who, ()))) != (ends.get(who), steps):
+            faults.append(f"{who}: ledger {ends.get(who)} {steps}, log {logged_ends.get(who)} {logged_steps.get(who)}")
+        for channel, address in person.addresses.items():
+            fewest, most = want.taken.get(channel, (0, 0))
+            if not fewest <= taken_by_address[address] <= most:
+                faults.append(f"{who}: {taken_by_address[address]} by {channel}, allowed are {fewest} to {most}")
+        for attempt in tried:
+            # the ledger counts each call that may have left the house, so a provider never has more than it says
+            if taken_by_attempt[attempt.attempt_id] > attempt.send_count or attempt.send_count > 2:
+                faults.append(
+                    f"{who}: {taken_by_attempt[attempt.attempt_id]} taken, the ledger knows of {attempt.send_count} calls"
+                )
+    ours = {attempt.attempt_id for tried in attempts.values() for attempt in tried}
+    if unknown := sum(count for attempt_id, count in taken_by_attempt.items() if attempt_id not in ours):
+        faults.append(f"{unknown} messages name an attempt that the ledger does not know")
+    return faults

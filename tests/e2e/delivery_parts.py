@@ -1,0 +1,401 @@
+"""Delivery alone, as processes: a case store with approved releases in it, and the stages that carry them out.
+
+What comes before (capture, index, planning, approvals) has tests of its own; its result is written into the tables here.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from click.testing import CliRunner
+from confluent_kafka.admin import AdminClient
+
+from bridge.contracts.events import Contact
+from bridge.runtime.clock import SystemClock
+from bridge.runtime.sealing import Sealer, load_public_key
+from bridge.runtime.settings import load_settings
+from bridge.runtime.supervisor import Supervisor, die_with_parent
+from consumers import cli
+from consumers.adapters.artefact_store import DirectoryArtefactStore
+from consumers.adapters.aws import provision_sandbox
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.notice_renderer import sample_key
+from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
+from consumers.bootstrap import aws_config
+from consumers.commands import initialise, stage_command
+from consumers.evidence.checkpoint import Checkpoint
+from consumers.evidence.leaves import canonical_content
+from consumers.evidence.note import Note
+from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
+from tests.e2e import delivery_oracle as oracle
+from tests.e2e.delivery_oracle import Attempt, Scripted
+from tests.e2e.demo_process import ROOT, last_words
+from tests.e2e.parts import start_part
+from tests.servers.kafka import KafkaServer
+from tests.servers.mariadb import StoreDatabase
+
+SUPERVISED = ("release", "outbox", "receipts", "evidence")
+POLICY = ("email", "sms")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attempt, with whose it is."""
+
+    incident_id: str
+    root: str
+    attempt: Attempt
+
+
+class Dispatcher:
+    """One process of the stage dispatch."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._config, self._log = config, log
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                stage_command(self._config, "dispatch"), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, preexec_fn=die_with_parent(),
+            )  # fmt: skip
+
+    def tend(self) -> None:
+        """Start it again if it has ended, as a supervisor does."""
+        if self._process.poll() is not None:
+            assert self._process.returncode != 2, last_words(self._log)
+            self.start()
+
+    def send(self, signal_: signal.Signals) -> None:
+        self._process.send_signal(signal_)
+
+    def kill(self) -> None:
+        """SIGKILL; it is gone on return."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> int:
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        return self._process.wait(60)
+
+
+class Delivery:
+    """An installation whose delivery stages run on real servers."""
+
+    def __init__(self, folder: Path, sandbox: str, database: CaseDatabase) -> None:
+        self.folder, self.sandbox, self.database = folder, sandbox, database
+        self.config = folder / "tocsin.toml"
+        self.settings = load_settings(self.config)
+        self.people: list[Scripted] = []
+        self._numbers = count(1)
+        self._sealer = Sealer(load_public_key(self.settings.paths.sealing_public_key), SystemClock())
+        artefacts = DirectoryArtefactStore(self.settings.paths.artefacts)
+        self._bundle = read_bundle(self.settings.paths.templates, "ai-data-leak")
+        ApprovedBundles(self.settings.paths.templates, artefacts).keep(self._bundle)
+        self._dispatcher: Dispatcher | None = None
+        self.supervisor: Supervisor | None = None
+
+    # --- what is scripted ----------------------------------------------------------------------------------------
+
+    def incident(
+        self, fates: Sequence[Mapping[str, str]], *, disturbed: Sequence[str] = (), residence: str = "DE"
+    ) -> str:
+        """Approve a release for one person for each of `fates` (channel -> fate), and return its incident.
+
+        `disturbed` are the channels of which the test makes calls end without an answer.
+        """
+        number, now = next(self._numbers), datetime.now(UTC)
+        incident_id = f"INC-2026-{number:04d}"
+        policy = [channel for channel in (*POLICY, "account_notice") if any(channel in each for each in fates)]
+        people = [self._person(incident_id, n, each, policy, disturbed) for n, each in enumerate(fates, number * 1000)]
+        phones = {p.addresses["sms"]: p.fates["sms"] for p in people if "sms" in p.addresses}
+        self.control("behaviours", phones)
+        key = sample_key(
+            self._bundle, "en", incident_id=incident_id, bundle_sha256=self._bundle.sha256, channels=tuple(policy)
+        )
+        approved = {"bundle_sha256": self._bundle.sha256, "channels": policy}
+        with self.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.incident).values(
+                    incident_id=incident_id, number=number, year=2026, source="monitor", fingerprint=incident_id,
+                    fingerprint_sha256=f"{number:064d}", occurrence=1, title="t", state="confirmed", revision=1,
+                    unsigned_source=False, exercise=False, repeat_count=0, detected_at=now, opened_at=now, epoch=1,
+                )
+            )  # fmt: skip
+            connection.execute(
+                sa.insert(tables.segment).values(
+                    segment_id=key.segment_id, incident_id=incident_id, revision=1, name="all", key=key.as_json(),
+                    bundle_sha256=self._bundle.sha256, channels=policy, lane="urgent", priority=1, sms_details=False,
+                    count=len(people),
+                )
+            )  # fmt: skip
+            connection.execute(
+                sa.insert(tables.recipient),
+                [self._row(person, key.segment_id, now, residence) for person in people],
+            )
+            connection.execute(
+                sa.insert(tables.release).values(
+                    release_id=f"release-{number}", incident_id=incident_id, revision=1,
+                    policy={"segments": {key.segment_id: approved}}, policy_sha256="0" * 64, mode="two_approvers",
+                    state="releasing", late_cap=1, prepared_by="p", prepared_role="responder", prepared_at=now,
+                    released_at=now,
+                )
+            )  # fmt: skip
+        self.people.extend(people)
+        return incident_id
+
+    def _person(
+        self, incident_id: str, number: int, fates: Mapping[str, str], policy: Sequence[str], disturbed: Sequence[str]
+    ) -> Scripted:
+        email = fates.get("email")
+        tag = "" if email in (None, "delivered") else f"+{email}"
+        addresses = {"email": f"person.{number}{tag}@shop.example.com", "sms": f"+49151{number:08d}"}
+        return Scripted(
+            f"customer/{number}", incident_id, policy, fates,
+            {channel: address for channel, address in addresses.items() if channel in fates}, frozenset(disturbed),
+        )  # fmt: skip
+
+    def _row(self, person: Scripted, segment_id: str, now: datetime, residence: str) -> dict[str, Any]:
+        number = int(person.root.partition("/")[2])
+        contact = Contact(email=person.addresses.get("email"), phone=person.addresses.get("sms"), first_name="Vrae")
+        return {
+            "recipient_id": f"{person.incident_id}:{person.root}", "incident_id": person.incident_id, "revision": 1,
+            "root": person.root, "roots": [person.root], "subject_commitment": f"{number:064d}", "customer_id": number,
+            "controller": "c", "website_id": 1, "store_id": 1, "locale": "en", "standing": "recorded", "late": False,
+            "residence": [{"code": residence, "source": "store"}], "jurisdictions": [], "highest_sensitivity": "high",
+            "segment_id": segment_id, "channels": list(person.fates), "why": {},
+            "contact": self._sealer.seal(contact, person.root).model_dump(mode="json"),
+            "deadline_at": now + timedelta(hours=72),
+        }  # fmt: skip
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The first process of dispatch."""
+        assert self._dispatcher is not None
+        return self._dispatcher
+
+    def start_dispatch(self) -> None:
+        self._dispatcher = Dispatcher(self.config, self.folder / "logs" / "dispatch.log")
+
+    # --- what is done to it --------------------------------------------------------------------------------------
+
+    def control(self, what: str, posted: object) -> None:
+        request = urllib.request.Request(
+            f"{self.sandbox}/_control/{what}", json.dumps(posted).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+
+    def held(self) -> int:
+        """Return how many calls the sandbox holds at this moment."""
+        with urllib.request.urlopen(f"{self.sandbox}/_control/faults", timeout=30) as answer:
+            return sum(json.load(answer)["held"].values())
+
+    @contextmanager
+    def frozen(self, stage: str) -> Iterator[None]:
+        """Stop a supervised process, and let it go on afterwards."""
+        assert self.supervisor is not None
+        pid = self.until(lambda: self.supervisor.pid(stage), f"{stage} runs")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def locked(self, incident_id: str) -> Iterator[None]:
+        """Hold the rows of the incident's attempts, so that whoever wants to change one waits."""
+        with self.database.write() as connection:
+            connection.execute(
+                sa.select(tables.attempt.c.attempt_id)
+                .where(tables.attempt.c.incident_id == incident_id)
+                .with_for_update()
+            ).all()
+            yield
+
+    def somebody_waits(self) -> bool:
+        """Say whether a transaction of the case store waits for a lock."""
+        with self.database.read() as connection:
+            waiting = sa.text("SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'")
+            return bool(connection.execute(waiting).scalar_one())
+
+    def tocsin(self, *words: str) -> str:
+        """Run a command in this process; return what it printed."""
+        done = CliRunner().invoke(cli.build(), ["--config", str(self.config), *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+        """Wait for `condition`, keeping dispatch alive meanwhile."""
+        give_up_at = time.monotonic() + seconds
+        while not (found := condition()):
+            if self._dispatcher is not None:
+                self._dispatcher.tend()
+            assert time.monotonic() < give_up_at, f"waited in vain until {what}\n{self.words()}"
+            time.sleep(0.05)
+        return found
+
+    def words(self) -> str:
+        """Return what the processes said last, and where attempts stand."""
+        states = Counter((row.incident_id, row.attempt.channel, row.attempt.state) for row in self.rows())
+        logs = [f"{log.name}\n{last_words(log)}" for log in sorted(self.folder.glob("logs/*.log"))]
+        return "\n".join([str(sorted(states.items())), *logs])[-8000:]
+
+    # --- what can be seen ----------------------------------------------------------------------------------------
+
+    def rows(self, incident_id: str | None = None) -> list[Row]:
+        """Return all attempts in their order."""
+        a, r = tables.attempt.c, tables.recipient.c
+        query = (
+            sa.select(r.incident_id, r.root, a.attempt_id, a.channel, a.state, a.send_count)
+            .join(tables.recipient, r.recipient_id == a.recipient_id)
+            .order_by(a.recipient_id, a.number)
+        )
+        with self.database.read() as connection:
+            found = connection.execute(query if incident_id is None else query.where(r.incident_id == incident_id))
+            return [Row(row[0], row[1], Attempt(*row[2:])) for row in found]
+
+    def all_in(self, incident_id: str, *states: str) -> bool:
+        """Say whether everybody of the incident has an attempt, and all attempts are in one of `states`."""
+        rows = self.rows(incident_id)
+        people = sum(person.incident_id == incident_id for person in self.people)
+        return len({row.root for row in rows}) == people and all(row.attempt.state in states for row in rows)
+
+    def any_in(self, incident_id: str, *states: str) -> bool:
+        return any(row.attempt.state in states for row in self.rows(incident_id))
+
+    def ends(self) -> dict[tuple[str, str], str | None]:
+        r = tables.recipient.c
+        with self.database.read() as connection:
+            return {
+                (row[0], row[1]): row[2] for row in connection.execute(sa.select(r.incident_id, r.root, r.final_state))
+            }
+
+    def mailbox(self) -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"{self.sandbox}/_mailbox.json?bodies=0", timeout=30) as answer:
+            messages: list[dict[str, Any]] = json.load(answer)["messages"]
+            return messages
+
+    def is_over(self) -> bool:
+        """Say whether everybody has an end and everything is published."""
+        if any(end is None for end in self.ends().values()):
+            return False
+        with self.database.read() as connection:
+            return not connection.execute(sa.select(sa.func.count()).select_from(tables.outbox)).scalar_one()
+
+    def faults(self) -> list[str]:
+        """Return what the oracle finds."""
+        attempts: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+        for row in self.rows():
+            attempts[row.incident_id, row.root].append(row.attempt)
+        steps, ends = self._logged()
+        messages = self.mailbox()
+        return oracle.judge(
+            self.people, self.ends(), attempts, steps, ends, Counter(message["to"] for message in messages),
+            Counter(message["attempt_id"] for message in messages if message["attempt_id"]),
+        )  # fmt: skip
+
+    def _logged(self) -> tuple[dict[tuple[str, str], list[tuple[str, str]]], dict[tuple[str, str], str]]:
+        """Read the evidence log: the last state of each attempt in order, and each end, by (incident, root)."""
+        files = LogFolder(self.settings.paths.evidence)
+        signed = files.read(CHECKPOINT)
+        states: dict[tuple[str, str], dict[int, tuple[str, str]]] = defaultdict(dict)
+        ends: dict[tuple[str, str], str] = {}
+        size = 0 if signed is None else Checkpoint.parse_text(Note.parse(signed).text).size
+        for _, entry in LogReader(files, size).entries() if size else ():
+            leaf = canonical_content(entry)
+            if leaf["type"] == "tocsin.delivery-outcome":
+                who = (leaf["incident_id"], f"customer/{int(leaf['subject'])}")
+                states[who][leaf["attempt_number"]] = (leaf["channel"], leaf["state"])
+            elif leaf["type"] == "tocsin.case.person.finished":
+                ends[leaf["incident_id"], f"customer/{int(leaf['body']['subject'])}"] = leaf["body"]["state"]
+        return {who: [step for _, step in sorted(numbers.items())] for who, numbers in states.items()}, ends
+
+    def second_dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.config, self.folder / "logs" / "dispatch-2.log")
+
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers})
+
+
+@contextmanager
+def delivery_running(
+    folder: Path, kafka: KafkaServer, topic_prefix: str, case_store: StoreDatabase, **delivery: Any
+) -> Iterator[Delivery]:
+    """Yield delivery at work; `delivery` are settings of that section. Every process must end cleanly."""
+    (folder / "logs").mkdir()
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(
+            start_part(
+                "sandbox",
+                [
+                    sys.executable,
+                    "-m",
+                    "consumers.sandbox",
+                    "--folder",
+                    str(folder / "mailbox"),
+                    "--receipt-delay",
+                    "0.1",
+                ],
+                folder / "logs",
+            )
+        )["url"]
+        initialise(
+            folder,
+            admin_name="Adam Admin",
+            admin_id="adam",
+            changes={
+                "kafka": {"bootstrap_servers": kafka.bootstrap_servers, "topic_prefix": topic_prefix},
+                "case_store": {"url": case_store.url},
+                "paths": {"data": "."},
+                "delivery": {
+                    "endpoint_url": sandbox, "from_address": "security@shop.example.com",
+                    "certificate_hosts": ["127.0.0.1"], "email_per_second": 500, "sms_per_second": 100,
+                    "sms_status_poll_seconds": 0.2, **delivery,
+                },
+                "metrics": {"port_base": 0},
+            },
+        )  # fmt: skip
+        database = CaseDatabase(case_store.url)
+        stack.callback(database.close)
+        migrate(database)
+        running = Delivery(folder, sandbox, database)
+        running.tocsin("topics", "apply")
+        provision_sandbox(
+            aws_config(running.settings), sender_domain="shop.example.com",
+            configuration_set=running.settings.delivery.configuration_set,
+            receipts_queue=running.settings.delivery.receipts_queue,
+        )  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+        commands = {stage: stage_command(running.config, stage) for stage in SUPERVISED}
+        supervisor = Supervisor(commands, logs=folder / "logs", environment=environment | {"PYTHONPATH": str(ROOT)})
+        running.supervisor = supervisor
+        halt, exit_codes = threading.Event(), []
+        thread = threading.Thread(target=lambda: exit_codes.append(supervisor.run(halt)), daemon=True)
+        thread.start()
+        running.start_dispatch()
+        try:
+            yield running
+            assert running.dispatcher.end() == 0, last_words(folder / "logs" / "dispatch.log")
+        finally:
+            running.dispatcher.kill()
+            halt.set()
+            thread.join(90)
+        assert exit_codes == [0], running.words()
