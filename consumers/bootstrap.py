@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.engine import CaseDatabase
     from consumers.adapters.case_store.ledger import Ledger
     from consumers.adapters.case_store.third_parties import ThirdPartyTables
+    from consumers.adapters.delivery_reports import ReturnPath
     from consumers.adapters.index_client import IndexClient
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
@@ -801,8 +802,18 @@ def _email_lane(
     if (smtp := settings.delivery.smtp) is not None:
         password = smtp.password.get_secret_value() if smtp.password is not None else None
         server = SmtpServer(smtp.host, smtp.port, smtp.encryption, smtp.username, password, smtp.timeout_seconds)
-        providers.append(SmtpEmail(server, clock))
+        providers.append(SmtpEmail(server, clock, _return_path(settings)))
     return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=watch.bound)
+
+
+def _return_path(settings: Settings) -> "ReturnPath | None":
+    from bridge.runtime.sealing import load_join_key
+    from consumers.adapters.delivery_reports import ReturnPath
+
+    smtp = settings.delivery.smtp
+    if smtp is None or smtp.return_path is None:
+        return None
+    return ReturnPath(smtp.return_path, load_join_key(settings.paths.report_key))
 
 
 def _sms_lane(
@@ -956,6 +967,7 @@ def _pager(parts: Parts, process: Process) -> Stage:
 
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from consumers.adapters.delivery_reports import MaildirReports
     from consumers.adapters.letter_batches import LetterBatches
     from consumers.adapters.sms_gateway import GatewayCallbacks
     from consumers.adapters.sms_status import CloudWatchSmsStatus
@@ -976,6 +988,9 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     gateway, account = settings.delivery.sms_gateway, _gateway_account(settings)
     if gateway is not None and account is not None and account.callback_url is not None:
         sources.append(GatewayCallbacks(account, gateway.callback_host, gateway.callback_port, process.clock))
+    smtp, return_path = settings.delivery.smtp, _return_path(settings)
+    if smtp is not None and smtp.reports_maildir is not None and return_path is not None:
+        sources.append(MaildirReports(smtp.reports_maildir, return_path, process.clock))
     dead_letters = _dead_letters(parts, process)
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(

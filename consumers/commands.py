@@ -74,6 +74,7 @@ def initialise(
     write_key_file(settings.paths.sealing_public_key, sealing.public)
     write_key_file(settings.paths.join_key, generate_join_key())
     write_key_file(settings.paths.staff_key, generate_join_key())
+    write_key_file(settings.paths.report_key, generate_join_key())
     write_new_key(settings.paths.evidence_key, settings.evidence.origin)
     shutil.copytree(shipped_templates(), settings.paths.templates)
     token = add_person(settings.paths.people, admin_id, admin_name, [Role.ADMIN])

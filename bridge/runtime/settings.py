@@ -154,6 +154,11 @@ class Paths(Section):
         return self.keys / "evidence.key"
 
     @property
+    def report_key(self) -> Path:
+        """Key of the tags by which reports of the SMTP provider are believed; dispatch makes them, receipts checks."""
+        return self.keys / "report.key"
+
+    @property
     def staff_key(self) -> Path:
         """Key of the commitments to staff in the evidence log."""
         return self.keys / "staff.key"
@@ -247,6 +252,17 @@ class Smtp(Section):
     budget_per_month: float | None = Field(
         default=None, ge=0, description="what may be spent there in a calendar month; past it see delivery.over_budget"
     )
+    return_path: str | None = Field(
+        default=None,
+        description="bounce@...: where servers report to, each message under a tag of its own (bounce+TAG@...)",
+    )
+    reports_maildir: Path | None = Field(default=None, description="where that address's mail is delivered to")
+
+    @model_validator(mode="after")
+    def _reports_are_complete(self) -> "Smtp":
+        if (self.return_path is None) is not (self.reports_maildir is None):
+            raise ValueError("return_path and reports_maildir go together: without both no report is read")
+        return self
 
 
 class SmsGateway(Section):
@@ -644,6 +660,9 @@ def _anchored(settings: Settings, root: Path) -> Settings:
         "intake": settings.intake.model_copy(update={"secrets": secrets, "lineage_tokens": tokens}),
         "kafka": settings.kafka.model_copy(update={name: root / file for name, file in files.items() if file}),
     }
+    if (smtp := settings.delivery.smtp) is not None and smtp.reports_maildir is not None:
+        reported = smtp.model_copy(update={"reports_maildir": root / smtp.reports_maildir})
+        update["delivery"] = settings.delivery.model_copy(update={"smtp": reported})
     if settings.registry.file is not None:
         update["registry"] = settings.registry.model_copy(update={"file": root / settings.registry.file})
     for section in ("case_store", "store"):

@@ -1,9 +1,9 @@
 """E-mail by SMTP: the second provider, for when the first one is ill.
 
-One message for each recipient over one kept connection; slots are filled here. The attempt goes along as envelope id of
-delivery status notifications (RFC 3461), where the server has them, and in the Message-ID. SMTP itself tells no more than
-that the next server took the message: without a later report the attempt runs into its time limit, and the next channel
-begins. Never repeats.
+One message for each recipient over one kept connection; slots are filled here. SMTP itself tells no more than that the next
+server took the message. What became of it servers mail to its return path, of their own accord when it fails and also when
+it arrives where they know RFC 3461: see `delivery_reports`. Without a report the attempt runs into its time limit, and the
+next channel begins. Never repeats.
 """
 
 import smtplib
@@ -19,6 +19,7 @@ from typing import Literal
 from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import Clock
 from consumers.adapters.aws import is_loopback
+from consumers.adapters.delivery_reports import ReturnPath
 from consumers.domain.notices import fill
 from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState
 
@@ -50,8 +51,10 @@ class SmtpEmail:
     name = "smtp"
     max_entries = 50
 
-    def __init__(self, server: SmtpServer, clock: Clock) -> None:
-        self._server = server
+    def __init__(self, server: SmtpServer, clock: Clock, return_path: ReturnPath | None = None) -> None:
+        """Without `return_path` bounces go to the sender of the notice, and nobody reads them."""
+        self.server = server
+        self._return_path = return_path
         self._clock = clock
         self._connection: smtplib.SMTP | None = None
         self._used_at = 0.0
@@ -83,13 +86,17 @@ class SmtpEmail:
             mail = self._mail(message, entry, utf8=needs_utf8)
         except ValueError:  # a line break where a header would end; nothing of it may reach the server
             return SendResult(entry.attempt_id, SendState.REJECTED, code="INVALID_HEADER")
-        options = [f"ENVID={entry.attempt_id}", "RET=HDRS"] if connection.has_extn("dsn") else []
-        options += ["SMTPUTF8", "BODY=8BITMIME"] if needs_utf8 else []
+        sender, reference = parseaddr(message.from_address)[1], entry.attempt_id
+        if self._return_path is not None:
+            sender = self._return_path.address_for(entry.attempt_id)
+            reference = self._return_path.reference(entry.attempt_id)
+        options = [f"ENVID={reference}", "RET=HDRS"] if connection.has_extn("dsn") else []
         wanted = ["NOTIFY=SUCCESS,FAILURE,DELAY"] if options else []
+        options += ["SMTPUTF8", "BODY=8BITMIME"] if needs_utf8 else []
         began_data = False
         try:
             # as smtplib.sendmail does, but step by step: only what follows the text's last byte may be taken unseen
-            code, _ = connection.mail(parseaddr(message.from_address)[1], options)
+            code, _ = connection.mail(sender, options)
             if code != 250:
                 return self._refused(entry, code, SendState.UNAVAILABLE)
             code, _ = connection.rcpt(address, wanted)
@@ -121,10 +128,10 @@ class SmtpEmail:
         return SendResult(entry.attempt_id, state, code=f"SMTP_{code}")
 
     def _connected(self) -> smtplib.SMTP:
-        if self._connection is not None and time.monotonic() - self._used_at > self._server.idle_seconds:
+        if self._connection is not None and time.monotonic() - self._used_at > self.server.idle_seconds:
             self.close()
         if self._connection is None:
-            server = self._server
+            server = self.server
             trusted = ssl.create_default_context()
             if server.encryption == "tls":
                 connection: smtplib.SMTP = smtplib.SMTP_SSL(

@@ -63,7 +63,7 @@ def test_nobody_else_may_read_keys_and_people(tmp_path: Path) -> None:
     initialise(tmp_path, admin_name="Adam Admin", admin_id="adam")
     public = {"evidence.vkey", "sealing.pub"}
     keys = {path.name: mode_of(path) for path in (tmp_path / "keys").iterdir()}
-    assert set(keys) == public | {"evidence.key", "join.key", "sealing.key", "staff.key"}
+    assert set(keys) == public | {"evidence.key", "join.key", "report.key", "sealing.key", "staff.key"}
     assert {name for name, mode in keys.items() if mode != 0o600} <= public
     assert mode_of(tmp_path / "people.toml") == 0o600
 

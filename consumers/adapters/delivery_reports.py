@@ -1,0 +1,237 @@
+"""Receipts of the SMTP provider: delivery status notifications (RFC 3464) that servers mail back, and complaints (RFC 5965).
+
+Each message leaves with a return path of its own, `bounce+<attempt>.<mac>@...`, and the same reference as its envelope id
+(RFC 3461). Only whoever was handed that message knows it, so that a report that carries it is believed and any other mail is
+left where it lies: anybody may write to that address. What carries it and cannot be read goes to the dead letters.
+
+Mail arrives in a maildir, as an own mail server delivers it, or getmail, mbsync or fetchmail from an IMAP mailbox.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email import message_from_bytes, message_from_string, policy
+from email.message import Message
+from email.utils import getaddresses, parsedate_to_datetime
+from pathlib import Path
+
+import structlog
+
+from bridge.contracts.errors import BadInput, Unreachable
+from bridge.runtime.clock import Clock
+from bridge.runtime.telemetry import counter
+from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
+
+log = structlog.get_logger()
+
+PROVIDER = "smtp"
+MAX_BYTES = 1024 * 1024
+"""A report is some kilobytes long, even with the whole message in it; more is not read."""
+MAX_RECIPIENTS = 16
+_MAC_BYTES = 15
+_REFERENCE = re.compile(r"(?P<attempt>[0-9a-f]{32})\.(?P<mac>[a-z2-7]{24})")
+
+ASIDE = counter(
+    "tocsin_delivery_report_mails_aside_total",
+    "mails to the return path that carry no reference of ours, left in the maildir",
+    question="does somebody write to the address for reports, or is its key another one than dispatch's?",
+)
+
+ACTIONS: Mapping[str, ReceiptKind] = {
+    "delivered": ReceiptKind.DELIVERED,
+    "delayed": ReceiptKind.DELAYED,
+    # handed on to a server, or to a list, that will not report: it is on its way, and no more is known
+    "relayed": ReceiptKind.SENT,
+    "expanded": ReceiptKind.SENT,
+}
+"""Action of RFC 3464, 2.3.3 -> what it says. `failed` is hard or soft by its status, 5.x.x or 4.x.x (RFC 3463)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnPath:
+    """Our address for reports, and the key that makes its tags."""
+
+    address: str
+    key: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        local, at, domain = self.address.rpartition("@")
+        # 64 characters before the @ (RFC 5321), of which the tag takes 58: plus, 32 + 1 + 24
+        if not (at and domain and re.fullmatch(r"[A-Za-z0-9._-]{1,6}", local)):
+            raise BadInput(
+                f"delivery.smtp.return_path {self.address!r}: name@domain, the name with at most 6 characters"
+            )
+
+    def reference(self, attempt_id: str) -> str:
+        """Return the unguessable name of an attempt: its id and a keyed hash of it."""
+        mac = hmac.digest(self.key, b"tocsin return path v1\0" + attempt_id.encode(), "sha256")[:_MAC_BYTES]
+        return f"{attempt_id}.{base64.b32encode(mac).decode().lower()}"
+
+    def address_for(self, attempt_id: str) -> str:
+        """Return the return path of one message."""
+        local, _, domain = self.address.rpartition("@")
+        return f"{local}+{self.reference(attempt_id)}@{domain}"
+
+    def attempt_in(self, text: str) -> str | None:
+        """Return the attempt whose reference stands in `text`, or None. Servers may change capitals."""
+        for found in _REFERENCE.finditer(text.lower()):
+            if hmac.compare_digest(found[0], self.reference(found["attempt"])):
+                return found["attempt"]
+        return None
+
+
+class MaildirReports:
+    """A ReceiptSource (`consumers.domain.sending`)."""
+
+    name = "smtp"
+
+    def __init__(self, folder: Path, return_path: ReturnPath, clock: Clock) -> None:
+        self._folder = folder
+        self._return_path = return_path
+        self._clock = clock
+        self._lent: set[str] = set()
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  mail is there or not
+        """Return up to `limit` new reports, oldest first. Raises Unreachable while there is no such maildir."""
+        deliveries: list[ReceiptDelivery] = []
+        try:
+            names = sorted(path.name for path in (self._folder / "new").iterdir() if path.name not in self._lent)
+            for name in names:
+                if len(deliveries) >= limit:
+                    break
+                delivery = self._read(name)
+                if delivery is not None:
+                    self._lent.add(name)
+                    deliveries.append(delivery)
+        except OSError as error:
+            raise Unreachable(f"maildir for SMTP reports (delivery.smtp.reports_maildir): {error.strerror}") from None
+        return deliveries
+
+    def settle(self, handles: Sequence[str]) -> None:
+        """Remove what has been stored durably. A crash before this finds it in `new` again."""
+        for name in handles:
+            (self._folder / "new" / name).unlink(missing_ok=True)
+            self._lent.discard(name)
+
+    def _read(self, name: str) -> ReceiptDelivery | None:
+        path = self._folder / "new" / name
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        mail = message_from_bytes(raw[:MAX_BYTES], policy=policy.compat32)
+        attempt_id = self._return_path.attempt_in(" ".join(_where_a_reference_stands(mail)))
+        if attempt_id is None or len(raw) > MAX_BYTES or mail.get_content_type() != "multipart/report":
+            # somebody's own mail, or an absence note: for people to look at, as read mail in the same box
+            ASIDE.inc()
+            path.rename(self._folder / "cur" / f"{name}:2,S")
+            return None
+        try:
+            receipts = receipts_in(mail, attempt_id, hashlib.sha256(raw).hexdigest(), self._clock.now())
+        except BadInput as error:
+            return ReceiptDelivery(name, (), str(error), raw)
+        return ReceiptDelivery(name, receipts, raw=raw)
+
+
+def receipts_in(mail: Message, attempt_id: str, raw_sha256: str, now: datetime) -> tuple[Receipt, ...]:
+    """Return the receipts in a report about one attempt. Raises BadInput that says what is missing, never a value."""
+    machine_readable = _machine_readable(mail)
+    kind = None if machine_readable is None else machine_readable.get_content_type()
+    if machine_readable is None or kind not in _READERS:
+        raise BadInput("SMTP report without a machine-readable part (RFC 3464, RFC 5965)")
+    found: dict[str, Receipt] = {}
+    for what, word, occurred in _READERS[kind](_blocks(machine_readable), _date(mail.get("Date"), now)):
+        at = min(occurred, now)
+        # the same report may be mailed twice, and under another Message-ID
+        event_id = f"{attempt_id}/{what.value}/{word}" + (f"/{at.isoformat()}" if what in _MAY_RECUR else "")
+        found[event_id] = Receipt(
+            provider=PROVIDER, provider_event_id=event_id, provider_message_id=attempt_id, attempt_id=attempt_id,
+            kind=what, sub_type=word, occurred_at=at, raw_sha256=raw_sha256,
+        )  # fmt: skip
+    return tuple(found.values())
+
+
+_MAY_RECUR = frozenset({ReceiptKind.DELAYED})
+
+_What = tuple[ReceiptKind, str, datetime]
+
+
+def _delivery_status(blocks: Sequence[Message], reported_at: datetime) -> Iterator[_What]:
+    recipients = [block for block in blocks if block.get("Action") is not None]
+    if not 0 < len(recipients) <= MAX_RECIPIENTS:
+        raise BadInput("SMTP report names no recipient's Action, or too many")
+    for block in recipients:
+        action = _word(block, "Action").lower()
+        status = re.match(r"[245]\.\d{1,3}\.\d{1,3}(?!\d)", _word(block, "Status"))
+        if status is None:
+            raise BadInput("SMTP report: Status is none of RFC 3463's")
+        at = _date(block.get("Last-Attempt-Date"), reported_at)
+        if action == "failed":
+            hard = status[0].startswith("5")
+            yield (ReceiptKind.BOUNCED_HARD if hard else ReceiptKind.BOUNCED_SOFT), status[0], at
+        elif action in ACTIONS:
+            yield ACTIONS[action], action if ACTIONS[action] is ReceiptKind.SENT else status[0], at
+        else:
+            raise BadInput("SMTP report: Action is none of RFC 3464's")
+
+
+def _feedback(blocks: Sequence[Message], reported_at: datetime) -> Iterator[_What]:
+    kinds = [word.lower() for block in blocks if (word := _word(block, "Feedback-Type"))]
+    if not kinds or not re.fullmatch(r"[a-z-]{1,32}", kinds[0]):
+        raise BadInput("SMTP report: no Feedback-Type")
+    if kinds[0] in ("abuse", "fraud", "virus", "other"):
+        yield ReceiptKind.COMPLAINED, kinds[0], reported_at
+
+
+_READERS = {
+    "message/delivery-status": _delivery_status,
+    "message/global-delivery-status": _delivery_status,  # RFC 6533, about addresses of other scripts
+    "message/feedback-report": _feedback,
+}
+
+
+def _machine_readable(mail: Message) -> Message | None:
+    """Return the second part of a report (RFC 3462)."""
+    parts = mail.get_payload()
+    if isinstance(parts, list) and len(parts) > 1 and isinstance(parts[1], Message):
+        return parts[1]
+    return None
+
+
+def _blocks(part: Message) -> Sequence[Message]:
+    """Return the groups of fields in a machine-readable part; Python parses some content types itself, others not."""
+    payload = part.get_payload()
+    if isinstance(payload, list):
+        blocks = [each for each in payload if isinstance(each, Message)]
+        if part.get_content_type() == "message/delivery-status":
+            return blocks
+        text = "\n".join(f"{name}: {value}" for block in blocks for name, value in block.items())
+        rest = [block.get_payload() for block in blocks]
+        text += "\n\n" + "\n\n".join(each for each in rest if isinstance(each, str))
+    else:
+        decoded = part.get_payload(decode=True)
+        text = decoded.decode("utf-8", "replace") if isinstance(decoded, bytes) else ""
+    return [message_from_string(block) for block in re.split(r"(?:\r?\n){2,}", text.strip())[: MAX_RECIPIENTS + 1]]
+
+
+def _where_a_reference_stands(mail: Message) -> Iterable[str]:
+    """Yield what says which message a report is about: to whom it was sent, and what it says of itself."""
+    for name in ("To", "Delivered-To", "X-Original-To", "Envelope-To"):
+        yield from (address for _, address in getaddresses([str(value) for value in mail.get_all(name, ())]))
+    if (part := _machine_readable(mail)) is not None:
+        for block in _blocks(part):
+            yield from (_word(block, name) for name in ("Original-Envelope-Id", "Original-Mail-From"))
+
+
+def _word(block: Message, name: str) -> str:
+    return str(block.get(name) or "").partition(";")[0].strip()
+
+
+def _date(words: object, otherwise: datetime) -> datetime:
+    try:
+        at = parsedate_to_datetime(str(words))
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return otherwise
+    return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
