@@ -1,5 +1,6 @@
 """The commented settings file that `tocsin init` writes: every setting with its default and what it is for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ def commented_settings(changes: dict[str, dict[str, Any]] | None = None) -> str:
         tables: list[str] = []
         for key, field in model.model_fields.items():
             if (table := _table_model(field.annotation)) is not None:
-                tables += _commented_table(f"{section}.{key}", table, field.description)
+                tables += _table(f"{section}.{key}", table, field.description, changes.get(section, {}).get(key))
                 continue
             if field.description:
                 lines.append(f"# {field.description}")
@@ -48,12 +49,15 @@ def _table_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _commented_table(name: str, model: type[BaseModel], description: str | None) -> list[str]:
+def _table(name: str, model: type[BaseModel], description: str | None, given: Mapping[str, Any] | None) -> list[str]:
     lines = [f"# {description}"] if description else []
-    lines.append(f"# [{name}]")
+    lines.append(f"# [{name}]" if given is None else f"[{name}]")
     for key, field in model.model_fields.items():
         if field.description:
             lines.append(f"#   {field.description}")
+        if given is not None and key in given:
+            lines.append(f"{key} = {_toml(given[key])}")
+            continue
         lines.append(f"# {key} = " + ("(required)" if field.is_required() else _toml(field.default)))
     return lines
 
