@@ -26,7 +26,7 @@ class Scripted:
     incident_id: str
     policy: Sequence[str]
     fates: Mapping[str, str]
-    """Channel -> fate, of the channels that this person has."""
+    """Channel -> fate, of the channels that this person has; a number behind it counts tries."""
     addresses: Mapping[str, str] = field(repr=False)
     disturbed: frozenset[str] = frozenset()
     """Channels where calls may have ended without an answer (a kill, a reset, a time-out): one repeat is allowed there."""
@@ -57,8 +57,8 @@ def expected(person: Scripted) -> Expected:
     steps: list[tuple[str, str]] = []
     taken: dict[str, tuple[int, int]] = {}
     for channel in person.policy:
-        fate = person.fates.get(channel)
-        if fate is None:
+        fate = person.fates.get(channel, "").rstrip("0123456789")
+        if not fate:
             continue
         steps.append((channel, "delivered" if fate in ARRIVES - STATE_OF.keys() else STATE_OF[fate]))
         once_more = channel in person.disturbed or fate == "timeout"

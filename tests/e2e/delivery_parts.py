@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ class Delivery:
     def frozen(self, stage: str) -> Iterator[None]:
         """Stop a supervised process, and let it go on afterwards."""
         assert self.supervisor is not None
-        pid = self.until(lambda: self.supervisor.pid(stage), f"{stage} runs")
+        pid = self.until(partial(self.supervisor.pid, stage), f"{stage} runs")
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
@@ -299,6 +300,14 @@ class Delivery:
             return False
         with self.database.read() as connection:
             return not connection.execute(sa.select(sa.func.count()).select_from(tables.outbox)).scalar_one()
+
+    def until_judged(self, seconds: float = 120) -> None:
+        """Wait until everybody has an end, and the evidence log all of it; then fail with what the oracle finds."""
+        self.until(self.is_over, "everybody has an end", seconds)
+        give_up_at = time.monotonic() + 30
+        while (found := self.faults()) and time.monotonic() < give_up_at:
+            time.sleep(0.5)
+        assert found == [], f"{len(found)} differences\n" + "\n".join([*found[:20], self.words()])
 
     def faults(self) -> list[str]:
         """Return what the oracle finds."""
