@@ -23,6 +23,8 @@ class FaultyAnswer(StrEnum):
     """Status 500, nothing taken (no caller can know that)."""
     TOO_MANY = "429"
     """Refused as too fast, nothing taken."""
+    DENIED = "403"
+    """Refused whoever the recipient is: the account may not do this. Nothing taken."""
     RESET = "reset"
     """The connection ends without an answer, nothing taken."""
     RESET_AFTER = "reset_after"

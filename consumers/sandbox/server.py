@@ -164,6 +164,8 @@ class Sandbox:
             raise AwsError("InternalFailure", "the sandbox plays a failure of the service", 500)
         if fault.answer is FaultyAnswer.TOO_MANY:
             raise AwsError("Throttling", "Rate exceeded", 429)
+        if fault.answer is FaultyAnswer.DENIED:
+            raise AwsError("AccessDeniedException", "User is not authorized to perform this operation", 403)
         if fault.answer is FaultyAnswer.RESET:
             raise Unanswered
         if fault.answer is FaultyAnswer.HOLD:

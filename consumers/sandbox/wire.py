@@ -29,6 +29,7 @@ SERVICES = {"ses": "sesv2", "sns": "sns", "sqs": "sqs", "sts": "sts", "logs": "l
 
 COMMON_ERRORS = frozenset(
     {
+        "AccessDeniedException",
         "InternalFailure",
         "InvalidAction",
         "MissingAuthenticationToken",

@@ -101,6 +101,7 @@ def test_an_answer_that_never_comes_leaves_the_whole_call_unknown(aws: Aws, beha
     [
         ("500", SendState.UNKNOWN, 0),
         ("429", SendState.THROTTLED, 0),
+        ("403", SendState.UNAVAILABLE, 0),
         ("reset", SendState.UNKNOWN, 0),
         ("reset_after", SendState.UNKNOWN, 2),
     ],
