@@ -78,8 +78,9 @@ def _roots_of(person: Person) -> Iterable[str]:
 
 def _course(person: Person) -> tuple[tuple[Step, ...], str]:
     if person.email_works:
-        return (("email", "delivered"),), "reached"
-    steps: list[Step] = [("email", "bounced")]
+        # a complaint is about a mail that arrived
+        return (("email", "complained" if person.email_fate == "complaint" else "delivered"),), "reached"
+    steps: list[Step] = [("email", "expired" if person.email_fate == "silent" else "bounced")]
     if person.phone is not None:
         if person.sms_works:
             return (*steps, ("sms", "delivered")), "reached"

@@ -13,7 +13,9 @@ def _table(name: str, *columns: str) -> sa.TableClause:
 _INCIDENT = _table("incident", "incident_id")
 _PLAN = _table("plan", "incident_id", "revision", "state")
 _RESOLUTION = _table("resolution", "incident_id")
-_ATTEMPT = _table("attempt", "incident_id", "channel", "state")
+_ATTEMPT = _table("attempt", "incident_id", "channel", "provider", "state")
+_RECEIPT = _table("receipt", "kind", "attempt_id")
+_CIRCUIT = _table("provider_circuit", "provider", "state")
 _RELEASE = _table("release", "incident_id", "state")
 _OUTBOX = _table("outbox", "topic")
 _OBLIGATION = _table("obligation", "incident_id", "regime_id", "recipient", "status", "deadline_at", "detail")
@@ -52,6 +54,25 @@ class Progress:
         )
         with self._engine.connect() as connection:
             return {(channel, state): count for channel, state, count in connection.execute(query)}
+
+    def sent_by(self, channel: str) -> dict[str, int]:
+        """Return how many attempts of a channel that left the house each provider has."""
+        query = (
+            sa.select(_ATTEMPT.c.provider, sa.func.count())
+            .where(_ATTEMPT.c.channel == channel, _ATTEMPT.c.state.not_in(("planned", "commanded", "intended")))
+            .group_by(_ATTEMPT.c.provider)
+        )
+        with self._engine.connect() as connection:
+            return {row.provider: int(row[1]) for row in connection.execute(query)}
+
+    def receipt_count(self, kind: str) -> int:
+        """Return of how many attempts a provider has reported `kind`."""
+        query = sa.select(sa.func.count(sa.distinct(_RECEIPT.c.attempt_id))).where(_RECEIPT.c.kind == kind)
+        return int(self._scalar(query))
+
+    def circuit(self, provider: str) -> str:
+        """Return how a provider's circuit stands: closed, open or half_open."""
+        return str(self._scalar(sa.select(_CIRCUIT.c.state).where(_CIRCUIT.c.provider == provider)) or "closed")
 
     def is_finished(self, incident_id: str) -> bool:
         """Return whether everybody of the incident's release has an end."""

@@ -7,6 +7,7 @@ the sandbox. People act through the command line, with their own tokens.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,38 @@ STAFF: Mapping[str, tuple[str, Role]] = {
 """Who acts. Named after what they do."""
 
 
+_PATIENCE_SECONDS = 20
+_SOFT = "soft bounce"
+_Counts = Mapping[tuple[str, str], int]
+_FALLBACKS: Mapping[str, tuple[Callable[[_Counts], Any], str]] = {
+    "delivered": (
+        lambda counts: counts.get(("email", "delivered")),
+        "First notice delivered {seconds:.0f} s after the start.",
+    ),
+    "bounced": (
+        lambda counts: any(channel == "sms" for channel, _ in counts),
+        "A mail bounced: its reader now gets an SMS without details that leads to the account page.",
+    ),
+    "soft bounce": (
+        lambda counts: counts.get(("email", _SOFT)),
+        "A mailbox was full until SES gave up on it: its reader gets the next channel, too.",
+    ),
+    "account page": (
+        lambda counts: any(channel == "account_notice" for channel, _ in counts),
+        "Neither mail nor SMS reached somebody: the notice waits on their account page now.",
+    ),
+    "complained": (
+        lambda counts: counts.get(("email", "complained")),
+        "Somebody marked the mail as spam: it has arrived, and nothing more is sent to them.",
+    ),
+    "silent": (
+        lambda counts: counts.get(("email", "expired")),
+        "Of some mails nothing was heard for {patience:.0f} s: their readers get the next channel.",
+    ),
+}
+"""What is told once when the ledger shows it."""
+
+
 class DemoFailed(TocsinError):
     """The demo did not come to its end, or its witnesses disagree."""
 
@@ -132,6 +165,10 @@ class _Demo:
         self._supervisor: Supervisor | None = None
         self._killer: Killer | None = None
         self._exit_code = 1
+        self._patience = _PATIENCE_SECONDS if options.customers <= 1000 else 2 * _PATIENCE_SECONDS
+        """Seconds after which a mail of which nothing was heard counts as lost."""
+        self._seen: list[str] = []
+        """What of `_FALLBACKS` was told, in order."""
 
     # --- the story ---------------------------------------------------------------------------------------------
 
@@ -167,6 +204,7 @@ class _Demo:
             [sys.executable, "-m", "consumers.sandbox", "--port", "0", "--folder", str(self._folder / "mailbox")],
         )["url"]
         secret = self._folder / "keys" / "model-monitor.secret"
+        callback_port = _free_port()
         changes: dict[str, dict[str, Any]] = {
             "kafka": dict(surroundings.kafka),
             "store": {
@@ -193,9 +231,19 @@ class _Demo:
                 "certificate_hosts": ["127.0.0.1"],
                 "email_per_second": 200,
                 "sms_per_second": 50,
-                "receipt_timeout_seconds": 600,
+                "receipt_timeout_seconds": self._patience,
                 "sms_status_poll_seconds": 0.3,
                 "account_notice_timeout_seconds": 15,
+                "sms_gateway": {
+                    "url": sandbox,
+                    "account_sid": "AC" + "0" * 32,
+                    "auth_token": os.urandom(16).hex(),
+                    "sender": "+15005550006",
+                    "callback_url": f"http://127.0.0.1:{callback_port}/sms",
+                    "callback_port": callback_port,
+                },
+                # quick, so that a demo can show it: in an installation thirty seconds and five messages
+                "circuit": {"in_a_row": 2, "open_seconds": 3, "probes": 1},
             },
             "evidence": {"origin": "demo.example.com/log"},
             "metrics": {"port_base": 0},
@@ -237,7 +285,9 @@ class _Demo:
 
     def _make_shop(self) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
-        self._shop = shop.make_shop(self._options.customers, self._options.seed, now)
+        # a stage that is killed forgets how its providers are, and waits for silent mails would be long then
+        self._quiet = bool(self._options.kill)
+        self._shop = shop.make_shop(self._options.customers, self._options.seed, now, silence=not self._quiet)
         with self._store.begin() as connection:
             shop.write_base(connection)
             shop.write_people(connection, self._shop)
@@ -385,19 +435,18 @@ class _Demo:
 
     def _deliver(self, incident_id: str) -> None:
         self._tell.chapter("Notices leave; what fails moves to the next channel")
-        told_first = fell_back = False
         deadline = time.monotonic() + 900
         shown = 0.0
+        if not self._quiet:
+            self._fault({"sns": {"answer": "403", "operation": "Publish"}})
         while True:
             counts = self._progress.attempts()
-            if not told_first and counts.get(("email", "delivered")):
-                told_first = True
-                self._tell.say(f"First notice delivered {self._tell.seconds:.0f} s after the start.")
-            if not fell_back and any(channel == "sms" for channel, _ in counts):
-                fell_back = True
-                self._tell.say(
-                    "A mail bounced: its reader now gets an SMS without details that leads to the account page."
-                )
+            happened = {**counts, ("email", _SOFT): self._progress.receipt_count("bounced_soft")}
+            for what, (seen, words) in _FALLBACKS.items():
+                if what not in self._seen and seen(happened):
+                    self._see(what, words.format(seconds=self._tell.seconds, patience=self._patience))
+            if not self._quiet:
+                self._watch_sms_providers()
             if time.monotonic() - shown > 3:
                 shown = time.monotonic()
                 self._tell.say(", ".join(f"{channel} {state} {n:,}" for (channel, state), n in sorted(counts.items())))
@@ -416,6 +465,26 @@ class _Demo:
             60,
             give_up=False,
         )
+
+    def _see(self, what: str, words: str) -> None:
+        self._seen.append(what)
+        self._tell.say(words)
+
+    def _watch_sms_providers(self) -> None:
+        """Let SNS recover once its lane has moved, and tell when it has moved back."""
+        circuit, sent = self._progress.circuit("sns"), self._progress.sent_by("sms")
+        if "sns ill" not in self._seen:
+            if circuit != "closed" and sent.get("sms_gateway"):
+                self._see(
+                    "sns ill",
+                    "SNS refuses every SMS: its circuit opens, and SMS take the second provider without anybody's help.",
+                )
+                self._fault({})
+        elif "sns well" not in self._seen and circuit == "closed" and sent.get("sns"):
+            self._see("sns well", "SNS is well again: a real message got through, and SMS go back to it.")
+
+    def _fault(self, faults: Mapping[str, Any]) -> None:
+        self._post(f"{self._sandbox}/_control/faults", faults)
 
     def _compare(self, incident_id: str) -> list[str]:
         self._tell.chapter("Three witnesses are compared with what the scenario expects")
@@ -437,6 +506,10 @@ class _Demo:
         faults.extend(report.problems)
         for fault in faults:
             self._tell.say(f"DIFFERS: {fault}")
+        if settled := witnesses.lost_answers_settled(self._settings.paths.evidence, incident_id):
+            self._tell.say(
+                f"SES took {settled:,} mails in a call whose answer was lost: their receipts settled it, and nobody got two."
+            )
         if not faults:
             self._tell.say(
                 f"Ledger, mailbox and evidence log agree with each other and with the scenario for all {len(expected):,} people."
@@ -452,10 +525,12 @@ class _Demo:
         ends = Counter(row.end or "without an end" for row in rows)
         checkpoint = (self._settings.paths.evidence / "checkpoint").read_text(encoding="utf-8").splitlines()
         addresses = metrics_addresses(self._settings)
+        fallbacks = self._fallbacks(incident_id, rows)
         facts: list[tuple[str, Any]] = [
             ("incident", incident_id),
             ("people affected", f"{len(rows):,}"),
             *((f"  {end}", f"{count:,}") for end, count in sorted(ends.items())),
+            *((f"  {what}", f"{count:,}") for what, count in fallbacks.items()),
             ("evidence log", f"{int(checkpoint[1]):,} entries, root {checkpoint[2][:16]}..."),
             ("result", "all witnesses agree" if not faults else f"{len(faults)} differences"),
             ("took", f"{self._tell.seconds:.0f} s"),
@@ -473,11 +548,30 @@ class _Demo:
             "now": self._shop.now.isoformat(),
             "people": len(rows),
             "ends": dict(ends),
+            "fallbacks": fallbacks,
+            "seen": self._seen,
             "restarts": dict(self._supervisor.restarts) if self._supervisor is not None else {},
             "faults": list(faults),
         }
         witnesses.keep(self._folder, self._cases, self._sandbox, incident_id)
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+    def _fallbacks(self, incident_id: str, rows: Sequence[oracle.LedgerRow]) -> dict[str, int]:
+        """Count people by what brought the notice to them, and attempts by what became of them."""
+        ways = Counter(tuple(channel for channel, _ in row.steps) for row in rows if row.end == "reached")
+        states = Counter(step for row in rows for step in row.steps)
+        return {
+            "by the first e-mail": ways[("email",)],
+            "by SMS, as the e-mail failed": ways[("email", "sms")],
+            "on the account page, as all else failed": sum(n for way, n in ways.items() if way[-1] == "account_notice"),
+            "soft bounces, which SES gave up on": self._progress.receipt_count("bounced_soft"),
+            "e-mails of which nothing was heard in time": states["email", "expired"],
+            "complaints, which count as arrived": states["email", "complained"],
+            "lost answers settled by receipts": witnesses.lost_answers_settled(
+                self._settings.paths.evidence, incident_id
+            ),
+            "SMS by the second provider": self._progress.sent_by("sms").get("sms_gateway", 0),
+        }
 
     # --- means -------------------------------------------------------------------------------------------------
 
@@ -608,6 +702,12 @@ def _why(event: Mapping[str, Any]) -> dict[str, str]:
         "kind of data": ", ".join(why["kinds"]),
         "reachable by": ", ".join(event["channels"]),
     }
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def _terminate(process: "subprocess.Popen[bytes]") -> None:

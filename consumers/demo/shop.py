@@ -87,11 +87,17 @@ class Person:
     customer_id: int | None
     order_ids: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    email_works: bool = True
+    email_fate: str = "delivered"
+    """What becomes of their mail, in the sandbox's words."""
     sms_works: bool = True
     reads_account_notice: bool = False
     leaves: bool = False
     """Deletes the account after the AI wrote about them and before the leak is known."""
+
+    @property
+    def email_works(self) -> bool:
+        """Whether their mail arrives."""
+        return self.email_fate not in ("bounce", "softbounce", "silent")
 
 
 @dataclass(slots=True)
@@ -153,8 +159,11 @@ def _phone(place: Place, n: int) -> str:
     }[place.country]
 
 
-def make_shop(customers: int, seed: int, now: datetime) -> Shop:
-    """Invent `customers` customers, guests beside them, their orders and what AI systems wrote about them."""
+def make_shop(customers: int, seed: int, now: datetime, *, silence: bool = True) -> Shop:
+    """Invent `customers` customers, guests beside them, their orders and what AI systems wrote about them.
+
+    `silence`: of a few mails nothing is ever reported, so that their readers wait for the next channel.
+    """
     rng = random.Random(seed)  # noqa: S311  a reproducible shop, no secret
     people: list[Person] = []
     per_place: dict[str, int] = {}
@@ -167,17 +176,17 @@ def make_shop(customers: int, seed: int, now: datetime) -> Shop:
         first, last = _word(rng, 2), f"{_word(rng, 3)}{_word(rng, 2).lower()}"
         works = rng.random() >= 0.06
         throttled = works and rng.random() < 0.03
-        tag = "" if works and not throttled else "+throttle" if throttled else "+bounce"
+        fate = "throttle" if throttled else "delivered" if works else "bounce"
         person = Person(
             number=number,
             place=place,
             first_name=first,
             last_name=last,
-            email=f"{first.lower()}.{last.lower()}.{number}{tag}@{place.code.lower()}.example.com",
+            email=f"{first.lower()}.{last.lower()}.{number}{_tag(fate)}@{place.code.lower()}.example.com",
             phone=_phone(place, index) if rng.random() < 0.85 else None,
             street=f"{_word(rng, 3)} {_word(rng, 2)} {number}",
             customer_id=None if is_guest else number,
-            email_works=works,
+            email_fate=fate,
             reads_account_notice=rng.random() < 0.5,
         )
         orders = 1 if is_guest else rng.choices((0, 1, 2), weights=(75, 18, 7))[0]
@@ -187,8 +196,12 @@ def make_shop(customers: int, seed: int, now: datetime) -> Shop:
         _write_provenance(rng, seed, person, now)
         people.append(person)
     shop = Shop(seed, now, people)
-    _arrange_special_cases(shop)
+    _arrange_special_cases(shop, silence=silence)
     return shop
+
+
+def _tag(fate: str) -> str:
+    return "" if fate == "delivered" else f"+{fate}"
 
 
 def _write_provenance(rng: random.Random, seed: int, person: Person, now: datetime) -> None:
@@ -247,7 +260,7 @@ def exposure_window(now: datetime) -> tuple[datetime, datetime]:
     return (now - timedelta(days=40)).replace(microsecond=0), (now - timedelta(days=2)).replace(microsecond=0)
 
 
-def _arrange_special_cases(shop: Shop) -> None:
+def _arrange_special_cases(shop: Shop, *, silence: bool) -> None:
     """Make sure that every way to end occurs, whatever the seed: among those whom the leaked version wrote about."""
     start, _ = exposure_window(shop.now)
     hit = [
@@ -263,20 +276,31 @@ def _arrange_special_cases(shop: Shop) -> None:
     customers = [person for person in hit if person.customer_id is not None and person.email_works]
     # the mail bounces, the SMS arrives
     for person in customers[0:3]:
-        _break_email(person)
+        _script_email(person, "bounce")
         person.phone = person.phone or _phone(person.place, 90 + person.number % 9)
     # the mail bounces, there is no number; the account notice is read, or it is not
     for person, reads in zip(customers[3:7], (True, True, False, False), strict=False):
-        _break_email(person)
+        _script_email(person, "bounce")
         person.phone, person.reads_account_notice = None, reads
     # the mail bounces, the SMS fails too
     for person in customers[7:9]:
-        _break_email(person)
+        _script_email(person, "bounce")
         person.phone = person.phone or _phone(person.place, 80 + person.number % 9)
         person.sms_works = False
     # deleted their account since: reachable from what was kept for that, but without an account page
     for person in customers[9:12]:
         person.leaves = True
+    # the mailbox is full, and the SMS arrives
+    for person in customers[12:13]:
+        _script_email(person, "softbounce")
+        person.phone = person.phone or _phone(person.place, 70 + person.number % 9)
+    # the mail arrives and its reader complains; it is taken, and the answer to the call is lost
+    for person, fate in zip(customers[13:15], ("complaint", "timeout"), strict=False):
+        _script_email(person, fate)
+    # nothing is ever heard of the mail, and the SMS arrives
+    for person in customers[15:18] if silence else ():
+        _script_email(person, "silent")
+        person.phone = person.phone or _phone(person.place, 60 + person.number % 9)
     # a shared number would make a failing SMS fail for somebody else as well
     failing = {person.phone for person in shop.people if not person.sms_works}
     for person in shop.people:
@@ -284,10 +308,10 @@ def _arrange_special_cases(shop: Shop) -> None:
             person.phone = None
 
 
-def _break_email(person: Person) -> None:
+def _script_email(person: Person, fate: str) -> None:
     local, _, domain = person.email.partition("@")
-    person.email = f"{local.partition('+')[0]}+bounce@{domain}"
-    person.email_works = False
+    person.email = f"{local.partition('+')[0]}{_tag(fate)}@{domain}"
+    person.email_fate = fate
 
 
 _BATCH = 1000

@@ -39,6 +39,11 @@ def test_the_demo_is_green_and_leaves_its_proof_and_nobody_in_clear(seed: int, t
     # a process that falls and is started again may hide what made it fall
     assert [stage for stage, count in summary["restarts"].items() if count] == [], done.story
     assert (summary["seed"], summary["customers"]) == (seed, CUSTOMERS)
+    # every fallback has happened, was told, and is counted
+    assert set(summary["seen"]) == {
+        "delivered", "bounced", "soft bounce", "account page", "complained", "silent", "sns ill", "sns well",
+    }  # fmt: skip
+    assert all(summary["fallbacks"].values()), summary["fallbacks"]
     people = sum(summary["ends"].values())
     assert people == summary["people"] > 12
 
