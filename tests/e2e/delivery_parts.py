@@ -211,10 +211,18 @@ class Delivery:
 
     @contextmanager
     def frozen(self, stage: str) -> Iterator[None]:
-        """Stop a supervised process, and let it go on afterwards."""
+        """Stop a supervised process while it holds no lock, and let it go on afterwards."""
         assert self.supervisor is not None
         pid = self.until(partial(self.supervisor.pid, stage), f"{stage} runs")
-        os.kill(pid, signal.SIGSTOP)
+
+        def stopped() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            if self._transactions() == 0:
+                return True
+            os.kill(pid, signal.SIGCONT)
+            return False
+
+        self.until(stopped, f"{stage} is between two transactions")
         try:
             yield
         finally:
@@ -233,9 +241,12 @@ class Delivery:
 
     def somebody_waits(self) -> bool:
         """Say whether a transaction of the case store waits for a lock."""
+        return self._transactions("trx_state = 'LOCK WAIT'") > 0
+
+    def _transactions(self, which: str = "trx_rows_locked > 0") -> int:
         with self.database.read() as connection:
-            waiting = sa.text("SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'")
-            return bool(connection.execute(waiting).scalar_one())
+            query = sa.text(f"SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE {which}")
+            return int(connection.execute(query).scalar_one())
 
     def tocsin(self, *words: str) -> str:
         """Run a command in this process; return what it printed."""
@@ -244,11 +255,18 @@ class Delivery:
         return done.output
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
-        """Wait for `condition`, keeping dispatch alive meanwhile."""
+        """Wait for `condition`, starting dispatch again meanwhile if it ends."""
+        return self._until(condition, what, seconds, self._dispatcher)
+
+    def until_without_dispatch(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for `condition` while dispatch stays as it is."""
+        return self._until(condition, what, 90, None)
+
+    def _until(self, condition: Callable[[], Any], what: str, seconds: float, dispatcher: Dispatcher | None) -> Any:
         give_up_at = time.monotonic() + seconds
         while not (found := condition()):
-            if self._dispatcher is not None:
-                self._dispatcher.tend()
+            if dispatcher is not None:
+                dispatcher.tend()
             assert time.monotonic() < give_up_at, f"waited in vain until {what}\n{self.words()}"
             time.sleep(0.05)
         return found
@@ -281,6 +299,13 @@ class Delivery:
 
     def any_in(self, incident_id: str, *states: str) -> bool:
         return any(row.attempt.state in states for row in self.rows(incident_id))
+
+    def has_ended(self, incident_id: str) -> bool:
+        """Say whether everybody of the incident has an end."""
+        return all(end is not None for (of, _), end in self.ends().items() if of == incident_id)
+
+    def none_in(self, incident_id: str, *states: str) -> bool:
+        return not self.any_in(incident_id, *states)
 
     def ends(self) -> dict[tuple[str, str], str | None]:
         r = tables.recipient.c
