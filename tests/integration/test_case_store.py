@@ -194,6 +194,23 @@ def test_a_failed_transaction_leaves_nothing(database: CaseDatabase) -> None:
 # many at once
 
 
+def test_the_locks_of_a_process_that_froze_in_a_transaction_are_given_up(database: CaseDatabase) -> None:
+    with pytest.raises(Unreachable), database.write() as frozen:
+        frozen.execute(sa.text("SET SESSION idle_transaction_timeout = 1"))
+        position = {"stage": "s", "topic": "t", "partition": 0, "next_offset": 1}
+        frozen.execute(sa.insert(tables.kafka_position).values(**position))
+        # waits for that row's lock, and gets it once the server has ended the other's transaction
+        other = threading.Thread(
+            target=lambda: database.writing(lambda connection: write_positions(connection, "s", {("t", 0): 7}))
+        )
+        other.start()
+        other.join(30)
+        assert read_positions(database, "s", [("t", 0)]) == {("t", 0): 7}
+        frozen.execute(sa.text("SELECT 1"))
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT @@idle_transaction_timeout")).scalar_one() == 120
+
+
 def test_a_lease_that_nobody_ever_had_has_one_first_holder(database: CaseDatabase) -> None:
     for round_number in range(20):
         name = f"lease-{round_number}"

@@ -44,6 +44,7 @@ class CaseDatabase:
             self.engine = sa.create_engine(
                 parsed, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_recycle=600, pool_size=5
             )
+            sa.event.listen(self.engine, "connect", _bound_idle_transactions)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -101,6 +102,18 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("busy_timeout=60000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     _write_ahead(connection)
+
+
+_IDLE_IN_TRANSACTION_SECONDS = 120
+
+
+def _bound_idle_transactions(connection: Any, _record: Any) -> None:
+    """Let the server end the transaction of a process that froze in it, or whose host lost power: its locks would keep
+    everybody's attempts from moving for hours. MySQL has no such bound; its `wait_timeout` is the administrator's.
+    """
+    if "MariaDB" in connection.get_server_info():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}")
 
 
 def _write_ahead(connection: Any) -> None:
