@@ -73,9 +73,13 @@ class Dispatcher:
     def start(self) -> None:
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
-                stage_command(self._config, "dispatch"), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, preexec_fn=die_with_parent(),
-            )  # fmt: skip
+                [sys.executable, "-m", "tests.e2e.dispatch_process", str(self._config)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent(),
+            )
 
     def tend(self) -> None:
         """Start it again if it has ended, as a supervisor does."""
