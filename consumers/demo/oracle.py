@@ -44,8 +44,8 @@ def affected_roots(shop: Shop, start: datetime, end: datetime) -> dict[str, set[
     return roots
 
 
-def expectations(shop: Shop) -> list[Expected]:
-    """Return one expectation for each person who must be told."""
+def expectations(shop: Shop, *, letters: bool = True) -> list[Expected]:
+    """Return one expectation for each person who must be told; `letters`: the policy ends with a letter."""
     roots = affected_roots(shop, *exposure_window(shop.now))
     found: list[Expected] = []
     for person in shop.people:
@@ -53,7 +53,7 @@ def expectations(shop: Shop) -> list[Expected]:
         if not mine:
             continue
         told = {pair for root in mine for pair in roots[root]}
-        steps, end = _course(person)
+        steps, end = _course(person, letters=letters)
         found.append(
             Expected(
                 roots=frozenset(mine),
@@ -76,7 +76,7 @@ def _roots_of(person: Person) -> Iterable[str]:
         yield f"order/{order_id}"
 
 
-def _course(person: Person) -> tuple[tuple[Step, ...], str]:
+def _course(person: Person, *, letters: bool) -> tuple[tuple[Step, ...], str]:
     if person.email_works:
         # a complaint is about a mail that arrived
         return (("email", "complained" if person.email_fate == "complaint" else "delivered"),), "reached"
@@ -88,8 +88,12 @@ def _course(person: Person) -> tuple[tuple[Step, ...], str]:
     if person.customer_id is not None and not person.leaves:
         if person.reads_account_notice:
             return (*steps, ("account_notice", "read")), "reached"
-        return (*steps, ("account_notice", "expired")), "unreachable_reported"
-    return tuple(steps), "unreachable_reported"
+        steps.append(("account_notice", "expired"))
+    if not letters:
+        return tuple(steps), "unreachable_reported"
+    if person.letter_comes_back:
+        return (*steps, ("letter", "bounced")), "unreachable_reported"
+    return (*steps, ("letter", "delivered")), "reached"
 
 
 @dataclass(frozen=True, slots=True)

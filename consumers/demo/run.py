@@ -4,6 +4,7 @@ Every process is the one that production runs. Kafka, store and case store are w
 the sandbox. People act through the command line, with their own tokens.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -167,6 +168,10 @@ class _Demo:
         self._exit_code = 1
         self._patience = _PATIENCE_SECONDS if options.customers <= 1000 else 2 * _PATIENCE_SECONDS
         """Seconds after which a mail of which nothing was heard counts as lost."""
+        # a stage that is killed forgets how its providers are, and what waits for so long is not for its demo
+        self._quiet = bool(options.kill)
+        self._letters = not self._quiet
+        self._posted: set[Path] = set()
         self._seen: list[str] = []
         """What of `_FALLBACKS` was told, in order."""
 
@@ -234,6 +239,7 @@ class _Demo:
                 "receipt_timeout_seconds": self._patience,
                 "sms_status_poll_seconds": 0.3,
                 "account_notice_timeout_seconds": 15,
+                "letter_batch_seconds": 4,
                 "sms_gateway": {
                     "url": sandbox,
                     "account_sid": "AC" + "0" * 32,
@@ -259,7 +265,10 @@ class _Demo:
         # and what is offered where a law demands it: without this, Californians whose SSN leaked would be held
         segments = self._folder / "templates" / "segments.yaml"
         text = segments.read_text(encoding="utf-8")
-        segments.write_text(text.replace("\nrules:\n", f"{_OFFER}\nrules:\n{_OFFERED}", 1), encoding="utf-8")
+        text = text.replace("\nrules:\n", f"{_OFFER}\nrules:\n{_OFFERED}", 1)
+        if self._letters:
+            text = text.replace("[email, sms, account_notice]\n", "[email, sms, account_notice, letter]\n")
+        segments.write_text(text, encoding="utf-8")
         self._settings = load_settings(self._config)
         for person_id, (name, role) in STAFF.items():
             self._keep_token(person_id, add_person(self._settings.paths.people, person_id, name, [role]))
@@ -285,8 +294,6 @@ class _Demo:
 
     def _make_shop(self) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
-        # a stage that is killed forgets how its providers are, and waits for silent mails would be long then
-        self._quiet = bool(self._options.kill)
         self._shop = shop.make_shop(self._options.customers, self._options.seed, now, silence=not self._quiet)
         with self._store.begin() as connection:
             shop.write_base(connection)
@@ -447,6 +454,7 @@ class _Demo:
                     self._see(what, words.format(seconds=self._tell.seconds, patience=self._patience))
             if not self._quiet:
                 self._watch_sms_providers()
+            self._take_letters_to_the_post(incident_id)
             if time.monotonic() - shown > 3:
                 shown = time.monotonic()
                 self._tell.say(", ".join(f"{channel} {state} {n:,}" for (channel, state), n in sorted(counts.items())))
@@ -483,12 +491,50 @@ class _Demo:
         elif "sns well" not in self._seen and circuit == "closed" and sent.get("sns"):
             self._see("sns well", "SNS is well again: a real message got through, and SMS go back to it.")
 
+    def _take_letters_to_the_post(self, incident_id: str) -> None:
+        """Print what lies ready, hand it to the post, and record it; who lives elsewhere by now sends it back."""
+        for manifest in sorted((self._settings.paths.letters / incident_id).glob("[0-9a-f]*/manifest.json")):
+            batch = manifest.parent
+            if batch in self._posted:
+                continue
+            self._posted.add(batch)
+            with (batch / "addresses.csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            moved = {person.street for person in self._shop.people if person.letter_comes_back}
+            back = [row["number"] for row in rows if moved & set(row.values())]
+            words = ("delivery", "letters")
+            why = ("--reason", "handed over at the counter")
+            self._until(
+                partial(self._recorded, "rosa", *words, "posted", incident_id, batch.name, *why),
+                "letters are known",
+                60,
+            )
+            self._see(
+                "letter",
+                f"{len(rows)} letters were printed and are with the post: the last channel for whom no other reached.",
+            )
+            if back:
+                self._type("rosa", *words, "returned", incident_id, batch.name, *back, "--reason", "moved away")
+                self._see(
+                    "letter back", f"{len(back)} letter came back: its reader counts as not reached, and is reported."
+                )
+
+    def _recorded(self, who: str, *command: str) -> bool:
+        """Type `command`; return False while the ledger has not heard of the batch yet."""
+        try:
+            self._type(who, *command)
+        except DemoFailed as failed:
+            if "has no letter batch" in str(failed):
+                return False
+            raise
+        return True
+
     def _fault(self, faults: Mapping[str, Any]) -> None:
         self._post(f"{self._sandbox}/_control/faults", faults)
 
     def _compare(self, incident_id: str) -> list[str]:
         self._tell.chapter("Three witnesses are compared with what the scenario expects")
-        expected = oracle.expectations(self._shop)
+        expected = oracle.expectations(self._shop, letters=self._letters)
         rows = witnesses.ledger_rows(self._cases, incident_id)
         messages = witnesses.mailbox(self._sandbox)
         tally = witnesses.log_tally(self._settings.paths.evidence, incident_id)
@@ -563,7 +609,8 @@ class _Demo:
         return {
             "by the first e-mail": ways[("email",)],
             "by SMS, as the e-mail failed": ways[("email", "sms")],
-            "on the account page, as all else failed": sum(n for way, n in ways.items() if way[-1] == "account_notice"),
+            "on the account page, as those failed": sum(n for way, n in ways.items() if way[-1] == "account_notice"),
+            "by letter, as all else failed": sum(n for way, n in ways.items() if way[-1] == "letter"),
             "soft bounces, which SES gave up on": self._progress.receipt_count("bounced_soft"),
             "e-mails of which nothing was heard in time": states["email", "expired"],
             "complaints, which count as arrived": states["email", "complained"],

@@ -94,6 +94,9 @@ class Person:
     leaves: bool = False
     """Deletes the account after the AI wrote about them and before the leak is known."""
 
+    letter_comes_back: bool = False
+    """Does not live at the address that the shop knows."""
+
     @property
     def email_works(self) -> bool:
         """Whether their mail arrives."""
@@ -282,6 +285,7 @@ def _arrange_special_cases(shop: Shop, *, silence: bool) -> None:
     for person, reads in zip(customers[3:7], (True, True, False, False), strict=False):
         _script_email(person, "bounce")
         person.phone, person.reads_account_notice = None, reads
+        person.letter_comes_back = person is customers[5]
     # the mail bounces, the SMS fails too
     for person in customers[7:9]:
         _script_email(person, "bounce")

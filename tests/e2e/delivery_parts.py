@@ -221,6 +221,7 @@ class Delivery:
 
         def stopped() -> bool:
             os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.12)
             if self._transactions() == 0:
                 return True
             os.kill(pid, signal.SIGCONT)
@@ -272,7 +273,8 @@ class Delivery:
             if dispatcher is not None:
                 dispatcher.tend()
             assert time.monotonic() < give_up_at, f"waited in vain until {what}\n{self.words()}"
-            time.sleep(0.05)
+            # not sooner: the server shows the same list of transactions to whoever asks within a tenth of a second
+            time.sleep(0.12)
         return found
 
     def words(self) -> str:

@@ -3,7 +3,7 @@
 It decodes what it reads (base64 in all phases, hexadecimal, JSON and percent escapes, UTF-16, compression, and these
 within each other, four deep) and looks in each reading for the values themselves, whatever their case, and for their
 unsalted digests. So a needle's forms need not be listed, and a hundred thousand needles cost as much as one.
-Not for keyed hashes and ciphertext, which are allowed, and not for mailbox and store, which hold people by design.
+Not for keyed hashes and ciphertext, which are allowed, and not for mailbox, letters and store, which hold people by design.
 
 How it is fast: of each needle one window of eight bytes is in a set; every reading is seen as integers at its eight
 phases, and the set's own C loop compares them. Only where a window fits are bytes compared.
@@ -638,7 +638,7 @@ def _page(address: str, timeout_seconds: float) -> Iterator[Piece]:
 
 # --- the demo ---------------------------------------------------------------------------------------------------------
 
-DEMO_EXCLUDED = ("mailbox", "store.db", "store.db-*")
+DEMO_EXCLUDED = ("mailbox", "letters", "store.db", "store.db-*")
 """What holds people by design: what was sent to them, and the store itself."""
 
 

@@ -42,6 +42,7 @@ def test_the_demo_is_green_and_leaves_its_proof_and_nobody_in_clear(seed: int, t
     # every fallback has happened, was told, and is counted
     assert set(summary["seen"]) == {
         "delivered", "bounced", "soft bounce", "account page", "complained", "silent", "sns ill", "sns well",
+        "letter", "letter back",
     }  # fmt: skip
     assert all(summary["fallbacks"].values()), summary["fallbacks"]
     people = sum(summary["ends"].values())

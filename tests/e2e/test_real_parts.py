@@ -38,7 +38,7 @@ def test_exactly_those_concerned_are_told_on_real_parts(
     assert not list((tmp_path / "demo").glob("*.db"))
     assert not (tmp_path / "demo" / "logs" / "kafka.log").exists()
     with empty_mariadb_database.connect() as connection:
-        assert _tried_channels(connection) == {"email", "sms", "account_notice"}
+        assert _tried_channels(connection) == {"email", "sms", "account_notice", "letter"}
 
 
 def _tried_channels(connection: "pymysql.connections.Connection[pymysql.cursors.Cursor]") -> set[str]:

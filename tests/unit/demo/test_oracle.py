@@ -83,7 +83,10 @@ def test_every_way_to_end_occurs_whatever_the_seed(seed: int) -> None:
     assert (("email", "delivered"),) in steps
     assert (("email", "bounced"), ("sms", "delivered")) in steps
     assert any(item[-1] == ("account_notice", "read") for item in steps)
-    assert any(item[-1] == ("account_notice", "expired") for item in steps)
+    assert (("email", "bounced"), ("account_notice", "expired"), ("letter", "delivered")) in steps
+    assert (("email", "bounced"), ("account_notice", "expired"), ("letter", "bounced")) in steps
+    assert (("email", "expired"), ("sms", "delivered")) in steps
+    assert (("email", "complained"),) in steps
     assert {item.end for item in wanted} == {"reached", "unreachable_reported"}
     told = {item.email for item in wanted}
     leavers = [person for person in small.people if person.leaves]
