@@ -116,6 +116,8 @@ class Delivery:
         ApprovedBundles(self.settings.paths.templates, artefacts).keep(self._bundle)
         self._dispatcher: Dispatcher | None = None
         self.supervisor: Supervisor | None = None
+        self.taken_elsewhere: Callable[[], list[dict[str, Any]]] = list
+        """Returns what providers outside the sandbox took: `to`, `channel`, `attempt_id`."""
 
     # --- what is scripted ----------------------------------------------------------------------------------------
 
@@ -320,10 +322,18 @@ class Delivery:
                 (row[0], row[1]): row[2] for row in connection.execute(sa.select(r.incident_id, r.root, r.final_state))
             }
 
+    def circuit(self, provider: str) -> str | None:
+        """Return how the living dispatcher says that a provider's circuit stands."""
+        c = tables.provider_circuit.c
+        query = sa.select(c.state).where(c.provider == provider).order_by(c.told_at.desc()).limit(1)
+        with self.database.read() as connection:
+            state: str | None = connection.execute(query).scalar()
+            return state
+
     def mailbox(self) -> list[dict[str, Any]]:
         with urllib.request.urlopen(f"{self.sandbox}/_mailbox.json?bodies=0", timeout=30) as answer:
             messages: list[dict[str, Any]] = json.load(answer)["messages"]
-            return messages
+            return [*messages, *self.taken_elsewhere()]
 
     def is_over(self) -> bool:
         """Say whether everybody has an end and everything is published."""
@@ -380,7 +390,7 @@ def delivery_running(
     folder: Path, kafka: KafkaServer, topic_prefix: str, case_store: StoreDatabase, **delivery: Any
 ) -> Iterator[Delivery]:
     """Yield delivery at work; `delivery` are settings of that section. Every process must end cleanly."""
-    (folder / "logs").mkdir()
+    (folder / "logs").mkdir(parents=True)
     with ExitStack() as stack:
         sandbox = stack.enter_context(
             start_part(

@@ -6,21 +6,26 @@ its own, one after the other, while what the earlier ones left behind settles; t
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from confluent_kafka import KafkaException
 
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from consumers.adapters.aws import client
 from consumers.adapters.case_store import tables
 from consumers.bootstrap import aws_config
+from tests.contract.test_delivery_reports import report
+from tests.contract.test_smtp import Inbox, Server
 from tests.e2e.delivery_parts import Delivery, delivery_running
 from tests.servers.kafka import KafkaServer
+from tests.servers.local import free_port
 from tests.servers.mariadb import StoreDatabase
 
 WELL = {"email": "delivered"}
@@ -37,21 +42,66 @@ BOTH = ("email", "sms")
 SEND = "SendBulkEmail"
 
 
+class ReportingServer(Inbox):
+    """An SMTP server that mails back what became of each message, as its recipient's plus tag says."""
+
+    def __init__(self, maildir: Path) -> None:
+        super().__init__()
+        self._maildir = maildir
+        for name in ("new", "cur", "tmp"):
+            (maildir / name).mkdir(parents=True)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        answer = await super().handle_DATA(server, session, envelope)
+        bounces = "+bounce@" in envelope.rcpt_tos[0]
+        fields = "Action: failed\nStatus: 5.1.1" if bounces else "Action: delivered\nStatus: 2.0.0"
+        name = f"{len(self.mails):04}.example"
+        (self._maildir / "tmp" / name).write_text(report(fields, to=envelope.mail_from), encoding="utf-8")
+        (self._maildir / "tmp" / name).rename(self._maildir / "new" / name)
+        return answer
+
+    def taken(self) -> list[dict[str, Any]]:
+        """Return what it took, as the sandbox's mailbox lists it; the attempt is the tag of the return path."""
+        return [
+            {"to": each.rcpt_tos[0], "channel": "email", "attempt_id": str(each.mail_from)[7:39]}
+            for each in self.envelopes
+        ]
+
+
+@pytest.fixture
+def smtp(tmp_path: Path) -> Iterator[tuple[ReportingServer, int]]:
+    handler = ReportingServer(tmp_path / "reports")
+    server = Server(handler, hostname="127.0.0.1", port=free_port())
+    server.start()
+    yield handler, server.port
+    server.stop()
+
+
 def test_everybody_is_reached_whoever_dies_or_is_ill(
-    tmp_path: Path, kafka_server: KafkaServer, topic_prefix: str, empty_mariadb_database: StoreDatabase
+    tmp_path: Path,
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    empty_mariadb_database: StoreDatabase,
+    smtp: tuple[ReportingServer, int],
 ) -> None:
     with delivery_running(
-        tmp_path, kafka_server, topic_prefix, empty_mariadb_database,
+        tmp_path / "installation", kafka_server, topic_prefix, empty_mariadb_database,
         # a receipt comes within a second; what has none by then has none, and an unknown one is repeated then
         receipt_timeout_seconds=12, belt_seconds=5, aws_timeout_seconds=3,
         circuit={"open_seconds": 1, "in_a_row": 3},
+        smtp={
+            "host": "127.0.0.1", "port": smtp[1], "encryption": "none", "return_path": "bounce@shop.example.com",
+            "reports_maildir": str(tmp_path / "reports"),
+        },
     ) as delivery:  # fmt: skip
+        delivery.taken_elsewhere = smtp[0].taken
         # nothing is done to the first: whatever is scripted for its people, one message by each channel is all
         undisturbed = delivery.incident(EVERY_FATE, disturbed=["email"])
         delivery.until(partial(delivery.has_ended, undisturbed), "everybody of the first incident has an end")
         delivery.incident(SILENT, disturbed=BOTH)
         dispatch_killed_at_each_step(delivery)
         providers_ill(delivery)
+        the_second_takes_over(delivery, smtp[0])
         receipts_redelivered(delivery)
         held_in_the_middle(delivery)
         delivery.until_judged()
@@ -132,6 +182,21 @@ def providers_ill(delivery: Delivery) -> None:
     down = delivery.incident([{"sms": "delivered"}] * 6, disturbed=["sms"])
     delivery.until(partial(delivery.any_in, down, "delivered"), "SNS was down and is back")
     delivery.control("faults", {})
+
+
+def the_second_takes_over(delivery: Delivery, smtp: ReportingServer) -> None:
+    """SES takes nothing any more: its lane moves to SMTP, whose reports are receipts like any other, and comes back."""
+    delivery.control("faults", {"sesv2": {"answer": "403", "operation": SEND}})
+    before = len(smtp.envelopes)
+    over_smtp = delivery.incident([WELL, BY_SMS] * 6)
+    delivery.until(partial(delivery.has_ended, over_smtp), "everybody is reached over the second provider")
+    assert len(smtp.envelopes) >= before + 12
+    delivery.control("faults", {})
+    delivery.until(lambda: delivery.circuit("ses") != "open", "SES may be tried again")
+    before = len(smtp.envelopes)
+    back = delivery.incident([WELL] * 12)
+    delivery.until(partial(delivery.has_ended, back), "everybody is reached")
+    assert len(smtp.envelopes) < before + 12, "SES is tried again"
 
 
 def receipts_redelivered(delivery: Delivery) -> None:
