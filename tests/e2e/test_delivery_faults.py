@@ -32,12 +32,14 @@ WELL = {"email": "delivered"}
 BY_SMS = {"email": "bounce", "sms": "delivered"}
 EVERY_FATE: Sequence[Mapping[str, str]] = [
     WELL, BY_SMS,
-    *({"email": fate} for fate in ("complaint", "delay", "spam", "throttle", "bounce", "refuse", "timeout")),
+    *({"email": fate} for fate in ("complaint", "delay", "spam", "throttle", "bounce", "refuse")),
     *({"email": fate, "sms": "delivered"} for fate in ("softbounce", "refuse", "reject")),
     *({"email": "bounce", "sms": fate} for fate in ("bounce", "softbounce", "reject", "refuse", "throttle", "delay")),
     {"sms": "delivered"},
 ]  # fmt: skip
-SILENT: Sequence[Mapping[str, str]] = [{"email": "silent", "sms": "delivered"}, {"email": "silent"}, {"sms": "silent"}]
+UNHEARD: Sequence[Mapping[str, str]] = [
+    {"email": "silent", "sms": "delivered"}, {"email": "silent"}, {"sms": "silent"}, {"email": "timeout"},
+]  # fmt: skip
 BOTH = ("email", "sms")
 SEND = "SendBulkEmail"
 
@@ -96,10 +98,12 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
     ) as delivery:  # fmt: skip
         delivery.taken_elsewhere = smtp[0].taken
         # nothing is done to the first: whatever is scripted for its people, one message by each channel is all
-        undisturbed = delivery.incident(EVERY_FATE, disturbed=["email"])
+        unheard = delivery.incident(UNHEARD, disturbed=BOTH)
+        undisturbed = delivery.incident(EVERY_FATE)
         delivery.until(partial(delivery.has_ended, undisturbed), "everybody of the first incident has an end")
-        delivery.incident(SILENT, disturbed=BOTH)
-        dispatch_killed_at_each_step(delivery)
+        delivery.until(partial(delivery.none_in, unheard, "planned", "commanded", "intended"), "the others are sent")
+        dispatch_killed_around_its_intents(delivery)
+        dispatch_killed_before_its_report(delivery)
         providers_ill(delivery)
         the_second_takes_over(delivery, smtp[0])
         receipts_redelivered(delivery)
@@ -115,53 +119,60 @@ def test_everybody_is_reached_whatever_server_is_away(
         tmp_path, kafka_server, topic_prefix, empty_mariadb_database,
         receipt_timeout_seconds=40, belt_seconds=5, aws_timeout_seconds=3, circuit={"open_seconds": 1, "in_a_row": 3},
     ) as delivery:  # fmt: skip
+        dispatch_killed_in_a_call_and_after_it(delivery)
         servers_restarted(delivery, kafka_server, empty_mariadb_database)
         commands_topic_deleted(delivery)
         frozen_and_replaced(delivery)
         delivery.until_judged(240)
 
 
-def dispatch_killed_at_each_step(delivery: Delivery) -> None:
-    """Before the intent is written; after it, before the call; the call in flight; after it, before the report; after that."""
+def dispatch_killed_around_its_intents(delivery: Delivery) -> None:
+    """Before they are written; and after it, before the call."""
     dispatch = delivery.dispatcher
     dispatch.kill()
-    first = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
-    delivery.until_without_dispatch(partial(delivery.all_in, first, "commanded"), "the commands are out")
-    with delivery.locked(first):
+    people = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
+    delivery.until_without_dispatch(partial(delivery.all_in, people, "commanded"), "the commands are out")
+    with delivery.locked(people):
         dispatch.start()
         delivery.until(delivery.somebody_waits, "dispatch wants to write its intents")
         dispatch.kill()
-    assert delivery.all_in(first, "commanded")
+    assert delivery.all_in(people, "commanded")
 
     # the next one reads the same commands; it has to ask SES about the sender before its first call
     delivery.control("faults", {"sesv2": {"answer": "hold", "operation": "GetEmailIdentity"}})
     dispatch.start()
     delivery.until(delivery.held, "dispatch is between intent and call")
     dispatch.kill()
-    assert delivery.all_in(first, "intended")
+    assert delivery.all_in(people, "intended")
 
-    delivery.control("faults", {"sesv2": {"answer": "hold", "operation": SEND}})
-    second = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
-    dispatch.start()
-    delivery.until(delivery.held, "a call is in flight")
-    dispatch.kill()
-    assert delivery.all_in(second, "intended")
 
-    # the request arrives at SES although its sender is dead, and its receipts settle it
+def dispatch_killed_before_its_report(delivery: Delivery) -> None:
+    """SES has taken everything, and dispatch dies before it can say so."""
     delivery.control("faults", {"sesv2": {"answer": "hold_after", "operation": SEND}})
-    third = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
-    dispatch.start()
+    people = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
+    delivery.dispatcher.start()
     delivery.until(delivery.held, "a call was taken and is not answered")
-    with delivery.frozen("receipts"), delivery.frozen("release"), delivery.locked(third):
+    with delivery.frozen("receipts"), delivery.frozen("release"), delivery.locked(people):
         delivery.control("faults", {})
         delivery.until(delivery.somebody_waits, "dispatch wants to report")
-        dispatch.kill()
-    dispatch.start()
+        delivery.dispatcher.kill()
+    delivery.dispatcher.start()
 
-    fourth = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
-    delivery.until(partial(delivery.any_in, fourth, "handed_over", "delivered", "bounced"), "something is reported")
-    dispatch.kill()
-    dispatch.start()
+
+def dispatch_killed_in_a_call_and_after_it(delivery: Delivery) -> None:
+    """The request arrives at SES although its sender is dead; and one dies when something is reported already."""
+    delivery.control("faults", {"sesv2": {"answer": "hold", "operation": SEND}})
+    people = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
+    delivery.until(delivery.held, "a call is in flight")
+    delivery.dispatcher.kill()
+    assert delivery.any_in(people, "intended")
+    delivery.control("faults", {})
+    delivery.dispatcher.start()
+
+    people = delivery.incident([WELL, BY_SMS] * 3, disturbed=BOTH)
+    delivery.until(partial(delivery.any_in, people, "handed_over", "delivered", "bounced"), "something is reported")
+    delivery.dispatcher.kill()
+    delivery.dispatcher.start()
 
 
 def providers_ill(delivery: Delivery) -> None:
