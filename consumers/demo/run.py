@@ -552,9 +552,9 @@ class _Demo:
         faults.extend(report.problems)
         for fault in faults:
             self._tell.say(f"DIFFERS: {fault}")
-        if settled := witnesses.lost_answers_settled(self._settings.paths.evidence, incident_id):
+        if not faults and (lost := witnesses.lost_answers(self._sandbox)):
             self._tell.say(
-                f"SES took {settled:,} mails in a call whose answer was lost: their receipts settled it, and nobody got two."
+                f"{lost:,} call was taken by SES and its answer lost: receipts settled it, and nobody in it got two mails."
             )
         if not faults:
             self._tell.say(
@@ -571,7 +571,7 @@ class _Demo:
         ends = Counter(row.end or "without an end" for row in rows)
         checkpoint = (self._settings.paths.evidence / "checkpoint").read_text(encoding="utf-8").splitlines()
         addresses = metrics_addresses(self._settings)
-        fallbacks = self._fallbacks(incident_id, rows)
+        fallbacks = self._fallbacks(rows)
         facts: list[tuple[str, Any]] = [
             ("incident", incident_id),
             ("people affected", f"{len(rows):,}"),
@@ -602,7 +602,7 @@ class _Demo:
         witnesses.keep(self._folder, self._cases, self._sandbox, incident_id)
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
-    def _fallbacks(self, incident_id: str, rows: Sequence[oracle.LedgerRow]) -> dict[str, int]:
+    def _fallbacks(self, rows: Sequence[oracle.LedgerRow]) -> dict[str, int]:
         """Count people by what brought the notice to them, and attempts by what became of them."""
         ways = Counter(tuple(channel for channel, _ in row.steps) for row in rows if row.end == "reached")
         states = Counter(step for row in rows for step in row.steps)
@@ -614,9 +614,7 @@ class _Demo:
             "soft bounces, which SES gave up on": self._progress.receipt_count("bounced_soft"),
             "e-mails of which nothing was heard in time": states["email", "expired"],
             "complaints, which count as arrived": states["email", "complained"],
-            "lost answers settled by receipts": witnesses.lost_answers_settled(
-                self._settings.paths.evidence, incident_id
-            ),
+            "lost answers, settled by receipts": witnesses.lost_answers(self._sandbox),
             "SMS by the second provider": self._progress.sent_by("sms").get("sms_gateway", 0),
         }
 
