@@ -38,6 +38,8 @@ from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.notice_renderer import sample_key
 from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
 from consumers.bootstrap import aws_config
+from consumers.case.people import add_person
+from consumers.case.permissions import Role
 from consumers.commands import initialise, stage_command
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.leaves import canonical_content
@@ -110,6 +112,7 @@ class Delivery:
         self.settings = load_settings(self.config)
         self.people: list[Scripted] = []
         self._numbers = count(1)
+        self._token = add_person(self.settings.paths.people, "dora", "Dora Dpo", [Role.DPO])
         self._sealer = Sealer(load_public_key(self.settings.paths.sealing_public_key), SystemClock())
         artefacts = DirectoryArtefactStore(self.settings.paths.artefacts)
         self._bundle = read_bundle(self.settings.paths.templates, "ai-data-leak")
@@ -256,8 +259,13 @@ class Delivery:
             return int(connection.execute(query).scalar_one())
 
     def tocsin(self, *words: str) -> str:
-        """Run a command in this process; return what it printed."""
-        done = CliRunner().invoke(cli.build(), ["--config", str(self.config), *words], catch_exceptions=False)
+        """Run a command in this process as the data protection officer; return what it printed."""
+        done = CliRunner().invoke(
+            cli.build(),
+            ["--config", str(self.config), *words],
+            env={"TOCSIN_TOKEN": self._token},
+            catch_exceptions=False,
+        )
         assert done.exit_code == 0, done.output
         return done.output
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from confluent_kafka import KafkaException
 
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from consumers.adapters.aws import client
-from consumers.adapters.case_store import tables
 from consumers.bootstrap import aws_config
 from tests.contract.test_delivery_reports import report
 from tests.contract.test_smtp import Inbox, Server
@@ -264,15 +262,8 @@ def held_in_the_middle(delivery: Delivery) -> None:
     held = delivery.incident([{"sms": "delivered"}] * 250, residence="US-CA")
     covered = {person.addresses["sms"] for person in delivery.people if person.incident_id == held}
     delivery.until(partial(delivery.any_in, held, "delivered"), "it is under way")
-    with delivery.database.write() as connection:
-        connection.execute(
-            sa.insert(tables.gate).values(
-                gate_id="g", incident_id=held, kind="law_enforcement_hold", covers=["US-CA"], set_at=datetime.now(UTC),
-                set_by="dora",
-            )
-        )  # fmt: skip
-        # what dispatch has in hand already is recalled by the epoch
-        connection.execute(sa.update(tables.incident).where(tables.incident.c.incident_id == held).values(epoch=2))
+    why = ("--reason", "asked for by the police")
+    said = delivery.tocsin("incident", "hold", held, "--kind", "law_enforcement_hold", "--covers", "US-CA", *why)
     stopped_by = datetime.now(UTC) + timedelta(seconds=2)
     others = delivery.incident([WELL] * 3)
     delivery.until(partial(delivery.has_ended, others), "others go on")
@@ -281,8 +272,8 @@ def held_in_the_middle(delivery: Delivery) -> None:
     told = [each for each in delivery.mailbox() if each["to"] in covered]
     assert [each for each in told if datetime.fromisoformat(each["received_at"]) > stopped_by] == []
     assert len(told) < len(covered), "the hold came too late to prove anything"
-    with delivery.database.write() as connection:
-        connection.execute(sa.update(tables.gate).values(lifted_at=datetime.now(UTC)))
+    gate_id = said.partition(f"lift {held} ")[2].split()[0]
+    delivery.tocsin("incident", "lift", held, gate_id, *why)
 
 
 def frozen_and_replaced(delivery: Delivery) -> None:
