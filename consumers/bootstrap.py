@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
     from consumers.domain.circuit import CircuitPolicy
+    from consumers.domain.duties import LawInForce
     from consumers.domain.sending import EmailProvider, ReceiptSource, SmsProvider
 
 
@@ -165,7 +166,6 @@ def _provide_evidence(parts: Parts) -> None:
             read_vkey(str(vkey_path(paths.evidence_key))),
             EvidenceRows(_database(parts)),
             DirectoryArtefactStore(paths.artefacts),
-            paths.templates / "law",
         )
 
     parts.provide(Packages, packages)
@@ -231,6 +231,26 @@ def _provide_law(parts: Parts, config: Path | None) -> None:
     parts.provide(RulesFolder, lambda: parts.get(LawFolder))
     parts.provide(LawInForce, lambda: FolderLaw(parts.get(LawFolder).path))
     parts.provide(AwarenessPolicy, policy)
+
+
+def _kept_law(parts: Parts) -> "LawInForce":
+    """Return the law in force for a stage that computes duties: each version that it uses is kept in the artefact store, so
+    that an auditor can be handed the rules by which a duty was computed.
+    """
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+    from consumers.domain.duties import Law, LawInForce
+
+    in_force, artefacts = parts.get(LawInForce), DirectoryArtefactStore(parts.get(Settings).paths.artefacts)
+    kept: set[str] = set()
+
+    def law() -> Law:
+        current = in_force()
+        if current.rules.rules_version not in kept:
+            artefacts.put(current.rules.text.encode())
+            kept.add(current.rules.rules_version)
+        return current
+
+    return law
 
 
 def _provide_case_store(parts: Parts) -> None:
@@ -628,11 +648,10 @@ def _planning(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.notice_renderer import compose
     from consumers.adapters.sender_book import SenderBook
     from consumers.adapters.template_catalog import TemplateCatalog
-    from consumers.domain.duties import LawInForce
     from consumers.stages.planning import Planning, PlanningStage
 
     settings = parts.get(Settings)
-    law = parts.get(LawInForce)
+    law = _kept_law(parts)
     law()  # rules that are wrong are said at the start, not at the first incident
     database = _database(parts)
     lease = HeldLease(database, "planning", process.holder, process.clock)
@@ -923,10 +942,9 @@ def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.case.verification import AwarenessPolicy
     from consumers.case.watch import IncidentWatch
-    from consumers.domain.duties import LawInForce
     from consumers.stages.clock import DIFFERING, ClockStage
 
-    database, law = _database(parts), parts.get(LawInForce)
+    database, law = _database(parts), _kept_law(parts)
     law()  # rules that are wrong are said at the start
     watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
     erasures, comparison = Erasures(database, process.clock), _comparison(parts, process)

@@ -41,7 +41,6 @@ from consumers.evidence.package import (
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
 from consumers.evidence.single_file import single_file_verifier
 from consumers.evidence.tiles import HEIGHT, WIDTH, TileName, right_edge, width_in
-from consumers.law.loader import rules_text
 
 _WITHOUT_INCIDENT = ("tocsin.case.notice.", "tocsin.case.law.")
 """Entries that are of no incident and say what its texts and duties rest on."""
@@ -67,13 +66,11 @@ class EvidencePackages:
         vkey: VerifierKey,
         rows: EvidenceRows,
         artefacts: DirectoryArtefactStore,
-        law: Path,
     ) -> None:
         self._files = LogFolder(log)
         self._vkey = vkey
         self._rows = rows
         self._artefacts = artefacts
-        self._law = law
 
     def write(self, incident_id: str, folder: Path, now: datetime, *, single_proofs: bool = True) -> Packed:
         """Make the package of `incident_id` in `folder`, which must not exist.
@@ -239,8 +236,8 @@ class EvidencePackages:
                     name = f"{each['controller']}-{each['regime_id']}-{each['version']}.{ending}"
                     _write(folder / "dossiers" / name, content)
         for rules in sorted(logged["rules_sha256"]):
-            text = self._artefact(rules) or rules_text(self._law).encode()
-            _write_if(folder / "law" / f"{rules[:16]}.json", text, rules)
+            if (text := self._artefact(rules)) is not None:
+                _write(folder / "law" / f"{rules[:16]}.json", text)
         with (folder / REASONS_FILE).open("w", encoding="utf-8") as out:
             out.writelines(_line(row) for row in self._rows.reasons(incident_id))
 
@@ -293,11 +290,6 @@ def _line(row: Mapping[str, Any]) -> str:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-
-
-def _write_if(path: Path, content: bytes, sha256: str) -> None:
-    if hashlib.sha256(content).hexdigest() == sha256:
-        _write(path, content)
 
 
 _README = """# Evidence of {incident}

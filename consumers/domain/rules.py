@@ -220,6 +220,8 @@ class Rules:
     """IANA zone by Member State of the EEA."""
     rules_version: str
     """sha256 of the canonical rules, in hex."""
+    text: str = field(repr=False)
+    """The canonical rules themselves, as they are kept for whoever asks later by which rules a duty was computed."""
     by_id: Mapping[str, Duty] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -289,6 +289,12 @@ def _verify_whole(package: Package, people: Sequence[Person], report: PackageRep
     report.people_count = (
         len(named) - earlier + len(known - covered - excluded - waiting) + max(0, redacted - erased_roots)
     )
+    decided = Counter(str(each.body.get("subject")) for each in package.of_kind(f"{_CASE}person.not_notified"))
+    untold = [person for person in people if person.subject in decided and (person.subject, person.round) not in finals]
+    if untold:
+        report.proved.append(
+            f"{len(untold)} of those without outcome were not notified by decisions that the log names."
+        )
     if not report.problems and not report.without:
         erased = sum(person.opening is None for person in people)
         report.proved.append(
@@ -512,6 +518,30 @@ def _verify_deliveries(package: Package, people: Sequence[Person], report: Packa
 def _by_time(entries: Iterable[Entry], name: str) -> list[Entry]:
     """Return entries in the order in which they were recorded: a restored case store logs again what it had said before."""
     return sorted(entries, key=lambda each: (str(each.content.get(name)), each.index))
+
+
+def in_words(content: Mapping[str, Any]) -> str | None:
+    """Return what an entry about a delivery says, in a sentence; None for another entry."""
+    if content.get("type") == _OUTCOME:
+        channel = _CHANNELS.get(str(content.get("channel")), str(content.get("channel")))
+        via = f" through {content['provider']}" if content.get("provider") else ""
+        state = str(content.get("state")).replace("_", " ")
+        text = (
+            f", the text being the approved bundle {str(content['bundle_sha256'])[:16]}..."
+            if content.get("bundle_sha256")
+            else ""
+        )
+        exercise = " (an exercise)" if content.get("exercise") is True else ""
+        return (
+            f"In words: of {content.get('incident_id')}{exercise}, attempt {content.get('attempt_number')} to tell this person, "
+            f"by {channel}{via}, was {state} at {content.get('occurred_at')} (recorded {content.get('recorded_at')}){text}."
+        )
+    body = content.get("body")
+    if content.get("type") == f"{_CASE}person.finished" and isinstance(body, dict):
+        state = str(body.get("state")).replace("_", " ")
+        at = content.get("occurred_at")
+        return f"In words: of {content.get('incident_id')}, it ended for this person as: {state}, at {at}."
+    return None
 
 
 def _attempts(outcomes: Sequence[Entry]) -> dict[tuple[object, ...], list[Entry]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge.contracts.errors import TocsinError
 from consumers.evidence.note import VerifierKey
-from consumers.evidence.package import Package, history, verify_package
+from consumers.evidence.package import Package, history, in_words, verify_package
 from consumers.evidence.proof import Extra, Proof
 
 
@@ -53,8 +53,10 @@ def proof_sentences(proof: bytes, keys: Sequence[VerifierKey]) -> list[str]:
         f"Proved: the following was entry {parsed.index} of the log {head.origin} when it had {head.size} entries.",
         extra.entry.decode(),
     ]
+    content = json.loads(extra.entry)
+    if (words := in_words(content)) is not None:
+        said.append(words)
     if extra.opening is not None:
-        content = json.loads(extra.entry)
         body = content.get("body")
         subject = content.get("subject") or (body.get("subject") if isinstance(body, dict) else None)
         extra.opening.check(str(subject))

@@ -17,6 +17,7 @@ from consumers.evidence.faults import Malformed, NotProved, TileDamaged
 from consumers.evidence.leaves import EventLeaf, LeafTypes, NotAsDeclared, canonical_content
 from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
+from consumers.evidence.package import in_words
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
 from consumers.evidence.rotation import KeyRotation, chain_of, open_head, refuse_retired, rotations_among
@@ -89,6 +90,7 @@ class ProofReport:
         return [
             f"Proved: the following was entry {self.index} of the log {head.origin} when it had {head.size} entries.",
             self.entry.decode(),
+            *([words] if (words := in_words(canonical_content(self.entry))) else []),
             opened,
             *self.notes,
             "Not proved by this: that what was logged is true, and when the log was signed.",

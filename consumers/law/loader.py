@@ -110,31 +110,16 @@ def load_rules(path: Path) -> Rules:
     problems.extend(_dangling(duties, combinations, named))
     if problems:
         raise BadInput("\n".join(problems))
+    text = json.dumps(_plain(canonical), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return Rules(
         duties=tuple(duty for duty, _ in duties.values()),
         combinations=combinations,
         elements=elements,
         notices=notices,
         zones=zones,
-        rules_version=hashlib.sha256(_text(canonical).encode()).hexdigest(),
+        rules_version=hashlib.sha256(text.encode()).hexdigest(),
+        text=text,
     )
-
-
-def rules_text(path: Path) -> str:
-    """Return the rules in folder `path` as the one text whose SHA-256 is their version. Raises BadInput."""
-    problems: list[str] = []
-    canonical = {
-        file.name: document.content
-        for file in sorted(path.glob("*.yaml"))
-        if file.name not in (CONTROLLERS, REGIONS, AUTHORITIES) and (document := _read(file, problems)) is not None
-    }
-    if problems:
-        raise BadInput("\n".join(problems))
-    return _text(canonical)
-
-
-def _text(canonical: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(canonical), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def load_controllers(path: Path) -> Controllers:

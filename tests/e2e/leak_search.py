@@ -24,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tomllib
 import urllib.parse
 import urllib.request
 import zipfile
@@ -660,6 +661,57 @@ def demo_values(folder: Path) -> Iterator[Value]:
     return make_shop(summary["customers"], summary["seed"], now).personal_values()
 
 
+def named_in_log(folder: Path) -> tuple[Counter[str], list[str]]:
+    """Return how much was looked for in the evidence log that leads to somebody, by what it is, and what was found.
+
+    These are no personal values by themselves, and stand in the case store: ids of staff and customers, what is computed from
+    them, providers' ids, reasons; each also as an unsalted digest.
+    """
+    columns = {
+        "provider id": "SELECT provider_message_id FROM attempt WHERE provider_message_id IS NOT NULL "
+        "UNION SELECT provider_event_id FROM receipt",
+        "attempt id": "SELECT attempt_id FROM attempt",
+        "recipient id": "SELECT recipient_id FROM recipient UNION SELECT root FROM affected",
+        "reason": "SELECT reason FROM act WHERE reason IS NOT NULL",
+        "staff id": "SELECT person FROM act UNION SELECT approved_by FROM notice_bundle",
+    }
+    wanted: list[tuple[str, str]] = []
+    with contextlib.closing(sqlite3.connect(f"{(folder / 'case.db').resolve().as_uri()}?mode=ro", uri=True)) as cases:
+        for what, query in columns.items():
+            wanted += [(what, value) for (value,) in cases.execute(query)]
+    for person_id, person in tomllib.loads((folder / "people.toml").read_text(encoding="utf-8"))["people"].items():
+        wanted += [("staff id", person_id), ("staff name", person["name"])]
+    entries = [
+        entry
+        for path in sorted((folder / "evidence/tile/entries").rglob("*"))
+        if path.is_file()
+        for entry in decode_bundle(path.read_bytes(), parse_path(path.relative_to(folder / "evidence").as_posix()))
+    ]
+    values: set[str] = set()
+    for entry in entries:
+        _collect(json.loads(entry), values)
+    text = "\n".join(values)
+    found = []
+    for what, value in dict.fromkeys(wanted):
+        digests = {digest(value.encode()).hexdigest() for _, digest in _DIGESTS}
+        # a short word may be part of another one; as a value it may not stand there
+        if value in values or not digests.isdisjoint(values) or (len(value) >= _KEY_BYTES and value in text):
+            found.append(what)
+    return Counter(what for what, _ in dict.fromkeys(wanted)), found
+
+
+def _collect(content: Any, values: set[str]) -> None:
+    if isinstance(content, dict):
+        for name, value in content.items():
+            values.add(name)
+            _collect(value, values)
+    elif isinstance(content, list):
+        for value in content:
+            _collect(value, values)
+    elif isinstance(content, str):
+        values.add(content)
+
+
 def main(folder: str, answer: str, temporary: str | None = None) -> int:
     """Search the running demo in `folder`; write the places searched and the findings to `answer` as JSON."""
     places = demo_places(Path(folder), Path(temporary) if temporary else None)
@@ -667,7 +719,10 @@ def main(folder: str, answer: str, temporary: str | None = None) -> int:
     findings = search(places, values)
     # who must be found is, so that an empty answer means something
     in_mailbox = search(folder_places(Path(folder) / "mailbox"), values)
+    looked_for, in_log = named_in_log(Path(folder))
     report = {
+        "looked_for_in_log": looked_for,
+        "in_log": in_log,
         "places": [place.name for place in places],
         "findings": [asdict(finding) for finding in findings],
         "in_mailbox": sorted({finding.what for finding in in_mailbox}),

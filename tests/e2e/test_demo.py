@@ -7,11 +7,16 @@ import shlex
 import sqlite3
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumers.adapters.artefact_store import DirectoryArtefactStore
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.evidence_rows import EvidenceRows
+from consumers.adapters.evidence_package import EvidencePackages
 from consumers.evidence.keys import read_vkey
 from consumers.evidence.leaves import discover
 from consumers.evidence.reader import LogFolder
@@ -60,6 +65,7 @@ def test_the_demo_is_green_and_leaves_its_proof_and_nobody_in_clear(seed: int, t
         assert (folder / "artefacts" / "keys" / record["artefact"]).is_file()
     mailbox = json.loads((folder / "mailbox" / "messages.json").read_text(encoding="utf-8"))
     assert {message["channel"] for message in mailbox} == {"email", "sms"}
+    _refuse_gaps(folder, incident)
 
 
 def _refuse_leaks(report: dict[str, Any]) -> None:
@@ -71,6 +77,21 @@ def _refuse_leaks(report: dict[str, Any]) -> None:
         assert part in searched
     assert report["in_mailbox"] == ["email", "name", "phone"]
     assert report["findings"] == []
+    looked_for = report["looked_for_in_log"]
+    assert all(looked_for[what] > 3 for what in ("provider id", "attempt id", "recipient id", "reason", "staff name"))
+    assert report["in_log"] == []
+
+
+def _refuse_gaps(folder: Path, incident: str) -> None:
+    """What an auditor is handed of this incident is proved, and nobody is missing."""
+    rows = EvidenceRows(CaseDatabase(f"sqlite:///{folder}/case.db"))
+    artefacts, vkey = DirectoryArtefactStore(folder / "artefacts"), read_vkey(str(folder / "evidence" / "log.vkey"))
+    packages = EvidencePackages(folder / "evidence", vkey, rows, artefacts)
+    packed = packages.write(incident, folder / "package", datetime.now(UTC))
+    said = packed.report.sentences()
+    assert packed.report.whole, said
+    assert sum("Proved: nobody was left out" in each for each in said) == 1
+    assert {"texts", "law", "sheets", "proofs", "resolution"} <= {path.name for path in packed.folder.iterdir()}
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ from consumers.stages.evidence import LeafMaker
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case
 from tests.unit.evidence.logs import KEY, writing
 
-LAW = Path(__file__).parents[3] / "templates" / "law"
 VKEY = str(KEY.verifier)
 RECORDS = {"customer/1": ("r1",), "customer/2": ("r2", "r3"), "customer/3": ("r4",), "order/9": ("r5",)}
 
@@ -156,7 +155,7 @@ class EvidenceCase(Case):
                 writer.append(leaves)
 
     def packages(self) -> EvidencePackages:
-        return EvidencePackages(self.log, KEY.verifier, EvidenceRows(self.database), self.artefacts, LAW)
+        return EvidencePackages(self.log, KEY.verifier, EvidenceRows(self.database), self.artefacts)
 
     def export(self, folder: Path, **options: bool) -> Packed:
         return self.packages().write(INCIDENT, folder, NOW, **options)

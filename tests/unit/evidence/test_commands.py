@@ -126,6 +126,7 @@ def test_a_persons_proof_is_of_how_they_were_reached_and_shows_that_it_is_theirs
     assert "shows that the entry is about customer/42" in done.output
     shown = run(parts, "verify", proof, "--vkey", str(KEY.verifier)).output
     assert '"state":"read"' in shown
+    assert "attempt 2 to tell this person, by e-mail through ses, was read at 2026-11-23T21:30:00.000000Z" in shown
     assert "Proved: its commitment (subject) is of customer/42" in shown
     assert run(parts, "prove", "--person", "customer/42", "-o", proof).exit_code == 2
     stranger = run(parts, "prove", "--incident", "INC-2026-0001", "--person", "customer/43", "-o", proof)
