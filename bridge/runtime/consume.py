@@ -36,6 +36,11 @@ from bridge.runtime.telemetry import Health
 
 log = structlog.get_logger()
 
+_PIECE = 1000
+"""Messages taken from the client at a time: few enough that their memory is used again while it is at hand."""
+_GATHER_SECONDS = 0.5
+"""How long a batch is gathered at most, while whole pieces of it wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -52,40 +57,100 @@ class Received:
     timestamp_ms: int = 0
 
 
-class Unopened:
-    """Collects the messages of one topic whose keys begin alike as they came, for a reader that leaves parsing to its database.
+@dataclass(slots=True)
+class Lines:
+    """Values of messages as they came, each a JSON object on a line of its own, and the offset of each line."""
 
-    Whoever passes it to `consume` takes what it holds whenever a batch is handed over, and must have `opened` open what its
-    database does not take: the key alone says what these are. To look at the headers of each would cost as much as to store
-    it. Tombstones are never collected.
+    offsets: list[int] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list, repr=False)
+    """Some lines each, without a break at the end."""
+
+
+class Unopened:
+    """Collects what came of one topic under keys that begin alike, for a reader that leaves parsing to its database.
+
+    Whoever passes it to `consume` takes what it holds whenever a batch is handed over, and must read again, and have `opened`
+    open, what its database does not take: the key alone says what these are. No message is kept, only its line: memory that
+    is used again at once costs half as much as fresh memory for each. Tombstones, and what is no object on one line, are never
+    collected.
     """
 
     def __init__(self, topic: Topic, prefix: str) -> None:
         self._topic = topic.name
         self._prefix = prefix.encode()
-        self._messages: dict[int, list[_KafkaMessage]] = {}
+        self._lines: dict[int, Lines] = {}
 
-    def collect(self, topic: str, message: _KafkaMessage) -> bool:
-        """Keep `message` and return True if it is one of these."""
-        key = message.key()
-        if topic != self._topic or key is None or not key.startswith(self._prefix) or message.value() is None:
-            return False
-        self._messages.setdefault(message.partition() or 0, []).append(message)
-        return True
+    def collect(self, messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> list[_KafkaMessage]:
+        """Take over the lines of those of `messages` that are such; return the other messages."""
+        rest: list[_KafkaMessage] = []
+        prefix, physical = self._prefix, {name for name, logical in names.items() if logical == self._topic}
+        values: dict[int, list[bytes]] = {}
+        for message in messages:
+            key, value = message.key(), message.value()
+            if (
+                key is None
+                or value is None
+                or not key.startswith(prefix)
+                or value[:1] != b"{"
+                or b"\n" in value
+                or message.topic() not in physical
+                or message.error() is not None
+            ):
+                rest.append(message)
+                continue
+            partition: Any = message.partition()
+            if partition not in values:
+                values[partition] = []
+            values[partition].append(value)
+            self._lines.setdefault(partition, Lines()).offsets.append(int(message.offset() or 0))
+        for partition, some in values.items():
+            self._lines[partition].chunks.append(b"\n".join(some))
+        return rest
 
-    def take(self) -> dict[int, list[_KafkaMessage]]:
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Return the next offset after what is held of each partition."""
+        return {(self._topic, partition): lines.offsets[-1] + 1 for partition, lines in self._lines.items()}
+
+    def take(self) -> dict[int, Lines]:
         """Return what came since the last call, by partition and in its order."""
-        taken, self._messages = self._messages, {}
+        taken, self._lines = self._lines, {}
         return taken
+
+    def drop(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Forget what is held of `partitions`."""
+        for topic, partition in partitions:
+            if topic == self._topic:
+                self._lines.pop(partition, None)
 
 
 class PassedOver(Unopened):
     """Tells messages of one topic that their reader needs nothing of, by the beginning of their keys; keeps none."""
 
-    def collect(self, topic: str, message: _KafkaMessage) -> bool:
-        """Return True if `message` is one of these."""
-        key = message.key()
-        return topic == self._topic and key is not None and key.startswith(self._prefix) and message.value() is not None
+    def __init__(self, topic: Topic, prefix: str) -> None:
+        super().__init__(topic, prefix)
+        self._passed: dict[tuple[str, int], int] = {}
+
+    def collect(self, messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> list[_KafkaMessage]:
+        """Return those of `messages` that are none of these."""
+        rest: list[_KafkaMessage] = []
+        passed: list[_KafkaMessage] = []
+        for message in messages:
+            key = message.key()
+            is_one = key is not None and key.startswith(self._prefix) and message.value() is not None
+            is_one = is_one and message.error() is None and names[str(message.topic())] == self._topic
+            (passed if is_one else rest).append(message)
+        self._passed |= _after(passed, names)
+        return rest
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Return the next offset after what was passed over of each partition since the last call."""
+        passed, self._passed = self._passed, {}
+        return passed
+
+    def drop(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Forget what was passed over of `partitions`."""
+        for each in partitions:
+            self._passed.pop(each, None)
 
 
 class Handler(Protocol):
@@ -104,7 +169,7 @@ class Handler(Protocol):
         ...
 
     def tick(self) -> None:
-        """Do what is due between batches; called at least every 0.2 s."""
+        """Do what is due between batches; called at least every 0.7 s, and every 0.2 s while little comes."""
         ...
 
 
@@ -131,6 +196,7 @@ def consume(
     """
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
+    gathered = _Gathered(unopened)
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
@@ -146,15 +212,28 @@ def consume(
         log.info("assigned", group=group, partitions=len(partitions))
 
     def on_revoke(_consumer: object, partitions: list[_TopicPartition]) -> None:
+        # What was read of them and not handed over yet is read again, from the position that is stored.
+        gathered.drop(logical(partitions))
         handler.revoked(logical(partitions))
 
     health.missing("assignment", "waiting for partitions")
     consumer.subscribe(list(names), on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke)
     try:
         while not stop.is_set():
-            messages = consumer.consume(batch_size, timeout=poll_seconds)
-            batch = opened(messages, names, dead_letters, unopened)
-            positions = _after(messages, names)
+            began = time.monotonic()
+            piece = min(batch_size, _PIECE)
+            messages = consumer.consume(piece, timeout=poll_seconds)
+            while True:
+                gathered.add(messages, names, dead_letters)
+                # Only for what waits already is a message held up, and not for long.
+                if (
+                    len(messages) < piece
+                    or gathered.count + piece > batch_size
+                    or time.monotonic() - began >= _GATHER_SECONDS
+                ):
+                    break
+                messages = consumer.consume(piece, timeout=poll_seconds / 10)
+            batch, positions = gathered.take()
             if positions:
                 handler.handle(batch, positions)
                 _show_progress(consumer, positions, names)
@@ -179,11 +258,44 @@ def _follow_generation(kafka: Kafka, consumer: Any) -> None:
         raise GenerationSwitched(f"generation {active} of the store's changes is read now, instead of {read}")
 
 
+class _Gathered:
+    """What was read and is not handed over yet."""
+
+    def __init__(self, unopened: Unopened | None) -> None:
+        self._unopened = unopened
+        if unopened is not None:
+            # An earlier loop may have ended before it handed over what it held.
+            unopened.take()
+        self._batch: list[Received] = []
+        self._positions: dict[tuple[str, int], int] = {}
+        self.count = 0
+
+    def add(self, messages: Sequence[_KafkaMessage], names: Mapping[str, str], dead_letters: DeadLetters) -> None:
+        self.count += len(messages)
+        rest = messages if self._unopened is None else self._unopened.collect(messages, names)
+        if rest:
+            self._batch += opened(rest, names, dead_letters)
+            self._positions |= _after(rest, names)
+
+    def take(self) -> tuple[list[Received], dict[tuple[str, int], int]]:
+        batch, positions = self._batch, self._positions
+        for key, position in self._unopened.positions().items() if self._unopened is not None else ():
+            positions[key] = max(position, positions.get(key, 0))
+        self._batch, self._positions, self.count = [], {}, 0
+        return batch, positions
+
+    def drop(self, partitions: Sequence[tuple[str, int]]) -> None:
+        gone = set(partitions)
+        self._batch = [each for each in self._batch if (each.topic, each.partition) not in gone]
+        self._positions = {key: position for key, position in self._positions.items() if key not in gone}
+        if self._unopened is not None:
+            self._unopened.drop(partitions)
+
+
 def opened(
     messages: Sequence[_KafkaMessage],
     names: Mapping[str, str],
     dead_letters: DeadLetters,
-    unopened: Unopened | None = None,
 ) -> list[Received]:
     """Return the events in `messages`; `names` gives their declared topics by the names on the cluster. What cannot be
     understood becomes a dead letter, acknowledged on return.
@@ -198,8 +310,6 @@ def opened(
             _raise_unless_passing(error)
             continue
         topic = names[str(message.topic())]
-        if unopened is not None and unopened.collect(topic, message):
-            continue
         headers = headers_of(message)
         try:
             event = open_envelope(message.key(), message.value(), headers)

@@ -1,6 +1,7 @@
 """The index worker's side readers: all incidents from the start by assignment, and how far a partition reaches."""
 
 import threading
+from collections.abc import Collection
 from typing import Any
 
 import structlog
@@ -102,6 +103,33 @@ class TopicHeads:
                 if error is None or error.code() == KafkaError._PARTITION_EOF:
                     return int(message.offset() or 0) >= upto
             return False
+        finally:
+            self._consumer.unassign()
+
+    def messages(self, topic: Topic, partition: int, offsets: Collection[int]) -> list[_KafkaMessage]:
+        """Return the messages at `offsets`; what compaction removed meanwhile is left out. Raises Unreachable."""
+        first, last = min(offsets), max(offsets)
+        wanted, found = frozenset(offsets), []
+        self._consumer.assign([as_topic_partition(self._kafka, topic.name, partition, first)])
+        try:
+            position = first
+            while position <= last:
+                some = self._consumer.consume(1000, timeout=self._timeout_seconds)
+                for message in some:
+                    error, offset = message.error(), int(message.offset() or 0)
+                    if error is None:
+                        position = offset + 1
+                        if offset in wanted:
+                            found.append(message)
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        position = max(offset, last + 1)
+                    elif not error.retriable():
+                        raise Unreachable(f"Kafka: {error.str()}")
+                if not some:
+                    raise Unreachable(
+                        f"Kafka does not give {topic.name} partition {partition} from offset {position} on again"
+                    )
+            return found
         finally:
             self._consumer.unassign()
 

@@ -164,8 +164,7 @@ def _type(kind: str | list[str]) -> str:
 _LINES = (
     "{"
     + ", ".join(
-        f"{name}: '{'VARCHAR' if kind == 'TIMESTAMP' else _type(kind)}'"
-        for name, kind in {**_RECORD_COLUMNS, "at_offset": "BIGINT"}.items()
+        f"{name}: '{'VARCHAR' if kind == 'TIMESTAMP' else _type(kind)}'" for name, kind in _RECORD_COLUMNS.items()
     )
     + "}"
 )
@@ -668,11 +667,33 @@ class PartitionReader:
         )
 
 
+class _Memory:
+    """Lines that DuckDB is to read, in a file that lies in memory alone: nothing of them comes to the disk beside the index."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.memfd_create("lines", os.MFD_CLOEXEC)
+
+    def hold(self, chunks: Iterable[bytes]) -> str:
+        """Take these lines in the place of those before; return the path to read them from. Raises OSError."""
+        size = 0
+        for chunk in chunks:
+            rest = memoryview(chunk + b"\n")
+            while rest:
+                written = os.pwrite(self._descriptor, rest, size)
+                size, rest = size + written, rest[written:]
+        os.ftruncate(self._descriptor, size)
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
 class PartitionFile(PartitionReader):
     """One partition's file, open for its owner's single writing thread."""
 
-    def __init__(self, partition: int, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, partition: int, path: Path, connection: duckdb.DuckDBPyConnection, memory: _Memory) -> None:
         super().__init__(partition, path, connection)
+        self._memory = memory
         self._open_since: float | None = None
         self._waiting = 0
         self._settled = 0
@@ -791,40 +812,39 @@ class PartitionFile(PartitionReader):
         """Forget departed people whose time is over."""
         self._connection.execute("DELETE FROM departed WHERE root IN (SELECT unnest(?::VARCHAR[]))", [list(roots)])
 
-    def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]:
-        """Store records from their JSON, by offset, without making an object of each; return the offsets left out.
+    def append(self, offsets: Sequence[int], lines: Sequence[bytes]) -> list[int]:
+        """Store records from their JSON, without making an object of each; return the offsets left out.
 
-        Left out is what is no record by the model's rules, as far as DuckDB can tell; where it can read a batch at all
-        only in part, the whole batch. Fields that the model does not have are passed over: a newer relay may send some.
+        `lines` are chunks of one line or more each, without a break at the end; each line is one object, `offsets` says at
+        which offset it came. Left out is what is no record by the model's rules, as far as DuckDB can tell; where it can
+        read a batch at all only in part, the whole batch. Fields that the model does not have are passed over: a newer relay
+        may send some. Raises Refused if these are not as many lines as offsets.
         """
-        if not records:
+        if not offsets:
             return []
-        target = self._scratch("append")
         try:
-            # A line a record, the offset put in front of its fields; what holds a line break itself cannot stand so.
-            broken = [offset for offset, value in records if b"\n" in value or value[:1] != b"{"]
-            lines = [
-                b'{"at_offset":%d,' % offset + value[1:]
-                for offset, value in records
-                if not broken or (b"\n" not in value and value[:1] == b"{")
-            ]
-            target.write_bytes(b"\n".join(lines))
-            source = f"read_json({_quoted(str(target))}, columns = {_LINES}, format = 'newline_delimited')"
-            try:
-                taken = self._value(
-                    f"INSERT INTO record BY NAME SELECT * REPLACE ({_READ}), false AS altered FROM {source} WHERE NOT ({_WRONG})"
-                )
-                if taken < len(lines):
-                    broken += [row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {source} WHERE {_WRONG}")]
-            except (duckdb.InvalidInputException, duckdb.ConversionException):
-                return [offset for offset, _ in records]
+            source = f"read_json('{self._memory.hold(lines)}', columns = {_LINES}, format = 'newline_delimited')"
         except OSError as error:
             raise self._unwritable(error) from error
-        finally:
-            target.unlink(missing_ok=True)
+        numbered = f"(FROM {source} POSITIONAL JOIN (SELECT unnest(string_split(?, ',')::BIGINT[]) AS at_offset))"
+        given = ",".join(map(str, offsets))
+        left_out: list[int] = []
+        try:
+            taken = self._value(
+                f"INSERT INTO record BY NAME SELECT * REPLACE ({_READ}), false AS altered FROM {numbered} WHERE NOT ({_WRONG})",
+                given,
+            )
+            if taken < len(offsets):
+                left_out = [
+                    row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {numbered} WHERE {_WRONG}", given)
+                ]
+        except (duckdb.InvalidInputException, duckdb.ConversionException):
+            return list(offsets)
+        if taken + len(left_out) != len(offsets) or None in left_out:
+            raise Refused(f"{len(offsets)} offsets are no {taken + len(left_out)} lines; report this as a fault")
         self._waiting += taken
         self._came += taken
-        return broken
+        return left_out
 
     def roots_since(self, offset: int) -> list[str]:
         """Return the roots of the records that came at `offset` or later and were not merged yet."""
@@ -835,7 +855,9 @@ class PartitionFile(PartitionReader):
 
         Append-only: whose content was read in full before and is another now is remembered as altered.
         """
-        refused = self.append([(offset, record.model_dump_json().encode()) for offset, record in records])
+        refused = self.append(
+            [offset for offset, _ in records], [record.model_dump_json().encode() for _, record in records]
+        )
         if refused:
             raise Refused(f"records at offsets {refused[:5]} are valid and could not be stored; report this as a fault")
 
@@ -1157,6 +1179,7 @@ class ProvenanceIndex:
         self._old: dict[int, duckdb.DuckDBPyConnection] = {}
         self._locks: dict[int, int] = {}
         self._serving = threading.Lock()
+        self._memory = _Memory()
 
     def open(
         self,
@@ -1186,7 +1209,7 @@ class ProvenanceIndex:
         with self._serving:
             self._locks[partition] = descriptor
             self._connections[partition] = (connection, connection.cursor())
-            self._files[partition] = PartitionFile(partition, path, connection)
+            self._files[partition] = PartitionFile(partition, path, connection, self._memory)
             if old is not None:
                 self._old[partition] = old
             return self._files[partition]
@@ -1273,7 +1296,7 @@ class ProvenanceIndex:
             beside.replace(path)
             connection = self._connect(path)
             self._connections[partition] = (connection, connection.cursor())
-            self._files[partition] = PartitionFile(partition, path, connection)
+            self._files[partition] = PartitionFile(partition, path, connection, self._memory)
             log.info("a rebuilt index file took the old one's place", partition=partition)
             return self._files[partition]
 

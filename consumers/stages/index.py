@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ from bridge.contracts.topics import (
     Topic,
 )
 from bridge.runtime.clock import Clock
-from bridge.runtime.consume import Received, Unopened, consume, opened
+from bridge.runtime.consume import Lines, Received, Unopened, consume, opened
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import GenerationSwitched
 from bridge.runtime.kafka import Positions
@@ -58,7 +58,7 @@ log = structlog.get_logger()
 
 GROUP = "index"
 SOURCE = "/index"
-_BATCH = 40_000
+_BATCH = 60_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
 _BUSY = 10_000
 """Messages in a batch from which on more are believed to wait."""
@@ -117,7 +117,7 @@ class PartitionFile(Protocol):
     def put_departed(self, departed: Sequence[CustomerDeparted]) -> None: ...
     def drop_departed(self, roots: Sequence[str]) -> None: ...
     def expired(self, now: datetime) -> list[str]: ...
-    def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]: ...
+    def append(self, offsets: Sequence[int], lines: Sequence[bytes]) -> list[int]: ...
     def roots_since(self, offset: int) -> list[str]: ...
     def put_records(self, records: Sequence[tuple[int, ProvenanceRecorded]]) -> None: ...
     def keep_records(self, records: Sequence[ProvenanceRecorded]) -> None: ...
@@ -199,6 +199,10 @@ class Heads(Protocol):
 
     def nothing_between(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
         """Return whether no readable message lies in [position, upto): transaction markers take offsets too."""
+        ...
+
+    def messages(self, topic: Topic, partition: int, offsets: Collection[int]) -> list[Any]:
+        """Return the messages at `offsets` as the client gives them; what compaction removed meanwhile is left out."""
         ...
 
 
@@ -455,13 +459,10 @@ class IndexStage:
             changes = fold(message for message in batch if message.partition == partition)
             for message in changes.misplaced:
                 self._set_aside(message)
-            raw = unopened.get(partition, [])
+            lines = unopened.get(partition, Lines())
             with file.batch():
-                self._append(file, raw, changes)
-                offsets = [int(message.offset() or 0) for message in raw[:1]] + [
-                    offset for offset, _ in changes.records[:1]
-                ]
-                since = min(offsets, default=None)
+                self._append(partition, file, lines, changes)
+                since = min(lines.offsets[:1] + [offset for offset, _ in changes.records[:1]], default=None)
                 self._note_watch(partition, file, changes)
                 self._apply(file, changes)
                 if since is not None and file.has_open_marks():
@@ -478,7 +479,7 @@ class IndexStage:
                     file.note_beat(changes.beats[-1], self._clock.now())
             if changes.beats:
                 self._show_delay(partition, changes.beats[-1])
-        count = len(batch) + sum(len(messages) for messages in unopened.values())
+        count = len(batch) + sum(len(lines.offsets) for lines in unopened.values())
         if count > _BUSY:
             self._busy_until = time.monotonic() + _BUSY_SECONDS
         APPLIED.inc(count)
@@ -493,11 +494,12 @@ class IndexStage:
             if not self._is_busy() or file.is_due():
                 file.settle()
 
-    def _append(self, file: PartitionFile, raw: Sequence[Any], changes: Changes) -> None:
-        """Store records as they came. What DuckDB does not take is opened one by one: taken all the same, or set aside."""
-        refused = set(file.append([(message.offset(), message.value()) for message in raw]))
-        if refused:
-            messages = [message for message in raw if message.offset() in refused]
+    def _append(self, partition: int, file: PartitionFile, lines: Lines, changes: Changes) -> None:
+        """Store records as they came. What DuckDB does not take is read again and opened one by one: taken all the same, or
+        set aside.
+        """
+        if refused := file.append(lines.offsets, lines.chunks):
+            messages = self._heads.messages(STORE_CHANGES, partition, refused)
             names = {self._read_as(STORE_CHANGES.name): STORE_CHANGES.name}
             for received in opened(messages, names, self._dead_letters):
                 if isinstance(received.event, ProvenanceRecorded):

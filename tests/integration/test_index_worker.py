@@ -38,6 +38,7 @@ from bridge.contracts.events import (
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     AFFECTED_CUSTOMERS,
+    DEAD_LETTERS,
     DEPARTED_CUSTOMERS,
     INCIDENTS,
     RESOLUTIONS,
@@ -130,7 +131,7 @@ class Cluster:
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
         names = [
             (topic, 1 if topic is INCIDENTS else partitions)
-            for topic in (STORE_CHANGES, DEPARTED_CUSTOMERS, INCIDENTS, AFFECTED_CUSTOMERS, RESOLUTIONS)
+            for topic in (STORE_CHANGES, DEPARTED_CUSTOMERS, INCIDENTS, AFFECTED_CUSTOMERS, RESOLUTIONS, DEAD_LETTERS)
         ]
         futures = admin.create_topics([NewTopic(self.kafka.topic_prefix + topic.name, n, 1) for topic, n in names])
         for future in futures.values():
@@ -318,10 +319,19 @@ def test_a_worker_killed_in_the_middle_and_one_without_files_find_the_same_peopl
     assert worker.wait(30) == 0
     for file in (cluster.folder / "data" / "index").glob("p*.duckdb*"):
         file.unlink()
+    # A record that the database takes, one that it takes no part of the batch for, and one that it leaves out.
+    good = records(1)[0].model_copy(update={"record_id": "good", "model_id": "narrator"})
+    other, unread, wrong = (record_message(good.model_copy(update={"record_id": name})) for name in "abc")
+    unread = unread._replace(value=(unread.value or b"").replace(b'"entity_id":0', b'"entity_id":"none"'))
+    wrong = wrong._replace(value=(wrong.value or b"").replace(b'"derived"', b'"guessed"'))
+    cluster.publish(STORE_CHANGES, [record_message(good), unread, wrong, other])
     second = cluster.alert(2)
     cluster.start_worker()
     rebuilt, again = cluster.answer(second)
     assert ids_of(again) == ids_of(people)
+    mapped = json.loads(run_command(cluster, data_map, "--json"))
+    assert sum(row["record_count"] for row in mapped["rows"]) == RECORDS + 2
+    assert len({each.dead_letter_id for each in cluster.read(DEAD_LETTERS)}) == 2
     assert {n: each.merkle_root for n, each in rebuilt.items()} == {
         n: each.merkle_root for n, each in resolutions.items()
     }

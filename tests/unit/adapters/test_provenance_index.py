@@ -413,18 +413,24 @@ def test_what_is_no_record_is_left_out_and_named(index: ProvenanceIndex, spoiled
         # a later field of the same name would win: take the good one out
         name = spoiled.split(b'"')[1].decode()
         spoiled += record(record_id="r2").model_dump_json(exclude={name}).encode()[1:]
-    left_out = file.append([(1, good), (2, spoiled)])
+    left_out = file.append([1, 2], [good, spoiled])
     assert 2 in left_out
     file.put_records([(offset, record()) for offset in left_out if offset == 1])
     assert file.records(["r1", "r2"]) == [record()]
 
 
-def test_a_record_that_spans_lines_is_left_for_opening(index: ProvenanceIndex) -> None:
+def test_lines_hold_their_offsets_however_they_are_cut(index: ProvenanceIndex) -> None:
     file = opened(index)
-    assert file.append([(1, record().model_dump_json(indent=1).encode())]) == [1]
-    newer = record().model_dump_json().encode()[:-1] + b',"a_newer_field":{"x":[1]}}'
-    assert file.append([(2, newer)]) == []
-    assert file.records(["r1"]) == [record()]
+    first, *others = [record(record_id=f"r{number}").model_dump_json().encode() for number in range(5)]
+    newer = first[:-1] + b',"a_newer_field":{"x":[1]}}'
+    assert file.append([1, 5, 6, 9, 11], [newer, b"\n".join(others[:3]), others[3]]) == []
+    assert file.roots_since(11) == ["customer/1"]
+    assert file.roots_since(12) == []
+    assert file.records(["r0", "r4"]) == [record(record_id="r0"), record(record_id="r4")]
+    with pytest.raises(Refused, match="1 offsets are no 2 lines"), file.batch():
+        file.append([12], [b"\n".join(others[:2])])
+    assert file.roots_since(12) == []
+    assert file.append([12, 13, 14], [b"\n".join(others[:2])]) == [14]
 
 
 def test_a_present_customer_hides_a_departed_one(index: ProvenanceIndex) -> None:

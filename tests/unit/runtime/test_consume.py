@@ -12,7 +12,8 @@ from bridge.contracts.envelope import seal_envelope
 from bridge.contracts.errors import TocsinError, Unreachable
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.topics import DELIVERY_OUTCOMES
-from bridge.runtime.consume import Received, consume
+from bridge.runtime import consume as loop
+from bridge.runtime.consume import PassedOver, Received, Unopened, consume
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
@@ -26,9 +27,16 @@ class Record:
     """A message as confluent-kafka gives it."""
 
     def __init__(
-        self, partition: int, offset: int, value: bytes | None = b"garbage", *, headers: Any = None, fault: Any = None
+        self,
+        partition: int,
+        offset: int,
+        value: bytes | None = b"garbage",
+        *,
+        key: bytes = b"key",
+        headers: Any = None,
+        fault: Any = None,
     ) -> None:
-        self._fields = (f"p.{NAME}", partition, offset, b"key", value, headers, (1, 1234), fault)
+        self._fields = (f"p.{NAME}", partition, offset, key, value, headers, (1, 1234), fault)
 
     topic = property(lambda self: lambda: self._fields[0])
     partition = property(lambda self: lambda: self._fields[1])
@@ -63,12 +71,14 @@ class World:
         self.known: dict[tuple[str, int], int] = {}
         self.callbacks: dict[str, Callable[..., None]] = {}
         self.commit_error: Exception | None = None
+        self.revoked_before = 0
+        """When so many batches are left behind the next one, partition 1 is revoked."""
         self.received: list[Received] = []
         self.assignment: list[TopicPartition] = []
 
-    def run(self) -> None:
+    def run(self, **options: Any) -> None:
         consume(
-            KAFKA, "g", [DELIVERY_OUTCOMES], self, stop=self.stop, dead_letters=self, health=self.health  # type: ignore[arg-type]  # as DeadLetters
+            KAFKA, "g", [DELIVERY_OUTCOMES], self, stop=self.stop, dead_letters=self, health=self.health, **options  # type: ignore[arg-type]  # as DeadLetters
         )  # fmt: skip
 
     # the consumer
@@ -87,6 +97,8 @@ class World:
         batch = self.batches.pop(0)
         if isinstance(batch, Exception):
             raise batch
+        if self.revoked_before and len(self.batches) == self.revoked_before:
+            self.callbacks["on_revoke"](self, [TopicPartition(f"p.{NAME}", 1)])
         return batch
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
@@ -218,3 +230,64 @@ def test_what_the_handler_raises_ends_the_loop_without_showing_progress(world_of
         world.run()
     assert world.journal[-1] == "close"
     assert all(step[0] != "commit" for step in world.journal)
+
+
+def test_pieces_that_wait_are_gathered_to_one_batch_up_to_its_size(
+    world_of: WorldOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PIECE", 2)
+    pieces = [[good(0, number), good(1, number)] for number in range(4)]
+    world = world_of(*pieces, [good(0, 4)], [good(0, 5)])
+    world.run(batch_size=6)
+    handled = [step[1:] for step in world.journal if step[0] == "handle"]
+    assert handled == [
+        ([0, 0, 1, 1, 2, 2], {(NAME, 0): 3, (NAME, 1): 3}),
+        ([3, 3, 4], {(NAME, 0): 5, (NAME, 1): 4}),
+        ([5], {(NAME, 0): 6}),
+    ]
+
+
+def test_what_was_gathered_of_a_partition_is_dropped_when_it_is_revoked(
+    world_of: WorldOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PIECE", 4)
+    lines = Unopened(DELIVERY_OUTCOMES, "row/")
+    first = [good(0, 1), good(1, 1), Record(0, 2, b'{"a":1}', key=b"row/1"), Record(1, 2, b'{"a":2}', key=b"row/2")]
+    world = world_of(first, [good(0, 3)], [])
+    world.revoked_before = 1
+    world.run(batch_size=10, unopened=lines)
+    assert ("handle", [1, 3], {(NAME, 0): 4}) in world.journal
+    assert {partition: each.offsets for partition, each in lines.take().items()} == {0: [2]}
+
+
+def test_lines_are_collected_by_key_and_form_with_their_offsets(world_of: WorldOf) -> None:
+    lines = Unopened(DELIVERY_OUTCOMES, "row/")
+    row = b"row/1"
+    world = world_of(
+        [
+            Record(0, 4, b'{"a":1}', key=row),
+            good(0, 5),
+            Record(0, 6, b'{"a":2}', key=row),
+            Record(1, 3, b'{"a":3}', key=row),
+            Record(0, 7, b'{"a":\n4}', key=row),
+            Record(0, 8, b'["a"]', key=row),
+            Record(0, 9, None, key=row),
+            Record(0, 10, b'{"a":1}', key=b"other"),
+        ]
+    )
+    world.run(unopened=lines)
+    # What is not collected goes its usual way: opened, or set aside.
+    assert ("handle", [5], {(NAME, 0): 11, (NAME, 1): 4}) in world.journal
+    assert [step[2] for step in world.journal if step[0] == "letter"] == [7, 8, 9, 10]
+    taken = lines.take()
+    assert (taken[0].offsets, taken[0].chunks) == ([4, 6], [b'{"a":1}\n{"a":2}'])
+    assert (taken[1].offsets, taken[1].chunks) == ([3], [b'{"a":3}'])
+    assert lines.take() == {}
+
+
+def test_what_is_passed_over_moves_the_position_once_and_is_never_opened(world_of: WorldOf) -> None:
+    world = world_of([good(0, 4), Record(0, 5, key=b"INC-1")], [Record(1, 7, key=b"INC-2")], [])
+    world.run(unopened=PassedOver(DELIVERY_OUTCOMES, "INC-"))
+    handled = [step[1:] for step in world.journal if step[0] == "handle"]
+    assert handled == [([4], {(NAME, 0): 6}), ([], {(NAME, 1): 8})]
+    assert "letter" not in [step[0] for step in world.journal]
