@@ -38,17 +38,25 @@ def _union_of(column: str) -> str:
     return f"list_sort(list_distinct(flatten(list({column}))))"
 
 
+def _members_of(column: str) -> str:
+    return f"list_sort(list_distinct({column}))"
+
+
+_DISCLOSED = (
+    f"list_transform(CASE WHEN len(categories) = 0 THEN ['{UNSPECIFIED}'] ELSE categories END,"
+    " lambda category: kind || '|' || model_id || '|' || category)"
+)
 _WHY = f"""list_sort(list(record_id)) AS record_ids, {_set_of("attribute")} AS attributes,
     {_set_of("model_id || '@' || model_version")} AS models, {_set_of("kind")} AS kinds,
-    {
-    _union_of(
-        "list_transform(CASE WHEN len(categories) = 0 THEN ['" + UNSPECIFIED + "'] ELSE categories END,"
-        " lambda category: kind || '|' || model_id || '|' || category)"
-    )
-} AS disclosures,
+    {_union_of(_DISCLOSED)} AS disclosures,
     max(list_position({_LEVELS}, sensitivity)) AS rank,
     {_union_of("categories")} AS categories, {_union_of("elements")} AS elements,
     {_union_of("input_fields")} AS input_fields"""
+_WHY_OF_ONE = f"""[record_id] AS record_ids, [attribute] AS attributes, [model_id || '@' || model_version] AS models,
+    [kind] AS kinds, {_members_of(_DISCLOSED)} AS disclosures, list_position({_LEVELS}, sensitivity) AS rank,
+    {_members_of("categories")} AS categories, {_members_of("elements")} AS elements,
+    {_members_of("input_fields")} AS input_fields"""
+"""The same of a single record."""
 _COLUMNS = (
     "root VARCHAR, customer_id BIGINT, standing VARCHAR, record_ids VARCHAR[], attributes VARCHAR[], models VARCHAR[],"
     " kinds VARCHAR[], disclosures VARCHAR[], rank INTEGER, categories VARCHAR[], elements VARCHAR[],"
@@ -111,25 +119,33 @@ def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequ
         conditions.append("r.root IN (SELECT unnest(?::VARCHAR[]))")
         narrow.append(list(roots))
     people = "LEFT JOIN person p ON p.root = r.root" if asks_for_people(scope) else ""
+    # Most people have one record that matches, and what one record says need not be gathered into lists.
     connection.execute(
         f"""INSERT INTO answer BY NAME
-        WITH hit AS (
+        WITH hit AS MATERIALIZED (
             SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS verdict FROM provenance r {people}
             {"WHERE " + " AND ".join(conditions) if conditions else ""}
-        ), grouped AS (
-            SELECT root, max(customer_id) AS customer_id, verdict IS NOT NULL AS certain, {_WHY}
-            FROM hit WHERE verdict IS NOT FALSE GROUP BY root, certain
-        ), decided AS (
-            SELECT * FROM grouped QUALIFY row_number() OVER (PARTITION BY root ORDER BY certain DESC) = 1
+        ), decides AS MATERIALIZED (
+            SELECT * EXCLUDE (verdict), verdict IS NOT NULL AS certain FROM hit
+            WHERE verdict OR (verdict IS NULL AND root NOT IN (SELECT root FROM hit WHERE verdict))
+        ), several AS MATERIALIZED (SELECT root FROM decides GROUP BY root HAVING count(*) > 1),
+        summed AS (
+            SELECT root, customer_id, certain, {_WHY_OF_ONE} FROM decides WHERE root NOT IN (FROM several)
+            UNION ALL SELECT root, max(customer_id), bool_or(certain), {_WHY} FROM decides
+            WHERE root IN (FROM several) GROUP BY root
         )
-        SELECT decided.* EXCLUDE (certain, customer_id), coalesce(p.customer_id, decided.customer_id) AS customer_id,
+        SELECT summed.* EXCLUDE (certain, customer_id), coalesce(p.customer_id, summed.customer_id) AS customer_id,
             CASE WHEN certain THEN 'recorded' ELSE 'possible' END AS standing
-        FROM decided LEFT JOIN person p ON p.root = decided.root""",
+        FROM summed LEFT JOIN person p ON p.root = summed.root""",
         [*parameters, *narrow],
     )
 
 
 def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+    # Most stores register few attributes, and to ask who has a value and no record costs as much as all the rest.
+    anything = "SELECT 1 FROM person WHERE len(attributes) > 0 UNION ALL SELECT 1 FROM untagged_write LIMIT 1"
+    if not connection.execute(anything).fetchall():
+        return
     values, given = untagged_within(scope)
     restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
     if roots is not None:
