@@ -1,6 +1,7 @@
 """The index worker's side readers: all incidents from the start by assignment, and how far a partition reaches."""
 
 import threading
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -112,23 +113,25 @@ class TopicHeads:
         wanted, found = frozenset(offsets), []
         self._consumer.assign([as_topic_partition(self._kafka, topic.name, partition, first)])
         try:
-            position = first
+            position, give_up_at = first, time.monotonic() + self._timeout_seconds
             while position <= last:
-                some = self._consumer.consume(1000, timeout=self._timeout_seconds)
-                for message in some:
+                if time.monotonic() > give_up_at:
+                    raise Unreachable(
+                        f"Kafka does not give {topic.name} partition {partition} from offset {position} on again"
+                    )
+                for message in self._consumer.consume(1000, timeout=0.1):
                     error, offset = message.error(), int(message.offset() or 0)
                     if error is None:
-                        position = offset + 1
+                        position, give_up_at = offset + 1, time.monotonic() + self._timeout_seconds
                         if offset in wanted:
                             found.append(message)
                     elif error.code() == KafkaError._PARTITION_EOF:
                         position = max(offset, last + 1)
-                    elif not error.retriable():
+                    elif not error.retriable() and error.code() not in (
+                        KafkaError._ALL_BROKERS_DOWN,
+                        KafkaError._TRANSPORT,
+                    ):
                         raise Unreachable(f"Kafka: {error.str()}")
-                if not some:
-                    raise Unreachable(
-                        f"Kafka does not give {topic.name} partition {partition} from offset {position} on again"
-                    )
             return found
         finally:
             self._consumer.unassign()

@@ -22,7 +22,7 @@ import duckdb
 import structlog
 from pydantic import ValidationError
 
-from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import (
     Coverage,
     CustomerChanged,
@@ -728,6 +728,10 @@ class PartitionFile(PartitionReader):
                     self._connection.rollback()
                 raise
 
+    def is_open(self) -> bool:
+        """Return whether batches left something that is not durable yet."""
+        return self._open_since is not None
+
     def is_due(self) -> bool:
         """Return whether what batches left open should become durable: it is a row group, or some seconds old."""
         return self._open_since is not None and (
@@ -838,8 +842,9 @@ class PartitionFile(PartitionReader):
                 left_out = [
                     row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {numbered} WHERE {_WRONG}", given)
                 ]
-        except (duckdb.InvalidInputException, duckdb.ConversionException):
-            return list(offsets)
+        except (duckdb.InvalidInputException, duckdb.DataError):
+            # What it says may hold the value itself. There is no way back to before the statement but to the last commit.
+            raise BadInput("some of these records cannot be read by the database") from None
         if taken + len(left_out) != len(offsets) or None in left_out:
             raise Refused(f"{len(offsets)} offsets are no {taken + len(left_out)} lines; report this as a fault")
         self._waiting += taken
@@ -855,9 +860,11 @@ class PartitionFile(PartitionReader):
 
         Append-only: whose content was read in full before and is another now is remembered as altered.
         """
-        refused = self.append(
-            [offset for offset, _ in records], [record.model_dump_json().encode() for _, record in records]
-        )
+        offsets = [offset for offset, _ in records]
+        try:
+            refused = self.append(offsets, [record.model_dump_json().encode() for _, record in records])
+        except BadInput:
+            refused = offsets
         if refused:
             raise Refused(f"records at offsets {refused[:5]} are valid and could not be stored; report this as a fault")
 

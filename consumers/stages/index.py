@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from bridge.contracts.envelope import Message, seal_bytes, seal_envelope, tombstone
-from bridge.contracts.errors import Refused
+from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import (
     Coverage,
     CustomerAffected,
@@ -64,6 +64,8 @@ _BUSY = 10_000
 """Messages in a batch from which on more are believed to wait."""
 _BUSY_SECONDS = 1.5
 """For so long: the broker may be slower than we are for a moment, and to settle a little each time costs more than all else."""
+_CAREFUL_SECONDS = 60.0
+"""For so long after a record that the database cannot read, each batch becomes durable by itself."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
@@ -106,6 +108,7 @@ class PartitionFile(Protocol):
     def positions(self) -> dict[str, int]: ...
     def transaction(self) -> AbstractContextManager[None]: ...
     def batch(self) -> AbstractContextManager[None]: ...
+    def is_open(self) -> bool: ...
     def is_due(self) -> bool: ...
     def settle(self) -> None: ...
     def persons(self, roots: Iterable[str]) -> dict[str, Person]: ...
@@ -226,6 +229,10 @@ class ReadApi(Protocol):
     def start(self, partition_count: int) -> None: ...
     def announce(self, partitions: Sequence[int]) -> None: ...
     def stop(self) -> None: ...
+
+
+class _ReadAgain(Exception):
+    """Batches that were not durable yet are undone: leave the group and join it again, which reads from the last that is."""
 
 
 class _RebuildAsked(Exception):
@@ -365,6 +372,7 @@ class IndexStage:
         self._visible_seconds: dict[int, float] = {}
         self._partition_count = 0
         self._busy_until = 0.0
+        self._careful_until = 0.0
         self._merge_due = 0.0
         self._unopened = Unopened(STORE_CHANGES, _PROVENANCE_PREFIX)
 
@@ -385,6 +393,10 @@ class IndexStage:
                         batch_size=_BATCH,
                         unopened=self._unopened,
                     )
+                except _ReadAgain as reason:
+                    log.warning("reading again from what is durable", reason=str(reason))
+                    self._files.clear()
+                    self._index.close()
                 except _RebuildAsked:
                     log.info("left the group to rebuild as asked")
                     self._files.clear()
@@ -460,8 +472,9 @@ class IndexStage:
             for message in changes.misplaced:
                 self._set_aside(message)
             lines = unopened.get(partition, Lines())
+            refused = self._append(partition, file, lines)
             with file.batch():
-                self._append(partition, file, lines, changes)
+                self._open_refused(partition, file, refused, changes)
                 since = min(lines.offsets[:1] + [offset for offset, _ in changes.records[:1]], default=None)
                 self._note_watch(partition, file, changes)
                 self._apply(file, changes)
@@ -494,11 +507,24 @@ class IndexStage:
             if not self._is_busy() or file.is_due():
                 file.settle()
 
-    def _append(self, partition: int, file: PartitionFile, lines: Lines, changes: Changes) -> None:
-        """Store records as they came. What DuckDB does not take is read again and opened one by one: taken all the same, or
-        set aside.
-        """
-        if refused := file.append(lines.offsets, lines.chunks):
+    def _append(self, partition: int, file: PartitionFile, lines: Lines) -> list[int]:
+        """Store records as they came; return the offsets of what DuckDB does not take."""
+        if time.monotonic() < self._careful_until:
+            file.settle()
+        alone = not file.is_open()
+        try:
+            with file.batch():
+                return file.append(lines.offsets, lines.chunks)
+        except BadInput:
+            if alone:
+                return lines.offsets
+            # Batches before this one are undone with it: they are read again, now each by itself.
+            self._careful_until = time.monotonic() + _CAREFUL_SECONDS
+            raise _ReadAgain(f"a record of partition {partition} cannot be read by the database") from None
+
+    def _open_refused(self, partition: int, file: PartitionFile, refused: Sequence[int], changes: Changes) -> None:
+        """Read again what DuckDB does not take, and open it one by one: taken all the same, or set aside."""
+        if refused:
             messages = self._heads.messages(STORE_CHANGES, partition, refused)
             names = {self._read_as(STORE_CHANGES.name): STORE_CHANGES.name}
             for received in opened(messages, names, self._dead_letters):

@@ -2,14 +2,14 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.envelope import Message, open_envelope, seal_envelope
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import (
     CustomerAffected,
@@ -45,7 +45,7 @@ from consumers.adapters import index_comparison
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
 from consumers.domain.resolution import set_root
-from consumers.stages.index import VISIBLE, IndexStage
+from consumers.stages.index import VISIBLE, IndexStage, _ReadAgain
 from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
 from tests.unit.domain.test_scope_matching import record
 
@@ -61,6 +61,7 @@ class Broker:
         self.high = 0
         self.failing = False
         self.markers_only = False
+        self.lines: dict[int, Line] = {}
 
     def partition_count(self, topic: Topic) -> int:
         return 1
@@ -86,6 +87,9 @@ class Broker:
     def nothing_between(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
         return self.markers_only
 
+    def messages(self, topic: Topic, partition: int, offsets: Collection[int]) -> list[Any]:
+        return [self.lines[offset] for offset in offsets]
+
     def events(self, topic: Topic) -> list[Any]:
         return [
             open_envelope(message.key.encode(), message.value, dict(message.headers))
@@ -95,6 +99,38 @@ class Broker:
 
     def ids(self, topic: Topic) -> list[str]:
         return [dict(message.headers)["ce_id"].decode() for name, message in self.published if name == topic.name]
+
+
+class Line:
+    """A record as confluent-kafka gives it, `value` in its value's place."""
+
+    def __init__(self, offset: int, record: ProvenanceRecorded, value: bytes | None = None) -> None:
+        sealed = seal_envelope(record, key=f"provenance/{record.record_id}", root=record.root, source="/relay", at=NOW)
+        self._offset, self._sealed, self._value = offset, sealed, value or sealed.value
+
+    def topic(self) -> str:
+        return STORE_CHANGES.name
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes:
+        return self._sealed.key.encode()
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return list(self._sealed.headers)
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def error(self) -> None:
+        return None
 
 
 class Incidents:
@@ -175,6 +211,13 @@ class Bench:
         self.stage.handle(batch, {(topic.name, 0): self.offset + len(events)})
         if topic == STORE_CHANGES:
             self.offset += len(events)
+
+    def feed_lines(self, *lines: Line) -> None:
+        """Hand over records as the consume loop does: not opened."""
+        self.broker.lines |= {line.offset(): line for line in lines}
+        left = self.stage._unopened.collect(lines, {STORE_CHANGES.name: STORE_CHANGES.name})  # type: ignore[arg-type]  # as messages
+        assert left == []
+        self.stage.handle([], self.stage._unopened.positions())
 
     def alert(
         self,
@@ -631,3 +674,27 @@ def test_more_whose_publish_fails_is_not_forgotten(bench: Bench) -> None:
     for _ in range(2):
         bench.feed(more)
     assert [(each.root, each.late) for each in bench.affected()] == [("customer/1", False), ("customer/1", True)]
+
+
+def test_a_record_that_the_database_cannot_read_is_set_aside_and_the_others_stay(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.stages.index._BUSY", 0)
+    spoiled = [
+        Line(3, records_of(3), records_of(3).model_dump_json().replace('"entity_id":1', '"entity_id":"none"').encode()),
+        Line(4, records_of(4), records_of(4).model_dump_json().replace('"derived"', '"guessed"').encode()),
+    ]
+    bench.feed_lines(Line(1, records_of(1)))
+    bench.feed_lines(Line(2, records_of(2)))
+    with pytest.raises(Exception, match="partition 0 cannot be read by the database") as left:
+        bench.feed_lines(*spoiled, Line(5, records_of(5)))
+    assert type(left.value) is _ReadAgain
+    # As after joining the group again: what was not durable comes once more.
+    bench.stage.revoked([(STORE_CHANGES.name, 0)])
+    assert bench.stage.assigned([(STORE_CHANGES.name, 0)]) == {}
+    bench.feed_lines(Line(1, records_of(1)), Line(2, records_of(2)))
+    bench.feed_lines(*spoiled, Line(5, records_of(5)))
+    file = bench.stage._files[0]
+    assert [each.record_id for each in file.records(["r1", "r2", "r3", "r4", "r5"])] == ["r1", "r2", "r5"]
+    assert {each.offset for each in bench.broker.events(DEAD_LETTERS)} == {3, 4}
+    assert file.positions() == {STORE_CHANGES.name: 6}
