@@ -317,16 +317,20 @@ def _literals(
     more: Sequence[str],
 ) -> str:
     """Return rows as SQL literals, escaped by the driver. What all of them have alike is escaped once."""
-    raw = connection.connection.driver_connection
-    assert raw is not None
+    raw: Any = connection.connection.driver_connection
+
+    def literal(value: Any) -> str:
+        escaped: str = raw.escape(value)
+        return escaped
+
     columns: list[Sequence[str]] = []
     for name in names:
         process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
         values = [row[name] for row in rows]
         first = values[0]
         if all(value is first or value == first for value in values):
-            columns.append([raw.literal(first if process is None else process(first))] * len(rows))
+            columns.append([literal(first if process is None else process(first))] * len(rows))
         else:
-            columns.append([raw.literal(value if process is None else process(value)) for value in values])
+            columns.append([literal(value if process is None else process(value)) for value in values])
     columns += [[text] * len(rows) for text in more]
     return ", ".join([f"({', '.join(values)})" for values in zip(*columns, strict=True)])
