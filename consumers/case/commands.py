@@ -553,7 +553,7 @@ def hold(
     whom = [f"{done.covered:,} people"] if covers or segments else []
     whom += [f"{done.named:,} named"] if done.named else []
     click.echo(f"{'would be held' if dry_run else 'held'}: {' and '.join(whom)}"
-               + (f"; {done.covered_told:,} of them were told before" if done.covered_told else ""))  # fmt: skip
+               + (f"; {done.covered_told:,} of them have an end already" if done.covered_told else ""))  # fmt: skip
     if done.gate_id is not None:
         click.echo(f"lift it with: tocsin incident lift {incident_id} {done.gate_id} --reason TEXT")
 

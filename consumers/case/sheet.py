@@ -381,6 +381,7 @@ def sheet_content(
             "release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode,
             "late_cap": release.late_cap, "prepared_by": release.prepared_by, "prepared_role": release.prepared_role,
             "rules_sha256": release.policy.get("rules_sha256"),
+            **({"canary": release.policy["canary"]} if "canary" in release.policy else {}),
         },
         "people": {
             **seen.counts(),
