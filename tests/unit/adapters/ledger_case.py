@@ -2,9 +2,14 @@
 `test_ledger.py` runs it on SQLite, `tests/integration/test_case_store.py` on MariaDB.
 """
 
+import atexit
 import hashlib
 import json
+import shutil
+import tempfile
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +22,8 @@ from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox
+from consumers.adapters.case_store.progress import SqlProgress
+from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Command, Intent, Lane, SentReport
@@ -27,6 +34,25 @@ INCIDENT = "INC-2026-0001"
 APPROVED = {"bundle_sha256": "b" * 64, "channels": ["email", "sms", "account_notice"]}
 EMAIL_LANE = Lane(Channel.EMAIL, belt=1000, at_once=1000)
 SMS_LANE = Lane(Channel.SMS, belt=1000, at_once=1000)
+
+
+@cache
+def _migrated() -> Path:
+    """A case store as every test finds it, made once in each worker: Alembic takes longer than most tests."""
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made = CaseDatabase(f"sqlite:///{folder / 'case.db'}")
+    migrate(made)
+    with made.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    made.close()
+    return folder / "case.db"
+
+
+def sqlite_case(folder: Path) -> "Case":
+    """Return a case store on SQLite in `folder`."""
+    shutil.copyfile(_migrated(), folder / "case.db")
+    return Case(CaseDatabase(f"sqlite:///{folder / 'case.db'}"))
 
 
 class Case:
@@ -786,6 +812,53 @@ class LedgerCases:
                 sa.update(tables.incident).where(tables.incident.c.incident_id == INCIDENT).values(state="closed")
             )
         assert case.claim(EMAIL_LANE) == [], "the other's own gate still holds its people"
+
+    def test_whoever_steers_watches_or_looks_reads_the_same_from_any_database(self, case: Case) -> None:
+        contact = {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c"}
+        failed = case.person(1, ("email",), contact=contact, deadline_at=NOW + timedelta(hours=9))
+        waiting = case.person(2)
+        with case.database.write() as connection:
+            canary = {"per_segment": 1, "wait_seconds": 60, "bound_percent": 5}
+            connection.execute(
+                sa.update(tables.release).values(
+                    policy={"segments": {"s1": APPROVED}, "canary": canary}, canary_state="testing"
+                )
+            )
+        case.ledger.note_pace({Channel.EMAIL: 14.0})
+        (intent,) = case.claim(EMAIL_LANE)
+        case.clock.at += timedelta(seconds=4)
+        case.ledger.note_pace({Channel.EMAIL: 14.0})
+        assert case.ledger.judge_canaries() == []
+        case.ledger.report(
+            [SentReport(intent.attempt_id, Trigger.ACCEPTED, intent.send_count, provider_message_id="m")]
+        )
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert (intent.recipient_id, case.end(failed)) == (failed, "unreachable_reported")
+        assert [state.value for _, state in case.ledger.judge_canaries()] == ["held"]
+        seen = SqlProgress(case.database, case.clock).progress(INCIDENT)
+        assert (seen.people, seen.stopped, seen.pace["email"].per_second) == (2, "held by its canary", 0.25)
+        assert seen.reached + seen.unreachable + sum(seen.why_not.values()) == 2
+        assert case.ledger.lane_ages().get(Channel.EMAIL) is None or case.ledger.lane_ages()[Channel.EMAIL].waiting == 0
+        store = SqlCaseStore(case.database, case.clock)
+        store.change(lambda work: work.set_lane_rate(INCIDENT, "email", 2.5, by="d", at=NOW))
+        assert store.look(lambda work: work.lane_rates(INCIDENT)) == {"email": 2.5}
+        assert store.look(lambda work: work.attempt_counts(INCIDENT))["email", "bounced"] == 1
+        assert store.look(lambda work: work.earliest_open_deadline(INCIDENT)) == NOW + timedelta(hours=72)
+        [bounced] = store.look(lambda work: work.bounced(INCIDENT, soft=True))
+        assert bounced.root == "customer/1"
+        [found] = store.look(lambda work: work.find_recipients([bounced.root]))
+        assert [kind for kind, _, _ in found.attempts[0].receipts] == ["bounced_hard"]
+        assert store.look(lambda work: work.primary_roots(INCIDENT, [bounced.root, "order/9"])) == {
+            bounced.root: bounced.root
+        }
+        [person] = store.look(lambda work: work.failed_people(INCIDENT))
+        assert [each.hard_bounce for each in person.tried] == [True]
+        retry = Retry(failed, "email", "c" * 64)
+        store.change(lambda work: work.add_retries(INCIDENT, "r1", [retry], NOW))
+        assert case.states(failed) == [("email", "bounced"), ("email", "planned")]
+        assert len(store.change(lambda work: work.leave_untold(INCIDENT))) == 2
+        case.ledger.remind_of_holds()
+        assert case.end(waiting) is None
 
     def test_attempt_states_are_those_of_the_contract(self, case: Case) -> None:
         person = case.person(1)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.adapters.case_store.engine import CaseDatabase
-from tests.unit.adapters.ledger_case import Case, LedgerCases
+from tests.unit.adapters.ledger_case import Case, LedgerCases, sqlite_case
 
 
 class TestOnSqlite(LedgerCases):
@@ -14,6 +13,6 @@ class TestOnSqlite(LedgerCases):
 
     @pytest.fixture
     def case(self, tmp_path: Path) -> Iterator[Case]:
-        opened = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+        opened = sqlite_case(tmp_path)
         yield opened
         opened.database.close()

@@ -13,13 +13,12 @@ from click.testing import CliRunner
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import Contact, SealedContact
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.case import looking, looking_commands
 from consumers.case.looking import find_person, list_bounced, roots_behind
 from consumers.case.verification import LeakedKey, Matched
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, sqlite_case
 from tests.unit.adapters.ledger_case import Case as LedgerCase
 from tests.unit.case.cases import DPO, SRE
 
@@ -28,7 +27,7 @@ SEALED = {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c"}
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[LedgerCase]:
-    made = LedgerCase(CaseDatabase(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    made = sqlite_case(tmp_path)
     yield made
     made.database.close()
 

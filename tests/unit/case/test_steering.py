@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.case import releasing, steering, workflow
@@ -24,7 +23,7 @@ from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Intent, Lane, SentReport
 from consumers.domain.metering import lane_rates
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import APPROVED, EMAIL_LANE, INCIDENT, NOW, SMS_LANE
+from tests.unit.adapters.ledger_case import APPROVED, EMAIL_LANE, INCIDENT, NOW, SMS_LANE, sqlite_case
 from tests.unit.adapters.ledger_case import Case as LedgerCase
 from tests.unit.case.cases import APPROVER, COUNSEL, DPO, RESPONDER, SRE, VIEWER, Case
 
@@ -35,7 +34,7 @@ SEALED = {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c"}
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[LedgerCase]:
-    made = LedgerCase(CaseDatabase(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    made = sqlite_case(tmp_path)
     with made.database.write() as connection:
         # an id as the log takes it
         connection.execute(sa.update(tables.release).values(release_id=RELEASE))
