@@ -132,6 +132,7 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
             Channel.SMS: SecondProvider("sms_gateway", Price(None, 5)),
         },
         numbers_needed=("US", "CA"),
+        live=True,
     )  # fmt: skip
     found = by_code(
         seen(
