@@ -57,7 +57,7 @@ def watch(parts: Parts, incident_id: str, once: bool, every: float, token_file: 
         while True:
             began = time.monotonic()
             seen = source.progress(incident_id)
-            live.update(_screen(seen, most, clock.now()), refresh=True)
+            live.update(screen_of(seen, most, clock.now()), refresh=True)
             if _over(seen):
                 return
             # a look at a very large incident takes a while: the case store has other things to do
@@ -130,11 +130,17 @@ def _by_size(counts: Mapping[str, int]) -> Sequence[tuple[str, int]]:
     return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
 
-def _screen(seen: Progress, most: Mapping[Channel, float], now: datetime) -> Group:
+def screen_of(seen: Progress, most: Mapping[Channel, float], now: datetime) -> Group:
+    """Return one screen for a terminal."""
     width = 40
     done = round(width * seen.reached / seen.people) if seen.people else 0
     gone = round(width * (seen.substituted + seen.unreachable) / seen.people) if seen.people else 0
-    bar = Text("█" * done, style="green") + Text("█" * gone, style="yellow") + Text("░" * (width - done - gone))
+    bar = Text.assemble(
+        ("█" * done, "green"),
+        ("█" * gone, "yellow"),
+        "░" * (width - done - gone),
+        f"  {_bar(seen).partition(':')[2].strip()}",
+    )
     rates = rates_now(seen, most, now)
     channels: Table = plain_table(
         [
@@ -155,9 +161,9 @@ def _screen(seen: Progress, most: Mapping[Channel, float], now: datetime) -> Gro
     late = seen.stopped is not None or "AFTER" in end or "passed" in end
     return Group(
         Text(_head(seen, now), style="bold"),
-        bar + Text(f"  {_bar(seen).partition(':')[2].strip()}"),
+        bar,
         channels,
-        reasons,
+        *([reasons] if seen.why_not else []),
         Text(end, style="bold red" if late else "bold"),
     )
 

@@ -1,5 +1,6 @@
 """Steering a release: by whom, what it stops, whom it forgets (nobody), and what the log says of it."""
 
+import io
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AttemptState, Channel
@@ -16,7 +18,7 @@ from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.case import releasing, steering, workflow
 from consumers.case.progress import end_in_words, ends_at, rates_now
-from consumers.case.progress_commands import as_facts, lines_of
+from consumers.case.progress_commands import as_facts, lines_of, screen_of
 from consumers.domain.approvals import Mode
 from consumers.domain.canary import CanaryPolicy
 from consumers.domain.delivery import Trigger
@@ -360,6 +362,11 @@ def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(led
     text = "\n".join(lines_of(seen, MOST, NOW))
     assert "reached:      1 of 31 people (3.2%)" in text
     assert "customer/" not in text
+    screen = Console(width=120, record=True, file=io.StringIO())
+    screen.print(screen_of(seen, MOST, NOW))
+    shown = screen.export_text()
+    assert "1 of 31 people (3.2%)" in shown
+    assert "are held: no approved text" in shown
     assert as_facts(seen, MOST, NOW)["seconds_before_deadline"] > 0
     with pytest.raises(BadInput, match="did you mean 'INC-2026-0001'"):
         source.progress("INC-2026-0002")
