@@ -193,12 +193,18 @@ def refuse_restored_store(parts: Parts, process: Process) -> None:
     import structlog
 
     from bridge.contracts.errors import Refused
+    from consumers.evidence.faults import LogRefused, Malformed
 
     folder = parts.get(Settings).paths.evidence
     if not (folder / "checkpoint").is_file():
         structlog.get_logger().warning("no evidence log here to compare the case store with", folder=str(folder))
         return
-    gap = _comparison(parts, process).gap(newest_only=True)
+    try:
+        gap = _comparison(parts, process).gap(newest_only=True)
+    except (LogRefused, Malformed) as fault:
+        # people are owed their notice also while the log is damaged; the evidence stage refuses it, and that is an alert
+        structlog.get_logger().error("the evidence log cannot be compared with the case store", reason=str(fault))
+        return
     if gap:
         raise Refused(
             f"the evidence log knows {gap}, and the case store does not: it was restored from a backup. Nothing is sent until "

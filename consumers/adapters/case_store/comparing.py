@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import AttemptState
@@ -27,9 +28,12 @@ from consumers.case.acting import Actor, record_act
 from consumers.case.events import Body, case_event
 from consumers.case.permissions import Role
 from consumers.evidence.checkpoint import Checkpoint
+from consumers.evidence.faults import LogRefused, Malformed
 from consumers.evidence.note import Note
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
 from consumers.evidence.tally import AttemptKey, LoggedAttempt, PersonKey, Tally, tally
+
+log = structlog.get_logger()
 
 _NEWEST = 20_000
 """So many entries the comparison at a start reads: what a restored store lacks is what was logged last."""
@@ -82,6 +86,7 @@ class Comparison:
         self._ledger = ledger
         self._erasures = Erasures(database, clock)
         self._tried: dict[str, datetime] = {}
+        self._unreadable: set[str] = set()
 
     # --- a restored store -------------------------------------------------------------------------------------------
 
@@ -230,17 +235,23 @@ class Comparison:
             self._tried[row.incident_id] = now
             if self._reader() is None:
                 continue
-            found = self.reconcile(row.incident_id)
+            try:
+                found = self.reconcile(row.incident_id)
+            except (LogRefused, Malformed) as fault:
+                # a damaged log must not stop who asks from watching deadlines; that it is damaged is a difference, too
+                log.error("the evidence log cannot be compared with the ledger", reason=str(fault))
+                self._unreadable.add(row.incident_id)
+                continue
+            self._unreadable.discard(row.incident_id)
             patient = row.closed_at is not None and now - row.closed_at < _WAITS_FOR
             if found.differences and (patient or row.difference_count is not None):
                 continue
             self.keep(found)
         with self._database.read() as connection:
-            return int(
-                connection.execute(
-                    sa.select(sa.func.count()).select_from(reconciliation).where(reconciliation.c.difference_count > 0)
-                ).scalar_one()
-            )
+            differing = connection.execute(
+                sa.select(sa.func.count()).select_from(reconciliation).where(reconciliation.c.difference_count > 0)
+            ).scalar_one()
+        return int(differing) + len(self._unreadable)
 
     def _reader(self) -> LogReader | None:
         signed = self._files.read(CHECKPOINT)

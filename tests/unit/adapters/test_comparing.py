@@ -160,6 +160,15 @@ def test_an_ended_incident_is_compared_by_itself_and_a_difference_is_paged(tmp_p
     assert counted["sns: delivered"] == (1, None, 1)
 
 
+def test_a_damaged_log_is_a_difference_and_stops_nobody(tmp_path: Path) -> None:
+    case = delivered_case(tmp_path)
+    close(case)
+    for bundle in (case.log / "tile/entries").rglob("*.p/*"):
+        bundle.write_bytes(b"\0")
+    comparison = comparison_of(case)
+    assert (comparison.reconcile_ended(), comparison.reconcile_ended()) == (1, 1)
+
+
 def test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(tmp_path: Path) -> None:
     case = delivered_case(tmp_path)
     close(case)
