@@ -76,7 +76,7 @@ class LogFolder:
             # Verifying reads two files for every 256 entries: half of that time went into making paths of strings.
             with FileIO(self._top + path) as file:
                 return file.readall()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def size_of(self, path: str) -> int | None:

@@ -414,4 +414,7 @@ def test_strangers_in_the_folder_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_log_is_not_proved(tmp_path: Path) -> None:
+    for path in ("checkpoint", "tile/0/000"):  # folders where files belong
+        (tmp_path / "odd" / path).mkdir(parents=True)
+        assert not verified(tmp_path / "odd").proved
     assert verified(tmp_path).sentences()[0].startswith("NOT proved")
