@@ -48,6 +48,8 @@ def canary_of(policy: Mapping[str, Any]) -> CanaryPolicy | None:
 class CanarySeen:
     """What became of the canaries, by e-mail and SMS: whether an account page was read says nothing so soon."""
 
+    left: int
+    """Canaries that have left, by any channel: none, or some."""
     to_send: int
     """Canaries that have not left yet."""
     arrived: int
@@ -60,7 +62,8 @@ class CanarySeen:
 
 def judge(policy: CanaryPolicy, seen: CanarySeen, now: datetime) -> CanaryState:
     """Return TESTING while there is something to wait for, PASSED, or HELD."""
-    if seen.to_send:
+    if seen.to_send or not seen.left:
+        # of a release whose first people are all held nothing is known yet
         return CanaryState.TESTING
     known = seen.arrived + seen.failed
     since = seen.last_handed_over_at

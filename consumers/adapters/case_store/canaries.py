@@ -133,7 +133,8 @@ def _seen(connection: sa.Connection, row: Mapping[Any, Any], now: datetime, unbe
     if last is None and counts["silent"]:
         # commanded or intended, and nothing handed over yet: the wait has not begun
         last = now + timedelta(seconds=1)
-    return CanarySeen(to_send, last_handed_over_at=last, **counts)
+    left = connection.execute(sa.select(attempt.c.attempt_id).where(first & attempt.c.state.in_(_LEFT)).limit(1)).all()
+    return CanarySeen(len(left), to_send, last_handed_over_at=last, **counts)
 
 
 def _page(

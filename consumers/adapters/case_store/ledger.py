@@ -171,9 +171,17 @@ class Ledger:
 
         Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever.
         """
-        void = sa.select(release.c.release_id).where(
-            (release.c.incident_id == row["incident_id"]) & release.c.state.in_(("void", "cancelled"))
+        void = (
+            connection.execute(
+                sa.select(release.c.release_id).where(
+                    (release.c.incident_id == row["incident_id"]) & release.c.state.in_(("void", "cancelled"))
+                )
+            )
+            .scalars()
+            .all()
         )
+        if not void:
+            return
         waiting = connection.execute(
             sa.select(attempt.c.attempt_id)
             .where(

@@ -320,6 +320,13 @@ def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resum
     assert len(ledger.claim(EMAIL_LANE)) == 8
 
 
+def test_a_canary_of_whom_nobody_may_be_told_yet_has_passed_nothing(ledger: LedgerCase) -> None:
+    canary(ledger, 3)
+    workflow.set_gate(store(ledger), INCIDENT, "law_enforcement_hold", ["*"], DPO, NOW, "letter")
+    assert ledger.claim(EMAIL_LANE) == []
+    assert ledger.ledger.judge_canaries() == []
+
+
 def test_a_canary_held_back_by_a_gate_is_not_waited_for(ledger: LedgerCase) -> None:
     canary(ledger, 2)
     ledger.person(7, residence=[{"code": "FR", "source": "store"}])
