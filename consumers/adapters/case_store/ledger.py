@@ -1261,30 +1261,32 @@ class Ledger:
             (recipient_id, PersonEnd.SUBSTITUTED if recipient_id in told else end, commitment)
             for recipient_id, end, commitment in ended
         ]
-        connection.execute(
-            sa.update(recipient)
-            .where(recipient.c.recipient_id == sa.bindparam("b_id"))
-            .values(final_state=sa.bindparam("b_end"), final_at=now),
-            [{"b_id": recipient_id, "b_end": end.value} for recipient_id, end, _ in final],
-        )
-        who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
-        outbox.append(
-            connection,
-            (
-                _case_event(
-                    "person.finished",
-                    incident_id,
-                    # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
-                    hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
-                    now,
-                    {"subject": commitment, "state": end.value, **who.get(recipient_id, {})}
-                    | ({"publications": list(told[recipient_id])} if recipient_id in told else {}),
-                    exercise=exercise,
+        by_end: dict[PersonEnd, list[str]] = defaultdict(list)
+        for recipient_id, end, _ in final:
+            by_end[end].append(recipient_id)
+        for end, ids in by_end.items():
+            for start in range(0, len(ids), _CHUNK):
+                connection.execute(
+                    sa.update(recipient)
+                    .where(recipient.c.recipient_id.in_(ids[start : start + _CHUNK]))
+                    .values(final_state=end.value, final_at=now)
                 )
-                for recipient_id, end, commitment in final
-            ),
-            now,
-        )
+        who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
+        events = [
+            _case_event(
+                "person.finished",
+                incident_id,
+                # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
+                hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
+                now,
+                {"subject": commitment, "state": end.value, **who.get(recipient_id, {})}
+                | ({"publications": list(told[recipient_id])} if recipient_id in told else {}),
+                exercise=exercise,
+            )
+            for recipient_id, end, commitment in final
+        ]
+        written = [outbox.Written(each.root, each.key, each.event_id, each.event.model_dump_json()) for each in events]
+        outbox.append_many(connection, CASE_EVENTS, CaseEvent.ce_type, written, now)
 
 
 def _same_end(end: PersonEnd) -> tuple[PersonEnd, ...]:

@@ -102,7 +102,8 @@ def append_many(connection: sa.Connection, topic: Topic, ce_type: str, events: S
         connection.execute(sa.insert(outbox), rows)
 
 
-def _unpacked(row: sa.Row[tuple[int, str, str, str, str, str, str, datetime]]) -> Iterable[Waiting]:
+def unpacked(row: sa.Row[tuple[int, str, str, str, str, str, str, datetime]]) -> Iterable[Waiting]:
+    """Yield the events of a row."""
     ce_type = row.ce_type
     if not ce_type.startswith(_PACKED):
         return (Waiting._make(row),)
@@ -130,7 +131,7 @@ class Outbox:
             if last is None:
                 return ()
             rows = connection.execute(sa.select(outbox).where(outbox.c.outbox_id <= last).order_by(outbox.c.outbox_id))
-            return tuple(event for row in rows for event in _unpacked(row))
+            return tuple(event for row in rows for event in unpacked(row))
 
     def settle(self, batch: Sequence[Waiting]) -> None:
         """Forget events whose publication was acknowledged. A crash before this publishes them again."""

@@ -21,7 +21,7 @@ from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
-from consumers.adapters.case_store.outbox import Outbox
+from consumers.adapters.case_store.outbox import Outbox, unpacked
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
@@ -136,9 +136,11 @@ class Case:
     def case_events(self) -> list[dict[str, Any]]:
         with self.database.read() as connection:
             rows = connection.execute(
-                sa.select(tables.outbox.c.value).where(tables.outbox.c.topic == "tocsin.case-events")
+                sa.select(tables.outbox)
+                .where(tables.outbox.c.topic == "tocsin.case-events")
+                .order_by(tables.outbox.c.outbox_id)
             )
-            return [json.loads(text) for text in rows.scalars()]
+            return [json.loads(event.value) for row in rows for event in unpacked(row)]
 
     def commands(self) -> list[Command]:
         """Take the delivery commands out of the outbox."""
