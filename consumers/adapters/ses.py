@@ -50,6 +50,7 @@ class SesEmail:
 
     name = "ses"
     max_entries = 50
+    calls_at_once = 16
 
     def __init__(self, config: AwsConfig, configuration_set: str) -> None:
         self._ses = client(config, "sesv2", may_repeat=False, check_parameters=False)

@@ -50,6 +50,7 @@ class SmtpEmail:
 
     name = "smtp"
     max_entries = 50
+    calls_at_once = 1
 
     def __init__(self, server: SmtpServer, clock: Clock, return_path: ReturnPath | None = None) -> None:
         """Without `return_path` bounces go to the sender of the notice, and nobody reads them."""

@@ -133,6 +133,8 @@ class EmailProvider(Protocol):
 
     name: str
     max_entries: int
+    calls_at_once: int
+    """How many calls may be in flight, each from a thread of its own."""
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
         """Return one result for each entry, in order. Never raises for what a provider says; only for our own bugs."""

@@ -241,7 +241,7 @@ class Dispatch:
         """Send one text to `people`, with as many calls in flight as the provider's latency needs, and no more: threads make
         this process slower than they make it wait less.
         """
-        flying: deque[tuple[Future[_Answer], Sequence[_Addressed]]] = deque()
+        flying: deque[_Flying] = deque()
         waiting = people
         try:
             while waiting:
@@ -251,18 +251,20 @@ class Dispatch:
                     break
                 size = min(turn.provider.max_entries, turn.at_most or turn.provider.max_entries)
                 # one that is tried, or may take but a few, is called once at a time: each answer decides what follows
-                at_once = self._pace.at_once if size == turn.provider.max_entries else 1
+                most = turn.provider.calls_at_once if size == turn.provider.max_entries else 1
+                at_once = min(most, self._pace.at_once)
                 some, waiting = waiting[:size], waiting[size:]
                 if at_once == 1 and not flying:
                     self._land(self._call(turn.provider, incident_id, template, some), some)
                     continue
-                while len(flying) >= at_once:
+                while len(flying) >= at_once or (flying and flying[0][2] is not turn.provider):
                     self._land_first(flying)
-                flying.append((self._callers.submit(self._call, turn.provider, incident_id, template, some), some))
+                call = self._callers.submit(self._call, turn.provider, incident_id, template, some)
+                flying.append((call, some, turn.provider))
         finally:
             self._land_all(flying)
 
-    def _land_all(self, flying: "deque[tuple[Future[_Answer], Sequence[_Addressed]]]") -> None:
+    def _land_all(self, flying: deque["_Flying"]) -> None:
         """Take note of every answer still to come, also when one of the calls failed by a fault of our own."""
         try:
             while flying:
@@ -271,8 +273,8 @@ class Dispatch:
             if flying:
                 self._land_all(flying)
 
-    def _land_first(self, flying: "deque[tuple[Future[_Answer], Sequence[_Addressed]]]") -> None:
-        answer, some = flying.popleft()
+    def _land_first(self, flying: deque["_Flying"]) -> None:
+        answer, some, _ = flying.popleft()
         self._land(answer.result(), some)
 
     def _call(
@@ -527,6 +529,10 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: st
         code=result.code,
         provider=provider if provider != intent.provider else None,
     )
+
+
+_Flying = tuple[Future[_Answer], Sequence[_Addressed], EmailProvider]
+"""A call that has not been answered, for whom, and whose."""
 
 
 class DispatchStage:

@@ -47,6 +47,7 @@ class World:
     """The ledger, the providers and everything else that dispatch meets, with a journal of what happened in which order."""
 
     max_entries = 50
+    calls_at_once = 16
     name = "fake"
 
     def __init__(self) -> None:
@@ -599,3 +600,24 @@ def test_a_fault_in_one_call_loses_no_answer_of_the_others() -> None:
     assert {world.reports[attempt].trigger for attempt in answered} == {Trigger.ACCEPTED}
     assert len(lost) == 50
     assert lost < set(attempts)
+
+
+def test_a_provider_that_takes_one_call_at_a_time_gets_no_second_one() -> None:
+    """SMTP is a conversation: two threads in it would mix one person's mail with another's."""
+    world = Far(together=1)
+    world.calls_at_once = 1
+    inside = threading.Lock()
+    send = world.send_bulk
+
+    def alone(message: BulkEmail) -> Sequence[SendResult]:
+        assert inside.acquire(blocking=False), "a second call at once"
+        try:
+            return send(message)
+        finally:
+            inside.release()
+
+    world.send_bulk = alone  # type: ignore[method-assign]
+    attempts = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(500)]
+    world.run()
+    assert {world.reports[attempt].trigger for attempt in attempts} == {Trigger.ACCEPTED}
+    assert world.journal.count("call") == 10

@@ -54,6 +54,7 @@ class Mails:
     """A provider that is ill or well, and counts."""
 
     max_entries = 50
+    calls_at_once = 16
 
     def __init__(self, name: str) -> None:
         self.name = name
