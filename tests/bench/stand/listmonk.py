@@ -1,6 +1,7 @@
 """listmonk at its fastest, to compare with: a campaign of 2 KB messages to an SMTP sink that is never the bottleneck.
 
-The program is brought by whoever measures (`LISTMONK=path`, version 6). PostgreSQL runs with a data directory of its own for
+The program is brought by whoever measures (`LISTMONK=path`, version 6; `LISTMONK_FILES=folder` with its queries, templates and
+translations where the program does not hold them). PostgreSQL runs with a data directory of its own for
 the time of the run; 20 workers, batches of 5,000, no rate limit of its own, and a template without tracking links.
 """
 
@@ -70,7 +71,8 @@ def messages_per_second(people: int) -> float:
             'password = "x"\ndatabase = "listmonk"\nssl_mode = "disable"\nmax_open = 25\nmax_idle = 25\nmax_lifetime = "300s"\n',
             encoding="utf-8",
         )
-        api = _Api(f"http://127.0.0.1:{port}", _installed(Path(given), config, folder))
+        files = Path(os.environ.get("LISTMONK_FILES", folder))
+        api = _Api(f"http://127.0.0.1:{port}", _installed(Path(given), config, files))
         setup = folder / "setup.sql"
         setup.write_text(_SETUP, encoding="utf-8")
         values = ("-v", f"smtp_port={smtp.rpartition(':')[2]}", "-v", f"people={people}")
@@ -78,7 +80,7 @@ def messages_per_second(people: int) -> float:
         template = int(postgres.sql("-d", "listmonk", "-c", "select id from templates where name = 'content only'"))
         listmonk = kept.enter_context(
             subprocess.Popen(
-                [given, "--config", config], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [given, "--config", config], cwd=files, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         )
         kept.callback(listmonk.kill)
@@ -109,12 +111,12 @@ def _campaign(api: "_Api", stats: str, template: int, people: int) -> float:
     return (people - 1) / ((seen["last"] - seen["first"]) / 1e9)
 
 
-def _installed(binary: Path, config: Path, folder: Path) -> str:
+def _installed(binary: Path, config: Path, files: Path) -> str:
     environment = os.environ | {
         "LISTMONK_ADMIN_USER": "bench-admin", "LISTMONK_ADMIN_PASSWORD": "bench-admin-1", "LISTMONK_ADMIN_API_USER": "bench",
     }  # fmt: skip
     command = [str(binary), "--config", str(config), "--install", "--yes"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=files, env=environment, capture_output=True, text=True)
     token = re.search(r'LISTMONK_ADMIN_API_TOKEN="([^"]+)"', done.stdout + done.stderr)
     if done.returncode or token is None:
         raise PeerMissing(f"listmonk --install ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}")
