@@ -21,7 +21,7 @@ from consumers.adapters.case_store import outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.lineage import LineageTables
-from consumers.adapters.case_store.outbox import Outbox, Outgoing
+from consumers.adapters.case_store.outbox import Outbox, Outgoing, Written
 from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
 from consumers.adapters.case_store.registry import RegistryTables
 from consumers.domain.delivery import Trigger
@@ -413,3 +413,16 @@ def test_the_sweeper_leaves_alone_what_is_claimed_while_it_looks(case: Case) -> 
             sweep.join(0.15)  # the server looks anew only if nobody asked for a tenth of a second
     sweep.join(20)
     assert case.states(person) == [("email", "intended")]
+
+
+def test_many_events_lie_in_one_row_and_come_out_as_they_went_in(database: CaseDatabase) -> None:
+    events = [Written(f"root/{n}", f"key/{n}", f"id-{n}", f'{{"value":"ü € \U0001f600 \\"%s{n}"}}') for n in range(501)]
+    database.writing(partial(outbox.append_many, topic=CASE_EVENTS, ce_type="t.v1", events=events, at=NOW))
+    box = Outbox(database)
+    assert box.depth() == (501, NOW)
+    first = box.next_batch(10)
+    assert len(first) == 500, "whole rows"
+    box.settle(first)
+    found = [*first, *box.next_batch(10)]
+    assert [Written(each.root, each.key, each.event_id, each.value) for each in found] == events
+    assert {(each.topic, each.ce_type, each.written_at) for each in found} == {(CASE_EVENTS.name, "t.v1", NOW)}
