@@ -1,13 +1,14 @@
 """From receipts in the queue to ends in the ledger, outcomes and ends in the evidence log, and metrics: SES events in signed
 SNS envelopes (2,048-bit RSA, checked), one for each of so many messages that were handed over.
 
-`BENCH_PEOPLE` says how many, `BENCH_RECEIPTS` how many processes settle. At toy size one process settles what the sandbox
-reports of mail that dispatch sent.
+`BENCH_PEOPLE` says how many, `BENCH_RECEIPTS` how many processes settle. At toy size the same envelopes are settled into a
+ledger on SQLite, without servers: proof that they are receipts of these messages, and no more.
 """
 
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,11 +16,12 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import insert_many
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many
+from consumers.adapters.sqs_receipts import parse_notification
 from consumers.sandbox.envelopes import Notification, Signer
 from tests.bench.stand import delivery, measure, servers
-from tests.bench.stand.delivery import INCIDENT, RELEASE, Aws, Office
-from tests.bench.stand.servers import Stand
+from tests.bench.stand.delivery import INCIDENT, RELEASE, Office
+from tests.unit.adapters.ledger_case import EMAIL_LANE, Case
 
 _PEOPLE = {"full": 50_000, "middle": 10_000, "toy": 60}
 _PER_SECOND = 5000
@@ -31,16 +33,17 @@ def main(size: str) -> dict[str, object]:
     """Return receipts per second, CPU by process, and whether the goal holds. Raises PeerMissing."""
     people = int(os.environ.get("BENCH_PEOPLE", _PEOPLE[size]))
     if size == "toy":
-        with servers.stand(small=True) as stand, delivery.sandbox(receipt_delay=0) as aws:
-            return _reported_by_the_sandbox(stand, aws, people)
+        return _without_servers(people)
     with (
         servers.stand(small=False) as stand,
         delivery.go_stand_in() as aws,
         delivery.office(stand, aws, people, certificate_hosts=["127.0.0.1"]) as office,
     ):
         _hand_over(office)
-        for lines in _envelopes(aws, people):
-            aws.post("/queue", lines.encode())
+        signer = Signer.load(None, datetime.now(UTC))
+        aws.post(f"/certificate?path={signer.certificate_path}", signer.certificate_pem)
+        for lines in _envelopes(signer, aws.url, people):
+            aws.post("/queue", "\n".join(lines).encode())
         settling = ["receipts"] * int(os.environ.get("BENCH_RECEIPTS", "1"))
         pids = {**stand.pids, "aws": aws.process.pid}
         before, began = measure.cpu_seconds(pids), time.monotonic()
@@ -64,17 +67,28 @@ def main(size: str) -> dict[str, object]:
     }
 
 
-def _reported_by_the_sandbox(stand: Stand, aws: Aws, people: int) -> dict[str, object]:
-    host = aws.url.rpartition("/")[2]
-    with delivery.office(stand, aws, people, email_per_second=20_000, certificate_hosts=[host]) as office:
-        office.start("release", "outbox", "dispatch", "receipts")
-        office.ready()
-        began = time.monotonic()
-        office.release()
-        office.wait("everybody is reached", lambda: _reached(office) >= people, 60)
-        seconds = time.monotonic() - began
-        office.stop()
-    return {"receipts": people, "receipts/s": round(people / seconds)}
+def _without_servers(people: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as folder:
+        case = Case(CaseDatabase(f"sqlite:///{folder}/case.db"))
+        for number in range(1, people + 1):
+            case.person(number)
+        case.hand_over(case.claim(EMAIL_LANE))
+        texts = [
+            line
+            for lines in _envelopes(Signer.load(None, datetime.now(UTC)), "http://127.0.0.1", people)
+            for line in lines
+        ]
+        receipts = [
+            receipt
+            for text in texts
+            for receipt in parse_notification(json.loads(text), hashlib.sha256(text.encode()).hexdigest())
+        ]
+        case.ledger.settle_receipts(receipts)
+        reached = case.ledger.counts(INCIDENT).reached
+        case.database.close()
+    if reached != people:
+        raise RuntimeError(f"{reached} of {people} were reached")
+    return {"receipts": people}
 
 
 def _reached(office: Office) -> int:
@@ -111,11 +125,9 @@ def _hand_over(office: Office) -> None:
             insert_many(connection, tables.attempt, rows)
 
 
-def _envelopes(aws: Aws, people: int) -> Iterator[str]:
-    """Yield all envelopes, a line each, hundreds at once."""
+def _envelopes(signer: Signer, url: str, people: int) -> Iterator[list[str]]:
+    """Yield the envelopes of all receipts, hundreds at once."""
     now = datetime.now(UTC)
-    signer = Signer.load(None, now)
-    aws.post(f"/certificate?path={signer.certificate_path}", signer.certificate_pem)
     topic = f"arn:aws:sns:eu-central-1:{_ACCOUNT}:tocsin-ses-events"
     at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for start in range(0, people, _ROWS):
@@ -132,5 +144,5 @@ def _envelopes(aws: Aws, people: int) -> Iterator[str]:
                 message_id=f"n-{number}", topic_arn=topic, subscription_arn=f"{topic}:1", subject=None,
                 message=json.dumps(event), published_at=now,
             )  # fmt: skip
-            lines.append(signer.envelope(notification, "2", aws.url))
-        yield "\n".join(lines)
+            lines.append(signer.envelope(notification, "2", url))
+        yield lines

@@ -103,9 +103,9 @@ def built(name: str) -> Path:
 
 
 @contextmanager
-def sandbox(receipt_delay: float = 1.0) -> Iterator[Aws]:
+def sandbox() -> Iterator[Aws]:
     """Keep Tocsin's own sandbox running in place of the stand-in: slower, and there without Go."""
-    command = [sys.executable, "-m", "consumers.sandbox", "--receipt-delay", str(receipt_delay)]
+    command = [sys.executable, "-m", "consumers.sandbox"]
     with ExitStack() as kept:
         process = kept.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
         kept.callback(process.kill)
