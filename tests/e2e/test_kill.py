@@ -11,6 +11,7 @@ import pytest
 from consumers.bootstrap import STAGES
 from consumers.demo.kills import MIDDLE
 from tests.e2e import demo_process
+from tests.e2e.steering import OBEYED_WITHIN, PauseInTheMiddle
 
 
 def _demo_survives(tmp_path: Path, *stages: str, seed: int) -> None:
@@ -31,6 +32,21 @@ def test_stages_killed_at_every_part_of_the_flow_change_nothing(tmp_path: Path) 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_changes_nothing(stage: str, tmp_path: Path) -> None:
     _demo_survives(tmp_path, stage, seed=4)
+
+
+@pytest.mark.soak
+def test_a_pause_in_the_middle_is_obeyed_within_two_seconds_and_loses_nobody(tmp_path: Path) -> None:
+    """By the count of the provider itself; the oracle finds nothing lost and nothing doubled."""
+    pause = PauseInTheMiddle(tmp_path / "demo")
+    pause.start()
+    _demo_survives(tmp_path, "clock", seed=5)
+    pause.join(10)
+    assert pause.error is None
+    assert pause.paused_at is not None
+    assert pause.resumed_at is not None
+    assert pause.received(before=pause.paused_at) > 0
+    assert pause.received(pause.paused_at + OBEYED_WITHIN, pause.resumed_at) == 0
+    assert pause.received(after=pause.resumed_at) > 0
 
 
 def test_every_stage_has_a_middle() -> None:
