@@ -3,7 +3,7 @@
 https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_GetAccount.html. Reads only; nothing here changes an account.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -60,7 +60,7 @@ class SesAccount:
             production_access=bool(account.get("ProductionAccessEnabled")),
             sending_enabled=bool(account.get("SendingEnabled")),
             enforcement=str(account.get("EnforcementStatus", "HEALTHY")),
-            suppressed_reasons=tuple(account.get("SuppressionAttributes", {}).get("SuppressedReasons", ())),
+            suppressed_reasons=_reasons(account, known),
             configuration_set=self._configuration_set,
             set_exists=bool(known),
             set_sending_enabled=bool(known.get("SendingOptions", {}).get("SendingEnabled", True)),
@@ -69,14 +69,17 @@ class SesAccount:
         )
 
     def suppressed(self) -> Iterator[tuple[str, str]]:
-        """Yield each suppressed address with its reason (BOUNCE, COMPLAINT), a page at a time. Raises Unreachable.
+        """Yield each address that our notices cannot reach, with the reason (BOUNCE, COMPLAINT), a page at a time. One
+        that the configuration set lets through although the account lists it is not among them. Raises Unreachable.
 
         For hashing at once: an address is neither kept nor shown.
         """
+        with unreachable("SES"):
+            reasons = _reasons(self._ses.get_account(), self._configuration_set_as_it_is() or {})
         token: dict[str, str] = {}
-        while True:
+        while reasons:
             with unreachable("SES"):
-                page = self._ses.list_suppressed_destinations(PageSize=1000, **token)
+                page = self._ses.list_suppressed_destinations(PageSize=1000, Reasons=list(reasons), **token)
             for each in page.get("SuppressedDestinationSummaries", ()):
                 yield each["EmailAddress"], each["Reason"]
             if not page.get("NextToken"):
@@ -111,3 +114,9 @@ def hashed_suppressions(listed: Iterable[tuple[str, str]], join_key: bytes) -> d
             with suppress(UnicodeError):
                 found[email_hmac(join_key, f"{local}@{domain.encode('ascii').decode('idna')}")] = reason
     return found
+
+
+def _reasons(account: Mapping[str, Any], configuration_set: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return for which reasons SES sends us nothing: those of the configuration set, or the account's if it has none."""
+    own = configuration_set.get("SuppressionOptions", {}).get("SuppressedReasons")
+    return tuple(account.get("SuppressionAttributes", {}).get("SuppressedReasons", ()) if own is None else own)

@@ -28,7 +28,7 @@ from consumers.adapters.aws import AwsConfig, client, is_loopback, unreachable
 from consumers.adapters.receipt_fields import instant, json_object, readable, text
 from consumers.adapters.ses import ATTEMPT_TAG
 from consumers.adapters.ses import SesEmail as _Ses
-from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
+from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptDelivery, ReceiptKind
 
 MAX_PER_CALL = 10
 """What SQS lends out, and deletes, in one call."""
@@ -45,9 +45,6 @@ SIGNATURE_HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": ha
 
 SES_TEST_MESSAGE = "Successfully validated SNS topic for Amazon SES event publishing."
 """SES publishes this once when an event destination is made. It is about nobody."""
-
-SUPPRESSED = "OnAccountSuppressionList"
-"""Sub-type of a bounce or a complaint about a message that SES took and never tried to deliver."""
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d+"
 _UNREPORTED = frozenset({"Open", "Click", "Subscription"})

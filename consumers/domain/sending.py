@@ -216,6 +216,10 @@ class ReceiptKind(StrEnum):
     READ = "read"
 
 
+SUPPRESSED = "OnAccountSuppressionList"
+"""Sub-type of a bounce about a message that the provider took and never tried: nothing was learned of the address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One event about one message of one recipient."""

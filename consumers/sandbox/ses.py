@@ -20,7 +20,7 @@ from consumers.sandbox.events import FATES, Fate, Message, due_after
 from consumers.sandbox.fates import Behaviour, recipient_key
 from consumers.sandbox.journal import Record
 from consumers.sandbox.limits import Limits
-from consumers.sandbox.state import State
+from consumers.sandbox.state import State, Suppression
 from consumers.sandbox.texts import Text, UnknownExpression, slot_values, template
 from consumers.sandbox.wire import AwsError, Call, Unanswered
 
@@ -187,7 +187,7 @@ class SimpleEmailService:
         return {}
 
     def create_configuration_set(self, call: Call) -> dict[str, Any]:
-        """Create a configuration set; its options are kept and shown, not played."""
+        """Create a configuration set; its options are kept and shown, and `SuppressionOptions` played."""
         name = call.params["ConfigurationSetName"]
         if not _TAG.fullmatch(name):
             raise AwsError("BadRequestException", "a configuration set's name has letters, digits, _ and - only")
@@ -339,7 +339,7 @@ class SimpleEmailService:
         missing = text.missing(slots)
         if missing is not None:
             fate = Fate.RENDERING_FAILED
-        elif (listed := self._state.suppressed.get(to.lower())) is not None:
+        elif (listed := self._suppressed(to, call.params.get("ConfigurationSetName"))) is not None:
             fate = Fate.SUPPRESSED if listed.reason == "BOUNCE" else Fate.SUPPRESSED_COMPLAINT
         else:
             fate = FATES.get(script.behaviour, Fate.DELIVERED)
@@ -360,6 +360,15 @@ class SimpleEmailService:
             fate=fate,
             missing_slot=missing,
         )
+
+    def _suppressed(self, to: str, configuration_set: str | None) -> Suppression | None:
+        """Return why an address is not sent to: the configuration set's reasons override the account's, which are both."""
+        listed = self._state.suppressed.get(to.lower())
+        known = None if configuration_set is None else self._state.configuration_sets.get(configuration_set)
+        options = {} if known is None else known.request.get("SuppressionOptions", {})
+        if listed is None or listed.reason not in options.get("SuppressedReasons", (listed.reason,)):
+            return None
+        return listed
 
     def _suppression(self, call: Call) -> dict[str, Any]:
         entry = self._state.suppressed.get(call.params["EmailAddress"].lower())

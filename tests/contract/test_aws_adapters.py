@@ -292,7 +292,13 @@ def test_the_email_account_says_what_it_allows_and_what_stands_in_the_way(aws: A
 
     ses = client(aws.config, "sesv2", may_repeat=True)
     ses.create_configuration_set(ConfigurationSetName="bare")
-    assert SesAccount(aws.config, "bare", clock).read().events_missing == SES_EVENT_TYPES
+    bare = SesAccount(aws.config, "bare", clock)
+    assert bare.read().events_missing == SES_EVENT_TYPES
+    # without suppression of its own a set has the account's: who complained about advertising gets no notice either
+    ses.put_suppressed_destination(EmailAddress="cy@x.example.com", Reason="COMPLAINT")
+    assert (seen.suppressed_reasons, bare.read().suppressed_reasons) == (("BOUNCE",), ("BOUNCE", "COMPLAINT"))
+    assert [reason for _, reason in account.suppressed()] == ["BOUNCE"]
+    assert [reason for _, reason in bare.suppressed()] == ["BOUNCE", "COMPLAINT"]
     gone = SesAccount(aws.config, "gone", clock).read()
     assert (gone.set_exists, gone.usable) == (False, False)
 

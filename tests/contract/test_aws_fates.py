@@ -61,13 +61,14 @@ def test_every_fate_of_an_email_is_reported_as_ses_reports_it(shared: Aws) -> No
     assert kinds_by_attempt(shared, sum(map(len, expected.values()))) == expected
 
 
-def test_who_complained_once_is_never_sent_anything_and_that_is_no_complaint(aws: Aws) -> None:
-    for attempt in ("a-1", "a-2"):
-        aws.email.send_bulk(bulk(entry(attempt, "ann+complaint@x.example.com")))
-    assert kinds_by_attempt(aws, 5)["a-2"] == [
-        (ReceiptKind.SENT, None),
-        (ReceiptKind.BOUNCED_HARD, "OnAccountSuppressionList"),
-    ]
+def test_a_complaint_about_advertising_keeps_no_notice_from_anybody(aws: Aws) -> None:
+    ses = client(aws.config, "sesv2", may_repeat=True)
+    ses.put_suppressed_destination(EmailAddress="ann@x.example.com", Reason="COMPLAINT")
+    ses.put_suppressed_destination(EmailAddress="bo@x.example.com", Reason="BOUNCE")
+    aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com"), entry("b-1", "bo@x.example.com")))
+    known = kinds_by_attempt(aws, 4)
+    assert known["a-1"] == [(ReceiptKind.SENT, None), (ReceiptKind.DELIVERED, None)]
+    assert known["b-1"] == [(ReceiptKind.SENT, None), (ReceiptKind.BOUNCED_HARD, "OnAccountSuppressionList")]
 
 
 def test_a_refused_recipient_costs_nobody_else_the_mail(shared: Aws) -> None:

@@ -44,6 +44,7 @@ from consumers.adapters.case_store.claims import (
 )
 from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import CaseDatabase, insert_many, update_many, upsert
+from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import Meter, insert_attempts, lane_ages, open_gates
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
@@ -76,7 +77,7 @@ from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, LaneAge, SentReport
 from consumers.domain.persons import homes_of
-from consumers.domain.sending import Receipt, ReceiptKind
+from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptKind
 
 TO_DELIVERED = histogram(
     "tocsin_delivery_arrival_seconds",
@@ -295,6 +296,7 @@ class Ledger:
         ended: list[tuple[str, PersonEnd, str]] = []
         elsewhere: list[tuple[str, str, str]] = []
         policies = _policies(connection, {person["segment_id"] for person in rows})
+        dead = bounced_channels(connection, [person["recipient_id"] for person in rows])
         for person in rows:
             policy = policies[person["segment_id"]]
             text_and_channels = {"bundle_sha256": person["bundle_sha256"], **policy.as_json()}
@@ -309,7 +311,7 @@ class Ledger:
                 if late_used >= cap:
                     continue
                 late_used += 1
-            following = what_next((), policy, _channels(person["channels"]))
+            following = what_next((), policy, _channels(person["channels"], dead.get(person["recipient_id"], ())))
             attempts.extend(
                 self._new_attempt(
                     person["recipient_id"], row["incident_id"], row["release_id"], number, channel, policy,
@@ -1053,6 +1055,7 @@ class Ledger:
         outcomes: list[outbox.Written] = []
         moved: set[str] = set()
         touched: set[str] = set()
+        bounced: dict[str, Mapping[str, Any]] = {}
         for change in changes:
             row = rows.get(change.attempt_id)
             if row is None:
@@ -1077,9 +1080,12 @@ class Ledger:
             if after is AttemptState.DELIVERED and row["handed_over_at"] is not None and not row["exercise"]:
                 took = (change.occurred_at - row["handed_over_at"]).total_seconds()
                 TO_DELIVERED.labels(row["channel"]).observe(max(0.0, took))
+            if change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED:
+                bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), now))
         self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])
+        keep_hard_bounces(connection, list(bounced.values()), now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
         return len(moved)
@@ -1179,6 +1185,7 @@ class Ledger:
             .all()
         )
         policies = _policies(connection, {person["segment_id"] for person in known})
+        dead = bounced_channels(connection, people)
         approved = self._approved_segments(connection, {rows[-1]["release_id"] for rows in tried.values()})
         reopened: set[str] = set()
         undone: list[str] = []
@@ -1195,7 +1202,9 @@ class Ledger:
                 [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
                 policy,
                 # the contacts of a closed incident are gone: what fails after the end stays failed, and says so
-                () if person["incident_state"] in _ENDED else _channels(person["channels"]),
+                ()
+                if person["incident_state"] in _ENDED
+                else _channels(person["channels"], dead.get(person["recipient_id"], ())),
             )
             if following.channels:
                 new_attempts.extend(
@@ -1415,8 +1424,8 @@ def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:
     return [claim["code"] for claim in residence]
 
 
-def _channels(names: Sequence[str]) -> list[Channel]:
-    return [Channel(name) for name in names]
+def _channels(names: Sequence[str], dead: Collection[Channel] = ()) -> list[Channel]:
+    return [channel for channel in map(Channel, names) if channel not in dead]
 
 
 def _policies(connection: sa.Connection, segment_ids: Collection[str]) -> Mapping[str, Fallback]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of
 
 
 @pytest.fixture
@@ -152,3 +153,31 @@ def test_what_has_not_begun_or_is_withdrawn_stands_in_for_nobody_and_what_has_st
         connection.execute(sa.update(tables.publication).values(withdrawn_at=case.clock.at, withdrawn_by="dpo"))
     case.ledger.begin_attempts(10)
     assert case.end(early) == "unreachable_reported"
+
+
+def sealed(digest: str) -> dict[str, Any]:
+    return {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c", "digest": digest * 64}
+
+
+@pytest.mark.parametrize(("kind", "sub_type", "again"), [
+    (ReceiptKind.BOUNCED_HARD, "General", False),
+    (ReceiptKind.BOUNCED_HARD, "OnAccountSuppressionList", True),
+    (ReceiptKind.BOUNCED_SOFT, None, True),
+])  # fmt: skip
+def test_what_bounced_for_good_is_not_tried_again_in_another_incident_unless_the_contact_changed(
+    case: Case, kind: ReceiptKind, sub_type: str | None, again: bool
+) -> None:
+    case.person(1, contact=sealed("a"))
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    case.ledger.settle_receipts([replace(receipt_of(mail, kind, "", NOW), sub_type=sub_type)])
+    other = case.second_incident()
+    same = case.twin(1, other, contact=sealed("a"))
+    case.ledger.begin_attempts(10)
+    assert case.states(same) == [("email" if again else "sms", "planned")]
+    with case.database.write() as connection:
+        for table in (tables.attempt, tables.recipient):
+            connection.execute(sa.delete(table).where(table.c.incident_id == other))
+    changed = case.twin(1, other, contact=sealed("b"))
+    case.ledger.begin_attempts(10)
+    assert case.states(changed) == [("email", "planned")]
