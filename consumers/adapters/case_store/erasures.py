@@ -17,7 +17,16 @@ from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.incidents import SqlCaseWork
-from consumers.adapters.case_store.tables import affected, attempt, erasure, incident, person_key, receipt, recipient
+from consumers.adapters.case_store.tables import (
+    affected,
+    attempt,
+    erasure,
+    hard_bounce,
+    incident,
+    person_key,
+    receipt,
+    recipient,
+)
 from consumers.case.acting import Actor, record_act
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Role
@@ -190,6 +199,7 @@ class Erasures:
             [{"root": root, "key": None, "made_at": now, "erased_at": now} for root in sorted(roots)],
             update=("key", "erased_at"),
         )
+        connection.execute(sa.delete(hard_bounce).where(hard_bounce.c.root.in_(sorted(roots))))
         for row in notices:
             _detach(connection, row)
         return sorted(markers)
