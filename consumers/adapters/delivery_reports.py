@@ -147,7 +147,8 @@ def receipts_in(mail: Message, attempt_id: str, raw_sha256: str, now: datetime) 
         # the same report may be mailed twice, and under another Message-ID
         event_id = f"{attempt_id}/{what.value}/{word}" + (f"/{at.isoformat()}" if what in _MAY_RECUR else "")
         found[event_id] = Receipt(
-            provider=PROVIDER, provider_event_id=event_id, provider_message_id=attempt_id, attempt_id=attempt_id,
+            # which message it is about the reference says; its Message-ID was learned when the server took it
+            provider=PROVIDER, provider_event_id=event_id, provider_message_id="", attempt_id=attempt_id,
             kind=what, sub_type=word, occurred_at=at, raw_sha256=raw_sha256,
         )  # fmt: skip
     return tuple(found.values())
