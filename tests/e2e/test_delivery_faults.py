@@ -51,6 +51,14 @@ class ReportingServer(Inbox):
         for name in ("new", "cur", "tmp"):
             (maildir / name).mkdir(parents=True)
 
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        # whom SES refuses, this one refuses too, when a circuit has opened
+        if "+refuse@" in address:
+            return "550 5.1.1 no such user"
+        return await super().handle_RCPT(server, session, envelope, address, options)
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         answer = await super().handle_DATA(server, session, envelope)
         bounces = "+bounce@" in envelope.rcpt_tos[0]
