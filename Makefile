@@ -1,7 +1,7 @@
 # Everything sets itself up: a fresh Debian with python3 and make is enough. See tests/README.md.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak bench golden lint lock magento-check mysql-check
+.PHONY: help demo test soak bench golden dashboards lint lock magento-check mysql-check
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ bench: ## NAME=... one benchmark, without it all; BENCH_SIZE=middle takes less o
 golden: ## write the golden files of all notices anew; look at the difference
 	@.ci/venv dev
 	@.venv/bin/python -m tests.golden
+
+dashboards: ## write the Grafana dashboards anew from deploy/grafana/generate.py
+	@.ci/venv dev
+	@.venv/bin/python -m deploy.grafana.generate
 
 magento-check: ## DIR=a Magento 2.4 to try the module on; it is changed (MAGENTO_PHP names another php)
 	@.ci/venv dev

@@ -17,6 +17,7 @@ import yaml
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Metrics
 from consumers.bootstrap import STAGES
+from deploy.grafana.generate import DASHBOARDS
 from tests.e2e.leak_search import Piece, Place, demo_values, search
 from tests.servers import prometheus
 from tests.servers.choice import Missing, look_around, way_to
@@ -157,6 +158,20 @@ def test_every_attempt_is_in_the_evidence_log(scene: Scene) -> None:
     """What the evidence stage counts is what lies in its folder."""
     size = int((scene.folder / "evidence" / "checkpoint").read_text(encoding="utf-8").splitlines()[1])
     assert scene.metric("max(tocsin_evidence_size)") == {(): size}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_no_panel_is_empty(name: str, scene: Scene) -> None:
+    """Every query as Grafana would ask it, once the interval is put in."""
+    _, _, rows = DASHBOARDS[name]
+    empty = {
+        (view.title, query)
+        for row in rows
+        for view in row.views
+        for query, _ in view.queries
+        if not scene.prometheus.query(query.replace("$__rate_interval", "1m"))
+    }
+    assert empty == set()
 
 
 def test_all_label_sets_begin_at_0(scene: Scene) -> None:
