@@ -171,11 +171,16 @@ def _delivery_status(blocks: Sequence[Message], reported_at: datetime) -> Iterat
         at = _date(block.get("Last-Attempt-Date"), reported_at)
         if action == "failed":
             hard = status[0].startswith("5")
-            yield (ReceiptKind.BOUNCED_HARD if hard else ReceiptKind.BOUNCED_SOFT), status[0], at
+            yield (ReceiptKind.BOUNCED_HARD if hard else ReceiptKind.BOUNCED_SOFT), _as_word(status[0]), at
         elif action in ACTIONS:
-            yield ACTIONS[action], action if ACTIONS[action] is ReceiptKind.SENT else status[0], at
+            yield ACTIONS[action], action if ACTIONS[action] is ReceiptKind.SENT else _as_word(status[0]), at
         else:
             raise BadInput("SMTP report: Action is none of RFC 3464's")
+
+
+def _as_word(status: str) -> str:
+    """Return a status as the evidence log may have it in clear: `status_5_1_1`."""
+    return f"status_{status.replace('.', '_')}"
 
 
 def _feedback(blocks: Sequence[Message], reported_at: datetime) -> Iterator[_What]:

@@ -68,10 +68,10 @@ def read(box: Path) -> Sequence[Receipt]:
 @pytest.mark.parametrize(
     ("fields", "kind", "word"),
     [
-        ("Action: delivered\nStatus: 2.0.0", ReceiptKind.DELIVERED, "2.0.0"),
-        ("Action: failed\nStatus: 5.1.1", ReceiptKind.BOUNCED_HARD, "5.1.1"),
-        ("action: FAILED\nstatus: 4.2.2 (mailbox full)", ReceiptKind.BOUNCED_SOFT, "4.2.2"),
-        ("Action: delayed\nStatus: 4.4.1\nWill-Retry-Until: later", ReceiptKind.DELAYED, "4.4.1"),
+        ("Action: delivered\nStatus: 2.0.0", ReceiptKind.DELIVERED, "status_2_0_0"),
+        ("Action: failed\nStatus: 5.1.1", ReceiptKind.BOUNCED_HARD, "status_5_1_1"),
+        ("action: FAILED\nstatus: 4.2.2 (mailbox full)", ReceiptKind.BOUNCED_SOFT, "status_4_2_2"),
+        ("Action: delayed\nStatus: 4.4.1\nWill-Retry-Until: later", ReceiptKind.DELAYED, "status_4_4_1"),
         ("Action: relayed\nStatus: 2.0.0", ReceiptKind.SENT, "relayed"),
         ("Action: expanded\nStatus: 2.0.0", ReceiptKind.SENT, "expanded"),
     ],
@@ -82,6 +82,7 @@ def test_each_action_says_what_it_says(box: Path, form: str, fields: str, kind: 
     (receipt,) = read(box)
     assert (receipt.provider, receipt.attempt_id, receipt.kind, receipt.sub_type) == ("smtp", ATTEMPT, kind, word)
     assert receipt.occurred_at == datetime(2026, 3, 1, 11, 59, tzinfo=UTC)
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,39}", word), "a word that the evidence log has in clear"
     assert list(box.glob("*/*")) == []
 
 
