@@ -19,15 +19,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Union, get_args, get_origin
 
 import rfc8785
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    create_model,
+)
 from pydantic.fields import FieldInfo
 
 from bridge.contracts.events import IncidentId
 from bridge.contracts.scope import Instant
 from consumers.evidence.faults import Malformed
+from consumers.evidence.leaf_patterns import leaf_pattern
 
 MAX_LEAF_BYTES = 16 * 1024
 MAX_NUMBER = 2**53 - 1
@@ -40,6 +50,8 @@ def _instant(at: datetime) -> str:
 
 At = Annotated[Instant, PlainSerializer(_instant, return_type=str)]
 """An instant in UTC, always with six decimals, so that it has one spelling."""
+_PLAIN = (_instant, *(each.func for each in get_args(Instant) if isinstance(each, AfterValidator)))
+"""What is done to an instant as it is read and written, which leaves one that is spelled so as it is."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 or HMAC-SHA256, as 64 lower-case hexadecimal digits; also a commitment."""
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER, strict=True)]
@@ -148,6 +160,15 @@ class CaseLeaf(EventLeaf):
     body: Fields
 
 
+class Look(NamedTuple):
+    """What the verifier of a long log needs of a leaf that is as its type says."""
+
+    type: str
+    stream: tuple[bytes, bytes, bytes | None, bytes] | None
+    """For a leaf made from a message: cluster, topic, topic id and partition, as they stand in the leaf."""
+    offset: int
+
+
 Kinds = Mapping[str, Mapping[str, Any]]
 """The type of every field of every kind of case event that may be logged."""
 
@@ -168,6 +189,7 @@ class LeafTypes:
     def __init__(self, types: Iterable[type[Leaf]]) -> None:
         self._types: dict[tuple[str, int], type[Leaf]] = {}
         self._kinds: dict[str, type[CaseLeaf]] = {}
+        self._patterns: dict[bytes, tuple[re.Pattern[bytes], ...]] = {}
         for leaf in types:
             self._register(leaf)
 
@@ -206,6 +228,52 @@ class LeafTypes:
         if parsed.encode() != entry:
             raise NotAsDeclared(f"the leaf {leaf.TYPE} is not in its one spelling")
         return parsed
+
+    def look(self, entry: bytes) -> Look | None:
+        """Return what `parse` finds, in short, and raise what it raises; many times faster for a leaf that is right."""
+        # Where the type's name stands is a guess, which the expression then holds true: it spells the whole leaf.
+        name = entry[entry.rfind(_TYPE) + len(_TYPE) :].partition(b'"')[0]
+        patterns = self._patterns.get(name)
+        if patterns is None:
+            patterns = self._patterns_of(name)
+        for pattern in patterns if len(entry) <= MAX_LEAF_BYTES else ():
+            found = pattern.fullmatch(entry)
+            if found is None:
+                continue
+            if not pattern.groups:
+                return Look(name.decode(), None, 0)
+            cluster, topic, topic_id, partition, offset = found.group(*_STREAM, "offset")
+            return Look(name.decode(), (cluster, topic, topic_id, partition), int(offset))
+        leaf = self.parse(entry)
+        if not isinstance(leaf, EventLeaf):
+            return None if leaf is None else Look(leaf.TYPE, None, 0)
+        source = leaf.source
+        topic_id = None if source.topic_id is None else source.topic_id.encode()
+        stream = (source.cluster.encode(), source.topic.encode(), topic_id, b"%d" % source.partition)
+        return Look(leaf.TYPE, stream, source.offset)
+
+    def _patterns_of(self, name: bytes) -> tuple[re.Pattern[bytes], ...]:
+        """Return the expressions of a type's versions, newest first; kept for registered types only."""
+        versions = sorted(
+            (version for kind, version in self._types if kind.encode() == name and name.isascii()), reverse=True
+        )
+        found = (_pattern_of(self._types[name.decode(), version]) for version in versions)
+        patterns = tuple(pattern for pattern in found if pattern is not None)
+        if versions:
+            self._patterns[name] = patterns
+        return patterns
+
+
+_TYPE = b'"type":"'
+_STREAM = ("cluster", "topic", "topic_id", "partition")
+
+
+def _pattern_of(leaf: type[Leaf]) -> re.Pattern[bytes] | None:
+    if leaf.encode is not Leaf.encode:
+        return None
+    constants: dict[str, str | int] = {"type": leaf.TYPE, "version": leaf.VERSION}
+    captured = ("source",) if issubclass(leaf, EventLeaf) else ()
+    return leaf_pattern(leaf, constants, captured=captured, plain=_PLAIN)
 
 
 def canonical_content(entry: bytes) -> dict[str, Any]:

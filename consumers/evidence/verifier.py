@@ -14,7 +14,7 @@ from cryptography.x509 import Certificate
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.cosignature import WitnessKey, cosignatures_of
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
-from consumers.evidence.leaves import EventLeaf, LeafTypes, NotAsDeclared, canonical_content
+from consumers.evidence.leaves import LeafTypes, NotAsDeclared, canonical_content
 from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.package import in_words
@@ -238,11 +238,11 @@ class _LeafCheck:
     def __init__(self, report: LogReport, types: LeafTypes) -> None:
         self._report = report
         self._types = types
-        self._offsets: dict[tuple[str, str, str | None, int], int] = {}
+        self._offsets: dict[tuple[bytes, bytes, bytes | None, bytes], int] = {}
 
     def take(self, index: int, entry: bytes) -> None:
         try:
-            leaf = self._types.parse(entry)
+            leaf = self._types.look(entry)
         except NotAsDeclared:
             # The signed bytes are what they are; a type that changed under them is our fault, not a forgery.
             self._report.leaf_counts["entries that do not fit their type as this version knows it"] += 1
@@ -253,17 +253,17 @@ class _LeafCheck:
         if leaf is None:
             self._report.leaf_counts["entries of a type that this version does not know"] += 1
             return
-        self._report.leaf_counts[leaf.TYPE] += 1
-        if isinstance(leaf, EventLeaf):
-            source = leaf.source
-            key = (source.cluster, source.topic, source.topic_id, source.partition)
-            if source.offset <= self._offsets.get(key, -1):
+        self._report.leaf_counts[leaf.type] += 1
+        stream, offset = leaf.stream, leaf.offset
+        if stream is not None:
+            before = self._offsets.get(stream, -1)
+            if offset <= before:
                 _add(
                     self._report,
-                    f"entry {index}: offset {source.offset} of {source.topic}, partition {source.partition}, after "
-                    f"{self._offsets[key]}: logged twice or out of order",
+                    f"entry {index}: offset {offset} of {stream[1].decode()}, partition {stream[3].decode()}, after "
+                    f"{before}: logged twice or out of order",
                 )
-            self._offsets[key] = source.offset
+            self._offsets[stream] = offset
 
 
 def _verify_other_files(files: LogFiles, size: int, report: LogReport) -> None:
