@@ -45,7 +45,7 @@ from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
 from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
-from consumers.case.sheet_commands import seen_sheet, sheet, unseen_policy
+from consumers.case.sheet_commands import preparing, seen_sheet, sheet, unseen_policy
 from consumers.case.standing import late_lines
 from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
@@ -399,6 +399,7 @@ def prepare(
         for_those_waiting=late_cap is None,
         canary=CanaryPolicy(per_segment, tried.wait_seconds, tried.bound_percent) if per_segment else None,
         reason=reason,
+        preflight=preparing(parts),
     )
     policy = done.release.policy
     if as_json:

@@ -186,6 +186,12 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "release.glass_broken": {
         **_RELEASE, "deadline_before": _INSTANT, "within_reach_count": _COUNT, "reason_sha256": _SHA256,
     },
+    "preflight.recorded": {
+        **_RELEASE, "moment": BodyField("word", ("prepared", "released")), "rules_sha256": _SHA256,
+        "blocking": BodyField("slugs"), "overridden": BodyField("slugs"), "blocked": _FLAG,
+        "stops": BodyField("slugs"), "to_decide": BodyField("slugs"), "noted": BodyField("slugs"), "finding_count": _COUNT,
+        "people_count": _COUNT, "held_count": _COUNT, "without_channel_count": _COUNT,
+    },
     "preflight.overridden": {
         "release_id": _ID, "policy_sha256": _SHA256, "finding": BodyField("slug"), "reason_sha256": _SHA256,
     },

@@ -1,7 +1,8 @@
 """Pre-flight's last word: a release that something blocks goes only when a named person takes that on.
 
-An override names one finding of one prepared release, with a reason; it stands on the sheet, so that approvers see it, and in
-the evidence log. Whatever is prepared anew is looked at anew.
+What it found is in the evidence log, as of when the release was prepared and as of when it began. An override names one
+finding of one prepared release, with a reason; it stands on the sheet, so that approvers see it, and in the evidence log.
+Whatever is prepared anew is looked at anew.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from datetime import datetime
 
 from bridge.contracts.errors import BadInput, Refused, nearest
 from consumers.case.acting import Actor, needed, record_act
+from consumers.case.events import Body, case_event
 from consumers.case.permissions import Act
+from consumers.case.preflight import DECIDE, NOTE, STOPS
 from consumers.case.releasing import waiting_release
 from consumers.case.sheet import Preflight
 from consumers.case.store import CaseStore, CaseWork, IncidentRecord, OverrideRecord, ReleaseRecord
@@ -17,6 +20,8 @@ from consumers.case.workflow import still_open
 
 Look = Callable[[CaseWork, IncidentRecord], Preflight]
 """Looks at an incident within a transaction."""
+PREPARED, RELEASED = "prepared", "released"
+"""When a release is looked at for the record."""
 
 
 def override(
@@ -60,3 +65,31 @@ def refuse_blocked(case: CaseWork, incident: IncidentRecord, release: ReleaseRec
             f"{incident.incident_id}: pre-flight blocks the release: {first.says}{others}. Mend it, or let a dpo or counsel take "
             f"it on by name: tocsin incident preflight {incident.incident_id} --override {first.code} --reason TEXT"
         )
+
+
+def record_preflight(
+    case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, seen: Preflight, moment: str, now: datetime
+) -> None:
+    """Announce what pre-flight found, by names and counts: nothing that it says in words. `moment`: PREPARED or RELEASED."""
+    overridden = {each.code for each in case.overrides(release.release_id)}
+    people = seen.counts()
+
+    def names(level: str) -> list[str]:
+        return sorted({each.name for each in seen.findings if each.level == level})
+
+    blocking = seen.blocking()
+    body: Body = {
+        "release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode, "moment": moment,
+        "rules_sha256": release.policy["rules_sha256"],
+        "blocking": sorted({each.name for each in blocking}),
+        "overridden": sorted({each.name for each in blocking if each.code in overridden}),
+        "blocked": bool(seen.blocking(overridden)),
+        "stops": names(STOPS), "to_decide": names(DECIDE), "noted": names(NOTE), "finding_count": len(seen.findings),
+        "people_count": people["people"], "held_count": people["held"], "without_channel_count": seen.without_channel(),
+    }  # fmt: skip
+    case.publish_case_event(
+        case_event(
+            "preflight.recorded", incident_id=incident.incident_id, actor=None, role=None, at=now, body=body,
+            exercise=incident.exercise,
+        )
+    )  # fmt: skip

@@ -4,6 +4,7 @@ Pure: it looks at what was counted and names each finding with the command that 
 (`releasing`) nor for delivery's own readiness, which adds findings of its own.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from consumers.domain.notice_rules import MediumRule
 STOPS, DECIDE, NOTE = "stops", "decide", "note"
 """Some people are not told while it stands; a person should decide; good to know."""
 _NAMED_AT_ONCE = 12
+_WORDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Finding:
     """No release goes while it stands, unless a named person overrides it."""
     live: str = ""
     """What passes by itself (hours left, money spent): shown, and not bound by an approval."""
+
+    @property
+    def name(self) -> str:
+        """By which the evidence log knows it: the code, or in a word or two what it is about. Never refused there."""
+        words = re.findall("[a-z0-9]+", (self.code or self.about).lower())[:_WORDS]
+        return "-".join(words if words and words[0][0].isalpha() else ["finding", *words[1:]])
 
     def bound(self) -> dict[str, Any]:
         """Return what an approval binds."""

@@ -36,6 +36,9 @@ from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, Mode
 from consumers.domain.canary import CanaryPolicy, CanaryState, canary_of
 
+Recorder = Callable[[], None]
+"""Writes into the same transaction what pre-flight found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -53,11 +56,11 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class SeenSheet:
-    """The sheet that an approver has before them. `check` raises Refused if anything on it has changed since."""
+    """The sheet that an approver has before them. `check` raises Refused if anything on it has changed since, or blocks."""
 
     sha256: str
     policy_sha256: str
-    check: Callable[[CaseWork, IncidentRecord, ReleaseRecord], None]
+    check: Callable[[CaseWork, IncidentRecord, ReleaseRecord], Recorder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,13 @@ def prepare(
     for_those_waiting: bool = False,
     canary: CanaryPolicy | None = None,
     reason: str | None = None,
+    preflight: Callable[[CaseWork, IncidentRecord, ReleaseRecord], None] | None = None,
 ) -> Prepared:
     """Build the release policy of the incident's current revision and keep it for approval.
 
     `for_those_waiting`: where more have come late than `late_cap` covers, all of them are covered, and `late_cap` more.
-    `canary`: who is tried first, and what holds the rest; None: nobody. An older prepared policy becomes void.
+    `canary`: who is tried first, and what holds the rest; None: nobody. `preflight` records what stands in the way so far;
+    it keeps nobody from preparing. An older prepared policy becomes void.
     Raises Refused while not every partition has answered, nothing can be sent,
     or a release runs already.
     """
@@ -119,6 +124,8 @@ def prepare(
             "voided": len(voided),
         }
         record_act(case, actor, role, "release.prepared", body, at=now, incident=incident, reason=reason)
+        if preflight is not None:
+            preflight(case, incident, release)
         _page(
             case, incident, "approval_needed", now, mark=release.release_id,
             next_command=f"tocsin incident sheet {incident_id} -o sheet.html",
@@ -229,11 +236,12 @@ def approve(
     role: Role | None = None,
     reason: str | None = None,
     sheet: SeenSheet | None = None,
-    preflight: Callable[[CaseWork, IncidentRecord, ReleaseRecord], None] | None = None,
+    preflight: Callable[[CaseWork, IncidentRecord, ReleaseRecord], Recorder] | None = None,
 ) -> Approved:
     """Approve the policy with the hash `policy`; the approval that satisfies the rule starts the release.
 
-    `preflight` is for an approval without a sheet, whose `check` looks anyway: it raises Refused if something blocks.
+    `preflight` is for an approval without a sheet, whose `check` looks anyway: it raises Refused if something blocks. What
+    it found is recorded with the approval that starts the release.
     `name` is a release or an incident. `mode` is the rule in force. Raises Refused when what was prepared, or anything on
     the sheet, has changed since, when this person's approval cannot count, or when there is nothing to approve.
     """
@@ -245,10 +253,8 @@ def approve(
         release = waiting_release(case, name)
         if release.state != "prepared":
             raise Refused(f"release {release.release_id} is {release.state}; there is nothing to approve")
-        if sheet is not None:
-            sheet.check(case, incident, release)
-        elif preflight is not None:
-            preflight(case, incident, release)
+        look = preflight if sheet is None else sheet.check
+        record = None if look is None else look(case, incident, release)
         if release.policy_sha256 != policy:
             raise Refused(
                 f"{incident.incident_id}: the policy that waits is {release.policy_sha256}, not {policy}; look at it "
@@ -270,6 +276,8 @@ def approve(
         record_act(case, actor, chosen, "release.approved", body, at=now, incident=incident, reason=reason)
         releasing = rule.satisfied(Mode(release.mode), preparer, given)
         if releasing:
+            if record is not None:
+                record()
             _start(case, incident, release, now, approval_count=len(given))
         missing = rule.missing(Mode(release.mode), preparer, given)
         return Approved(case.release(release.release_id) or release, chosen, releasing, missing)

@@ -183,6 +183,10 @@ class Preflight:
         """Return by which channel how many are told first, and how many later at most."""
         return _channels(self.people, means)
 
+    def without_channel(self) -> int:
+        """Return how many people have no channel of their segment's policy."""
+        return _firsts(self.people)["none"]
+
     def cost(self, means: Means) -> dict[str, Any]:
         """Return what sending costs; None: nobody has said a price."""
         return _cost(self.people, self.rendered, means)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,10 +14,10 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
 from bridge.runtime.settings import Settings
 from consumers.case.channel_preflight import ProviderStanding, Sending, in_hours
-from consumers.case.overriding import Look, refuse_blocked
+from consumers.case.overriding import PREPARED, RELEASED, Look, record_preflight, refuse_blocked
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, token_option
-from consumers.case.releasing import SeenSheet
+from consumers.case.releasing import Recorder, SeenSheet
 from consumers.case.sheet import (
     Artefacts,
     Means,
@@ -55,19 +56,20 @@ class Providers(Protocol):
         ...
 
 
-def means(parts: Parts) -> Means:
+def means(parts: Parts, *, aloud: bool = True) -> Means:
     """Return what delivery can do and costs, as the settings and the provider say. A silent provider objects to nothing:
-    that it was not asked is said aloud, and its silence changes no sheet.
+    that it was not asked is said (`aloud`), and its silence changes no sheet.
     """
     settings = parts.get(Settings)
     delivery = settings.delivery
     try:
         may_not_send = parts.get(MailSenders).objections()
     except TocsinError as error:
-        click.echo(f"note: whether mail may come from our addresses was not asked: {error}", err=True)
+        if aloud:
+            click.echo(f"note: whether mail may come from our addresses was not asked: {error}", err=True)
         may_not_send = {}
     standing = parts.get(Providers).standing()
-    for each in standing.not_asked:
+    for each in standing.not_asked if aloud else ():
         click.echo(f"note: what a provider's account allows was not asked: {each}", err=True)
     return Means(
         standing=standing,
@@ -90,10 +92,11 @@ def seen_sheet(parts: Parts, sha256: str) -> SeenSheet:
     how, now = means(parts), parts.get(Clock).now()
     look = look_now(parts, how, now)
 
-    def check(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord) -> None:
+    def check(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord) -> Recorder:
         found_now = look(case, incident)
         refuse_if_other(seen, sheet_content(case, incident, release, found_now, how), incident.incident_id)
         refuse_blocked(case, incident, release, found_now)
+        return partial(record_preflight, case, incident, release, found_now, RELEASED, now)
 
     return SeenSheet(sha256, str(seen["release"]["policy_sha256"]), check)
 
@@ -108,10 +111,26 @@ def look_now(parts: Parts, how: Means, now: datetime) -> Look:
     return look
 
 
-def unseen_policy(parts: Parts) -> Callable[[CaseWork, IncidentRecord, ReleaseRecord], None]:
+def unseen_policy(parts: Parts) -> Callable[[CaseWork, IncidentRecord, ReleaseRecord], Recorder]:
     """Return the pre-flight of an approval without a sheet. It raises Refused if something blocks the release."""
-    look = look_now(parts, means(parts), parts.get(Clock).now())
-    return lambda case, incident, release: refuse_blocked(case, incident, release, look(case, incident))
+    now = parts.get(Clock).now()
+    look = look_now(parts, means(parts), now)
+
+    def check(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord) -> Recorder:
+        found_now = look(case, incident)
+        refuse_blocked(case, incident, release, found_now)
+        return partial(record_preflight, case, incident, release, found_now, RELEASED, now)
+
+    return check
+
+
+def preparing(parts: Parts) -> Callable[[CaseWork, IncidentRecord, ReleaseRecord], None]:
+    """Return what records, as a release is prepared, what pre-flight finds then."""
+    now = parts.get(Clock).now()
+    look = look_now(parts, means(parts, aloud=False), now)
+    return lambda case, incident, release: record_preflight(
+        case, incident, release, look(case, incident), PREPARED, now
+    )
 
 
 @click.command()

@@ -106,6 +106,7 @@ MEANINGS: Mapping[str, str] = {
     "plan.completed": "Everybody concerned has a law, a text and channels.",
     "plan.extended": "The plan changed: late people, corrected facts.",
     "preflight.overridden": "Somebody released although pre-flight had objections.",
+    "preflight.recorded": "What pre-flight found, by name, when a release was prepared and when an approval began it.",
     "provider.circuit_ordered": "Somebody ordered a provider to be used or left alone.",
     "publication.recorded": "A public notice was published.",
     "publication.withdrawn": "That record was taken back.",
@@ -142,7 +143,7 @@ Every entry made from a message has `source` (cluster, topic, topic id, partitio
 _CASE_HEAD = """## Case events
 
 Each is `tocsin.case.KIND` with `source`, `incident_id`, `actor` (who decided, by commitment; absent: Tocsin itself), `role`,
-`occurred_at`, `exercise`, and a `body` with these fields:
+`occurred_at`, `exercise` (true: a drill, in which nobody is told), and a `body` with these fields:
 """
 _SHARED = frozenset({"source", "unlisted_count", "unlisted_hmac"})
 

@@ -23,6 +23,7 @@ from consumers.case.channel_preflight import (
     channel_findings,
     sending_of,
 )
+from consumers.case.events import CASE_EVENT_KINDS
 from consumers.case.preflight import DECIDE, STOPS, Finding
 from consumers.case.sheet import Artefacts, NoticeSamples
 from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
@@ -172,12 +173,26 @@ def desk(case: Case, tmp_path: Path) -> Desk:
     return desk
 
 
+def recorded(case: Case) -> list[dict[str, Any]]:
+    return [each for each in case.published("tocsin.case-events") if each["kind"] == "preflight.recorded"]
+
+
 def test_a_blocked_release_is_refused_until_a_named_person_takes_it_on(case: Case, desk: Desk, tmp_path: Path) -> None:
     name = case.receive().incident_id
     case.plan(name, deadline=NOW + 72 * HOUR)
     desk.parts.get(Providers).says = ProviderStanding(replace(SES, events_missing=("BOUNCE",)))  # type: ignore[attr-defined]
     desk.ok("incident", "prepare", name, who="rae")
     policy = case.rows(tables.release)[0]["policy_sha256"]
+    [event] = recorded(case)
+    assert event["actor"] is None
+    rules = event["body"].pop("rules_sha256")
+    assert event["body"] == {
+        "release_id": case.rows(tables.release)[0]["release_id"], "policy_sha256": policy, "mode": "two_approvers",
+        "moment": "prepared", "blocking": ["events-missing"], "overridden": [], "blocked": True,
+        "stops": ["events-missing"], "to_decide": ["awareness"],
+        "noted": ["approved-texts", "delivery-mode", "no-canary", "no-valid-sms"],
+        "finding_count": 6, "people_count": 3, "held_count": 0, "without_channel_count": 0,
+    }  # fmt: skip
 
     blocked = desk.type("incident", "preflight", name, who="rae")
     assert isinstance(blocked.exception, Refused)
@@ -211,7 +226,15 @@ def test_a_blocked_release_is_refused_until_a_named_person_takes_it_on(case: Cas
     assert made["content"]["overrides"] == [{"code": "events-missing", "overridden_by": "dan", "role": "dpo"}]
     assert "Blocks the release; dan as dpo took that on." in (tmp_path / "sheet.html").read_text()
     desk.ok("incident", "approve", name, "--sheet", made["sheet_sha256"], who="dan")
+    assert len(recorded(case)) == 1  # one approval of two begins nothing
     assert "releasing now" in desk.ok("incident", "approve", name, "--sheet", made["sheet_sha256"], who="col")
+    begun = recorded(case)[1]["body"]
+    assert (begun["moment"], begun["blocking"], begun["overridden"]) == (
+        "released",
+        ["events-missing"],
+        ["events-missing"],
+    )
+    assert (begun["blocked"], begun["rules_sha256"], begun["policy_sha256"]) == (False, rules, policy)
 
 
 def test_suppressed_addresses_are_counted_and_the_hours_left_are_not_bound(case: Case, desk: Desk) -> None:
@@ -258,3 +281,12 @@ def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Ca
         each["body"] for each in case.published("tocsin.case-events") if each["kind"] == "provider.circuit_ordered"
     ]
     assert [(body["provider"], body["wanted"]) for body in bodies] == [("ses", "open"), ("ses", "closed")]
+
+
+def test_no_finding_s_name_can_be_one_that_the_log_refuses() -> None:
+    named = [
+        Finding(STOPS, about, "", code=code).name
+        for about, code in (("approved texts", ""), ("x", "sms_2nd-At"), ("9", ""), ("", ""))
+    ]
+    assert named == ["approved-texts", "sms-2nd-at", "finding", "finding"]
+    assert CASE_EVENT_KINDS["preflight.recorded"]["noted"].allows([*named, Finding(STOPS, "a " * 99, "").name])
