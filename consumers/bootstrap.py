@@ -185,10 +185,11 @@ def _comparison(parts: Parts, process: Process) -> "Comparison":
     return Comparison(_database(parts), parts.get(Settings).paths.evidence, process.clock, _ledger(parts, process))
 
 
-def refuse_restored_store(parts: Parts, process: Process) -> None:
+def refuse_restored_store(parts: Parts, process: Process) -> "Comparison | None":
     """Keep a case store that was put back in time from telling people twice. Raises Refused.
 
-    Where the log's folder is on another machine there is nothing to compare with: that is said, and dispatch goes on.
+    Returns what keeps the store's mark while dispatch runs. None: where the log's folder is on another machine there is
+    nothing to compare with; that is said, and dispatch goes on.
     """
     import structlog
 
@@ -198,18 +199,20 @@ def refuse_restored_store(parts: Parts, process: Process) -> None:
     folder = parts.get(Settings).paths.evidence
     if not (folder / "checkpoint").is_file():
         structlog.get_logger().warning("no evidence log here to compare the case store with", folder=str(folder))
-        return
+        return None
+    comparison = _comparison(parts, process)
     try:
-        gap = _comparison(parts, process).gap(newest_only=True)
+        gap = comparison.gap_at_start()
     except (LogRefused, Malformed) as fault:
         # people are owed their notice also while the log is damaged; the evidence stage refuses it, and that is an alert
         structlog.get_logger().error("the evidence log cannot be compared with the case store", reason=str(fault))
-        return
+        return None
     if gap:
         raise Refused(
             f"the evidence log knows {gap}, and the case store does not: it was restored from a backup. Nothing is sent until "
             "`tocsin restore reconcile --reason TEXT` has replayed them"
         )
+    return comparison
 
 
 def _provide_law(parts: Parts, config: Path | None) -> None:
@@ -693,7 +696,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     settings = parts.get(Settings)
     config = aws_config(settings)
     refuse_wrong_account(settings, config)
-    refuse_restored_store(parts, process)
+    compared = refuse_restored_store(parts, process)
     watch = _provider_watch(parts, process, config, announces=False)
     email, sms = _email_lane(settings, config, process.clock, watch), _sms_lane(settings, config, process.clock, watch)
     teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
@@ -717,6 +720,8 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
+    if compared is not None:
+        companions.append(compared.follow)
     if settings.delivery.third_parties and settings.delivery.mode != "simulator":
         lease = HeldLease(_database(parts), "third-parties", process.holder, process.clock)
         told = ThirdPartyNotices(_third_parties(parts, process.clock), SnsTopic(config), lease)

@@ -154,10 +154,12 @@ class LogReader:
         """How many entry bundles there are, the last one perhaps partial."""
         return -(-self.size // WIDTH)
 
-    def entries(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (index, entry), first entry first."""
-        for index in range(self.bundle_count):
-            yield from enumerate(self.bundle(index), index * WIDTH)
+    def entries(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, entry) from entry `start` on, in their order."""
+        for index in range(start // WIDTH, self.bundle_count):
+            for place, entry in enumerate(self.bundle(index), index * WIDTH):
+                if place >= start:
+                    yield place, entry
 
     def backwards(self) -> Iterator[tuple[int, bytes]]:
         """Yield (index, entry), last entry first."""

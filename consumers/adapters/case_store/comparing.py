@@ -1,13 +1,16 @@
 """Compares the case store with the evidence log: does the store lack what the log knows (a restored backup), do both and
 the providers' receipts agree on an incident?
 
-The log is written from the store's outbox, so that the store is never behind it, unless it was put back in time.
+The log is written from the store's outbox, so that the store is never behind it, unless it was put back in time. The store
+keeps how many entries of the log are known to be no news to it: a backup has that number as of then, and what a store that
+was restored lacks was logged later.
 """
 
 import hashlib
 import itertools
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +26,17 @@ from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.erasures import Erasures
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.ledger import Ledger
-from consumers.adapters.case_store.tables import attempt, incident, page, receipt, recipient, reconciliation, release
+from consumers.adapters.case_store.positions import read_positions
+from consumers.adapters.case_store.tables import (
+    attempt,
+    incident,
+    kafka_position,
+    page,
+    receipt,
+    recipient,
+    reconciliation,
+    release,
+)
 from consumers.case.acting import Actor, record_act
 from consumers.case.events import Body, case_event
 from consumers.case.permissions import Role
@@ -35,8 +48,11 @@ from consumers.evidence.tally import AttemptKey, LoggedAttempt, PersonKey, Tally
 
 log = structlog.get_logger()
 
-_NEWEST = 20_000
-"""So many entries the comparison at a start reads: what a restored store lacks is what was logged last."""
+_AT_ONCE = 100_000
+"""So many entries the comparison at a start holds at a time."""
+_MARK = ("compared", ("evidence-log", 0))
+"""Where the store keeps how far the log is no news to it: among the positions of what stages read."""
+_MARK_EVERY_SECONDS = 60.0
 _WAITS_FOR = timedelta(minutes=10)
 """So long after its end an incident's last leaves may take before they count as missing."""
 _AGAIN_AFTER = timedelta(seconds=30)
@@ -87,18 +103,72 @@ class Comparison:
         self._erasures = Erasures(database, clock)
         self._tried: dict[str, datetime] = {}
         self._unreadable: set[str] = set()
+        self._kept = 0
 
     # --- a restored store -------------------------------------------------------------------------------------------
 
-    def gap(self, *, newest_only: bool = False) -> Gap:
-        """Return what the store lacks. `newest_only` reads the log's end only, where any gap shows; for a start."""
+    def gap(self) -> Gap:
+        """Return what the store lacks of the whole log."""
         reader = self._reader()
         if reader is None:
             return Gap()
-        entries: Iterable[tuple[int, bytes]] = reader.entries()
-        if newest_only:
-            entries = itertools.islice(reader.backwards(), _NEWEST)
-        known = tally(entries, reader.size)
+        return self._gap(tally(reader.entries(), reader.size))
+
+    def gap_at_start(self) -> Gap:
+        """Return what the store lacks, or the first of it, of what was logged since it was known to lack nothing.
+
+        Where it lacks nothing, the store keeps that. A crash before: the same is read again.
+        """
+        reader = self._reader()
+        if reader is None:
+            return Gap()
+        mark = self._mark()
+        # a log that is shorter than it was is another one, or a backup of its own: all of it is read
+        entries = reader.entries(mark if mark <= reader.size else 0)
+        while part := list(itertools.islice(entries, _AT_ONCE)):
+            gap = self._gap(tally(part, reader.size))
+            if gap:
+                return gap
+        self._keep_mark(reader.size)
+        return Gap()
+
+    def follow(self, stop: threading.Event) -> None:
+        """Keep how far the log has come until `stop`, so that the next start need not read it all.
+
+        For dispatch once `gap_at_start` found nothing: while it runs the store cannot lack what is logged. If the store goes
+        back in time all the same, its mark does, too, and is left alone for the next start to find.
+        """
+        over = False
+        while not over:
+            over = stop.wait(_MARK_EVERY_SECONDS)
+            reader, mark = self._reader(), self._mark()
+            if mark < self._kept:
+                log.error(
+                    "the case store was put back in time while dispatch runs; stop it: `tocsin restore reconcile`"
+                )
+            elif reader is not None:
+                self._keep_mark(max(mark, reader.size))
+
+    def _mark(self) -> int:
+        stage, place = _MARK
+        return read_positions(self._database, stage, [place]).get(place, 0)
+
+    def _keep_mark(self, size: int) -> None:
+        stage, (topic, partition) = _MARK
+        row = {"stage": stage, "topic": topic, "partition": partition, "next_offset": size}
+        ours = (kafka_position.c.stage == stage) & (kafka_position.c.topic == topic)
+
+        def work(connection: sa.Connection) -> None:
+            upsert(connection, kafka_position, [row])
+            # several dispatchers keep it, and one that is behind must not put it back
+            connection.execute(
+                sa.update(kafka_position).where(ours & (kafka_position.c.next_offset < size)).values(next_offset=size)
+            )
+
+        self._database.writing(work)
+        self._kept = size
+
+    def _gap(self, known: Tally) -> Gap:
         with self._database.read() as connection:
             behind, unknown = _behind(connection, known)
         return Gap(len(behind), unknown, self._erasures.marked(known.markers))

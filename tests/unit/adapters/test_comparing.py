@@ -1,6 +1,7 @@
 """Ledger, evidence log and receipts are compared; a case store that was put back in time tells nobody twice."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -9,14 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from consumers.adapters.case_store import tables
+from consumers.adapters.case_store import comparing, tables
 from consumers.adapters.case_store.comparing import Comparison, Gap
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.erasures import Erasures
 from consumers.adapters.case_store.ledger import Ledger
 from consumers.case.permissions import Role
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, delivered_case
+from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, case_event, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE
 from tests.unit.adapters.test_erasures import DORA, close
 
@@ -76,9 +77,9 @@ def halfway(tmp_path: Path) -> Iterator[tuple[EvidenceCase, Restored]]:
 
 def test_a_store_that_was_not_restored_lacks_nothing(halfway: tuple[EvidenceCase, Restored]) -> None:
     case, restored = halfway
-    assert comparison_of(case).gap() == comparison_of(case).gap(newest_only=True) == Gap()
+    assert comparison_of(case).gap() == comparison_of(case).gap_at_start() == Gap()
     assert not comparison_of(case).gap()
-    gap = comparison_of(restored).gap(newest_only=True)
+    gap = comparison_of(restored).gap_at_start()
     assert gap == Gap(outcome_count=4)
     assert "4 outcomes of attempts" in str(gap)
 
@@ -111,6 +112,36 @@ def test_after_a_restored_backup_nobody_is_told_twice(halfway: tuple[EvidenceCas
     assert restored.export(restored.log.parent / "package").report.whole
 
 
+def test_a_backup_older_than_any_number_of_leaves_is_found_at_a_start(
+    halfway: tuple[EvidenceCase, Restored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, restored = halfway
+    monkeypatch.setattr(comparing, "_AT_ONCE", 3)
+    for _ in range(6):  # whatever is logged after the outcomes that the backup lacks, and however much of it
+        case.log_events(case_event("people.listed", {"people": "all", "listed_count": 3}))
+    assert comparison_of(restored).gap_at_start()
+    assert comparison_of(restored).gap_at_start()
+    replayed = comparison_of(restored)
+    replayed.replay(DORA, Role.DPO, "the disk of the database was lost")
+    assert not replayed.gap_at_start()
+    # from now on a start reads what is new, and dispatch keeps up while it runs
+    size = replayed._reader().size  # type: ignore[union-attr]
+    assert replayed._mark() == size
+    case.log_events(case_event("people.listed", {"people": "all", "listed_count": 3}))
+    stopped = threading.Event()
+    stopped.set()
+    replayed.follow(stopped)
+    assert replayed._mark() == size + 1
+    # a store that goes back in time under it keeps its old mark, and the next start finds the gap
+    with restored.database.write() as connection:
+        connection.execute(sa.update(tables.kafka_position).values(next_offset=size))
+    replayed.follow(stopped)
+    assert replayed._mark() == size
+    other = comparison_of(restored)
+    other._keep_mark(size - 1)
+    assert other._mark() == size
+
+
 def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
     halfway: tuple[EvidenceCase, Restored],
 ) -> None:
@@ -120,7 +151,7 @@ def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
         connection.execute(sa.delete(tables.recipient).where(tables.recipient.c.root == "customer/1"))
     comparison = comparison_of(restored)
     assert comparison.replay(DORA, Role.DPO, "an old backup") == Gap(outcome_count=3, unknown_count=1)
-    assert comparison.gap(newest_only=True) == Gap(unknown_count=1)
+    assert comparison.gap_at_start() == Gap(unknown_count=1)
 
 
 def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased_again(tmp_path: Path) -> None:
@@ -135,7 +166,7 @@ def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased
     case.commands()
     restored = Restored(case, tmp_path)
     comparison = comparison_of(restored)
-    assert comparison.gap(newest_only=True) == Gap(erasure_count=1)
+    assert comparison.gap_at_start() == Gap(erasure_count=1)
     assert comparison.replay(DORA, Role.DPO, "the disk was lost") == Gap(erasure_count=1)
     assert not comparison.gap()
     restored.database.close()
