@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from consumers.domain.circuit import CircuitPolicy
     from consumers.domain.duties import LawInForce
     from consumers.domain.sending import EmailProvider, ReceiptSource, SmsProvider
+    from consumers.evidence.note import VerifierKey
 
 
 class Stage(Protocol):
@@ -1102,9 +1103,28 @@ def _evidence(parts: Parts, process: Process) -> Stage:
         health=process.health,
         batch_seconds=settings.evidence.batch_seconds,
     )
-    if settings.evidence.timestamp_url is None:
-        return stage
-    return _stamped(stage, settings)
+    whole: Stage = stage
+    if settings.evidence.timestamp_url is not None:
+        whole = _stamped(whole, settings)
+    if settings.evidence.port is not None:
+        whole = _served(whole, parts, process, key.verifier)
+    return whole
+
+
+def _served(stage: Stage, parts: Parts, process: Process, key: "VerifierKey") -> Stage:
+    from consumers.adapters.log_server import LogServer, PublishedLog, Readers, Served
+    from consumers.case.prompts import staff_key
+    from consumers.case.store import CaseStore
+
+    settings = parts.get(Settings)
+    chosen, paths = settings.evidence, settings.paths
+    readers = Readers(paths.people, partial(staff_key, settings), partial(parts.get, CaseStore), process.clock)
+    published = PublishedLog(paths.evidence, [key], None if chosen.public_tiles else readers)
+    return Served(
+        stage,
+        lambda: LogServer(published, chosen.host, chosen.port or 0, run_file=paths.run / "log.json"),
+        process.health,
+    )
 
 
 def _stamped(stage: Stage, settings: Settings) -> Stage:

@@ -424,6 +424,16 @@ class Evidence(Section):
         default=None, description="instead of the key file, by environment: TOCSIN_EVIDENCE__PRIVATE_KEY"
     )
     batch_seconds: float = Field(default=0.5, gt=0)
+    host: str = "127.0.0.1"
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="serves the log for reading (c2sp.org/tlog-tiles); off without it; 0: a free one, see data/run/log.json",
+    )
+    public_tiles: bool = Field(
+        default=False, description="true: tiles and entries without a token; else they take the auditor's role"
+    )
     timestamp_url: str | None = Field(
         default=None, description="a time stamp authority (RFC 3161) that stamps checkpoints; none without it"
     )

@@ -1,13 +1,16 @@
 """The evidence log's folder on disk: whole files or none, synced, with one writer.
 
 Temporary files lie outside `tile/`, so that whatever serves or copies the folder meets no half-written tile. The memory
-of what was signed last lies beside the folder, so that restoring the folder alone does not roll it back unseen.
+of what was signed last lies beside the folder, so that restoring the folder alone does not roll it back unseen. Folders
+and files are their owner's alone: others read the log over HTTP, where it is asked who they are.
 """
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 from consumers.evidence.checkpoint import open_checkpoint
@@ -27,11 +30,11 @@ class Disk:
         self._threads: ThreadPoolExecutor | None = None
 
     def make_folder(self, path: Path) -> None:
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file, not durable yet."""
-        with path.open("wb", buffering=0) as file:
+        with open(path, "wb", buffering=0, opener=_private) as file:
             rest = memoryview(content)
             while rest:  # one call writes less than it was given when the disk fills up
                 rest = rest[file.write(rest) :]
@@ -63,6 +66,10 @@ class Disk:
             self._threads = None
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -85,7 +92,7 @@ class TileFolder(LogFolder):
     def lock(self) -> None:
         """Take the lock, which dies with the process, and clear what an earlier writer left half-written."""
         self._make_folders([self.root])
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -95,9 +102,17 @@ class TileFolder(LogFolder):
                 "one, or wait until it ends"
             ) from None
         self._lock = descriptor
+        self._close_to_others()
         self._make_folders([self._temporary])
         for left in self._temporary.iterdir():
             self._disk.unlink(left)
+
+    def _close_to_others(self) -> None:
+        """Take everybody else's rights from a folder that somebody made beforehand; a group's stay as they were given."""
+        mode = stat.S_IMODE(self.root.stat().st_mode)
+        if mode & stat.S_IRWXO:
+            with suppress(PermissionError):  # it is not ours: whoever gave it to us decides
+                self.root.chmod(mode & ~stat.S_IRWXO)
 
     def put(self, files: Mapping[str, bytes]) -> None:
         """Write all files aside and sync them together, move them into place, and sync their folders together."""

@@ -226,6 +226,8 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "log_size": _COUNT, "entry_count": _COUNT, "people_count": _COUNT, "without_count": _COUNT,
         "reason_sha256": _MAYBE_SHA256,
     },
+    # once for each reader and hour
+    "evidence.log_read": {"log_size": _COUNT},
     "person.looked_at": {
         "view": BodyField("word", ("subject_export", "delivery_find", "notice_preview", "evidence_proof")),
         "subject_commitment": _SHA256,

@@ -54,6 +54,7 @@ class Act(StrEnum):
     EXPORT_SUBJECT = "subject.export"
     ERASE_SUBJECT = "subject.erase"
     EXPORT_EVIDENCE = "evidence.export"
+    READ_LOG = "evidence.read_log"
     ADOPT_LAW = "law.adopt"
     REDRIVE = "dead_letters.redrive"
     MANAGE_PEOPLE = "people.manage"
@@ -91,7 +92,7 @@ PERMISSIONS: dict[Role, frozenset[Act]] = {
     Role.SRE: frozenset(
         {Act.VIEW_INCIDENT, Act.ACKNOWLEDGE, Act.CROSSCHECK, Act.PAUSE_RELEASE, Act.STEER_RELEASE, Act.REDRIVE}
     ),
-    Role.AUDITOR: frozenset({Act.VIEW_INCIDENT, Act.EXPORT_EVIDENCE}),
+    Role.AUDITOR: frozenset({Act.VIEW_INCIDENT, Act.EXPORT_EVIDENCE, Act.READ_LOG}),
     Role.ADMIN: frozenset({Act.MANAGE_PEOPLE}),
 }  # fmt: skip
 

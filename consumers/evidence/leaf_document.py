@@ -63,6 +63,7 @@ MEANINGS: Mapping[str, str] = {
     "duty.met_withdrawn": "That record was taken back.",
     "erasure.requested": "Somebody asked to be forgotten; `held`: an open incident concerns them.",
     "evidence.exported": "An auditor's package was made.",
+    "evidence.log_read": "Somebody read tiles or entries of this log over HTTP; once for each reader and hour.",
     "evidence.reconciled": "Ledger, log and receipts of an ended incident were compared.",
     "fact.instant_recorded": "A fact that is a time was recorded: awareness and the like.",
     "fact.presumed": "Policy presumed a fact because nobody had recorded it in time.",
