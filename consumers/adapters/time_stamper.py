@@ -5,6 +5,7 @@ what is no stamp of it, is counted and asked again; the log goes on meanwhile.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,11 @@ STAMPED = gauge(
     "tocsin_evidence_time_stamped_size",
     "entries under the newest time stamp",
     question="how much of the evidence log has nobody outside the house seen yet?",
+)
+OVERDUE = gauge(
+    "tocsin_evidence_time_stamp_overdue_seconds",
+    "for how long the time stamp authority has been asked in vain, at the last try; 0 while it stamps",
+    question="has the time stamp authority been away for long?",
 )
 
 _TIMEOUT_SECONDS = 20
@@ -87,15 +93,21 @@ class TimeStamper:
     def run(self, stop: threading.Event) -> None:
         """Stamp until `stop`. Raises nothing: what fails is counted, logged and tried again."""
         wait = 0.0
+        failing_since: float | None = None
         while not stop.wait(wait):
+            began = time.monotonic()
             try:
                 self.stamp_if_grown()
             except Exception as error:  # nothing that happens here may end the writer beside it
                 STAMPS.labels("failed").inc()
+                failing_since = began if failing_since is None else failing_since
+                OVERDUE.set(time.monotonic() - failing_since)
                 told = str(error) if isinstance(error, TocsinError) else type(error).__name__
                 log.warning("no time stamp; the log goes on, and the authority is asked again", reason=told)
                 wait, self._wait = self._wait, min(2 * self._wait, _LONGEST_WAIT_SECONDS)
             else:
+                failing_since = None
+                OVERDUE.set(0)
                 wait, self._wait = self._every, _FIRST_WAIT_SECONDS
 
     def stamp_if_grown(self) -> bool:

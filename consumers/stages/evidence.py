@@ -10,7 +10,7 @@ import hmac
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
 
 import rfc8785
@@ -63,6 +63,11 @@ REPEATS = counter(
     question="is something rewinding the evidence stage?",
 )
 SIZE = gauge("tocsin_evidence_size", "entries in the signed evidence log", question="how large is the log?")
+UNLOGGED = gauge(
+    "tocsin_evidence_oldest_unlogged_seconds",
+    "age of the oldest message that was read and is not signed yet, or how long the stage has read nothing",
+    question="does the evidence log keep up?",
+)
 
 _POSITIONS_EVERY = 4096
 """Leaves between two records of all positions: what a restart reads at most."""
@@ -124,11 +129,17 @@ class Evidence:
         self._next, self._others, self._since_positions = _recovered(evidence, cluster_id)
         self._buffer: list[bytes] = []
         self._buffered_at: datetime | None = None
+        self._reads = False
+        self._looked_at = clock.now()
+        self._took = False
+        self._oldest: datetime | None = None
+        UNLOGGED.set_function(self.unlogged_seconds)
         SIZE.set(evidence.size)
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> KafkaPositions:
         """Return the next offset of each partition as the log tells it; absent: never logged, from the beginning."""
         self.flush()
+        self._reads = True
         return {
             (topic, partition): self._next[key]
             for topic, partition in partitions
@@ -137,6 +148,7 @@ class Evidence:
 
     def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:  # noqa: ARG002
         """Sign what is buffered: whoever takes over asks the log."""
+        self._reads = False
         self.flush()
 
     def handle(self, batch: Sequence[Received], positions: KafkaPositions) -> None:  # noqa: ARG002
@@ -151,10 +163,28 @@ class Evidence:
                 continue
             self._buffer.append(self._leaf_of(received, key[1]))
             self._next[key] = received.offset + 1
+        self._note_age(batch)
         if self._buffer and self._buffered_at is None:
             self._buffered_at = self._clock.now()
         if len(self._buffer) >= self._batch_size:
             self.flush()
+
+    def _note_age(self, batch: Sequence[Received]) -> None:
+        self._took = True
+        stamps = [received.timestamp_ms for received in batch if received.timestamp_ms > 0]
+        if stamps:
+            oldest = datetime.fromtimestamp(min(stamps) / 1000, UTC)
+            self._oldest = oldest if self._buffered_at is None or self._oldest is None else min(oldest, self._oldest)
+
+    def unlogged_seconds(self) -> float:
+        """Return for how long the oldest message that is known of has waited to be signed; called by another thread.
+
+        What waits on the broker unread shows as the age of what is read at last; a loop that stands, in a write or
+        without partitions, as the time since it last looked.
+        """
+        oldest = self._oldest
+        since = self._looked_at if oldest is None else min(oldest, self._looked_at)
+        return max(0.0, (self._clock.now() - since).total_seconds())
 
     def _leaf_of(self, received: Received, topic_id: str | None) -> bytes:
         place = (self._cluster_id, received.topic, topic_id, received.partition, received.offset)
@@ -172,6 +202,12 @@ class Evidence:
             waited = self._clock.now() - self._buffered_at
             if waited >= self._wait or waited < timedelta(0):
                 self.flush()
+        if self._reads:
+            self._looked_at = self._clock.now()
+        if not self._took and not self._buffer:
+            # The last look brought nothing more: what there was is signed.
+            self._oldest = None
+        self._took = False
 
     def flush(self) -> None:
         """Append what is buffered. Raises what the log raises; the process must end then, and read again."""

@@ -45,9 +45,12 @@ def stage_on(writer: LogWriter, **options: Any) -> Evidence:
     return Evidence(writer, TYPES, **(settings | options))
 
 
-def received(event: Event, offset: int, *, topic: str = CASE_EVENTS.name, partition: int = 0) -> Received:
+def received(
+    event: Event, offset: int, *, topic: str = CASE_EVENTS.name, partition: int = 0, sent_at: datetime | None = None
+) -> Received:
     value = event.model_dump_json().encode()
-    return Received(topic, partition, offset, "key", event, False, {}, value)
+    sent_ms = 0 if sent_at is None else int(sent_at.timestamp() * 1000)
+    return Received(topic, partition, offset, "key", event, False, {}, value, sent_ms)
 
 
 def acknowledged(**changes: Any) -> CaseEvent:
@@ -286,6 +289,51 @@ def test_leaves_are_signed_when_due_when_many_when_the_clock_jumps_back_and_on_r
         assert writer.size == 13
         stage.tick()
         assert writer.size == 13
+
+
+def test_how_far_the_log_is_behind_is_told(tmp_path: Path) -> None:
+    clock = SetClock(AT)
+
+    def behind() -> float:
+        return REGISTRY.get_sample_value("tocsin_evidence_oldest_unlogged_seconds") or 0.0
+
+    def after(seconds: float) -> None:
+        clock.at += timedelta(seconds=seconds)
+
+    with writing(tmp_path / "log") as writer:
+        stage = stage_on(writer, clock=clock, batch_seconds=0.5, batch_size=2)
+        after(30)
+        assert behind() == 30, "it has no partitions yet"
+        stage.assigned(ASSIGNMENT)
+        stage.tick()
+        assert behind() == 0
+
+        old = AT - timedelta(minutes=10)
+        stage.handle([received(acknowledged(), 0, sent_at=old), received(acknowledged(), 1, sent_at=AT)], {})
+        stage.tick()
+        assert writer.size == 2
+        assert behind() == 630, "what was read last was that old, and more may lie behind it"
+        stage.handle([received(acknowledged(), 2, sent_at=AT + timedelta(seconds=29))], {})
+        assert behind() == 1
+        stage.tick()
+        after(0.6)
+        stage.tick()
+        assert writer.size == 3
+        stage.tick()
+        assert behind() == 0, "nothing more came"
+
+        after(60)
+        assert behind() == 60, "the loop stands"
+        stage.tick()
+        assert behind() == 0
+        stage.handle([received(acknowledged(), 3, sent_at=clock.at + timedelta(seconds=5))], {})
+        assert behind() == 0, "a producer's clock may be ahead"
+        stage.revoked(ASSIGNMENT)
+        stage.tick()
+        stage.tick()
+        after(7)
+        stage.tick()
+        assert behind() == 7, "its partitions are gone"
 
 
 def test_a_crash_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.contracts.errors import TocsinError, Unreachable
-from consumers.adapters.time_stamper import STAMPS, Stamped, TimeStamper, asked_over_http
+from consumers.adapters.time_stamper import OVERDUE, STAMPS, Stamped, TimeStamper, asked_over_http
 from consumers.evidence.commands import evidence
 from consumers.evidence.faults import Malformed, NotProved
 from consumers.evidence.proof import Extra, Proof
@@ -220,10 +220,12 @@ def test_the_stage_beside_it_neither_waits_nor_falls(
     failed, stamped = (STAMPS.labels(result)._value.get() for result in ("failed", "stamped"))
     done = threading.Event()
     tries = 0
+    overdue: list[float] = []
 
     def answer(request: bytes) -> bytes | None:
         nonlocal tries
         tries += 1
+        overdue.append(OVERDUE._value.get())
         if tries < 3:
             return None
         done.set()
@@ -243,6 +245,8 @@ def test_the_stage_beside_it_neither_waits_nor_falls(
     assert not any(thread.name == "evidence-time-stamps" for thread in threading.enumerate())
     assert STAMPS.labels("failed")._value.get() == failed + 2
     assert STAMPS.labels("stamped")._value.get() == stamped + 1
+    assert 0 < overdue[1] < overdue[2], "it is counted from the first try that failed"
+    assert OVERDUE._value.get() == 0
 
 
 def test_a_log_that_is_not_the_one_that_was_stamped_is_found_out(tmp_path: Path, authority: Authority) -> None:
