@@ -97,6 +97,10 @@ class Dispatcher:
         self._process.kill()
         self._process.wait()
 
+    def exit_code(self, seconds: float = 60) -> int:
+        """Wait until it ends by itself."""
+        return self._process.wait(seconds)
+
     def end(self) -> int:
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
@@ -119,6 +123,9 @@ class Delivery:
         ApprovedBundles(self.settings.paths.templates, artefacts).keep(self._bundle)
         self._dispatcher: Dispatcher | None = None
         self.supervisor: Supervisor | None = None
+        self._halt = threading.Event()
+        self._running: threading.Thread | None = None
+        self._exit_codes: list[int] = []
         self.taken_elsewhere: Callable[[], list[dict[str, Any]]] = list
         """Returns what providers outside the sandbox took: `to`, `channel`, `attempt_id`."""
 
@@ -203,6 +210,25 @@ class Delivery:
 
     def start_dispatch(self) -> None:
         self._dispatcher = Dispatcher(self.config, self.folder / "logs" / "dispatch.log")
+
+    def start_stages(self) -> None:
+        """Start every stage but dispatch."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+        commands = {stage: stage_command(self.config, stage) for stage in SUPERVISED}
+        supervisor = Supervisor(
+            commands, logs=self.folder / "logs", environment=environment | {"PYTHONPATH": str(ROOT)}
+        )
+        self.supervisor, self._halt, self._exit_codes = supervisor, threading.Event(), []
+        halt, codes = self._halt, self._exit_codes
+        self._running = threading.Thread(target=lambda: codes.append(supervisor.run(halt)), daemon=True)
+        self._running.start()
+
+    def stop_stages(self) -> list[int]:
+        """End them; return the exit code of their supervisor, 0 if all ended cleanly."""
+        self._halt.set()
+        if self._running is not None:
+            self._running.join(90)
+        return self._exit_codes
 
     # --- what is done to it --------------------------------------------------------------------------------------
 
@@ -441,19 +467,12 @@ def delivery_running(
             configuration_set=running.settings.delivery.configuration_set,
             receipts_queue=running.settings.delivery.receipts_queue,
         )  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
-        commands = {stage: stage_command(running.config, stage) for stage in SUPERVISED}
-        supervisor = Supervisor(commands, logs=folder / "logs", environment=environment | {"PYTHONPATH": str(ROOT)})
-        running.supervisor = supervisor
-        halt, exit_codes = threading.Event(), []
-        thread = threading.Thread(target=lambda: exit_codes.append(supervisor.run(halt)), daemon=True)
-        thread.start()
+        running.start_stages()
         running.start_dispatch()
         try:
             yield running
             assert running.dispatcher.end() == 0, last_words(folder / "logs" / "dispatch.log")
         finally:
             running.dispatcher.kill()
-            halt.set()
-            thread.join(90)
+            exit_codes = running.stop_stages()
         assert exit_codes == [0], running.words()

@@ -30,6 +30,9 @@ from consumers.domain.openlineage import DatasetFact, Role, RunFact
 from consumers.domain.registry import RegisteredVersion, RegistrySnapshot, alias_at, observe
 from consumers.domain.sending import ReceiptKind
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
+from tests.unit.adapters import test_comparing as comparing
+from tests.unit.adapters import test_erasures as erasing
+from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
 from tests.unit.stages import test_planning_late as late_planning
 from tests.unit.stages.test_planning import INCIDENT, World, world_on
@@ -90,6 +93,38 @@ def test_planning_keeps_its_promises_to_late_people(
         late = SqlCaseWork(connection, world.clock.now()).late(INCIDENT)
         people = SqlCaseWork(connection, world.clock.now()).people(INCIDENT)
     assert late.supplements == sum(each.supplements is not None for each in people)
+
+
+@pytest.fixture
+def delivered(database: CaseDatabase, tmp_path: Path) -> EvidenceCase:
+    return delivered_case(tmp_path, database)
+
+
+@pytest.fixture
+def backup(empty_mariadb_database: StoreDatabase) -> Iterator[CaseDatabase]:
+    """A second case store, for what a backup holds."""
+    kept = CaseDatabase(empty_mariadb_database.url)
+    tables.metadata.create_all(kept.engine)
+    yield kept
+    kept.close()
+
+
+def test_a_person_is_erased_and_packages_and_comparisons_say_so(delivered: EvidenceCase, tmp_path: Path) -> None:
+    erasing.test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_closed(delivered, tmp_path)
+    packed = comparing.comparison_of(delivered).reconcile(INCIDENT)
+    assert packed.differences == []
+
+
+def test_an_ended_incident_is_compared_and_a_difference_told(delivered: EvidenceCase) -> None:
+    comparing.test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(delivered)
+
+
+def test_a_restored_backup_tells_nobody_twice(database: CaseDatabase, backup: CaseDatabase, tmp_path: Path) -> None:
+    halfway = comparing.halfway_case(EvidenceCase(tmp_path, database), backup)
+    comparing.test_a_store_that_was_not_restored_lacks_nothing(halfway)
+    comparing.test_after_a_restored_backup_nobody_is_told_twice(halfway)
+    case, _ = halfway
+    erasing.no_erased_key_comes_back(case, backup)
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

@@ -23,6 +23,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.evidence_rows import EvidenceRows
+from consumers.adapters.case_store.ledger import Ledger
 from consumers.adapters.case_store.outbox import Outbox
 from consumers.adapters.evidence_package import EvidencePackages, Packed
 from consumers.domain.ledger import Command, Intent
@@ -32,7 +33,7 @@ from consumers.evidence.commitment import commit, incident_key
 from consumers.evidence.leaves import Source, discover
 from consumers.evidence.merkle import leaf_hash, root_over
 from consumers.stages.evidence import LeafMaker
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, sqlite_case_store
 from tests.unit.evidence.logs import KEY, writing
 
 VKEY = str(KEY.verifier)
@@ -42,8 +43,8 @@ RECORDS = {"customer/1": ("r1",), "customer/2": ("r2", "r3"), "customer/3": ("r4
 class EvidenceCase(Case):
     """Four accounts and orders of one partition, and one who comes late; the log beside it."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(CaseDatabase(f"sqlite:///{root}/case.db"))
+    def __init__(self, root: Path, database: CaseDatabase | None = None) -> None:
+        super().__init__(database or sqlite_case_store(root / "case.db"))
         self.log = root / "evidence"
         self.artefacts = DirectoryArtefactStore(root / "artefacts")
         self.types = discover()
@@ -161,9 +162,29 @@ class EvidenceCase(Case):
         return self.packages().write(INCIDENT, folder, NOW, **options)
 
 
-def delivered_case(root: Path) -> EvidenceCase:
+class Restored(EvidenceCase):
+    """A copy of a case store as it is now, which takes its place later, beside the log that went on."""
+
+    def __init__(self, case: EvidenceCase, database: CaseDatabase) -> None:
+        self.clock, self.log, self.artefacts, self.types = case.clock, case.log, case.artefacts, case.types
+        self.sent, self._offset = [], case._offset
+        self.database = database
+        self.ledger = Ledger(self.database, self.clock, case.ledger._policy)
+        with case.database.read() as now, database.write() as kept:
+            for table in tables.metadata.sorted_tables:
+                rows = [dict(row) for row in now.execute(sa.select(table)).mappings()]
+                kept.execute(sa.delete(table))
+                if rows:
+                    kept.execute(sa.insert(table), rows)
+
+    def goes_on_after(self, case: EvidenceCase) -> None:
+        """Write the log from where the other one left it."""
+        self._offset = case._offset
+
+
+def delivered_case(root: Path, database: CaseDatabase | None = None) -> EvidenceCase:
     """Return an incident in which everybody has an outcome."""
-    case = EvidenceCase(root)
+    case = EvidenceCase(root, database)
     case.known_person(1)
     case.known_person(2, "order/9")
     case.known_person(3, channels=())

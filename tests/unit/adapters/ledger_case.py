@@ -51,8 +51,13 @@ def _migrated() -> Path:
 
 def sqlite_case(folder: Path) -> "Case":
     """Return a case store on SQLite in `folder`."""
-    shutil.copyfile(_migrated(), folder / "case.db")
-    return Case(CaseDatabase(f"sqlite:///{folder / 'case.db'}"))
+    return Case(sqlite_case_store(folder / "case.db"))
+
+
+def sqlite_case_store(file: Path) -> CaseDatabase:
+    """Return an empty case store in `file`."""
+    shutil.copyfile(_migrated(), file)
+    return CaseDatabase(f"sqlite:///{file}")
 
 
 class Case:

@@ -1,9 +1,7 @@
 """Ledger, evidence log and receipts are compared; a case store that was put back in time tells nobody twice."""
 
-import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from consumers.adapters.case_store import comparing, tables
 from consumers.adapters.case_store.comparing import Comparison, Gap
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.erasures import Erasures
-from consumers.adapters.case_store.ledger import Ledger
 from consumers.case.permissions import Role
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, case_event, delivered_case
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE
+from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, Restored, case_event, delivered_case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, sqlite_case_store
 from tests.unit.adapters.test_erasures import DORA, close
 
 
@@ -26,24 +23,27 @@ def comparison_of(case: EvidenceCase) -> Comparison:
     return Comparison(case.database, case.log, case.clock, case.ledger)
 
 
-class Restored(EvidenceCase):
-    """A copy of a case store in the middle of its release, beside the log that went on."""
-
-    def __init__(self, case: EvidenceCase, root: Path) -> None:
-        self.clock, self.log, self.artefacts, self.types = case.clock, case.log, case.artefacts, case.types
-        self._offset = case._offset
-        self.database = CaseDatabase(f"sqlite:///{root}/backup.db")
-        self.ledger = Ledger(self.database, self.clock, case.ledger._policy)
+Halfway = tuple[EvidenceCase, Restored]
 
 
 @pytest.fixture
-def halfway(tmp_path: Path) -> Iterator[tuple[EvidenceCase, Restored]]:
+def delivered(tmp_path: Path) -> EvidenceCase:
+    return delivered_case(tmp_path)
+
+
+@pytest.fixture
+def halfway(tmp_path: Path) -> Iterator[Halfway]:
+    case, restored = halfway_case(EvidenceCase(tmp_path), sqlite_case_store(tmp_path / "backup.db"))
+    yield case, restored
+    restored.database.close()
+
+
+def halfway_case(case: EvidenceCase, backup: CaseDatabase) -> Halfway:
     """Return the case as it went on, and its store as a backup has it.
 
     In the backup 1 and 2 have a command on its way, 3 was not begun. In truth 1 was reached by mail, 2 by SMS after a
     bounce, 3 was handed over.
     """
-    case = EvidenceCase(tmp_path)
     case.known_person(1)
     case.known_person(2, "order/9")
     case.known_person(3)
@@ -51,11 +51,7 @@ def halfway(tmp_path: Path) -> Iterator[tuple[EvidenceCase, Restored]]:
     case.ledger.begin_attempts(2)
     case.ledger.meter(EMAIL_LANE)
     commands = case.commands()
-    with (
-        closing(sqlite3.connect(tmp_path / "case.db")) as now,
-        closing(sqlite3.connect(tmp_path / "backup.db")) as kept,
-    ):
-        now.backup(kept)
+    restored = Restored(case, backup)
     case.clock.at += timedelta(minutes=1)
     intents = list(case.ledger.intend(commands, "d1", "dispatch", {("tocsin.delivery-commands", 0): 1}))
     case.hand_over(intents)
@@ -70,12 +66,11 @@ def halfway(tmp_path: Path) -> Iterator[tuple[EvidenceCase, Restored]]:
             if each.channel == "sms":
                 case.receive(each, ReceiptKind.DELIVERED)
     case.commands()
-    restored = Restored(case, tmp_path)
-    yield case, restored
-    restored.database.close()
+    restored.goes_on_after(case)
+    return case, restored
 
 
-def test_a_store_that_was_not_restored_lacks_nothing(halfway: tuple[EvidenceCase, Restored]) -> None:
+def test_a_store_that_was_not_restored_lacks_nothing(halfway: Halfway) -> None:
     case, restored = halfway
     assert comparison_of(case).gap() == comparison_of(case).gap_at_start() == Gap()
     assert not comparison_of(case).gap()
@@ -84,7 +79,7 @@ def test_a_store_that_was_not_restored_lacks_nothing(halfway: tuple[EvidenceCase
     assert "4 outcomes of attempts" in str(gap)
 
 
-def test_after_a_restored_backup_nobody_is_told_twice(halfway: tuple[EvidenceCase, Restored]) -> None:
+def test_after_a_restored_backup_nobody_is_told_twice(halfway: Halfway) -> None:
     case, restored = halfway
     told = sorted(f"{each.root} by {each.channel}" for each in case.sent)
     assert told == ["customer/1 by email", "customer/2 by email", "customer/2 by sms", "customer/3 by email"]
@@ -113,7 +108,7 @@ def test_after_a_restored_backup_nobody_is_told_twice(halfway: tuple[EvidenceCas
 
 
 def test_a_backup_older_than_any_number_of_leaves_is_found_at_a_start(
-    halfway: tuple[EvidenceCase, Restored], monkeypatch: pytest.MonkeyPatch
+    halfway: Halfway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, restored = halfway
     monkeypatch.setattr(comparing, "_AT_ONCE", 3)
@@ -143,7 +138,7 @@ def test_a_backup_older_than_any_number_of_leaves_is_found_at_a_start(
 
 
 def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
-    halfway: tuple[EvidenceCase, Restored],
+    halfway: Halfway,
 ) -> None:
     _, restored = halfway
     with restored.database.write() as connection:
@@ -157,14 +152,9 @@ def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
 def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased_again(tmp_path: Path) -> None:
     case = delivered_case(tmp_path)
     close(case)
-    with (
-        closing(sqlite3.connect(tmp_path / "case.db")) as now,
-        closing(sqlite3.connect(tmp_path / "backup.db")) as kept,
-    ):
-        now.backup(kept)
+    restored = Restored(case, sqlite_case_store(tmp_path / "backup.db"))
     Erasures(case.database, case.clock).ask("customer/1", DORA, Role.DPO, "a letter")
     case.commands()
-    restored = Restored(case, tmp_path)
     comparison = comparison_of(restored)
     assert comparison.gap_at_start() == Gap(erasure_count=1)
     assert comparison.replay(DORA, Role.DPO, "the disk was lost") == Gap(erasure_count=1)
@@ -172,8 +162,8 @@ def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased
     restored.database.close()
 
 
-def test_an_ended_incident_is_compared_by_itself_and_a_difference_is_paged(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_an_ended_incident_is_compared_by_itself_and_a_difference_is_paged(delivered: EvidenceCase) -> None:
+    case = delivered
     comparison = comparison_of(case)
     assert comparison.reconcile_ended() == 0
     close(case)
@@ -191,8 +181,8 @@ def test_an_ended_incident_is_compared_by_itself_and_a_difference_is_paged(tmp_p
     assert counted["sns: delivered"] == (1, None, 1)
 
 
-def test_a_damaged_log_is_a_difference_and_stops_nobody(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_a_damaged_log_is_a_difference_and_stops_nobody(delivered: EvidenceCase) -> None:
+    case = delivered
     close(case)
     for bundle in (case.log / "tile/entries").rglob("*.p/*"):
         bundle.write_bytes(b"\0")
@@ -200,8 +190,8 @@ def test_a_damaged_log_is_a_difference_and_stops_nobody(tmp_path: Path) -> None:
     assert (comparison.reconcile_ended(), comparison.reconcile_ended()) == (1, 1)
 
 
-def test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(delivered: EvidenceCase) -> None:
+    case = delivered
     close(case)
     with case.database.write() as connection:
         connection.execute(

@@ -1,8 +1,6 @@
 """Somebody is forgotten: held while their incident is open, then nothing leads from them to the log, and it stays proved."""
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,8 @@ from consumers.case.permissions import Role
 from consumers.evidence.package import verify_package
 from consumers.evidence.reader import LogFolder, LogReader
 from consumers.evidence.verifier import verify_log, verify_proof
-from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
-from tests.unit.adapters.ledger_case import INCIDENT
+from tests.unit.adapters.evidence_case import EvidenceCase, Restored, delivered_case
+from tests.unit.adapters.ledger_case import INCIDENT, sqlite_case_store
 from tests.unit.evidence.logs import KEY
 
 DORA = Actor(Person("dora", "Dora", (Role.DPO,), ()), "d" * 64)
@@ -29,6 +27,11 @@ DORA = Actor(Person("dora", "Dora", (Role.DPO,), ()), "d" * 64)
 def close(case: EvidenceCase) -> None:
     with case.database.write() as connection:
         connection.execute(sa.update(tables.incident).values(state="closed", closed_at=case.clock.now()))
+
+
+@pytest.fixture
+def delivered(tmp_path: Path) -> EvidenceCase:
+    return delivered_case(tmp_path)
 
 
 def everything(database: CaseDatabase, without: tuple[str, ...] = ()) -> str:
@@ -48,8 +51,10 @@ def logged(case: EvidenceCase) -> list[dict[str, object]]:
     return [json.loads(entry) for _, entry in reader.entries()]
 
 
-def test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_closed(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_closed(
+    delivered: EvidenceCase, tmp_path: Path
+) -> None:
+    case = delivered
     before = case.export(tmp_path / "before")
     erasures = Erasures(case.database, case.clock)
     asked = erasures.ask("order/9", DORA, Role.DPO, "a letter of hers")
@@ -103,8 +108,8 @@ def test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_
     assert verify_package(packed.folder, [KEY.verifier]).without
 
 
-def test_nobody_known_is_a_wrong_request(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_nobody_known_is_a_wrong_request(delivered: EvidenceCase) -> None:
+    case = delivered
     erasures = Erasures(case.database, case.clock)
     assert erasures.look("customer/99") is None
     with pytest.raises(BadInput, match="nothing in the log is about them"):
@@ -114,14 +119,16 @@ def test_nobody_known_is_a_wrong_request(tmp_path: Path) -> None:
     assert (look.held_by, look.notice_count) == ([INCIDENT], 1)
 
 
-def test_no_erased_key_comes_back_with_a_backup(tmp_path: Path) -> None:
-    case = delivered_case(tmp_path)
+def test_no_erased_key_comes_back_with_a_backup(delivered: EvidenceCase, tmp_path: Path) -> None:
+    backup = sqlite_case_store(tmp_path / "backup.db")
+    no_erased_key_comes_back(delivered, backup)
+    backup.close()
+
+
+def no_erased_key_comes_back(case: EvidenceCase, backup: CaseDatabase) -> None:
+    """Erase somebody of the case, and let a copy from before be told by the log."""
     close(case)
-    with (
-        closing(sqlite3.connect(tmp_path / "case.db")) as now,
-        closing(sqlite3.connect(tmp_path / "backup.db")) as kept,
-    ):
-        now.backup(kept)
+    restored = Restored(case, backup).database
     erasures = Erasures(case.database, case.clock)
     assert erasures.ask("customer/2", DORA, Role.DPO, "a letter").carried_out_at is not None
     case.commands()
@@ -130,11 +137,9 @@ def test_no_erased_key_comes_back_with_a_backup(tmp_path: Path) -> None:
         for leaf in logged(case)
         if leaf["type"] == "tocsin.case.person.erased"
     }
-    restored = CaseDatabase(f"sqlite:///{tmp_path}/backup.db")
     again = Erasures(restored, case.clock)
     assert again.marked(markers) == 1
     assert again.erase_marked(markers) == 1
     assert (again.marked(markers), again.erase_marked(markers)) == (0, 0)
     assert list(EvidenceRows(restored).people(INCIDENT, "customer/2")) == []
     assert EvidenceRows(restored).erased_roots() == {"customer/2", "order/9"}
-    restored.close()

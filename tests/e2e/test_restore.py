@@ -1,0 +1,113 @@
+"""A case store is put back to a backup from the middle of a release: nobody is told twice, and no erased key comes back."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.engine import CaseDatabase
+from tests.e2e.delivery_parts import Delivery, delivery_running
+from tests.servers.kafka import KafkaServer
+from tests.servers.mariadb import StoreDatabase
+
+WELL = {"email": "delivered"}
+BY_SMS = {"email": "bounce", "sms": "delivered"}
+WHY = ("--reason", "the disk of the database was lost")
+
+Rows = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def backup_of(database: CaseDatabase) -> Rows:
+    with database.read() as connection:
+        return {
+            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            for table in tables.metadata.sorted_tables
+        }
+
+
+def put_back(database: CaseDatabase, backup: Rows) -> None:
+    with database.write() as connection:
+        for table in reversed(tables.metadata.sorted_tables):
+            connection.execute(sa.delete(table))
+        for table in tables.metadata.sorted_tables:
+            if backup[table.name]:
+                connection.execute(sa.insert(table), backup[table.name])
+
+
+def key_of(database: CaseDatabase, root: str) -> bytes | None:
+    with database.read() as connection:
+        key: bytes | None = connection.execute(
+            sa.select(tables.person_key.c.key).where(tables.person_key.c.root == root)
+        ).scalar()
+        return key
+
+
+def everything_is_logged(delivery: Delivery) -> bool:
+    with delivery.database.read() as connection:
+        waiting = connection.execute(sa.select(sa.func.count()).select_from(tables.outbox)).scalar_one()
+    return not waiting and b"tocsin.case.person.erased" in b"".join(
+        path.read_bytes()
+        for path in (delivery.settings.paths.evidence / "tile" / "entries").rglob("*")
+        if path.is_file()
+    )
+
+
+@pytest.mark.soak
+def test_after_a_restore_in_the_middle_of_a_release_nobody_is_told_twice(
+    tmp_path: Path, kafka_server: KafkaServer, topic_prefix: str, empty_mariadb_database: StoreDatabase
+) -> None:
+    with delivery_running(
+        tmp_path / "installation", kafka_server, topic_prefix, empty_mariadb_database,
+        receipt_timeout_seconds=60, belt_seconds=5, aws_timeout_seconds=3,
+    ) as delivery:  # fmt: skip
+        database = delivery.database
+        with database.write() as connection:
+            connection.execute(
+                sa.insert(tables.person_key).values(
+                    root="customer/1", key=secrets.token_bytes(32), made_at=datetime.now(UTC)
+                )
+            )
+        # the backup: one incident is over, of another all commands are on their way and nobody was told
+        over = delivery.incident([WELL, BY_SMS])
+        delivery.until(partial(delivery.has_ended, over), "the first incident is over")
+        assert delivery.dispatcher.end() == 0
+        people = delivery.incident([WELL, BY_SMS] * 20)
+        delivery.until_without_dispatch(partial(delivery.all_in, people, "commanded"), "the commands are out")
+        backup = backup_of(database)
+
+        # what happens after it: everybody gets a mail, half of them to no end, and somebody is erased
+        delivery.start_dispatch()
+        delivery.until(partial(delivery.any_in, people, "handed_over", "delivered", "bounced"), "mails leave")
+        assert delivery.dispatcher.end() == 0
+        delivery.until_without_dispatch(
+            lambda: not any(row.attempt.state == "handed_over" for row in delivery.rows(people)), "receipts are in"
+        )
+        delivery.tocsin("evidence", "erase", "--person", "customer/1", *WHY)
+        delivery.until_without_dispatch(partial(everything_is_logged, delivery), "all of it is logged")
+        assert not delivery.has_ended(people)
+        told = len(delivery.mailbox())
+        assert told > 3, "somebody was told since the backup"
+        assert delivery.stop_stages() == [0]
+
+        put_back(database, backup)
+        assert key_of(database, "customer/1") is not None
+        delivery.start_stages()
+        delivery.start_dispatch()
+        assert delivery.dispatcher.exit_code() != 0
+        assert "tocsin restore reconcile" in (delivery.folder / "logs" / "dispatch.log").read_text()
+        assert len(delivery.mailbox()) == told
+        assert delivery.stop_stages() == [0]
+
+        assert "Outcomes and erasures are in the case store again" in delivery.tocsin("restore", "reconcile", *WHY)
+        assert key_of(database, "customer/1") is None
+        delivery.start_stages()
+        delivery.start_dispatch()
+        # the oracle counts at the provider: one message by each channel, however often its commands are read
+        delivery.until_judged()
+        assert key_of(database, "customer/1") is None
