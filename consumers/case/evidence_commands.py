@@ -201,7 +201,7 @@ class StoreComparison(Protocol):
     def reconcile(self, incident_id: str) -> Any: ...
     def keep(self, found: Any) -> None: ...
     def gap(self) -> StoreGap: ...
-    def replay(self, actor: Actor, role: Role, reason: str) -> StoreGap: ...
+    def replay(self, actor: Actor, role: Role, reason: str, *, accept_unknown: bool = False) -> StoreGap: ...
 
 
 @click.command()
@@ -243,12 +243,22 @@ def restore() -> None:
 
 @restore.command("reconcile")
 @click.option("--dry-run", is_flag=True, help="Say what the store lacks, and change nothing.")
+@click.option(
+    "--accept-unknown",
+    is_flag=True,
+    help="No newer backup: let dispatch go on, though people of the log are not in the store. A dpo's or counsel's word.",
+)
 @reason_option
 @token_option
 @as_json_option
 @click.pass_context
 def restore_reconcile(
-    context: click.Context, dry_run: bool, reason: str | None, token_file: Path | None, as_json: bool
+    context: click.Context,
+    dry_run: bool,
+    accept_unknown: bool,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Write into a restored case store what the evidence log knows: outcomes, so that nobody is told twice, and erasures.
 
@@ -256,9 +266,9 @@ def restore_reconcile(
     """
     parts: Parts = context.obj
     actor = authenticated(parts, token_file)
-    role = actor.acting_for(Act.STEER_RELEASE)
+    role = actor.acting_for(Act.NAME_DIFFERENCES if accept_unknown else Act.STEER_RELEASE)
     comparison = parts.get(StoreComparison)
-    gap = comparison.gap() if dry_run else comparison.replay(actor, role, needed(reason))
+    gap = comparison.gap() if dry_run else comparison.replay(actor, role, needed(reason), accept_unknown=accept_unknown)
     if as_json:
         counts = {"outcomes": gap.outcome_count, "unknown": gap.unknown_count, "erasures": gap.erasure_count}
         print_json(counts | {"replayed": not dry_run})
@@ -273,9 +283,19 @@ def restore_reconcile(
                 "their entries say that there were some. See `tocsin incident show`."
             )
     if gap.unknown_count:
-        click.echo(
+        who = (
             f"{gap.unknown_count:,} attempts are of people whom this store does not know: its backup is from before they were "
-            "planned. Dispatch goes on refusing, or they would be told twice; restore a newer backup.",
+            "planned."
+        )
+        if accept_unknown and not dry_run:
+            click.echo(
+                f"{who} Dispatch goes on: whoever of them is planned again is told again. The log has who took that on.",
+                err=as_json,
+            )
+            return
+        click.echo(
+            f"{who} Dispatch goes on refusing, or they would be told twice; restore a newer backup (if there is none, a dpo or "
+            "counsel can take it on: --accept-unknown).",
             err=as_json,
         )
         context.exit(1)

@@ -173,11 +173,12 @@ class Comparison:
             behind, unknown = _behind(connection, known)
         return Gap(len(behind), unknown, self._erasures.marked(known.markers))
 
-    def replay(self, actor: Actor, role: Role, reason: str) -> Gap:
+    def replay(self, actor: Actor, role: Role, reason: str, *, accept_unknown: bool = False) -> Gap:
         """Write into the store what the log knows, and erase again what was erased; return what that was.
 
         Commands that were on their way in the backup are void from then on. A crash leaves attempts replayed in part: it is
-        done again. Attempts of people whom the store does not know stay unknown, and dispatch goes on refusing.
+        done again. Attempts of people whom the store does not know stay unknown, and dispatch goes on refusing, unless
+        `accept_unknown`: whoever of them is planned again may be told twice then.
         """
         reader = self._reader()
         if reader is None:
@@ -201,13 +202,16 @@ class Comparison:
         gap = Gap(outcomes, unknown, self._erasures.erase_marked(known.markers))
         body: Body = {
             "outcome_count": gap.outcome_count, "unknown_count": gap.unknown_count, "erasure_count": gap.erasure_count,
-            "log_size": reader.size,
+            "log_size": reader.size, "unknown_accepted": accept_unknown and bool(gap.unknown_count),
         }  # fmt: skip
 
         def record(connection: sa.Connection) -> None:
             record_act(SqlCaseWork(connection, now), actor, role, "restore.reconciled", body, at=now, reason=reason)
 
         self._database.writing(record)
+        if accept_unknown:
+            # a crash before it leaves the decision on record and dispatch refusing; it is said again
+            self._keep_mark(reader.size)
         return gap
 
     # --- one incident -----------------------------------------------------------------------------------------------

@@ -147,6 +147,13 @@ def test_people_whom_a_backup_does_not_know_keep_dispatch_refusing(
     comparison = comparison_of(restored)
     assert comparison.replay(DORA, Role.DPO, "an old backup") == Gap(outcome_count=3, unknown_count=1)
     assert comparison.gap_at_start() == Gap(unknown_count=1)
+    # where there is no newer backup, somebody takes it on by name, and everybody else is told
+    assert comparison.replay(DORA, Role.DPO, "the only backup", accept_unknown=True) == Gap(unknown_count=1)
+    assert not comparison.gap_at_start()
+    accepted = [
+        each["body"]["unknown_accepted"] for each in restored.case_events() if each["kind"] == "restore.reconciled"
+    ]
+    assert accepted == [False, True]
 
 
 def test_erased_keys_that_came_back_keep_dispatch_refusing_until_they_are_erased_again(tmp_path: Path) -> None:
