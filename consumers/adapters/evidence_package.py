@@ -21,7 +21,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.evidence_rows import EvidenceRows
 from consumers.adapters.frozen_answers import FrozenAnswers
 from consumers.domain.resolution import member_leaf
-from consumers.evidence.checkpoint import open_checkpoint
+from consumers.evidence.key_chain import open_head
 from consumers.evidence.merkle import leaf_hash
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.package import (
@@ -42,8 +42,8 @@ from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
 from consumers.evidence.single_file import single_file_verifier
 from consumers.evidence.tiles import HEIGHT, WIDTH, TileName, right_edge, width_in
 
-_WITHOUT_INCIDENT = ("tocsin.case.notice.", "tocsin.case.law.")
-"""Entries that are of no incident and say what its texts and duties rest on."""
+_WITHOUT_INCIDENT = ("tocsin.case.notice.", "tocsin.case.law.", "tocsin.key-rotation")
+"""Entries that are of no incident and say what its texts, its duties and the log's signature rest on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class EvidencePackages:
             raise Refused(
                 f"{self._files.root} holds no checkpoint: no evidence was logged yet, or it is another folder"
             )
-        head = open_checkpoint(signed, [self._vkey])
+        head = open_head(signed, [self._vkey], self._files)
         if folder.exists():
             raise BadInput(f"{folder} exists; name another folder with -o")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class EvidencePackages:
         return Packed(folder, head.size, len(indices), people_count, report)
 
     def _entries(self, incident_id: str, reader: LogReader, folder: Path) -> list[int]:
-        """Write the incident's entries, and those about its texts and the law; return their indices."""
+        """Write the incident's entries, those about its texts and the law, changes of the key; return their indices."""
         mark = incident_id.encode()
         bundles: set[object] = set()
         others: list[tuple[int, bytes]] = []
@@ -133,7 +133,7 @@ class EvidencePackages:
             kept = [
                 (index, _line({"index": index, "entry": entry.decode()}))
                 for index, entry in others
-                if (bundle := json.loads(entry)["body"].get("bundle_sha256")) is None or bundle in bundles
+                if (bundle := json.loads(entry).get("body", {}).get("bundle_sha256")) is None or bundle in bundles
             ]
             with (folder / ENTRIES_FILE).open("w", encoding="utf-8") as file:
                 for index, line in heapq.merge(((json.loads(line)["index"], line) for line in own), kept):
@@ -302,7 +302,8 @@ without a network:
     python3 verify.py --vkey KEY proofs/customer-42.tlog-proof
 
 It needs Python 3.11 and the package `cryptography`. KEY is the log's verifier key. One lies here as `log.vkey`; compare
-it with the key that the shop has published or handed over before: whoever can forge this folder can forge that file.
+it with the key that the shop has published or handed over before: whoever can forge this folder can forge that file. An earlier
+key of the log does as well: the entries by which one key names the next are here, too.
 
 | what | holds | is proved by |
 | --- | --- | --- |

@@ -17,7 +17,7 @@ from consumers.evidence.checkpoint import open_checkpoint
 from consumers.evidence.faults import LogInUse, NotProved
 from consumers.evidence.log import LogWriter
 from consumers.evidence.note import SigningKey
-from consumers.evidence.reader import CHECKPOINT, EDGE, LogFolder
+from consumers.evidence.reader import CHECKPOINT, LogFolder
 
 _SYNCS_AT_ONCE = 16
 """A file system commits what is asked of it at one time together: sixteen syncs cost little more than one."""
@@ -148,10 +148,10 @@ class TileFolder(LogFolder):
         self._disk.replace(aside, self.root / CHECKPOINT)
         self._disk.sync([self.root])
 
-    def help_readers(self, edge: bytes) -> None:
-        aside = self._temporary / EDGE
-        self._disk.write(aside, edge)
-        self._disk.replace(aside, self.root / EDGE)
+    def help_readers(self, name: str, content: bytes) -> None:
+        aside = self._temporary / name
+        self._disk.write(aside, content)
+        self._disk.replace(aside, self.root / name)
 
     def remembered(self) -> bytes | None:
         try:

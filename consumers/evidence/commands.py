@@ -17,6 +17,7 @@ from consumers.domain.delivery import ARRIVED
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.commitment import Opening
 from consumers.evidence.cosignature import WitnessKey
+from consumers.evidence.key_chain import handovers_beside
 from consumers.evidence.keys import read_vkey, vkey_path, write_new_key
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf
 from consumers.evidence.leaves import discover
@@ -111,7 +112,8 @@ def prove(
     entry, path = reader.entry(index), reader.inclusion_proof(index)
     # A proof that does not hold here will hold nowhere: the log is damaged, and this is the moment to say so.
     check_inclusion(index, head.size, leaf_hash(entry), path, head.root)
-    out.write_bytes(Proof(index, path, signed, Extra(entry, opening).encode()).encode())
+    extra = Extra(entry, opening, tuple(handovers_beside(files, head)))
+    out.write_bytes(Proof(index, path, signed, extra.encode()).encode())
     click.echo(f"Entry {index} of {head.size} of the log {head.origin}, with its proof: {out}")
     if opening is not None:
         click.echo(f"It shows that the entry is about {opening.subject}: keep it as you keep personal data.")

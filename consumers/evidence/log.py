@@ -24,10 +24,18 @@ from consumers.evidence.faults import (
     WriterFailed,
     WrongKey,
 )
+from consumers.evidence.key_chain import (
+    KEY_CHANGES,
+    Handover,
+    encode_handovers,
+    handovers_in,
+    key_given_up,
+    refuse_given_up,
+)
 from consumers.evidence.merkle import HASH_BYTES, leaf_hash, leaf_hashes, root_of_peaks
 from consumers.evidence.note import Note, SigningKey, VerifierKey
-from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader, encode_edge
-from consumers.evidence.rotation import KeyRotation, key_given_up, refuse_given_up
+from consumers.evidence.reader import CHECKPOINT, EDGE, LogFiles, LogReader, encode_edge
+from consumers.evidence.rotation import KeyRotation
 from consumers.evidence.tiles import (
     ENTRIES,
     WIDTH,
@@ -60,8 +68,11 @@ class TileStore(LogFiles, Protocol):
         """Replace the checkpoint alone, atomically."""
         ...
 
-    def help_readers(self, edge: bytes) -> None:
-        """Replace the edge file, atomically. Needs no durability: a reader does without it, or with an older one."""
+    def help_readers(self, name: str, content: bytes) -> None:
+        """Replace a file beside the checkpoint, atomically, that a reader does without, or with an older one.
+
+        Needs no durability.
+        """
         ...
 
     def remembered(self) -> bytes | None:
@@ -161,11 +172,18 @@ class LogWriter:
         """Append the entry that gives the log to the key `following`, and go on under it; return the entry's index.
 
         That one checkpoint is signed by both keys. A crash before the memory holds it leaves the log with this key; after
-        it, `open` takes the next key only. Raises Malformed if that key is for another log, or this one.
+        it, `open` takes the next key only. Raises Malformed if that key is for another log, or had this one before. Reads
+        the whole log to know that.
         """
+        earlier = handovers_in(self.reader())
+        for each in earlier:
+            if following.verifier.public_key == each.previous_key:
+                raise Malformed(f"entry {each.index} gave that key up; no verifier takes it again: make a new one")
         entry = KeyRotation.sign(self._key, following, index=self.size, at=at).encode()
         (index,) = self._append([entry], self._key, following)
         self._key = following
+        # A crash before this leaves proofs that hold for the newest key only, until the key is changed again.
+        self._store.help_readers(KEY_CHANGES, encode_handovers([*earlier, Handover.parse(entry)]))
         return index
 
     def _append(self, entries: Sequence[bytes], *keys: SigningKey) -> range:
@@ -198,7 +216,7 @@ class LogWriter:
         signed = Checkpoint(self._key.verifier.name, frontier.size, root_of_peaks(peaks)).sign(*keys)
         self._store.sign_off(signed)
         # A crash before this leaves an edge of another size, which nobody reads.
-        self._store.help_readers(encode_edge(frontier.size, peaks))
+        self._store.help_readers(EDGE, encode_edge(frontier.size, peaks))
         begun = {name.completed for name in right_edge(self.size)} | {TileName(ENTRIES, self.size // WIDTH)}
         self._store.remove_partials(name.path for name in completed if name in begun)
         self._failed = False

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
+from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.commitment import Opening, body_text, roots_text
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
+from consumers.evidence.key_chain import Handover, changes_in_words, handovers_at, open_with
 from consumers.evidence.merkle import leaf_hash, root_over
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.proof import Extra, Proof
@@ -125,7 +126,10 @@ class Package:
         if signed is None:
             raise Malformed(f"{root} holds no checkpoint: not a package, or not the whole of it")
         self.signed = signed
-        self.checkpoint: Checkpoint = open_checkpoint(signed, keys)
+        rows = list(_entries(root / ENTRIES_FILE))
+        self.handovers: tuple[Handover, ...] = tuple(handovers_at(rows))
+        """The changes of the log's key, by which the holder of an earlier one follows; proved to be in the log below."""
+        self.checkpoint: Checkpoint = open_with(signed, keys, self.handovers)
         self.reader = LogReader(files, self.checkpoint.size)
         about = _json_of(root / PACKAGE_FILE)
         if about.get("type") != PACKAGE_TYPE or about.get("version") != 1:
@@ -135,7 +139,7 @@ class Package:
         tree = _Tree(self.reader, self.checkpoint)
         self.entries: list[Entry] = []
         before = -1
-        for number, (index, entry) in enumerate(_entries(root / ENTRIES_FILE), 1):
+        for number, (index, entry) in enumerate(rows, 1):
             if index <= before:
                 raise Malformed(f"{ENTRIES_FILE}, line {number}: entry {index} after {before}")
             before = index
@@ -168,7 +172,7 @@ class Package:
     def proof(self, entry: Entry, opening: Opening | None) -> bytes:
         """Return the proof of one entry as c2sp.org/tlog-proof@v1, made from the package alone."""
         path = self.reader.inclusion_proof(entry.index)
-        return Proof(entry.index, path, self.signed, Extra(entry.raw, opening).encode()).encode()
+        return Proof(entry.index, path, self.signed, Extra(entry.raw, opening, self.handovers).encode()).encode()
 
 
 class _Tree:
@@ -220,6 +224,7 @@ def verify_package(folder: Path, keys: Sequence[VerifierKey]) -> PackageReport:
             f"Proved: these {len(package.entries)} entries about {package.incident_id} were in the log "
             f"{package.checkpoint.origin}, in this order and unaltered, when it had {package.checkpoint.size} entries."
         )
+        report.proved += changes_in_words(package.handovers, package.checkpoint.origin)
         _verify_files(package, report)
         people = package.people()
         _verify_whole(package, people, report)
@@ -679,7 +684,7 @@ def _verify_proofs(
         try:
             proof = Proof.parse(path.read_bytes())
             extra = Extra.parse(proof.extra or b"")
-            proof.verify(extra.entry, keys)
+            proof.verify(extra.entry, keys, extra.handovers)
             entry = indices.get(proof.index)
             if entry is None or entry.content != json.loads(extra.entry):
                 raise NotProved("it is of an entry that the package does not have")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.contracts.errors import TocsinError
+from consumers.evidence.key_chain import changes_in_words
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.package import Package, history, in_words, verify_package
 from consumers.evidence.proof import Extra, Proof
@@ -48,7 +49,7 @@ def proof_sentences(proof: bytes, keys: Sequence[VerifierKey]) -> list[str]:
     """Return what one proof proves, in sentences. Raises Malformed or NotProved."""
     parsed = Proof.parse(proof)
     extra = Extra.parse(parsed.extra or b"")
-    head = parsed.verify(extra.entry, keys)
+    head = parsed.verify(extra.entry, keys, extra.handovers)
     said = [
         f"Proved: the following was entry {parsed.index} of the log {head.origin} when it had {head.size} entries.",
         extra.entry.decode(),
@@ -61,4 +62,5 @@ def proof_sentences(proof: bytes, keys: Sequence[VerifierKey]) -> list[str]:
         subject = content.get("subject") or (body.get("subject") if isinstance(body, dict) else None)
         extra.opening.check(str(subject))
         said.append(f"Proved: it is about {extra.opening.subject}: the key in the proof opens its commitment.")
+    said += changes_in_words(extra.handovers, head.origin)
     return [*said, "Not proved by this: that what was logged is true, and when the log was signed."]

@@ -18,6 +18,7 @@ _MODULES = (
     "consumers.evidence.commitment",
     "consumers.evidence.tiles",
     "consumers.evidence.reader",
+    "consumers.evidence.key_chain",
     "consumers.evidence.proof",
     "consumers.evidence.package",
     "consumers.evidence.package_main",
@@ -39,7 +40,7 @@ you trust, or read it.
 
 _CANONICAL = '''
 class rfc8785:
-    """RFC 8785 for what is in proofs: objects with ASCII names, strings and whole numbers."""
+    """RFC 8785 for what is in proofs: objects with ASCII names, strings, whole numbers, lists of strings."""
 
     @staticmethod
     def dumps(content):

@@ -14,13 +14,20 @@ from cryptography.x509 import Certificate
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.cosignature import WitnessKey, cosignatures_of
 from consumers.evidence.faults import Malformed, NotProved, TileDamaged
+from consumers.evidence.key_chain import (
+    Handover,
+    chain_of,
+    changes_in_words,
+    handovers_among,
+    open_head,
+    refuse_retired,
+)
 from consumers.evidence.leaves import LeafTypes, NotAsDeclared, canonical_content
 from consumers.evidence.merkle import HASH_BYTES, leaf_hashes
 from consumers.evidence.note import VerifierKey
 from consumers.evidence.package import in_words
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFiles, LogReader
-from consumers.evidence.rotation import KeyRotation, chain_of, open_head, refuse_retired, rotations_among
 from consumers.evidence.tiles import (
     ENTRIES,
     WIDTH,
@@ -113,8 +120,12 @@ def verify_proof(
         entry = extra.entry
     elif extra is not None and extra.entry != entry:
         raise NotProved("the proof carries another entry than the one given")
-    checkpoint = parsed.verify(entry, keys)
-    notes = tuple(_told_by_witnesses(parsed.checkpoint, witnesses))
+    handovers = () if extra is None else extra.handovers
+    checkpoint = parsed.verify(entry, keys, handovers)
+    notes = (
+        *changes_in_words(handovers, checkpoint.origin),
+        *_told_by_witnesses(parsed.checkpoint, witnesses),
+    )
     content = canonical_content(entry)
     if extra is None or extra.opening is None:
         return ProofReport(checkpoint, parsed.index, entry, opened=False, notes=notes)
@@ -165,21 +176,18 @@ def verify_log(
         return report
     head = report.checkpoint
     frontier = Frontier()
-    rotations: list[KeyRotation] = []
+    handovers: list[Handover] = []
     try:
-        rotations = _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
-        refuse_retired(signed, rotations, head.origin)
-        report.notes.extend(
-            f"Since entry {rotation.index + 1} it is signed by the key {rotation.keys(head.origin)[1]}."
-            for rotation in rotations
-        )
+        handovers = _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
+        refuse_retired(signed, handovers, head.origin)
+        report.notes.extend(changes_in_words(handovers, head.origin))
         if frontier.root() != head.root:
             report.problems.append(f"the {head.size} entries do not give the signed root")
     except (Malformed, NotProved, TileDamaged) as fault:
         report.problems.append(str(fault))
     _verify_other_files(files, head.size, report)
     if report.proved:  # what outsiders said of a log that is not whole would only confuse
-        known = [*keys, *chain_of(rotations, head.origin)]
+        known = [*keys, *chain_of(handovers, head.origin)]
         stamps = verify_stamps(files, known, head, tsa_roots)
         report.problems.extend(stamps.problems)
         report.notes.extend(stamps.notes)
@@ -202,12 +210,12 @@ def _told_by_witnesses(signed: bytes, witnesses: Sequence[WitnessKey]) -> list[s
     ]
 
 
-def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> list[KeyRotation]:
+def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> list[Handover]:
     """Add every entry to `frontier` and compare each tile with what the entries give; return the changes of the key."""
-    rotations: list[KeyRotation] = []
+    handovers: list[Handover] = []
     for index in range(reader.bundle_count):
         entries = reader.bundle(index)
-        rotations.extend(rotations_among(entries, index * WIDTH))
+        handovers.extend(handovers_among(entries, index * WIDTH))
         if leaves is not None:
             for place, entry in enumerate(entries):
                 leaves.take(index * WIDTH + place, entry)
@@ -215,7 +223,7 @@ def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | No
             _compare(reader, name, hashes)
     for name, hashes in frontier.partials():
         _compare(reader, name, hashes)
-    return rotations
+    return handovers
 
 
 def _compare(reader: LogReader, name: TileName, hashes: Sequence[bytes]) -> None:

@@ -1,6 +1,8 @@
 """The auditor's package: what it proves, what it finds missing, and that it needs no Tocsin."""
 
+import itertools
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,11 +15,19 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.evidence_rows import EvidenceRows
+from consumers.adapters.evidence_package import EvidencePackages
+from consumers.evidence.checkpoint import Checkpoint
+from consumers.evidence.note import Note, SigningKey
 from consumers.evidence.package import Package, history, verify_package
+from consumers.evidence.rotation import KeyRotation
 from consumers.evidence.verifier import verify_proof
 from tests.unit.adapters.evidence_case import VKEY, EvidenceCase, delivered_case
-from tests.unit.adapters.ledger_case import INCIDENT
-from tests.unit.evidence.logs import KEY, OTHER_KEY
+from tests.unit.adapters.ledger_case import INCIDENT, NOW
+from tests.unit.evidence.logs import KEY, ORIGIN, OTHER_KEY, writing
+
+KEYS = (KEY, OTHER_KEY, SigningKey(ORIGIN, bytes(range(2, 34))))
+STRANGER = SigningKey(ORIGIN, bytes(range(3, 35)))
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +254,102 @@ def test_another_key_proves_nothing(package: Path) -> None:
     report = verify_package(package, [OTHER_KEY.verifier])
     assert not report.whole
     assert report.proved == []
+
+
+@pytest.fixture(scope="module")
+def handed_over(packed: tuple[EvidenceCase, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Packages of the same log after its key was changed once, and twice."""
+    case, folder = packed
+    root = shutil.copytree(folder.parent, tmp_path_factory.mktemp("keys") / "evidence")
+    packages = []
+    for before, after in itertools.pairwise(KEYS):
+        with writing(root / "evidence", before) as writer:
+            writer.rotate(after, NOW)
+            writer.append(
+                [b'{"type":"tocsin.later","version":1}']
+            )  # the checkpoint of the change bears both signatures
+        rows, out = EvidenceRows(case.database), root / f"under-{after.verifier.key_id.hex()}"
+        assert (
+            EvidencePackages(root / "evidence", after.verifier, rows, case.artefacts)
+            .write(INCIDENT, out, NOW)
+            .report.whole
+        )
+        packages.append(out)
+    return packages
+
+
+def test_a_package_and_its_proofs_hold_for_whoever_has_any_earlier_key(
+    handed_over: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, folder in enumerate(handed_over, 1):
+        alone = runpy.run_path(str(folder / "verify.py"))["main"]
+        changes = [f"by the key {key.verifier}." for key in KEYS[1 : number + 1]]
+        for key in KEYS[: number + 1]:
+            report = verify_package(folder, [key.verifier])
+            assert report.whole, report.sentences()
+            assert [each for each in report.proved if each.startswith("Since entry")] == [
+                each for each in report.proved if each.endswith(tuple(changes))
+            ]
+            assert sum(each.endswith(tuple(changes)) for each in report.proved) == number
+            proof = folder / "proofs/customer-1.tlog-proof"
+            told = verify_proof(proof.read_bytes(), [key.verifier])
+            assert (told.opened, len(told.notes)) == (True, number)
+            assert alone([str(folder), "--vkey", str(key.verifier)]) == 0
+            assert capsys.readouterr().out == "\n".join(report.sentences()) + "\n"
+            assert alone([str(proof), "--vkey", str(key.verifier)]) == 0
+            assert changes[-1] in capsys.readouterr().out
+        assert not verify_package(folder, [STRANGER.verifier]).whole
+
+
+def signed_again(folder: Path, key: SigningKey) -> None:
+    head = Checkpoint.parse_text(Note.parse((folder / "checkpoint").read_bytes()).text)
+    (folder / "checkpoint").write_bytes(head.sign(key))
+
+
+def with_change(folder: Path, forged: KeyRotation | None) -> None:
+    """Put another entry in the place of the first change of the key, or none."""
+
+    def change(row: dict[str, Any]) -> dict[str, Any] | None:
+        if "tocsin.key-rotation" not in row["entry"] or f'"{KEY.verifier.public_key.hex()}"' not in row["entry"]:
+            return row
+        return (
+            None
+            if forged is None
+            else {**row, "entry": forged.model_copy(update={"index": row["index"]}).encode().decode()}
+        )
+
+    rewrite(folder, "entries.jsonl", change)
+
+
+def test_a_forged_chain_and_one_to_a_key_that_was_given_up_are_refused(handed_over: list[Path], tmp_path: Path) -> None:
+    index = next(entry.index for entry in Package(handed_over[0], [OTHER_KEY.verifier]).of_kind("tocsin.key-rotation"))
+    named_by_nobody = KeyRotation.sign(STRANGER, OTHER_KEY, index=index, at=NOW).model_copy(
+        update={"previous_key": KEY.verifier.public_key.hex()}
+    )
+    of_strangers = KeyRotation.sign(STRANGER, OTHER_KEY, index=index, at=NOW)
+    by_a_thief = KeyRotation.sign(KEY, STRANGER, index=index, at=NOW)  # never logged
+
+    def refused(tamper: Callable[[Path], None], *, key: SigningKey = KEY) -> str:
+        folder = shutil.copytree(handed_over[0], tmp_path / "package")
+        tamper(folder)
+        report = verify_package(folder, [key.verifier])
+        shutil.rmtree(folder)
+        assert not report.whole
+        assert report.proved == []
+        return "\n".join(report.problems)
+
+    assert "if the log's key was changed since, give its new key" in refused(lambda folder: with_change(folder, None))
+    assert "the key before it did not sign that" in refused(lambda folder: with_change(folder, named_by_nobody))
+    assert "do not begin at the key given" in refused(lambda folder: with_change(folder, of_strangers))
+    assert "given up" in refused(lambda folder: signed_again(folder, KEY))
+    assert "not signed by" in refused(lambda folder: signed_again(folder, KEY), key=OTHER_KEY)
+
+    def stolen(folder: Path) -> None:
+        with_change(folder, by_a_thief)
+        signed_again(folder, STRANGER)
+
+    assert f"this is not entry {index} of the signed log" in refused(stolen)
+    assert "not signed by" in refused(stolen, key=OTHER_KEY)
 
 
 @pytest.mark.parametrize("name", ["entries.jsonl", "people.jsonl", "members.jsonl", "package.json", "reasons.jsonl"])

@@ -14,10 +14,10 @@ from bridge.contracts.errors import TocsinError
 from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
 from consumers.evidence.commitment import Opening
 from consumers.evidence.cosignature import WitnessKey, cosignatures_of
+from consumers.evidence.key_chain import Handover
 from consumers.evidence.note import Note, SigningKey, VerifierKey
 from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import CHECKPOINT, LogFolder, parse_edge
-from consumers.evidence.rotation import KeyRotation
 from consumers.evidence.tiles import (
     ENTRIES,
     TileName,
@@ -57,7 +57,7 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "beginning of a bundle": (BUNDLE, lambda noise: bundle_prefix(noise, 3)),
     "tile": (bytes(7 * 32), lambda noise: decode_tile(noise, TileName(0, 0, 7))),
     "edge": (b"3\n" + b"A" * 43 + b"=\n" + b"A" * 43 + b"=\n", lambda noise: parse_edge(noise, 3)),
-    "key change": (b'{"index":3,"type":"tocsin.key-rotation","version":1}', KeyRotation.parse),
+    "key change": (b'{"index":3,"type":"tocsin.key-rotation","version":1}', Handover.parse),
 }
 
 

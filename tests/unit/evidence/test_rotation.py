@@ -1,5 +1,6 @@
 """Changing the log's key: the log goes on, verifiers follow the chain, and nobody else can name a key."""
 
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +19,15 @@ from consumers.adapters.tile_store import FolderToRotate, TileFolder
 from consumers.evidence.checkpoint import Checkpoint, open_checkpoint
 from consumers.evidence.commands import evidence
 from consumers.evidence.faults import LogInUse, Malformed, NotProved, WrongKey
+from consumers.evidence.key_chain import Handover, chain_of, handovers_beside, handovers_in
 from consumers.evidence.key_commands import LogToRotate, rotate
 from consumers.evidence.keys import read_signing_key, read_vkey, write_new_key
 from consumers.evidence.leaves import discover
 from consumers.evidence.log import LogWriter
 from consumers.evidence.note import Note, SigningKey
+from consumers.evidence.proof import Extra, Proof
 from consumers.evidence.reader import LogFolder, LogReader
-from consumers.evidence.rotation import KeyRotation, chain_of, rotations_in
+from consumers.evidence.rotation import KeyRotation
 from consumers.evidence.verifier import LogReport, verify_log
 from tests.unit.evidence.logs import KEY, ORIGIN, OTHER_KEY, FailingDisk, PowerFailure, entries, write_log, writing
 from tests.unit.evidence.test_commands import outcome
@@ -110,7 +113,8 @@ def test_a_key_can_be_named_by_the_one_before_it_only(tmp_path: Path) -> None:
             writer.append([wrong.encode()])
         assert any(problem in found for found in verified(folder, KEY).problems)
     with pytest.raises(NotProved, match="did not sign for itself"):
-        KeyRotation.sign(KEY, OTHER_KEY, index=3, at=AT).model_copy(update={"next_signature": "0" * 128}).keys(ORIGIN)
+        unsigned = KeyRotation.sign(KEY, OTHER_KEY, index=3, at=AT).model_copy(update={"next_signature": "0" * 128})
+        Handover.parse(unsigned.encode()).keys(ORIGIN)
 
 
 def test_somebody_who_goes_on_with_a_key_that_was_given_up_is_found_out(tmp_path: Path) -> None:
@@ -157,14 +161,79 @@ def test_a_change_that_is_interrupted_anywhere_leaves_one_key_or_the_other(tmp_p
     assert outcomes == {"old", "next"}
 
 
+def test_a_key_that_was_given_up_never_comes_back(rotated: Path) -> None:
+    with writing(rotated, THIRD_KEY) as writer:
+        with pytest.raises(Malformed, match="entry 255 gave that key up"):
+            writer.rotate(KEY, AT)
+        writer.append(entries(310, 311))
+    back = [Handover.parse(KeyRotation.sign(*keys, index=n, at=AT).encode()) for n, keys in enumerate(BACK_AND_FORTH)]
+    with pytest.raises(NotProved, match="gives the log back to a key that had been given up"):
+        chain_of(back, ORIGIN)
+    with pytest.raises(NotProved, match="out of order"):
+        chain_of([handover(each, 7) for each in ((KEY, OTHER_KEY), (OTHER_KEY, THIRD_KEY))], ORIGIN)
+
+
+BACK_AND_FORTH = ((KEY, OTHER_KEY), (OTHER_KEY, KEY))
+
+
+def handover(keys: tuple[SigningKey, SigningKey], index: int) -> Handover:
+    return Handover.parse(KeyRotation.sign(*keys, index=index, at=AT).encode())
+
+
+def test_a_single_proof_carries_the_chain_and_a_false_one_is_refused(rotated: Path) -> None:
+    files = LogFolder(rotated)
+    signed = (rotated / "checkpoint").read_bytes()
+    head = open_checkpoint(signed, [THIRD_KEY.verifier])
+    chain = tuple(handovers_beside(files, head))
+    assert [each.index for each in chain] == [255, 300]
+    reader = LogReader(files, head.size)
+    path, proved = reader.inclusion_proof(7), reader.entry(7)
+
+    def with_chain(*handovers: Handover, checkpoint: bytes = signed) -> bytes:
+        proof = Proof(7, path, checkpoint, Extra(proved, None, handovers).encode()).encode()
+        assert Extra.parse(Proof.parse(proof).extra or b"").handovers == handovers
+        return proof
+
+    for key in (KEY, OTHER_KEY, THIRD_KEY):
+        assert verify_chain(with_chain(*chain), key) == head.size
+    assert verify_chain(with_chain(), THIRD_KEY) == head.size
+    stolen = handover((KEY, STRANGER), 255)
+    for proof, key, said in (
+        (with_chain(), KEY, "if the log's key was changed since, give its new key"),
+        (with_chain(chain[1]), KEY, "do not begin at the key given"),
+        (with_chain(chain[0]), KEY, "not signed by"),
+        (with_chain(chain[1], chain[0]), KEY, "from another one"),
+        (with_chain(stolen), KEY, "not signed by"),
+        (with_chain(stolen, checkpoint=head.sign(STRANGER)), OTHER_KEY, "do not begin at the key given"),
+        (with_chain(*chain, checkpoint=head.sign(KEY)), KEY, "given up"),
+        (with_chain(*chain, checkpoint=head.sign(OTHER_KEY)), OTHER_KEY, "given up"),
+        (
+            with_chain(*chain, handover((THIRD_KEY, STRANGER), 310), checkpoint=head.sign(STRANGER)),
+            KEY,
+            "310 entries only",
+        ),
+        (with_chain(*chain), STRANGER, "do not begin at the key given"),
+    ):
+        with pytest.raises(NotProved, match=re.escape(said)):
+            verify_chain(proof, key)
+    (rotated / "key-changes").write_bytes(chain[1].entry + b"\n" + chain[0].entry + b"\n")
+    assert handovers_beside(files, head) == []
+
+
+def verify_chain(proof: bytes, key: SigningKey) -> int:
+    parsed = Proof.parse(proof)
+    extra = Extra.parse(parsed.extra or b"")
+    return parsed.verify(extra.entry, [key.verifier], extra.handovers).size
+
+
 @given(st.binary(max_size=60))
 def test_any_entry_that_claims_to_change_the_key_is_one_or_malformed(noise: bytes) -> None:
     with pytest.raises(Malformed):
-        KeyRotation.parse(noise + b'"type":"tocsin.key-rotation","version":1}')
+        Handover.parse(noise + b'"type":"tocsin.key-rotation","version":1}')
 
 
 def test_every_change_is_found_by_reading(rotated: Path) -> None:
-    found = rotations_in(LogReader(LogFolder(rotated), 310))
+    found = handovers_in(LogReader(LogFolder(rotated), 310))
     assert [rotation.index for rotation in found] == [255, 300]
     assert chain_of(found, ORIGIN) == [KEY.verifier, OTHER_KEY.verifier, THIRD_KEY.verifier]
 
@@ -208,5 +277,9 @@ def test_the_command_gives_the_log_to_the_next_key_and_can_be_repeated_after_an_
     assert read_signing_key(key_file, ORIGIN).verifier == following
     with writing(folder, read_signing_key(key_file, ORIGIN)) as writer:
         assert writer.append([outcome(1, "handed_over", 3)]) == range(4, 5)
+    proof = tmp_path / "one.tlog-proof"
+    assert run("prove", "--index", "1", "-o", proof).exit_code == 0
+    told = run("verify", proof, "--vkey", str(first))
+    assert (told.exit_code, f"Since entry 4 it is signed by the key {following}." in told.output) == (0, True)
     result = run("verify", folder, "--vkey", str(first), "--json")
     assert f"Since entry 4 it is signed by the key {following}." in result.output
