@@ -1,7 +1,9 @@
 """`tocsin evidence`: make the log's key, take a proof out of the log, verify a proof or a whole log offline."""
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,7 +198,10 @@ def verify(
             if person is not None:
                 sentences = history(Package(target, [key]), person)
         elif target.is_dir():
-            report = verify_log(LogFolder(target), [key], discover(), tsa_roots=roots, witnesses=cosigners)
+            with _bar() as progress:
+                report = verify_log(
+                    LogFolder(target), [key], discover(), tsa_roots=roots, witnesses=cosigners, progress=progress
+                )
             proved, sentences = report.proved, report.sentences()
         else:
             given = None if entry is None else entry.read_bytes()
@@ -210,6 +215,23 @@ def verify(
         click.echo("\n".join(sentences))
     if not proved:
         context.exit(1)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], object] | None]:
+    """Show a person at a terminal how far it is, and how long it will take: millions of entries take minutes."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label="entries", show_pos=True, update_min_steps=10_000, file=sys.stderr) as bar:
+
+        def show(read: int, size: int) -> None:
+            bar.length = size
+            bar.update(read - shown[0])
+            shown[0] = read
+
+        shown = [0]
+        yield show
 
 
 COMMANDS: list[click.Command] = [evidence]

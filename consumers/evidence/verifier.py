@@ -6,7 +6,7 @@ was signed with the same key, nor when.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.x509 import Certificate
@@ -156,13 +156,15 @@ def verify_log(
     *,
     tsa_roots: Sequence[Certificate] = (),
     witnesses: Sequence[WitnessKey] = (),
+    progress: Callable[[int, int], object] | None = None,
 ) -> LogReport:
     """Verify a log's folder offline. With `types`, entries must be leaves too, with rising offsets per partition.
 
     Time stamps that lie in it must fit the log, and with `tsa_roots` be signed under them; cosignatures of `witnesses`
     must hold where they are there.
 
-    Memory is flat in the log's size. Never raises for what it finds: see `problems`.
+    `progress` is told how many entries were read, of how many. Memory is flat in the log's size. Never raises for what it
+    finds: see `problems`.
     """
     report = LogReport()
     signed = files.read(CHECKPOINT)
@@ -178,7 +180,8 @@ def verify_log(
     frontier = Frontier()
     handovers: list[Handover] = []
     try:
-        handovers = _verify_tree(LogReader(files, head.size), frontier, _LeafCheck(report, types) if types else None)
+        leaves = _LeafCheck(report, types) if types else None
+        handovers = _verify_tree(LogReader(files, head.size), frontier, leaves, progress)
         refuse_retired(signed, handovers, head.origin)
         report.notes.extend(changes_in_words(handovers, head.origin))
         if frontier.root() != head.root:
@@ -210,7 +213,9 @@ def _told_by_witnesses(signed: bytes, witnesses: Sequence[WitnessKey]) -> list[s
     ]
 
 
-def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None") -> list[Handover]:
+def _verify_tree(
+    reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | None", progress: Callable[[int, int], object] | None
+) -> list[Handover]:
     """Add every entry to `frontier` and compare each tile with what the entries give; return the changes of the key."""
     handovers: list[Handover] = []
     for index in range(reader.bundle_count):
@@ -221,6 +226,8 @@ def _verify_tree(reader: LogReader, frontier: Frontier, leaves: "_LeafCheck | No
                 leaves.take(index * WIDTH + place, entry)
         for name, hashes in frontier.add(leaf_hashes(entries)):
             _compare(reader, name, hashes)
+        if progress is not None:
+            progress(index * WIDTH + len(entries), reader.size)
     for name, hashes in frontier.partials():
         _compare(reader, name, hashes)
     return handovers

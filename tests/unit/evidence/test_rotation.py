@@ -88,6 +88,12 @@ def test_the_checkpoint_of_the_change_is_signed_by_both_keys_and_the_old_one_is_
         assert writer.append(entries(4, 5)) == range(4, 5)
 
 
+def test_a_verifier_tells_how_far_it_is(rotated: Path) -> None:
+    told: list[tuple[int, int]] = []
+    verify_log(LogFolder(rotated), [KEY.verifier], progress=lambda read, size: told.append((read, size)))
+    assert told == [(256, 310), (310, 310)]
+
+
 def test_the_change_is_a_leaf_like_others(rotated: Path) -> None:
     parsed = discover().parse(LogReader(LogFolder(rotated), 310).entry(255))
     assert isinstance(parsed, KeyRotation)
