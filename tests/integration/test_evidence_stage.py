@@ -139,6 +139,8 @@ def test_a_topic_made_anew_is_read_from_its_beginning(kafka: Kafka, tmp_path: Pa
     admin.delete_topics([name])[name].result(timeout=15)
     until(lambda: name not in admin.list_topics(timeout=15).topics)
     create(kafka, CASE_EVENTS.name)
+    # the controller answers before the broker's own picture has the topic
+    until(lambda: name in admin.list_topics(timeout=15).topics)
     publish(kafka, range(20, 25))
     with running(kafka, folder):
         until(lambda: len(incidents(folder)) >= 25)
