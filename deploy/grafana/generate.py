@@ -104,6 +104,7 @@ OVERVIEW = (
              [("sum(tocsin_index_pending_resolutions_count)", "partitions"), ("max(tocsin_plans_waiting_count)", "plans")]),
         View("Evidence", "Is everything that happens being logged?",
              [("sum(rate(tocsin_evidence_leaves_total[$__rate_interval]))", "leaves a second"),
+              ("max(tocsin_evidence_oldest_unlogged_seconds)", "seconds behind"),
               ("max(tocsin_evidence_differing_count)", "incidents that differ")]),
         View("Set aside", "Does somebody send what we cannot read?",
              [("sum(increase(tocsin_dead_letters_total[1h]))", "dead letters"),
