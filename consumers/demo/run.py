@@ -80,6 +80,7 @@ STAFF: Mapping[str, tuple[str, Role]] = {
 
 
 _PATIENCE_SECONDS = 20
+_SNS_REFUSES = 2
 _SOFT = "soft bounce"
 _Counts = Mapping[tuple[str, str], int]
 _FALLBACKS: Mapping[str, tuple[Callable[[_Counts], Any], str]] = {
@@ -249,7 +250,7 @@ class _Demo:
                     "callback_port": callback_port,
                 },
                 # quick, so that a demo can show it: in an installation thirty seconds and five messages
-                "circuit": {"in_a_row": 2, "open_seconds": 3, "probes": 1},
+                "circuit": {"in_a_row": _SNS_REFUSES, "open_seconds": 3, "probes": 1},
             },
             "evidence": {"origin": "demo.example.com/log"},
             "metrics": {"port_base": 0},
@@ -445,8 +446,11 @@ class _Demo:
         deadline = time.monotonic() + 900
         shown = 0.0
         if not self._quiet:
-            self._fault({"sns": {"answer": "403", "operation": "Publish"}})
+            # as many calls as open its circuit; the next one is the probe that finds it well
+            self._fault({"sns": {"answer": "403", "operation": "Publish", "calls": _SNS_REFUSES}})
         while True:
+            # asked first: what has happened until then is still looked at
+            finished = self._progress.is_finished(incident_id)
             counts = self._progress.attempts()
             happened = {**counts, ("email", _SOFT): self._progress.receipt_count("bounced_soft")}
             for what, (seen, words) in _FALLBACKS.items():
@@ -460,7 +464,7 @@ class _Demo:
                 self._tell.say(", ".join(f"{channel} {state} {n:,}" for (channel, state), n in sorted(counts.items())))
             with self._store.begin() as connection:
                 shop.read_account_notices(connection, self._shop, datetime.now(UTC))
-            if self._progress.is_finished(incident_id):
+            if finished:
                 break
             if time.monotonic() > deadline or self._stop.is_set() or not self._supervising.is_alive():
                 raise DemoFailed(f"the release did not finish; logs are in {self._folder / 'logs'} (use --keep)")
@@ -479,15 +483,14 @@ class _Demo:
         self._tell.say(words)
 
     def _watch_sms_providers(self) -> None:
-        """Let SNS recover once its lane has moved, and tell when it has moved back."""
+        """Tell when the lane of SMS has moved to the second provider, and when it has moved back."""
         circuit, sent = self._progress.circuit("sns"), self._progress.sent_by("sms")
         if "sns ill" not in self._seen:
-            if circuit != "closed" and sent.get("sms_gateway"):
+            if sent.get("sms_gateway"):
                 self._see(
                     "sns ill",
-                    "SNS refuses every SMS: its circuit opens, and SMS take the second provider without anybody's help.",
+                    "SNS refuses SMS: its circuit opens, and SMS take the second provider without anybody's help.",
                 )
-                self._fault({})
         elif "sns well" not in self._seen and circuit == "closed" and sent.get("sns"):
             self._see("sns well", "SNS is well again: a real message got through, and SMS go back to it.")
 

@@ -41,7 +41,16 @@ def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
     wanted = [NewTopic(topic_prefix + TOPIC.name, PARTITIONS, 1), NewTopic(topic_prefix + DEAD_LETTERS.name, 1, 1)]
     for future in admin.create_topics(wanted).values():
         future.result(timeout=15)
+    for topic in wanted:
+        known_to_the_broker(admin, topic.topic)
     return settings
+
+
+def known_to_the_broker(admin: AdminClient, topic: str) -> None:
+    """Wait until the broker itself knows of `topic`: the controller, which makes it, tells it a moment later."""
+    until = time.monotonic() + 15
+    while (found := admin.list_topics(topic, timeout=15).topics.get(topic)) is None or found.error is not None:
+        assert time.monotonic() < until, f"{topic} is not known"
 
 
 class Shelf:
@@ -343,6 +352,7 @@ def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Ka
     small = NewTopic(kafka.topic_prefix + ACCOUNT_NOTICES.name, 1, 1, config={"max.message.bytes": "1000"})
     for future in admin.create_topics([small]).values():
         future.result(timeout=15)
+    known_to_the_broker(admin, kafka.topic_prefix + ACCOUNT_NOTICES.name)
     publisher = Publisher(kafka, transactional_id="one")
     # what does not compress
     bulky = read(2)._replace(value=secrets.token_bytes(5000))

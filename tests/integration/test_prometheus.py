@@ -16,6 +16,7 @@ import yaml
 
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Metrics
+from consumers.adapters.letter_batches import PROVIDER
 from consumers.bootstrap import STAGES
 from deploy.grafana.generate import DASHBOARDS
 from tests.e2e.leak_search import Piece, Place, demo_values, search
@@ -27,6 +28,8 @@ from tests.servers.prometheus import PrometheusServer, check_config, prometheus_
 CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yaml"
 
 Counts = dict[tuple[str, ...], float]
+
+_BY_MACHINE = f"NOT (provider = '{PROVIDER}' AND kind IN ('delivered', 'bounced_hard'))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +146,13 @@ def test_every_answer_of_a_provider_is_counted(scene: Scene) -> None:
 
 def test_every_receipt_is_counted(scene: Scene) -> None:
     """A queue may deliver twice: the ledger then has one row, and the metrics say how many were repeated."""
-    rows = scene.ledger("SELECT kind, COUNT(*) FROM receipt GROUP BY kind")
+    # what became of letters is recorded by people, not by the stage that counts
+    rows = scene.ledger(f"SELECT kind, COUNT(*) FROM receipt WHERE {_BY_MACHINE} GROUP BY kind")
     assert {kind for (kind,) in rows} >= {"delivered", "bounced_hard", "read"}
     counted = scene.metric("sum by (kind) (tocsin_receipts_by_kind_total)", "kind")
     results = scene.metric("sum by (result) (tocsin_receipts_total)", "result")
     repeated = results.pop(("repeated",), 0)
-    assert results == scene.ledger("SELECT 'applied', COUNT(*) FROM receipt WHERE applied")
+    assert results == scene.ledger(f"SELECT 'applied', COUNT(*) FROM receipt WHERE applied AND {_BY_MACHINE}")
     assert sum(counted.values()) == sum(rows.values()) + repeated
     assert counted.keys() == rows.keys()
     assert all(counted[kind] >= count for kind, count in rows.items())
@@ -162,16 +166,17 @@ def test_every_attempt_is_in_the_evidence_log(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_no_panel_is_empty(name: str, scene: Scene) -> None:
-    """Every query as Grafana would ask it, once the interval is put in."""
+    """Every query as Grafana would ask it, once the interval is put in. A rate needs two scrapes."""
     _, _, rows = DASHBOARDS[name]
-    empty = {
-        (view.title, query)
-        for row in rows
-        for view in row.views
-        for query, _ in view.queries
-        if not scene.prometheus.query(query.replace("$__rate_interval", "1m"))
+    queries = {
+        query.replace("$__rate_interval", "1m") for row in rows for view in row.views for query, _ in view.queries
     }
-    assert empty == set()
+
+    def all_answered() -> bool:
+        queries.difference_update([query for query in queries if scene.prometheus.query(query)])
+        return not queries
+
+    wait_until(all_answered, 20)
 
 
 def test_all_label_sets_begin_at_0(scene: Scene) -> None:
