@@ -81,7 +81,8 @@ def scene(programs: None) -> Iterator[Scene]:
                 address = addresses[each["labels"]["stage"]]
                 each["targets"] = [address.removeprefix("http://").removesuffix("/metrics")]
             with prometheus_server(config) as server:
-                wait_until(lambda: len(server.query("up == 1")) == len(STAGES), 20)
+                # a rate needs two scrapes
+                wait_until(lambda: len(server.query("sum_over_time(up[1m]) >= 3")) == len(STAGES), 20)
                 yield Scene(folder, server)
 
 
