@@ -62,7 +62,8 @@ def sent(
     server: Server, service: str, page: StandingPage, secret: str | None = "key"
 ) -> tuple[str, dict[str, str], Any]:
     hook = Webhook(ReceiverKind.ON_CALL, address(server, "/hook"), service, secret)
-    hook.deliver(page, escalated=True, now=NOW)
+    # the verifier asks the machine's clock, and this module may have been read minutes ago
+    hook.deliver(page, escalated=True, now=datetime.now(UTC))
     path, headers, body = server.seen[-1]
     assert b"kim@" not in body
     return path, headers, json.loads(body)
