@@ -14,13 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel, SealedContact
+from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.outbox import Written
 from consumers.adapters.case_store.tables import attempt, incident, person_key, recipient, release, segment
 from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
 
-CHUNK = 500
-"""Ids in one IN list: from 1,000 on MariaDB makes a join of it, which costs seven times as much."""
 _KEPT = 10_000
 
 _ATTEMPT = (
@@ -69,11 +68,9 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
     What many share is read once. `residence` and `contact` are JSON texts: few of them are ever looked into.
     """
     found: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(attempt_ids), CHUNK):
+    for some in in_parts(attempt_ids):
         rows = connection.execute(
-            sa.select(*(attempt.c[name] for name in _ATTEMPT))
-            .where(attempt.c.attempt_id.in_(attempt_ids[start : start + CHUNK]))
-            .with_for_update()
+            sa.select(*(attempt.c[name] for name in _ATTEMPT)).where(attempt.c.attempt_id.in_(some)).with_for_update()
         )
         people: dict[str, list[dict[str, Any]]] = {}
         for values in rows:
@@ -118,8 +115,7 @@ def _by_id(
 ) -> dict[str, tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
     wanted = sorted(each for each in ids if each is not None)
-    for start in range(0, len(wanted), CHUNK):
-        part = wanted[start : start + CHUNK]
+    for part in in_parts(wanted):
         for name, *values in connection.execute(sa.select(key, *columns).where(key.in_(part))):
             found[name] = tuple(values)
     return found
@@ -206,8 +202,8 @@ def outcome_of(row: Mapping[str, Any], happened: Happened, now: datetime) -> Wri
 
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
     """Set the same values in all attempts of `ids` that are in the state `before`."""
-    for start in range(0, len(ids), CHUNK):
-        part = attempt.c.attempt_id.in_(ids[start : start + CHUNK])
+    for some in in_parts(ids):
+        part = attempt.c.attempt_id.in_(some)
         connection.execute(sa.update(attempt).where(part & (attempt.c.state == before.value)).values(**values))
 
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.tables import person_key, recipient
 from consumers.evidence.commitment import commit, incident_key, roots_text
-
-_CHUNK = 500
 
 
 def who_they_are(
@@ -19,11 +18,11 @@ def who_they_are(
     By it whoever checks that nobody was left out knows which members of a resolution one person stands for.
     """
     found: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(recipient_ids), _CHUNK):
+    for some in in_parts(recipient_ids):
         for row in connection.execute(
             sa.select(recipient.c.recipient_id, recipient.c.roots, recipient.c.round, person_key.c.key)
             .outerjoin(person_key, person_key.c.root == recipient.c.root)
-            .where(recipient.c.recipient_id.in_(recipient_ids[start : start + _CHUNK]))
+            .where(recipient.c.recipient_id.in_(some))
         ):
             said: dict[str, Any] = {"round": row.round, "root_count": len(row.roots)}
             if row.key is not None:

@@ -7,13 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import CustomerAffected, Residence
-from consumers.adapters.case_store.engine import upsert
+from consumers.adapters.case_store.engine import in_parts, upsert
 from consumers.adapters.case_store.late_people import owed_correction
 from consumers.adapters.case_store.tables import affected, incident, recipient, segment
 from consumers.case.correcting import PlannedCorrection, WronglyTold
 from consumers.domain.persons import homes_of, joined
-
-_CHUNK = 500
 
 
 class CorrectionRows:
@@ -78,8 +76,7 @@ class CorrectionRows:
             )  # fmt: skip
             row["count"] += 1
         upsert(self._connection, segment, list(segments.values()), update=("count",))
-        for start in range(0, len(planned), _CHUNK):
-            chunk = planned[start : start + _CHUNK]
+        for chunk in in_parts(planned):
             firsts = {
                 row["recipient_id"]: dict(row)
                 for row in self._connection.execute(

@@ -33,7 +33,6 @@ from consumers.case.permissions import Role
 from consumers.evidence.commitment import erasure_marker
 
 _ENDED = ("dismissed", "closed")
-_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)

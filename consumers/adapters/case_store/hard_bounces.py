@@ -8,16 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import Channel
-from consumers.adapters.case_store.engine import upsert
+from consumers.adapters.case_store.engine import in_parts, upsert
 from consumers.adapters.case_store.tables import hard_bounce, recipient
-
-_CHUNK = 500
 
 
 def keep_hard_bounces(connection: sa.Connection, attempts: Sequence[Mapping[str, Any]], now: datetime) -> None:
     """Keep that the contacts of `attempts` bounced: by the keyed hash that tells whether a contact is still the same."""
-    for start in range(0, len(attempts), _CHUNK):
-        chunk = attempts[start : start + _CHUNK]
+    for chunk in in_parts(attempts):
         people = {
             row.recipient_id: row
             for row in connection.execute(
@@ -50,13 +47,13 @@ def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) ->
     found: dict[str, set[Channel]] = defaultdict(set)
     if connection.execute(sa.select(hard_bounce.c.root).limit(1)).first() is None:
         return found
-    for start in range(0, len(recipient_ids), _CHUNK):
+    for some in in_parts(recipient_ids):
         for row in connection.execute(
             sa.select(
                 recipient.c.recipient_id, recipient.c.contact, hard_bounce.c.channel, hard_bounce.c.contact_digest
             )
             .join(hard_bounce, hard_bounce.c.root == recipient.c.root)
-            .where(recipient.c.recipient_id.in_(recipient_ids[start : start + _CHUNK]))
+            .where(recipient.c.recipient_id.in_(some))
         ):
             now = _digest(row.contact)
             if "" in (now, row.contact_digest) or now == row.contact_digest:

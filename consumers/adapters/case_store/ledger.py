@@ -31,9 +31,6 @@ from bridge.runtime.telemetry import counter, histogram
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.canaries import judge_canaries
 from consumers.adapters.case_store.claims import (
-    CHUNK as _CHUNK,
-)
-from consumers.adapters.case_store.claims import (
     Claims,
     Happened,
     claimable,
@@ -43,7 +40,7 @@ from consumers.adapters.case_store.claims import (
     set_alike,
 )
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, insert_many, update_many, upsert
+from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, update_many, upsert
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import Meter, insert_attempts, lane_ages, open_gates
@@ -517,7 +514,7 @@ class Ledger:
                 for attempt_id in connection.execute(
                     sa.select(attempt.c.attempt_id)
                     .where((attempt.c.state == state) & condition)
-                    .limit(_CHUNK)
+                    .limit(IN_LIST)
                     .with_for_update()
                 ).scalars()
             ]
@@ -775,13 +772,10 @@ class Ledger:
         now = self._clock.now()
 
         def work(connection: sa.Connection) -> None:
-            for start in range(0, len(attempt_ids), _CHUNK):
+            for some in in_parts(attempt_ids):
                 connection.execute(
                     sa.update(attempt)
-                    .where(
-                        attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK])
-                        & (attempt.c.state == AttemptState.COMMANDED)
-                    )
+                    .where(attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.COMMANDED))
                     .values(state=AttemptState.PLANNED.value, state_at=now)
                 )
 
@@ -818,11 +812,10 @@ class Ledger:
             }
             ours = {
                 row.attempt_id
-                for start in range(0, len(ids), _CHUNK)
+                for some in in_parts(ids)
                 for row in connection.execute(
                     sa.select(attempt.c.attempt_id, attempt.c.send_count).where(
-                        attempt.c.attempt_id.in_(ids[start : start + _CHUNK])
-                        & (attempt.c.state == AttemptState.INTENDED)
+                        attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.INTENDED)
                     )
                 )
                 if claims[row.attempt_id] == row.send_count
@@ -881,10 +874,10 @@ class Ledger:
         }
         ids = sorted(claims)
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(ids), _CHUNK):
+        for some in in_parts(ids):
             for attempt_id, state, count, provider in connection.execute(
                 sa.select(attempt.c.attempt_id, attempt.c.state, attempt.c.send_count, attempt.c.provider)
-                .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+                .where(attempt.c.attempt_id.in_(some))
                 .with_for_update()
             ):
                 item, claim = claims[attempt_id]
@@ -919,8 +912,8 @@ class Ledger:
         return {row["attempt_id"] for row in rows}
 
     def _match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
-        for start in range(0, len(reports), _CHUNK):
-            by_message = {item.provider_message_id: item.attempt_id for item in reports[start : start + _CHUNK]}
+        for some in in_parts(reports):
+            by_message = {item.provider_message_id: item.attempt_id for item in some}
             strays = (
                 connection.execute(
                     sa.select(receipt).where(
@@ -1003,10 +996,10 @@ class Ledger:
         seen = {
             (provider, event_id)
             for provider, ids in by_provider.items()
-            for start in range(0, len(ids), _CHUNK)
+            for some in in_parts(ids)
             for event_id in connection.execute(
                 sa.select(receipt.c.provider_event_id).where(
-                    (receipt.c.provider == provider) & receipt.c.provider_event_id.in_(ids[start : start + _CHUNK])
+                    (receipt.c.provider == provider) & receipt.c.provider_event_id.in_(some)
                 )
             ).scalars()
         }
@@ -1021,19 +1014,16 @@ class Ledger:
                 messages[item.provider].add(item.provider_message_id)
         known: set[str] = set()
         by_message: dict[tuple[str, str], str] = {}
-        for start in range(0, len(tags), _CHUNK):
+        for some in in_parts(tags):
             known.update(
-                connection.execute(
-                    sa.select(attempt.c.attempt_id).where(attempt.c.attempt_id.in_(tags[start : start + _CHUNK]))
-                ).scalars()
+                connection.execute(sa.select(attempt.c.attempt_id).where(attempt.c.attempt_id.in_(some))).scalars()
             )
         for provider, of_provider in messages.items():
             ids = sorted(of_provider)
-            for start in range(0, len(ids), _CHUNK):
+            for some in in_parts(ids):
                 for row in connection.execute(
                     sa.select(attempt.c.provider_message_id, attempt.c.attempt_id).where(
-                        (attempt.c.provider == provider)
-                        & attempt.c.provider_message_id.in_(ids[start : start + _CHUNK])
+                        (attempt.c.provider == provider) & attempt.c.provider_message_id.in_(some)
                     )
                 ):
                     by_message[(provider, row.provider_message_id)] = row.attempt_id
@@ -1108,8 +1098,8 @@ class Ledger:
                 ).scalars()
             )
         )
-        for start in range(0, len(settled), _CHUNK):
-            self._advance_people(connection, settled[start : start + _CHUNK], now)
+        for some in in_parts(settled):
+            self._advance_people(connection, some, now)
 
     def _expires_at(self, row: Mapping[str, Any], now: datetime) -> datetime:
         own = row["timeout_seconds"]
@@ -1118,7 +1108,7 @@ class Ledger:
 
     @staticmethod
     def _attempt_rows(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Mapping[Any, Any]]:
-        for start in range(0, len(ids), _CHUNK):
+        for some in in_parts(ids):
             yield from connection.execute(
                 sa.select(
                     attempt,
@@ -1131,7 +1121,7 @@ class Ledger:
                 .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
                 .outerjoin(person_key, person_key.c.root == recipient.c.root)
                 .join(incident, incident.c.incident_id == attempt.c.incident_id)
-                .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+                .where(attempt.c.attempt_id.in_(some))
                 .with_for_update(of=attempt)
             ).mappings()
 
@@ -1146,8 +1136,8 @@ class Ledger:
     def _advance(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
         """Give everybody whose attempt arrived or failed what follows: the next channel, or an end."""
         people = sorted({row["recipient_id"] for row in rows if AttemptState(row["state"]) in ARRIVED | FAILED})
-        for start in range(0, len(people), _CHUNK):
-            self._advance_people(connection, people[start : start + _CHUNK], now)
+        for some in in_parts(people):
+            self._advance_people(connection, some, now)
 
     def _advance_people(self, connection: sa.Connection, people: Sequence[str], now: datetime) -> None:
         tried: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
@@ -1274,10 +1264,10 @@ class Ledger:
         for recipient_id, end, _ in final:
             by_end[end].append(recipient_id)
         for end, ids in by_end.items():
-            for start in range(0, len(ids), _CHUNK):
+            for some in in_parts(ids):
                 connection.execute(
                     sa.update(recipient)
-                    .where(recipient.c.recipient_id.in_(ids[start : start + _CHUNK]))
+                    .where(recipient.c.recipient_id.in_(some))
                     .values(final_state=end.value, final_at=now)
                 )
         who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])

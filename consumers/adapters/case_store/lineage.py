@@ -4,15 +4,13 @@ Rows have natural keys, so that an event that comes twice, late or in another or
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
 from consumers.adapters.case_store.tables import lineage_dataset, lineage_run
 from consumers.domain.openlineage import RunFact
-
-_AT_ONCE = 500
 
 
 class LineageTables:
@@ -31,7 +29,7 @@ class LineageTables:
         table = lineage_dataset
         found: set[str] = set()
         with self._database.read() as connection:
-            for chunk in _chunks(hashes):
+            for chunk in in_parts(hashes):
                 for column in (table.c.full_sha256, table.c.short_sha256, table.c.version_sha256):
                     query = sa.select(table.c.run_id).where(column.in_(chunk) & (table.c.role == "input"))
                     found.update(connection.execute(query).scalars())
@@ -42,7 +40,7 @@ class LineageTables:
         table = lineage_dataset
         found: set[str] = set()
         with self._database.read() as connection:
-            for chunk in _chunks(_known(run_ids)):
+            for chunk in in_parts(_known(run_ids)):
                 query = sa.select(table.c.namespace, table.c.name, table.c.version).where(
                     table.c.run_id.in_(chunk) & (table.c.role == "output")
                 )
@@ -63,7 +61,7 @@ class LineageTables:
     def _related(self, wanted: sa.Column[str], by: sa.Column[str], run_ids: Collection[str]) -> set[str]:
         found: set[str] = set()
         with self._database.read() as connection:
-            for chunk in _chunks(_known(run_ids)):
+            for chunk in in_parts(_known(run_ids)):
                 query = sa.select(wanted).where(by.in_(chunk) & wanted.is_not(None))
                 found.update(connection.execute(query).scalars())
         return found
@@ -113,11 +111,6 @@ def _keep(connection: sa.Connection, fact: RunFact, source: str) -> bool:
 def _known(run_ids: Collection[str]) -> list[str]:
     # what is longer than a UUID is no run of lineage; MariaDB would compare it cut off
     return sorted({each.lower() for each in run_ids if len(each) <= 36})
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), _AT_ONCE):
-        yield values[start : start + _AT_ONCE]
 
 
 def _sha256(text: str) -> str:

@@ -17,7 +17,7 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
 from consumers.adapters.case_store.claims import command_of, set_alike
-from consumers.adapters.case_store.engine import CaseDatabase, insert_many, upsert
+from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, upsert
 from consumers.adapters.case_store.tables import (
     attempt,
     gate,
@@ -34,7 +34,6 @@ from consumers.domain.ledger import Lane, LaneAge
 from consumers.domain.metering import Queue, QueueKey, shares
 
 NEVER_DUE = datetime(9999, 12, 31, tzinfo=UTC)
-_CHUNK = 500
 _KEPT_FOR = timedelta(minutes=1)
 """Whoever is kept back is looked at again after this, whatever the reason; lifting a gate lets them go at once."""
 _PAGES = 20
@@ -228,7 +227,7 @@ class Meter:
             if len(found) >= limit:
                 break
             # once somebody is kept back there may be very many
-            wanted = limit - len(found) if number == 0 else max(limit - len(found), _CHUNK)
+            wanted = limit - len(found) if number == 0 else max(limit - len(found), IN_LIST)
             page = _waiting(connection, channel, running, now, seen, fallback, wanted, segment_id)
             kept = [row for row in page if self._kept_back(connection, row, gates)]
             _mark_kept(connection, [row["attempt_id"] for row in kept], now + _KEPT_FOR)
@@ -300,7 +299,7 @@ def _waiting(
         )
     ids = [each for each in connection.execute(query).scalars() if each not in seen][:limit]
     rows: dict[str, Mapping[str, Any]] = {}
-    for start in range(0, len(ids), _CHUNK):
+    for some in in_parts(ids):
         for row in connection.execute(
             sa.select(
                 attempt.c.attempt_id,
@@ -320,7 +319,7 @@ def _waiting(
             )
             .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
             .join(segment, segment.c.segment_id == recipient.c.segment_id)
-            .where(attempt.c.attempt_id.in_(ids[start : start + _CHUNK]))
+            .where(attempt.c.attempt_id.in_(some))
         ).mappings():
             rows[row["attempt_id"]] = {**row, "current_epoch": running.epoch}
     # an attempt of somebody whom planning has just taken out of their segment waits for planning
@@ -328,12 +327,8 @@ def _waiting(
 
 
 def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: datetime) -> None:
-    for start in range(0, len(attempt_ids), _CHUNK):
-        connection.execute(
-            sa.update(attempt)
-            .where(attempt.c.attempt_id.in_(attempt_ids[start : start + _CHUNK]))
-            .values(kept_until=until)
-        )
+    for some in in_parts(attempt_ids):
+        connection.execute(sa.update(attempt).where(attempt.c.attempt_id.in_(some)).values(kept_until=until))
 
 
 def _command(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
@@ -352,11 +347,11 @@ def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
     """
     order: dict[str, tuple[datetime, int]] = {}
     people = sorted({row["recipient_id"] for row in rows})
-    for start in range(0, len(people), _CHUNK):
+    for some in in_parts(people):
         for each in connection.execute(
             sa.select(recipient.c.recipient_id, recipient.c.deadline_at, segment.c.priority)
             .outerjoin(segment, segment.c.segment_id == recipient.c.segment_id)
-            .where(recipient.c.recipient_id.in_(people[start : start + _CHUNK]))
+            .where(recipient.c.recipient_id.in_(some))
         ):
             order[each.recipient_id] = (each.deadline_at or NEVER_DUE, each.priority or 0)
     # channels that begin together are all first ones

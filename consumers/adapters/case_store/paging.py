@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.clocks import Clocks
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
 from consumers.adapters.case_store.tables import incident, page, page_delivery, resolution
 from consumers.domain.paging import Sent, StandingPage
 
@@ -71,8 +71,8 @@ class PagingTable:
         found: dict[str, dict[str, Sent]] = {}
         ids = [each.page_id for each in pages]
         with self._database.read() as connection:
-            for start in range(0, len(ids), 500):
-                chosen = page_delivery.c.page_id.in_(ids[start : start + 500])
+            for some in in_parts(ids):
+                chosen = page_delivery.c.page_id.in_(some)
                 for row in connection.execute(sa.select(page_delivery).where(chosen)).mappings():
                     found.setdefault(row["page_id"], {})[row["receiver"]] = Sent(
                         row["delivered_at"], row["failures"], row["tried_at"], settled=bool(row["settled"])

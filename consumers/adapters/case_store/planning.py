@@ -5,7 +5,7 @@ SQL only; every decision was made before. Each method that writes is one transac
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
 from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import (
@@ -52,7 +52,6 @@ from consumers.domain.standing import grown, late_order
 from consumers.evidence.commitment import commit, incident_key, new_person_key
 from consumers.evidence.merkle import leaf_hash, root_over
 
-_CHUNK = 500
 _ENDED = ("dismissed", "closed")
 
 
@@ -136,7 +135,7 @@ class PlanningTables:
         connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id)).with_for_update())
         leaves = {(event.root, _leaf_of(event)): event.partition for event in events}
         noted: set[tuple[str, str]] = set()
-        for roots in _chunks(sorted({root for root, _ in leaves})):
+        for roots in in_parts(sorted({root for root, _ in leaves})):
             rows = connection.execute(
                 sa.select(late_member.c.root, late_member.c.member_leaf).where(
                     _of(late_member, plan_id) & late_member.c.root.in_(roots)
@@ -416,14 +415,14 @@ class PlanningTables:
                 }
                 for row in change.changed
             ]
-            for ids in _chunks(change.withdrawn):
+            for ids in in_parts(change.withdrawn):
                 connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
-            for ids in _chunks(change.removed):
+            for ids in in_parts(change.removed):
                 connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
             columns = [
                 column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")
             ]
-            for chunk in _chunks(rows):
+            for chunk in in_parts(rows):
                 upsert(connection, recipient, chunk, update=columns)
             for recipient_id, roots in change.regrouped.items():
                 connection.execute(
@@ -434,7 +433,7 @@ class PlanningTables:
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(correction=correction)
                 )
-            for ids in _chunks(sorted(change.corrections)):
+            for ids in in_parts(sorted(change.corrections)):
                 # what was to put them right is about what is no longer so; one that somebody has begun to send stays
                 connection.execute(
                     sa.delete(recipient).where(
@@ -477,7 +476,7 @@ class PlanningTables:
         """Let the log know which members somebody stands for now: their final leaf may have been written without these."""
         who = who_they_are(connection, plan_id.incident_id, names)
         events = []
-        for ids in _chunks(names):
+        for ids in in_parts(names):
             for row in connection.execute(
                 sa.select(recipient.c.recipient_id, recipient.c.subject_commitment, incident.c.exercise)
                 .join(incident, incident.c.incident_id == recipient.c.incident_id)
@@ -519,13 +518,13 @@ class PlanningTables:
         if current.revision != plan_id.revision or current.state in _ENDED:
             return False
         touched = {*change.removed, *(row["recipient_id"] for row in change.changed)} - set(change.withdrawn)
-        for ids in _chunks(sorted(touched)):
+        for ids in in_parts(sorted(touched)):
             begun = connection.execute(
                 sa.select(sa.func.count()).select_from(attempt).where(attempt.c.recipient_id.in_(ids))
             ).scalar_one()
             if begun:
                 return False
-        for ids in _chunks(change.withdrawn):
+        for ids in in_parts(change.withdrawn):
             # locked: the meter must not put on the belt what is being withdrawn
             rows = connection.execute(
                 sa.select(attempt.c.state, attempt.c.send_count, attempt.c.number)
@@ -543,7 +542,7 @@ class PlanningTables:
 
         def held(wanted: Sequence[str]) -> dict[str, bytes]:
             found: dict[str, bytes] = {}
-            for chunk in _chunks(wanted):
+            for chunk in in_parts(wanted):
                 for row in connection.execute(
                     sa.select(person_key.c.root, person_key.c.key).where(
                         person_key.c.root.in_(chunk) & person_key.c.key.is_not(None)
@@ -554,7 +553,7 @@ class PlanningTables:
 
         keys = held(roots)
         missing = sorted(set(roots) - keys.keys())
-        for chunk in _chunks(missing):
+        for chunk in in_parts(missing):
             connection.execute(sa.delete(person_key).where(person_key.c.root.in_(chunk) & person_key.c.key.is_(None)))
             upsert(connection, person_key, [{"root": root, "key": new_person_key(), "made_at": now} for root in chunk])
         return keys | held(missing)
@@ -611,11 +610,6 @@ def _of(table: sa.Table, plan_id: PlanId) -> sa.ColumnElement[bool]:
     return condition
 
 
-def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
-
-
 _FAILED = (AttemptState.BOUNCED, AttemptState.REJECTED, AttemptState.CANCELLED)
 
 
@@ -639,7 +633,7 @@ def _known_members(
     connection: sa.Connection, plan_id: PlanId, events: Sequence[CustomerAffected]
 ) -> dict[str, CustomerAffected]:
     found: dict[str, CustomerAffected] = {}
-    for roots in _chunks(sorted({event.root for event in events})):
+    for roots in in_parts(sorted({event.root for event in events})):
         rows = connection.execute(
             sa.select(affected.c.root, affected.c.event).where(_of(affected, plan_id) & affected.c.root.in_(roots))
         )

@@ -8,12 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import Residence
+from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.tables import publication, recipient
 from consumers.case.publishing import PublicationRecord
 from consumers.domain.persons import homes_of
 from consumers.domain.publication import Publication, stand_in
-
-_CHUNK = 500
 
 
 class PublicationRows:
@@ -66,11 +65,11 @@ def stood_in_for(
 ) -> Mapping[str, tuple[str, ...]]:
     """Return of `recipient_ids` those whose notice `standing` stands in for, each with the publications that do."""
     found: dict[str, tuple[str, ...]] = {}
-    for start in range(0, len(recipient_ids) if standing else 0, _CHUNK):
+    for some in in_parts(recipient_ids if standing else ()):
         rows = connection.execute(
             sa.select(
                 recipient.c.recipient_id, recipient.c.jurisdictions, recipient.c.residence, recipient.c.controller
-            ).where(recipient.c.recipient_id.in_(recipient_ids[start : start + _CHUNK]))
+            ).where(recipient.c.recipient_id.in_(some))
         )
         for row in rows:
             homes = homes_of([Residence.model_validate(claim) for claim in row.residence])

@@ -10,13 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState
+from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
 from consumers.case.store import FailedPerson, Retry, TriedOnce
 from consumers.domain.delivery import PersonEnd
 from consumers.domain.sending import ReceiptKind
 
-_CHUNK = 500
 _ANEW = (
     "commanded_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "provider_message_id", "body_sha256",
     "kept_until",
@@ -82,10 +82,10 @@ class SteeringRows:
             (receipt.c.attempt_id == attempt.c.attempt_id) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD)
         )
         ids = [row.recipient_id for row in people]
-        for start in range(0, len(ids), _CHUNK):
+        for some in in_parts(ids):
             for row in self._connection.execute(
                 sa.select(attempt.c.recipient_id, attempt.c.channel, attempt.c.state, hard.label("hard"))
-                .where(attempt.c.recipient_id.in_(ids[start : start + _CHUNK]))
+                .where(attempt.c.recipient_id.in_(some))
                 .order_by(attempt.c.number)
             ):
                 tried[row.recipient_id].append(TriedOnce(row.channel, row.state, bool(row.hard)))
@@ -98,8 +98,8 @@ class SteeringRows:
         ]  # fmt: skip
 
     def add_retries(self, incident_id: str, release_id: str, retries: Sequence[Retry], now: datetime) -> None:
-        for start in range(0, len(retries), _CHUNK):
-            wanted = {each.recipient_id: each for each in retries[start : start + _CHUNK]}
+        for some in in_parts(retries):
+            wanted = {each.recipient_id: each for each in some}
             last: dict[str, int] = {}
             patterns: dict[str, Mapping[Any, Any]] = {}
             for row in self._connection.execute(
