@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,7 @@ import structlog
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.runtime.clock import Clock
+from bridge.runtime.draining import DrainingServer
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.telemetry import Health, counter
 from consumers.case.acting import actor_of, record_act
@@ -324,7 +325,7 @@ class LogServer:
 
     def __init__(self, published: PublishedLog, host: str, port: int, *, run_file: Path | None = None) -> None:
         """Raises OSError where it cannot listen."""
-        self._server = _Server((host, port), _handler_of(published))
+        self._server = DrainingServer((host, port), _handler_of(published))
         self.port: int = self._server.server_address[1]
         self.address = f"http://{host}:{self.port}"
         self._thread = threading.Thread(
@@ -341,12 +342,6 @@ class LogServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
-
-
-class _Server(ThreadingHTTPServer):
-    # requests in flight are answered before the process ends; each is bounded by the handler's timeout
-    daemon_threads = False
-    block_on_close = True
 
 
 def _handler_of(published: PublishedLog) -> type[BaseHTTPRequestHandler]:

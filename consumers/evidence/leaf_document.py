@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bridge.contracts.events import IncidentId
+from consumers.evidence.leaf_patterns import unwrapped
 from consumers.evidence.leaves import (
     At,
     CaseLeaf,
@@ -177,11 +178,7 @@ def _fields(model: type[BaseModel]) -> str:
 
 
 def _sort(sort: Any, metadata: Iterable[Any] = ()) -> str:
-    constraints = list(metadata)
-    while get_origin(sort) is Annotated:
-        sort, *more = get_args(sort)
-        for item in more:
-            constraints.extend(item.metadata if isinstance(item, FieldInfo) else [item])
+    sort, constraints = unwrapped(sort, metadata)
     origin = get_origin(sort)
     if origin in (Union, UnionType):
         return " or ".join(_sort(each, constraints) for each in get_args(sort) if each is not NoneType)

@@ -96,20 +96,23 @@ def _object(
     return rf"\{{{''.join(parts)}\}}"
 
 
-def _value(sort: Any, metadata: Iterable[Any], plain: frozenset[Any]) -> str:
+def unwrapped(sort: Any, metadata: Iterable[Any] = ()) -> tuple[Any, list[Any]]:
+    """Return what stands inside `Annotated`, however often, and all its constraints, those of `metadata` first."""
     constraints = list(metadata)
-    while True:
-        if get_origin(sort) is Annotated:
-            sort, *more = get_args(sort)
-            for item in more:
-                constraints.extend(item.metadata if isinstance(item, FieldInfo) else [item])
-        elif get_origin(sort) in (Union, UnionType):
-            options = [option for option in get_args(sort) if option is not NoneType]
-            if len(options) != 1:
-                raise _NoPattern
-            sort = options[0]
-        else:
-            break
+    while get_origin(sort) is Annotated:
+        sort, *more = get_args(sort)
+        for item in more:
+            constraints.extend(item.metadata if isinstance(item, FieldInfo) else [item])
+    return sort, constraints
+
+
+def _value(sort: Any, metadata: Iterable[Any], plain: frozenset[Any]) -> str:
+    sort, constraints = unwrapped(sort, metadata)
+    while get_origin(sort) in (Union, UnionType):
+        options = [option for option in get_args(sort) if option is not NoneType]
+        if len(options) != 1:
+            raise _NoPattern
+        sort, constraints = unwrapped(options[0], constraints)
     if get_origin(sort) is tuple:
         item, *rest = get_args(sort)
         if rest != [Ellipsis] or constraints:

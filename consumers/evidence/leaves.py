@@ -32,12 +32,11 @@ from pydantic import (
     ValidationError,
     create_model,
 )
-from pydantic.fields import FieldInfo
 
 from bridge.contracts.events import IncidentId
 from bridge.contracts.scope import Instant
 from consumers.evidence.faults import Malformed
-from consumers.evidence.leaf_patterns import leaf_pattern
+from consumers.evidence.leaf_patterns import leaf_pattern, unwrapped
 
 MAX_LEAF_BYTES = 16 * 1024
 MAX_NUMBER = 2**53 - 1
@@ -309,11 +308,7 @@ def refuse_free_text(model: type[BaseModel]) -> None:
 
 
 def _refuse_sort(where: str, sort: Any, metadata: Iterable[Any]) -> None:
-    constraints = list(metadata)
-    while get_origin(sort) is Annotated:
-        sort, *more = get_args(sort)
-        for item in more:
-            constraints.extend(item.metadata if isinstance(item, FieldInfo) else [item])
+    sort, constraints = unwrapped(sort, metadata)
     origin = get_origin(sort)
     if origin in (Union, UnionType):
         for option in get_args(sort):

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,7 @@ from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.draining import DrainingServer
 from bridge.runtime.kafka import new_consumer
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
@@ -275,7 +276,7 @@ class HttpIntake:
         self._secrets = dict(secrets)
         self._tolerance = timedelta(seconds=settings.tolerance_seconds)
         self._clock = clock
-        self._server = _Server((settings.host, settings.port), _handler_of(self))
+        self._server = DrainingServer((settings.host, settings.port), _handler_of(self))
         self.port: int = self._server.server_address[1]
         self.address = f"http://{settings.host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="intake-http", daemon=True)
@@ -320,12 +321,6 @@ class HttpIntake:
         _count("http", arrival, taken)
         ids = list(dict.fromkeys(each.incident_id for each in taken))
         return _Answer(202, {"incident_id": ids[0], "incident_ids": ids})
-
-
-class _Server(ThreadingHTTPServer):
-    # requests in flight are answered before the process ends; each is bounded by the handler's timeout
-    daemon_threads = False
-    block_on_close = True
 
 
 def _handler_of(intake: HttpIntake) -> type[BaseHTTPRequestHandler]:
