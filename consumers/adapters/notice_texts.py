@@ -30,6 +30,7 @@ from consumers.domain.notices import (
 )
 from consumers.domain.segments import segment_key_from
 from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedLetter, PreparedText
+from consumers.domain.simulators import SIMULATED_PHONE, simulated_email
 
 _KEPT_SEGMENTS = 256
 
@@ -145,20 +146,17 @@ class Addresses:
     An exercise never leaves for a person outside the sandbox. Simulated numbers are SNS's own sandbox destinations.
     """
 
-    _SIMULATED_EMAIL = "success@simulator.amazonses.com"
-    _SIMULATED_PHONE = "+14254147755"
-
     def __init__(self, mode: str, *, test_store: bool = False) -> None:
         self._mode = mode
         self._test_store = test_store
 
     def email(self, intent: Intent, address: str) -> str:
         """Return the address to use for `address`."""
-        return self._SIMULATED_EMAIL if self._simulated(intent) else address
+        return simulated_email() if self._simulated(intent) else address
 
     def phone(self, intent: Intent, number: str) -> str:
         """Return the number to use for `number`."""
-        return self._SIMULATED_PHONE if self._simulated(intent) else number
+        return SIMULATED_PHONE if self._simulated(intent) else number
 
     def shows_on_account_page(self, intent: Intent) -> bool:
         """Return whether an account notice may really be posted: an account page is the shop's own, it has no simulator.

@@ -36,6 +36,10 @@ class Fate(StrEnum):
     """Nobody ever reports what became of it."""
     SUPPRESSED = "suppressed"
     """The address was on the account's suppression list: SES sends nothing and reports a bounce."""
+    SUPPRESSED_BY_SES = "suppressed_by_ses"
+    """The same for an address on SES's global suppression list."""
+    AUTO_RESPONSE = "auto_response"
+    """Delivered; an automatic response came back to the return path."""
     SUPPRESSED_COMPLAINT = "suppressed_complaint"
     """The same for an address whose owner complained once: SES reports a complaint about what it never sent."""
     RENDERING_FAILED = "rendering_failed"
@@ -53,6 +57,8 @@ FATES = {
     Behaviour.REJECT: Fate.REJECTED,
     Behaviour.SPAM: Fate.SPAM_FOLDER,
     Behaviour.SILENT: Fate.SILENT,
+    Behaviour.OOTO: Fate.AUTO_RESPONSE,
+    Behaviour.SUPPRESSED: Fate.SUPPRESSED_BY_SES,
 }
 """What becomes of an accepted message; every other behaviour ends in its delivery."""
 
@@ -66,6 +72,8 @@ SES_EVENTS: dict[Fate, tuple[str, ...]] = {
     Fate.SPAM_FOLDER: ("Send", "Delivery"),
     Fate.SILENT: ("Send",),
     Fate.SUPPRESSED: ("Send", "Bounce"),
+    Fate.SUPPRESSED_BY_SES: ("Send", "Bounce"),
+    Fate.AUTO_RESPONSE: ("Send", "Delivery", "Bounce"),
     Fate.SUPPRESSED_COMPLAINT: ("Send", "Complaint"),
     Fate.RENDERING_FAILED: ("Rendering Failure",),
 }
@@ -87,7 +95,9 @@ SMS_STATUS: dict[Fate, tuple[str, str]] = {
     Fate.DELAYED: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.COMPLAINED: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.SPAM_FOLDER: ("SUCCESS", "Message has been accepted by phone carrier"),
+    Fate.AUTO_RESPONSE: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.BOUNCED: ("FAILURE", "Unknown error attempting to reach phone"),
+    Fate.SUPPRESSED_BY_SES: ("FAILURE", "Unknown error attempting to reach phone"),
     Fate.SOFT_BOUNCED: ("FAILURE", "Phone is currently unreachable/unavailable"),
     Fate.REJECTED: ("FAILURE", "Blocked as spam by phone carrier"),
     Fate.OPTED_OUT: ("FAILURE", "Phone number is opted out"),
@@ -100,7 +110,9 @@ GATEWAY_STATUS: dict[Fate, tuple[str, int | None]] = {
     Fate.DELAYED: ("delivered", None),
     Fate.COMPLAINED: ("delivered", None),
     Fate.SPAM_FOLDER: ("delivered", None),
+    Fate.AUTO_RESPONSE: ("delivered", None),
     Fate.BOUNCED: ("undelivered", 30005),
+    Fate.SUPPRESSED_BY_SES: ("undelivered", 30005),
     Fate.SOFT_BOUNCED: ("undelivered", 30003),
     Fate.REJECTED: ("undelivered", 30007),
 }
@@ -153,6 +165,9 @@ class Message:
 _BOUNCES: dict[Fate, tuple[str, str, str, str]] = {
     Fate.BOUNCED: ("Permanent", "General", "5.1.1", "550 5.1.1 user unknown"),
     Fate.SUPPRESSED: ("Permanent", "OnAccountSuppressionList", "5.1.1", "550 5.1.1 user unknown"),
+    Fate.SUPPRESSED_BY_SES: ("Permanent", "Suppressed", "5.1.1", "550 5.1.1 user unknown"),
+    # SES has no word of its own for an automatic response: it is this one, and not counted as a bounce
+    Fate.AUTO_RESPONSE: ("Transient", "General", "4.0.0", "automatic response"),
     Fate.SOFT_BOUNCED: ("Transient", "MailboxFull", "4.2.2", "452 4.2.2 mailbox full"),
 }
 """Bounce type and sub-type, enhanced status code and what the receiving server said."""

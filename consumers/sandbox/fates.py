@@ -1,7 +1,8 @@
 """What becomes of a message, scripted by its recipient: the same recipient always meets the same fate.
 
 A plus tag of the address says it (`ann+bounce@shop.example.com`, `bob+throttle3@shop.example.com`), or a table posted
-to `/_control/behaviours`, which wins and is the only way for telephone numbers. Everything else is delivered.
+to `/_control/behaviours`, which wins and is the only way for telephone numbers. The addresses of SES's mailbox simulator
+meet what AWS documents of them, and its simulated telephone number that fails does. Everything else is delivered.
 """
 
 import re
@@ -41,6 +42,10 @@ class Behaviour(StrEnum):
     """Taken, but the connection ends before the answer for the first tries: receipts tell what became of it."""
     LOST = "lost"
     """Not taken, and the connection ends without an answer for the first tries."""
+    OOTO = "ooto"
+    """Delivered; an automatic response (out of the office) follows, which SES reports as a transient bounce."""
+    SUPPRESSED = "suppressed"
+    """Accepted, not sent: a hard bounce as of an address on SES's global suppression list."""
     THROTTLE = "throttle"
     """Refused as too fast for the first tries, then delivered."""
 
@@ -56,6 +61,21 @@ class Script:
 COUNTED = {Behaviour.THROTTLE: THROTTLED_TRIES, Behaviour.TIMEOUT: LOST_TRIES, Behaviour.LOST: LOST_TRIES}
 """Behaviours that concern a number of tries, and how many when none is given."""
 
+SIMULATOR_DOMAIN = "simulator.amazonses.com"
+"""https://docs.aws.amazon.com/ses/latest/dg/send-an-email-from-console.html#send-email-simulator"""
+
+SIMULATED = {
+    "success": Behaviour.DELIVERED,
+    "bounce": Behaviour.BOUNCE,
+    "ooto": Behaviour.OOTO,
+    "complaint": Behaviour.COMPLAINT,
+    "suppressionlist": Behaviour.SUPPRESSED,
+}
+"""Local part of the mailbox simulator's addresses, without its label, -> what becomes of a message."""
+
+SIMULATED_PHONE_FAILING = "+14254147167"
+"""https://docs.aws.amazon.com/sms-voice/latest/userguide/test-phone-numbers.html"""
+
 _PLUS_TAG = re.compile(r"[^@]*\+(?P<behaviour>[a-z]+)(?P<times>\d*)@.*", re.IGNORECASE)
 
 
@@ -64,11 +84,20 @@ def recipient_key(recipient: str) -> str:
     return recipient.strip().lower()
 
 
+def is_simulated(recipient: str) -> bool:
+    """Say whether `recipient` is an address of SES's mailbox simulator, which exempts it from quota and suppression."""
+    return recipient_key(recipient).endswith(f"@{SIMULATOR_DOMAIN}")
+
+
 def script_for(recipient: str, posted: Mapping[str, Script]) -> Script:
     """Return how to treat `recipient`; `posted` is keyed by `recipient_key`."""
     key = recipient_key(recipient)
     if key in posted:
         return posted[key]
+    if is_simulated(key):
+        return Script(SIMULATED.get(key.partition("@")[0].partition("+")[0], Behaviour.DELIVERED))
+    if key == SIMULATED_PHONE_FAILING:
+        return Script(Behaviour.BOUNCE)
     tag = _PLUS_TAG.fullmatch(key)
     if tag is None or tag["behaviour"] not in set(Behaviour):
         return Script(Behaviour.DELIVERED)

@@ -2,8 +2,8 @@
 
 What is played: https://docs.aws.amazon.com/ses/latest/APIReference-V2/. As in SES, template slots are filled unescaped,
 a missing slot is accepted and reported as a rendering failure, and a hard bounce puts the address on the suppression
-list. Unlike SES, a created identity is verified at once, and a message has exactly one recipient. Rate and quota count
-recipients, not calls.
+list, unless it is one of the mailbox simulator's, which use up no quota either. Unlike SES, a created identity is
+verified at once, and a message has exactly one recipient. Rate and quota count recipients, not calls.
 """
 
 import re
@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from consumers.sandbox import events
 from consumers.sandbox.events import FATES, Fate, Message, due_after
-from consumers.sandbox.fates import Behaviour, recipient_key
+from consumers.sandbox.fates import Behaviour, is_simulated, recipient_key
 from consumers.sandbox.journal import Record
 from consumers.sandbox.limits import Limits
 from consumers.sandbox.state import State, Suppression
@@ -85,7 +85,7 @@ class SimpleEmailService:
             except ValueError as error:
                 results.append({"Status": "INVALID_PARAMETER", "Error": str(error)})
                 continue
-            refusal = self._refusal(to) or allowance.take()
+            refusal = self._refusal(to) or allowance.take(to)
             if refusal is not None:
                 results.append(refusal)
                 continue
@@ -129,7 +129,7 @@ class SimpleEmailService:
             raise AwsError("BadRequestException", str(error)) from None
         now = self._state.clock.now()
         self._lose_for([call.params])
-        refusal = self._refusal(to) or _Allowance(self._state, now).take()
+        refusal = self._refusal(to) or _Allowance(self._state, now).take(to)
         if refusal is not None:
             code = "MessageRejected" if refusal["Status"] == "MESSAGE_REJECTED" else "TooManyRequestsException"
             raise AwsError(code, refusal["Error"])
@@ -155,7 +155,7 @@ class SimpleEmailService:
             "SendQuota": {
                 "Max24HourSend": limits.max_24_hour_send,
                 "MaxSendRate": limits.max_send_rate,
-                "SentLast24Hours": float(_sent_within(self._state, self._state.clock.now(), DAY)),
+                "SentLast24Hours": float(_counted_within(self._state, self._state.clock.now(), DAY)),
             },
             "SuppressionAttributes": {"SuppressedReasons": ["BOUNCE", "COMPLAINT"]},
         }
@@ -299,7 +299,7 @@ class SimpleEmailService:
         """Return what the call says to this one recipient whom it refuses for good."""
         if self._state.script(to).behaviour is Behaviour.REFUSE:
             return {"Status": "MESSAGE_REJECTED", "Error": "the sandbox refuses this recipient"}
-        if not self._state.limits.production_access and not self._verified(to.lower()):
+        if not (self._state.limits.production_access or self._verified(to.lower()) or is_simulated(to)):
             return {"Status": "MESSAGE_REJECTED", "Error": "Email address is not verified."}
         return None
 
@@ -394,30 +394,40 @@ class _Allowance:
             else usual.max_send_rate
         )
         self._quota = (
-            limits.max_24_hour_send - _sent_within(state, now, DAY)
+            limits.max_24_hour_send - _counted_within(state, now, DAY)
             if limits.max_24_hour_send < usual.max_24_hour_send
             else usual.max_24_hour_send
         )
 
-    def take(self) -> dict[str, Any] | None:
-        """Let one more through, or return what the call says instead."""
-        if self._quota < 1:
+    def take(self, to: str) -> dict[str, Any] | None:
+        """Let one more through, or return what the call says instead. The mailbox simulator uses up no quota."""
+        counts = not is_simulated(to)
+        if counts and self._quota < 1:
             return {"Status": "ACCOUNT_DAILY_QUOTA_EXCEEDED", "Error": "Daily message quota exceeded."}
         if self._rate < 1:
             return _THROTTLED
         self._rate -= 1
-        self._quota -= 1
+        self._quota -= counts
         return None
 
 
 def _sent_within(state: State, now: datetime, window: timedelta) -> int:
-    """Return how many e-mails were accepted within `window` before `now`; they are kept in order of time."""
-    sent = 0
+    """Return how many e-mails were accepted within `window` before `now`."""
+    return sum(1 for _ in _emails_within(state, now, window))
+
+
+def _counted_within(state: State, now: datetime, window: timedelta) -> int:
+    """Return how many of them the quota counts: all but those to the mailbox simulator."""
+    return sum(not is_simulated(message.to) for message in _emails_within(state, now, window))
+
+
+def _emails_within(state: State, now: datetime, window: timedelta) -> Iterable[Message]:
     for message in reversed(state.messages):
+        # they are kept in order of time
         if message.received_at <= now - window:
-            break
-        sent += message.channel == "email"
-    return sent
+            return
+        if message.channel == "email":
+            yield message
 
 
 def _unanswered(recipients: Iterable[str]) -> list[Record]:

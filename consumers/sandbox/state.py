@@ -18,7 +18,7 @@ from bridge.runtime.clock import Clock
 from consumers.sandbox import events
 from consumers.sandbox.envelopes import Notification, Signer
 from consumers.sandbox.events import Fate, Message
-from consumers.sandbox.fates import Behaviour, Script, parse_scripts, recipient_key, script_for
+from consumers.sandbox.fates import Behaviour, Script, is_simulated, parse_scripts, recipient_key, script_for
 from consumers.sandbox.faults import Fault, parse_faults
 from consumers.sandbox.journal import Journal, Record
 from consumers.sandbox.limits import Limits
@@ -240,7 +240,7 @@ class State:
             elif message.tags["callback"] and message.fate in events.GATEWAY_STATUS:
                 self.call_backs[message.id] = CallBack(message, message.due_at)
             return
-        if message.fate in SUPPRESSING:
+        if message.fate in SUPPRESSING and not is_simulated(message.to):
             # As SES does by default: who bounced hard or complained is not tried again until taken off the list.
             self.suppressed[message.to.lower()] = Suppression(message.to, SUPPRESSING[message.fate], message.due_at)
         if message.configuration_set is None:

@@ -16,6 +16,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.aws import AwsConfig, caller_account, client
 from consumers.adapters.sms_status import FAILURES, LOOK_BACK, OVERLAP, CloudWatchSmsStatus
 from consumers.domain.sending import ReceiptKind, SendState
+from consumers.domain.simulators import MailboxScenario, simulated_email
 from tests.contract.aws_sandbox import Aws, bulk, drain, entry, get, running
 
 ANN = "+4915100000001"
@@ -55,6 +56,8 @@ def test_every_fate_of_an_email_is_reported_as_ses_reports_it(shared: Aws) -> No
         "reject": [(kinds.SENT, None), (kinds.REJECTED, None)],
         "spam": [(kinds.SENT, None), (kinds.DELIVERED, None)],
         "silent": [(kinds.SENT, None)],
+        "ooto": [(kinds.SENT, None), (kinds.DELIVERED, None), (kinds.BOUNCED_SOFT, "General")],
+        "suppressed": [(kinds.SENT, None), (kinds.BOUNCED_HARD, "Suppressed")],
     }
     results = shared.email.send_bulk(bulk(*(entry(fate, f"fates+{fate}@x.example.com") for fate in expected)))
     assert {result.state for result in results} == {SendState.ACCEPTED}
@@ -147,6 +150,20 @@ def test_rate_and_quota_count_recipients_and_not_calls(aws: Aws) -> None:
     assert codes == [None, None, *["ACCOUNT_DAILY_QUOTA_EXCEEDED"] * 3]
     ses = client(aws.config, "sesv2", may_repeat=True)
     assert ses.get_account()["SendQuota"] == {"Max24HourSend": 4, "MaxSendRate": 10_000, "SentLast24Hours": 4}
+
+
+def test_the_mailbox_simulator_uses_up_no_quota_and_writes_off_no_address(aws: Aws) -> None:
+    aws.control("account", {"max_24_hour_send": 1, "production_access": False})
+    ses = client(aws.config, "sesv2", may_repeat=True)
+    outcomes = [ReceiptKind.DELIVERED, ReceiptKind.BOUNCED_HARD, ReceiptKind.COMPLAINED]
+    scenarios = (MailboxScenario.SUCCESS, MailboxScenario.BOUNCE, MailboxScenario.COMPLAINT)
+    for turn in ("first", "again"):
+        entries = [entry(f"{turn}-{scenario}", simulated_email(scenario, turn)) for scenario in scenarios]
+        assert {result.state for result in aws.email.send_bulk(bulk(*entries))} == {SendState.ACCEPTED}
+        known = kinds_by_attempt(aws, 7)
+        assert [known[f"{turn}-{scenario}"][-1][0] for scenario in scenarios] == outcomes
+    assert ses.get_account()["SendQuota"]["SentLast24Hours"] == 0
+    assert ses.list_suppressed_destinations()["SuppressedDestinationSummaries"] == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contracts.errors import BadInput
+from consumers.domain.simulators import (
+    SIMULATED_PHONE,
+    SIMULATED_PHONE_FAILING,
+    MailboxScenario,
+    is_simulated_email,
+    simulated_email,
+)
 from consumers.sandbox.fates import Behaviour, Script, parse_scripts, script_for
 from consumers.sandbox.texts import Text, UnknownExpression, slot_values, template
 
@@ -44,11 +51,31 @@ def test_slot_values_are_scalars_and_later_ones_win() -> None:
         ("ann+throttle@x.example", Script(Behaviour.THROTTLE, 2)),
         ("+4915100000001", Script(Behaviour.BOUNCE)),
         ("cy+bounce@x.example", Script(Behaviour.DELIVERED)),
+        ("success+bounce@simulator.amazonses.com", Script(Behaviour.DELIVERED)),
+        ("ooto@x.example", Script(Behaviour.DELIVERED)),
     ],
 )
 def test_fates(recipient: str, script: Script) -> None:
     posted = parse_scripts({"+4915100000001": "bounce", "CY+bounce@x.example": {"behaviour": "delivered"}})
     assert script_for(recipient, posted) == script
+
+
+def test_the_sandbox_knows_every_simulated_destination_with_and_without_a_label() -> None:
+    played = {scenario: script_for(simulated_email(scenario), {}).behaviour for scenario in MailboxScenario}
+    assert played == {
+        MailboxScenario.SUCCESS: Behaviour.DELIVERED,
+        MailboxScenario.BOUNCE: Behaviour.BOUNCE,
+        MailboxScenario.OUT_OF_OFFICE: Behaviour.OOTO,
+        MailboxScenario.COMPLAINT: Behaviour.COMPLAINT,
+        MailboxScenario.SUPPRESSED: Behaviour.SUPPRESSED,
+    }
+    for scenario, behaviour in played.items():
+        labelled = simulated_email(scenario, "check-1").upper()
+        assert script_for(labelled, {}).behaviour is behaviour
+        assert is_simulated_email(labelled)
+    assert not is_simulated_email("simulator.amazonses.com@x.example")
+    assert script_for(SIMULATED_PHONE, {}).behaviour is Behaviour.DELIVERED
+    assert script_for(SIMULATED_PHONE_FAILING, {}).behaviour is Behaviour.BOUNCE
 
 
 @pytest.mark.parametrize(
