@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
     from consumers.adapters.sms_gateway import GatewayAccount
+    from consumers.adapters.smtp_email import SmtpServer
     from consumers.adapters.template_catalog import ApprovedBundles
     from consumers.case.alerts import Known
     from consumers.case.channel_preflight import ProviderStanding
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from consumers.case.identifying import References
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
+    from consumers.domain.canary_messages import CanaryLane, CanaryRoute, Send
     from consumers.domain.circuit import CircuitPolicy
     from consumers.domain.duties import LawInForce
     from consumers.domain.sending import EmailProvider, ReceiptSource, SmsProvider
@@ -685,12 +687,14 @@ def _planning(parts: Parts, process: Process) -> Stage:
 
 def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import Opener, load_private_keys
+    from consumers.adapters.case_store.canary_messages import CanaryTables
     from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.letter_batches import LetterFolder
     from consumers.adapters.notice_texts import Addresses, ApprovedTexts
     from consumers.adapters.provider_lanes import CircuitTeller
     from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sns_topic import SnsTopic
+    from consumers.stages.canary_messages import CanaryMessages
     from consumers.stages.dispatch import Dispatch, DispatchStage
     from consumers.stages.third_parties import ThirdPartyNotices
 
@@ -721,6 +725,14 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
+    if lanes := _canary_lanes(settings, process.clock):
+        canaries = CanaryTables(_database(parts), process.clock, [lane.route for lane in lanes])
+        companions.append(
+            CanaryMessages(
+                canaries, lanes, HeldLease(_database(parts), "canary-messages", process.holder, process.clock),
+                process.clock,
+            ).run
+        )  # fmt: skip
     if compared is not None:
         companions.append(compared.follow)
     if settings.delivery.third_parties and settings.delivery.mode != "simulator":
@@ -827,14 +839,84 @@ def _email_lane(
 ) -> "CircuitLane[EmailProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.ses import SesEmail
-    from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
+    from consumers.adapters.smtp_email import SmtpEmail
 
     providers: list[EmailProvider] = [SesEmail(config, settings.delivery.configuration_set)]
-    if (smtp := settings.delivery.smtp) is not None:
-        password = smtp.password.get_secret_value() if smtp.password is not None else None
-        server = SmtpServer(smtp.host, smtp.port, smtp.encryption, smtp.username, password, smtp.timeout_seconds)
+    if (server := _smtp_server(settings)) is not None:
         providers.append(SmtpEmail(server, clock, _return_path(settings)))
     return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=watch.bound)
+
+
+def _canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
+    """Return the routes that are tried all year: those that the settings name a destination for.
+
+    In simulator mode nothing but simulators is written to.
+    """
+    from consumers.domain.canary_messages import NO_REGION, CanaryRoute
+    from consumers.domain.simulators import SIMULATED_PHONES
+
+    delivery, chosen = settings.delivery, settings.delivery.canary_messages
+    if not chosen.every_minutes:
+        return ()
+    people = delivery.mode != "simulator"
+    named = {
+        CanaryRoute(Channel.EMAIL, "ses", delivery.aws_region): True,
+        CanaryRoute(Channel.EMAIL, "smtp", NO_REGION): chosen.email_to is not None and people,
+        CanaryRoute(Channel.SMS, "sns", delivery.aws_region): chosen.sms_to in SIMULATED_PHONES
+        or (chosen.sms_to is not None and people),
+        CanaryRoute(Channel.SMS, "sms_gateway", NO_REGION): chosen.sms_gateway_to is not None and people,
+    }
+    return [route for route, is_tried in named.items() if is_tried]
+
+
+def _canary_lanes(settings: Settings, clock: Clock) -> "Sequence[CanaryLane]":
+    from consumers.domain.canary_messages import CanaryLane
+
+    chosen = settings.delivery.canary_messages
+    patience = timedelta(seconds=chosen.wait_seconds)
+    minutes = {Channel.EMAIL: chosen.every_minutes, Channel.SMS: chosen.sms_every_minutes}
+    return [
+        CanaryLane(
+            route, timedelta(minutes=minutes[route.channel]), patience, canary_sender(settings, clock, route.provider)
+        )
+        for route in _canary_routes(settings)
+    ]
+
+
+def canary_sender(settings: Settings, clock: Clock, provider: str, to: str | None = None) -> "Send":
+    """Return what sends one message by `provider`, over a connection of its own: no notice waits for it.
+
+    It goes to `to` (e-mail only), else to SES's simulator or to the destination that the settings name.
+    """
+    from consumers.adapters.canary_lanes import by_email, by_sms
+    from consumers.adapters.ses import SesEmail
+    from consumers.adapters.sms_gateway import GatewaySms
+    from consumers.adapters.smtp_email import SmtpEmail
+    from consumers.adapters.sns_sms import SnsSms
+    from consumers.domain.simulators import simulated_email
+
+    delivery, chosen = settings.delivery, settings.delivery.canary_messages
+    server, account = _smtp_server(settings), _gateway_account(settings)
+    if provider == "ses":
+        ses = SesEmail(replace(aws_config(settings), max_connections=1), delivery.configuration_set)
+        return by_email(ses, delivery.from_address, to or simulated_email())
+    if provider == "smtp" and server is not None and chosen.email_to is not None:
+        return by_email(SmtpEmail(server, clock, _return_path(settings)), delivery.from_address, to or chosen.email_to)
+    if provider == "sns" and chosen.sms_to is not None:
+        return by_sms(SnsSms(replace(aws_config(settings), max_connections=1)), chosen.sms_to)
+    if provider == "sms_gateway" and account is not None and chosen.sms_gateway_to is not None:
+        return by_sms(GatewaySms(account), chosen.sms_gateway_to)
+    raise BadInput(f"no destination is named for canary messages by {provider}: see delivery.canary_messages")
+
+
+def _smtp_server(settings: Settings) -> "SmtpServer | None":
+    from consumers.adapters.smtp_email import SmtpServer
+
+    smtp = settings.delivery.smtp
+    if smtp is None:
+        return None
+    password = smtp.password.get_secret_value() if smtp.password is not None else None
+    return SmtpServer(smtp.host, smtp.port, smtp.encryption, smtp.username, password, smtp.timeout_seconds)
 
 
 def _return_path(settings: Settings) -> "ReturnPath | None":
@@ -997,6 +1079,7 @@ def _pager(parts: Parts, process: Process) -> Stage:
 
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from consumers.adapters.case_store.canary_messages import CanaryTables
     from consumers.adapters.delivery_reports import MaildirReports
     from consumers.adapters.letter_batches import LetterBatches
     from consumers.adapters.sms_gateway import GatewayCallbacks
@@ -1024,8 +1107,9 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     dead_letters = _dead_letters(parts, process)
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(
-        _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw)
-    )
+        _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw),
+        CanaryTables(_database(parts), process.clock, _canary_routes(settings)),
+    )  # fmt: skip
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 
 

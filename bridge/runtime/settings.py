@@ -316,6 +316,41 @@ class Canary(Section):
     )
 
 
+class CanaryMessages(Section):
+    """Messages that try delivery all year: to SES's mailbox simulator, and to addresses of your own that are named here."""
+
+    every_minutes: float = Field(
+        default=15,
+        ge=0,
+        description="how often a message follows the whole way of e-mail by SES and its receipt; 0: never",
+    )
+    wait_seconds: float = Field(default=600, gt=0, description="without its receipt by then it has failed")
+    email_to: str | None = Field(
+        default=None, description="a mailbox of your own, for the second e-mail provider; none: it is not tried"
+    )
+    sms_to: str | None = Field(
+        default=None, description="a number of your own, or AWS's simulated one, in E.164, for SMS by SNS; each costs"
+    )
+    sms_gateway_to: str | None = Field(
+        default=None, description="a number of your own in E.164, for the second SMS provider; each costs"
+    )
+    sms_every_minutes: float = Field(default=60, gt=0, description="how often by SMS")
+
+    @field_validator("sms_to", "sms_gateway_to")
+    @classmethod
+    def _is_a_number(cls, number: str | None) -> str | None:
+        if number is not None and not re.fullmatch(r"\+[1-9]\d{6,14}", number):
+            raise ValueError("write a number of your own in E.164, as in +4915112345678")
+        return number
+
+    @field_validator("email_to")
+    @classmethod
+    def _is_an_address(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[^@\s,;<>]+@[^@\s,;<>]+", address):
+            raise ValueError("write one address of your own, as in tocsin-canary@shop.example.com")
+        return address
+
+
 class Delivery(Section):
     mode: Literal["sandbox", "simulator", "live"] = "sandbox"
     aws_region: str = "eu-central-1"
@@ -383,6 +418,9 @@ class Delivery(Section):
         description="countries (ISO 3166-1) whose carriers take SMS only from a number of that country; check your provider",
     )
     canary: Canary = Field(default_factory=Canary, description="how releases are tried on a few people first")
+    canary_messages: CanaryMessages = Field(
+        default_factory=CanaryMessages, description="how delivery is tried all year, without telling anybody anything"
+    )
     belt_seconds: float = Field(
         default=30, gt=0, description="at most this much work lies on the command topic per lane"
     )
@@ -407,6 +445,17 @@ class Delivery(Section):
             raise ValueError(f'delivery.endpoint_url is for delivery.mode = "sandbox"; remove it for {self.mode!r}')
         if self.endpoint_url and urlsplit(self.endpoint_url).hostname not in LOOPBACK:
             raise ValueError("delivery.endpoint_url must be a loopback address: the sandbox never leaves the machine")
+        tried = self.canary_messages
+        if tried.email_to and (self.smtp is None or self.smtp.return_path is None):
+            raise ValueError(
+                "delivery.canary_messages.email_to needs delivery.smtp with return_path and reports_maildir: else nobody "
+                "would ever know whether it arrived"
+            )
+        if tried.sms_gateway_to and (self.sms_gateway is None or self.sms_gateway.callback_url is None):
+            raise ValueError(
+                "delivery.canary_messages.sms_gateway_to needs delivery.sms_gateway with callback_url: else nobody would "
+                "ever know whether it arrived"
+            )
         if self.mode == "sandbox" and self.smtp and self.smtp.host not in LOOPBACK:
             raise ValueError(
                 'delivery.smtp.host must be a loopback address while delivery.mode = "sandbox": SMTP reaches people'

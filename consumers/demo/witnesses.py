@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import yaml
 
 from consumers.demo.oracle import LedgerRow, LogTally, Step
+from consumers.domain.simulators import is_simulated_email
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.leaves import canonical_content
 from consumers.evidence.note import Note
@@ -46,10 +47,10 @@ def ledger_rows(engine: sa.Engine, incident_id: str) -> list[LedgerRow]:
 
 
 def mailbox(sandbox_url: str) -> list[dict[str, Any]]:
-    """Return every message that the AWS sandbox accepted."""
+    """Return every message that the AWS sandbox accepted, but those to SES's simulator: canary messages tell nobody."""
     with urllib.request.urlopen(f"{sandbox_url}/_mailbox.json", timeout=60) as answer:  # noqa: S310  loopback
         messages: list[dict[str, Any]] = json.load(answer)["messages"]
-        return messages
+        return [message for message in messages if not is_simulated_email(message["to"])]
 
 
 def log_tally(folder: Path, incident_id: str) -> LogTally:

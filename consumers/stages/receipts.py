@@ -51,6 +51,14 @@ class ReceiptLedger(Protocol):
     ) -> Handed: ...
 
 
+class CanaryReceipts(Protocol):
+    """Knows receipts of messages that went to simulators and to ourselves."""
+
+    def settle(self, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+        """Take note of those, and return all others. Raises Unreachable."""
+        ...
+
+
 class Receipts:
     """The handler: reads by topic, provider events between batches."""
 
@@ -61,8 +69,10 @@ class Receipts:
         dead_letters: DeadLetters,
         health: Health,
         seal: Callable[[bytes], bytes],
+        canaries: CanaryReceipts | None = None,
     ) -> None:
         self._ledger = ledger
+        self._canaries = canaries
         self._seal = seal
         self._sources = sources
         self._dead_letters = dead_letters
@@ -101,11 +111,14 @@ class Receipts:
             log.warning("receipts wait", source=source.name, reason=str(error))
         if not deliveries:
             return 0
-        receipts = [receipt for delivery in deliveries for receipt in delivery.receipts]
+        receipts: Sequence[Receipt] = [receipt for delivery in deliveries for receipt in delivery.receipts]
         for delivery in deliveries:
             if delivery.error is not None:
                 self._keep(source.name, delivery)
         self._dead_letters.flush()
+        if self._canaries is not None:
+            # a crash between the two delivers all of them again, and neither counts anything twice
+            receipts = self._canaries.settle(receipts)
         self._count(receipts, self._ledger.settle_receipts(receipts))
         source.settle([delivery.handle for delivery in deliveries])
         return len(deliveries)

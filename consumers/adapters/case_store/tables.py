@@ -856,6 +856,25 @@ lineage_dataset = sa.Table(
     sa.Column("seen_at", Instant, nullable=False),
 )
 
+canary_message = sa.Table(
+    "canary_message",
+    metadata,
+    sa.Column("message_id", _id(32), primary_key=True),
+    sa.Column("channel", _id(32), nullable=False),
+    sa.Column("provider", _id(32), nullable=False),
+    sa.Column("region", _id(32), nullable=False, comment="none: the provider has none"),
+    sa.Column("purpose", _id(16), nullable=False, comment="canary: by itself; check: somebody asked"),
+    sa.Column("expects", _id(32), nullable=False, comment="the receipt with which it has arrived"),
+    sa.Column("stage", _id(16), nullable=False),
+    sa.Column("began_at", Instant, nullable=False, index=True),
+    sa.Column("settled_at", Instant, comment="when it arrived or failed"),
+    sa.Column("provider_message_id", _id(200)),
+    sa.Column("code", _id(100), comment="why it failed"),
+    sa.Column("kinds", sa.JSON, nullable=False, comment="receipts in the order of their coming"),
+    sa.Index("ix_canary_message_route", "channel", "provider", "region", "began_at"),
+    sa.Index("ix_canary_message_provider_message", "provider", "provider_message_id"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

@@ -216,7 +216,13 @@ def office(stand: Stand, aws: Aws, people: int, **delivery: Any) -> Iterator[Off
             "store": {"url": stand.store.url},
             "case_store": {"url": store.url},
             "metrics": {"port_base": 0},
-            "delivery": {"endpoint_url": aws.url, "from_address": "privacy@shop.example.com", **delivery},
+            "delivery": {
+                "endpoint_url": aws.url,
+                "from_address": "privacy@shop.example.com",
+                # nothing is measured but notices
+                "canary_messages": {"every_minutes": 0},
+                **delivery,
+            },
         }
         initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
         settings = _at(folder)
