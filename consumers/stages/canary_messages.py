@@ -23,7 +23,7 @@ from consumers.domain.sending import SendResult
 log = structlog.get_logger()
 
 _TRAFFIC = "canary"
-_LABELS = {
+_LABELS: dict[str, Sequence[str]] = {
     "traffic": [_TRAFFIC],
     "channel": [Channel.EMAIL, Channel.SMS],
     "provider": ["ses", "smtp", "sns", "sms_gateway"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bridge.contracts.topics import TOPICS
 from bridge.runtime.settings import Settings
+from consumers.adapters.case_store.canary_messages import KEPT
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DAY_MS = 24 * 60 * 60 * 1000
@@ -37,6 +38,7 @@ def test_settings_and_queues_are_as_it_says() -> None:
     settings = Settings()
     assert f"`relay.departed_retention_days` (default {settings.relay.departed_retention_days})" in said
     assert f"`index.retention_days` (default {settings.index.retention_days})" in said
+    assert table()["case store, canary messages"] == f"{KEPT.days} d"
     template = (DEPLOY / "aws" / "tocsin.yaml").read_text(encoding="utf-8")
     periods = {int(seconds) for seconds in re.findall(r"MessageRetentionPeriod: (\d+)", template)}
     assert periods == {int(table()["SQS queue and its dead letters"].removesuffix(" d")) * 86400}
