@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.third_parties import ThirdPartyTables
     from consumers.adapters.delivery_reports import ReturnPath
     from consumers.adapters.index_client import IndexClient
+    from consumers.adapters.live_guard import LiveGuard
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
     from consumers.adapters.sms_gateway import GatewayAccount
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from consumers.domain.canary_messages import CanaryLane, CanaryRoute, Send
     from consumers.domain.circuit import CircuitPolicy
     from consumers.domain.duties import LawInForce
-    from consumers.domain.sending import EmailProvider, ReceiptSource, SmsProvider
+    from consumers.domain.sending import Allowance, EmailProvider, ReceiptSource, SmsProvider
     from consumers.evidence.note import VerifierKey
 
 
@@ -700,10 +701,13 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     config = aws_config(settings)
-    refuse_wrong_account(settings, config)
+    guard = live_guard(parts, process, config)
+    if guard is not None:
+        guard.refuse_difference()
     compared = refuse_restored_store(parts, process)
     watch = _provider_watch(parts, process, config, announces=False)
-    email, sms = _email_lane(settings, config, process.clock, watch), _sms_lane(settings, config, process.clock, watch)
+    bound = watch.bound if guard is None else _live_bound(guard, watch)
+    email, sms = _email_lane(settings, config, process.clock, bound), _sms_lane(settings, config, process.clock, bound)
     teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
     private_keys = partial(load_private_keys, settings.paths.sealing_private_key)
     handler = Dispatch(
@@ -722,24 +726,33 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         process.clock,
         process.holder,
         LetterFolder(settings.paths.letters),
+        guard,
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
+    if guard is not None:
+        companions.append(guard.run)
     if lanes := _canary_lanes(settings, process.clock):
         canaries = CanaryTables(_database(parts), process.clock, [lane.route for lane in lanes])
-        companions.append(
-            CanaryMessages(
-                canaries, lanes, HeldLease(_database(parts), "canary-messages", process.holder, process.clock),
-                process.clock,
-            ).run
-        )  # fmt: skip
+        lease = HeldLease(_database(parts), "canary-messages", process.holder, process.clock)
+        companions.append(CanaryMessages(canaries, lanes, _OnlyWhileLive(lease, guard), process.clock).run)
     if compared is not None:
         companions.append(compared.follow)
     if settings.delivery.third_parties and settings.delivery.mode != "simulator":
         lease = HeldLease(_database(parts), "third-parties", process.holder, process.clock)
-        told = ThirdPartyNotices(_third_parties(parts, process.clock), SnsTopic(config), lease)
+        told = ThirdPartyNotices(_third_parties(parts, process.clock), SnsTopic(config), _OnlyWhileLive(lease, guard))
         companions.append(told.run)
     return _Accompanied(stage, companions)
+
+
+def _live_bound(guard: "LiveGuard", watch: "ProviderWatch") -> "Callable[[str], Allowance]":
+    """Return what a provider's account allows, and nothing of any while account or store differs: also in the middle of
+    a batch.
+    """
+    from consumers.domain.sending import Allowance
+
+    nothing = Allowance(at_most=0)
+    return lambda provider: nothing if guard.differs() else watch.bound(provider)
 
 
 def _third_parties(parts: Parts, clock: Clock) -> "ThirdPartyTables":
@@ -835,7 +848,7 @@ def watch_policy(settings: Settings) -> "WatchPolicy":
 
 
 def _email_lane(
-    settings: Settings, config: "AwsConfig", clock: Clock, watch: "ProviderWatch"
+    settings: Settings, config: "AwsConfig", clock: Clock, bound: "Callable[[str], Allowance]"
 ) -> "CircuitLane[EmailProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.ses import SesEmail
@@ -844,7 +857,7 @@ def _email_lane(
     providers: list[EmailProvider] = [SesEmail(config, settings.delivery.configuration_set)]
     if (server := _smtp_server(settings)) is not None:
         providers.append(SmtpEmail(server, clock, _return_path(settings)))
-    return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=watch.bound)
+    return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=bound)
 
 
 def _canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
@@ -930,7 +943,7 @@ def _return_path(settings: Settings) -> "ReturnPath | None":
 
 
 def _sms_lane(
-    settings: Settings, config: "AwsConfig", clock: Clock, watch: "ProviderWatch"
+    settings: Settings, config: "AwsConfig", clock: Clock, bound: "Callable[[str], Allowance]"
 ) -> "CircuitLane[SmsProvider]":
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.sms_gateway import GatewaySms
@@ -939,7 +952,7 @@ def _sms_lane(
     providers: list[SmsProvider] = [SnsSms(config)]
     if (account := _gateway_account(settings)) is not None:
         providers.append(GatewaySms(account))
-    return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock, bound=watch.bound)
+    return CircuitLane(Channel.SMS, providers, _circuit_policy(settings), clock, bound=bound)
 
 
 def _gateway_account(settings: Settings) -> "GatewayAccount | None":
@@ -973,30 +986,42 @@ def _circuit_policy(settings: Settings) -> "CircuitPolicy":
     )
 
 
-def refuse_wrong_account(settings: Settings, config: "AwsConfig") -> None:
-    """Keep a copy of the shop from writing to real people: `live` must be the account and the shop that it names.
-
-    Raises Refused that says what differs, Unreachable when AWS STS or the store does not answer.
-    """
-    from bridge.contracts.errors import Refused
+def live_guard(parts: Parts, process: Process, config: "AwsConfig") -> "LiveGuard | None":
+    """Return what compares AWS and the store with what `delivery.mode = "live"` names; None in every other mode."""
     from bridge.magento.identity import base_url_of
     from consumers.adapters.aws import caller_account
+    from consumers.adapters.case_store.providers import ProviderTables
+    from consumers.adapters.live_guard import LiveGuard, Named
 
+    settings = parts.get(Settings)
     delivery = settings.delivery
     if delivery.mode != "live":
-        return
-    account = caller_account(config)
-    if account != delivery.aws_account:
-        raise Refused(
-            f"delivery.aws_account is {delivery.aws_account}, but these credentials belong to {account}; nothing is sent. "
-            "Correct the settings or the credentials"
-        )
-    base_url = base_url_of(settings.store)
-    if base_url.rstrip("/") != str(delivery.base_url).rstrip("/"):
-        raise Refused(
-            f"delivery.base_url is {delivery.base_url}, but the store says {base_url}; nothing is sent. Is this a copy of "
-            "the shop?"
-        )
+        return None
+    patient = replace(config, read_timeout_seconds=10, retries=2)
+    return LiveGuard(
+        Named(str(delivery.aws_account), str(delivery.base_url)),
+        lambda: caller_account(patient),
+        lambda: base_url_of(settings.store),
+        ProviderTables(_database(parts), process.clock),
+        process.clock,
+        process.health,
+    )
+
+
+class _OnlyWhileLive:
+    """A lease that is taken only while nothing differs: what a copy of the shop must not do."""
+
+    def __init__(self, lease: HeldLease, guard: "LiveGuard | None") -> None:
+        self._lease = lease
+        self._guard = guard
+
+    def take(self) -> bool:
+        """Return whether this process holds the lease now and may act."""
+        return (self._guard is None or self._guard.may_hand_over(())) and self._lease.take()
+
+    def release(self) -> None:
+        """Give it up."""
+        self._lease.release()
 
 
 def _outbox(parts: Parts, process: Process) -> Stage:
@@ -1017,17 +1042,26 @@ def _release(parts: Parts, process: Process) -> Stage:
     from consumers.stages.release import ReleaseStage
 
     settings = parts.get(Settings)
-    watch = None
+    watch = guard = None
     if settings.delivery.mode != "sandbox" or settings.delivery.endpoint_url is not None:
-        watch = _provider_watch(parts, process, aws_config(settings), announces=True)
+        config = aws_config(settings)
+        watch = _provider_watch(parts, process, config, announces=True)
+        guard = live_guard(parts, process, config)
     stage = ReleaseStage(
         _ledger(parts, process),
         HeldLease(_database(parts), "release", process.holder, process.clock),
         settings.delivery,
         process.health,
         rates=watch,
+        stands_still=None if guard is None else guard.differs,
     )
-    return stage if watch is None else _Accompanied(stage, [watch.run_accounts, watch.run_circuits])
+    if watch is None:
+        return stage
+    companions = [watch.run_accounts, watch.run_circuits]
+    if guard is not None:
+        guard.look()
+        companions.append(guard.run)
+    return _Accompanied(stage, companions)
 
 
 def _clock(parts: Parts, process: Process) -> Stage:

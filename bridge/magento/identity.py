@@ -21,7 +21,8 @@ def base_url_of(settings: Store) -> str:
                 for row in connection.execute(
                     sa.text(f"SELECT path, value FROM {table} WHERE scope = 'default' AND scope_id = 0")  # noqa: S608
                 )
-                if row.path in _PATHS and row.value
+                # Magento's own default of the secure one is a placeholder for the other
+                if row.path in _PATHS and row.value and "{{" not in row.value
             }
     finally:
         engine.dispose()

@@ -354,8 +354,13 @@ class CanaryMessages(Section):
 class Delivery(Section):
     mode: Literal["sandbox", "simulator", "live"] = "sandbox"
     aws_region: str = "eu-central-1"
-    aws_account: str | None = Field(default=None, description="required for live: compared with AWS STS")
-    base_url: str | None = Field(default=None, description="required for live: compared with the store's own")
+    aws_account: str | None = Field(
+        default=None, description="required for live: compared with AWS STS at the start and before each release"
+    )
+    base_url: str | None = Field(
+        default=None,
+        description="required for live: compared with the store's own (core_config_data) in the same way; a copy sends nothing",
+    )
     endpoint_url: str | None = Field(
         default=None, description="the sandbox's address; loopback only; sandbox mode only"
     )

@@ -122,6 +122,12 @@ class Addressing(Protocol):
     def envelope(self, intent: Intent, contact: Contact) -> Contact: ...
 
 
+class Guard(Protocol):
+    """Says whether account and store are what the settings name; see `consumers.adapters.live_guard`."""
+
+    def may_hand_over(self, release_ids: Collection[str]) -> bool: ...
+
+
 class Dispatch:
     """The handler behind the stage."""
 
@@ -136,8 +142,10 @@ class Dispatch:
         clock: Clock,
         dispatcher: str,
         letters: LetterWriter | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._ledger = ledger
+        self._guard = guard
         self._letters = letters
         self._opener = opener
         self._texts = texts
@@ -189,7 +197,8 @@ class Dispatch:
             raise faults[0]
 
     def _those_with_a_turn(self, events: Sequence[DeliverNotice]) -> Sequence[DeliverNotice]:
-        """Return the commands of channels that have a provider, and let all others wait where they came from.
+        """Return the commands of channels that have a provider, and let all others wait where they came from: everybody while
+        this is not the account or not the shop that the settings name.
 
         Nothing is claimed and nothing logged for them; the meter issues them again once a provider is well. A crash right
         after this reads the batch again, and what was put back is claimed by nobody.
@@ -199,7 +208,10 @@ class Dispatch:
             Channel.SMS: self._sms,
         }
         asked = {event.channel for event in events} & lanes.keys()
-        still = {channel for channel in asked if lanes[channel].stands_still()}
+        if events and self._guard is not None and not self._guard.may_hand_over({each.release_id for each in events}):
+            still = {event.channel for event in events}
+        else:
+            still = {channel for channel in asked if lanes[channel].stands_still()}
         if not still:
             return events
         self._ledger.put_back([event.attempt_id for event in events if event.channel in still])
@@ -361,7 +373,7 @@ class Dispatch:
         reports: list[SentReport] = []
         faults: list[TocsinError] = []
         # e-mails of the same batch may have taken a while: a pause in between counts for these, too
-        standing = self._ledger.standing(intents) if intents else ()
+        standing = self._standing(intents)
         for intent in intents:
             if intent.attempt_id not in standing:
                 reports.append(_recalled(intent))
@@ -404,7 +416,7 @@ class Dispatch:
         reports: list[SentReport] = []
         faults: list[TocsinError] = []
         batches: dict[str, list[tuple[Intent, Letter, str]]] = defaultdict(list)
-        standing = self._ledger.standing(intents) if intents else ()
+        standing = self._standing(intents)
         for intent in intents:
             if intent.attempt_id not in standing or self._letters is None:
                 reports.append(_recalled(intent))
@@ -438,6 +450,14 @@ class Dispatch:
         if reports:
             self._report(Channel.LETTER, reports)
         return faults
+
+    def _standing(self, intents: Sequence[Intent]) -> Collection[str]:
+        """Return whose notice may leave at this moment, by what needs no provider."""
+        if not intents or (
+            self._guard is not None and not self._guard.may_hand_over({each.release_id for each in intents})
+        ):
+            return ()
+        return self._ledger.standing(intents)
 
     def _contact(self, intent: Intent) -> Contact:
         if intent.contact is None:

@@ -7,7 +7,7 @@ nothing about who may be told: approvals, gates and segments were decided before
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -143,13 +143,16 @@ class ReleaseStage:
         health: Health,
         *,
         rates: Rates | None = None,
+        stands_still: Callable[[], bool] | None = None,
         tick_seconds: float = 0.25,
     ) -> None:
+        """`stands_still`: while it says so nothing is put on any belt; what is there is swept up as ever."""
         self._ledger = ledger
         self._lease = lease
         self._delivery = delivery
         self._health = health
         self._live = rates
+        self._stands_still = stands_still
         self._tick_seconds = tick_seconds
         self._credit: dict[Channel, float] = {}
         self._rate_now: dict[Channel, float] = {}
@@ -190,6 +193,8 @@ class ReleaseStage:
 
     def tick(self, elapsed_seconds: float) -> int:
         """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
+        if self._stands_still is not None and self._stands_still():
+            return 0
         if self._begin.due():
             # while there are more, at once; else looking for late ones must not cost more than all else
             self._begin.done(again=self._ledger.begin_attempts(_BEGUN_AT_ONCE) >= _BEGUN_AT_ONCE)

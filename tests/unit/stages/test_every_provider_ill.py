@@ -5,7 +5,7 @@ of them got through.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,10 +60,12 @@ class Mails:
         self.name = name
         self.ill = True
         self.calls = 0
+        self.called: Callable[[int], None] = lambda calls: None
         self.taken: Counter[str] = Counter()
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
         self.calls += 1
+        self.called(self.calls)
         if self.ill:
             return [
                 SendResult(each.attempt_id, SendState.UNAVAILABLE, code="SendingPaused") for each in message.entries
