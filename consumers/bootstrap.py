@@ -590,8 +590,9 @@ def _account_notices(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     return AccountNoticesStage(
-        AccountNoticeTable(settings.store), settings.kafka, _dead_letters(parts, process), process.health
-    )
+        AccountNoticeTable(settings.store), settings.kafka, _dead_letters(parts, process), process.health,
+        test_store=settings.delivery.test_store,
+    )  # fmt: skip
 
 
 class _AskedIndex:

@@ -355,6 +355,8 @@ class DeliverNotice(Event):
     channel: Channel
     lane: str
     deadline_at: Instant | None = None
+    exercise: bool = False
+    """As the ledger said when it issued this. Dispatch refuses a command that says otherwise than the ledger does then."""
 
 
 class AccountNotice(Event):
@@ -370,6 +372,8 @@ class AccountNotice(Event):
     body: str
     withdrawn: bool = False
     posted_at: Instant
+    exercise: bool = False
+    """True: it may be shown in a test store only; the bridge refuses it anywhere else."""
 
 
 class AttemptState(StrEnum):

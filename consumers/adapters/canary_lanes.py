@@ -24,6 +24,7 @@ def by_email(provider: EmailProvider, from_address: str, to_address: str) -> Sen
                 text=TEXT,
                 incident_id=_TAG,
                 entries=[EmailEntry(message_id, to_address, {})],
+                exercise=False,
             )
         )
         if isinstance(provider, SmtpEmail):
@@ -36,4 +37,4 @@ def by_email(provider: EmailProvider, from_address: str, to_address: str) -> Sen
 
 def by_sms(provider: SmsProvider, number: str) -> Send:
     """Return what sends one SMS to `number` by `provider`."""
-    return lambda message_id: provider.send(message_id, number, f"{SUBJECT}. {TEXT}")
+    return lambda message_id: provider.send(message_id, number, f"{SUBJECT}. {TEXT}", exercise=False)

@@ -22,7 +22,15 @@ from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.runtime.clock import Clock
 from consumers.case.posting import LetterBatch
 from consumers.domain.ledger import Handed
-from consumers.domain.sending import Letter, Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState
+from consumers.domain.sending import (
+    SPECIMEN_ADDRESS,
+    Letter,
+    Receipt,
+    ReceiptDelivery,
+    ReceiptKind,
+    SendResult,
+    SendState,
+)
 
 FORMAT = "tocsin-letters-v1"
 PROVIDER = "post"
@@ -41,18 +49,22 @@ class LetterFolder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def write(self, incident_id: str, letters: Sequence[Letter]) -> Sequence[SendResult]:
-        """Write one batch; return one result a letter, in their order. Raises Unreachable if the folder can't be written.
+    def write(self, incident_id: str, letters: Sequence[Letter], *, exercise: bool) -> Sequence[SendResult]:
+        """Write one batch; return one result a letter, in their order. Raises Unreachable if the folder can't be written,
+        Refused where a letter of an exercise bears an address: a batch ends at a printer, who posts what he gets.
 
         A crash before the rename leaves a folder `.partial-*` that a later batch removes; one after it leaves a whole
         batch, from whose manifest the receipts stage learns what is in it.
         """
+        if exercise and any(tuple(letter.address) != SPECIMEN_ADDRESS for letter in letters):
+            raise Refused(f"{incident_id} is an exercise: a letter with somebody's address is not written")
         ordered = sorted(letters, key=lambda letter: (tuple(reversed(letter.address)), letter.attempt_id))
         files = {f"{number:04}.pdf": letter.pdf for number, letter in enumerate(ordered, 1)}
         files["addresses.csv"] = _addresses(ordered)
         content = {
             "format": FORMAT,
             "incident_id": incident_id,
+            **({"exercise": True} if exercise else {}),
             "letters": [
                 {"number": number, "file": f"{number:04}.pdf", "attempt": letter.attempt_id, "call": letter.send_count}
                 for number, letter in enumerate(ordered, 1)

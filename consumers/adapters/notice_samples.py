@@ -11,7 +11,7 @@ from bridge.contracts.errors import Refused
 from consumers.adapters.notice_renderer import compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow
 from consumers.case.sheet import Rendered, Sample, TextApproval
-from consumers.domain.notices import ComposedNotice, fill, outside_gsm7, sms_parts
+from consumers.domain.notices import ComposedNotice, as_exercise, fill, outside_gsm7, sms_parts
 from consumers.domain.segments import SegmentKey, segment_key_from
 
 SAMPLE_NAME = "Sample Person"
@@ -30,19 +30,20 @@ class ApprovedSamples:
     def __init__(self, bundles: ApprovedBundles, approvals: Approvals) -> None:
         self._bundles = bundles
         self._approvals = approvals
-        self._made: dict[str, Sample] = {}
+        self._made: dict[tuple[str, bool], Sample] = {}
 
-    def sample(self, key: Mapping[str, Any]) -> Sample:
+    def sample(self, key: Mapping[str, Any], *, exercise: bool = False) -> Sample:
         """Return the sample of a segment's approved text. Raises TocsinError that says why there is none."""
         parsed = segment_key_from(key)
         if parsed.bundle_sha256 is None:
             raise Refused("no approved text")
         if not parsed.sender:
             raise Refused("nobody is named in senders.yaml who writes to these people")
-        if parsed.segment_id not in self._made:
+        name = (parsed.segment_id, exercise)
+        if name not in self._made:
             notice = compose(self._bundles.load(parsed.bundle_sha256), parsed)
-            self._made[parsed.segment_id] = sample_of(notice, parsed)
-        return self._made[parsed.segment_id]
+            self._made[name] = sample_of(as_exercise(notice) if exercise else notice, parsed)
+        return self._made[name]
 
     def approval(self, bundle_sha256: str, at: datetime) -> TextApproval | None:
         """Return the approval of a bundle that is in force at `at`, or None."""

@@ -23,13 +23,21 @@ from consumers.domain.notices import (
     ComposedNotice,
     Sender,
     SharedText,
+    as_exercise,
     body_sha256,
     plain_name,
     shared_slots,
     slots_for,
 )
 from consumers.domain.segments import segment_key_from
-from consumers.domain.sending import EmailTemplate, PreparedAccountNotice, PreparedEmail, PreparedLetter, PreparedText
+from consumers.domain.sending import (
+    SPECIMEN_ADDRESS,
+    EmailTemplate,
+    PreparedAccountNotice,
+    PreparedEmail,
+    PreparedLetter,
+    PreparedText,
+)
 from consumers.domain.simulators import SIMULATED_PHONE, simulated_email
 
 _KEPT_SEGMENTS = 256
@@ -68,7 +76,7 @@ class ApprovedTexts:
         self._bundles = bundles
         self._from_address = from_address
         self._reply_to = reply_to
-        self._composed: OrderedDict[str, ComposedNotice] = OrderedDict()
+        self._composed: OrderedDict[tuple[str, bool], ComposedNotice] = OrderedDict()
         self._mails: OrderedDict[str, _Mail] = OrderedDict()
 
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
@@ -126,15 +134,18 @@ class ApprovedTexts:
         return PreparedLetter(pdf, address, hashlib.sha256(pdf).hexdigest())
 
     def _notice(self, intent: Intent) -> ComposedNotice:
-        known = self._composed.get(intent.segment_id)
+        name = (intent.segment_id, intent.exercise)
+        known = self._composed.get(name)
         if known is not None:
-            self._composed.move_to_end(intent.segment_id)
+            self._composed.move_to_end(name)
             return known
         key = segment_key_from(intent.segment_key)
         if key.bundle_sha256 is None or key.bundle_sha256 != intent.bundle_sha256:
             raise Refused(f"segment {intent.segment_id[:12]} has no approved bundle; prepare the release anew")
         notice = compose(self._bundles.load(key.bundle_sha256), key)
-        self._composed[intent.segment_id] = notice
+        if intent.exercise:
+            notice = as_exercise(notice)
+        self._composed[name] = notice
         if len(self._composed) > _KEPT_SEGMENTS:
             self._composed.popitem(last=False)
         return notice
@@ -143,7 +154,7 @@ class ApprovedTexts:
 class Addresses:
     """Where a message really goes under `delivery.mode`: to the person, or to the provider's simulator.
 
-    An exercise never leaves for a person outside the sandbox. Simulated numbers are SNS's own sandbox destinations.
+    An exercise leaves for nobody under any mode; providers see to that once more (`consumers.domain.sending`).
     """
 
     def __init__(self, mode: str, *, test_store: bool = False) -> None:
@@ -161,7 +172,8 @@ class Addresses:
     def shows_on_account_page(self, intent: Intent) -> bool:
         """Return whether an account notice may really be posted: an account page is the shop's own, it has no simulator.
 
-        The sandbox stands in for AWS only, so outside `live` somebody must have said that the store is a test store.
+        The sandbox stands in for AWS only, so outside `live` somebody must have said that the store is a test store. There
+        an exercise is shown, too; the bridge refuses it in any other store.
         """
         return self._test_store if self._mode == "sandbox" else not self._simulated(intent)
 
@@ -169,7 +181,7 @@ class Addresses:
         """Return the contact whose letter is written: an exercise must not put a person's address on paper."""
         if not self._simulated(intent):
             return contact
-        return Contact(first_name="SPECIMEN", postal_address=("SPECIMEN", "NOT FOR THE POST"))
+        return Contact(first_name="SPECIMEN", postal_address=SPECIMEN_ADDRESS)
 
     def _simulated(self, intent: Intent) -> bool:
-        return self._mode == "simulator" or (self._mode == "live" and intent.exercise)
+        return intent.exercise or self._mode == "simulator"

@@ -16,6 +16,7 @@ from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, token_option
 from consumers.case.sheet import NoticeSamples, Sample, segments_of
 from consumers.case.store import CaseStore
+from consumers.case.workflow import found as incident_of
 from consumers.domain.duties import LawInForce
 from consumers.domain.segments import policy_schema
 
@@ -47,7 +48,9 @@ def segments(
         raise BadInput("name an incident, or --schema for what segments.yaml may say")
     authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
     name, samples = incident_id, parts.get(NoticeSamples)
-    found = parts.get(CaseStore).look(lambda case: segments_of(case, name))
+    found, exercise = parts.get(CaseStore).look(
+        lambda case: (segments_of(case, name), incident_of(case, name).exercise)
+    )
     if only is not None:
         chosen = [each for each in found if each["name"] == only or each["segment_id"].startswith(only)]
         if not chosen:
@@ -55,7 +58,7 @@ def segments(
             raise BadInput(f"--segment {only}: {name} has no such segment{nearest(only, known)}")
         found = chosen
     for each in found:
-        each["sample"] = None if no_samples else _sample(samples, each, medium)
+        each["sample"] = None if no_samples else _sample(samples, each, medium, exercise=exercise)
     if as_json:
         print_json([{key: value for key, value in each.items() if key != "key"} for each in found])
         return
@@ -82,9 +85,9 @@ def segments(
             _show(each)
 
 
-def _sample(samples: NoticeSamples, segment: dict[str, Any], medium: str | None) -> dict[str, Any]:
+def _sample(samples: NoticeSamples, segment: dict[str, Any], medium: str | None, *, exercise: bool) -> dict[str, Any]:
     try:
-        made: Sample = samples.sample(segment["key"])
+        made: Sample = samples.sample(segment["key"], exercise=exercise)
     except TocsinError as error:
         return {"why_none": str(error).splitlines()[0]}
     shown = {each.medium: each for each in made.media}

@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from consumers.adapters.aws import AwsConfig, client, failed_call_state
-from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState
+from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
 ATTEMPT_TAG = "attempt"
 INCIDENT_TAG = "incident"
@@ -74,7 +74,7 @@ class SesEmail:
         incident = f'{{"Name":"{INCIDENT_TAG}","Value":"{message.incident_id}"}}'
         # An entry's tags replace the default ones, so each carries both.
         wire_entries = [
-            f'{{"Destination":{{"ToAddresses":[{_json(entry.to_address)}]}},"ReplacementTags":'
+            f'{{"Destination":{{"ToAddresses":[{_json(wire_email(message, entry))}]}},"ReplacementTags":'
             f'[{{"Name":"{ATTEMPT_TAG}","Value":"{entry.attempt_id}"}},{incident}],"ReplacementEmailContent":'
             f'{{"ReplacementTemplate":{{"ReplacementTemplateData":{_json(_json(dict(entry.slots)))}}}}}}}'
             for entry in message.entries

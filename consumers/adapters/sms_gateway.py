@@ -24,7 +24,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import counter
 from consumers.adapters.aws import is_loopback
 from consumers.adapters.receipt_fields import json_object, readable, text
-from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState
+from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState, wire_phone
 
 log = structlog.get_logger()
 
@@ -97,10 +97,10 @@ class GatewaySms:
         self._http = urllib3.PoolManager(retries=False, timeout=timeout)
         self._headers = urllib3.make_headers(basic_auth=f"{account.account_sid}:{account.auth_token}")
 
-    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+    def send(self, attempt_id: str, phone_e164: str, text: str, *, exercise: bool) -> SendResult:
         """Return the gateway's answer."""
         sender = "MessagingServiceSid" if self._account.sender.startswith("MG") else "From"
-        form = {"To": phone_e164, sender: self._account.sender, "Body": text}
+        form = {"To": wire_phone(phone_e164, exercise=exercise), sender: self._account.sender, "Body": text}
         if self._account.callback_url is not None:
             form["StatusCallback"] = callback_address(self._account.callback_url, attempt_id)
         try:

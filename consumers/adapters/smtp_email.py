@@ -21,7 +21,7 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.aws import is_loopback
 from consumers.adapters.delivery_reports import ReturnPath
 from consumers.domain.notices import fill
-from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState
+from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
 Encryption = Literal["starttls", "tls", "none"]
 
@@ -80,7 +80,7 @@ class SmtpEmail:
             self._connection = None
             # refused log-ins and missing encryption included: nothing was taken, and a person cures it
             return SendResult(entry.attempt_id, SendState.UNAVAILABLE, code=_word(error))
-        address, needs_utf8 = _on_the_wire(entry.to_address)
+        address, needs_utf8 = _on_the_wire(wire_email(message, entry))
         if needs_utf8 and not connection.has_extn("smtputf8"):
             return SendResult(entry.attempt_id, SendState.REJECTED, code="NO_SMTPUTF8")
         try:
@@ -156,7 +156,7 @@ class SmtpEmail:
     def _mail(self, message: BulkEmail, entry: EmailEntry, *, utf8: bool) -> EmailMessage:
         mail = EmailMessage(policy=WIRE.clone(utf8=utf8))
         mail["From"] = message.from_address
-        mail["To"] = _on_the_wire(entry.to_address)[0]
+        mail["To"] = _on_the_wire(wire_email(message, entry))[0]
         mail["Subject"] = fill(message.subject, entry.slots)
         if message.reply_to:
             mail["Reply-To"] = message.reply_to

@@ -8,7 +8,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from consumers.adapters.aws import AwsConfig, client, failed_call_state
-from consumers.domain.sending import SendResult, SendState
+from consumers.domain.sending import SendResult, SendState, wire_phone
 
 REJECTIONS = frozenset({"InvalidParameter", "ParameterValueInvalid", "ValidationException", "ValidationError"})
 """Error codes of Publish that blame the number or the text."""
@@ -27,10 +27,11 @@ class SnsSms:
         if sender_id is not None:
             self._attributes["AWS.SNS.SMS.SenderID"] = {"DataType": "String", "StringValue": sender_id}
 
-    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+    def send(self, attempt_id: str, phone_e164: str, text: str, *, exercise: bool) -> SendResult:
         """Return the provider's answer. Never retries: a lost answer is UNKNOWN."""
+        number = wire_phone(phone_e164, exercise=exercise)
         try:
-            answer = self._sns.publish(PhoneNumber=phone_e164, Message=text, MessageAttributes=self._attributes)
+            answer = self._sns.publish(PhoneNumber=number, Message=text, MessageAttributes=self._attributes)
         except ParamValidationError:
             raise
         except (ClientError, BotoCoreError) as error:

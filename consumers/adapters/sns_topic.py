@@ -16,9 +16,16 @@ class SnsTopic:
 
     def __init__(self, config: AwsConfig) -> None:
         self._sns = client(config, "sns", may_repeat=False)
+        # only the sandbox has an address of its own, and that is loopback (`Delivery.endpoint_url`)
+        self._in_sandbox = config.endpoint_url is not None
 
-    def publish(self, notice_id: str, topic_arn: str, document: str) -> SendResult:
-        """Return the provider's answer; its `attempt_id` is the notice's id. A lost answer is UNKNOWN."""
+    def publish(self, notice_id: str, topic_arn: str, document: str, *, exercise: bool) -> SendResult:
+        """Return the provider's answer; its `attempt_id` is the notice's id. A lost answer is UNKNOWN.
+
+        A topic has no simulator: of an exercise nothing is published outside the sandbox.
+        """
+        if exercise and not self._in_sandbox:
+            return SendResult(notice_id, SendState.REJECTED, code="EXERCISE")
         fifo: dict[str, Any] = {}
         if topic_arn.endswith(".fifo"):
             fifo = {"MessageGroupId": "tocsin", "MessageDeduplicationId": notice_id}

@@ -509,7 +509,7 @@ def _sample_notice(
         if segment is None or segment.bundle_sha256 is None:
             continue
         try:
-            made = samples.sample(segment.key)
+            made = samples.sample(segment.key, exercise=incident.exercise)
         except TocsinError:
             continue
         mail = next((each for each in made.media if each.medium == "email"), made.media[0])

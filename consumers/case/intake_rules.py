@@ -44,6 +44,7 @@ class Taken:
 
     incident_id: str
     opened: bool
+    exercise: bool = False
 
 
 def take(work: CaseWork, arrival: Arrival) -> Sequence[Taken]:
@@ -76,14 +77,14 @@ def _take_one(
     if latest is None or _is_new_occurrence(latest, alert, judged):
         incident = _open(work, arrival, alert, judged, fingerprint, latest, readable=readable)
         _keep(work, arrival, incident.incident_id, readable=readable)
-        return Taken(incident.incident_id, opened=True)
+        return Taken(incident.incident_id, opened=True, exercise=alert.exercise)
     if _keep(work, arrival, latest.incident_id, readable=readable):
         work.update_incident(latest.incident_id, {"repeat_count": latest.repeat_count + 1})
         body: Body = {"alert_sha256": _sha256(arrival.body), "firing": alert.status == "firing", "readable": readable}
         work.publish_case_event(_fact_of_tocsin("incident.alert_repeated", latest, arrival.arrived_at, body))
         if alert.status == "firing":
             _note_repeat(work, arrival, latest, judged)
-    return Taken(latest.incident_id, opened=False)
+    return Taken(latest.incident_id, opened=False, exercise=alert.exercise)
 
 
 def _is_new_occurrence(latest: IncidentRecord, alert: AlertReceived, judged: JudgedScope) -> bool:

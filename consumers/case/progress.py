@@ -47,13 +47,15 @@ class Progress:
     pace: Mapping[str, Pace]
     earliest_deadline_at: datetime | None
     """Of those without an end."""
+    yields_to: str | None = None
+    """An incident whose release runs, before which an exercise stands still."""
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing leaves, where nothing does: paused, held by its canary, cancelled, or no release."""
+        """Why nothing leaves, where nothing does: paused, held by its canary, cancelled, no release, or a real one first."""
         states = [state for _, state, _ in self.releases]
         if "releasing" in states:
-            return None
+            return None if self.yields_to is None else f"exercise waits while {self.yields_to} is released"
         for word in ("paused", "cancelled"):
             if word in states:
                 held = word == "paused" and any(canary == "held" for _, state, canary in self.releases if state == word)

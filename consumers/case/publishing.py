@@ -65,7 +65,7 @@ class PublicText:
 class PublicTexts(Protocol):
     """Composes what the public is told from an approved bundle. Raises TocsinError when it cannot be had."""
 
-    def __call__(self, key: SegmentKey, on: date, /) -> PublicText: ...
+    def __call__(self, key: SegmentKey, on: date, /, *, exercise: bool) -> PublicText: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,12 @@ def public_text(
     store: CaseStore, incident_id: str, texts: PublicTexts, on: date, *, controller: str | None, locale: str | None
 ) -> tuple[str, PublicText]:
     """Return whose text it is and the text as published on `on`. Raises Refused while no release is approved."""
-    key = store.look(lambda case: _public_key(case, incident_id, controller, locale))
-    return key.controller, texts(key, on)
+    key, exercise = store.look(
+        lambda case: (
+            _public_key(case, incident_id, controller, locale), found(case, incident_id).exercise,
+        )
+    )  # fmt: skip
+    return key.controller, texts(key, on, exercise=exercise)
 
 
 def record_publication(
@@ -112,7 +116,7 @@ def record_publication(
     def work(case: CaseWork) -> PublicationRecord:
         incident = still_open(case, incident_id)
         key = _public_key(case, incident_id, seen.controller, seen.locale)
-        text = texts(key, seen.starts_at.date())
+        text = texts(key, seen.starts_at.date(), exercise=incident.exercise)
         needs = needs_of(seen.medium, law.rules.notices)
         shown = (text.web_html if seen.medium == "website_posting" else text.press).encode()
         file_sha256 = hashlib.sha256(seen.file).hexdigest()

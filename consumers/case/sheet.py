@@ -98,8 +98,11 @@ class TextApproval:
 class NoticeSamples(Protocol):
     """Renders notices for people who look at them."""
 
-    def sample(self, key: Mapping[str, Any]) -> Sample:
-        """Return the sample of a segment's approved text. Raises TocsinError that says why there is none."""
+    def sample(self, key: Mapping[str, Any], *, exercise: bool = False) -> Sample:
+        """Return the sample of a segment's approved text, marked if of an exercise.
+
+        Raises TocsinError that says why there is none.
+        """
         ...
 
     def approval(self, bundle_sha256: str, at: datetime) -> TextApproval | None:
@@ -230,7 +233,7 @@ def make_sheet(
         found_now = preflight_of(case, incident, law, samples, means, now)
         content = sheet_content(case, incident, release, found_now, means)
         shown = {
-            each["segment_id"]: samples.sample(record.key)
+            each["segment_id"]: samples.sample(record.key, exercise=incident.exercise)
             for each in content["segments"]
             for record in case.segments(incident.incident_id, incident.revision)
             if record.segment_id == each["segment_id"] and each["sample"]
@@ -352,7 +355,7 @@ def preflight_of(
         sha256: samples.approval(sha256, now)
         for sha256 in sorted({str(each.bundle_sha256) for each in segments.values() if each.bundle_sha256})
     }
-    rendered = {segment_id: _sample(samples, each) for segment_id, each in segments.items()}
+    rendered = {segment_id: _sample(samples, each, exercise=incident.exercise) for segment_id, each in segments.items()}
     readiness = _readiness(case, incident, frozen, gates, law, means, approvals, segments)
     channels = _channel_readiness(case, incident, frozen, segments, rendered, means, now)
     deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
@@ -482,11 +485,11 @@ def _jurisdictions(groups: Sequence[_Audience]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["people"], row["code"]))
 
 
-def _sample(samples: NoticeSamples, segment: SegmentRecord) -> Sample | str:
+def _sample(samples: NoticeSamples, segment: SegmentRecord, *, exercise: bool) -> Sample | str:
     if segment.bundle_sha256 is None:
         return "no approved text"
     try:
-        return samples.sample(segment.key)
+        return samples.sample(segment.key, exercise=exercise)
     except TocsinError as error:
         return str(error).splitlines()[0]
 

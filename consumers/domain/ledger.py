@@ -42,6 +42,7 @@ class Command:
     recipient_id: str
     release_id: str
     epoch: int
+    exercise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class SentReport:
     provider: str | None = None
     """Who was asked, where that is another one than planned."""
     notice: AccountNotice | None = field(default=None, repr=False)
+    exercise: bool = False
+    """Left out of what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Handed:
     applied: int
     kept_aside: int
     repeated: int
+    exercises: frozenset[str] = frozenset()
+    """Ids of those events that are about an exercise: left out of what is measured."""
 
 
 @dataclass(frozen=True, slots=True)

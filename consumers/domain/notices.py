@@ -9,7 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 
 from bridge.contracts.errors import BadInput, Refused
@@ -138,6 +138,48 @@ class PublicNotice:
     web_html: str
     web: str
     press: str
+
+
+EXERCISE = "EXERCISE"
+_EXERCISE_SENTENCE = (
+    "EXERCISE: this is a drill. Nothing has happened to anybody's data, and this text is for nobody outside."
+)
+_BODY_TAG = re.compile(r"<body\b[^>]*>", re.IGNORECASE)
+
+
+def as_exercise(notice: ComposedNotice) -> ComposedNotice:
+    """Return `notice` with the mark of an exercise in every part: before the subject, and as the first words of each text.
+
+    In English whatever the notice's language: it goes to simulators, and who finds it must see what it is.
+    """
+    sms = f"{EXERCISE}. {notice.sms}"
+    return replace(
+        notice,
+        subject=f"{EXERCISE}: {notice.subject}",
+        html=_marked_page(notice.html),
+        text=_marked(notice.text),
+        sms=sms,
+        sms_parts=sms_parts(sms)[0],
+        account_title=f"{EXERCISE}: {notice.account_title}",
+        account_body=_marked(notice.account_body),
+        # the heading is the document's title, too
+        letter=re.sub(r"^# ", f"# {EXERCISE}: ", _marked(notice.letter), count=1, flags=re.MULTILINE),
+    )
+
+
+def as_public_exercise(notice: PublicNotice) -> PublicNotice:
+    """Return the public texts with the mark of an exercise as the first words of each."""
+    return replace(notice, web_html=_marked_page(notice.web_html), web=_marked(notice.web), press=_marked(notice.press))
+
+
+def _marked(text: str) -> str:
+    return f"{_EXERCISE_SENTENCE}\n\n{text}"
+
+
+def _marked_page(page: str) -> str:
+    band = f'<p style="margin:0;padding:8px;background:#8f1d14;color:#fff"><strong>{_EXERCISE_SENTENCE}</strong></p>'
+    begun = _BODY_TAG.search(page)
+    return band + page if begun is None else page[: begun.end()] + band + page[begun.end() :]
 
 
 def locale_chain(locale: str, last: str = "en") -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class OpenPlan:
     """Everything that came late: people added, and more found of people already there."""
     excluded_count: int = 0
     """Of the possible ones, those whom somebody left out."""
+    exercise: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,10 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from bridge.contracts.events import Channel
+from consumers.domain.simulators import SIMULATED_PHONE, simulated_email
+
+SPECIMEN_ADDRESS = ("SPECIMEN", "NOT FOR THE POST")
+"""What stands on the envelope of a letter that nobody may get."""
 
 
 class SendState(StrEnum):
@@ -49,6 +53,18 @@ class BulkEmail:
     text: str
     incident_id: str
     entries: Sequence[EmailEntry]
+    exercise: bool
+    """True: nobody real may get it. The provider itself puts the simulator's address in place of every entry's."""
+
+
+def wire_email(message: BulkEmail, entry: EmailEntry) -> str:
+    """Return the address that goes onto the wire for `entry`; an exercise's is never the person's, whoever asks."""
+    return simulated_email() if message.exercise else entry.to_address
+
+
+def wire_phone(phone_e164: str, *, exercise: bool) -> str:
+    """Return the number that goes onto the wire; an exercise's is never the person's, whoever asks."""
+    return SIMULATED_PHONE if exercise else phone_e164
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +140,11 @@ class LetterWriter(Protocol):
 
     name: str
 
-    def write(self, incident_id: str, letters: Sequence[Letter]) -> Sequence[SendResult]:
-        """Write one batch durably; return one result a letter, in order. Raises TocsinError if nothing was written."""
+    def write(self, incident_id: str, letters: Sequence[Letter], *, exercise: bool) -> Sequence[SendResult]:
+        """Write one batch durably; return one result a letter, in order. Raises TocsinError if nothing was written.
+
+        An exercise's letters are written to nobody: Refused for any address but `SPECIMEN_ADDRESS`.
+        """
         ...
 
 
@@ -147,8 +166,11 @@ class SmsProvider(Protocol):
 
     name: str
 
-    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
-        """Return the provider's answer. Never raises for what a provider says."""
+    def send(self, attempt_id: str, phone_e164: str, text: str, *, exercise: bool) -> SendResult:
+        """Return the provider's answer. Never raises for what a provider says.
+
+        `exercise`: the simulator's number goes onto the wire in place of `phone_e164`.
+        """
         ...
 
 

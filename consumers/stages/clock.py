@@ -20,19 +20,23 @@ from consumers.domain.clocks import Mark, RunningClock, highest_mark
 log = structlog.get_logger()
 
 TOLD = counter(
-    "tocsin_deadline_marks_total", "deadline warnings and misses told", question="are deadlines getting close?"
+    "tocsin_deadline_marks_total",
+    "deadline warnings and misses told, exercises left out",
+    question="are deadlines getting close?",
 )
 CLOSEST = gauge(
     "tocsin_deadline_closest_seconds",
-    "seconds to the closest deadline of a duty that is not met; absent duties leave it at +Inf",
+    "seconds to the closest deadline of a duty that is not met, exercises left out; absent duties leave it at +Inf",
     question="how long have we got?",
 )
 RUNNING = gauge(
-    "tocsin_deadline_running_count", "duties with a running clock", question="how many duties are still open?"
+    "tocsin_deadline_running_count",
+    "duties with a running clock, exercises left out",
+    question="how many duties are still open?",
 )
 MISSED = gauge(
     "tocsin_deadline_missed_count",
-    "duties whose deadline has passed and that nobody recorded as met",
+    "duties whose deadline has passed and that nobody recorded as met, exercises left out",
     question="have we missed a deadline?",
 )
 UNVERIFIED = gauge(
@@ -117,12 +121,13 @@ class ClockStage:
         for chore in self._chores:
             chore()
         clocks = self._table.running()
-        RUNNING.set(len(clocks))
-        MISSED.set(sum(clock.deadline_at <= now for clock in clocks))
-        CLOSEST.set(min(((clock.deadline_at - now).total_seconds() for clock in clocks), default=float("inf")))
+        real = [clock for clock in clocks if not clock.exercise]
+        RUNNING.set(len(real))
+        MISSED.set(sum(clock.deadline_at <= now for clock in real))
+        CLOSEST.set(min(((clock.deadline_at - now).total_seconds() for clock in real), default=float("inf")))
         marks = [mark for mark in (highest_mark(clock, now) for clock in clocks) if mark is not None]
         told = self._table.tell(marks) if marks else 0
-        TOLD.inc(told)
+        TOLD.inc(min(told, sum(not mark.clock.exercise for mark in marks)))
         return told
 
     @staticmethod

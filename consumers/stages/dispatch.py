@@ -51,7 +51,7 @@ STAGE = "dispatch"
 
 SENT = counter(
     "tocsin_deliveries_total",
-    "provider answers to notices",
+    "provider answers to notices, exercises left out",
     question="does each channel accept what we hand over?",
     labels={
         "channel": [channel.value for channel in Channel],
@@ -60,7 +60,8 @@ SENT = counter(
 )
 ANSWERS = counter(
     "tocsin_provider_answers_total",
-    "messages by what a provider answered, and by who keeps the mailbox (by its public domain; none for SMS)",
+    "messages by what a provider answered, and by who keeps the mailbox (by its public domain; none for SMS); exercises "
+    "left out",
     question="does one mailbox provider, or one of ours, refuse what others take?",
     labels={
         "provider": ["ses", "smtp", "sns", "sms_gateway"],
@@ -179,7 +180,7 @@ class Dispatch:
         """
         events = [each.event for each in batch if isinstance(each.event, DeliverNotice)]
         commands = [
-            Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch)
+            Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch, event.exercise)
             for event in self._those_with_a_turn(events)
         ]
         intents = self._ledger.intend(commands, self._dispatcher, STAGE, positions)
@@ -305,6 +306,8 @@ class Dispatch:
             text=template.text,
             incident_id=incident_id,
             entries=entries,
+            # the ledger's word; an audience is of one incident
+            exercise=people[0][0].exercise,
         )
         began = time.monotonic()
         results = provider.send_bulk(message)
@@ -321,7 +324,7 @@ class Dispatch:
                 (OF_SEND[result.state].value, mailbox_provider(entry.to_address))
                 for entry, result in zip(asked, answer.results, strict=True)
             )
-            for (state, mailbox), count in answered.items():
+            for (state, mailbox), count in answered.items() if not people[0][0].exercise else ():
                 ANSWERS.labels(answer.provider.name, state, mailbox).inc(count)
         results = iter(answer.results)
         self._collect(
@@ -361,11 +364,12 @@ class Dispatch:
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
             began = time.monotonic()
-            result = turn.provider.send(intent.attempt_id, number, prepared.text)
+            result = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             took = time.monotonic() - began
             CALL_SECONDS.labels("sms").observe(took)
             self._sms.record(turn.provider, [result], timedelta(seconds=took))
-            ANSWERS.labels(turn.provider.name, OF_SEND[result.state].value, "none").inc()
+            if not intent.exercise:
+                ANSWERS.labels(turn.provider.name, OF_SEND[result.state].value, "none").inc()
             self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256, turn.provider.name)])
         return faults
 
@@ -397,6 +401,7 @@ class Dispatch:
                 title=prepared.title,
                 body=prepared.body,
                 posted_at=self._clock.now(),
+                exercise=intent.exercise,
             )
             reports.append(
                 SentReport(
@@ -406,6 +411,7 @@ class Dispatch:
                     body_sha256=prepared.body_sha256,
                     # simulated: it counts as posted and nobody will read it
                     notice=notice if self._addressing.shows_on_account_page(intent) else None,
+                    exercise=intent.exercise,
                 )
             )
         if reports:
@@ -438,7 +444,9 @@ class Dispatch:
         for incident_id, batch in batches.items():
             assert self._letters is not None
             try:
-                results = self._letters.write(incident_id, [letter for _, letter, _ in batch])
+                results = self._letters.write(
+                    incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise
+                )
             except TocsinError as fault:
                 reports.extend(_held_back(intent, fault) for intent, _, _ in batch)
                 faults.append(fault)
@@ -482,7 +490,9 @@ class Dispatch:
             return
         reports, self._unreported = self._unreported, []
         self._ledger.report([item for _, item in reports])
-        for (channel, trigger), count in Counter((channel, item.trigger) for channel, item in reports).items():
+        for (channel, trigger), count in Counter(
+            (channel, item.trigger) for channel, item in reports if not item.exercise
+        ).items():
             SENT.labels(channel.value, trigger.value).inc(count)
 
     def _report(self, channel: Channel, reports: Sequence[SentReport]) -> None:
@@ -522,7 +532,7 @@ class _NoAddress(TocsinError):
 
 def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:
     log.error("attempt cannot be sent", attempt=intent.attempt_id, incident=intent.incident_id, code=str(lack))
-    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack))
+    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack), exercise=intent.exercise)
 
 
 def _held_back(intent: Intent, fault: TocsinError) -> SentReport:
@@ -532,11 +542,11 @@ def _held_back(intent: Intent, fault: TocsinError) -> SentReport:
         incident=intent.incident_id,
         fault=type(fault).__name__,
     )
-    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count)
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise)
 
 
 def _recalled(intent: Intent) -> SentReport:
-    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count)
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise)
 
 
 def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: str) -> SentReport:
@@ -548,6 +558,7 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: st
         body_sha256=body_sha256,
         code=result.code,
         provider=provider if provider != intent.provider else None,
+        exercise=intent.exercise,
     )
 
 

@@ -74,7 +74,16 @@ ALERTS = counter(
     question="do our monitors reach us, and does anybody try who should not?",
     labels={
         "way": ["http", "topic"],
-        "outcome": ["opened", "repeated", "unreadable", "bad_signature", "replayed", "unknown_source", "too_large"],
+        "outcome": [
+            "opened",
+            "repeated",
+            "unreadable",
+            "bad_signature",
+            "replayed",
+            "unknown_source",
+            "too_large",
+            "exercise",
+        ],
     },
 )
 
@@ -250,6 +259,7 @@ class Reception:
 def _count(way: str, arrival: Arrival, taken: Sequence[Taken]) -> None:
     for each in taken:
         outcome = "unreadable" if not arrival.alerts else "opened" if each.opened else "repeated"
+        outcome = "exercise" if each.exercise else outcome
         ALERTS.labels(way, outcome).inc()
 
 

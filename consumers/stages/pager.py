@@ -34,7 +34,7 @@ SENT = counter(
 )
 UNACKNOWLEDGED = gauge(
     "tocsin_pages_unacknowledged_count",
-    "pages about incidents that nobody has acknowledged; told by whoever pages, 0 by all others",
+    "pages about incidents, but exercises, that nobody has acknowledged; told by whoever pages, 0 by all others",
     question="does somebody look?",
     labels={"severity": ["critical", "warning"]},
 )
@@ -173,7 +173,9 @@ class PagerStage:
             for page in pages
             if self._receivers and not any(each.delivered_at for each in known.get(page.page_id, {}).values())
         ]
-        self._show([page for page in pages if page.incident_id is not None], max(untold, default=0))
+        self._show(
+            [page for page in pages if page.incident_id is not None and not page.exercise], max(untold, default=0)
+        )
 
     @staticmethod
     def _show(pages: Sequence[StandingPage], undelivered_seconds: float) -> None:

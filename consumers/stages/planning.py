@@ -66,11 +66,13 @@ PLANS = counter(
 )
 WAITING = gauge(
     "tocsin_plans_waiting_count",
-    "open incidents whose partitions have not all answered",
+    "open incidents, but exercises, whose partitions have not all answered",
     question="is a partition silent?",
 )
 HELD = gauge(
-    "tocsin_recipients_held_count", "people held in open incidents", question="does somebody wait for counsel?"
+    "tocsin_recipients_held_count",
+    "people held in open incidents, exercises left out",
+    question="does somebody wait for counsel?",
 )
 PLAN_SECONDS = histogram(
     "tocsin_plan_seconds", "from a complete resolution to a written plan", question="how long does planning take?",
@@ -218,7 +220,7 @@ class Planning:
         open_plans = self._store.open_plans()
         for each in open_plans:
             if not each.complete and not self._all_here(each):
-                waiting += 1
+                waiting += not each.exercise
                 continue
             # A crash before the plan is written leaves it as it was: nothing is remembered but in this process, and a
             # new one looks at every open plan once.
@@ -295,7 +297,7 @@ class Planning:
         seconds = time.monotonic() - started
         if seconds > 1:
             self._rest_until[plan_id] = self._clock.now() + timedelta(seconds=self._rest_factor * seconds)
-        self._held[plan_id] = change.held_count
+        self._held[plan_id] = 0 if before.incident.exercise else change.held_count
         moved = bool(change.events)
         PLANS.labels("extended" if moved and before.complete else "completed" if moved else "unchanged").inc()
         if moved:

@@ -30,13 +30,13 @@ STAGE = "receipts"
 
 RECEIVED = counter(
     "tocsin_receipts_total",
-    "receipts by what became of them",
+    "receipts by what became of them, exercises left out",
     question="do providers report, and do we know what about?",
     labels={"result": ["applied", "kept_aside", "repeated", "undecodable"]},
 )
 BY_KIND = counter(
     "tocsin_receipts_by_kind_total",
-    "receipts by provider event",
+    "receipts by provider event, exercises left out",
     question="how many messages arrive, bounce or draw complaints?",
     labels={"kind": [kind.value for kind in ReceiptKind]},
 )
@@ -132,10 +132,11 @@ class Receipts:
 
     @staticmethod
     def _count(receipts: Sequence[Receipt], handed: Handed) -> None:
-        RECEIVED.labels("applied").inc(handed.applied)
+        RECEIVED.labels("applied").inc(handed.applied - len(handed.exercises))
         RECEIVED.labels("kept_aside").inc(handed.kept_aside)
         RECEIVED.labels("repeated").inc(handed.repeated)
-        for kind, count in Counter(receipt.kind for receipt in receipts).items():
+        real = (each.kind for each in receipts if each.provider_event_id not in handed.exercises)
+        for kind, count in Counter(real).items():
             BY_KIND.labels(kind.value).inc(count)
 
 

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 PUBLISHED = counter(
     "tocsin_third_party_notices_total",
-    "notices to third parties by what the topic answered",
+    "notices to third parties by what the topic answered, exercises left out",
     question="do partners and processors learn of a release?",
     labels={"state": [state.value for state in SendState]},
 )
@@ -33,6 +33,8 @@ class Waiting(Protocol):
     def topic_arn(self) -> str: ...
     @property
     def document(self) -> str: ...
+    @property
+    def exercise(self) -> bool: ...
 
 
 class ThirdPartyLedger(Protocol):
@@ -46,8 +48,8 @@ class ThirdPartyLedger(Protocol):
 class TopicPublisher(Protocol):
     """Publishes a document on a topic."""
 
-    def publish(self, notice_id: str, topic_arn: str, document: str) -> SendResult:
-        """Return the provider's answer. Never raises for what a provider says."""
+    def publish(self, notice_id: str, topic_arn: str, document: str, *, exercise: bool) -> SendResult:
+        """Return the provider's answer. Never raises for what a provider says. An exercise stays in the sandbox."""
         ...
 
 
@@ -86,8 +88,11 @@ class ThirdPartyNotices:
         self._ledger.plan()
         taken = 0
         for waiting in self._ledger.take(20):
-            result = self._topics.publish(waiting.notice_id, waiting.topic_arn, waiting.document)
-            PUBLISHED.labels(result.state.value).inc()
+            result = self._topics.publish(
+                waiting.notice_id, waiting.topic_arn, waiting.document, exercise=waiting.exercise
+            )
+            if not waiting.exercise:
+                PUBLISHED.labels(result.state.value).inc()
             self._ledger.settle([result])
             taken += result.state is SendState.ACCEPTED
         return taken

@@ -88,7 +88,7 @@ def running(folder: Path | None = None, receipt_delay_seconds: float = 0.02) -> 
         sandbox.stop()
 
 
-def bulk(*entries: EmailEntry) -> BulkEmail:
+def bulk(*entries: EmailEntry, exercise: bool = False) -> BulkEmail:
     """Return a mail to `entries` with the slots `name` and `name_html`."""
     return BulkEmail(
         from_address=f"Shop <{SENDER}>",
@@ -98,6 +98,7 @@ def bulk(*entries: EmailEntry) -> BulkEmail:
         text="Dear {{name}},",
         incident_id="INC-2026-0001",
         entries=entries,
+        exercise=exercise,
     )
 
 

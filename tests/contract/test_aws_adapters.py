@@ -47,12 +47,12 @@ def _publishes(topic: SnsTopic, sqs: Any, sns: Any) -> None:
     queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     arn = sns.create_topic(Name="partner")["TopicArn"]
     sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"})
-    result = topic.publish("a" * 32, arn, '{"people_count":22}')
+    result = topic.publish("a" * 32, arn, '{"people_count":22}', exercise=False)
     assert (result.attempt_id, result.state) == ("a" * 32, SendState.ACCEPTED)
     assert result.provider_message_id is not None
     (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"]
     assert message["Body"] == '{"people_count":22}'
-    refused = topic.publish("b" * 32, f"{arn}-gone", "{}")
+    refused = topic.publish("b" * 32, f"{arn}-gone", "{}", exercise=False)
     assert (refused.state, refused.code) == (SendState.REJECTED, "NotFound")
 
 
@@ -152,7 +152,9 @@ def test_an_id_that_cannot_be_a_tag_is_our_own_bug(aws: Aws) -> None:
 
 def test_an_sms_is_sent_and_its_status_comes_back(aws: Aws) -> None:
     aws.script({"+4915100000002": "bounce"})
-    results = [aws.sms.send(f"s-{n}", f"+491510000000{n}", "Look at your account page.") for n in (1, 2)]
+    results = [
+        aws.sms.send(f"s-{n}", f"+491510000000{n}", "Look at your account page.", exercise=False) for n in (1, 2)
+    ]
     status = aws.sms_status()
     kinds = {r.provider_message_id: (r.provider, r.kind, r.sub_type) for d in drain(status, 2) for r in d.receipts}
     assert kinds == {
@@ -160,12 +162,12 @@ def test_an_sms_is_sent_and_its_status_comes_back(aws: Aws) -> None:
         results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD, "unknown"),
     }
     assert status.receive(10, 0) == []
-    assert aws.sms.send("s-3", "no number", "x").state is SendState.REJECTED
+    assert aws.sms.send("s-3", "no number", "x", exercise=False).state is SendState.REJECTED
 
 
 def test_a_throttled_sms_waits(aws: Aws) -> None:
     aws.script({"+4915100000009": {"behaviour": "throttle", "times": 1}})
-    assert [aws.sms.send("s-1", "+4915100000009", "x").state for _ in range(2)] == [
+    assert [aws.sms.send("s-1", "+4915100000009", "x", exercise=False).state for _ in range(2)] == [
         SendState.THROTTLED,
         SendState.ACCEPTED,
     ]
@@ -204,7 +206,7 @@ def test_a_refused_connection_took_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         config = AwsConfig("eu-central-1", f"http://127.0.0.1:{gone.getsockname()[1]}", retries=1)
     assert SesEmail(config, "x").send_bulk(bulk(entry("a-1", "a@x.example")))[0].state is SendState.UNAVAILABLE
-    assert SnsSms(config).send("s-1", "+4915100000001", "x").state is SendState.UNAVAILABLE
+    assert SnsSms(config).send("s-1", "+4915100000001", "x", exercise=False).state is SendState.UNAVAILABLE
     with pytest.raises(Unreachable, match="SQS queue q"):
         SqsReceipts(config, "q", SnsSignatures(())).receive(1, 0)
     with pytest.raises(Unreachable, match="AWS STS"):
@@ -244,14 +246,17 @@ class TestMoto:
 
     def test_sms(self, moto: str) -> None:
         sms = SnsSms(AwsConfig("eu-central-1", moto), "Shop")
-        assert sms.send("s-1", "+4915100000001", "x").state is SendState.ACCEPTED
-        assert sms.send("s-2", "no number", "x").state is SendState.REJECTED
+        assert sms.send("s-1", "+4915100000001", "x", exercise=False).state is SendState.ACCEPTED
+        assert sms.send("s-2", "no number", "x", exercise=False).state is SendState.REJECTED
 
     def test_a_topic_takes_a_document_and_refuses_what_it_does_not_know(self, moto: str) -> None:
         sqs, sns = (client(AwsConfig("eu-central-1", moto), name, may_repeat=True) for name in ("sqs", "sns"))
         _publishes(SnsTopic(AwsConfig("eu-central-1", moto)), sqs, sns)
         fifo = sns.create_topic(Name="p.fifo", Attributes={"FifoTopic": "true"})["TopicArn"]
-        assert SnsTopic(AwsConfig("eu-central-1", moto)).publish("n" * 32, fifo, "{}").state is SendState.ACCEPTED
+        assert (
+            SnsTopic(AwsConfig("eu-central-1", moto)).publish("n" * 32, fifo, "{}", exercise=False).state
+            is SendState.ACCEPTED
+        )
 
     def test_receipts_are_received_settled_and_refused_for_motos_made_up_signature(self, moto: str) -> None:
         config = AwsConfig("eu-central-1", moto)
@@ -313,7 +318,7 @@ def test_the_sms_account_says_what_it_allows(aws: Aws) -> None:
     assert (seen.in_sandbox, seen.spend_limit, seen.spent, seen.status_logged) == (False, None, None, True)
     assert (seen.opted_out, seen.numbers) == (None, None)
     aws.script({"+4915112345678": "complaint"})
-    aws.sms.send("a-1", "+4915112345678", "a notice")
+    aws.sms.send("a-1", "+4915112345678", "a notice", exercise=False)
     client(aws.config, "sns", may_repeat=True).set_sms_attributes(attributes={"MonthlySpendLimit": "20"})
     aws.control("account", {"sms_sandbox": True, "sms_numbers": "US, CA"})
     seen = account.read(lists=True)

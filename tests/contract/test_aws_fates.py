@@ -81,7 +81,7 @@ def test_a_refused_recipient_costs_nobody_else_the_mail(shared: Aws) -> None:
         (SendState.ACCEPTED, None),
     ]
     shared.script({BO: "refuse"})
-    assert shared.sms.send("r-3", BO, "x").state is SendState.REJECTED
+    assert shared.sms.send("r-3", BO, "x", exercise=False).state is SendState.REJECTED
 
 
 @pytest.mark.parametrize(("behaviour", "taken"), [("timeout", 1), ("lost", 0)])
@@ -89,7 +89,7 @@ def test_an_answer_that_never_comes_leaves_the_whole_call_unknown(aws: Aws, beha
     aws.script({"cy@x.example.com": behaviour, ANN: behaviour})
     people = [entry("a-1", "ann@x.example.com"), entry("a-2", "cy@x.example.com")]
     assert {result.state for result in aws.email.send_bulk(bulk(*people))} == {SendState.UNKNOWN}
-    assert aws.sms.send("s-1", ANN, "x").state is SendState.UNKNOWN
+    assert aws.sms.send("s-1", ANN, "x", exercise=False).state is SendState.UNKNOWN
     counts = aws.mailbox()["recipients"]
     assert [counts[key]["unanswered"] for key in ("cy@x.example.com", ANN)] == [1, 1]
     assert [len([m for m in aws.mailbox()["messages"] if m["channel"] == c]) for c in ("email", "sms")] == [
@@ -97,7 +97,7 @@ def test_an_answer_that_never_comes_leaves_the_whole_call_unknown(aws: Aws, beha
         taken,
     ]
     assert {result.state for result in aws.email.send_bulk(bulk(*people))} == {SendState.ACCEPTED}
-    assert aws.sms.send("s-1", ANN, "x").state is SendState.ACCEPTED
+    assert aws.sms.send("s-1", ANN, "x", exercise=False).state is SendState.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_a_service_that_is_ill_is_ill_for_everybody_until_it_recovers(
 ) -> None:
     aws.control("faults", {"sesv2": {"answer": answer, "calls": 1}, "sns": {"answer": answer, "calls": 1}})
     assert aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com")))[0].state is state
-    assert aws.sms.send("s-1", ANN, "x").state is state
+    assert aws.sms.send("s-1", ANN, "x", exercise=False).state is state
     assert len(aws.mailbox()["messages"]) == taken
     assert aws.email.send_bulk(bulk(entry("a-1", "ann@x.example.com")))[0].state is SendState.ACCEPTED
-    assert aws.sms.send("s-1", ANN, "x").state is SendState.ACCEPTED
+    assert aws.sms.send("s-1", ANN, "x", exercise=False).state is SendState.ACCEPTED
     aws.control("faults", {"sesv2": answer})
     assert [aws.email.send_bulk(bulk(entry("a-2", "bo@x.example.com")))[0].state for _ in range(3)] == [state] * 3
     aws.control("faults", {})
@@ -205,7 +205,10 @@ class TestSmsStatus:
         fates = ("bounce", "softbounce", "reject", "delay", "silent", "complaint")
         numbers = {fate: f"+49151000001{n:02}" for n, fate in enumerate(fates)}
         aws.script({number: fate for fate, number in numbers.items()})
-        ids = {aws.sms.send(f"s-{fate}", number, "x").provider_message_id: fate for fate, number in numbers.items()}
+        ids = {
+            aws.sms.send(f"s-{fate}", number, "x", exercise=False).provider_message_id: fate
+            for fate, number in numbers.items()
+        }
         found = {
             ids[receipt.provider_message_id]: (receipt.kind, receipt.sub_type)
             for delivery in drain(aws.sms_status(), 5)
@@ -226,10 +229,10 @@ class TestSmsStatus:
     def test_whoever_said_stop_gets_nothing_and_a_spent_budget_stops_all(self, aws: Aws) -> None:
         aws.script({ANN: "complaint"})
         for attempt in ("s-1", "s-2"):
-            aws.sms.send(attempt, ANN, "x")
+            aws.sms.send(attempt, ANN, "x", exercise=False)
         sns = client(aws.config, "sns", may_repeat=True)
         sns.set_sms_attributes(attributes={"MonthlySpendLimit": "0"})
-        aws.sms.send("s-3", BO, "x")
+        aws.sms.send("s-3", BO, "x", exercise=False)
         words = [receipt.sub_type for delivery in drain(aws.sms_status(), 3) for receipt in delivery.receipts]
         assert sorted(words, key=str) == [None, "opted_out", "spend_limit"]
         assert sns.get_sms_attributes(attributes=["MonthlySpendLimit"])["attributes"] == {"MonthlySpendLimit": "0"}
@@ -241,12 +244,12 @@ class TestSmsStatus:
         sns.set_sms_attributes(attributes={"DeliveryStatusSuccessSamplingRate": "0"})
         aws.script({BO: "bounce"})
         for attempt, number in (("s-1", ANN), ("s-2", BO)):
-            aws.sms.send(attempt, number, "x")
+            aws.sms.send(attempt, number, "x", exercise=False)
         (delivery,) = drain(aws.sms_status(), 1)
         assert delivery.receipts[0].kind is ReceiptKind.BOUNCED_HARD
 
     def test_what_was_not_settled_comes_again_and_a_new_reader_begins_with_the_last_days(self, aws: Aws) -> None:
-        aws.sms.send("s-1", ANN, "x")
+        aws.sms.send("s-1", ANN, "x", exercise=False)
         first = aws.sms_status()
         until = datetime.now(UTC) + timedelta(seconds=20)
         lent = first.receive(10, 0)
@@ -258,7 +261,7 @@ class TestSmsStatus:
 
     def test_logs_out_of_reach_are_said_so_and_read_later(self, aws: Aws) -> None:
         status = aws.sms_status()
-        aws.sms.send("s-1", ANN, "x")
+        aws.sms.send("s-1", ANN, "x", exercise=False)
         aws.control("faults", {"logs": "500"})
         with pytest.raises(Unreachable, match="CloudWatch Logs"):
             status.receive(10, 0)

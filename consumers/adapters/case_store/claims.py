@@ -220,6 +220,7 @@ def command_of(row: Mapping[str, Any]) -> Written:
             "channel": row["channel"],
             "lane": row["lane"],
             "deadline_at": None if deadline is None else instant(deadline),
+            "exercise": bool(row["exercise"]),
         }
     )
     event_id = f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}"

@@ -43,7 +43,13 @@ from consumers.adapters.case_store.commitments import who_they_are
 from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, update_many, upsert
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.holds import remind_of_holds
-from consumers.adapters.case_store.metering import Meter, insert_attempts, lane_ages, open_gates
+from consumers.adapters.case_store.metering import (
+    Meter,
+    insert_attempts,
+    lane_ages,
+    open_gates,
+    real_release_running,
+)
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     affected,
@@ -678,13 +684,15 @@ class Ledger:
             claims: list[dict[str, Any]] = []
             recalled: list[_Change] = []
             strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in by_id])
+            yields = any(row["exercise"] for row in by_id.values()) and real_release_running(connection) is not None
             for command in commands:
                 # a command may lie on the belt twice: published again after a crash, or recalled and issued anew
                 row = by_id.pop(command.attempt_id, None)
                 if row is None:
                     continue
-                if row["recipient_id"] != command.recipient_id:
-                    # an attempt of ours with somebody else's name on it: nobody here writes such a command
+                if row["recipient_id"] != command.recipient_id or bool(row["exercise"]) != command.exercise:
+                    # an attempt of ours with somebody else's name on it, or one that takes an exercise for a leak or a
+                    # leak for an exercise: nobody here writes such a command
                     strangers.append(command.attempt_id)
                     continue
                 if row["release_id"] != command.release_id:
@@ -694,6 +702,7 @@ class Ledger:
                 if row["incident_id"] not in gates:
                     gates[row["incident_id"]] = open_gates(connection, row["incident_id"])
                 stale = row["release_state"] != "releasing" or row["current_epoch"] != command.epoch
+                stale = stale or (yields and row["exercise"])
                 if stale or self._kept_back(connection, row, gates[row["incident_id"]]):
                     recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
                 else:
@@ -820,7 +829,9 @@ class Ledger:
                 )
                 if claims[row.attempt_id] == row.send_count
             }
-        return {attempt_id for attempt_id in ours | young if releases[attempt_id] in running}
+            exercises = {item.attempt_id for item in intents if item.exercise}
+            yielding = exercises if exercises and real_release_running(connection) is not None else set()
+        return {attempt_id for attempt_id in (ours | young) - yielding if releases[attempt_id] in running}
 
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
@@ -981,8 +992,9 @@ class Ledger:
             if after:
                 positions.write_positions(connection, stage, after)
             return Handed(
-                applied=len(changes), kept_aside=len(fresh) - len(changes), repeated=len(receipts) - len(fresh)
-            )
+                applied=len(changes), kept_aside=len(fresh) - len(changes), repeated=len(receipts) - len(fresh),
+                exercises=_of_exercises(connection, owners),
+            )  # fmt: skip
 
         return self._database.writing(work)
 
@@ -1070,7 +1082,7 @@ class Ledger:
             if after is AttemptState.DELIVERED and row["handed_over_at"] is not None and not row["exercise"]:
                 took = (change.occurred_at - row["handed_over_at"]).total_seconds()
                 TO_DELIVERED.labels(row["channel"]).observe(max(0.0, took))
-            if change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED:
+            if change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED and not row["exercise"]:
                 bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), now))
@@ -1299,6 +1311,23 @@ def _told_in_public(
     """Return whom of those without a channel a publication stands in for, and which."""
     left = [recipient_id for recipient_id, end, _ in ended if end is PersonEnd.UNREACHABLE_REPORTED]
     return stood_in_for(connection, left, publications_of(connection, incident_id, now)) if left else {}
+
+
+def _of_exercises(connection: sa.Connection, owners: Mapping[str, str]) -> frozenset[str]:
+    """Return those of the receipts that are about an exercise's attempts, by their ids."""
+    if not owners or connection.execute(sa.select(incident.c.incident_id).where(incident.c.exercise)).first() is None:
+        return frozenset()
+    ids = sorted(set(owners.values()))
+    theirs = {
+        attempt_id
+        for some in in_parts(ids)
+        for attempt_id in connection.execute(
+            sa.select(attempt.c.attempt_id)
+            .join(incident, incident.c.incident_id == attempt.c.incident_id)
+            .where(attempt.c.attempt_id.in_(some) & incident.c.exercise)
+        ).scalars()
+    }
+    return frozenset(event_id for event_id, attempt_id in owners.items() if attempt_id in theirs)
 
 
 def _of_ended() -> sa.ColumnElement[bool]:

@@ -49,6 +49,7 @@ class _Running:
 
     incident_id: str
     epoch: int
+    exercise: bool
     release_ids: tuple[str, ...]
     canary: tuple[str, Mapping[str, Any]] | None
     """Release and policy of one that is still being tried on a few."""
@@ -82,6 +83,9 @@ class Meter:
                 .select_from(attempt)
                 .where((attempt.c.state == AttemptState.COMMANDED) & (attempt.c.channel == lane.channel))
             ).scalar_one()
+            if on_belt and real_release_running(connection) is not None:
+                # dispatch sends an exercise's commands back: they take no room from those who are really concerned
+                on_belt -= _exercises_on_belt(connection, lane.channel)
             room = min(lane.belt - on_belt, lane.at_once)
             rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
             _command(connection, rows, now)
@@ -128,7 +132,7 @@ class Meter:
             self._paced_at = now
 
     def _most_urgent(self, connection: sa.Connection, lane: Lane, room: int, now: datetime) -> list[Mapping[str, Any]]:
-        running = running_incidents(connection)
+        running = _first_the_real_ones(running_incidents(connection))
         if not running:
             return []
         at_most = self._own_rates(connection, lane.channel, [each.incident_id for each in running], now)
@@ -239,12 +243,59 @@ class Meter:
         return found[:limit]
 
 
+def real_release_running(connection: sa.Connection) -> str | None:
+    """Return the incident whose release has run longest of those that are no exercises. While there is one, every exercise stands
+    still: nothing of one is metered, claimed or sent. It follows from the releases as they stand, so that a crash can neither
+    forget it nor keep it.
+    """
+    query = (
+        sa.select(release.c.incident_id)
+        .join(incident, incident.c.incident_id == release.c.incident_id)
+        .where((release.c.state == "releasing") & incident.c.exercise.is_(sa.false()))
+        .order_by(release.c.released_at)
+        .limit(1)
+    )
+    found: str | None = connection.execute(query).scalar()
+    return found
+
+
+def _first_the_real_ones(running: list[_Running]) -> list[_Running]:
+    real = [each for each in running if not each.exercise]
+    return real or running
+
+
+def _exercises_on_belt(connection: sa.Connection, channel: Channel) -> int:
+    exercises = connection.execute(
+        sa.select(incident.c.incident_id)
+        .join(release, release.c.incident_id == incident.c.incident_id)
+        .where(incident.c.exercise & (release.c.state == "releasing"))
+        .distinct()
+    ).scalars().all()  # fmt: skip
+    if not exercises:
+        return 0
+    count: int = connection.execute(
+        sa.select(sa.func.count())
+        .select_from(attempt)
+        .where(
+            (attempt.c.state == AttemptState.COMMANDED)
+            & (attempt.c.channel == channel)
+            & attempt.c.incident_id.in_(exercises)
+        )
+    ).scalar_one()
+    return count
+
+
 def running_incidents(connection: sa.Connection) -> list[_Running]:
     """Return the incidents of which a release runs."""
     found: dict[str, list[Any]] = defaultdict(list)
     for row in connection.execute(
         sa.select(
-            release.c.incident_id, release.c.release_id, release.c.canary_state, release.c.policy, incident.c.epoch
+            release.c.incident_id,
+            release.c.release_id,
+            release.c.canary_state,
+            release.c.policy,
+            incident.c.epoch,
+            incident.c.exercise,
         )
         .join(incident, incident.c.incident_id == release.c.incident_id)
         .where(release.c.state == "releasing")
@@ -255,6 +306,7 @@ def running_incidents(connection: sa.Connection) -> list[_Running]:
         _Running(
             incident_id,
             rows[0].epoch,
+            bool(rows[0].exercise),
             tuple(row.release_id for row in rows),
             next(
                 (
@@ -321,7 +373,7 @@ def _waiting(
             .join(segment, segment.c.segment_id == recipient.c.segment_id)
             .where(attempt.c.attempt_id.in_(some))
         ).mappings():
-            rows[row["attempt_id"]] = {**row, "current_epoch": running.epoch}
+            rows[row["attempt_id"]] = {**row, "current_epoch": running.epoch, "exercise": running.exercise}
     # an attempt of somebody whom planning has just taken out of their segment waits for planning
     return [rows[each] for each in ids if each in rows]
 

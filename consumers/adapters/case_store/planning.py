@@ -6,6 +6,7 @@ SQL only; every decision was made before. Each method that writes is one transac
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -239,7 +240,7 @@ class PlanningTables:
     def open_plans(self) -> Sequence[OpenPlan]:
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(incident.c.incident_id, incident.c.revision, plan.c.state)
+                sa.select(incident.c.incident_id, incident.c.revision, incident.c.exercise, plan.c.state)
                 .outerjoin(
                     plan, (plan.c.incident_id == incident.c.incident_id) & (plan.c.revision == incident.c.revision)
                 )
@@ -251,7 +252,10 @@ class PlanningTables:
                 .order_by(incident.c.incident_id)
             ).all()
             return tuple(
-                self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete")
+                replace(
+                    self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete"),
+                    exercise=bool(row.exercise),
+                )
                 for row in rows
             )
 

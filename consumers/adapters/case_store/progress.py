@@ -10,6 +10,7 @@ from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.metering import real_release_running
 from consumers.adapters.case_store.tables import (
     attempt,
     incident,
@@ -53,6 +54,7 @@ class SqlProgress:
                 incident_id=incident_id,
                 state=row.state,
                 exercise=bool(row.exercise),
+                yields_to=real_release_running(connection) if row.exercise else None,
                 releases=tuple((each.release_id, each.state, each.canary_state) for each in releases),
                 **self._people(connection, incident_id),
                 **self._attempts(connection, incident_id, {each.release_id: each for each in releases}),

@@ -31,6 +31,7 @@ class Taken:
     notice_id: str
     topic_arn: str
     document: str
+    exercise: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,12 @@ class ThirdPartyTables:
 
         def work(connection: sa.Connection) -> Sequence[Taken]:
             rows = connection.execute(
-                sa.select(third_party_notice)
-                .where(third_party_notice.c.state != "published")
+                sa.select(third_party_notice, incident.c.exercise)
+                .join(incident, incident.c.incident_id == third_party_notice.c.incident_id)
+                .where(
+                    (third_party_notice.c.state != "published")
+                    & (sa.true() if self._tells_of_exercises else incident.c.exercise.is_(sa.false()))
+                )
                 .order_by(third_party_notice.c.state_at, third_party_notice.c.notice_id)
             ).mappings()
             due = [row for row in rows if row["state_at"] + _pause(row) <= now][:limit]
@@ -126,7 +131,7 @@ class ThirdPartyTables:
                     .where(third_party_notice.c.notice_id == row["notice_id"])
                     .values(state="intended", state_at=now, tries=row["tries"] + 1)
                 )
-            return [Taken(row["notice_id"], row["topic_arn"], row["document"]) for row in due]
+            return [Taken(row["notice_id"], row["topic_arn"], row["document"], bool(row["exercise"])) for row in due]
 
         return self._database.writing(work)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -156,7 +157,13 @@ class Case:
                 if row.topic == "tocsin.delivery-commands":
                     value = json.loads(row.value)
                     found.append(
-                        Command(value["attempt_id"], value["recipient_id"], value["release_id"], value["epoch"])
+                        Command(
+                            value["attempt_id"],
+                            value["recipient_id"],
+                            value["release_id"],
+                            value["epoch"],
+                            value["exercise"],
+                        )
                     )
             box.settle(batch)
         return found
@@ -319,6 +326,77 @@ class LedgerCases:
         commands = case.commands()
         assert len(case.ledger.intend(commands, "d1", "dispatch", {})) == 1
         assert case.ledger.intend(commands, "d2", "dispatch", {}) == ()
+
+    def test_a_command_that_takes_an_exercise_for_a_leak_or_a_leak_for_an_exercise_mails_nobody(
+        self, case: Case
+    ) -> None:
+        for exercise in (False, True):
+            with case.database.write() as connection:
+                connection.execute(sa.update(tables.incident).values(exercise=exercise))
+            person = case.person(1 + exercise)
+            case.ledger.begin_attempts(10)
+            case.ledger.meter(EMAIL_LANE)
+            commands = case.commands()
+            assert [each.exercise for each in commands] == [exercise]
+            forged = [replace(each, exercise=not exercise) for each in commands]
+            assert case.ledger.intend(forged, "d1", "dispatch", {}) == ()
+            assert case.states(person) == [("email", "commanded")]
+            assert case.pages() == ["delivery.command_not_in_ledger"] * (1 + exercise)
+
+    def test_an_exercise_stands_still_while_a_real_release_runs_and_goes_on_after_it(self, case: Case) -> None:
+        drill = case.second_incident(exercise=True)
+        trained = [case.twin(number, drill) for number in range(1, 9)]
+        small = Lane(Channel.EMAIL, belt=4, at_once=4)
+        with case.database.write() as connection:
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == "r1").values(state="paused")
+            )
+        case.ledger.begin_attempts(100)
+        assert case.ledger.meter(small) == 4
+        in_hand = case.ledger.intend(case.commands(), "d1", "dispatch", {})
+        assert [each.exercise for each in in_hand] == [True] * 4
+        assert case.ledger.meter(small) == 4
+        on_belt = case.commands()
+        assert len(case.ledger.standing(in_hand)) == 4
+        real = [case.person(number) for number in range(11, 17)]
+        with case.database.write() as connection:
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == "r1").values(state="releasing")
+            )
+        assert len(case.ledger.standing(in_hand)) == 0, "asked right before each call of a provider"
+        case.ledger.begin_attempts(100)
+        assert case.ledger.meter(small) == 4, "what the exercise has on the belt takes nobody's room"
+        assert case.ledger.intend(on_belt, "d1", "dispatch", {}) == ()
+        assert [case.states(each) for each in trained].count([("email", "planned")]) == 4
+        mine = case.ledger.intend(case.commands(), "d1", "dispatch", {})
+        assert {each.incident_id for each in mine} == {INCIDENT}
+        assert case.ledger.meter(small) == 2, "the rest of the real one, and nothing of the exercise"
+        assert (
+            SqlProgress(case.database, case.clock).progress(drill).stopped
+            == f"exercise waits while {INCIDENT} is released"
+        )
+        assert SqlProgress(case.database, case.clock).progress(INCIDENT).stopped is None
+        assert len(real) == 6
+        with case.database.write() as connection:
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == "r1").values(state="finished")
+            )
+        assert len(case.ledger.standing(in_hand)) == 4
+        assert case.ledger.meter(Lane(Channel.EMAIL, belt=100, at_once=100)) == 4
+        assert SqlProgress(case.database, case.clock).progress(drill).stopped is None
+
+    def test_an_exercise_is_left_out_of_what_is_measured_and_marks_nobodys_address(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(exercise=True))
+        case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        receipts = [receipt_of(intent, kind, "", NOW) for kind in (ReceiptKind.DELAYED, ReceiptKind.BOUNCED_HARD)]
+        handed = case.ledger.settle_receipts(receipts)
+        assert (handed.applied, sorted(handed.exercises)) == (2, sorted(each.provider_event_id for each in receipts))
+        assert case.ledger.attempts() == ()
+        with case.database.read() as connection:
+            assert connection.execute(sa.select(tables.hard_bounce)).all() == []
 
     def test_a_command_that_names_somebody_else_for_an_attempt_of_ours_mails_nobody_and_raises_a_page(
         self, case: Case

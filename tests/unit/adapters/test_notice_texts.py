@@ -9,10 +9,11 @@ import pytest
 
 from bridge.contracts.events import Channel, Contact
 from bridge.runtime.clock import SetClock
-from consumers.adapters.notice_renderer import ONE_OF_EACH, sample_key
+from consumers.adapters.notice_renderer import ONE_OF_EACH, compose, compose_public, sample_key
 from consumers.adapters.notice_texts import Addresses, ApprovedTexts
 from consumers.adapters.template_catalog import ApprovedBundles, Bundle, read_bundle
 from consumers.domain.ledger import Intent
+from consumers.domain.notices import as_exercise, as_public_exercise, body_sha256
 from tests.golden import TEMPLATES
 
 _KEYS = tuple(text.format("fraud-scorer") for text in ONE_OF_EACH)
@@ -40,10 +41,12 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ("simulator", False, False),
         ("simulator", True, False),
         ("sandbox", False, True),
-        ("sandbox", True, True),
+        ("sandbox", True, False),
     ],
 )
-def test_only_a_live_leak_and_the_sandbox_use_the_persons_own_address(mode: str, exercise: bool, reaches: bool) -> None:
+def test_only_a_real_leak_live_or_in_the_sandbox_uses_the_persons_address(
+    mode: str, exercise: bool, reaches: bool
+) -> None:
     intent = Intent(
         attempt_id="a", recipient_id="r", incident_id="INC-2026-0001", release_id="r1", channel=Channel.EMAIL,
         provider="ses", epoch=1, send_count=1, root="customer/1", customer_id=1, locale="en", website_id=1, contact=None,
@@ -52,7 +55,9 @@ def test_only_a_live_leak_and_the_sandbox_use_the_persons_own_address(mode: str,
     addresses = Addresses(mode, test_store=mode == "sandbox")
     assert (addresses.email(intent, "x@shop.example.com") == "x@shop.example.com") is reaches
     assert (addresses.phone(intent, "+491579999999") == "+491579999999") is reaches
-    assert addresses.shows_on_account_page(intent) is reaches
+    assert addresses.shows_on_account_page(intent) is (reaches or mode == "sandbox"), (
+        "a test store shows exercises, too"
+    )
     untold = Addresses(mode).shows_on_account_page(intent)
     assert untold is (reaches and mode == "live"), "a sandbox beside a real shop posts nothing on its account pages"
 
@@ -75,5 +80,23 @@ def test_a_letter_is_set_on_the_paper_of_its_country_and_named_by_its_hash() -> 
         assert (made.address, made.body_sha256) == (contact.postal_address, hashlib.sha256(made.pdf).hexdigest())
         sizes[country] = re.findall(rb"/MediaBox ?\[([^]]*)\]", made.pdf)[:1]
     assert sizes["DE"] != sizes["US"]
-    exercise = Addresses("live").envelope(replace(intent, exercise=True), contact)
+    drill = replace(intent, exercise=True)
+    exercise = Addresses("live").envelope(drill, contact)
     assert exercise.postal_address == ("SPECIMEN", "NOT FOR THE POST")
+    mail, real = (
+        texts.email(drill, contact).template,
+        texts.email(replace(intent, incident_id="INC-2026-0002"), contact),
+    )
+    notice = texts.account_notice(drill)
+    shown = (mail.subject, mail.text, texts.sms(drill, contact).text, notice.title, notice.body)
+    assert all(part.startswith("EXERCISE") for part in shown)
+    assert re.search(r"<body[^>]*><p[^>]*><strong>EXERCISE", mail.html)
+    letter = as_exercise(compose(bundle, key)).letter
+    assert letter.startswith("EXERCISE: ")
+    assert "\n# EXERCISE: " in letter
+    assert texts.letter(drill, exercise).pdf != texts.letter(intent, exercise).pdf
+    public = as_public_exercise(compose_public(bundle, key, NOW.date()))
+    assert all(part.startswith("EXERCISE: ") for part in (public.web, public.press))
+    assert "EXERCISE: " in public.web_html
+    assert "EXERCISE" not in repr(real) + repr(texts.sms(intent, contact)), "the same segment's real text has no mark"
+    assert body_sha256(notice.title, notice.body) == notice.body_sha256, "what is proved is what was said"

@@ -31,7 +31,7 @@ class Topics:
         self.taken: list[tuple[str, str, str]] = []
         self.state = SendState.ACCEPTED
 
-    def publish(self, notice_id: str, topic_arn: str, document: str) -> SendResult:
+    def publish(self, notice_id: str, topic_arn: str, document: str, *, exercise: bool) -> SendResult:
         self.taken.append((notice_id, topic_arn, document))
         return SendResult(notice_id, self.state, "m-1" if self.state is SendState.ACCEPTED else None, self.state.value)
 
@@ -126,6 +126,9 @@ def test_exercises_and_what_is_long_over_are_told_nobody(case: Case) -> None:
         connection.execute(sa.update(tables.incident).values(exercise=True))
     assert notices(case, topics).tick() == 0
     assert notices(case, topics, exercises=True).tick() == 2
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.third_party_notice).values(state="planned", tries=0))
+    assert notices(case, topics).tick() == 0, "what the sandbox planned stays at home under live"
     with case.database.write() as connection:
         connection.execute(sa.delete(tables.third_party_notice))
         connection.execute(sa.update(tables.incident).values(exercise=False))

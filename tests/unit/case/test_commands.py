@@ -37,7 +37,7 @@ GROUPS = {command.name: command for command in COMMANDS}
 class ApprovedForLong:
     """Texts that nobody looks at here, approved for a year."""
 
-    def sample(self, key: Mapping[str, Any]) -> Sample:
+    def sample(self, key: Mapping[str, Any], *, exercise: bool = False) -> Sample:
         raise Refused("no sample")
 
     def approval(self, bundle_sha256: str, at: datetime) -> TextApproval | None:

@@ -25,7 +25,7 @@ HOSTILE = '#panic("x") <script>&'
 
 
 class Texts:
-    def sample(self, key: Mapping[str, Any]) -> Sample:
+    def sample(self, key: Mapping[str, Any], *, exercise: bool = False) -> Sample:
         return Sample((Rendered("email", "Notice of data breach", f"Dear Sample Person,\n\n{HOSTILE}"),), 1)
 
     def approval(self, bundle_sha256: str, at: Any) -> TextApproval | None:

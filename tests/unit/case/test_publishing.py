@@ -35,7 +35,7 @@ SEEN = Seen(
 )
 
 
-def texts(key: SegmentKey, on: date) -> PublicText:
+def texts(key: SegmentKey, on: date, /, *, exercise: bool) -> PublicText:
     said = f"{on} {', '.join(key.disclosures)}"
     return PublicText(key.locale, str(key.bundle_sha256), f"<p>{said}</p>", said, f"press {said}")
 
@@ -68,6 +68,7 @@ def test_the_text_says_all_that_leaked_in_the_language_of_most_and_only_once_two
     whose, text = public_text(case.store, name, texts, NOW.date(), controller=None, locale=None)
     assert (whose, text.locale) == ("shop", "de")
     assert "derived|m|income, inferred|m|fraud" in text.press
+    assert "EXERCISE" not in text.press
     assert public_text(case.store, name, texts, NOW.date(), controller="shop", locale="fr")[1].locale == "fr"
     for wrong in ({"controller": "shoop", "locale": None}, {"controller": None, "locale": "it"}):
         with pytest.raises(BadInput, match="there are"):
@@ -81,7 +82,9 @@ def test_a_record_names_place_time_file_text_and_person(case: Case) -> None:
     assert not made.as_written
     assert made.needs["eu-gdpr-34"] == ["state_media", "website_posting"]
     assert (made.recorded_by, made.recorded_role) == ("dan", "dpo")
-    exact = texts(replace(KEY, disclosures=("derived|m|income", "inferred|m|fraud")), NOW.date()).web_html.encode()
+    exact = texts(
+        replace(KEY, disclosures=("derived|m|income", "inferred|m|fraud")), NOW.date(), exercise=False
+    ).web_html.encode()
     again = record(case, name, replace(SEEN, file=exact, url="https://shop.example/other"))
     assert again.as_written
     assert [each.publication_id for each in publications(case.store, name)] == sorted(

@@ -33,7 +33,7 @@ class Texts:
         self.text = "Data about you has leaked."
         self.until: Any = NOW + timedelta(days=300)
 
-    def sample(self, key: Mapping[str, Any]) -> Sample:
+    def sample(self, key: Mapping[str, Any], *, exercise: bool = False) -> Sample:
         if key.get("broken"):
             raise Refused("no sentence for derived|x|y")
         html = f"<!doctype html><p>{self.text}</p>{EVIL}"

@@ -32,7 +32,7 @@ from consumers.domain.sending import (
     SmsProvider,
     Turn,
 )
-from consumers.stages.dispatch import Dispatch
+from consumers.stages.dispatch import ANSWERS, SENT, Dispatch
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
@@ -67,6 +67,7 @@ class World:
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
         self.taken_over: set[str] = set()
+        self.exercises: list[bool] = []
         self.email_lane: Lane[EmailProvider] = Lane([self])
         self.sms_lane: Lane[SmsProvider] = Lane([Sms(self)])
         self.dispatch = Dispatch(
@@ -132,10 +133,11 @@ class World:
 
     # letters
 
-    def write(self, incident_id: str, letters: Sequence[Letter]) -> Sequence[SendResult]:
+    def write(self, incident_id: str, letters: Sequence[Letter], *, exercise: bool) -> Sequence[SendResult]:
         self.called()
         if self.letter_fault is not None:
             raise self.letter_fault
+        self.exercises.append(exercise)
         self.letters.append((incident_id, list(letters)))
         return [self.answer(letter.attempt_id) for letter in letters]
 
@@ -143,6 +145,7 @@ class World:
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
         self.called()
+        self.exercises.append(message.exercise)
         self.mails.append(message)
         return [self.answer(entry.attempt_id) for entry in message.entries]
 
@@ -183,8 +186,9 @@ class Sms:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def send(self, attempt_id: str, phone_e164: str, text: str) -> SendResult:
+    def send(self, attempt_id: str, phone_e164: str, text: str, *, exercise: bool) -> SendResult:
         self._world.called()
+        self._world.exercises.append(exercise)
         self._world.texts.append((attempt_id, phone_e164, text))
         return self._world.answer(attempt_id)
 
@@ -245,7 +249,7 @@ def contact(**fields: Any) -> Contact:
 def command_for(intent: Intent, offset: int) -> Received:
     event = DeliverNotice(
         incident_id=intent.incident_id, release_id=intent.release_id, epoch=1, recipient_id=intent.recipient_id,
-        attempt_id=intent.attempt_id, channel=intent.channel, lane="email",
+        attempt_id=intent.attempt_id, channel=intent.channel, lane="email", exercise=intent.exercise,
     )  # fmt: skip
     return Received("tocsin.delivery-commands", 3, offset, intent.recipient_id, event, False, {}, None)
 
@@ -377,10 +381,17 @@ def test_a_claim_that_another_dispatcher_has_by_now_is_not_sent(world: World, ch
     assert len(world.texts) + sum(len(mail.entries) for mail in world.mails) == (channel in BY_CHANNEL)
 
 
-def test_an_exercise_puts_nothing_on_an_account_page(world: World) -> None:
+def test_an_exercise_puts_nothing_on_an_account_page_and_tells_each_provider_and_no_metric(world: World) -> None:
+    before = {each.name: each.samples for each in (*SENT.collect(), *ANSWERS.collect())}
     drill = world.person(1, Channel.ACCOUNT_NOTICE, None, exercise=True)
+    for number, channel in ((2, Channel.EMAIL), (3, Channel.SMS), (4, Channel.LETTER)):
+        world.person(number, channel, contact(postal_address=("1 Road",)), exercise=True)
     world.run()
     assert (world.reports[drill].trigger, world.reports[drill].notice) == (Trigger.ACCEPTED, None)
+    assert {item.trigger for item in world.reports.values()} == {Trigger.ACCEPTED}
+    assert world.exercises == [True, True, True]
+    assert {each.name: each.samples for each in (*SENT.collect(), *ANSWERS.collect())} == before
+    assert [command.exercise for command in world.asked] == [True] * 4
 
 
 def test_a_pause_in_the_middle_of_a_batch_stops_the_rest(world: World) -> None:
