@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import Channel
@@ -26,32 +26,52 @@ if TYPE_CHECKING:
     from bridge.contracts.queries import Preview
     from bridge.contracts.scope import Scope
     from bridge.magento.answers import SqlStoreAnswers
+    from bridge.magento.references import StoreReferences
     from bridge.runtime.dead_letters import DeadLetters
     from bridge.runtime.kafka import Publisher
+    from bridge.runtime.sealing import Opener
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.aws import AwsConfig
     from consumers.adapters.case_store.comparing import Comparison
     from consumers.adapters.case_store.engine import CaseDatabase
+    from consumers.adapters.case_store.erasures import Erasures
+    from consumers.adapters.case_store.held_contacts import SqlHeldContacts
+    from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.case_store.ledger import Ledger
+    from consumers.adapters.case_store.progress import SqlProgress
     from consumers.adapters.case_store.third_parties import ThirdPartyTables
+    from consumers.adapters.correction_texts import ApprovedCorrections
     from consumers.adapters.delivery_reports import ReturnPath
+    from consumers.adapters.evidence_package import EvidencePackages
+    from consumers.adapters.frozen_answers import FrozenAnswers
     from consumers.adapters.index_client import IndexClient
+    from consumers.adapters.leak_matcher import IndexMatcher
+    from consumers.adapters.letter_batches import PostedLetters
     from consumers.adapters.live_guard import LiveGuard
+    from consumers.adapters.notice_samples import ApprovedSamples
+    from consumers.adapters.proof_subjects import CaseProofSubjects
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
+    from consumers.adapters.public_texts import ApprovedPublicTexts
+    from consumers.adapters.sender_book import MailSenders, SenderBook
+    from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.smtp_email import SmtpServer
     from consumers.adapters.template_catalog import ApprovedBundles
+    from consumers.adapters.tile_store import FolderToRotate
     from consumers.case.alerts import Known
     from consumers.case.channel_preflight import ProviderStanding
     from consumers.case.dossier import AuthorityBook
-    from consumers.case.identifying import References
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
+    from consumers.case.verification import AwarenessPolicy
     from consumers.domain.canary_messages import CanaryLane, CanaryRoute, Send
     from consumers.domain.circuit import CircuitPolicy
     from consumers.domain.duties import LawInForce
     from consumers.domain.sending import Allowance, EmailProvider, ReceiptSource, SmsProvider
     from consumers.evidence.note import VerifierKey
+    from consumers.law.in_force import FolderLaw
+    from consumers.law.loader import LawFolder
 
 
 class Stage(Protocol):
@@ -77,20 +97,23 @@ class Process:
 
 
 def parts_for(config: Path | None) -> Parts:
-    """Return the registry of everything that commands and stages may ask for; nothing is built before it is asked for."""
+    """Return the registry of everything that commands and stages may ask for; nothing is built before it is asked for.
+
+    Parts are named, not imported: a process imports what it asks for, and no more.
+    """
     parts = Parts()
     parts.provide(Settings, lambda: load_settings(config))
     parts.provide(Clock, SystemClock)
     parts.provide(IndexAnswers, lambda: _index_client(parts))
-    parts.provide_later(partial(_provide_law, parts, config))
+    _provide_law(parts, config)
     for provide in (
         _provide_delivery, _provide_evidence, _provide_case_store, _provide_notices, _provide_log_to_rotate,
     ):  # fmt: skip
-        parts.provide_later(partial(provide, parts))
+        provide(parts)
     return parts
 
 
-def _references(parts: Parts) -> "References":
+def _references(parts: Parts) -> "StoreReferences":
     from bridge.magento.references import StoreReferences
 
     return StoreReferences(parts.get(Settings).store)
@@ -134,53 +157,57 @@ def _index_client(parts: Parts) -> "IndexClient":
 
 
 def _provide_delivery(parts: Parts) -> None:
-    from consumers.case.posting import LetterPost
-    from consumers.case.third_party_commands import ThirdPartyStates
-    from consumers.stages.delivery_commands import DeliveryNumbers
-
     def ledger() -> "Ledger":
         return _ledger(parts, Process("delivery", Health(), parts.get(Clock)))
 
-    def post() -> "LetterPost":
+    def post() -> "PostedLetters":
         from consumers.adapters.letter_batches import PostedLetters
 
         return PostedLetters(parts.get(Settings).paths.letters, ledger())
 
-    parts.provide(DeliveryNumbers, ledger)
-    parts.provide(LetterPost, post)
-    parts.provide(ThirdPartyStates, lambda: _third_parties(parts, parts.get(Clock)))
+    parts.provide("consumers.stages.delivery_commands.DeliveryNumbers", ledger)
+    parts.provide("consumers.case.posting.LetterPost", post)
+    parts.provide(
+        "consumers.case.third_party_commands.ThirdPartyStates", lambda: _third_parties(parts, parts.get(Clock))
+    )
 
 
 def _provide_evidence(parts: Parts) -> None:
-    from consumers.adapters.artefact_store import DirectoryArtefactStore
-    from consumers.adapters.case_store.erasures import Erasures
-    from consumers.adapters.case_store.evidence_rows import EvidenceRows
-    from consumers.adapters.evidence_package import EvidencePackages
-    from consumers.adapters.proof_subjects import CaseProofSubjects
-    from consumers.case.evidence_commands import ErasureRequests, Packages, StoreComparison
-    from consumers.case.prompts import authenticated
-    from consumers.case.store import CaseStore
-    from consumers.evidence.commands import ProofSubjects
-    from consumers.evidence.keys import read_vkey, vkey_path
+    def packages() -> "EvidencePackages":
+        from consumers.adapters.case_store.evidence_rows import EvidenceRows
+        from consumers.adapters.evidence_package import EvidencePackages
+        from consumers.evidence.keys import read_vkey, vkey_path
 
-    def packages() -> EvidencePackages:
         paths = parts.get(Settings).paths
         return EvidencePackages(
             paths.evidence,
             read_vkey(str(vkey_path(paths.evidence_key))),
             EvidenceRows(_database(parts)),
-            DirectoryArtefactStore(paths.artefacts),
+            _artefacts(parts),
         )
 
-    parts.provide(Packages, packages)
-    parts.provide(StoreComparison, lambda: _comparison(parts, Process("restore", Health(), parts.get(Clock))))
-    parts.provide(ErasureRequests, lambda: Erasures(_database(parts), parts.get(Clock)))
-    parts.provide(
-        ProofSubjects,
-        lambda: CaseProofSubjects(
+    def erasures() -> "Erasures":
+        from consumers.adapters.case_store.erasures import Erasures
+
+        return Erasures(_database(parts), parts.get(Clock))
+
+    def subjects() -> "CaseProofSubjects":
+        from consumers.adapters.case_store.evidence_rows import EvidenceRows
+        from consumers.adapters.proof_subjects import CaseProofSubjects
+        from consumers.case.prompts import authenticated
+        from consumers.case.store import CaseStore
+
+        return CaseProofSubjects(
             EvidenceRows(_database(parts)), parts.get(CaseStore), partial(authenticated, parts), parts.get(Clock)
-        ),
+        )
+
+    commands = "consumers.case.evidence_commands"
+    parts.provide(f"{commands}.Packages", packages)
+    parts.provide(
+        f"{commands}.StoreComparison", lambda: _comparison(parts, Process("restore", Health(), parts.get(Clock)))
     )
+    parts.provide(f"{commands}.ErasureRequests", erasures)
+    parts.provide("consumers.evidence.commands.ProofSubjects", subjects)
 
 
 def _comparison(parts: Parts, process: Process) -> "Comparison":
@@ -220,19 +247,27 @@ def refuse_restored_store(parts: Parts, process: Process) -> "Comparison | None"
 
 
 def _provide_law(parts: Parts, config: Path | None) -> None:
-    from consumers.case.review_commands import RulesFolder
-    from consumers.case.verification import AwarenessPolicy
-    from consumers.commands import shipped_templates
-    from consumers.domain.duties import LawInForce
-    from consumers.law.in_force import FolderLaw
-    from consumers.law.loader import LawFolder
+    def folder() -> "LawFolder":
+        from consumers.commands import shipped_templates
+        from consumers.law.loader import LawFolder
 
-    def folder() -> LawFolder:
         own = parts.get(Settings).paths.templates / "law"
         # without settings a plan needs nothing but its facts: counsel's copy here, else the rules as they were shipped
         return LawFolder(own if config is not None or own.is_dir() else shipped_templates() / "law")
 
-    def policy() -> AwarenessPolicy:
+    def in_force() -> "FolderLaw":
+        from consumers.law.in_force import FolderLaw
+
+        return FolderLaw(the_folder().path)
+
+    def the_folder() -> "LawFolder":
+        from consumers.law.loader import LawFolder
+
+        return parts.get(LawFolder)
+
+    def policy() -> "AwarenessPolicy":
+        from consumers.case.verification import AwarenessPolicy
+
         clocks = parts.get(Settings).clocks
         return AwarenessPolicy(
             timedelta(hours=clocks.warn_after_hours),
@@ -240,10 +275,10 @@ def _provide_law(parts: Parts, config: Path | None) -> None:
             clocks.awareness == "presume",
         )
 
-    parts.provide(LawFolder, folder)
-    parts.provide(RulesFolder, lambda: parts.get(LawFolder))
-    parts.provide(LawInForce, lambda: FolderLaw(parts.get(LawFolder).path))
-    parts.provide(AwarenessPolicy, policy)
+    parts.provide("consumers.law.loader.LawFolder", folder)
+    parts.provide("consumers.case.review_commands.RulesFolder", the_folder)
+    parts.provide("consumers.domain.duties.LawInForce", in_force)
+    parts.provide("consumers.case.verification.AwarenessPolicy", policy)
 
 
 def _kept_law(parts: Parts) -> "LawInForce":
@@ -267,109 +302,144 @@ def _kept_law(parts: Parts) -> "LawInForce":
 
 
 def _provide_case_store(parts: Parts) -> None:
-    from bridge.contracts.store_answers import StoreAnswers
-    from bridge.runtime.sealing import Opener, load_join_key, load_private_keys
-    from consumers.adapters.artefact_store import DirectoryArtefactStore
-    from consumers.adapters.case_store.engine import CaseDatabase, migrate
-    from consumers.adapters.case_store.held_contacts import SqlHeldContacts
-    from consumers.adapters.case_store.incidents import SqlCaseStore
-    from consumers.adapters.case_store.progress import SqlProgress
-    from consumers.adapters.frozen_answers import FrozenAnswers
-    from consumers.adapters.index_client import IndexClient
-    from consumers.adapters.leak_matcher import IndexMatcher
-    from consumers.case.duty_commands import SubmittedFiles
-    from consumers.case.identifying import References
-    from consumers.case.looking import ContactOpener
-    from consumers.case.progress import ProgressSource
-    from consumers.case.registry import RegistryWatch
-    from consumers.case.reproducing import AnswerIndex, FrozenFiles
-    from consumers.case.rewriting import ScopeRewriter
-    from consumers.case.scoping import ScopeIndex
-    from consumers.case.store import CaseStore
-    from consumers.case.verification import LeakMatcher
+    def database() -> "CaseDatabase":
+        from consumers.adapters.case_store.engine import CaseDatabase, migrate
 
-    def database() -> CaseDatabase:
         opened = CaseDatabase(parts.get(Settings).case_store.url.get_secret_value())
         migrate(opened)
         return opened
 
-    def matcher() -> IndexMatcher:
-        paths = parts.get(Settings).paths
-        return IndexMatcher(IndexClient(paths.run), load_join_key(paths.join_key))
+    def matcher() -> "IndexMatcher":
+        from bridge.runtime.sealing import load_join_key
+        from consumers.adapters.leak_matcher import IndexMatcher
+
+        return IndexMatcher(_index_client(parts), load_join_key(parts.get(Settings).paths.join_key))
 
     def store_answers() -> "SqlStoreAnswers":
         from bridge.magento.answers import SqlStoreAnswers
+        from bridge.runtime.sealing import load_join_key
 
         settings = parts.get(Settings)
         return SqlStoreAnswers(settings.store, parts.get(Clock), load_join_key(settings.paths.join_key))
 
-    def opener() -> ContactOpener:
+    def opener() -> "Opener":
+        from bridge.runtime.sealing import Opener, load_private_keys
+
         private_keys = partial(load_private_keys, parts.get(Settings).paths.sealing_private_key)
         return Opener(private_keys(), reload=private_keys)
 
-    parts.provide(LeakMatcher, matcher)
-    parts.provide(SubmittedFiles, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
-    parts.provide(CaseDatabase, database)
-    parts.provide(ContactOpener, opener)
-    parts.provide(ProgressSource, lambda: SqlProgress(parts.get(CaseDatabase), parts.get(Clock)))
-    parts.provide(CaseStore, lambda: SqlCaseStore(parts.get(CaseDatabase), parts.get(Clock)))
-    parts.provide(FrozenFiles, lambda: FrozenAnswers(DirectoryArtefactStore(parts.get(Settings).paths.artefacts)))
-    parts.provide(StoreAnswers, store_answers)
-    parts.provide(AnswerIndex, lambda: IndexClient(parts.get(Settings).paths.run))
-    parts.provide(References, lambda: _references(parts))
-    parts.provide(RegistryWatch, lambda: _registry_watch(parts))
-    parts.provide(ScopeRewriter, lambda: _scope_rewriter(parts))
-    parts.provide(HeldContacts, lambda: SqlHeldContacts(parts.get(CaseDatabase)))
-    parts.provide(ScopeIndex, lambda: _AskedIndex(IndexClient(parts.get(Settings).paths.run)))
+    def progress() -> "SqlProgress":
+        from consumers.adapters.case_store.progress import SqlProgress
+
+        return SqlProgress(_database(parts), parts.get(Clock))
+
+    def case_store() -> "SqlCaseStore":
+        from consumers.adapters.case_store.incidents import SqlCaseStore
+
+        return SqlCaseStore(_database(parts), parts.get(Clock))
+
+    def frozen() -> "FrozenAnswers":
+        from consumers.adapters.frozen_answers import FrozenAnswers
+
+        return FrozenAnswers(_artefacts(parts))
+
+    def held_contacts() -> "SqlHeldContacts":
+        from consumers.adapters.case_store.held_contacts import SqlHeldContacts
+
+        return SqlHeldContacts(_database(parts))
+
+    parts.provide("consumers.case.verification.LeakMatcher", matcher)
+    parts.provide("consumers.case.duty_commands.SubmittedFiles", lambda: _artefacts(parts))
+    parts.provide("consumers.adapters.case_store.engine.CaseDatabase", database)
+    parts.provide("consumers.case.looking.ContactOpener", opener)
+    parts.provide("consumers.case.progress.ProgressSource", progress)
+    parts.provide("consumers.case.store.CaseStore", case_store)
+    parts.provide("consumers.case.reproducing.FrozenFiles", frozen)
+    parts.provide("bridge.contracts.store_answers.StoreAnswers", store_answers)
+    parts.provide("consumers.case.reproducing.AnswerIndex", lambda: _index_client(parts))
+    parts.provide("consumers.case.identifying.References", lambda: _references(parts))
+    parts.provide("consumers.case.registry.RegistryWatch", lambda: _registry_watch(parts))
+    parts.provide("consumers.case.rewriting.ScopeRewriter", lambda: _scope_rewriter(parts))
+    parts.provide(HeldContacts, held_contacts)
+    parts.provide("consumers.case.scoping.ScopeIndex", lambda: _AskedIndex(_index_client(parts)))
 
 
 def _provide_log_to_rotate(parts: Parts) -> None:
-    from consumers.adapters.tile_store import FolderToRotate
-    from consumers.evidence.key_commands import LogToRotate
+    def log() -> "FolderToRotate":
+        from consumers.adapters.tile_store import FolderToRotate
 
-    parts.provide(LogToRotate, lambda: FolderToRotate(parts.get(Settings).paths.evidence))
+        return FolderToRotate(parts.get(Settings).paths.evidence)
+
+    parts.provide("consumers.evidence.key_commands.LogToRotate", log)
+
+
+def _artefacts(parts: Parts) -> "DirectoryArtefactStore":
+    from consumers.adapters.artefact_store import DirectoryArtefactStore
+
+    return DirectoryArtefactStore(parts.get(Settings).paths.artefacts)
 
 
 def _provide_notices(parts: Parts) -> None:
-    from consumers.adapters.artefact_store import DirectoryArtefactStore
-    from consumers.adapters.case_store.bundles import NoticeBundles
-    from consumers.adapters.correction_texts import ApprovedCorrections
-    from consumers.adapters.dossier_page import dossier_pdf
-    from consumers.adapters.notice_samples import ApprovedSamples
-    from consumers.adapters.public_texts import ApprovedPublicTexts
-    from consumers.adapters.sender_book import MailSenders as BookedSenders
-    from consumers.adapters.sender_book import SenderBook
-    from consumers.adapters.ses_identities import SesIdentities
-    from consumers.adapters.sheet_page import sheet_page
-    from consumers.adapters.template_catalog import TemplateCatalog
-    from consumers.case.correcting import CorrectionTexts
-    from consumers.case.dossier import AuthorityBook
-    from consumers.case.dossier_commands import DossierPdf
-    from consumers.case.publishing import PublicTexts
-    from consumers.case.sheet import Artefacts, NoticeSamples
-    from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
-    from consumers.domain.duties import LawInForce
+    def samples() -> "ApprovedSamples":
+        from consumers.adapters.case_store.bundles import NoticeBundles
+        from consumers.adapters.notice_samples import ApprovedSamples
 
-    def corrections() -> ApprovedCorrections:
+        return ApprovedSamples(_bundles(parts.get(Settings)), NoticeBundles(_database(parts)))
+
+    def page() -> Any:
+        from consumers.adapters.sheet_page import sheet_page
+
+        return sheet_page
+
+    def pdf() -> Any:
+        from consumers.adapters.dossier_page import dossier_pdf
+
+        return dossier_pdf
+
+    def corrections() -> "ApprovedCorrections":
+        from consumers.adapters.case_store.bundles import NoticeBundles
+        from consumers.adapters.correction_texts import ApprovedCorrections
+        from consumers.adapters.template_catalog import TemplateCatalog
+
         settings = parts.get(Settings)
         rows = NoticeBundles(_database(parts))
         return ApprovedCorrections(
             TemplateCatalog(settings.paths.templates, _bundles(settings), rows, parts.get(Clock))
         )
 
-    parts.provide(Artefacts, lambda: DirectoryArtefactStore(parts.get(Settings).paths.artefacts))
-    parts.provide(
-        NoticeSamples, lambda: ApprovedSamples(_bundles(parts.get(Settings)), NoticeBundles(_database(parts)))
-    )
-    parts.provide(SheetPage, lambda: sheet_page)
-    parts.provide(DossierPdf, lambda: dossier_pdf)
-    parts.provide(CorrectionTexts, corrections)
-    parts.provide(PublicTexts, lambda: ApprovedPublicTexts(_bundles(parts.get(Settings))))
-    parts.provide(AuthorityBook, lambda: _authorities(parts))
-    parts.provide(SenderBook, lambda: SenderBook(parts.get(Settings), parts.get(LawInForce)))
-    parts.provide(Providers, lambda: _AskedProviders(parts))
-    parts.provide(SesIdentities, lambda: SesIdentities(aws_config(parts.get(Settings))))
-    parts.provide(MailSenders, lambda: BookedSenders(parts.get(SenderBook), lambda: parts.get(SesIdentities).objection))
+    def public_texts() -> "ApprovedPublicTexts":
+        from consumers.adapters.public_texts import ApprovedPublicTexts
+
+        return ApprovedPublicTexts(_bundles(parts.get(Settings)))
+
+    def book() -> "SenderBook":
+        from consumers.adapters.sender_book import SenderBook
+        from consumers.domain.duties import LawInForce
+
+        return SenderBook(parts.get(Settings), parts.get(LawInForce))
+
+    def identities() -> "SesIdentities":
+        from consumers.adapters.ses_identities import SesIdentities
+
+        return SesIdentities(aws_config(parts.get(Settings)))
+
+    def senders() -> "MailSenders":
+        from consumers.adapters.sender_book import MailSenders, SenderBook
+        from consumers.adapters.ses_identities import SesIdentities
+
+        return MailSenders(parts.get(SenderBook), lambda: parts.get(SesIdentities).objection)
+
+    parts.provide("consumers.case.sheet.Artefacts", lambda: _artefacts(parts))
+    parts.provide("consumers.case.sheet.NoticeSamples", samples)
+    parts.provide("consumers.case.sheet_commands.SheetPage", page)
+    parts.provide("consumers.case.dossier_commands.DossierPdf", pdf)
+    parts.provide("consumers.case.correcting.CorrectionTexts", corrections)
+    parts.provide("consumers.case.publishing.PublicTexts", public_texts)
+    parts.provide("consumers.case.dossier.AuthorityBook", lambda: _authorities(parts))
+    parts.provide("consumers.adapters.sender_book.SenderBook", book)
+    parts.provide("consumers.case.sheet_commands.Providers", lambda: _AskedProviders(parts))
+    parts.provide("consumers.adapters.ses_identities.SesIdentities", identities)
+    parts.provide("consumers.case.sheet_commands.MailSenders", senders)
 
 
 class _AskedProviders:

@@ -151,7 +151,7 @@ def _config(connection: sa.Connection | None = None) -> "Config":
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     if connection is not None:
         config.attributes["connection"] = connection
@@ -165,11 +165,11 @@ def migrate(database: CaseDatabase) -> None:
     there is refused by name at the next start. Raises Refused, or Unreachable when another process takes too long.
     """
     with database.read() as connection:
-        if _current(connection) == heads()[0]:
+        if _current(connection) == newest_revision():
             return
     with database.write() as connection, _alone(connection):
         before = _current(connection)
-        if before == heads()[0]:
+        if before == newest_revision():
             return
         from alembic import command
 
@@ -201,8 +201,18 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
         connection.execute(sa.text("DO RELEASE_LOCK(:name)"), {"name": lock})
 
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def newest_revision() -> str:
+    """Return the head of the migration history: the files are numbered by their revisions. Asked at every start, so that
+    Alembic, which runs them all to know, is asked only where there is something to migrate.
+    """
+    return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
 def heads() -> Sequence[str]:
-    """Return the heads of the migration history; there must be exactly one."""
+    """Return the heads of the migration history as Alembic reads it; there must be exactly one, the newest revision."""
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_config()).get_heads()

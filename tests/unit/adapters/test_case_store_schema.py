@@ -13,7 +13,14 @@ from alembic.migration import MigrationContext
 
 from bridge.contracts.errors import BadInput
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase, _configure_sqlite, heads, migrate, upsert
+from consumers.adapters.case_store.engine import (
+    CaseDatabase,
+    _configure_sqlite,
+    heads,
+    migrate,
+    newest_revision,
+    upsert,
+)
 from consumers.adapters.case_store.positions import read_positions, release_lease, take_lease, write_positions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -27,7 +34,7 @@ def database(tmp_path: Path) -> CaseDatabase:
 
 
 def test_there_is_one_head() -> None:
-    assert len(heads()) == 1
+    assert list(heads()) == [newest_revision()]
 
 
 def test_migrations_make_exactly_the_declared_tables(database: CaseDatabase) -> None:

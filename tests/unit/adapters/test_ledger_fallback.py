@@ -11,14 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of, sqlite_case
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[Case]:
-    made = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    made = sqlite_case(tmp_path)
     yield made
     made.database.close()
 

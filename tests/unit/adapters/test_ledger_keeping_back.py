@@ -11,18 +11,17 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import Channel
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
 from consumers.domain.ledger import Lane
 from consumers.domain.regions import RegionRule, Regions
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
 
 EUROPE_ONLY = Regions((RegionRule(frozenset({"EEA"}), frozenset({"*"}), ("eu-*",), ("*",)),))
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[Case]:
-    made = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    made = sqlite_case(tmp_path)
     yield made
     made.database.close()
 

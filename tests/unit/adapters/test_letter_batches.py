@@ -15,7 +15,6 @@ from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Channel, Contact
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.letter_batches import LetterBatches, LetterFolder, PostedLetters
 from consumers.adapters.letters import address_lines
@@ -23,7 +22,7 @@ from consumers.case.posting import record_posted, record_returned
 from consumers.domain.delivery import OF_SEND
 from consumers.domain.ledger import Intent, Lane, SentReport
 from consumers.domain.sending import Letter
-from tests.unit.adapters.ledger_case import INCIDENT, NOW, Case
+from tests.unit.adapters.ledger_case import INCIDENT, NOW, Case, sqlite_case
 from tests.unit.case.cases import RESPONDER, VIEWER
 
 LETTERS = [
@@ -79,7 +78,7 @@ def test_an_address_of_too_many_lines_still_fits_the_window() -> None:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[Case]:
-    made = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    made = sqlite_case(tmp_path)
     terms = {"bundle_sha256": "b" * 64, "channels": ["letter", "sms"]}
     with made.database.write() as connection:
         connection.execute(sa.update(tables.segment).values(channels=["letter", "sms"]))

@@ -14,10 +14,11 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Paths, Settings
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
-from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.diff_commands import diff
 from consumers.adapters.notice_diff import compare, marked
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, read_bundle
+from tests.unit.adapters.ledger_case import sqlite_case_store
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
 NAME = "ai-data-leak"
@@ -69,8 +70,7 @@ class _Tags(HTMLParser):
 
 def test_counsel_compares_with_what_was_approved_last(templates: Path, tmp_path: Path) -> None:
     parts = Parts()
-    database = CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}")
-    migrate(database)
+    database = sqlite_case_store(tmp_path / "case.db")
     parts.provide(Settings, lambda: Settings(paths=Paths(data=tmp_path / "data", templates=templates)))
     parts.provide(Clock, lambda: SetClock(NOW))
     parts.provide(CaseDatabase, lambda: database)

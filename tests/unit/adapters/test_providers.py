@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.case_store.providers import SILENT_AFTER, ProviderTables
 from consumers.case.store import CircuitOrder, OverrideRecord
@@ -17,12 +16,12 @@ from consumers.domain.accounts import Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.ledger import Lane
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
-    return Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    return sqlite_case(tmp_path)
 
 
 def reading(provider: str, state: CircuitState = CircuitState.CLOSED) -> CircuitReading:

@@ -13,12 +13,13 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Paths, Settings
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
-from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.notice_commands import notices
 from consumers.adapters.notice_renderer import compose, sample_key
 from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
+from tests.unit.adapters.ledger_case import sqlite_case_store
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
 NAME = "ai-data-leak"
@@ -163,8 +164,7 @@ def office(templates: Path, tmp_path: Path) -> tuple[Parts, dict[str, str]]:
     paths = Paths(data=tmp_path, templates=templates, people=people, keys=keys)
     paths.staff_key.write_bytes(b"k" * 32)
     paths.staff_key.chmod(0o600)
-    database = CaseDatabase(f"sqlite:///{tmp_path}/case.db")
-    migrate(database)
+    database = sqlite_case_store(tmp_path / "case.db")
     parts = Parts()
     clock = SetClock(NOW)
     parts.provide(Settings, lambda: Settings(paths=paths))

@@ -10,12 +10,11 @@ import sqlalchemy as sa
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.third_parties import ThirdPartyTables
 from consumers.domain.sending import SendResult, SendState
 from consumers.domain.third_parties import SCHEMA, ThirdParty
 from consumers.stages.third_parties import ThirdPartyNotices
-from tests.unit.adapters.ledger_case import INCIDENT, NOW, Case
+from tests.unit.adapters.ledger_case import INCIDENT, NOW, Case, sqlite_case
 
 ARN = "arn:aws:sns:eu-central-1:123456789012:"
 SCORES = ThirdParty("score-vendor", f"{ARN}scores", "processor", frozenset({"fraud-scorer", "other"}))
@@ -48,7 +47,7 @@ class Held:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[Case]:
-    made = Case(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+    made = sqlite_case(tmp_path)
     with made.database.write() as connection:
         connection.execute(sa.update(tables.incident).values(scope=SCOPE))
         connection.execute(sa.update(tables.release).values(policy={"segments": {}, "recipient_count": 22}))

@@ -90,3 +90,9 @@ def test_a_later_registration_wins() -> None:
     parts.provide(str, lambda: "production")
     parts.provide(str, lambda: "test")
     assert parts.get(str) == "test"
+
+
+def test_a_part_may_be_registered_by_the_full_name_of_its_type() -> None:
+    parts = Parts()
+    parts.provide(f"{Upper.__module__}.Upper", lambda: Closing("upper", []))
+    assert isinstance(parts.get(Upper), Closing)

@@ -14,10 +14,11 @@ from bridge.runtime.clock import SetClock
 from bridge.runtime.telemetry import Health
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.clocks import Clocks
-from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.case.watch import Watched
 from consumers.domain.clocks import Mark, RunningClock
 from consumers.stages.clock import CLOSEST, RUNNING, ClockStage
+from tests.unit.adapters.ledger_case import sqlite_case_store
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
@@ -96,8 +97,7 @@ def test_a_silent_case_store_is_waited_for_and_said() -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> CaseDatabase:
-    opened = CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}")
-    migrate(opened)
+    opened = sqlite_case_store(tmp_path / "case.db")
     with opened.write() as connection:
         connection.execute(
             sa.insert(tables.incident).values(

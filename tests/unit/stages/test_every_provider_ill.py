@@ -17,7 +17,6 @@ from bridge.runtime.consume import Received
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.outbox import Outbox
 from consumers.adapters.case_store.providers import ProviderTables
 from consumers.adapters.provider_lanes import CircuitLane, CircuitTeller
@@ -27,7 +26,7 @@ from consumers.domain.circuit import CircuitPolicy
 from consumers.domain.sending import BulkEmail, EmailProvider, SendResult, SendState, SmsProvider
 from consumers.stages.dispatch import Dispatch
 from consumers.stages.release import ReleaseStage
-from tests.unit.adapters.ledger_case import INCIDENT, Case
+from tests.unit.adapters.ledger_case import INCIDENT, sqlite_case
 from tests.unit.stages.test_dispatch import Addresses, Sms, Texts, World
 from tests.unit.stages.test_release import FakeLease
 
@@ -86,7 +85,7 @@ class House:
     """Meter, belt, dispatcher and watch, turned by hand."""
 
     def __init__(self, folder: Path) -> None:
-        self.case = Case(CaseDatabase(f"sqlite:///{folder / 'case.db'}"))
+        self.case = sqlite_case(folder)
         for number in range(PEOPLE):
             self.case.person(number, ("email",), contact=SEALED)
         clock, book = self.case.clock, ProviderTables(self.case.database, self.case.clock)

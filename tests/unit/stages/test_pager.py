@@ -9,11 +9,12 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import Unreachable
 from bridge.runtime.telemetry import Health
-from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.paging import PagingTable
 from consumers.adapters.case_store.tables import page, page_delivery
 from consumers.domain.paging import PagingPolicy, ReceiverKind, StandingPage
 from consumers.stages.pager import SENT, UNACKNOWLEDGED, UNDELIVERED, PagerStage
+from tests.unit.adapters.ledger_case import sqlite_case_store
 
 START = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 
@@ -80,9 +81,7 @@ class Scene:
 
 @pytest.fixture
 def database(tmp_path: Path) -> CaseDatabase:
-    database = CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}")
-    migrate(database)
-    return database
+    return sqlite_case_store(tmp_path / "case.db")
 
 
 def test_a_page_is_repeated_until_somebody_looks_then_it_is_settled_everywhere(database: CaseDatabase) -> None:

@@ -30,7 +30,7 @@ from bridge.runtime.consume import Received
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
-from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
@@ -38,6 +38,7 @@ from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
 from consumers.evidence.commitment import commit, incident_key
 from consumers.stages.planning import NOBODY_BEHIND_IT, Planning
+from tests.unit.adapters.ledger_case import sqlite_case_store
 from tests.unit.shipped_law import shipped_law
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
@@ -115,8 +116,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    database = CaseDatabase(f"sqlite:///{tmp_path}/case.db")
-    migrate(database)
+    database = sqlite_case_store(tmp_path / "case.db")
     yield world_on(database, tmp_path)
     database.close()
 
