@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from consumers.adapters.tile_store import FolderToRotate
     from consumers.case.alerts import Known
     from consumers.case.channel_preflight import ProviderStanding
+    from consumers.case.checking import CheckMeans
     from consumers.case.dossier import AuthorityBook
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
@@ -169,6 +170,42 @@ def _provide_delivery(parts: Parts) -> None:
     parts.provide("consumers.case.posting.LetterPost", post)
     parts.provide(
         "consumers.case.third_party_commands.ThirdPartyStates", lambda: _third_parties(parts, parts.get(Clock))
+    )
+    parts.provide("consumers.case.checking.CheckMeans", lambda: _check_means(parts))
+
+
+def _check_means(parts: Parts) -> "CheckMeans":
+    from bridge.runtime.redrive import dead_letters
+    from consumers.adapters.canary_lanes import by_email
+    from consumers.adapters.case_store.canary_messages import CanaryTables
+    from consumers.adapters.receipt_surroundings import AwsSurroundings
+    from consumers.adapters.ses import SesEmail
+    from consumers.adapters.ses_identities import SesIdentities
+    from consumers.case.checking import EXPECTED, CheckMeans
+    from consumers.domain.canary_messages import CanaryRoute
+    from consumers.domain.simulators import simulated_email
+
+    settings, clock = parts.get(Settings), parts.get(Clock)
+    delivery = settings.delivery
+    config = replace(aws_config(settings), read_timeout_seconds=10, retries=2)
+    refuse_wrong_account(settings, config)
+    ses = SesEmail(config, delivery.configuration_set)
+    senders = {scenario: by_email(ses, delivery.from_address, simulated_email(scenario)) for scenario in EXPECTED}
+    return CheckMeans(
+        route=CanaryRoute(Channel.EMAIL, "ses", delivery.aws_region),
+        tried=_canary_routes(settings),
+        book=CanaryTables(_database(parts), clock),
+        surroundings=AwsSurroundings(
+            config,
+            delivery.configuration_set,
+            delivery.receipts_queue,
+            partial(SesIdentities(config).objection, delivery.from_address),
+            settings.paths.run,
+            partial(dead_letters, settings.kafka),
+        ),
+        send=lambda scenario, message_id: senders[scenario](message_id),
+        now=clock.now,
+        pause=time.sleep,
     )
 
 
@@ -961,17 +998,14 @@ def _canary_lanes(settings: Settings, clock: Clock) -> "Sequence[CanaryLane]":
     minutes = {Channel.EMAIL: chosen.every_minutes, Channel.SMS: chosen.sms_every_minutes}
     return [
         CanaryLane(
-            route, timedelta(minutes=minutes[route.channel]), patience, canary_sender(settings, clock, route.provider)
+            route, timedelta(minutes=minutes[route.channel]), patience, _canary_sender(settings, clock, route.provider)
         )
         for route in _canary_routes(settings)
     ]
 
 
-def canary_sender(settings: Settings, clock: Clock, provider: str, to: str | None = None) -> "Send":
-    """Return what sends one message by `provider`, over a connection of its own: no notice waits for it.
-
-    It goes to `to` (e-mail only), else to SES's simulator or to the destination that the settings name.
-    """
+def _canary_sender(settings: Settings, clock: Clock, provider: str) -> "Send":
+    """Return what sends one message by `provider`, over a connection of its own: no notice waits for it."""
     from consumers.adapters.canary_lanes import by_email, by_sms
     from consumers.adapters.ses import SesEmail
     from consumers.adapters.sms_gateway import GatewaySms
@@ -983,9 +1017,9 @@ def canary_sender(settings: Settings, clock: Clock, provider: str, to: str | Non
     server, account = _smtp_server(settings), _gateway_account(settings)
     if provider == "ses":
         ses = SesEmail(replace(aws_config(settings), max_connections=1), delivery.configuration_set)
-        return by_email(ses, delivery.from_address, to or simulated_email())
+        return by_email(ses, delivery.from_address, simulated_email())
     if provider == "smtp" and server is not None and chosen.email_to is not None:
-        return by_email(SmtpEmail(server, clock, _return_path(settings)), delivery.from_address, to or chosen.email_to)
+        return by_email(SmtpEmail(server, clock, _return_path(settings)), delivery.from_address, chosen.email_to)
     if provider == "sns" and chosen.sms_to is not None:
         return by_sms(SnsSms(replace(aws_config(settings), max_connections=1)), chosen.sms_to)
     if provider == "sms_gateway" and account is not None and chosen.sms_gateway_to is not None:

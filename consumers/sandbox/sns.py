@@ -46,6 +46,7 @@ class SimpleNotificationService:
             "CreateTopic": self.create_topic,
             "SetTopicAttributes": self.set_topic_attributes,
             "Subscribe": self.subscribe,
+            "ListSubscriptionsByTopic": self.list_subscriptions,
             "SetSMSAttributes": self.set_sms_attributes,
             "GetSMSAttributes": self.get_sms_attributes,
             "CheckIfPhoneNumberIsOptedOut": self.check_opted_out,
@@ -119,6 +120,22 @@ class SimpleNotificationService:
         raw = call.params.get("Attributes", {}).get("RawMessageDelivery") == "true"
         self._state.commit({"record": "subscription", "topic": topic.arn, "arn": arn, "queue": queue, "raw": raw})
         return {"SubscriptionArn": arn}
+
+    def list_subscriptions(self, call: Call) -> dict[str, Any]:
+        """Return who gets what a topic gets, on one page."""
+        topic = self._topic(call.params["TopicArn"])
+        return {
+            "Subscriptions": [
+                {
+                    "SubscriptionArn": each.arn,
+                    "Owner": ACCOUNT,
+                    "Protocol": "sqs",
+                    "Endpoint": self._state.queues[each.queue].arn,
+                    "TopicArn": topic.arn,
+                }
+                for each in topic.subscriptions
+            ]
+        }
 
     def set_sms_attributes(self, call: Call) -> dict[str, Any]:
         """Change how the account sends SMS, and whether their status is logged."""

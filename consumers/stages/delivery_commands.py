@@ -7,6 +7,7 @@ import click
 
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
+from consumers.case.check_commands import check
 from consumers.case.circuit_commands import circuits
 from consumers.domain.ledger import ChannelCount, Counts
 
@@ -71,6 +72,7 @@ def status(parts: Parts, incident_id: str, as_json: bool) -> None:
     )
 
 
+delivery.add_command(check)
 delivery.add_command(circuits)
 
 COMMANDS: list[click.Command] = [delivery]
