@@ -188,7 +188,9 @@ def _check_means(parts: Parts) -> "CheckMeans":
     settings, clock = parts.get(Settings), parts.get(Clock)
     delivery = settings.delivery
     config = replace(aws_config(settings), read_timeout_seconds=10, retries=2)
-    refuse_wrong_account(settings, config)
+    guard = live_guard(parts, Process("delivery", Health(), clock), config)
+    if guard is not None:
+        guard.refuse_difference()
     ses = SesEmail(config, delivery.configuration_set)
     senders = {scenario: by_email(ses, delivery.from_address, simulated_email(scenario)) for scenario in EXPECTED}
     return CheckMeans(
