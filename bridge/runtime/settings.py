@@ -340,7 +340,7 @@ class CanaryMessages(Section):
     @classmethod
     def _is_a_number(cls, number: str | None) -> str | None:
         if number is not None and not re.fullmatch(r"\+[1-9]\d{6,14}", number):
-            raise ValueError("write a number of your own in E.164, as in +4915112345678")
+            raise ValueError("write a number of your own in E.164, as in +4915100000001")
         return number
 
     @field_validator("email_to")
