@@ -267,6 +267,29 @@ class LedgerCases:
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
         assert case.end(person) is None
 
+    def test_people_have_their_turn_by_deadline_and_whoever_is_held_meanwhile_waits(self, case: Case) -> None:
+        people = [case.person(each, deadline_at=NOW + timedelta(hours=10 + each)) for each in range(1, 6)]
+
+        def begun() -> list[str]:
+            with case.database.read() as connection:
+                return sorted(connection.execute(sa.select(tables.attempt.c.recipient_id)).scalars())
+
+        def hold(reason: str | None) -> None:
+            with case.database.write() as connection:
+                third = tables.recipient.c.recipient_id == people[2]
+                connection.execute(sa.update(tables.recipient).where(third).values(held_reason=reason))
+
+        assert case.ledger.begin_attempts(2) == 2
+        assert begun() == people[:2]
+        hold("asked for")
+        sooner = case.person(9, deadline_at=NOW + timedelta(hours=1))
+        for _ in range(3):
+            case.ledger.begin_attempts(2)
+        assert begun() == [*people[:2], *people[3:], sooner]
+        hold(None)
+        assert case.ledger.begin_attempts(2) == 1
+        assert begun() == [*people, sooner]
+
     def test_all_attempts_are_counted_where_they_stand(self, case: Case) -> None:
         case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
