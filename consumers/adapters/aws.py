@@ -59,7 +59,8 @@ class AwsConfig:
     """Longer than a long poll (20 s). A send that takes longer is `UNKNOWN`."""
     retries: int = 4
     """Attempts for calls that are safe to repeat. Sends are never repeated here: dispatch owns that decision."""
-    max_connections: int = 10
+    max_connections: int = 16
+    """Kept open: as many as dispatch ever has calls in flight, or each of the others would be opened anew."""
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None and not is_loopback(urlsplit(self.endpoint_url).hostname or ""):
