@@ -74,7 +74,7 @@ class CanaryMessages:
     """One active sender; in all other processes only the numbers are kept."""
 
     def __init__(
-        self, book: CanaryBook, lanes: Sequence[CanaryLane], lease: Lease, clock: Clock, *, tick_seconds: float = 5.0
+        self, book: CanaryBook, lanes: Sequence[CanaryLane], lease: Lease, clock: Clock, *, tick_seconds: float = 2.0
     ) -> None:
         self._book = book
         self._lanes = lanes

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from confluent_kafka import KafkaException
 
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from consumers.adapters.aws import client
+from consumers.adapters.case_store import tables
 from consumers.bootstrap import aws_config
+from consumers.domain.simulators import SIMULATED_PHONE
 from tests.contract.test_delivery_reports import report
 from tests.contract.test_smtp import Inbox, Server
-from tests.e2e.delivery_parts import Delivery, delivery_running
+from tests.e2e.delivery_parts import OWN_MAILBOX, Delivery, delivery_running
 from tests.servers.kafka import KafkaServer
 from tests.servers.local import free_port
 from tests.servers.mariadb import StoreDatabase
@@ -101,6 +104,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
             "host": "127.0.0.1", "port": smtp[1], "encryption": "none", "return_path": "bounce@shop.example.com",
             "reports_maildir": str(tmp_path / "reports"),
         },
+        canary_messages={"every_minutes": 60, "email_to": OWN_MAILBOX, "sms_to": SIMULATED_PHONE},
     ) as delivery:  # fmt: skip
         delivery.taken_elsewhere = smtp[0].taken
         # nothing is done to the first: whatever is scripted for its people, one message by each channel is all
@@ -108,6 +112,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         undisturbed = delivery.incident(EVERY_FATE)
         delivery.until(partial(delivery.has_ended, undisturbed), "everybody of the first incident has an end")
         delivery.until(partial(delivery.none_in, unheard, "planned", "commanded", "intended"), "the others are sent")
+        canaries_arrive(delivery)
         dispatch_killed_around_its_intents(delivery)
         dispatch_killed_before_its_report(delivery)
         providers_ill(delivery)
@@ -130,6 +135,25 @@ def test_everybody_is_reached_whatever_server_is_away(
         commands_topic_deleted(delivery)
         frozen_and_replaced(delivery)
         delivery.until_judged(240)
+
+
+def canaries_arrive(delivery: Delivery) -> None:
+    """One by each provider has gone the whole way once notices let it, and a check that somebody asks for does, too."""
+
+    def stages() -> dict[str, str]:
+        with delivery.database.read() as connection:
+            return {row.provider: row.stage for row in connection.execute(sa.select(tables.canary_message))}
+
+    arrived = {"ses": "arrived", "smtp": "arrived", "sns": "arrived"}
+    delivery.until(lambda: stages() == arrived, "each canary message has arrived")
+    said = json.loads(delivery.tocsin("delivery", "check", "--json"))
+    assert said["works"]
+    assert [each["receipts"][-1] for each in said["messages"]] == ["delivered", "bounced_hard", "complained"]
+    assert {each["provider"]: each["stage"] for each in said["canaries"]} == arrived
+    with delivery.database.read() as connection:
+        known = sa.exists().where(tables.attempt.c.attempt_id == tables.receipt.c.attempt_id)
+        strange = connection.execute(sa.select(tables.receipt.c.provider_event_id).where(~known)).all()
+    assert strange == [], "the ledger has heard nothing of them"
 
 
 def dispatch_killed_around_its_intents(delivery: Delivery) -> None:
