@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from consumers.case.channel_preflight import ProviderStanding
     from consumers.case.checking import CheckMeans
     from consumers.case.dossier import AuthorityBook
+    from consumers.case.readiness import YearRound
     from consumers.case.registry import RegistryWatch
     from consumers.case.rewriting import ScopeRewriter
     from consumers.case.verification import AwarenessPolicy
@@ -479,6 +480,7 @@ def _provide_notices(parts: Parts) -> None:
     parts.provide("consumers.case.sheet_commands.Providers", lambda: _AskedProviders(parts))
     parts.provide("consumers.adapters.ses_identities.SesIdentities", identities)
     parts.provide("consumers.case.sheet_commands.MailSenders", senders)
+    parts.provide("consumers.case.readiness_commands.ReadinessSource", lambda: _AllYear(parts))
 
 
 class _AskedProviders:
@@ -487,8 +489,8 @@ class _AskedProviders:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def standing(self) -> "ProviderStanding":
-        """Return it; what a silent provider would have said is missing, and why is said."""
+    def standing(self, *, suppressed: bool = True) -> "ProviderStanding":
+        """Return it; what a silent provider would have said is missing, and why is said. `suppressed`: with SES's list."""
         from bridge.contracts.errors import TocsinError
         from bridge.runtime.sealing import load_join_key
         from consumers.adapters.case_store.providers import ProviderTables
@@ -516,11 +518,60 @@ class _AskedProviders:
             config = replace(aws_config(settings), read_timeout_seconds=10)
             email = SesAccount(config, settings.delivery.configuration_set, clock)
             standing = replace(standing, email=email.read())
-            suppressed = hashed_suppressions(email.suppressed(), load_join_key(settings.paths.join_key))
-            standing = replace(standing, suppressed=suppressed)
+            if suppressed:
+                listed = hashed_suppressions(email.suppressed(), load_join_key(settings.paths.join_key))
+                standing = replace(standing, suppressed=listed)
             return replace(standing, sms=SnsAccount(config, clock).read(lists=True))
         except TocsinError as error:
             return replace(standing, not_asked=(str(error),))
+
+
+class _AllYear:
+    """What readiness looks at: counts of the index, providers' accounts, and what earlier incidents taught."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def look(self, *, lists: bool = True) -> "YearRound":
+        """Return it. Raises Unreachable when no index worker answers, or the case store does not."""
+        from consumers.adapters.case_store.hard_bounces import counted
+        from consumers.adapters.index_client import IndexClient
+        from consumers.case.readiness import YearRound
+
+        settings, clock = self._parts.get(Settings), self._parts.get(Clock)
+        delivery = settings.delivery
+        index = IndexClient(settings.paths.run)
+        reach = index.reach()
+        standing = _AskedProviders(self._parts).standing(suppressed=lists)
+        suppressed = None
+        if lists and standing.email is not None:
+            found = index.match(list(standing.suppressed), []).by_email_hmac if standing.suppressed else {}
+            suppressed = sum(len(roots) for roots in found.values())
+        with _database(self._parts).read() as connection:
+            hard_bounced = counted(connection)
+        return YearRound(
+            reach=reach,
+            standing=standing,
+            now=clock.now(),
+            bound=timedelta(hours=delivery.readiness.bound_hours),
+            per_second={Channel.EMAIL: delivery.email_per_second, Channel.SMS: delivery.sms_per_second},
+            sms_part_price=delivery.sms_price_per_part,
+            currency=delivery.price_currency,
+            mode=delivery.mode,
+            hard_bounced=hard_bounced,
+            suppressed=suppressed,
+            not_live=self._not_live(),
+        )
+
+    def _not_live(self) -> str:
+        settings = self._parts.get(Settings)
+        if settings.delivery.mode != "live":
+            return ""
+        process = Process("readiness", Health(), self._parts.get(Clock))
+        guard = live_guard(self._parts, process, aws_config(settings), pages=False)
+        assert guard is not None
+        guard.look()
+        return guard.difference()
 
 
 def _authorities(parts: Parts) -> "AuthorityBook":
@@ -1093,7 +1144,7 @@ def _circuit_policy(settings: Settings) -> "CircuitPolicy":
     )
 
 
-def live_guard(parts: Parts, process: Process, config: "AwsConfig") -> "LiveGuard | None":
+def live_guard(parts: Parts, process: Process, config: "AwsConfig", *, pages: bool = True) -> "LiveGuard | None":
     """Return what compares AWS and the store with what `delivery.mode = "live"` names; None in every other mode."""
     from bridge.magento.identity import base_url_of
     from consumers.adapters.aws import caller_account
@@ -1109,7 +1160,7 @@ def live_guard(parts: Parts, process: Process, config: "AwsConfig") -> "LiveGuar
         Named(str(delivery.aws_account), str(delivery.base_url)),
         lambda: caller_account(patient),
         lambda: base_url_of(settings.store),
-        ProviderTables(_database(parts), process.clock),
+        ProviderTables(_database(parts), process.clock) if pages else None,
         process.clock,
         process.health,
     )
@@ -1146,6 +1197,7 @@ def _outbox(parts: Parts, process: Process) -> Stage:
 
 
 def _release(parts: Parts, process: Process) -> Stage:
+    from consumers.adapters.readiness_watch import ReadinessWatch
     from consumers.stages.release import ReleaseStage
 
     settings = parts.get(Settings)
@@ -1164,7 +1216,12 @@ def _release(parts: Parts, process: Process) -> Stage:
     )
     if watch is None:
         return stage
-    companions = [watch.run_accounts, watch.run_circuits]
+    readiness = ReadinessWatch(
+        partial(_AllYear(parts).look, lists=False),
+        timedelta(hours=settings.delivery.readiness.bound_hours),
+        timedelta(minutes=settings.delivery.readiness.check_minutes),
+    )
+    companions: list[Callable[[Event], None]] = [watch.run_accounts, watch.run_circuits, readiness.run]
     if guard is not None:
         guard.look()
         companions.append(guard.run)

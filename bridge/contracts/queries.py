@@ -309,6 +309,25 @@ class PartitionFaults(Answer):
     altered_count: int
 
 
+class ReachGroup(Answer):
+    """People who live in one country and can be told by the same channels."""
+
+    country: str
+    """ISO 3166-1 of their strongest residence claim; `unknown` where there is none."""
+    channels: tuple[str, ...]
+    count: int
+
+
+class PartitionReach(Answer):
+    """By which channels everybody that one partition knows can be told: counts, each root counted."""
+
+    partition: int
+    position_offset: int
+    groups: tuple[ReachGroup, ...]
+    unreadable: dict[str, int] = Field(default_factory=dict)
+    """People whose e-mail or telephone is there and is none, by field (`email`, `telephone`)."""
+
+
 class PartitionSeals(Answer):
     """Contacts by the id of the key that they are sealed to."""
 
@@ -406,6 +425,13 @@ class Faults(Gathered):
 
     faults: tuple[FaultSeen, ...]
     altered_count: int
+
+
+class Reach(Gathered):
+    """By which channels everybody can be told, over all partitions that answered."""
+
+    groups: tuple[ReachGroup, ...]
+    unreadable: dict[str, int]
 
 
 class Seals(Gathered):

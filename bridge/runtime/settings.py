@@ -351,6 +351,17 @@ class CanaryMessages(Section):
         return address
 
 
+class Readiness(Section):
+    """Whether everybody in the index could be told in time, looked at all year; see `tocsin delivery readiness`."""
+
+    bound_hours: float = Field(
+        default=24,
+        gt=0,
+        description="telling everybody may take so long: quotas are raised in days, deadlines run in hours",
+    )
+    check_minutes: float = Field(default=60, ge=1, le=120, description="how often the stage release looks")
+
+
 class Delivery(Section):
     mode: Literal["sandbox", "simulator", "live"] = "sandbox"
     aws_region: str = "eu-central-1"
@@ -421,6 +432,10 @@ class Delivery(Section):
     sms_numbers_needed: tuple[str, ...] = Field(
         default=("CA", "PR", "US"),
         description="countries (ISO 3166-1) whose carriers take SMS only from a number of that country; check your provider",
+    )
+    readiness: Readiness = Field(
+        default_factory=Readiness,
+        description="whether everybody in the index could be told in time, looked at all year",
     )
     canary: Canary = Field(default_factory=Canary, description="how releases are tried on a few people first")
     canary_messages: CanaryMessages = Field(

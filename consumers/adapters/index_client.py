@@ -43,6 +43,7 @@ from bridge.contracts.queries import (
     PartitionNames,
     PartitionPreview,
     PartitionRanges,
+    PartitionReach,
     PartitionSeals,
     PartitionStatus,
     PartitionTimes,
@@ -51,6 +52,8 @@ from bridge.contracts.queries import (
     RangePrint,
     Ranges,
     RangesAsked,
+    Reach,
+    ReachGroup,
     RootTimes,
     Seals,
     TimesAsked,
@@ -72,6 +75,7 @@ A = TypeVar(
     PartitionRanges,
     PartitionKeys,
     PartitionFaults,
+    PartitionReach,
     PartitionSeals,
     PartitionMembers,
     PartitionTimes,
@@ -260,6 +264,20 @@ class IndexClient:
             silent_partitions=_silent(count, answers),
             faults=tuple(found[key] for key in sorted(found)),
             altered_count=sum(each.altered_count for each in answers.values()),
+        )
+
+    def reach(self) -> Reach:
+        """Count everybody by country and channels."""
+        count, answers = self._gather(PartitionReach, "GET", "/reach")
+        people: dict[tuple[str, tuple[str, ...]], int] = {}
+        for answer in answers.values():
+            for each in answer.groups:
+                people[each.country, each.channels] = people.get((each.country, each.channels), 0) + each.count
+        return Reach(
+            partition_count=count,
+            silent_partitions=_silent(count, answers),
+            groups=tuple(ReachGroup(country=home, channels=by, count=n) for (home, by), n in sorted(people.items())),
+            unreadable=_summed(each.unreadable for each in answers.values()),
         )
 
     def seals(self) -> Seals:

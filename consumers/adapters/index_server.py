@@ -60,6 +60,7 @@ class IndexServer:
                     "/status": PartitionReader.status,
                     "/names": PartitionReader.names,
                     "/data-map": PartitionReader.data_map,
+                    "/reach": PartitionReader.reach,
                     "/faults": index_comparison.faults,
                     "/seals": index_comparison.seals,
                 }

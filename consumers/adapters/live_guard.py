@@ -62,11 +62,13 @@ class LiveGuard:
         named: Named,
         account: Callable[[], str],
         base_url: Callable[[], str],
-        book: PageBook,
+        book: PageBook | None,
         clock: Clock,
         health: Health,
     ) -> None:
-        """`account` and `base_url` ask AWS STS and the store. They raise Unreachable, or Refused for an answer that is none."""
+        """`account` and `base_url` ask AWS STS and the store. They raise Unreachable, or Refused for an answer that is
+        none. `book` None: nobody is paged.
+        """
         self._named = named
         self._account = account
         self._base_url = base_url
@@ -106,6 +108,10 @@ class LiveGuard:
         """Return whether the last comparison found a difference; answers at once."""
         return self._difference is not None
 
+    def difference(self) -> str:
+        """Return what the last comparison found, in words; empty where nothing differs."""
+        return self._difference or ""
+
     def may_hand_over(self, release_ids: Collection[str]) -> bool:
         """Return whether messages of these releases may be handed over. One that has not begun here is compared first: it
         begins only once AWS STS and the store have both answered.
@@ -134,9 +140,9 @@ class LiveGuard:
         self._silence = None if silent is None else str(silent)
         if silent is None:
             self._note(found)
-            if found:
-                self._page(found)
-            else:
+            if found and self._book is not None:
+                self._page(self._book, found)
+            if not found:
                 self._agreed_at = self._compared_at
         elif self._difference is None:
             log.warning("account and store are not compared", reason=self._silence)
@@ -182,13 +188,13 @@ class LiveGuard:
         if self._difference != before:
             log.error("nothing is sent", reason=self._difference)
 
-    def _page(self, found: dict[str, str]) -> None:
+    def _page(self, book: PageBook, found: dict[str, str]) -> None:
         """Raise the page: one a day for each difference, however often processes begin anew."""
         now = self._clock.now()
         title = "; ".join(found.values())
         mark = f"live/{title}/{now.date().isoformat()}"
         try:
-            self._book.raise_page(
+            book.raise_page(
                 PageRecord(
                     page_id=hashlib.sha256(mark.encode()).hexdigest(),
                     incident_id=None,

@@ -46,9 +46,11 @@ from bridge.contracts.queries import (
     PartitionMembers,
     PartitionNames,
     PartitionPreview,
+    PartitionReach,
     PartitionStatus,
     PartitionTimes,
     PersonSeen,
+    ReachGroup,
     RecordTimes,
     RootTimes,
 )
@@ -475,6 +477,25 @@ class PartitionReader:
     def people_count(self) -> int:
         """Return how many data subjects are known, departed ones included, each root counted."""
         return int(self._value("SELECT count(*) FROM person"))
+
+    def reach(self) -> PartitionReach:
+        """Count everybody by country and channels, departed people included. Nobody's contact is looked at."""
+        # grouped before a claim is taken apart: few residences differ among millions of people
+        groups = self._rows(
+            """WITH alike AS (SELECT residence, channels, count(*) AS count FROM person GROUP BY ALL)
+            SELECT split_part(coalesce(json_extract_string(residence, '$[0].code'), 'unknown'), '-', 1) AS country,
+                coalesce(channels, []) AS channels, sum(count)::BIGINT AS count FROM alike GROUP BY ALL ORDER BY ALL"""
+        )
+        unreadable = self._rows(
+            """SELECT field, count(*) AS count FROM (SELECT unnest(faults) AS field FROM person WHERE len(faults) > 0)
+            WHERE field IN ('email', 'telephone') GROUP BY field ORDER BY field"""
+        )
+        return PartitionReach(
+            partition=self.partition,
+            position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            groups=tuple(ReachGroup(**row) for row in groups),
+            unreadable={row["field"]: row["count"] for row in unreadable},
+        )
 
     def preview(self, scope: Scope) -> PartitionPreview:
         """Count what `answer` would find."""

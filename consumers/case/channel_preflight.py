@@ -120,14 +120,15 @@ def sending_of(seen: ChannelReadiness) -> Sending:
 
 def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:
     """Yield what there is to say of channels and providers."""
-    yield from _accounts(seen)
+    yield from account_findings(seen)
     yield from _in_time(seen)
     yield from _contacts(seen)
     yield from _money(seen)
     yield from _canary(seen)
 
 
-def _accounts(seen: ChannelReadiness) -> Iterable[Finding]:
+def account_findings(seen: ChannelReadiness) -> Iterable[Finding]:
+    """Yield what stands in the way at the accounts of channels that somebody could be told by."""
     standing = seen.standing
     troubles = [
         *(

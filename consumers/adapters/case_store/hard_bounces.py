@@ -61,5 +61,11 @@ def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) ->
     return found
 
 
+def counted(connection: sa.Connection) -> Mapping[str, int]:
+    """Return how many contacts bounced for good, by channel, in all incidents. One that changed since still counts."""
+    query = sa.select(hard_bounce.c.channel, sa.func.count()).group_by(hard_bounce.c.channel)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def _digest(contact: Mapping[str, Any] | None) -> str:
     return str((contact or {}).get("digest") or "")

@@ -36,6 +36,12 @@ def matcher(tmp_path: Path) -> Iterator[IndexMatcher]:
         index.close()
 
 
+def test_everybody_is_counted_over_all_partitions(matcher: IndexMatcher, tmp_path: Path) -> None:
+    reach = IndexClient(tmp_path / "run").reach()
+    assert [(each.country, each.channels, each.count) for each in reach.groups] == [("DE", (), 3)]
+    assert (reach.partition_count, reach.silent_partitions, reach.unreadable) == (2, (), {})
+
+
 def test_address_hash_and_id_find_the_people_behind_them(matcher: IndexMatcher) -> None:
     anna = LeakedKey(KeyKind.EMAIL, " Anna@Mail.example ")
     hashed = LeakedKey(KeyKind.HASH, sha256(b"bo@mail.example").hexdigest())

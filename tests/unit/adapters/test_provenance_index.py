@@ -600,7 +600,7 @@ def test_an_empty_partition_covers_nothing(index: ProvenanceIndex) -> None:
 
 def test_preview_counts_people_by_where_they_live_and_what_is_held(index: ProvenanceIndex) -> None:
     file = opened(index)
-    file.put_persons([customer(1, channels=("email", "sms")), customer(2, residence=())])
+    file.put_persons([customer(1, channels=("email", "sms")), customer(2, residence=(), faults=("telephone", "row"))])
     file.put_records(
         numbered([record(), record(record_id="r2"), record(record_id="r3", root="customer/2", kind=Kind.SYNTHETIC)])
     )
@@ -609,6 +609,12 @@ def test_preview_counts_people_by_where_they_live_and_what_is_held(index: Proven
     assert preview.by_jurisdiction == {"DE": 1, "unknown": 1}
     assert preview.by_kind == {"derived": 1, "synthetic": 1}
     assert preview.by_channel == {"email": 1, "sms": 1, "none": 1}
+    reach = file.reach()
+    assert [(each.country, each.channels, each.count) for each in reach.groups] == [
+        ("DE", ("email", "sms"), 1),
+        ("unknown", (), 1),
+    ]
+    assert reach.unreadable == {"telephone": 1}
     assert file.names().models == {"fraud-scorer": ("7",)}
     assert file.data_map().rows[0].record_count == 3
     seen = file.inspect("customer/1")
