@@ -228,8 +228,9 @@ def _provide_evidence(parts: Parts) -> None:
 
     def erasures() -> "Erasures":
         from consumers.adapters.case_store.erasures import Erasures
+        from consumers.adapters.letter_batches import WrittenLetters
 
-        return Erasures(_database(parts), parts.get(Clock))
+        return Erasures(_database(parts), parts.get(Clock), WrittenLetters(parts.get(Settings).paths.letters))
 
     def subjects() -> "CaseProofSubjects":
         from consumers.adapters.case_store.evidence_rows import EvidenceRows
@@ -1232,6 +1233,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.clocks import Clocks
     from consumers.adapters.case_store.erasures import Erasures
     from consumers.adapters.case_store.incidents import SqlCaseStore
+    from consumers.adapters.letter_batches import WrittenLetters
     from consumers.case.verification import AwarenessPolicy
     from consumers.case.watch import IncidentWatch
     from consumers.stages.clock import DIFFERING, ClockStage
@@ -1239,7 +1241,8 @@ def _clock(parts: Parts, process: Process) -> Stage:
     database, law = _database(parts), _kept_law(parts)
     law()  # rules that are wrong are said at the start
     watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
-    erasures, comparison = Erasures(database, process.clock), _comparison(parts, process)
+    letters = WrittenLetters(parts.get(Settings).paths.letters)
+    erasures, comparison = Erasures(database, process.clock, letters), _comparison(parts, process)
     return ClockStage(
         Clocks(database, process.clock), watch, process.clock, process.health,
         chores=(erasures.carry_out_due, lambda: DIFFERING.set(comparison.reconcile_ended())),

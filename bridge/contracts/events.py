@@ -183,6 +183,18 @@ class CustomerDeparted(_Person):
     expires_at: Instant
 
 
+class SubjectErased(Event):
+    """Somebody's request to be forgotten, carried out: once the store holds them no more, nothing of this root may be held.
+
+    Kept beside the departed, as a rebuild reads the records again from topics that compaction has not reached yet. Key
+    `erased/<root>`; tombstoned when deleted records would not be kept any more either.
+    """
+
+    ce_type: ClassVar[str] = "tocsin.subject.erased.v1"
+    root: Root
+    erased_at: Instant
+
+
 class UntaggedWrite(Event):
     """A registered attribute's value changed and no record says who wrote it. Kept beside the departed: a rebuild finds it.
 
@@ -473,7 +485,8 @@ class DeadLettered(Event):
 EVENTS: dict[str, type[Event]] = {
     event.ce_type: event
     for event in (
-        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, UntaggedWrite, WatchStarted,
+        CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, SubjectErased, UntaggedWrite,
+        WatchStarted,
         AlertReceived, IncidentRevised, CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice,
         DeliveryOutcome, NoticeRead, CaseEvent, DeadLettered, StoreBeat,
     )

@@ -24,6 +24,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    SubjectErased,
     UntaggedWrite,
     WatchStarted,
 )
@@ -53,9 +54,10 @@ STORE_CHANGES = Topic(
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 DEPARTED_CUSTOMERS = Topic(
-    "tocsin.departed-customers", "departed customers still owed a notice, deleted records, untagged writes, what is watched",
-    "entity", 6, "compact", None, ("index",), ("index",),
-    (CustomerDeparted, UntaggedWrite, WatchStarted, ProvenanceRecorded, EntityRemoved),
+    "tocsin.departed-customers",
+    "departed customers still owed a notice, deleted records, untagged writes, what is watched, who was erased",
+    "entity", 6, "compact", None, ("index", "outbox"), ("index",),
+    (CustomerDeparted, SubjectErased, UntaggedWrite, WatchStarted, ProvenanceRecorded, EntityRemoved),
     {"delete.retention.ms": str(7 * _DAY_MS), "max.compaction.lag.ms": str(3 * _DAY_MS)},
 )  # fmt: skip
 LEAK_ALERTS = Topic(

@@ -183,7 +183,7 @@ class EvidencePackages:
                     if member.records is None
                     else leaf_hash(member_leaf(member.root, member.records, member.standing)).hex()
                 )
-                if member.root in erased:
+                if member.root in erased or member.root.startswith("erased/"):
                     row |= {"leaf": member.leaf} | ({"again": True} if member.known else {})
                 elif leaf == member.leaf and member.records is not None:
                     row |= {"root": member.root, "records": sorted(set(member.records)), "standing": member.standing}

@@ -11,9 +11,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,6 +183,60 @@ class PostedLetters:
         """Tell the ledger what became of letters; return to how many that was new."""
         receipts = [letter_receipt(batch.sha256, number, batch.letters[number][0], kind, at) for number in numbers]
         return self._ledger.settle_receipts(receipts).applied
+
+
+class WrittenLetters:
+    """Letters that lie under `root`, to be removed when somebody is erased (`case_store.erasures.LetterFiles`)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def erase(self, incident_id: str, message_id: str) -> None:
+        """Remove a letter, its line among the addresses and its attempt from the manifest, each whole or not at all.
+
+        What is gone already is left alone: a crash in between is mended by the next try. The batch has another hash then,
+        which only matters to whoever posts it, and nobody does once its incident has ended. Raises Unreachable.
+        """
+        batch, _, number = message_id.partition("/")
+        folder = self._root / incident_id / batch[:16]
+        if not re.fullmatch(r"[0-9a-f]{64}/[0-9]{4,}", message_id) or not folder.is_dir():
+            return
+        try:
+            (folder / f"{number}.pdf").unlink(missing_ok=True)
+            self._put(folder / "addresses.csv", lambda text: _without_line(text, number))
+            self._put(folder / MANIFEST, lambda text: _without_attempt(text, int(number)))
+            _sync(folder)
+        except OSError as error:
+            raise Unreachable(
+                f"{folder}: a letter cannot be removed ({error.strerror or type(error).__name__})"
+            ) from None
+
+    @staticmethod
+    def _put(path: Path, changed: Callable[[str], str]) -> None:
+        if not path.exists():
+            return
+        partial = path.with_name(f".partial-{path.name}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(changed(path.read_bytes().decode()))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _without_line(text: str, number: str) -> str:
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row[:1] != [number]]
+    made = io.StringIO()
+    csv.writer(made, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(rows)
+    return made.getvalue()
+
+
+def _without_attempt(text: str, number: int) -> str:
+    content = json.loads(text)
+    content["letters"] = [
+        {**each, "attempt": "erased"} if each["number"] == number else each for each in content["letters"]
+    ]
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 class LetterLedger(Protocol):

@@ -215,12 +215,15 @@ CREATE OR REPLACE VIEW fresh AS SELECT {columns}, at_offset FROM record WHERE at
 """Where the settled records end, as a number in both views: so DuckDB need not look at the others."""
 
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
+_ERASED = "CREATE TABLE IF NOT EXISTS erased (root VARCHAR PRIMARY KEY, erased_at TIMESTAMP);"
+"""Whom a request had forgotten. Made when a file is opened, too: one of an earlier version is the same but for this."""
 _SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
     head_at TIMESTAMP, kept_since TIMESTAMP);
 CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
 CREATE TABLE customer ({_columns(_PERSON_COLUMNS)});
 CREATE TABLE departed ({_columns(_DEPARTED_COLUMNS)});
+{_ERASED}
 -- Records lie in the order in which they came, each with its offset (a kept copy: -1). Among the settled ones no two have
 -- one id: all but the newest are in `superseded`, by offset. Behind them are the fresh ones, of which the newest of an id
 -- holds. To look up every record by its id as it comes would cost more than all the rest of reading it, and to delete what
@@ -1067,6 +1070,42 @@ class PartitionFile(PartitionReader):
         marks = self._rows("DELETE FROM untagged_write WHERE until < ? RETURNING *", stored(before))
         return records, [_mark(row) for row in marks]
 
+    def put_erased(self, erased: Mapping[str, datetime]) -> None:
+        """Remember who was erased, and when; `forget_erased` acts on it, now and whenever their records come again."""
+        rows = [{"root": root, "erased_at": _text(at)} for root, at in erased.items()]
+        self._upsert("erased", "root", {"root": "VARCHAR", "erased_at": "TIMESTAMP"}, rows)
+
+    def drop_erased(self, roots: Sequence[str]) -> None:
+        """Forget who was erased."""
+        self._connection.execute("DELETE FROM erased WHERE root IN (SELECT unnest(?::VARCHAR[]))", [list(roots)])
+
+    def erased_before(self, before: datetime) -> list[str]:
+        """Return who was erased before `before`."""
+        return [row["root"] for row in self._rows("SELECT root FROM erased WHERE erased_at < ?", stored(before))]
+
+    def forget_erased(self) -> list[tuple[str, str]]:
+        """Forget all that is held of those who were erased and whom the store holds no more, open incidents' answers too.
+
+        Returns what the departed topic may still have of them: keys with their roots.
+        """
+        gone = "SELECT root FROM erased WHERE root NOT IN (SELECT root FROM customer)"
+        if not self._value(f"SELECT count(*) FROM ({gone})"):
+            return []
+        found = [
+            (f"provenance/{row['record_id']}", row["root"])
+            for row in self._rows(f"DELETE FROM record WHERE root IN ({gone}) RETURNING record_id, root")
+        ]
+        found += [
+            (f"untagged/{mark.root}/{mark.attribute}/{round(mark.seen_at.timestamp() * 1000)}", mark.root)
+            for mark in map(_mark, self._rows(f"DELETE FROM untagged_write WHERE root IN ({gone}) RETURNING *"))
+        ]
+        found += [(row["root"], row["root"]) for row in self._rows(
+            f"DELETE FROM departed WHERE root IN ({gone}) RETURNING root"
+        )]  # fmt: skip
+        for table in ("held", "member"):
+            self._connection.execute(f"DELETE FROM {table} WHERE root IN ({gone})")
+        return sorted(set(found))
+
     def set_positions(self, positions: Mapping[str, int]) -> None:
         """Store the next offset to read of each logical topic."""
         for topic, offset in positions.items():
@@ -1439,6 +1478,7 @@ class ProvenanceIndex:
             raise _Unusable(f"it cannot be opened: {error}") from error
         try:
             self._check(connection, path, identity, bounds, now)
+            connection.execute(_ERASED)
         except duckdb.Error as error:
             connection.close()
             raise _Unusable(f"it cannot be read: {error}") from error

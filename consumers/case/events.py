@@ -213,6 +213,9 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "erasure.requested": {
         "erasure_id": _ID, "held": _FLAG, "incident_count": _COUNT, "reason_sha256": _SHA256,
     },
+    "erasure.carried_out": {
+        "erasure_id": _ID, "requested_at": _INSTANT, "key_count": _COUNT, "notice_count": _COUNT,
+    },
     "person.erased": {"erasure_id": _ID, "marker": _SHA256, "requested_at": _INSTANT},
     "evidence.reconciled": {
         "log_size": _COUNT, "attempt_count": _COUNT, "logged_attempt_count": _COUNT, "end_count": _COUNT,
@@ -228,6 +231,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     # once for each reader and hour
     "evidence.log_read": {"log_size": _COUNT},
+    "subject.exported": {"notice_count": _COUNT, "record_count": _COUNT, "reason_sha256": _SHA256},
     "person.looked_at": {
         "view": BodyField("word", ("subject_export", "delivery_find", "notice_preview", "evidence_proof")),
         "subject_commitment": _SHA256,

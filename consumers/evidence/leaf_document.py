@@ -62,6 +62,7 @@ MEANINGS: Mapping[str, str] = {
     "dossier.submitted": "An authority was told.",
     "duty.met": "A duty was recorded as met.",
     "duty.met_withdrawn": "That record was taken back.",
+    "erasure.carried_out": "A request to be forgotten was carried out; `key_count`: how many keys of the person were erased.",
     "erasure.requested": "Somebody asked to be forgotten; `held`: an open incident concerns them.",
     "evidence.exported": "An auditor's package was made.",
     "evidence.log_read": "Somebody read tiles or entries of this log over HTTP; once for each reader and hour.",
@@ -124,6 +125,7 @@ MEANINGS: Mapping[str, str] = {
     "release.resumed": "A release went on.",
     "release.retried": "People whose attempts had failed are tried again.",
     "release.started": "The approvals were complete, and notices began to leave.",
+    "subject.exported": "Somebody was given a copy of what is held of them; whose, entries `person.looked_at` say.",
     "restore.reconciled": "A restored case store was brought up to what the log knows.",
     "risk.assessed": "The risk to people was assessed.",
 }

@@ -30,6 +30,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    SubjectErased,
     UntaggedWrite,
     WatchStarted,
 )
@@ -70,6 +71,7 @@ _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
+_ERASED_PREFIX = "erased/"
 _UNTAGGED_PREFIX = "untagged/"
 _WATCH_PREFIX = "watch/"
 _SOURCES = (STORE_CHANGES, DEPARTED_CUSTOMERS)
@@ -140,6 +142,10 @@ class PartitionFile(Protocol):
     def put_watch(self, started: Sequence[WatchStarted], *, kept: bool) -> None: ...
     def unkept_watch(self) -> list[WatchStarted]: ...
     def forget(self, before: datetime) -> tuple[list[tuple[str, str]], list[UntaggedWrite]]: ...
+    def put_erased(self, erased: Mapping[str, datetime]) -> None: ...
+    def drop_erased(self, roots: Sequence[str]) -> None: ...
+    def erased_before(self, before: datetime) -> list[str]: ...
+    def forget_erased(self) -> list[tuple[str, str]]: ...
     def set_positions(self, positions: Mapping[str, int]) -> None: ...
     def note_head(self, at: datetime) -> None: ...
     def note_beat(self, written_at: datetime, visible_at: datetime) -> None: ...
@@ -256,6 +262,8 @@ class Changes:
     """Tombstones of records: offset and instant of the last, by record id."""
     departed: dict[str, CustomerDeparted] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
+    erased: dict[str, datetime | None] = field(default_factory=dict)
+    """Who was erased, and when; None: it need not be remembered any more."""
     kept: dict[str, ProvenanceRecorded] = field(default_factory=dict)
     beats: list[datetime] = field(default_factory=list)
     """When the heartbeats were written in the store, in their order."""
@@ -298,6 +306,10 @@ def _fold_departed(changes: Changes, message: Received) -> None:
     if isinstance(event, CustomerDeparted):
         changes.departed[event.root] = event
         changes.expired.discard(event.root)
+    elif isinstance(event, SubjectErased):
+        changes.erased[event.root] = event.erased_at
+    elif isinstance(event, EntityRemoved) and event.key.startswith(_ERASED_PREFIX):
+        changes.erased[event.key.removeprefix(_ERASED_PREFIX)] = None
     elif isinstance(event, ProvenanceRecorded):
         changes.kept[event.record_id] = event
     elif isinstance(event, UntaggedWrite):
@@ -598,6 +610,9 @@ class IndexStage:
             file.put_departed(list(changes.departed.values()))
         if changes.expired:
             file.drop_departed(sorted(changes.expired))
+        if changes.erased:
+            file.put_erased({root: at for root, at in changes.erased.items() if at is not None})
+            file.drop_erased([root for root, at in changes.erased.items() if at is None])
         if changes.leaving:
             held = file.persons(changes.leaving)
             owed = []
@@ -922,9 +937,15 @@ class IndexStage:
         file.put_watch(unkept, kept=True)
 
     def _forget(self, file: PartitionFile, now: datetime) -> None:
-        """Forget what the retention no longer covers, here and among the kept copies."""
-        records, marks = file.forget(now - timedelta(days=self._settings.index.retention_days))
+        """Forget what the retention no longer covers, and those who were erased, here and among the kept copies."""
+        before = now - timedelta(days=self._settings.index.retention_days)
+        records, marks = file.forget(before)
         gone = [(_PROVENANCE_PREFIX + record_id, root) for record_id, root in records]
+        # The store's own records outlive a customer, and a backfill publishes them again: looked for each time.
+        gone += file.forget_erased()
+        if forgotten := file.erased_before(before):
+            file.drop_erased(forgotten)
+            gone += [(_ERASED_PREFIX + root, root) for root in forgotten]
         for key, root in [*gone, *((mark_key(mark), mark.root) for mark in marks)]:
             self._outgoing.send(DEPARTED_CUSTOMERS, tombstone(key=key, root=root, source=SOURCE, at=now))
         # A crash before the commit that follows sends these tombstones again.

@@ -5,24 +5,30 @@ case store are counts: attempts and ends of somebody without a name. A request i
 open, and carried out by the clock stage once none is.
 """
 
+import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput
+from bridge.contracts.events import AccountNotice, Channel, SubjectErased
+from bridge.contracts.topics import ACCOUNT_NOTICES, DEPARTED_CUSTOMERS
 from bridge.runtime.clock import Clock
+from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
     erasure,
+    gate,
     hard_bounce,
     incident,
+    late_member,
     person_key,
     receipt,
     recipient,
@@ -33,6 +39,16 @@ from consumers.case.permissions import Role
 from consumers.evidence.commitment import erasure_marker
 
 _ENDED = ("dismissed", "closed")
+_NOBODY = "erased/"
+"""Begins the name of whoever has none any more."""
+
+
+class LetterFiles(Protocol):
+    """Letters that lie for the printer."""
+
+    def erase(self, incident_id: str, message_id: str) -> None:
+        """Remove a letter and the lines of its address; what is gone already is none of its business. Raises Unreachable."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +67,29 @@ class Asked:
 class Erasures:
     """Requests to be forgotten, and what carries them out."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock) -> None:
+    def __init__(self, database: CaseDatabase, clock: Clock, letters: LetterFiles | None = None) -> None:
         self._database = database
         self._clock = clock
+        self._letters = letters
 
     def look(self, root: str) -> Asked | None:
         """Return what a request would do now, or None for somebody of whom nothing leads to the log."""
         with self._database.read() as connection:
-            roots = _roots_of(connection, {root})
+            roots = roots_of(connection, {root})
             known = connection.execute(
                 sa.select(sa.func.count()).select_from(person_key).where(person_key.c.root.in_(sorted(roots)))
             ).scalar_one()
-            notices = _recipients(connection, roots)
-            if not known and not notices:
+            notices = recipients_of(connection, roots)
+            if not known and not notices and not _is_affected(connection, roots):
                 return None
-            return Asked("", self._clock.now(), None, _open_incidents(notices), len(notices))
+            return Asked("", self._clock.now(), None, _open_incidents(connection, roots, notices), len(notices))
 
-    def ask(self, root: str, actor: Actor, role: Role, reason: str) -> Asked:
+    def ask(self, root: str, actor: Actor, role: Role, reason: str, *, known_elsewhere: bool = False) -> Asked:
         """Record the request and carry it out unless an open incident holds it. A repeated request is the same one.
 
-        One transaction: a crash leaves all of it or nothing. Raises BadInput for somebody whom nobody knows.
+        One transaction, in which letters are removed first: a crash in it leaves the request unknown, to be made again, or (of
+        one that was held) open, and the next look at it removes what is left. Raises BadInput for somebody whom nobody knows;
+        `known_elsewhere`: the index knows them.
         """
         now = self._clock.now()
 
@@ -78,10 +97,11 @@ class Erasures:
             known = connection.execute(
                 sa.select(erasure).where((erasure.c.root == root) & erasure.c.carried_out_at.is_(None))
             ).first()
-            roots = _roots_of(connection, {root})
-            notices = _recipients(connection, roots)
+            roots = roots_of(connection, {root})
+            notices = recipients_of(connection, roots)
             if known is None:
-                if not notices and not _has_key(connection, roots):
+                known_here = notices or _has_key(connection, roots) or _is_affected(connection, roots)
+                if not known_here and not known_elsewhere:
                     raise BadInput(f"{root[:100]!r}: nothing in the log is about them; nothing to erase")
                 erasure_id = secrets.token_hex(16)
                 connection.execute(
@@ -90,7 +110,7 @@ class Erasures:
                     )
                 )
                 case = SqlCaseWork(connection, now)
-                held = _open_incidents(notices)
+                held = _open_incidents(connection, roots, notices)
                 body: Body = {"erasure_id": erasure_id, "held": bool(held), "incident_count": len(held)}
                 record_act(case, actor, role, "erasure.requested", body, at=now, reason=reason)
                 asked_at = now
@@ -111,8 +131,8 @@ class Erasures:
         def work(connection: sa.Connection) -> int:
             done = 0
             for row in waiting:
-                roots = _roots_of(connection, {row.root})
-                notices = _recipients(connection, roots)
+                roots = roots_of(connection, {row.root})
+                notices = recipients_of(connection, roots)
                 asked = self._try(connection, row.erasure_id, row.requested_at, roots, notices, now)
                 done += asked.carried_out_at is not None
             return done
@@ -137,8 +157,8 @@ class Erasures:
                 if erasure_marker(bytes(row.key), row.root) in markers
             ]
             for root in found:
-                roots = _roots_of(connection, {root})
-                self._erase(connection, roots, _recipients(connection, roots), now)
+                roots = roots_of(connection, {root})
+                self._erase(connection, roots, recipients_of(connection, roots), now)
                 connection.execute(
                     sa.insert(erasure).values(
                         erasure_id=secrets.token_hex(16), root=root, roots=sorted(roots), requested_at=now,
@@ -168,23 +188,50 @@ class Erasures:
         notices: Sequence[Any],
         now: datetime,
     ) -> Asked:
-        held = _open_incidents(notices)
+        held = _open_incidents(connection, roots, notices)
         if held:
             return Asked(erasure_id, asked_at, None, held, len(notices))
+        # Before the rows that name them: a crash from here to the commit leaves request and rows as they were, and whoever
+        # looks at the request next removes letters that are gone already and all else.
+        self._erase_letters(connection, notices)
+        _withdraw(connection, notices, now)
         case = SqlCaseWork(connection, now)
-        for marker in self._erase(connection, roots, notices, now):
+        markers = self._erase(connection, roots, notices, now)
+        for marker in markers:
             body = {"erasure_id": erasure_id, "marker": marker, "requested_at": written(asked_at)}
             case.publish_case_event(
                 case_event("person.erased", incident_id=None, actor=None, role=None, at=now, body=body)
             )
+        done: Body = {
+            "erasure_id": erasure_id, "requested_at": written(asked_at), "key_count": len(markers),
+            "notice_count": len(notices),
+        }  # fmt: skip
+        case.publish_case_event(
+            case_event("erasure.carried_out", incident_id=None, actor=None, role=None, at=now, body=done)
+        )
         connection.execute(
             sa.update(erasure).where(erasure.c.erasure_id == erasure_id).values(carried_out_at=now, roots=sorted(roots))
         )
         return Asked(erasure_id, asked_at, now, (), len(notices))
 
+    def _erase_letters(self, connection: sa.Connection, notices: Sequence[Any]) -> None:
+        for row in notices:
+            letters = connection.execute(
+                sa.select(attempt.c.provider_message_id).where(
+                    (attempt.c.recipient_id == row.recipient_id)
+                    & (attempt.c.channel == Channel.LETTER)
+                    & attempt.c.provider_message_id.is_not(None)
+                )
+            ).scalars().all()  # fmt: skip
+            for message_id in letters if self._letters is not None else ():
+                assert self._letters is not None
+                self._letters.erase(row.incident_id, message_id)
+
     @staticmethod
     def _erase(connection: sa.Connection, roots: set[str], notices: Sequence[Any], now: datetime) -> list[str]:
-        """Erase keys and detach rows; return the markers by which whoever still has a key can tell that it was erased."""
+        """Erase keys, detach rows and tell the index; return the markers by which whoever still has a key can tell that it
+        was erased.
+        """
         markers = []
         for row in connection.execute(
             sa.select(person_key.c.root, person_key.c.key).where(
@@ -201,19 +248,33 @@ class Erasures:
         connection.execute(sa.delete(hard_bounce).where(hard_bounce.c.root.in_(sorted(roots))))
         for row in notices:
             _detach(connection, row)
+        _detach_members(connection, roots)
+        # The index's workers read it whatever becomes of this process, and again whenever a file is built anew.
+        outbox.append(
+            connection,
+            [
+                outbox.Outgoing(
+                    DEPARTED_CUSTOMERS, root=root, key=f"erased/{root}", event_id=secrets.token_hex(16),
+                    event=SubjectErased(root=root, erased_at=now),
+                )
+                for root in sorted(roots)
+            ],
+            now,
+        )  # fmt: skip
         return sorted(markers)
 
 
-def _roots_of(connection: sa.Connection, roots: set[str]) -> set[str]:
+def roots_of(connection: sa.Connection, roots: set[str]) -> set[str]:
     """Return everything that was merged into one person with any of `roots`, in any incident."""
     while True:
-        found = roots | {root for row in _recipients(connection, roots) for root in (row.root, *row.roots)}
+        found = roots | {root for row in recipients_of(connection, roots) for root in (row.root, *row.roots)}
         if found == roots:
             return roots
         roots = found
 
 
-def _recipients(connection: sa.Connection, roots: Collection[str]) -> Sequence[Any]:
+def recipients_of(connection: sa.Connection, roots: Collection[str]) -> Sequence[Any]:
+    """Return the notices to whom any of `roots` is, of all incidents: id, incident, roots and the incident's state."""
     wanted = set(roots)
     concerned = sa.select(affected.c.incident_id).where(affected.c.root.in_(sorted(wanted))).distinct()
     rows = connection.execute(
@@ -232,13 +293,81 @@ def _has_key(connection: sa.Connection, roots: Collection[str]) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _open_incidents(notices: Sequence[Any]) -> Sequence[str]:
-    return sorted({row.incident_id for row in notices if row.state not in _ENDED})
+def _withdraw(connection: sa.Connection, notices: Sequence[Any], now: datetime) -> None:
+    """Take notices off the account page: the topic keeps the newest state of each for ever, and this one has no text."""
+    ids = [row.recipient_id for row in notices]
+    posted = connection.execute(
+        sa.select(attempt.c.attempt_id, attempt.c.incident_id, recipient.c.customer_id, recipient.c.locale)
+        .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+        .where(
+            attempt.c.recipient_id.in_(ids)
+            & (attempt.c.channel == Channel.ACCOUNT_NOTICE)
+            & attempt.c.handed_over_at.is_not(None)
+            & recipient.c.customer_id.is_not(None)
+        )
+    ).all()
+    outbox.append(
+        connection,
+        [
+            outbox.Outgoing(
+                ACCOUNT_NOTICES, root=f"customer/{row.customer_id}", key=f"notice/{row.attempt_id}",
+                event_id=secrets.token_hex(16),
+                event=AccountNotice(
+                    notice_id=row.attempt_id, incident_id=row.incident_id, customer_id=row.customer_id, locale=row.locale,
+                    title="", body="", withdrawn=True, posted_at=now,
+                ),
+            )
+            for row in posted
+        ],
+        now,
+    )  # fmt: skip
+
+
+def _is_affected(connection: sa.Connection, roots: Collection[str]) -> bool:
+    query = sa.select(affected.c.root).where(affected.c.root.in_(sorted(roots))).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _open_incidents(connection: sa.Connection, roots: Collection[str], notices: Sequence[Any]) -> Sequence[str]:
+    """Return the open incidents that concern a person, also those in which nobody has planned their notice yet."""
+    found = connection.execute(
+        sa.select(affected.c.incident_id)
+        .join(incident, incident.c.incident_id == affected.c.incident_id)
+        .where(affected.c.root.in_(sorted(roots)) & incident.c.state.not_in(_ENDED))
+        .distinct()
+    ).scalars()
+    return sorted({*found, *(row.incident_id for row in notices if row.state not in _ENDED)})
+
+
+def _detach_members(connection: sa.Connection, roots: Collection[str]) -> None:
+    """Give members of ended incidents' answers names that lead to nobody; their leaves stay, so that nobody can be missing."""
+    wanted = sorted(roots)
+    for table in (affected, late_member):
+        for row in connection.execute(
+            sa.select(table.c.incident_id, table.c.revision, table.c.root).where(table.c.root.in_(wanted)).distinct()
+        ).all():
+            values: dict[str, Any] = {"root": f"{_NOBODY}{secrets.token_hex(8)}"}
+            if table is affected:
+                values["event"] = "{}"
+            connection.execute(
+                sa.update(table)
+                .where(
+                    (table.c.incident_id == row.incident_id)
+                    & (table.c.revision == row.revision)
+                    & (table.c.root == row.root)
+                )
+                .values(values)
+            )
+    for held in connection.execute(sa.select(gate.c.gate_id, gate.c.people).where(gate.c.people.is_not(None))).all():
+        people = held.people if isinstance(held.people, list) else json.loads(held.people or "[]")
+        if people and not set(people).isdisjoint(wanted):
+            kept = [each if each not in wanted else f"{_NOBODY}{secrets.token_hex(8)}" for each in people]
+            connection.execute(sa.update(gate).where(gate.c.gate_id == held.gate_id).values(people=kept))
 
 
 def _detach(connection: sa.Connection, row: Any) -> None:
     """Give a notice and its attempts names that lead to nobody, and remove what leads elsewhere: to providers, to texts."""
-    name = f"erased/{secrets.token_hex(8)}"
+    name = f"{_NOBODY}{secrets.token_hex(8)}"
     new_id = f"{row.incident_id}:{name}"
     attempts = connection.execute(
         sa.select(attempt.c.attempt_id).where(attempt.c.recipient_id == row.recipient_id)
@@ -255,7 +384,7 @@ def _detach(connection: sa.Connection, row: Any) -> None:
                 body_sha256=None,
             )
         )  # fmt: skip
-    placeholders = [name, *(f"erased/{secrets.token_hex(8)}" for _ in row.roots[1:])]
+    placeholders = [name, *(f"{_NOBODY}{secrets.token_hex(8)}" for _ in row.roots[1:])]
     values: Mapping[str, Any] = {
         "recipient_id": new_id, "root": name, "roots": placeholders, "customer_id": None, "residence": [], "contact": None,
         "why": {}, "notice_sha256": None,

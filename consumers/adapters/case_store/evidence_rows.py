@@ -171,7 +171,7 @@ class EvidenceRows:
             ).all()  # fmt: skip
         found = []
         for row in sorted(rows, key=lambda row: (row.number, row.root, row.member_leaf)):
-            event = None if row.event is None else CustomerAffected.model_validate_json(row.event)
+            event = None if row.event in (None, "{}") else CustomerAffected.model_validate_json(row.event)
             records = None if event is None else () if event.why is None else event.why.record_ids
             found.append(
                 LateMember(

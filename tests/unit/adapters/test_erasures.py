@@ -83,7 +83,7 @@ def test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_
     assert (row.customer_id, row.final_state, len(row.roots)) == (None, "reached", 2)
     assert [each.state for each in attempts] == ["bounced", "delivered"]
     assert {each.provider_message_id for each in attempts} == {None}
-    others = everything(case.database, without=("affected", "late_member", "erasure", "person_key", "outbox"))
+    others = everything(case.database, without=("erasure", "person_key", "outbox"))
     assert "customer/2" not in others
     assert "order/9" not in others
 

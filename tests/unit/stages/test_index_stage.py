@@ -21,11 +21,12 @@ from bridge.contracts.events import (
     PartitionResolved,
     ProvenanceRecorded,
     StoreBeat,
+    SubjectErased,
     UntaggedWrite,
     Unwatched,
     WatchStarted,
 )
-from bridge.contracts.queries import KeysAsked, RangesAsked
+from bridge.contracts.queries import Inspection, KeysAsked, RangesAsked
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     AFFECTED_CUSTOMERS,
@@ -431,6 +432,51 @@ def test_departed_people_and_deleted_records_survive_a_rebuild_after_compaction(
     assert bench.affected()[0].contact == customer(1).contact
     bench.alert(revision=2, scope=Scope(model_ids=("fraud-scorer",), exposed_from=NOW - timedelta(days=1)))
     assert [each.root for each in bench.affected()[2:]] == ["customer/1"]
+
+
+def inspected(bench: Bench, root: str) -> Inspection:
+    file = bench.stage._files[0]
+    assert isinstance(file, PartitionFile)
+    return file.inspect(root)
+
+
+def test_who_was_erased_is_forgotten_once_the_store_has_let_go_and_does_not_come_back_with_a_rebuild(
+    bench: Bench,
+) -> None:
+    erased = SubjectErased(root="customer/1", erased_at=NOW)
+    bench.feed(customer(1), customer(2), records_of(1), records_of(2))
+    bench.feed(erased, topic=DEPARTED_CUSTOMERS)
+    bench.ticks()
+    seen = inspected(bench, "customer/1")
+    assert (seen.person.state, len(seen.records)) == ("present", 1), (
+        "the store still holds them, and the index is its mirror"
+    )
+    bench.feed(removed("customer/1"), removed("customer/1", "provenance/r1"))
+    before = bench.broker.events(DEPARTED_CUSTOMERS)
+    bench.ticks()
+    assert inspected(bench, "customer/1").model_dump(include={"records"}) == {"records": ()}
+    assert inspected(bench, "customer/1").person.state == "absent"
+    assert len(inspected(bench, "customer/2").records) == 1
+    kept = bench.broker.events(DEPARTED_CUSTOMERS)
+    assert sorted(each.key for each in kept[len(before) :]) == ["customer/1", "provenance/r1"], (
+        "the kept copies go, too"
+    )
+
+    # compaction has reached neither topic: a rebuild reads all of it again
+    bench.restart(lose_file=True)
+    bench.feed(*before, erased, topic=DEPARTED_CUSTOMERS)
+    bench.feed(customer(1), records_of(1), removed("customer/1"), removed("customer/1", "provenance/r1"))
+    bench.broker.high = bench.offset
+    bench.ticks()
+    bench.alert(scope=Scope(model_ids=("fraud-scorer",), exposed_to=NOW - timedelta(days=3)))
+    assert bench.affected() == []
+    # and once no deleted record would be kept any more, the mark itself is forgotten
+    bench.clock.at += timedelta(days=1097)
+    bench.ticks()
+    assert bench.broker.events(DEPARTED_CUSTOMERS)[-1].key == "erased/customer/1"
+    bench.feed((bench.broker.events(DEPARTED_CUSTOMERS)[-1], bench.clock.now()), topic=DEPARTED_CUSTOMERS)
+    bench.ticks()
+    assert bench.stage._files[0].erased_before(bench.clock.now()) == []
 
 
 def test_without_a_retention_decision_a_deleted_customers_contact_is_forgotten(tmp_path: Path) -> None:
