@@ -3,18 +3,30 @@
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
 import structlog
 
+from tests.scheduling import UnitTestsAside, stand_back
 from tests.servers import kafka, mariadb
 from tests.servers.choice import Missing, Way, look_around, way_to
 
 # Ordinary runs try the same cases every time, and no slow moment of a shared machine fails them; chance is for the soak.
 hypothesis.settings.load_profile("ci")
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
+
+
+def pytest_configure() -> None:
+    stand_back()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> UnitTestsAside | None:
+    """Give a third worker the unit tests; with fewer workers everything stays as xdist has it."""
+    many = (config.getoption("numprocesses") or 0) > 2
+    return UnitTestsAside(config, log) if many and config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
