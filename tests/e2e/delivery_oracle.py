@@ -13,7 +13,9 @@ ARRIVES = frozenset({"delivered", "complaint", "delay", "spam", "throttle", "tim
 NEVER_TAKEN = frozenset({"refuse"})
 STATE_OF = {
     "complaint": "complained", "bounce": "bounced", "softbounce": "bounced", "refuse": "rejected", "reject": "rejected",
-    "silent": "expired",
+    "silent": "expired", "suppressed": "bounced",
+    # SES reports an automatic response as a soft bounce, and nothing tells it from one: the next channel is tried, too
+    "ooto": "bounced",
 }  # fmt: skip
 """Where an attempt ends, if not as `delivered`."""
 
