@@ -67,6 +67,11 @@ AGE = gauge(
     "upper bound on the age of the oldest change that is committed in the store and not yet published",
     question="how old is what the index knows?",
 )
+WAITING = gauge(
+    "tocsin_relay_waiting_count",
+    "changes that the relay has read and not settled; with a backlog these are as many as it reads at once, and more wait",
+    question="does the relay have a backlog?",
+)
 CHANGES = counter(
     "tocsin_relay_changes_total",
     "changelog rows settled",
@@ -417,6 +422,7 @@ class RelayStage:
                 self._drain(publisher, elsewhere, stop)
         finally:
             ACTIVE.set(0)
+            WAITING.set(0)
             if publisher is not None:
                 publisher.close()
 
@@ -440,6 +446,7 @@ class RelayStage:
                 continue
             prepared = following or self._prepare(besides=unsettled)
             following = None
+            WAITING.set(len(prepared.batch))
             if not prepared.batch:
                 if unsettled is not None:
                     self._settle(unsettled)

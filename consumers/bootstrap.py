@@ -196,7 +196,7 @@ def _check_means(parts: Parts) -> "CheckMeans":
     senders = {scenario: by_email(ses, delivery.from_address, simulated_email(scenario)) for scenario in EXPECTED}
     return CheckMeans(
         route=CanaryRoute(Channel.EMAIL, "ses", delivery.aws_region),
-        tried=canary_routes(settings),
+        tried=_canary_routes(settings),
         book=CanaryTables(_database(parts), clock),
         surroundings=AwsSurroundings(
             config,
@@ -1022,7 +1022,7 @@ def _email_lane(
     return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=bound)
 
 
-def canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
+def _canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
     """Return the routes that are tried all year: those that the settings name a destination for.
 
     In simulator mode nothing but simulators is written to.
@@ -1054,7 +1054,7 @@ def _canary_lanes(settings: Settings, clock: Clock) -> "Sequence[CanaryLane]":
         CanaryLane(
             route, timedelta(minutes=minutes[route.channel]), patience, _canary_sender(settings, clock, route.provider)
         )
-        for route in canary_routes(settings)
+        for route in _canary_routes(settings)
     ]
 
 
@@ -1232,6 +1232,7 @@ def _release(parts: Parts, process: Process) -> Stage:
 def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.clocks import Clocks
     from consumers.adapters.case_store.erasures import Erasures
+    from consumers.adapters.case_store.figures import Figures
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.letter_batches import WrittenLetters
     from consumers.case.verification import AwarenessPolicy
@@ -1246,6 +1247,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
     return ClockStage(
         Clocks(database, process.clock), watch, process.clock, process.health,
         chores=(erasures.carry_out_due, lambda: DIFFERING.set(comparison.reconcile_ended())),
+        figures=Figures(database, process.clock).read,
     )  # fmt: skip
 
 
@@ -1309,7 +1311,7 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(
         _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw),
-        CanaryTables(_database(parts), process.clock, canary_routes(settings)),
+        CanaryTables(_database(parts), process.clock, _canary_routes(settings)),
     )  # fmt: skip
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 

@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from bridge.contracts.envelope import open_envelope
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import Event
-from bridge.contracts.topics import Topic
+from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import (
     LOOK_SECONDS,
@@ -32,14 +32,22 @@ from bridge.runtime.generations import (
 )
 from bridge.runtime.kafka import Positions, new_consumer
 from bridge.runtime.settings import Kafka
-from bridge.runtime.telemetry import Health
+from bridge.runtime.telemetry import Health, gauge
 
 log = structlog.get_logger()
+
+LAG = gauge(
+    "tocsin_consumer_lag_count",
+    "messages of a topic that this process has yet to read, of the partitions assigned to it; marks of transactions count",
+    question="which stage is behind, and on what?",
+    labels={"topic": [topic.name for topic in TOPICS]},
+)
 
 _PIECE = 1000
 """Messages taken from the client at a time: few enough that their memory is used again while it is at hand."""
 _GATHER_SECONDS = 0.5
 """How long a batch is gathered at most, while whole pieces of it wait."""
+_LAG_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +205,7 @@ def consume(
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
     gathered = _Gathered(unopened)
+    lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
@@ -240,11 +249,28 @@ def consume(
             # Or the memory would hold this batch while it takes the next.
             del messages, batch
             handler.tick()
+            if time.monotonic() >= lag_due:
+                lag_due = time.monotonic() + _LAG_SECONDS
+                _show_lag(consumer, names)
             if time.monotonic() >= look_due:
                 look_due = time.monotonic() + LOOK_SECONDS
                 _follow_generation(kafka, consumer)
     finally:
+        for name in names.values():
+            LAG.labels(name).set(0)
         consumer.close()
+
+
+def _show_lag(consumer: Any, names: Mapping[str, str]) -> None:
+    """Say how far behind this member is, by what the client knows already: nobody is asked."""
+    lag = dict.fromkeys(names.values(), 0)
+    for at in consumer.position(consumer.assignment()):
+        _, end = consumer.get_watermark_offsets(at, cached=True)
+        # Both are below 0 until something was fetched.
+        if at.offset >= 0 and end > at.offset:
+            lag[names[at.topic]] += end - at.offset
+    for name, count in lag.items():
+        LAG.labels(name).set(count)
 
 
 def _follow_generation(kafka: Kafka, consumer: Any) -> None:

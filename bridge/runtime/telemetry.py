@@ -6,11 +6,13 @@ it answers; all label sets start at 0. Logs are JSON on stderr. Neither ever hol
 
 import json
 import logging
+import platform
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -76,6 +78,14 @@ def histogram(
     return metric
 
 
+BUILD = gauge(
+    "tocsin_build_info",
+    "1, by the version of Tocsin and of Python that this process runs",
+    question="do all processes run the same version?",
+    labels={"version": (), "python": ()},
+)
+
+
 def configure_logs(process: str, *, level: str = "INFO") -> None:
     """Send every log line of this process to stderr as one JSON object."""
     structlog.configure(
@@ -131,6 +141,7 @@ class TelemetryServer:
 
     def __init__(self, host: str, port: int, health: Health, *, run_file: Path | None = None) -> None:
         registry_health = health
+        BUILD.labels(version("tocsin"), platform.python_version()).set(1)
 
         class _Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

@@ -24,6 +24,7 @@ import structlog
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import counter
+from consumers.domain.contacts import mailbox_provider
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
 
 log = structlog.get_logger()
@@ -149,9 +150,18 @@ def receipts_in(mail: Message, attempt_id: str, raw_sha256: str, now: datetime) 
         found[event_id] = Receipt(
             # which message it is about the reference says; its Message-ID was learned when the server took it
             provider=PROVIDER, provider_event_id=event_id, provider_message_id="", attempt_id=attempt_id,
-            kind=what, sub_type=word, occurred_at=at, raw_sha256=raw_sha256,
+            kind=what, sub_type=word, occurred_at=at, raw_sha256=raw_sha256, mailbox=_mailbox(machine_readable),
         )  # fmt: skip
     return tuple(found.values())
+
+
+def _mailbox(machine_readable: Message) -> str:
+    """Return who keeps the mailbox that a report is about, by the recipient that it names."""
+    for block in _blocks(machine_readable):
+        _, _, address = str(block.get("Final-Recipient") or block.get("Original-Recipient") or "").partition(";")
+        if "@" in address:
+            return mailbox_provider(address.strip())
+    return "none"
 
 
 _MAY_RECUR = frozenset({ReceiptKind.DELAYED})

@@ -57,9 +57,10 @@ SHARES = gauge(
 )
 BUDGET = gauge(
     "tocsin_provider_budget_used_ratio",
-    "what was sent through a provider this month against its budget; above 1 it is overdrawn, 0 without a budget",
-    question="what does the second provider cost us?",
-    labels={"provider": ["smtp", "sms_gateway"]},
+    "what was sent through a provider this month against its budget, of SNS against the account's spend limit for SMS; above"
+    " 1 it is overdrawn, 0 where budget or price is unknown",
+    question="what does the second provider cost us, and does the SMS spend limit end before the month?",
+    labels={"provider": ["sns", "smtp", "sms_gateway"]},
 )
 TROUBLES = gauge(
     "tocsin_provider_troubles_count",
@@ -306,6 +307,8 @@ class ProviderWatch:
         if self._email is not None:
             QUOTA_LEFT.labels("ses").set(float("inf") if self._email.left is None else self._email.left)
             RATE.labels("ses").set(self.bound("ses").per_second or 0.0)
+        if self._sms is not None and self._sms.spent is not None:
+            BUDGET.labels("sns").set(self._sms.spent / max(self._sms.limit, 0.01))
         for provider, price in self._policy.prices.items():
             spent = price.spent(self._sent.get(provider, 0))
             BUDGET.labels(provider).set(spent / price.budget if spent is not None and price.budget else 0.0)

@@ -28,6 +28,7 @@ from consumers.adapters.aws import AwsConfig, client, is_loopback, unreachable
 from consumers.adapters.receipt_fields import instant, json_object, readable, text
 from consumers.adapters.ses import ATTEMPT_TAG
 from consumers.adapters.ses import SesEmail as _Ses
+from consumers.domain.contacts import mailbox_provider
 from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptDelivery, ReceiptKind
 
 MAX_PER_CALL = 10
@@ -237,7 +238,14 @@ def _ses_receipt(event: dict[str, Any], raw_sha256: str) -> Receipt | None:
         sub_type=text(sub_type) if sub_type is not None else None,
         occurred_at=instant(occurred),
         raw_sha256=raw_sha256,
+        mailbox=_mailbox(mail.get("destination")),
     )
+
+
+def _mailbox(destination: Any) -> str:
+    """Return who keeps the mailbox: SES names the only recipient of each of our messages."""
+    is_one = isinstance(destination, list) and len(destination) == 1 and isinstance(destination[0], str)
+    return mailbox_provider(destination[0]) if is_one else "none"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

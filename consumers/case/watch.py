@@ -4,12 +4,13 @@ Planning and the commands keep duties in step themselves; this catches what they
 consequences, rules that changed, an incident that nobody has counted yet. Several may watch at once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, datetime, time
 
 from bridge.contracts.errors import BadInput
-from consumers.case.adoption import overdue_reviews
+from consumers.case.adoption import review_rows
 from consumers.case.duties import refresh, stands
 from consumers.case.intake_rules import ENDED
 from consumers.case.store import CaseStore, CaseWork, IncidentRecord, PageRecord
@@ -28,6 +29,10 @@ class Watched:
     """Incidents whose recorded facts the law cannot read: their duties stand as before."""
     reviews_overdue: int
     """Rules that are past their re-check."""
+    review_due_seconds: float = math.inf
+    """Until the next rule is to be checked again; below 0 it is overdue."""
+    duties: Sequence[str] = ()
+    """Regime ids of the rules in force."""
 
 
 class IncidentWatch:
@@ -57,7 +62,12 @@ class IncidentWatch:
         self._escalated = {name: reached for name, reached in self._escalated.items() if name in names}
         undecided = [each.detected_at for each in open_ if each.state in UNDECIDED and not each.exercise]
         age = max(((now - at).total_seconds() for at in undecided), default=0.0)
-        return Watched(moved, age, unusable, self._overdue(law, now.date()))
+        reviews = review_rows(law.rules, self._store.look(lambda case: case.adoptions()), now.date())
+        overdue = sum(row.is_overdue(now.date()) for row in reviews)
+        # the whole day counts
+        due = (datetime.combine(row.due_on, time.max, UTC) for row in reviews)
+        next_due = min(((at - now).total_seconds() for at in due), default=math.inf)
+        return Watched(moved, age, unusable, overdue, next_due, tuple(law.rules.by_id))
 
     def _needs(self, case: CaseWork, incident: IncidentRecord, law: Law, now: datetime) -> bool:
         clock = verification_clock(incident, case.facts(incident.incident_id), self._policy)
@@ -82,9 +92,6 @@ class IncidentWatch:
         moved: Sequence[object] = refresh(case, current, law, now)
         again = case.incident(incident.incident_id) or current
         return len(moved) + len(escalate(case, again, self._policy, law, now))
-
-    def _overdue(self, law: Law, today: date) -> int:
-        return len(overdue_reviews(law.rules, self._store.look(lambda case: case.adoptions()), today))
 
     def _page_unusable(self, incident: IncidentRecord, error: BadInput, now: datetime) -> None:
         page = PageRecord(

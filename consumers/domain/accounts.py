@@ -70,7 +70,12 @@ class SmsAccount:
     @property
     def exhausted(self) -> bool:
         """Whether the month's limit is known to be spent: SNS would take SMS and send none of them."""
-        return self.spent is not None and self.spent >= (1.0 if self.spend_limit is None else self.spend_limit)
+        return self.spent is not None and self.spent >= self.limit
+
+    @property
+    def limit(self) -> float:
+        """What may be spent in a month, in USD."""
+        return 1.0 if self.spend_limit is None else self.spend_limit
 
 
 @dataclass(frozen=True, slots=True)

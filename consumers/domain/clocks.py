@@ -6,6 +6,8 @@ from datetime import datetime
 
 WARN_AT_PERCENT: Sequence[int] = (50, 75, 90)
 MISSED_PERCENT = 100
+LATE_PEOPLE = "late-people"
+"""Stands for a duty's name where it is about those who were found late, whatever the duty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,10 @@ class RunningClock:
     conservative: bool
     """The deadline counts from the earliest recorded instant: awareness is not recorded yet."""
     exercise: bool
+    conservative_at: datetime | None = None
+    """The deadline counted from the earliest recorded instant, usually the detection."""
+    recorded_at: datetime | None = None
+    """The deadline counted from the recorded fact, such as awareness; None while nobody recorded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,12 @@ class Mark:
 
     clock: RunningClock
     percent: int
+
+
+def elapsed_share(clock: RunningClock, now: datetime) -> float:
+    """Return how much of the time has passed: 0 at the start, 1 at the deadline, more after it."""
+    whole = (clock.deadline_at - clock.started_at).total_seconds()
+    return max(0.0, (now - clock.started_at).total_seconds() / whole) if whole > 0 else 1.0
 
 
 def highest_mark(clock: RunningClock, now: datetime) -> Mark | None:

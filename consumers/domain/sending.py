@@ -257,6 +257,8 @@ class Receipt:
     sub_type: str | None
     occurred_at: datetime
     raw_sha256: str
+    mailbox: str = "none"
+    """Who keeps the mailbox (`domain.contacts.MAILBOXES`), where the provider says it. For counting; never stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,18 @@ VISIBLE = gauge(
     "from the relay's last heartbeat written in the store to it being visible here; the slowest of this worker's partitions",
     question="how long does a change in the store take until it counts?",
 )
+DELAY = histogram(
+    "tocsin_index_delay_seconds",
+    "from a heartbeat written in the store to it being visible in a partition of the index",
+    question="how fast do changes in the store count, and how often slowly?",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+HEARTBEAT_AGE = gauge(
+    "tocsin_index_heartbeat_age_seconds",
+    "since the newest heartbeat that this worker's index holds was written in the store, of the partition that is furthest"
+    " behind; it grows while nothing comes, 0 without partitions",
+    question="does the index know what happened in the store just now?",
+)
 
 
 class PartitionFile(Protocol):
@@ -382,6 +394,7 @@ class IndexStage:
         self._empty: dict[tuple[str, int], tuple[int, int]] = {}
         self._upkeep_due = 0.0
         self._visible_seconds: dict[int, float] = {}
+        self._last_beats: dict[int, datetime] = {}
         self._partition_count = 0
         self._busy_until = 0.0
         self._careful_until = 0.0
@@ -390,6 +403,8 @@ class IndexStage:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
+        # Asked at each scrape: it goes on growing while this stage is stuck.
+        HEARTBEAT_AGE.set_function(self._heartbeat_age)
         try:
             self.prepare(stop)
             while not stop.is_set():
@@ -456,6 +471,7 @@ class IndexStage:
                 now=self._clock.now(),
             )
             self._files[partition] = file
+            self._last_beats[partition] = file.last_beat() or self._clock.now()
             positions |= {(topic, partition): offset for topic, offset in file.positions().items()}
             for incident in self._open_incidents():
                 self._aim(incident, partition)
@@ -468,6 +484,7 @@ class IndexStage:
                 file.settle()
             self._stood_at.pop(partition, None)
             self._visible_seconds.pop(partition, None)
+            self._last_beats.pop(partition, None)
             self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
             self._index.close(partition)
         self._owned_changed()
@@ -582,8 +599,14 @@ class IndexStage:
             self._send(DEPARTED_CUSTOMERS, record, key=_PROVENANCE_PREFIX + record.record_id, root=record.root)
 
     def _show_delay(self, partition: int, written_at: datetime) -> None:
-        self._visible_seconds[partition] = max(0.0, (self._clock.now() - written_at).total_seconds())
+        self._last_beats[partition] = written_at
+        delay = self._visible_seconds[partition] = max(0.0, (self._clock.now() - written_at).total_seconds())
+        DELAY.observe(delay)
         VISIBLE.set(max(self._visible_seconds.values()))
+
+    def _heartbeat_age(self) -> float:
+        oldest = min(tuple(self._last_beats.values()), default=None)
+        return 0.0 if oldest is None else max(0.0, (self._clock.now() - oldest).total_seconds())
 
     def _set_aside(self, message: Received) -> None:
         self._dead_letters.put_raw(

@@ -20,7 +20,8 @@ from bridge.runtime.consume import PassedOver, Received, consume
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
-from bridge.runtime.telemetry import Health, counter
+from bridge.runtime.telemetry import Health, counter, gauge
+from consumers.domain.contacts import MAILBOXES
 from consumers.domain.ledger import Handed
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, ReceiptSource
 
@@ -36,9 +37,19 @@ RECEIVED = counter(
 )
 BY_KIND = counter(
     "tocsin_receipts_by_kind_total",
-    "receipts by provider event, exercises left out",
-    question="how many messages arrive, bounce or draw complaints?",
-    labels={"kind": [kind.value for kind in ReceiptKind]},
+    "receipts by provider event, exercises left out, and by who keeps the mailbox (by its public domain; none where the"
+    " provider does not say)",
+    question="how many messages arrive, bounce or draw complaints, and does one mailbox provider put ours off?",
+    labels={
+        "provider": ["ses", "smtp", "sns", "sms_gateway", "store"],
+        "kind": [kind.value for kind in ReceiptKind],
+        "mailbox": [*MAILBOXES, "none"],
+    },
+)
+BEHIND = gauge(
+    "tocsin_receipts_behind_seconds",
+    "age of the oldest event among the receipts read last, of the source that is furthest behind; 0 with none waiting",
+    question="do we learn soon what became of messages?",
 )
 
 
@@ -77,6 +88,7 @@ class Receipts:
         self._sources = sources
         self._dead_letters = dead_letters
         self._health = health
+        self._behind: dict[str, float] = {}
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         return self._ledger.positions(STAGE, partitions)
@@ -110,6 +122,7 @@ class Receipts:
             self._health.missing(source.name, str(error))
             log.warning("receipts wait", source=source.name, reason=str(error))
         if not deliveries:
+            self._show_behind(source.name, ())
             return 0
         receipts: Sequence[Receipt] = [receipt for delivery in deliveries for receipt in delivery.receipts]
         for delivery in deliveries:
@@ -121,7 +134,13 @@ class Receipts:
             receipts = self._canaries.settle(receipts)
         self._count(receipts, self._ledger.settle_receipts(receipts))
         source.settle([delivery.handle for delivery in deliveries])
+        self._show_behind(source.name, receipts)
         return len(deliveries)
+
+    def _show_behind(self, source: str, receipts: Sequence[Receipt]) -> None:
+        ages = [receipt.occurred_at.timestamp() for receipt in receipts]
+        self._behind[source] = max(0.0, time.time() - min(ages)) if ages else 0.0
+        BEHIND.set(max(self._behind.values()))
 
     def _keep(self, source: str, delivery: ReceiptDelivery) -> None:
         offset = int(hashlib.sha256(delivery.raw).hexdigest()[:15], 16)
@@ -135,9 +154,9 @@ class Receipts:
         RECEIVED.labels("applied").inc(handed.applied - len(handed.exercises))
         RECEIVED.labels("kept_aside").inc(handed.kept_aside)
         RECEIVED.labels("repeated").inc(handed.repeated)
-        real = (each.kind for each in receipts if each.provider_event_id not in handed.exercises)
-        for kind, count in Counter(real).items():
-            BY_KIND.labels(kind.value).inc(count)
+        real = [each for each in receipts if each.provider_event_id not in handed.exercises]
+        for labels, count in Counter((each.provider, each.kind.value, each.mailbox) for each in real).items():
+            BY_KIND.labels(*labels).inc(count)
 
 
 def _read_receipt(event: NoticeRead) -> Receipt:

@@ -22,10 +22,9 @@ from consumers.adapters.case_store.tables import (
     recipient,
     still_concerned,
 )
-from consumers.domain.clocks import MISSED_PERCENT, Mark, RunningClock
+from consumers.domain.clocks import LATE_PEOPLE, MISSED_PERCENT, Mark, RunningClock
 
 _IN_ONE_PAGE = 20
-LATE_PEOPLE = "late-people"
 """Stands for a regime: the clock of people who came late, or of whom more was found."""
 
 
@@ -78,6 +77,8 @@ class Clocks:
                     deadline_at=row["watched"],
                     conservative=row["deadline_at"] is None,
                     exercise=bool(row["exercise"]),
+                    conservative_at=row["conservative_deadline_at"],
+                    recorded_at=row["deadline_at"],
                 )
                 for row in rows
             )
@@ -129,6 +130,7 @@ class Clocks:
                 deadline_at=row["deadline_at"],
                 conservative=False,
                 exercise=bool(row["exercise"]),
+                recorded_at=row["deadline_at"],
             )
             for row in rows
         )

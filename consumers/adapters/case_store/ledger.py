@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -87,6 +87,13 @@ TO_DELIVERED = histogram(
     "from handing a message over to the moment at which it arrived, as its receipt says; exercises left out",
     question="how long do notices take to arrive, by channel?",
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600),
+    labels={"channel": [channel.value for channel in Channel]},
+)
+FALLBACKS = counter(
+    "tocsin_delivery_fallbacks_total",
+    "attempts begun because an earlier channel did not reach somebody, by the channel that is tried instead; exercises"
+    " left out",
+    question="how many are told by another channel than the first, and by which?",
     labels={"channel": [channel.value for channel in Channel]},
 )
 STRANGERS = counter(
@@ -1221,6 +1228,7 @@ class Ledger:
         reopened: set[str] = set()
         undone: list[str] = []
         new_attempts: list[dict[str, Any]] = []
+        fallbacks = Counter[Channel]()
         ends: dict[tuple[str, bool], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
         superfluous: list[_Change] = []
         for person in known:
@@ -1238,6 +1246,7 @@ class Ledger:
                 else _channels(person["channels"], dead.get(person["recipient_id"], ())),
             )
             if following.channels:
+                fallbacks.update(() if person["exercise"] else following.channels)
                 new_attempts.extend(
                     self._new_attempt(
                         person["recipient_id"], person["incident_id"], last["release_id"], number, channel, policy,
@@ -1259,6 +1268,8 @@ class Ledger:
                 )
         if new_attempts:
             insert_attempts(connection, new_attempts)
+            for channel, count in fallbacks.items():
+                FALLBACKS.labels(channel.value).inc(count)
             # a bounce after the end (asynchronous ones take days) takes end and finish back
             connection.execute(
                 sa.update(recipient).where(recipient.c.recipient_id.in_(undone)).values(final_state=None, final_at=None)

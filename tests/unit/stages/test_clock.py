@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from bridge.runtime.telemetry import Health
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.clocks import Clocks
 from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.case.figures import CaseFigures
 from consumers.case.watch import Watched
 from consumers.domain.clocks import Mark, RunningClock
-from consumers.stages.clock import CLOSEST, RUNNING, ClockStage
+from consumers.stages.clock import AFFECTED, APPROVALS, CLOSEST, DUE, ELAPSED, RUNNING, ClockStage
 from tests.unit.adapters.ledger_case import sqlite_case_store
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -76,6 +78,27 @@ def test_the_closest_deadline_is_shown() -> None:
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (7200, 2)
     ClockStage(FakeTable(), NothingElse(), SetClock(START), Health()).look()
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (float("inf"), 0)
+
+
+def test_each_duty_shows_both_its_dates_and_how_much_of_its_time_has_passed() -> None:
+    both = replace(
+        clock_of("x", 100), conservative_at=START + timedelta(hours=80), recorded_at=START + timedelta(hours=100)
+    )
+    later = replace(
+        both, conservative_at=START + timedelta(hours=90), recorded_at=None, deadline_at=START + timedelta(400)
+    )
+    exercise = replace(both, regime_id="y", exercise=True)
+    figures = CaseFigures(approvals_waiting=2, recorded_people=5, possible_people=3)
+    now, table = SetClock(START + timedelta(hours=75)), FakeTable(both, later, exercise)
+    stage = ClockStage(table, NothingElse(), now, Health(), figures=lambda: figures)
+    stage.look()
+    hours = [DUE.labels("x", clock)._value.get() / 3600 for clock in ("conservative", "recorded")]
+    assert (hours, ELAPSED.labels("x")._value.get()) == ([5, 25], 0.75)
+    assert "'duty': 'y'" not in str(list(DUE.collect())), "an exercise is nobody's deadline"
+    assert (APPROVALS._value.get(), AFFECTED.labels("possible")._value.get()) == (2, 3)
+    table.clocks = []
+    stage.look()
+    assert (DUE.labels("x", "recorded")._value.get(), ELAPSED.labels("x")._value.get()) == (float("inf"), 0)
 
 
 def test_a_silent_case_store_is_waited_for_and_said() -> None:

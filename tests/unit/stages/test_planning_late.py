@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import CustomerAffected, Sensitivity
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.clocks import LATE_PEOPLE, Clocks
+from consumers.adapters.case_store.clocks import Clocks
+from consumers.domain.clocks import LATE_PEOPLE
 from consumers.domain.resolution import member_leaf
 from consumers.evidence.merkle import leaf_hash, root_over
 from consumers.stages.planning import Planning
