@@ -353,6 +353,7 @@ class PartitionResolved(Event):
     resolved_at: Instant
     rewriting: Rewriting | None = None
     """As the incident said it."""
+    exercise: bool = False
 
 
 class DeliverNotice(Event):

@@ -79,6 +79,8 @@ class PartitionResolvedLeaf(EventLeaf):
     untagged_count: Count
     code_version: Version | None = None
     resolved_at: At
+    exercise: Flag | None = None
+    """Only of an exercise."""
 
 
 CASE_KINDS: Kinds = {

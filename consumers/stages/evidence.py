@@ -420,6 +420,7 @@ def _partition_resolved(event: PartitionResolved, source: Source) -> dict[str, A
         "untagged_count": sum(each.untagged_count for each in event.coverage),
         "code_version": event.code_version,
         "resolved_at": event.resolved_at,
+        "exercise": event.exercise or None,
     }
 
 

@@ -845,7 +845,7 @@ class IndexStage:
         # From here on a crash, a lost file or another owner finds the frozen answer and publishes the same people again
         # under the same ids, so that planning never sees two answers of one partition.
         header, members = file.thaw(self._artefacts.get(sha256))
-        resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256)
+        resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256, exercise=incident.exercise)
         if not just_found and members_root(members) != resolved.merkle_root:
             raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
         at = self._clock.now()

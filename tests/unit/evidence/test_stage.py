@@ -97,6 +97,14 @@ def logged(tmp_path: Path, *batch: Received) -> list[dict[str, Any]]:
     return leaves_of(tmp_path / "log")
 
 
+def test_the_answer_to_an_exercise_says_so_and_a_real_one_reads_as_ever(tmp_path: Path) -> None:
+    drill = RESOLVED.model_copy(update={"exercise": True})
+    real, marked = logged(
+        tmp_path, received(RESOLVED, 8, topic=RESOLUTIONS.name), received(drill, 9, topic=RESOLUTIONS.name)
+    )[-2:]
+    assert (real.get("exercise"), marked["exercise"]) == (None, True)
+
+
 def test_every_sort_of_message_becomes_its_leaf_with_its_source(tmp_path: Path) -> None:
     leaves = logged(
         tmp_path,
