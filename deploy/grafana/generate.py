@@ -91,6 +91,11 @@ OVERVIEW = (
              [("max by (provider) (tocsin_provider_rate_per_second)", "{{provider}}")], unit="cps"),
         View("Second provider's budget used", "What does the second provider cost us?",
              [("max by (provider) (tocsin_provider_budget_used_ratio)", "{{provider}}")], unit="percentunit", red_from=1),
+        View("Last canary message that arrived", "How long ago did we last see that notices would arrive?",
+             [("min by (channel, provider) (tocsin_canary_age_seconds)", "{{channel}} {{provider}}"),
+              ("max by (channel) (tocsin_canary_every_seconds)", "{{channel}} as set")], unit="s"),
+        View("Canary messages", "Would notices arrive if we had to send them now?",
+             [("sum by (provider, result) (tocsin_canary_messages_total)", "{{provider}} {{result}}")]),
     ]),
     Row("Does anything stand still?", [
         View("From the store to the index", "How long does a change in the store take until it counts?",
