@@ -41,6 +41,7 @@ from consumers.commands import initialise, metrics_addresses, stage_command
 from consumers.demo import oracle, shop, witnesses
 from consumers.demo.kills import UNHURRIED, Killer, Scene
 from consumers.demo.narrator import Narrator
+from consumers.demo.on_call import HURRY, Monitoring, OnCall
 from consumers.demo.progress import Progress, open_changes
 from consumers.demo.surroundings import BringUp, embedded, open_engine
 from consumers.evidence.keys import read_vkey, vkey_path
@@ -173,6 +174,7 @@ class _Demo:
         self._quiet = bool(options.kill)
         self._letters = not self._quiet
         self._posted: set[Path] = set()
+        self._monitoring: Monitoring | None = None
         self._seen: list[str] = []
         """What of `_FALLBACKS` was told, in order."""
 
@@ -186,6 +188,7 @@ class _Demo:
         self._start_stages()
         self._approve_texts()
         self._carry_changes()
+        self._watch_stages()
         incident_id = self._leak()
         self._show_what_is_owed(incident_id)
         self._approve_release(incident_id)
@@ -211,6 +214,17 @@ class _Demo:
         )["url"]
         secret = self._folder / "keys" / "model-monitor.secret"
         callback_port = _free_port()
+        self._on_call = OnCall(self._folder / "on-call.jsonl")
+        self._stack.callback(self._on_call.close)
+        pager: dict[str, Any] = {"on_call": {"url": f"{self._on_call.url}/page", "secret": self._on_call.secret}}
+        why_not = "a stage is killed" if self._quiet else Monitoring.missing()
+        if why_not is None:
+            self._monitoring = Monitoring(self._folder, self._on_call, _free_port)
+            self._stack.callback(self._monitoring.stop)
+            self._monitoring.start_alertmanager()
+            pager["alertmanager_urls"] = [self._monitoring.alertmanager_url]
+        else:
+            self._tell.say(f"No Prometheus and Alertmanager watch this demo ({why_not}); pages arrive all the same.")
         changes: dict[str, dict[str, Any]] = {
             "kafka": dict(surroundings.kafka),
             "store": {
@@ -250,9 +264,10 @@ class _Demo:
                     "callback_port": callback_port,
                 },
                 # quick, so that a demo can show it: in an installation thirty seconds and five messages
-                "circuit": {"in_a_row": _SNS_REFUSES, "open_seconds": 3, "probes": 1},
+                "circuit": {"in_a_row": _SNS_REFUSES, "open_seconds": 4, "probes": 1},
             },
             "evidence": {"origin": "demo.example.com/log"},
+            "pager": pager,
             "metrics": {"port_base": 0},
         }
         for section, values in UNHURRIED.items() if self._options.kill else ():
@@ -345,6 +360,15 @@ class _Demo:
             f"{status.partition_count} partitions."
         )
 
+    def _watch_stages(self) -> None:
+        if self._monitoring is not None:
+            self._monitoring.start_prometheus(metrics_addresses(self._settings))
+            self._until(self._monitoring.answers, "Prometheus and Alertmanager answer", 30)
+            self._tell.say(
+                f"Prometheus watches every process by the rules that are shipped, {HURRY} times as fast: "
+                f"{self._monitoring.prometheus_url}"
+            )
+
     def _leak(self) -> str:
         start, end = shop.exposure_window(self._shop.now)
         self._tell.chapter(
@@ -373,7 +397,14 @@ class _Demo:
             "every partition answers and planning ends",
             180,
         )
+        self._tell_page("incident_opened")
         return str(incident_id)
+
+    def _tell_page(self, kind: str) -> None:
+        page = self._until(partial(self._on_call.page, kind), f"the page {kind} arrives", 30)
+        self._see(
+            f"page {kind}", f"PAGE to who is on call (signature verified): {page['summary']}; next: {page['next']}"
+        )
 
     def _show_what_is_owed(self, incident_id: str) -> None:
         self._tell.chapter("Who is affected and why")
@@ -423,6 +454,9 @@ class _Demo:
 
     def _approve_release(self, incident_id: str) -> None:
         self._tell.chapter("Two people approve what will go out")
+        if not self._quiet:
+            # before the second approval: SES shall be ill when the first mail goes
+            self._fault({"sesv2": {"answer": "403", "operation": "SendBulkEmail"}})
         prepared = json.loads(self._type("rosa", "incident", "prepare", incident_id, "--json", quiet=True))
         self._tell.say(f"rosa prepares a release; its policy is {prepared['policy_sha256'][:16]}...")
         for who, reason in (("dora", "numbers checked"), ("carl", "text and law checked")):
@@ -446,7 +480,8 @@ class _Demo:
         deadline = time.monotonic() + 900
         shown = 0.0
         if not self._quiet:
-            # as many calls as open its circuit; the next one is the probe that finds it well
+            self._see_ses_ill()
+            # SES is well again; of SNS as many calls as open its circuit: the next one is the probe that finds it well
             self._fault({"sns": {"answer": "403", "operation": "Publish", "calls": _SNS_REFUSES}})
         while True:
             # asked first: what has happened until then is still looked at
@@ -477,6 +512,20 @@ class _Demo:
             60,
             give_up=False,
         )
+
+    def _see_ses_ill(self) -> None:
+        """SES refuses every mail until whoever is on call has heard of it; no mail is lost meanwhile."""
+        self._tell.say("SES refuses our mails: they wait where they are.")
+        self._tell_page("provider.circuit_open")
+        if self._monitoring is None:
+            return
+        alert = self._until(
+            partial(self._on_call.alert, "TocsinProviderTrouble", provider="ses"),
+            "Prometheus' alert arrives", 30, give_up=False,
+        )  # fmt: skip
+        if alert:
+            words = alert["annotations"]
+            self._see("alert", f"ALERT by Prometheus: {words['summary']}; runbook: {words['runbook_url']}")
 
     def _see(self, what: str, words: str) -> None:
         self._seen.append(what)
@@ -584,6 +633,7 @@ class _Demo:
             ("result", "all witnesses agree" if not faults else f"{len(faults)} differences"),
             ("took", f"{self._tell.seconds:.0f} s"),
             ("mailbox", f"{self._sandbox}/_mailbox"),
+            *((("Prometheus", self._monitoring.prometheus_url),) if self._monitoring is not None else ()),
             *((f"metrics of {stage}", address) for stage, address in sorted(addresses.items())),
         ]
         self._tell.table([{"what": what, "value": value} for what, value in facts], ["what", "value"], "Summary")
@@ -592,6 +642,9 @@ class _Demo:
             "kafka": self._settings.kafka.bootstrap_servers,
             "sandbox": self._sandbox,
             "metrics": addresses,
+            "prometheus": None if self._monitoring is None else self._monitoring.prometheus_url,
+            "alertmanager": None if self._monitoring is None else self._monitoring.alertmanager_url,
+            "alerts": self._on_call.alert_names(),
             "seed": self._options.seed,
             "customers": self._options.customers,
             "now": self._shop.now.isoformat(),

@@ -639,8 +639,9 @@ def _page(address: str, timeout_seconds: float) -> Iterator[Piece]:
 
 # --- the demo ---------------------------------------------------------------------------------------------------------
 
-DEMO_EXCLUDED = ("mailbox", "letters", "store.db", "store.db-*")
-"""What holds people by design: what was sent to them, and the store itself."""
+DEMO_EXCLUDED = ("mailbox", "letters", "store.db", "store.db-*", "monitoring/tsdb")
+"""What holds people by design: what was sent to them, and the store itself. And Prometheus' files, which are large and hold
+what each process shows, which is searched itself."""
 
 
 def demo_places(folder: Path, temporary: Path | None = None) -> list[Place]:

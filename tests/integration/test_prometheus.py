@@ -4,6 +4,7 @@ import os
 import sqlite3
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from tests.e2e.leak_search import Piece, Place, demo_values, search
 from tests.servers import prometheus
 from tests.servers.choice import Missing, look_around, way_to
 from tests.servers.local import running, scratch_folder
-from tests.servers.prometheus import PrometheusServer, check_config, prometheus_server
+from tests.servers.prometheus import PrometheusServer, check_config
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yaml"
 
@@ -48,6 +49,16 @@ class Scene:
         """Return what is not 0, by the values of `labels`."""
         found = self.prometheus.query(promql)
         return {tuple(series[label] for label in labels): value for series, value in found if value}
+
+    def notifications(self) -> list[dict[str, Any]]:
+        """Return what Alertmanager told who is on call, in order."""
+        lines = (self.folder / "on-call.jsonl").read_text(encoding="utf-8").splitlines()
+        return [each for each in map(loads, lines) if each["kind"] == "alerts"]
+
+    def pages(self) -> set[str]:
+        """Return the kinds of the pages that came by our pager's own webhook, verified."""
+        lines = (self.folder / "on-call.jsonl").read_text(encoding="utf-8").splitlines()
+        return {each["data"]["kind"] for each in map(loads, lines) if each["kind"] == "page"}
 
 
 def shipped_config() -> dict[str, Any]:
@@ -74,16 +85,11 @@ def scene(programs: None) -> Iterator[Scene]:
         demo = (sys.executable, "-m", "consumers.cli", "demo", "--customers", "60", "--seed", "5", "--keep", folder)
         with running("demo", demo, scratch, summary.exists, timeout_seconds=180):
             wait_until(lambda: _is_json(summary), 5)
-            addresses = loads(summary.read_text(encoding="utf-8"))["metrics"]
-            config = shipped_config()
-            config["global"]["scrape_interval"] = "1s"
-            for each in config["scrape_configs"][0]["static_configs"]:
-                address = addresses[each["labels"]["stage"]]
-                each["targets"] = [address.removeprefix("http://").removesuffix("/metrics")]
-            with prometheus_server(config) as server:
-                # a rate needs two scrapes
-                wait_until(lambda: len(server.query("sum_over_time(up[1m]) >= 3")) == len(STAGES), 20)
-                yield Scene(folder, server)
+            # the demo's own: the shipped rules and routes, hurried, on the ports that its processes really have
+            server = PrometheusServer(loads(summary.read_text(encoding="utf-8"))["prometheus"])
+            # a rate needs two scrapes
+            wait_until(lambda: len(server.query("sum_over_time(up[1m]) >= 3")) == len(STAGES), 20)
+            yield Scene(folder, server)
 
 
 def _is_json(path: Path) -> bool:
@@ -116,6 +122,72 @@ def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
 def test_every_stage_is_scraped(scene: Scene) -> None:
     up = {series["stage"] for series, value in scene.prometheus.query("up") if value == 1}
     assert up == set(STAGES)
+
+
+def test_a_provider_that_falls_ill_is_an_alert_with_its_runbook_and_ends(scene: Scene) -> None:
+    """The demo lets SES refuse everything at the beginning of its release, until who is on call has heard of it."""
+
+    def told(status: str) -> list[dict[str, Any]]:
+        return [
+            {**alert, "group": each["groupLabels"], "receiver": each["receiver"]}
+            for each in scene.notifications()
+            for alert in each["alerts"]
+            if alert["status"] == status and alert["labels"].get("provider") == "ses"
+        ]
+
+    wait_until(lambda: bool(told("resolved")), 20)
+    fired, ended = told("firing")[0], told("resolved")[0]
+    assert fired["labels"] == ended["labels"]
+    assert (fired["labels"]["alertname"], fired["labels"]["severity"]) == ("TocsinProviderTrouble", "warning")
+    assert (fired["receiver"], fired["group"]) == ("on-call", {"alertname": "TocsinProviderTrouble"})
+    assert (CONFIG.parents[2] / fired["annotations"]["runbook_url"]).is_file()
+
+
+def test_our_own_pages_come_by_the_same_alertmanager_grouped_by_incident(scene: Scene) -> None:
+    """And by the pager's signed webhook at the same time."""
+    assert {"incident_opened", "approval_needed", "provider.circuit_open", "provider.lane_still"} <= scene.pages()
+
+    def by_alertmanager(status: str) -> set[str]:
+        return {
+            alert["labels"]["kind"]
+            for each in scene.notifications()
+            for alert in each["alerts"]
+            if alert["labels"]["alertname"] == "TocsinPage" and alert["status"] == status
+        }
+
+    wait_until(lambda: scene.pages() <= by_alertmanager("firing"), 20)
+    # acknowledged: the demo's responder did so
+    wait_until(lambda: "incident_opened" in by_alertmanager("resolved"), 20)
+    for each in scene.notifications():
+        about = {(alert["labels"]["alertname"], alert["labels"].get("incident")) for alert in each["alerts"]}
+        assert about == {(each["groupLabels"]["alertname"], each["groupLabels"].get("incident"))}
+
+
+def test_a_missed_deadline_hides_that_it_was_close_and_a_page_hides_no_other(scene: Scene) -> None:
+    url = loads((scene.folder / "summary.json").read_text(encoding="utf-8"))["alertmanager"]
+    sent = [
+        {"alertname": "TocsinDeadlineMissed", "severity": "critical"},
+        {"alertname": "TocsinDeadlineClose", "severity": "warning"},
+        {"alertname": "TocsinPage", "severity": "critical", "kind": "one"},
+        {"alertname": "TocsinPage", "severity": "warning", "kind": "another"},
+    ]
+    body = dumps([{"labels": {**labels, "incident": "INC-1999-0001"}} for labels in sent]).encode()
+    posted = urllib.request.Request(f"{url}/api/v2/alerts", body, {"Content-Type": "application/json"}, method="POST")
+    urllib.request.urlopen(posted, timeout=10).close()
+
+    def arrived() -> set[tuple[str, str | None]]:
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("kind"))
+            for each in scene.notifications()
+            for alert in each["alerts"]
+            if alert["labels"].get("incident") == "INC-1999-0001"
+        }
+
+    wait_until(lambda: len(arrived()) == 3, 20)
+    assert arrived() == {("TocsinDeadlineMissed", None), ("TocsinPage", "one"), ("TocsinPage", "another")}
+    with urllib.request.urlopen(f"{url}/api/v2/alerts?filter=incident%3DINC-1999-0001", timeout=10) as answer:
+        states = {each["labels"]["alertname"]: each["status"]["state"] for each in loads(answer.read())}
+    assert (states["TocsinDeadlineMissed"], states["TocsinDeadlineClose"]) == ("active", "suppressed")
 
 
 def test_attempts_stand_where_the_ledger_says(scene: Scene) -> None:

@@ -1,23 +1,17 @@
-"""One Prometheus server that scrapes this machine's loopback, in a folder of its own. Always a local process: a container
-would not see what listens on loopback.
-"""
+"""Asks a Prometheus, and lets promtool check what is written for one."""
 
 import json
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.servers.choice import find_program
-from tests.servers.local import free_port, run_to_end, running, scratch_folder
+from tests.servers.local import run_to_end
 
-PROGRAMS = ("prometheus", "promtool")
+PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager")
 
 Labels = Mapping[str, str]
 
@@ -47,30 +41,6 @@ def check_config(path: Path, scratch: Path) -> None:
 def check_rules(tests: Path, scratch: Path) -> None:
     """Let promtool run the tests of alert rules. Raises ServerDidNotStart with what it says."""
     run_to_end("promtool", (_program("promtool"), "test", "rules", tests), scratch / "promtool.log", 60)
-
-
-@contextmanager
-def prometheus_server(config: Mapping[str, Any]) -> Iterator[PrometheusServer]:
-    """Yield a server with `config` that answers. Raises ServerDidNotStart."""
-    with scratch_folder("prometheus") as scratch:
-        port = free_port()
-        file = scratch / "prometheus.yaml"
-        file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
-        url = f"http://127.0.0.1:{port}"
-        command = (
-            _program("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={scratch / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}", "--web.console.templates=", "--web.console.libraries=",
-        )  # fmt: skip
-        with running("prometheus", command, scratch, lambda: _answers(url)):
-            yield PrometheusServer(url)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _program(name: str) -> str:
