@@ -196,7 +196,7 @@ def _check_means(parts: Parts) -> "CheckMeans":
     senders = {scenario: by_email(ses, delivery.from_address, simulated_email(scenario)) for scenario in EXPECTED}
     return CheckMeans(
         route=CanaryRoute(Channel.EMAIL, "ses", delivery.aws_region),
-        tried=_canary_routes(settings),
+        tried=canary_routes(settings),
         book=CanaryTables(_database(parts), clock),
         surroundings=AwsSurroundings(
             config,
@@ -1022,7 +1022,7 @@ def _email_lane(
     return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=bound)
 
 
-def _canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
+def canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
     """Return the routes that are tried all year: those that the settings name a destination for.
 
     In simulator mode nothing but simulators is written to.
@@ -1054,7 +1054,7 @@ def _canary_lanes(settings: Settings, clock: Clock) -> "Sequence[CanaryLane]":
         CanaryLane(
             route, timedelta(minutes=minutes[route.channel]), patience, _canary_sender(settings, clock, route.provider)
         )
-        for route in _canary_routes(settings)
+        for route in canary_routes(settings)
     ]
 
 
@@ -1311,7 +1311,7 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     public_key = load_public_key(settings.paths.sealing_public_key)
     handler = Receipts(
         _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw),
-        CanaryTables(_database(parts), process.clock, _canary_routes(settings)),
+        CanaryTables(_database(parts), process.clock, canary_routes(settings)),
     )  # fmt: skip
     return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
 

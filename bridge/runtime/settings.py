@@ -326,7 +326,8 @@ class CanaryMessages(Section):
     )
     wait_seconds: float = Field(default=600, gt=0, description="without its receipt by then it has failed")
     email_to: str | None = Field(
-        default=None, description="a mailbox of your own, for the second e-mail provider; none: it is not tried"
+        default=None,
+        description="a mailbox of your own, for the second e-mail provider; its server must report arrivals (RFC 3461)",
     )
     sms_to: str | None = Field(
         default=None, description="a number of your own, or AWS's simulated one, in E.164, for SMS by SNS; each costs"

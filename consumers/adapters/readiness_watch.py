@@ -56,7 +56,7 @@ AGE = gauge(
 )
 
 _AGAIN_SECONDS = 60.0
-"""Until the next try after a look that failed."""
+"""Until the next try after a look that failed; before the first that succeeded a sixth of it: the index may be starting too."""
 
 
 class ReadinessWatch:
@@ -76,6 +76,7 @@ class ReadinessWatch:
         self._clock = clock
         self._seen_at = clock()
         self._next = 0.0
+        self._ever = False
         self._stopping: tuple[str, ...] = ()
         BOUND.set(bound.total_seconds())
         COVERED.set(float("inf"))
@@ -91,11 +92,11 @@ class ReadinessWatch:
         if self._clock() >= self._next:
             try:
                 self._show(readiness_of(self._look()))
-                self._seen_at = self._clock()
+                self._seen_at, self._ever = self._clock(), True
                 self._next = self._seen_at + self._every
             except TocsinError as error:
                 log.warning("readiness is not known", reason=str(error))
-                self._next = self._clock() + min(_AGAIN_SECONDS, self._every)
+                self._next = self._clock() + (_AGAIN_SECONDS if self._ever else _AGAIN_SECONDS / 6)
         AGE.set(self._clock() - self._seen_at)
 
     def _show(self, done: Readiness) -> None:

@@ -73,6 +73,8 @@ class ChannelReadiness:
     """Parts of all SMS that are sent first."""
     part_price: float | None
     currency: str
+    bounced: Mapping[str, int] = field(default_factory=dict)
+    """Whose contact bounced for good in an earlier incident and has not changed since, by channel."""
     canary: CanaryPolicy | None = None
     """Of what is prepared."""
     prepared: bool = False
@@ -191,7 +193,19 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
         count = seen.lacking.get(channel, 0)
         if count:
             says = f"no {name}, or none that is one: {people_in_words(count)}, whose next channel is used at once"
-            yield Finding(NOTE, "contacts", says, code=f"no-valid-{channel.value}")
+            # how many of all stored ones are none is counted in the index; a recipient has a channel or has it not
+            yield Finding(NOTE, "contacts", says, "tocsin delivery readiness", code=f"no-valid-{channel.value}")
+    for name, count in sorted(seen.bounced.items()):
+        words = name.replace("_", " ")
+        says = f"{words} bounced for good before: {people_in_words(count)}, to whom none is sent; their next channel is used"
+        yield Finding(NOTE, "contacts", says, "tocsin delivery bounced", code=f"bounced-{name.replace('_', '-')}")
+    first, later = seen.first.get(Channel.LETTER, 0), seen.at_most.get(Channel.LETTER, 0)
+    if later:
+        says = (
+            f"{first:,} letters are to be printed and posted at once, at most {later:,} if all else fails; nobody but you "
+            "posts them"
+        )
+        yield Finding(DECIDE if first else NOTE, "letters", says, "tocsin delivery letters list", code="letters")
     sms = seen.standing.sms
     if sms is not None:
         # the sandbox stands for every carrier and wants no number

@@ -6,7 +6,7 @@ Pure: it looks at what was counted and names each finding with the command that 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from consumers.case.workflow import AWARENESS
 from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import OPEN
 from consumers.domain.notice_rules import MediumRule
+from consumers.domain.third_parties import ThirdParty
 
 STOPS, DECIDE, NOTE = "stops", "decide", "note"
 """Some people are not told while it stands; a person should decide; good to know."""
@@ -88,6 +89,10 @@ class Readiness:
     """Bundles by the end of their approval; None: not in force."""
     media: Sequence[DoubtfulMedium]
     delivery_mode: str
+    third_parties: Sequence[ThirdParty] = ()
+    """Who is told of the release beside people."""
+    publications: Mapping[str, int] = field(default_factory=dict)
+    """Public communications on record that nobody withdrew, by medium."""
 
 
 def findings(seen: Readiness) -> list[Finding]:
@@ -125,9 +130,11 @@ def _findings(seen: Readiness) -> Iterable[Finding]:
     for objection, count in sorted(seen.senders.items()):
         yield Finding(STOPS, "sender", f"e-mails to {people_in_words(count)} wait: {objection}", "tocsin notices senders",
                       code="sender-unverified", blocks=True)  # fmt: skip
+    yield from _beside(seen)
     if seen.without_channel:
+        on_record = "" if seen.publications else ", of which none is on record"
         yield Finding(STOPS, "contacts", f"{people_in_words(seen.without_channel)} have no channel of their segment's policy (no "
-                      "usable contact): they end as unreachable, and public communication is due",
+                      f"usable contact): they end as unreachable, and public communication is due{on_record}",
                       f"tocsin incident obligations {name}")  # fmt: skip
     if not any(seen.facts.get(fact) for fact in AWARENESS):
         yield Finding(DECIDE, "awareness", "nobody has recorded awareness: the clocks run from the detection",
@@ -140,6 +147,23 @@ def _findings(seen: Readiness) -> Iterable[Finding]:
         )
     if seen.incident.exercise:
         yield Finding(NOTE, "exercise", "this incident is an exercise: no notice leaves for a real person")
+
+
+def _beside(seen: Readiness) -> Iterable[Finding]:
+    """Yield who else learns of it: partners and processors, and the public."""
+    name = seen.incident.incident_id
+    if seen.third_parties:
+        named = ", ".join(f"{each.name} ({each.role})" for each in seen.third_parties[:_NAMED_AT_ONCE])
+        more = len(seen.third_parties) - _NAMED_AT_ONCE
+        also = f" and {more} more" if more > 0 else ""
+        yield Finding(NOTE, "third parties", f"when the release begins {named}{also} are told of it, by ids and counts",
+                      f"tocsin delivery third-parties {name}", code="third-parties")  # fmt: skip
+    if seen.publications:
+        media = ", ".join(
+            f"{count} by {medium.replace('_', ' ')}" for medium, count in sorted(seen.publications.items())
+        )
+        says = f"public communications on record: {media}"
+        yield Finding(NOTE, "publications", says, f"tocsin delivery publication list {name}", code="publications")
 
 
 def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:

@@ -47,6 +47,7 @@ from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 from consumers.domain.notice_rules import NoticeRule
 from consumers.domain.persons import homes_of
+from consumers.domain.third_parties import ThirdParty, concerned
 
 FORMAT = "tocsin-sheet-v1"
 _NAMED_AT_ONCE = 8
@@ -135,6 +136,8 @@ class Means:
     """Addresses from which no mail may come, and why."""
     standing: ProviderStanding = field(default_factory=ProviderStanding)
     """What the providers say of themselves."""
+    third_parties: Sequence[ThirdParty] = ()
+    """Who is told of releases, beside people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,7 +661,16 @@ def _readiness(
         ),
         expiring={sha256: None if each is None else each.valid_until for sha256, each in approvals.items()},
         delivery_mode=means.delivery_mode,
+        third_parties=concerned(means.third_parties, incident.scope) if _tells_others(incident, means) else (),
+        publications=Counter(
+            each.medium for each in case.publications(incident.incident_id) if each.withdrawn_at is None
+        ),
     )
+
+
+def _tells_others(incident: IncidentRecord, means: Means) -> bool:
+    """Say whether third parties hear of this incident: of an exercise only where the sandbox is all that hears."""
+    return means.delivery_mode != "simulator" and (not incident.exercise or means.delivery_mode == "sandbox")
 
 
 def _channel_readiness(
@@ -711,6 +723,7 @@ def _channel_readiness(
         per_second={Channel.EMAIL: means.email_per_second, Channel.SMS: means.sms_per_second},
         lacking=lacking,
         suppressed=case.suppressed_people(incident.incident_id, incident.revision, means.standing.suppressed),
+        bounced=case.hard_bounced_people(incident.incident_id),
         sms_homes=homes,
         sms_parts=parts,
         part_price=means.sms_price_per_part,

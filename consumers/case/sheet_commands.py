@@ -32,6 +32,7 @@ from consumers.case.sheet import (
 )
 from consumers.case.store import CaseStore, CaseWork, IncidentRecord, ReleaseRecord
 from consumers.domain.duties import LawInForce
+from consumers.domain.third_parties import ThirdParty
 
 
 class SheetPage(Protocol):
@@ -83,6 +84,10 @@ def means(parts: Parts, *, aloud: bool = True) -> Means:
         email_price_per_thousand=delivery.email_price_per_thousand,
         sms_price_per_part=delivery.sms_price_per_part,
         currency=delivery.price_currency,
+        third_parties=[
+            ThirdParty(name, each.topic_arn, each.role, frozenset(each.models))
+            for name, each in sorted(delivery.third_parties.items())
+        ],
     )
 
 

@@ -70,6 +70,16 @@ def expected(person: Scripted) -> Expected:
     return Expected("unreachable_reported", tuple(steps), taken)
 
 
+def _as_answered(person: Scripted, attempt: Attempt) -> str:
+    """Return an attempt's state as it had been if its calls were answered. Call and repeat of a refused message may both
+    meet what was done to the channel: nobody took it, so that no receipt tells, and it ends as `expired` with the next
+    channel begun all the same.
+    """
+    never_taken = person.fates.get(attempt.channel) in NEVER_TAKEN
+    lost_twice = attempt.channel in person.disturbed and attempt.send_count == 2 and attempt.state == "expired"
+    return STATE_OF["refuse"] if never_taken and lost_twice else attempt.state
+
+
 def judge(
     people: Sequence[Scripted],
     ends: Mapping[tuple[str, str], str | None],
@@ -91,7 +101,8 @@ def judge(
         who, want = (person.incident_id, person.root), expected(person)
         tried = attempts.get(who, ())
         steps = tuple((attempt.channel, attempt.state) for attempt in tried)
-        if (ends.get(who), steps) != (want.end, want.steps):
+        answered = tuple((attempt.channel, _as_answered(person, attempt)) for attempt in tried)
+        if (ends.get(who), answered) != (want.end, want.steps):
             faults.append(f"{who}: expected {want.end} by {want.steps}, the ledger has {ends.get(who)} by {steps}")
         if (logged_ends.get(who), tuple(logged_steps.get(who, ()))) != (ends.get(who), steps):
             faults.append(f"{who}: ledger {ends.get(who)} {steps}, log {logged_ends.get(who)} {logged_steps.get(who)}")

@@ -3,8 +3,15 @@
 import importlib
 import subprocess
 import sys
+from typing import Any
 
-from consumers.bootstrap import parts_for
+import pytest
+
+from bridge.runtime.settings import Settings
+from consumers.bootstrap import canary_routes, parts_for
+from consumers.domain.simulators import SIMULATED_PHONE
+
+OWN = {"email_to": "canary@shop.example.com", "sms_to": "+4915100000001", "sms_gateway_to": "+4915100000001"}
 
 
 def test_every_part_is_named_by_the_type_that_askers_import() -> None:
@@ -22,3 +29,34 @@ def test_naming_all_parts_imports_no_room() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "['consumers.bootstrap']\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "chosen", "routes"),
+    [
+        ("live", {}, ["ses"]),
+        ("sandbox", {}, ["ses"]),
+        ("live", OWN, ["ses", "smtp", "sns", "sms_gateway"]),
+        ("simulator", OWN, ["ses"]),
+        ("simulator", {"sms_to": SIMULATED_PHONE}, ["ses", "sns"]),
+        ("live", OWN | {"every_minutes": 0}, []),
+    ],
+)
+def test_canary_messages_go_to_simulators_and_to_what_is_named_and_nowhere_else(
+    mode: str, chosen: dict[str, Any], routes: list[str]
+) -> None:
+    delivery = {
+        "mode": mode,
+        "aws_account": "000000000000",
+        "base_url": "https://shop.example.com/",
+        "smtp": {"host": "127.0.0.1", "return_path": "bounce@shop.example.com", "reports_maildir": "reports"},
+        "sms_gateway": {
+            "url": "https://sms.example.com", "account_sid": "AC", "auth_token": "x", "sender": "MG1",
+            "callback_url": "https://shop.example.com/sms",
+        } if mode != "sandbox" else None,
+        "canary_messages": chosen,
+    }  # fmt: skip
+    settings = Settings.model_validate({"delivery": delivery, "pager": {"email_to": ["sre@shop.example.com"]}})
+    found = canary_routes(settings)
+    assert [route.provider for route in found] == routes
+    assert {route.region for route in found} <= {"eu-central-1", "none"}

@@ -14,9 +14,11 @@ import sqlalchemy as sa
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
+    hard_bounce,
     page,
     preflight_override,
     provider_circuit,
@@ -90,6 +92,23 @@ class ProviderRows:
                 if reason is not None and Channel.EMAIL in row.channels:
                     people[row.recipient_id] = reason
         return Counter(people.values())
+
+    def hard_bounced_people(self, incident_id: str) -> Mapping[str, int]:
+        # few have bounced of many: only theirs are looked at
+        query = (
+            sa.select(recipient.c.recipient_id)
+            .where(
+                (recipient.c.incident_id == incident_id)
+                & recipient.c.final_state.is_(None)
+                & recipient.c.held_reason.is_(None)
+                & recipient.c.late.is_(False)
+                & recipient.c.root.in_(sa.select(hard_bounce.c.root))
+            )
+            .order_by(recipient.c.recipient_id)
+        )
+        people = list(self._connection.execute(query).scalars())
+        dead = bounced_channels(self._connection, people)
+        return Counter(channel.value for channels in dead.values() for channel in channels)
 
     def overrides(self, release_id: str) -> Sequence[OverrideRecord]:
         rows = self._connection.execute(

@@ -138,12 +138,18 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
     found = by_code(
         seen(
             standing, suppressed={"BOUNCE": 9, "COMPLAINT": 3}, lacking={Channel.SMS: 40, Channel.EMAIL: 1},
-            sms_homes={"US": 12, "CA": 2, "DE": 5}, sms_parts=900,
+            sms_homes={"US": 12, "CA": 2, "DE": 5}, sms_parts=900, bounced={"email": 7},
+            first={Channel.EMAIL: 1000, Channel.LETTER: 4}, at_most={Channel.EMAIL: 1000, Channel.SMS: 50, Channel.LETTER: 60},
         )
     )  # fmt: skip
     assert "of 12 people (9 after a hard bounce, 3 after a complaint)" in found["addresses-suppressed"].says
     assert found["no-valid-sms"].says.startswith("no telephone number, or none that is one: 40 people, ")
     assert "no e-mail address, or none that is one: 1 person, " in found["no-valid-email"].says
+    assert found["bounced-email"].says.startswith("email bounced for good before: 7 people, to whom none is sent")
+    assert found["letters"].says.startswith(
+        "4 letters are to be printed and posted at once, at most 60 if all else fails"
+    )
+    assert found["letters"].level == DECIDE
     assert "those of 12 people" in found["sms-number-us"].says
     assert "sms-number-ca" not in found
     assert found["sms-opted-out"].live == "3 in this account"
@@ -253,6 +259,57 @@ def test_suppressed_addresses_are_counted_and_the_hours_left_are_not_bound(case:
     asked.says = ProviderStanding(replace(SES, sent=40_000), suppressed={"a" * 64: "COMPLAINT"})  # type: ignore[attr-defined]
     case.clock.at = NOW + HOUR
     assert json.loads(desk.ok("incident", "sheet", name, "--json", who="dan"))["sheet_sha256"] == made["sheet_sha256"]
+
+
+def test_who_bounced_before_who_else_is_told_and_what_stands_in_public(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    case.plan(name, deadline=NOW + 72 * HOUR)
+    desk.settings = desk.settings.model_copy(
+        update={
+            "delivery": Delivery.model_validate(
+                {
+                    "third_parties": {
+                        "acme": {"topic_arn": "arn:aws:sns:eu-central-1:000000000000:acme", "role": "processor"},
+                        "other": {
+                            "topic_arn": "arn:aws:sns:eu-central-1:000000000000:other",
+                            "models": ["no-such-model"],
+                        },
+                    }
+                }
+            )
+        }
+    )
+    roots = [row["root"] for row in case.rows(tables.recipient)]
+    case.execute(
+        sa.insert(tables.hard_bounce).values(
+            root=roots[0], channel="email", contact_digest="", bounced_at=NOW, attempt_id="a1"
+        )
+    )
+    case.execute(
+        sa.insert(tables.hard_bounce).values(
+            root="customer/999999", channel="email", contact_digest="", bounced_at=NOW, attempt_id="a2"
+        )
+    )
+    said = {
+        each["code"]: each
+        for each in json.loads(desk.ok("incident", "preflight", name, "--json", who="rae"))["findings"]
+    }
+    assert said["bounced-email"]["says"].startswith("email bounced for good before: 1 person,")
+    assert said["third-parties"]["says"] == "when the release begins acme (processor) are told of it, by ids and counts"
+    assert "other" not in said["third-parties"]["says"], "its models are not concerned"
+    assert "publications" not in said
+
+    for publication_id, withdrawn_at in (("p1", None), ("p2", NOW)):
+        case.execute(
+            sa.insert(tables.publication).values(
+                publication_id=publication_id, incident_id=name, controller="c", medium="website_posting", covers=["*"],
+                needs={}, url="https://shop.example/notice", file_sha256="f" * 64, text_sha256="e" * 64, as_written=True,
+                bundle_sha256="b" * 64, locale="en", starts_at=NOW, ends_at=NOW + HOUR, recorded_by="dan",
+                recorded_role="dpo", recorded_at=NOW, withdrawn_at=withdrawn_at,
+            )
+        )  # fmt: skip
+    shown = desk.ok("incident", "preflight", name, who="rae")
+    assert "public communications on record: 1 by website posting; tocsin delivery publication list" in shown
 
 
 def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Case, desk: Desk) -> None:

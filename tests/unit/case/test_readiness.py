@@ -162,22 +162,22 @@ def test_the_hourly_look_is_told_in_metrics_and_ages_while_the_index_is_silent()
     watch = ReadinessWatch(
         source.look, timedelta(hours=24), timedelta(hours=1), clock=lambda: seconds[0]
     )  # fmt: skip
-    for seconds[0] in (0.0, 30.0, 59.0):
+    for seconds[0] in (0.0, 9.0, 10.0, 59.0):
         watch.turn()
-    assert source.looks == 1
+    assert source.looks == 3
     assert metric("tocsin_readiness_age_seconds") == 59
     source.says = seen(("DE", ("email",), 3_900), standing=ProviderStanding(replace(SES, quota=200), None, live=True))
-    seconds[0] = 60.0
+    seconds[0] = 69.0
     watch.turn()
     assert metric("tocsin_readiness_seconds", channel="email") == pytest.approx(19 * 86_400 + 100 / 14)
     assert metric("tocsin_readiness_people_count", channel="email") == 3_900
     assert (metric("tocsin_readiness_bound_seconds"), metric("tocsin_readiness_stopping_count")) == (86_400, 1)
     assert metric("tocsin_readiness_sms_covered_count") == float("inf")
     source.says = Unreachable("no index worker answers")
-    for seconds[0] in (3_600.0, 3_700.0):
+    for seconds[0] in (3_600.0, 3_669.0, 3_679.0):
         watch.turn()
-    assert source.looks == 3
-    assert metric("tocsin_readiness_age_seconds") == 3_640
+    assert source.looks == 5, "an hour later, and then no sooner than after a minute"
+    assert metric("tocsin_readiness_age_seconds") == 3_610
     assert metric("tocsin_readiness_people_count", channel="email") == 3_900, "what was seen last stands"
     source.says = seen()
     seconds[0] = 3_760.0

@@ -48,6 +48,21 @@ def test_content_when_everybody_agrees() -> None:
     assert Witnesses().faults() == []
 
 
+@pytest.mark.parametrize(
+    ("disturbed", "calls", "content"), [({"email"}, 2, True), ({"email"}, 1, False), (set(), 2, False)]
+)
+def test_a_refusal_that_was_never_heard_may_end_as_silence(disturbed: set[str], calls: int, content: bool) -> None:
+    who = ("INC-1", "customer/1")
+    person = Scripted(
+        who[1], who[0], ("email", "sms"), {"email": "refuse", "sms": "delivered"}, {"email": ANN, "sms": CY},
+        frozenset(disturbed),
+    )  # fmt: skip
+    tried = [Attempt("a1", "email", "expired", calls), Attempt("a2", "sms", "delivered", 1)]
+    steps = [(each.channel, each.state) for each in tried]
+    found = judge([person], {who: "reached"}, {who: tried}, {who: steps}, {who: "reached"}, Counter([CY]), Counter())
+    assert (found == []) is content
+
+
 def lose_somebody(all_: Witnesses) -> None:
     all_.ends["INC-1", "customer/1"] = all_.logged_ends["INC-1", "customer/1"] = None
 

@@ -83,6 +83,10 @@ def test_a_broken_file_says_the_line(tmp_path: Path) -> None:
         ('[delivery]\nendpoint_url = "http://10.0.0.8:1"\n', "loopback"),
         ('[delivery]\nmode = "simulator"\nendpoint_url = "http://127.0.0.1:1"\n', "sandbox"),
         ('[delivery]\nmode = "lively"\n', "'lively'"),
+        ('[delivery.canary_messages]\nemail_to = "a@shop.example, b@shop.example"\n', "one address of your own"),
+        ('[delivery.canary_messages]\nsms_to = "0151 1234"\n', "E.164"),
+        ('[delivery.canary_messages]\nemail_to = "a@shop.example"\n', "needs delivery.smtp with return_path"),
+        ('[delivery.canary_messages]\nsms_gateway_to = "+4915100000001"\n', "sms_gateway with callback_url"),
     ],
 )
 def test_delivery_that_could_reach_the_wrong_people_is_refused(tmp_path: Path, text: str, message: str) -> None:
