@@ -20,6 +20,7 @@ from bridge.runtime.settings_file import commented_settings
 from bridge.runtime.supervisor import Supervisor, stop_on_signals
 from bridge.runtime.telemetry import Health, TelemetryServer, configure_logs
 from consumers.bootstrap import STAGES, Process
+from consumers.needs import refuse_unusable
 
 log = structlog.get_logger()
 
@@ -115,16 +116,22 @@ def stage_command(config_file: Path | None, stage: str) -> list[str]:
 
 
 def run_all(parts: Parts, config_file: Path | None, stages: Sequence[str]) -> int:
-    """Supervise `stages` until SIGTERM or SIGINT; return the exit code."""
+    """Supervise `stages` until SIGTERM or SIGINT; return the exit code. Raises BadInput before any of them is started, if
+    one of them could not begin.
+    """
     configure_logs("supervisor")
-    parts.get(Settings)
+    for stage in stages:
+        refuse_unusable(parts, stage)
     stop = stop_on_signals()
     return Supervisor({stage: stage_command(config_file, stage) for stage in stages}).run(stop)
 
 
 def run_stage(parts: Parts, stage: str) -> int:
-    """Run one stage until SIGTERM or SIGINT; return the exit code."""
+    """Run one stage until SIGTERM or SIGINT; return the exit code. Raises BadInput before it listens, connects or writes, if
+    it could not begin.
+    """
     configure_logs(stage)
+    refuse_unusable(parts, stage)
     settings = parts.get(Settings)
     stop = stop_on_signals()
     health = Health()

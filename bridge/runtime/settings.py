@@ -8,12 +8,21 @@ with `_FILE` at its end a variable names the file that holds the value, as conta
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.contracts.errors import BadInput, nearest
@@ -52,6 +61,14 @@ class Kafka(Section):
     embedded: bool = Field(
         default=False, description="the demo's mock cluster: 4 partitions, no topic admin, memory only"
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _named_with_ports(cls, servers: str) -> str:
+        for server in servers.split(","):
+            if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/,]+):\d{1,5}", server.strip()):
+                raise ValueError("write host:port, several with commas between: kafka-1:9092,kafka-2:9092")
+        return servers
 
     @property
     def protocol(self) -> str:
@@ -613,6 +630,11 @@ class Settings(BaseSettings):
     index: Index = Field(default_factory=Index)
     clocks: Clocks = Field(default_factory=Clocks)
     pager: Pager = Field(default_factory=Pager)
+    _file: Path | None = PrivateAttr(default=None)
+
+    def place_of(self, key: str) -> str:
+        """Return where `key` (such as `store.url`) is set: a variable, a line of the file, or that it is not."""
+        return _place_of(self._file, key.split("."))
 
     @model_validator(mode="after")
     def _somebody_is_paged(self) -> "Settings":
@@ -692,12 +714,12 @@ def load_settings(path: Path | None) -> Settings:
             raise BadInput(f"no settings file at {path}; `tocsin init` writes one, or name it with --config") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{path}: not TOML: {error}") from None
-    where = str(path) if path is not None else "settings"
     _refuse_unknown_environment()
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise BadInput(f"{where}: {_first_fault(error)}") from None
+        raise BadInput(_first_fault(error, path)) from None
+    settings._file = path
     root = path.resolve().parent if path is not None else Path.cwd()
     return _anchored(settings, root)
 
@@ -713,8 +735,44 @@ def _refuse_unknown_environment() -> None:
             raise BadInput(f"environment variable {name}: no such setting{nearest(name.partition('__')[0], known)}")
 
 
-def _first_fault(error: ValidationError) -> str:
+def _place_of(file: Path | None, key: Sequence[str]) -> str:
+    """Return where `key` comes from: the environment variable that wins, else the line of the file; a key that stands in
+    neither is looked for as its table.
+    """
+    for length in range(len(key), 1, -1):
+        variable = "TOCSIN_" + "__".join(key[:length]).upper()
+        for name in (variable, f"{variable}_FILE"):
+            if os.environ.get(name):
+                return f"environment variable {name}"
+    if file is None:
+        return "settings (no file)"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return str(file)
+    found, table = 0, ""
+    for number, line in enumerate(lines, start=1):
+        if header := re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line):
+            table = f"{header[1]}."
+            written = header[1]
+        elif assigned := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
+            written = table + assigned[1]
+        else:
+            continue
+        if written == ".".join(key):
+            return f"{file}:{number}"
+        if not found and ".".join(key).startswith(f"{written}."):
+            found = number
+    return f"{file}:{found}" if found else str(file)
+
+
+def _first_fault(error: ValidationError, file: Path | None) -> str:
     item = error.errors(include_url=False)[0]
+    parts = [str(part) for part in item["loc"]]
+    return f"{_place_of(file, parts)}: {_fault(item)}"
+
+
+def _fault(item: Any) -> str:
     place = ".".join(str(part) for part in item["loc"]) or "settings"
     if item["type"] == "extra_forbidden":
         parent: Any = Settings
@@ -723,9 +781,9 @@ def _first_fault(error: ValidationError) -> str:
             parent = annotation
         known = list(parent.model_fields)
         return f"{place}: unknown key{nearest(str(item['loc'][-1]), known)} (known: {', '.join(known)})"
-    secret = any(word in place for word in ("password", "url", "secret"))
+    secret = any(word in place for word in ("password", "url", "secret", "token", "private_key", "account_sid"))
     shown = "" if secret or isinstance(item.get("input"), Mapping) else f", value {item.get('input')!r}"
-    return f"{place}: {item['msg']}{shown}"
+    return f"{place}: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _anchored(settings: Settings, root: Path) -> Settings:

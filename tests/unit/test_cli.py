@@ -220,7 +220,7 @@ def test_a_wrong_settings_key_says_file_key_and_nearest(tocsin: Typed, tmp_path:
     file.write_text('[kafka]\nbootstrap_server = "x:1"\n', encoding="utf-8")
     done = tocsin("--config", file, "config", "show")
     assert done.code == 2
-    assert f"{file}: kafka.bootstrap_server: unknown key; did you mean 'bootstrap_servers'?" in done.err
+    assert f"{file}:2: kafka.bootstrap_server: unknown key; did you mean 'bootstrap_servers'?" in done.err
     assert_one_sentence(done)
 
 

@@ -27,13 +27,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def case_store_url(url: str) -> sa.URL:
+    """Return the setting `case_store.url` as read. Raises BadInput, which does not show it: it may hold a password."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise BadInput(
+            "case_store.url: no SQLAlchemy URL; it looks like sqlite:///data/case.db or mysql+pymysql://user@host/database"
+        ) from None
+    if parsed.drivername not in ("sqlite", "mysql+pymysql", "mariadb+pymysql"):
+        raise BadInput(f"case_store.url: {parsed.drivername} is not supported; use sqlite or mysql+pymysql")
+    return parsed
+
+
 class CaseDatabase:
     """The engine, and the two ways to use it: `read()` and `write()`."""
 
     def __init__(self, url: str) -> None:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() not in ("sqlite", "mysql", "mariadb"):
-            raise BadInput(f"case_store.url: {parsed.get_backend_name()} is not supported; use sqlite or mysql+pymysql")
+        parsed = case_store_url(url)
         self._sqlite = parsed.get_backend_name() == "sqlite"
         if self._sqlite:
             if parsed.database:

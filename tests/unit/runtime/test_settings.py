@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     path = written(tmp_path, '[kafka]\nbootstrap_server = "x:1"\n')
     with pytest.raises(
-        BadInput, match=r"tocsin\.toml: kafka\.bootstrap_server: unknown key; did you mean 'bootstrap_servers'"
+        BadInput, match=r"tocsin\.toml:2: kafka\.bootstrap_server: unknown key; did you mean 'bootstrap_servers'"
     ):
         load_settings(path)
 
