@@ -266,6 +266,11 @@ class LedgerCases:
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
         assert case.end(person) is None
+        other = case.second_incident()
+        case.twin(1, other)
+        case.twin(2, other)
+        store = SqlCaseStore(case.database, case.clock)
+        assert store.look(lambda work: work.hard_bounced_people(other)) == {"email": 1}, "said before a release there"
 
     def test_people_have_their_turn_by_deadline_and_whoever_is_held_meanwhile_waits(self, case: Case) -> None:
         people = [case.person(each, deadline_at=NOW + timedelta(hours=10 + each)) for each in range(1, 6)]
