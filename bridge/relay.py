@@ -49,6 +49,7 @@ from bridge.magento.snapshots import (
     WrittenProvenance,
     WrittenRecords,
 )
+from bridge.runtime.allocation import keep_freed_memory
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import email_hmac, value_hmac
@@ -363,6 +364,8 @@ class RelayStage:
         """
         # What start-up made lives as long as the process: the collector need not look at it again with every batch.
         gc.freeze()
+        # Every batch takes and frees the megabytes that the one before it did.
+        keep_freed_memory()
         # The thread that reads must not wait long for the one that publishes, or the store idles after every answer.
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._health.missing("relay", "not yet connected to the store")
