@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -148,9 +149,27 @@ def run_stage(parts: Parts, stage: str) -> int:
     except TocsinError as error:
         log.error("stage ends", stage=stage, reason=str(error), error=type(error).__name__)
         return error.exit_code
+    except Exception as error:
+        # a library's words may hold what it was given: an address, a password; where it happened is enough to find it
+        log.error("stage falls", stage=stage, error=type(error).__name__, where=_frames(error))
+        return 1
     finally:
         telemetry.stop()
     return 0
+
+
+def _frames(error: BaseException) -> list[str]:
+    """Return where `error` and what it came of were raised, the innermost last; no value and no message."""
+    found: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(found) < 100:
+        frames = traceback.extract_tb(cause.__traceback__)
+        found[:0] = [
+            type(cause).__name__,
+            *(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames),
+        ]
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def metrics_addresses(settings: Settings) -> dict[str, str]:

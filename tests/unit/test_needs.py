@@ -1,16 +1,23 @@
 """Wrong or missing settings: every process names the key, the place and what to do, before it touches anything."""
 
+import json
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
+import sqlalchemy as sa
+import structlog
 
 from bridge.contracts.errors import BadInput
 from consumers import cli, commands
-from consumers.bootstrap import STAGES, parts_for
+from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.bootstrap import STAGES, Process, parts_for
 from consumers.commands import initialise
 from consumers.needs import NEEDS, refuse_unusable
 
@@ -245,3 +252,54 @@ def test_a_command_refuses_before_it_touches_anything(
     assert f"{key}: " in said
     assert place in said
     assert remedy in said
+
+
+@pytest.mark.parametrize("kept_from", ["stage", "database"])
+def test_what_a_failure_says_is_in_no_log_and_no_answer_of_the_process(
+    kept_from: str, whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A library's exception may hold what it was given; where it was raised is logged, and nothing else of it."""
+    address = "anna.leaked@mail.example"
+    answers: list[str] = []
+
+    class Falls:
+        def __init__(self, process: Process) -> None:
+            self.process = process
+
+        def run(self, stop: Event) -> NoReturn:
+            run_file = whole / "data" / "run" / "clock.metrics.json"
+            metrics = str(json.loads(run_file.read_text(encoding="utf-8"))["metrics"])
+            try:
+                if kept_from == "database":
+                    store = CaseDatabase("sqlite://")
+                    with store.read() as connection:
+                        connection.execute(sa.text("SELECT :value FROM nowhere"), {"value": f"{address} {SECRET}"})
+                raise ValueError(f"550 <{address}> password {SECRET}")
+            finally:
+                for path in ("/metrics", "/readyz", "/healthz"):
+                    try:
+                        with urlopen(metrics.replace("/metrics", path), timeout=10) as answer:
+                            answers.append(answer.read().decode())
+                    except HTTPError as refused:
+                        with refused:
+                            answers.append(refused.read().decode())
+
+    monkeypatch.setitem(STAGES, "clock", lambda _parts, process: Falls(process))
+    monkeypatch.setattr(commands, "stop_on_signals", Event)
+    monkeypatch.setattr(commands, "log", structlog.get_logger())  # a used one keeps the stream of an earlier test
+    assert commands.run_stage(parts_for(whole / "tocsin.toml"), "clock") == 1
+    said = capfd.readouterr()
+    logged = json.loads(said.err.strip().splitlines()[-1])
+    assert (logged["event"], logged["process"]) == ("stage falls", "clock")
+    assert logged["error"] == ("OperationalError" if kept_from == "database" else "ValueError")
+    assert any(frame.startswith("test_needs.py:") for frame in logged["where"])
+    assert len(answers) == 3
+    for text in (said.out, said.err, *answers):
+        assert address not in text
+        assert SECRET not in text
+
+
+def test_a_failed_statement_of_the_case_store_does_not_show_its_values() -> None:
+    with pytest.raises(sa.exc.OperationalError) as failed, CaseDatabase("sqlite://").read() as connection:
+        connection.execute(sa.text("SELECT :value FROM nowhere"), {"value": SECRET})
+    assert SECRET not in str(failed.value)

@@ -49,11 +49,16 @@ class CaseDatabase:
         if self._sqlite:
             if parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(parsed, connect_args={"timeout": 60}, pool_size=5)
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": 60}, pool_size=5, hide_parameters=True)
             sa.event.listen(self.engine, "connect", _configure_sqlite)
         else:
             self.engine = sa.create_engine(
-                parsed, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_recycle=600, pool_size=5
+                parsed,
+                isolation_level="READ COMMITTED",
+                pool_pre_ping=True,
+                pool_recycle=600,
+                pool_size=5,
+                hide_parameters=True,  # of a failed statement: an exception may be logged
             )
             sa.event.listen(self.engine, "connect", _bound_idle_transactions)
 
