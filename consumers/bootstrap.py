@@ -1233,6 +1233,7 @@ def _clock(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.clocks import Clocks
     from consumers.adapters.case_store.erasures import Erasures
     from consumers.adapters.case_store.figures import Figures
+    from consumers.adapters.case_store.incident_metrics import IncidentMetrics
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.letter_batches import WrittenLetters
     from consumers.case.verification import AwarenessPolicy
@@ -1244,11 +1245,14 @@ def _clock(parts: Parts, process: Process) -> Stage:
     watch = IncidentWatch(SqlCaseStore(database, process.clock), law, parts.get(AwarenessPolicy))
     letters = WrittenLetters(parts.get(Settings).paths.letters)
     erasures, comparison = Erasures(database, process.clock, letters), _comparison(parts, process)
-    return ClockStage(
+    stage = ClockStage(
         Clocks(database, process.clock), watch, process.clock, process.health,
         chores=(erasures.carry_out_due, lambda: DIFFERING.set(comparison.reconcile_ended())),
         figures=Figures(database, process.clock).read,
     )  # fmt: skip
+    delivery = parts.get(Settings).delivery
+    most = {Channel.EMAIL: delivery.email_per_second, Channel.SMS: delivery.sms_per_second}
+    return _Accompanied(stage, [IncidentMetrics(database, process.clock, most).run])
 
 
 def _pager(parts: Parts, process: Process) -> Stage:

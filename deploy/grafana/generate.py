@@ -12,7 +12,14 @@ from typing import Any
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import GraphTresholdsStyleMode
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, Threshold, ThresholdsMode
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DataSourceRef,
+    Threshold,
+    ThresholdsMode,
+    VariableRefresh,
+    VariableSort,
+)
 
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
@@ -118,12 +125,70 @@ OVERVIEW = (
 )  # fmt: skip
 
 
+INCIDENT = (
+    Row("Is everybody told in time?", [
+        View("People without an end", "Who is still to be told?",
+             [('max(tocsin_incident_people_count{incident="$incident", end="open"})', "open")], number=True, width=6),
+        View("People held", "Does somebody wait for counsel?",
+             [('max(tocsin_incident_people_count{incident="$incident", end="held"})', "held")], number=True, red_from=1, width=6),
+        View("Earliest deadline of who is not told yet", "How long have we got?",
+             [('max(tocsin_incident_deadline_seconds{incident="$incident"})', "left")], unit="s", number=True,
+             red_below=12 * 3600, width=6),
+        View("Projected end", "When has the last message left?",
+             [('max(tocsin_incident_projected_end_seconds{incident="$incident"})', "end")], unit="s", number=True, width=6),
+        View("Projected end against the deadline", "Will the release end in time?",
+             [('max(tocsin_incident_projected_end_seconds{incident="$incident"})', "last message leaves"),
+              ('max(tocsin_incident_deadline_seconds{incident="$incident"})', "earliest deadline")], unit="s", width=12),
+        View("People by how it ended", "Who has been told, and who cannot be?",
+             [('max by (end) (tocsin_incident_people_count{incident="$incident"})', "{{end}}")], width=12),
+    ]),
+    Row("What does the law demand?", [
+        View("Duties", "What became of each duty?",
+             [('max by (status) (tocsin_incident_duties_count{incident="$incident"})', "{{status}}")]),
+        View("Clocks, conservative", "How long, counted from the earliest instant?",
+             [('max by (duty) (tocsin_incident_duty_seconds{incident="$incident", clock="conservative"})', "{{duty}}")],
+             unit="s"),
+        View("Clocks, as recorded", "How long, counted from what was recorded?",
+             [('max by (duty) (tocsin_incident_duty_seconds{incident="$incident", clock="recorded"})', "{{duty}}")],
+             unit="s"),
+    ]),
+    Row("Do its notices arrive?", [
+        View("Where attempts stand", "How far is each channel?",
+             [('max by (channel, state) (tocsin_incident_attempts_count{incident="$incident"})', "{{channel}} {{state}}")]),
+        View("Rate", "How fast does it go?",
+             [('max by (channel) (tocsin_incident_rate_per_second{incident="$incident"})', "{{channel}}")], unit="cps"),
+        View("Fallbacks", "How many need another channel?",
+             [('max by (channel) (tocsin_incident_fallbacks_count{incident="$incident"})', "{{channel}}")]),
+        View("Oldest without a receipt", "Do receipts come back?",
+             [('max by (channel) (tocsin_incident_oldest_without_receipt_seconds{incident="$incident"})', "{{channel}}")],
+             unit="s"),
+        View("Receipts, of all incidents", "Are receipts read as they come?",
+             [("max(tocsin_receipts_behind_seconds)", "behind")], unit="s"),
+        View("By mailbox provider, of all incidents", "Does one mailbox provider turn us away?",
+             [(_rate("tocsin_receipts_by_kind_total", "mailbox, kind"), "{{mailbox}} {{kind}}")], unit="cps"),
+    ]),
+    Row("Can it be proved?", [
+        View("Evidence log, of all incidents", "Is what happens being logged?",
+             [("max(tocsin_evidence_oldest_unlogged_seconds)", "seconds behind"),
+              ("max(tocsin_evidence_differing_count)", "ended incidents that differ")], red_from=120, width=12),
+        View("Entries a second", "Does the evidence log go on?",
+             [("sum(rate(tocsin_evidence_leaves_total[$__rate_interval]))", "entries")], unit="cps", width=12),
+    ]),
+)  # fmt: skip
+
+
 def build(uid: str, title: str, rows: Sequence[Row]) -> str:
     """Return a dashboard's JSON, the same for the same rows."""
     page = (
         dashboard.Dashboard(title).uid(uid).tags(["tocsin"]).readonly().refresh("15s").time("now-3h", "now")
         .timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR)
     )  # fmt: skip
+    if any("$incident" in query for row in rows for view in row.views for query, _ in view.queries):
+        page.with_variable(
+            dashboard.QueryVariable("incident").label("Incident").datasource(SOURCE)
+            .query("label_values(tocsin_incident_people_count, incident)")
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_DESC)
+        )  # fmt: skip
     for row in rows:
         page.with_row(dashboard.Row(row.title))
         for view in row.views:
@@ -151,7 +216,10 @@ def _panel(view: View) -> Any:
     return panel
 
 
-DASHBOARDS = {"overview.json": ("tocsin-overview", "Tocsin: overview", OVERVIEW)}
+DASHBOARDS = {
+    "overview.json": ("tocsin-overview", "Tocsin: overview", OVERVIEW),
+    "incident.json": ("tocsin-incident", "Tocsin: one incident", INCIDENT),
+}
 
 
 def main() -> None:

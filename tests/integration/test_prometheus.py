@@ -241,10 +241,14 @@ def test_every_attempt_is_in_the_evidence_log(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_no_panel_is_empty(name: str, scene: Scene) -> None:
-    """Every query as Grafana would ask it, once the interval is put in. A rate needs two scrapes."""
+    """Every query as Grafana would ask it, once interval and incident are put in. None may be empty. A rate needs two scrapes."""
     _, _, rows = DASHBOARDS[name]
+    incident = loads((scene.folder / "summary.json").read_text(encoding="utf-8"))["incident"]
     queries = {
-        query.replace("$__rate_interval", "1m") for row in rows for view in row.views for query, _ in view.queries
+        query.replace("$__rate_interval", "1m").replace("$incident", incident)
+        for row in rows
+        for view in row.views
+        for query, _ in view.queries
     }
 
     def all_answered() -> bool:
