@@ -74,7 +74,7 @@ class World:
         self.revoked_before = 0
         """When so many batches are left behind the next one, partition 1 is revoked."""
         self.received: list[Received] = []
-        self.assignment: list[TopicPartition] = []
+        self.partitions: list[TopicPartition] = []
 
     def run(self, **options: Any) -> None:
         consume(
@@ -88,7 +88,16 @@ class World:
         self.callbacks = callbacks
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        self.assignment = partitions
+        self.partitions = partitions
+
+    def assignment(self) -> list[TopicPartition]:
+        return self.partitions
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return partitions
+
+    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
+        return -1001, -1001  # as long as nothing was fetched
 
     def consume(self, count: int, timeout: float) -> list[Record]:
         if not self.batches:
@@ -182,7 +191,7 @@ def test_reading_begins_at_the_handlers_position_or_at_the_beginning(world_of: W
     world.run()
     assert world.health.reasons() == {"assignment": "waiting for partitions"}
     world.callbacks["on_assign"](world, [TopicPartition(f"p.{NAME}", 0), TopicPartition(f"p.{NAME}", 1)])
-    assert [item.offset for item in world.assignment] == [17, OFFSET_BEGINNING]
+    assert [item.offset for item in world.partitions] == [17, OFFSET_BEGINNING]
     assert world.health.reasons() == {}
     world.callbacks["on_lost"](world, [TopicPartition(f"p.{NAME}", 1)])
     assert world.journal[-1] == ("revoked", [(NAME, 1)])
