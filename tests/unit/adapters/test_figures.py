@@ -18,7 +18,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def _incident(number: int, **other: Any) -> dict[str, Any]:
-    scope = {"model_id": "m", "exposed_from": (NOW - timedelta(days=2)).isoformat()}
+    scope = {"exposed_from": (NOW - timedelta(days=2)).isoformat()}
     return {
         "incident_id": f"INC-2026-{number:04}", "number": number, "year": 2026, "source": "monitor", "fingerprint": "f",
         "fingerprint_sha256": "0" * 64, "occurrence": number, "title": "t", "state": "confirmed", "revision": 1,
@@ -35,7 +35,8 @@ def _answer(number: int, partition: int, *, untagged: int = 0) -> dict[str, Any]
     event = PartitionResolved.model_construct(
         incident_id=incident_id, revision=1, partition=partition, partition_count=2, scope_sha256="0" * 64,
         position_topic="t", position_offset=1, affected_count=5, possible_count=2, merkle_root="0" * 64, artefact="a",
-        artefact_sha256="0" * 64, coverage=(coverage,),
+        artefact_sha256="0" * 64, coverage=(coverage,), code_version="1", retention="PT0S", duration_seconds=1.0,
+        resolved_at=NOW,
     )  # fmt: skip
     return {
         "incident_id": incident_id, "revision": 1, "partition": partition, "partition_count": 2, "affected_count": 5,
