@@ -42,17 +42,38 @@ def test_each_alert_has_a_runbook_that_can_be_followed(alert: dict[str, Any]) ->
     assert text.startswith(f"# {alert['alert']}\n")
     for part in ("Meaning", "Impact", "Diagnosis", "Mitigation"):
         assert f"**{part}.**" in text
-    commands = re.findall(r"tocsin ([a-z]+) ([a-z-]+)", text)
+    commands = re.findall(r"tocsin ([a-z]+(?:-[a-z]+)?) ([a-z-]+)", text)
     assert commands, "nothing to type"
     with click.Context(build(), obj=Parts()) as context:
         for noun, verb in commands:
             group = build().get_command(context, noun)
             assert isinstance(group, click.Group)
             assert verb in group.commands, f"tocsin {noun} {verb} does not exist"
+            assert group.commands[verb].get_help(context)
 
 
 def test_alerts_ask_for_metrics_that_are_measured() -> None:
     parts = ("", "_bucket", "_sum", "_count")  # of a histogram
     known = {each.name + part for each in declared() for part in (parts if each.kind == "histogram" else ("",))}
-    asked = {name for alert in ALERTS for name in re.findall(r"tocsin_[a-z_]+", alert["expr"])}
+    asked = {name for alert in ALERTS for name in re.findall(r"(?<![:a-z_])tocsin_[a-z_]+", alert["expr"])}
     assert asked - known == set()
+
+
+def test_each_alert_is_seen_quiet_then_firing_then_quiet_again() -> None:
+    seen: dict[str, set[str]] = {}
+    for path in RULES:
+        tests = yaml.safe_load((DEPLOY / "prometheus" / "tests" / path.name).read_text(encoding="utf-8"))["tests"]
+        for test in tests:
+            fired: set[str] = set()
+            quiet: set[str] = set()
+            for check in sorted(test["alert_rule_test"], key=lambda check: int(check["eval_time"].rstrip("m"))):
+                name = check["alertname"]
+                if check["exp_alerts"]:
+                    fired.add(name)
+                    seen.setdefault(name, set()).update({"fires"} | ({"not before"} if name in quiet else set()))
+                else:
+                    quiet.add(name)
+                    if name in fired:
+                        seen.setdefault(name, set()).add("resolves")
+    lacking = {alert["alert"]: seen.get(alert["alert"]) for alert in ALERTS}
+    assert {name: kinds for name, kinds in lacking.items() if kinds != {"fires", "not before", "resolves"}} == {}
