@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,9 +18,10 @@ from bridge.runtime.printing import print_json
 from bridge.runtime.settings import Settings, load_settings
 from bridge.runtime.settings_file import commented_settings
 from bridge.runtime.supervisor import Supervisor, stop_on_signals
-from bridge.runtime.telemetry import Health, TelemetryServer, configure_logs
+from bridge.runtime.telemetry import Health, TelemetryServer, configure_logs, frames_of
 from consumers.bootstrap import STAGES, Process
 from consumers.needs import refuse_unusable
+from consumers.surroundings import watch_surroundings
 
 log = structlog.get_logger()
 
@@ -144,6 +144,7 @@ def run_stage(parts: Parts, stage: str) -> int:
         run_file=settings.paths.run / f"{stage}.metrics.json",
     )
     telemetry.start()
+    watch_surroundings(parts, stage, health)
     try:
         STAGES[stage](parts, Process(stage, health, SystemClock())).run(stop)
     except TocsinError as error:
@@ -151,25 +152,11 @@ def run_stage(parts: Parts, stage: str) -> int:
         return error.exit_code
     except Exception as error:
         # a library's words may hold what it was given: an address, a password; where it happened is enough to find it
-        log.error("stage falls", stage=stage, error=type(error).__name__, where=_frames(error))
+        log.error("stage falls", stage=stage, error=type(error).__name__, where=frames_of(error))
         return 1
     finally:
         telemetry.stop()
     return 0
-
-
-def _frames(error: BaseException) -> list[str]:
-    """Return where `error` and what it came of were raised, the innermost last; no value and no message."""
-    found: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(found) < 100:
-        frames = traceback.extract_tb(cause.__traceback__)
-        found[:0] = [
-            type(cause).__name__,
-            *(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames),
-        ]
-        cause = cause.__cause__ or cause.__context__
-    return found
 
 
 def metrics_addresses(settings: Settings) -> dict[str, str]:

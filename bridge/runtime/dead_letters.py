@@ -108,7 +108,9 @@ class DeadLetters:
             ),
         )  # fmt: skip
         DEAD_LETTERED.inc()
-        log.error("dead letter", topic=topic, partition=partition, offset=offset, reason=reason)
+        log.error(
+            "dead letter", dead_letter=dead_letter_id, topic=topic, partition=partition, offset=offset, reason=reason
+        )
 
     def flush(self) -> None:
         """Wait until every dead letter is stored; only then may the position move past it."""

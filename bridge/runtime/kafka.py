@@ -68,6 +68,25 @@ def client_settings(kafka: Kafka) -> dict[str, Any]:
     } | confluent_auth(kafka)
 
 
+class Broker:
+    """Asks whether a broker answers, over a connection of its own that is made when first asked."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._client: AdminClient | None = None
+
+    def ask(self) -> None:
+        """Return if one does. Raises Unreachable."""
+        if self._client is None:
+            self._client = AdminClient(client_settings(self._kafka))
+        try:
+            self._client.list_topics(topic="__consumer_offsets", timeout=1.5)
+        except KafkaException as error:
+            raise Unreachable(
+                f"Kafka does not answer: {error.args[0].name()}; check kafka.bootstrap_servers"
+            ) from error
+
+
 class Publisher:
     """Publishes messages on the partition of their root. One thread at a time.
 

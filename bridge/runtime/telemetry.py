@@ -9,17 +9,26 @@ import logging
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
+from structlog.typing import EventDict, Processor
 
+from bridge.contracts.errors import TocsinError
 from bridge.runtime.run_files import write_run_file
+
+_PROBE_SECONDS = 2.0
+_PROBED_EVERY_SECONDS = 2.0
+_MOST_FRAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +96,62 @@ BUILD = gauge(
 
 
 def configure_logs(process: str, *, level: str = "INFO") -> None:
-    """Send every log line of this process to stderr as one JSON object."""
+    """Send every log line of this process to stderr as one JSON object, those of libraries too.
+
+    Of an exception it says its kind and where it came from, never its words: they may hold what a library was given.
+    """
+
+    def named(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        # a context variable would name the first thread's lines only
+        event.setdefault("process", process)
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        named,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_words,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _without_words(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    found = event.pop("exc_info", None)
+    error = found[1] if isinstance(found, tuple) else sys.exception() if found is True else found
+    if isinstance(error, BaseException):
+        event["error"], event["where"] = type(error).__name__, frames_of(error)
+    return event
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """Return where `error` and what it came of were raised, the innermost last; no value and no message."""
+    found: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(found) < _MOST_FRAMES:
+        frames = traceback.extract_tb(cause.__traceback__)
+        found[:0] = [
+            type(cause).__name__,
+            *(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames),
+        ]
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def configure_command_logs() -> None:
@@ -113,11 +163,50 @@ def configure_command_logs() -> None:
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
 
 
+class _Probe:
+    """Something that is asked whether it is there, in a thread of its own: one that hangs holds up nobody."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self._asked_at = -_PROBED_EVERY_SECONDS
+        self._thread: threading.Thread | None = None
+        self._reason: str | None = None
+
+    def begin(self) -> None:
+        """Ask, unless it was asked just now or has not answered yet."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        now = time.monotonic()
+        if now - self._asked_at >= _PROBED_EVERY_SECONDS:
+            self._asked_at = now
+            self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._ask()
+        except TocsinError as error:
+            self._reason = str(error).splitlines()[0]
+        except Exception as error:  # whatever a client raises: the thing does not answer
+            self._reason = f"it cannot be asked: {type(error).__name__}"
+        else:
+            self._reason = None
+
+    def reason(self, give_up_at: float) -> str | None:
+        """Return why it is not in order, or None."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, give_up_at - time.monotonic()))
+            if self._thread.is_alive():
+                return f"no answer within {_PROBE_SECONDS:.0f} s"
+        return self._reason
+
+
 class Health:
     """Whether this process can do its job: a reason for each thing that is missing."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {"start": "starting"}
+        self._probes: dict[str, _Probe] = {}
         self._lock = threading.Lock()
 
     def ready(self, subject: str = "start") -> None:
@@ -130,10 +219,27 @@ class Health:
         with self._lock:
             self._reasons[subject] = reason
 
-    def reasons(self) -> dict[str, str]:
-        """Return what is missing; empty when ready."""
+    def watch(self, subject: str, ask: Callable[[], object]) -> None:
+        """Ask whenever somebody wants to know: `ask` raises while `subject` is not in order. An idle process would not
+        notice that what it works with is gone.
+        """
         with self._lock:
-            return dict(self._reasons)
+            self._probes[subject] = _Probe(ask)
+
+    def reasons(self) -> dict[str, str]:
+        """Return what is missing; empty when ready. Takes at most two seconds, whatever hangs."""
+        with self._lock:
+            found, probes = dict(self._reasons), dict(self._probes)
+            if "start" not in found:
+                for probe in probes.values():
+                    probe.begin()
+        give_up_at = time.monotonic() + _PROBE_SECONDS
+        for subject, probe in probes.items():
+            reason = probe.reason(give_up_at)
+            if reason is not None:
+                # what the process has met itself says more
+                found.setdefault(subject, reason)
+        return found
 
 
 class TelemetryServer:

@@ -134,6 +134,11 @@ def _is_led(shown: Any, partitions: int) -> bool:
     )
 
 
+def _is_unknown(refusal: Refused) -> bool:
+    cause = refusal.__cause__
+    return isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
 class TopicsAdmin:
     """The declared topics on one cluster. Raises Unreachable when it does not answer, Refused when it says no."""
 
@@ -153,7 +158,12 @@ class TopicsAdmin:
         result = {}
         for topic, resource in zip(here, resources, strict=True):
             partitions = metadata.topics[self._name(topic)].partitions
-            configuration = self._answer(answers[resource], topic.name)
+            try:
+                configuration = self._answer(answers[resource], topic.name)
+            except Refused as refusal:
+                if _is_unknown(refusal):
+                    continue  # deleted since it was listed
+                raise
             result[topic.name] = TopicAsIs(
                 partitions=len(partitions),
                 replication=min((len(partition.replicas) for partition in partitions.values()), default=0),

@@ -520,7 +520,7 @@ class _Demo:
         if self._monitoring is None:
             return
         alert = self._until(
-            partial(self._on_call.alert, "TocsinProviderTrouble", provider="ses"),
+            partial(self._on_call.alert, "TocsinCircuitOpen", provider="ses"),
             "Prometheus' alert arrives", 30, give_up=False,
         )  # fmt: skip
         if alert:

@@ -155,7 +155,10 @@ class PagerStage:
                 receiver.deliver(page, escalated=is_escalated(page, now, self._policy), now=now)
             except TocsinError as error:
                 SENT.labels(receiver.kind.value, "failed").inc()
-                log.error("a page was not delivered", receiver=receiver.name, page=page.page_id, reason=str(error))
+                log.error(
+                    "a page was not delivered", receiver=receiver.name, page=page.page_id, incident=page.incident_id,
+                    reason=str(error),
+                )  # fmt: skip
                 after = Sent(before.delivered_at, before.failures + 1, now, settled=False)
             else:
                 SENT.labels(receiver.kind.value, "delivered").inc()

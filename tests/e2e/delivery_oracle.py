@@ -54,13 +54,22 @@ class Attempt:
     send_count: int
 
 
-def expected(person: Scripted) -> Expected:
-    """Return what must come of `person`: each channel in turn until one arrives."""
+_MOST_LOST_TWICE = 2
+"""So many people's call and repeat may both meet what was done to their channel by chance, and not be taken either time."""
+
+
+def expected(person: Scripted, lost_twice: frozenset[str] = frozenset()) -> Expected:
+    """Return what must come of `person`: each channel in turn until one arrives. Of a channel in `lost_twice` nobody took
+    either call: no receipt tells, and the next channel is begun all the same.
+    """
     steps: list[tuple[str, str]] = []
     taken: dict[str, tuple[int, int]] = {}
     for channel in person.policy:
         fate = person.fates.get(channel, "").rstrip("0123456789")
         if not fate:
+            continue
+        if channel in lost_twice:
+            steps.append((channel, "expired"))
             continue
         steps.append((channel, "delivered" if fate in ARRIVES - STATE_OF.keys() else STATE_OF[fate]))
         once_more = channel in person.disturbed or fate == "timeout"
@@ -70,14 +79,15 @@ def expected(person: Scripted) -> Expected:
     return Expected("unreachable_reported", tuple(steps), taken)
 
 
-def _as_answered(person: Scripted, attempt: Attempt) -> str:
-    """Return an attempt's state as it had been if its calls were answered. Call and repeat of a refused message may both
-    meet what was done to the channel: nobody took it, so that no receipt tells, and it ends as `expired` with the next
-    channel begun all the same.
-    """
-    never_taken = person.fates.get(attempt.channel) in NEVER_TAKEN
-    lost_twice = attempt.channel in person.disturbed and attempt.send_count == 2 and attempt.state == "expired"
-    return STATE_OF["refuse"] if never_taken and lost_twice else attempt.state
+def _lost_twice(person: Scripted, tried: Sequence[Attempt], taken_by_address: Counter[str]) -> frozenset[str]:
+    """Return the channels where neither the call nor its repeat was taken by anybody, as can be where both were disturbed."""
+    return frozenset(
+        each.channel
+        for each in tried
+        if each.channel in person.disturbed
+        and (each.send_count, each.state) == (2, "expired")
+        and not taken_by_address[person.addresses[each.channel]]
+    )
 
 
 def judge(
@@ -97,12 +107,15 @@ def judge(
     known_addresses = {address for person in people for address in person.addresses.values()}
     if strangers := sum(count for address, count in taken_by_address.items() if address not in known_addresses):
         faults.append(f"{strangers} messages went to nobody who was to be told")
+    unlucky = 0
     for person in people:
-        who, want = (person.incident_id, person.root), expected(person)
+        who = (person.incident_id, person.root)
         tried = attempts.get(who, ())
+        lost = _lost_twice(person, tried, taken_by_address)
+        unlucky += bool({channel for channel in lost if person.fates[channel] not in NEVER_TAKEN})
+        want = expected(person, lost)
         steps = tuple((attempt.channel, attempt.state) for attempt in tried)
-        answered = tuple((attempt.channel, _as_answered(person, attempt)) for attempt in tried)
-        if (ends.get(who), answered) != (want.end, want.steps):
+        if (ends.get(who), steps) != (want.end, want.steps):
             faults.append(f"{who}: expected {want.end} by {want.steps}, the ledger has {ends.get(who)} by {steps}")
         if (logged_ends.get(who), tuple(logged_steps.get(who, ()))) != (ends.get(who), steps):
             faults.append(f"{who}: ledger {ends.get(who)} {steps}, log {logged_ends.get(who)} {logged_steps.get(who)}")
@@ -116,6 +129,8 @@ def judge(
                 faults.append(
                     f"{who}: {taken_by_attempt[attempt.attempt_id]} taken, the ledger knows of {attempt.send_count} calls"
                 )
+    if unlucky > _MOST_LOST_TWICE:
+        faults.append(f"{unlucky} people's message was taken by nobody, twice")
     ours = {attempt.attempt_id for tried in attempts.values() for attempt in tried}
     if unknown := sum(count for attempt_id, count in taken_by_attempt.items() if attempt_id not in ours):
         faults.append(f"{unknown} messages name an attempt that the ledger does not know")

@@ -17,6 +17,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.evidence_rows import EvidenceRows
 from consumers.adapters.evidence_package import EvidencePackages
+from consumers.bootstrap import STAGES
 from consumers.evidence.keys import read_vkey
 from consumers.evidence.leaves import discover
 from consumers.evidence.reader import LogFolder
@@ -68,6 +69,20 @@ def test_the_demo_is_green_and_leaves_its_proof_and_nobody_in_clear(seed: int, t
     mailbox = json.loads((folder / "mailbox" / "messages.json").read_text(encoding="utf-8"))
     assert {message["channel"] for message in mailbox} == {"email", "sms"}
     _refuse_gaps(folder, incident)
+    _refuse_loose_logs(folder, incident)
+
+
+def _refuse_loose_logs(folder: Path, incident: str) -> None:
+    """Whoever searches all logs for the incident finds what happened, whichever process says so."""
+    told: dict[str, set[str]] = {}
+    for stage in STAGES:
+        lines = (folder / "logs" / f"{stage}.log").read_text(encoding="utf-8").splitlines()
+        for said in map(json.loads, lines):
+            assert (said["process"], bool(said["timestamp"]), bool(said["level"])) == (stage, True, True)
+            assert said.get("incident", incident) == incident
+            if "incident" in said:
+                told.setdefault(said["event"], set()).add(stage)
+    assert {"alert taken", "planned", "release finished"} <= told.keys(), told
 
 
 def _refuse_leaks(report: dict[str, Any]) -> None:

@@ -138,8 +138,8 @@ def test_a_provider_that_falls_ill_is_an_alert_with_its_runbook_and_ends(scene: 
     wait_until(lambda: bool(told("resolved")), 20)
     fired, ended = told("firing")[0], told("resolved")[0]
     assert fired["labels"] == ended["labels"]
-    assert (fired["labels"]["alertname"], fired["labels"]["severity"]) == ("TocsinProviderTrouble", "warning")
-    assert (fired["receiver"], fired["group"]) == ("on-call", {"alertname": "TocsinProviderTrouble"})
+    assert (fired["labels"]["alertname"], fired["labels"]["severity"]) == ("TocsinCircuitOpen", "critical")
+    assert (fired["receiver"], fired["group"]) == ("on-call", {"alertname": "TocsinCircuitOpen"})
     assert (CONFIG.parents[2] / fired["annotations"]["runbook_url"]).is_file()
 
 

@@ -54,12 +54,14 @@ Unbegun = Callable[[str], Sequence[sa.ColumnElement[bool]]]
 """The conditions of people whom nobody has begun to tell although nothing keeps them waiting."""
 
 
-def judge_canaries(connection: sa.Connection, now: datetime, unbegun: Unbegun) -> Sequence[tuple[str, CanaryState]]:
-    """Let each canary that is done open its release, or pause it and page; return which releases moved.
+def judge_canaries(
+    connection: sa.Connection, now: datetime, unbegun: Unbegun
+) -> Sequence[tuple[str, str, CanaryState]]:
+    """Let each canary that is done open its release, or pause it and page; return incident and release of those that moved.
 
     State, epoch, page and case event are one transaction with what was read: a crash before it judges again.
     """
-    decided: list[tuple[str, CanaryState]] = []
+    decided: list[tuple[str, str, CanaryState]] = []
     rows = connection.execute(
         sa.select(
             release.c.release_id, release.c.incident_id, release.c.policy, release.c.mode, incident.c.exercise,
@@ -86,7 +88,7 @@ def judge_canaries(connection: sa.Connection, now: datetime, unbegun: Unbegun) -
             _page(connection, row, policy, seen, now)
         connection.execute(sa.update(release).where(release.c.release_id == row["release_id"]).values(**changes))
         _tell(connection, row, state, seen, now)
-        decided.append((row["release_id"], state))
+        decided.append((row["incident_id"], row["release_id"], state))
     return decided
 
 

@@ -564,8 +564,8 @@ class Ledger:
 
         return self._database.writing(work)
 
-    def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]:
-        """Let canaries that are done open their release or pause it; return those that moved."""
+    def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]:
+        """Let canaries that are done open their release or pause it; return incident and release of those that moved."""
         now = self._clock.now()
         return self._database.writing(lambda connection: judge_canaries(connection, now, _unbegun))
 
@@ -574,12 +574,12 @@ class Ledger:
         now = self._clock.now()
         self._database.writing(lambda connection: remind_of_holds(connection, now))
 
-    def finish_releases(self) -> Sequence[str]:
-        """Mark releases whose every person has an end; return their ids."""
+    def finish_releases(self) -> Sequence[tuple[str, str]]:
+        """Mark releases whose every person has an end; return incident and release of each."""
         now = self._clock.now()
 
-        def work(connection: sa.Connection) -> Sequence[str]:
-            finished: list[str] = []
+        def work(connection: sa.Connection) -> Sequence[tuple[str, str]]:
+            finished: list[tuple[str, str]] = []
             for row in connection.execute(_running_releases()).mappings().all():
                 if row["mode"] == "break_glass":
                     continue
@@ -613,7 +613,7 @@ class Ledger:
                     ],
                     now,
                 )
-                finished.append(row["release_id"])
+                finished.append((row["incident_id"], row["release_id"]))
             return finished
 
         return self._database.writing(work)

@@ -660,7 +660,7 @@ class LedgerCases:
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
-        assert case.ledger.finish_releases() == ["r1"]
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
         assert case.end(person) is None
@@ -736,7 +736,7 @@ class LedgerCases:
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
-        assert case.ledger.finish_releases() == ["r1"]
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
         case.person(2, late=True)
         case.person(3, late=True)
         (late,) = case.claim(EMAIL_LANE)
@@ -784,7 +784,7 @@ class LedgerCases:
                 .where(tables.recipient.c.recipient_id == held)
                 .values(held_reason=None, final_state="reached")
             )
-        assert case.ledger.finish_releases() == ["r1"]
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
 
     def test_a_crash_between_publish_and_settle_gives_the_same_outbox_rows_again(self, case: Case) -> None:
         for number in range(3):
@@ -805,7 +805,7 @@ class LedgerCases:
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
-        assert case.ledger.finish_releases() == ["r1"]
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
         case.person(1, recipient_id=f"{first}#2", round=2, supplements=first, late=True, segment_id="s1")
         counts = case.ledger.counts(INCIDENT)
         assert (counts.people, counts.reached, counts.open) == (1, 1, 0)
@@ -848,7 +848,7 @@ class LedgerCases:
         said = bodies["people.told_in_other_incident"]
         assert (said["incident_id"], said["body"]["year"], said["body"]["number"]) == (other, 2026, 1)
         # neither end hangs on the other: both releases finish
-        assert set(case.ledger.finish_releases()) == {"r1", "q1"}
+        assert {each for _, each in case.ledger.finish_releases()} == {"r1", "q1"}
 
     def test_who_is_not_reached_there_is_told_here(self, case: Case) -> None:
         other = case.second_incident()
@@ -948,7 +948,7 @@ class LedgerCases:
         )
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert (intent.recipient_id, case.end(failed)) == (failed, "unreachable_reported")
-        assert [state.value for _, state in case.ledger.judge_canaries()] == ["held"]
+        assert [state.value for *_, state in case.ledger.judge_canaries()] == ["held"]
         seen = SqlProgress(case.database, case.clock).progress(INCIDENT)
         assert (seen.people, seen.stopped, seen.pace["email"].per_second) == (2, "held by its canary", 0.25)
         assert seen.reached + seen.unreachable + sum(seen.why_not.values()) == 2
@@ -977,7 +977,7 @@ class LedgerCases:
     def test_attempt_states_are_those_of_the_contract(self, case: Case) -> None:
         person = case.person(1)
         case.claim(EMAIL_LANE)
-        assert {AttemptState(state) for _, state in case.states(person)} == {AttemptState.INTENDED}
+        assert {AttemptState(state) for *_, state in case.states(person)} == {AttemptState.INTENDED}
 
 
 def sweep(case: Case, later: timedelta) -> None:

@@ -219,7 +219,7 @@ def test_a_retry_never_takes_a_channel_that_bounced_hard_and_takes_the_end_back(
     silent = failed(ledger, 4, None, ReceiptKind.BOUNCED_HARD)
     with ledger.database.write() as connection:
         connection.execute(sa.update(tables.recipient).values(contact=SEALED))
-    assert ledger.ledger.finish_releases() == [RELEASE]
+    assert ledger.ledger.finish_releases() == [(INCIDENT, RELEASE)]
     case_store = store(ledger)
     dry = steering.retry(case_store, INCIDENT, SRE, NOW, reason="the carrier is back", dry_run=True)
     assert ledger.end(soft) == "unreachable_reported"
@@ -290,7 +290,7 @@ def test_a_canary_that_arrives_lets_the_rest_go_by_itself(ledger: LedgerCase) ->
     for each in intents:
         ledger.receive(each, ReceiptKind.DELIVERED)
     # as after a crash: whoever comes next reads the same ledger
-    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["passed"]
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["passed"]
     assert "release.canary_passed" in kinds(ledger)
     assert ledger.ledger.judge_canaries() == []
     assert len(ledger.claim(EMAIL_LANE)) == 8
@@ -309,7 +309,7 @@ def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resum
     else:
         assert ledger.ledger.judge_canaries() == []
         ledger.clock.at += timedelta(seconds=601)
-    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["held"]
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["held"]
     assert ledger.pages() == ["release.canary_held"]
     assert ledger.claim(EMAIL_LANE) == []
     seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
@@ -334,7 +334,7 @@ def test_a_canary_held_back_by_a_gate_is_not_waited_for(ledger: LedgerCase) -> N
     [intent] = ledger.claim(EMAIL_LANE)
     ledger.hand_over([intent])
     ledger.receive(intent, ReceiptKind.DELIVERED)
-    assert [state.value for _, state in ledger.ledger.judge_canaries()] == ["passed"]
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["passed"]
     assert SqlProgress(ledger.database, ledger.clock).progress(INCIDENT).why_not == {
         "are kept back by a hold or a region's rule": 2
     }

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import consumers.stages.dispatch
 import consumers.stages.outbox
 import consumers.stages.receipts
 import consumers.stages.release  # noqa: F401  declares metrics
+from bridge.contracts.errors import Unreachable
 from bridge.runtime.telemetry import DECLARATIONS, Health, TelemetryServer, configure_logs
 
 
@@ -82,18 +84,59 @@ def own_logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_logging")
-def test_a_log_line_is_one_json_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_is_one_json_object_on_stderr_that_never_repeats_an_exceptions_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     configure_logs("index")
     log = structlog.get_logger()
     log.debug("not shown")
-    try:
-        raise ZeroDivisionError("by zero")
-    except ZeroDivisionError:
-        log.exception("stage ends", stage="index", lines="a\nb")
+    for logger in (log, logging.getLogger("some library")):
+        try:
+            raise ZeroDivisionError("anna@mail.example by zero")
+        except ZeroDivisionError:
+            logger.exception("stage ends")
+    other = threading.Thread(target=lambda: log.warning("from a thread", incident="INC-2026-0001", lines="a\nb"))
+    other.start()
+    other.join()
     out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    said = json.loads(line)
+    first, library, threaded = map(json.loads, err.splitlines())
     assert out == ""
-    assert (said["event"], said["process"], said["level"], said["lines"]) == ("stage ends", "index", "error", "a\nb")
-    assert "ZeroDivisionError" in said["exception"]
-    assert said["timestamp"].endswith("Z")
+    assert "anna" not in err
+    for said in (first, library):
+        assert (said["event"], said["process"], said["level"]) == ("stage ends", "index", "error")
+        assert said["error"] == said["where"][0] == "ZeroDivisionError"
+        assert said["where"][1].startswith("test_telemetry.py:")
+        assert said["timestamp"].endswith("Z")
+    assert library["logger"] == "some library"
+    assert (threaded["process"], threaded["incident"], threaded["lines"]) == ("index", "INC-2026-0001", "a\nb")
+
+
+def test_a_process_asks_for_what_it_works_with_and_never_repeats_what_a_client_says(served: tuple[Health, str]) -> None:
+    health, address = served
+    hangs, asked = threading.Event(), list[str]()
+
+    def gone() -> None:
+        raise Unreachable("the case store does not answer; check case_store.url")
+
+    def odd() -> None:
+        raise OSError("password hunter2")
+
+    def well() -> None:
+        asked.append("kafka")
+
+    health.watch("kafka", well)
+    assert json.loads(get(f"{address}/readyz")[1])["missing"] == {"start": "starting"}
+    assert asked == [], "what is not there yet is not asked for"
+    health.ready()
+    health.watch("case store", gone)
+    health.watch("evidence folder", odd)
+    health.watch("store", hangs.wait)
+    assert json.loads(get(f"{address}/readyz")[1])["missing"] == {
+        "case store": "the case store does not answer; check case_store.url",
+        "evidence folder": "it cannot be asked: OSError",
+        "store": "no answer within 2 s",
+    }
+    assert asked == ["kafka"]
+    hangs.set()
+    health.missing("case store", "seen by the stage itself")
+    assert health.reasons()["case store"] == "seen by the stage itself"

@@ -56,10 +56,10 @@ class FakeLedger:
     def lane_ages(self) -> Mapping[Channel, LaneAge]:
         return {Channel.EMAIL: LaneAge(200, 60.0, 30.0, 5.0)}
 
-    def judge_canaries(self) -> Sequence[tuple[str, CanaryState]]:
+    def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]:
         return ()
 
-    def finish_releases(self) -> Sequence[str]:
+    def finish_releases(self) -> Sequence[tuple[str, str]]:
         self.finished += 1
         return ()
 
