@@ -401,7 +401,7 @@ class _Demo:
         return str(incident_id)
 
     def _tell_page(self, kind: str) -> None:
-        page = self._until(partial(self._on_call.page, kind), f"the page {kind} arrives", 30)
+        page = self._until(partial(self._on_call.page, kind), f"the page {kind} arrives", 90)
         self._see(
             f"page {kind}", f"PAGE to who is on call (signature verified): {page['summary']}; next: {page['next']}"
         )
@@ -521,7 +521,7 @@ class _Demo:
             return
         alert = self._until(
             partial(self._on_call.alert, "TocsinCircuitOpen", provider="ses"),
-            "Prometheus' alert arrives", 30, give_up=False,
+            "Prometheus' alert arrives", 60, give_up=False,
         )  # fmt: skip
         if alert:
             words = alert["annotations"]
