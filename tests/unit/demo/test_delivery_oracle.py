@@ -63,6 +63,23 @@ def test_a_refusal_that_was_never_heard_may_end_as_silence(disturbed: set[str], 
     assert (found == []) is content
 
 
+@pytest.mark.parametrize(("unlucky", "content"), [(2, True), (3, False)])
+def test_few_whose_call_and_repeat_nobody_took_are_chance_and_more_are_a_fault(unlucky: int, content: bool) -> None:
+    some = [
+        Scripted(
+            f"customer/{n}", "INC-1", ("email",), {"email": "delivered"}, {"email": f"{n}@x"}, frozenset({"email"})
+        )
+        for n in range(unlucky)
+    ]
+    who = [(person.incident_id, person.root) for person in some]
+    end, steps = "unreachable_reported", [("email", "expired")]
+    tried = {each: [Attempt(each[1], "email", "expired", 2)] for each in who}
+    found = judge(
+        some, dict.fromkeys(who, end), tried, dict.fromkeys(who, steps), dict.fromkeys(who, end), Counter(), Counter()
+    )
+    assert (found == []) is content
+
+
 def lose_somebody(all_: Witnesses) -> None:
     all_.ends["INC-1", "customer/1"] = all_.logged_ends["INC-1", "customer/1"] = None
 
