@@ -23,7 +23,7 @@ from consumers.case.webhooks import BadSignature, Secrets, key_of
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 """Rules and routes as they are shipped: in a checkout. A wheel has none."""
-HURRY = 30
+HURRY = 15
 """By how much the demo's day is shorter than that of an installation."""
 _DURATIONS = frozenset({
     "scrape_interval", "evaluation_interval", "interval", "for", "keep_firing_for", "group_wait", "group_interval",

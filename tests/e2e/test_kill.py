@@ -16,7 +16,7 @@ from tests.e2e.steering import OBEYED_WITHIN, PauseInTheMiddle
 
 def _demo_survives(tmp_path: Path, *stages: str, seed: int) -> None:
     kills = [word for stage in stages for word in ("--kill", stage)]
-    done = demo_process.run(tmp_path / "demo", "--customers", "300", "--seed", str(seed), *kills)
+    done = demo_process.run(tmp_path / "demo", "--customers", "200", "--seed", str(seed), *kills)
     assert done.exit_code == 0, done.story
     assert done.summary["faults"] == []
     # one fell because it was killed; no other fell with it

@@ -27,7 +27,7 @@ def test_exactly_those_concerned_are_told_on_real_parts(
         "case_store_url": empty_mariadb_database.url,
     }
     done = demo_process.run(
-        tmp_path / "demo", "--customers", "400", "--seed", "21",
+        tmp_path / "demo", "--customers", "200", "--seed", "21",
         module="tests.e2e.on_real_parts", given=json.dumps(surroundings),
     )  # fmt: skip
     assert done.exit_code == 0, done.story

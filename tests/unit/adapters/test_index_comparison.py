@@ -94,7 +94,7 @@ def held(file: PartitionFile, entity: fingerprints.Entity) -> dict[str, KeyPrint
 
 
 @given(st.lists(RECORDS, unique_by=lambda each: each.record_id, min_size=1, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 def test_a_records_fingerprint_is_the_same_in_sql(file: PartitionFile, drawn: Sequence[ProvenanceRecorded]) -> None:
     file.rows("DELETE FROM record")
     file.put_records(numbered(drawn))
@@ -115,7 +115,7 @@ def test_a_records_fingerprint_is_the_same_in_sql(file: PartitionFile, drawn: Se
 
 
 @given(st.lists(CUSTOMERS | ORDERS, unique_by=lambda each: each.root, min_size=1, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 def test_a_persons_fingerprint_is_the_same_in_sql(
     file: PartitionFile, drawn: Sequence[CustomerChanged | OrderChanged]
 ) -> None:

@@ -247,7 +247,7 @@ class _Undo(Exception):
     merged=st.booleans(),
 )
 # an example asks a dozen questions
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=settings().max_examples // 4)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=settings().max_examples // 6)
 def test_the_file_answers_what_the_definition_says(
     shared_file: PartitionFile,
     records: list[ProvenanceRecorded],
