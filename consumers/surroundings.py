@@ -10,6 +10,7 @@ from bridge.contracts.errors import Refused
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health
+from consumers.needs import NEEDS
 
 Surrounding = tuple[str, Callable[[Parts], Callable[[], object]]]
 """A name, and what makes the question, which raises while it is not in order."""
@@ -19,7 +20,7 @@ _LEAST_FREE_MB = 100
 
 def watch_surroundings(parts: Parts, stage: str, health: Health) -> None:
     """Let `health` ask for what `stage` works with."""
-    for name, question in SURROUNDINGS.get(stage, ()):
+    for name, question in SURROUNDINGS[stage]:
         health.watch(name, question(parts))
 
 
@@ -55,20 +56,10 @@ def _evidence_folder(parts: Parts) -> Callable[[], object]:
     return ask
 
 
-_KAFKA: Surrounding = ("kafka", _kafka)
-_CASES: Surrounding = ("case store", _case_store)
+_ASKED: Mapping[str, Surrounding] = {"kafka": ("kafka", _kafka), "case_store.url": ("case store", _case_store)}
+"""By the key of the settings that a stage needs for it."""
+_OWN: Mapping[str, Sequence[Surrounding]] = {"evidence": (("evidence folder", _evidence_folder),)}
 
 SURROUNDINGS: Mapping[str, Sequence[Surrounding]] = {
-    "relay": (_KAFKA,),
-    "account-notices": (_KAFKA,),
-    "intake": (_KAFKA, _CASES),
-    "index": (_KAFKA,),
-    "planning": (_KAFKA, _CASES),
-    "release": (_CASES,),
-    "dispatch": (_KAFKA, _CASES),
-    "receipts": (_KAFKA, _CASES),
-    "clock": (_CASES,),
-    "pager": (_CASES,),
-    "evidence": (_KAFKA, ("evidence folder", _evidence_folder)),
-    "outbox": (_KAFKA, _CASES),
+    stage: (*(_ASKED[key] for key, _ in needs if key in _ASKED), *_OWN.get(stage, ())) for stage, needs in NEEDS.items()
 }
