@@ -12,6 +12,7 @@ import click
 import structlog
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, nearest
+from bridge.runtime.allocation import collect_seldom
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json
@@ -146,7 +147,9 @@ def run_stage(parts: Parts, stage: str) -> int:
     telemetry.start()
     watch_surroundings(parts, stage, health)
     try:
-        STAGES[stage](parts, Process(stage, health, SystemClock())).run(stop)
+        made = STAGES[stage](parts, Process(stage, health, SystemClock()))
+        collect_seldom()
+        made.run(stop)
     except TocsinError as error:
         log.error("stage ends", stage=stage, reason=str(error), error=type(error).__name__)
         return error.exit_code

@@ -286,6 +286,7 @@ def test_what_a_failure_says_is_in_no_log_and_no_answer_of_the_process(
 
     monkeypatch.setitem(STAGES, "clock", lambda _parts, process: Falls(process))
     monkeypatch.setattr(commands, "stop_on_signals", Event)
+    monkeypatch.setattr(commands, "collect_seldom", lambda: None)  # or all tests after this would
     monkeypatch.setattr(commands, "log", structlog.get_logger())  # a used one keeps the stream of an earlier test
     assert commands.run_stage(parts_for(whole / "tocsin.toml"), "clock") == 1
     said = capfd.readouterr()

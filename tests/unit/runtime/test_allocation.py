@@ -1,11 +1,15 @@
-"""Freed memory is used again: a process that takes the same megabytes over and over asks the kernel for them once."""
+"""Freed memory is used again: a process that takes the same megabytes over and over asks the kernel for them once. What hangs
+in cycles is freed, too, only later.
+"""
 
+import gc
 import platform
 import resource
+from collections.abc import Iterator
 
 import pytest
 
-from bridge.runtime.allocation import keep_freed_memory
+from bridge.runtime.allocation import collect_seldom, keep_freed_memory
 
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS = 6
@@ -27,3 +31,36 @@ def test_megabytes_taken_again_and_again_come_from_the_kernel_once() -> None:
         take_and_free()
     pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert pages < _PART_BYTES // resource.getpagesize(), "the kernel was asked for the same pages again"
+
+
+@pytest.fixture
+def _own_collector() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
+class _Cycle:
+    alive = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+        _Cycle.alive += 1
+
+    def __del__(self) -> None:
+        _Cycle.alive -= 1
+
+
+@pytest.mark.usefixtures("_own_collector")
+def test_a_batch_costs_no_search_for_cycles_and_cycles_do_not_pile_up() -> None:
+    collect_seldom()
+    before = gc.get_stats()[0]["collections"]
+    batch = [[number] for number in range(20_000)]
+    assert gc.get_stats()[0]["collections"] == before
+    del batch
+    most = 0
+    for _ in range(300_000):
+        _Cycle()
+        most = max(most, _Cycle.alive)
+    assert 0 < most <= 200_000
