@@ -18,7 +18,7 @@ from bridge.contracts.events import EVENTS, EntityRemoved, Event
 from bridge.contracts.topics import TOPICS, Topic
 
 DOCUMENT = Path(__file__).with_name("asyncapi.json")
-LANGUAGE_VERSION = "1.0.0"
+LANGUAGE_VERSION = "1.1.0"
 """Major: an event type is gone. Minor: one is new, or has a new optional field. Patch: words only."""
 
 _BINDING = "0.5.0"

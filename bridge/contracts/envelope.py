@@ -5,6 +5,7 @@ Source: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2.
 """
 
 import itertools
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from bridge.contracts.errors import BadInput, nearest
-from bridge.contracts.events import EVENTS, EntityRemoved, Event
+from bridge.contracts.events import EVENTS, EntityRemoved, Event, Pack
 
 CONTENT_TYPE = "application/json"
 
@@ -137,6 +138,41 @@ def open_envelope(key: bytes | None, value: bytes | None, headers: Mapping[str, 
         raise BadInput(f"{ce_type}: {fields_at_fault(error)}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{ce_type}: key or root is not UTF-8") from None
+
+
+class Spoilt(NamedTuple):
+    """An event of a pack that cannot be understood: `value` is its JSON, `ce_type` what it would be by itself."""
+
+    place: int
+    ce_type: str
+    value: bytes
+    reason: str
+
+
+def open_in_parts(value: bytes | None, headers: Mapping[str, bytes]) -> tuple[Pack, Sequence[Spoilt]] | None:
+    """Return what `open_envelope` refused as far as it can be understood: a pack of its good events, and the others.
+
+    None for what is no pack of at least one good event: it has to be set aside whole.
+    """
+    pack = EVENTS.get(headers.get("ce_type", b"").decode(errors="replace"))
+    if pack is None or not issubclass(pack, Pack) or value is None:
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or set(found) != {"events"} or not isinstance(found["events"], list):
+        return None
+    good: list[Event] = []
+    spoilt: list[Spoilt] = []
+    for place, content in enumerate(found["events"]):
+        text = json.dumps(content, separators=(",", ":")).encode()
+        try:
+            good.append(pack.of.model_validate_json(text))
+        except ValidationError as error:
+            reason = f"{pack.ce_type}: event {place} of {len(found['events'])}: {fields_at_fault(error)}"
+            spoilt.append(Spoilt(place, pack.of.ce_type, text, reason))
+    return (pack.model_construct(events=tuple(good)), spoilt) if good else None
 
 
 def fields_at_fault(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ which channels exist, and provenance facts. Adding an optional field keeps the v
 the samples of the old one under `tests/contract/samples` must still parse.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -53,6 +54,18 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     ce_type: ClassVar[str] = ""
+
+
+class Pack(Event):
+    """Base of messages that carry many events of one type, which also travel singly: one record for hundreds.
+
+    Key and `ce_root` are the `recipient_id` of its first event; all others belong to the same partition, so a recipient's
+    events are in order whichever way they travel. `ce_id` follows from the ids of all of them: a repeat has it again.
+    """
+
+    of: ClassVar[type[Event]] = Event
+    """What it carries; declared again as the type of `events`."""
+    events: tuple[Event, ...]
 
 
 class Residence(BaseModel):
@@ -372,6 +385,14 @@ class DeliverNotice(Event):
     """As the ledger said when it issued this. Dispatch refuses a command that says otherwise than the ledger does then."""
 
 
+class DeliverNotices(Pack):
+    """Commands in one record, in the order of their commits, all of people who belong to its partition."""
+
+    ce_type: ClassVar[str] = "tocsin.notices.deliver.v1"
+    of: ClassVar[type[Event]] = DeliverNotice
+    events: Annotated[tuple[DeliverNotice, ...], Field(min_length=1)]
+
+
 class AccountNotice(Event):
     """A notice for the customer's account page. Approved text without names; withdrawn ones disappear."""
 
@@ -436,6 +457,14 @@ class DeliveryOutcome(Event):
     exercise: bool = False
 
 
+class DeliveryOutcomes(Pack):
+    """Outcomes in one record, in the order of their commits, all of people who belong to its partition."""
+
+    ce_type: ClassVar[str] = "tocsin.delivery.outcomes.v1"
+    of: ClassVar[type[Event]] = DeliveryOutcome
+    events: Annotated[tuple[DeliveryOutcome, ...], Field(min_length=1)]
+
+
 class NoticeRead(Event):
     """The customer confirmed on the account page that a notice was read. Key `notice/<id>`."""
 
@@ -488,11 +517,21 @@ EVENTS: dict[str, type[Event]] = {
     for event in (
         CustomerChanged, OrderChanged, EntityRemoved, ProvenanceRecorded, CustomerDeparted, SubjectErased, UntaggedWrite,
         WatchStarted,
-        AlertReceived, IncidentRevised, CustomerAffected, PartitionResolved, DeliverNotice, AccountNotice,
-        DeliveryOutcome, NoticeRead, CaseEvent, DeadLettered, StoreBeat,
+        AlertReceived, IncidentRevised, CustomerAffected, PartitionResolved, DeliverNotice, DeliverNotices, AccountNotice,
+        DeliveryOutcome, DeliveryOutcomes, NoticeRead, CaseEvent, DeadLettered, StoreBeat,
     )
 }  # fmt: skip
 """Every message by its `ce_type`."""
+
+PACKS: dict[str, type[Pack]] = {
+    event.of.ce_type: event for event in EVENTS.values() if issubclass(event, Pack)
+}  # fmt: skip
+"""What carries many events, by the `ce_type` of those."""
+
+
+def each_of(event: Event) -> Sequence[Event]:
+    """Return the events in a pack, or the event itself."""
+    return event.events if isinstance(event, Pack) else (event,)
 
 
 def json_schema(event: type[Event]) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from bridge.contracts.events import (
     CustomerDeparted,
     DeadLettered,
     DeliverNotice,
+    DeliverNotices,
     DeliveryOutcome,
+    DeliveryOutcomes,
     EntityRemoved,
     Event,
     IncidentRevised,
@@ -77,16 +79,17 @@ RESOLUTIONS = Topic(
     365 * _DAY_MS, ("index",), ("planning", "evidence"), (PartitionResolved,),
 )  # fmt: skip
 DELIVERY_COMMANDS = Topic(
-    "tocsin.delivery-commands", "metered commands: ids only", "recipient id", 6, "delete", 7 * _DAY_MS,
-    ("outbox",), ("dispatch",), (DeliverNotice,),
+    "tocsin.delivery-commands", "metered commands: ids only", "recipient id, of a pack its first event's", 6, "delete",
+    7 * _DAY_MS, ("outbox",), ("dispatch",), (DeliverNotice, DeliverNotices),
 )  # fmt: skip
 ACCOUNT_NOTICES = Topic(
     "tocsin.account-notices", "notices for the customer's account page", "customer/id", 6, "compact", None,
     ("outbox",), ("account-notices",), (AccountNotice,),
 )  # fmt: skip
 DELIVERY_OUTCOMES = Topic(
-    "tocsin.delivery-outcomes", "every attempt's every change, and account-page reads", "recipient id or notice/id", 6,
-    "delete", 365 * _DAY_MS, ("outbox", "relay"), ("receipts", "evidence"), (DeliveryOutcome, NoticeRead),
+    "tocsin.delivery-outcomes", "every attempt's every change, and account-page reads",
+    "recipient id, of a pack its first event's, or notice/id", 6, "delete", 365 * _DAY_MS,
+    ("outbox", "relay"), ("receipts", "evidence"), (DeliveryOutcome, DeliveryOutcomes, NoticeRead),
 )  # fmt: skip
 CASE_EVENTS = Topic(
     "tocsin.case-events", "every decision of a person and every fact of the case", "incident id", 1, "delete",

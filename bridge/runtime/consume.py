@@ -16,9 +16,9 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 from confluent_kafka import Message as _KafkaMessage
 from confluent_kafka import TopicPartition as _TopicPartition
 
-from bridge.contracts.envelope import open_envelope
+from bridge.contracts.envelope import open_envelope, open_in_parts
 from bridge.contracts.errors import BadInput, Unreachable
-from bridge.contracts.events import Event
+from bridge.contracts.events import Event, Pack
 from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import (
@@ -192,10 +192,13 @@ def consume(
     health: Health,
     batch_size: int = 1000,
     poll_seconds: float = 0.2,
+    records_at_once: int | None = None,
     unopened: Unopened | None = None,
 ) -> None:
     """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
 
+    `batch_size` counts events. Where packs come, `records_at_once` bounds how many records are taken before they are counted,
+    so that a batch is not hundreds of times as large; gathering takes up to `poll_seconds` then.
     What `unopened` collects is not in the batches, but counted in their positions.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
@@ -230,7 +233,7 @@ def consume(
     try:
         while not stop.is_set():
             began = time.monotonic()
-            piece = min(batch_size, _PIECE)
+            piece = min(batch_size, records_at_once or _PIECE)
             messages = consumer.consume(piece, timeout=poll_seconds)
             while True:
                 gathered.add(messages, names, dead_letters)
@@ -241,7 +244,10 @@ def consume(
                     or time.monotonic() - began >= _GATHER_SECONDS
                 ):
                     break
-                messages = consumer.consume(piece, timeout=poll_seconds / 10)
+                wait = poll_seconds / 10
+                if records_at_once is not None:
+                    wait = max(wait, began + poll_seconds - time.monotonic())
+                messages = consumer.consume(piece, timeout=wait)
             batch, positions = gathered.take()
             if positions:
                 handler.handle(batch, positions)
@@ -300,7 +306,9 @@ class _Gathered:
         self.count += len(messages)
         rest = messages if self._unopened is None else self._unopened.collect(messages, names)
         if rest:
-            self._batch += opened(rest, names, dead_letters)
+            received = opened(rest, names, dead_letters)
+            self._batch += received
+            self.count += sum(len(each.event.events) - 1 for each in received if isinstance(each.event, Pack))
             self._positions |= _after(rest, names)
 
     def take(self) -> tuple[list[Received], dict[tuple[str, int], int]]:
@@ -324,12 +332,26 @@ def opened(
     dead_letters: DeadLetters,
 ) -> list[Received]:
     """Return the events in `messages`; `names` gives their declared topics by the names on the cluster. What cannot be
-    understood becomes a dead letter, acknowledged on return.
+    understood becomes a dead letter, acknowledged on return; of a pack, just those of its events.
 
     Raises TooManyDeadLetters, and Unreachable for what the broker reports in a message's place.
     """
     batch: list[Received] = []
     dead = 0
+
+    def event_in(message: _KafkaMessage, headers: Mapping[str, bytes]) -> Event:
+        nonlocal dead
+        try:
+            return open_envelope(message.key(), message.value(), headers)
+        except BadInput:
+            parts = open_in_parts(message.value(), headers)
+            if parts is None:
+                raise
+            for spoilt in parts[1]:
+                dead_letters.put_spoilt(names[str(message.topic())], message, spoilt)
+                dead += 1
+            return parts[0]
+
     for message in messages:
         error = message.error()
         if error is not None:
@@ -338,7 +360,7 @@ def opened(
         topic = names[str(message.topic())]
         headers = headers_of(message)
         try:
-            event = open_envelope(message.key(), message.value(), headers)
+            event = event_in(message, headers)
             received = Received(
                 topic=topic,
                 partition=int(message.partition() or 0),

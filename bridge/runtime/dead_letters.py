@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.envelope import Spoilt, seal_envelope
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import DeadLettered
 from bridge.contracts.topics import DEAD_LETTERS
@@ -65,6 +65,15 @@ class DeadLetters:
             reason,
         )
 
+    def put_spoilt(self, topic: str, message: Any, spoilt: Spoilt) -> None:
+        """Keep one event of a pack as the message that it would be by itself: put back, it travels alone."""
+        headers = [(name, content) for name, content in message.headers() or [] if name != "ce_type"]
+        headers.append(("ce_type", spoilt.ce_type.encode()))
+        self.put_raw(
+            topic, message.partition(), message.offset(), message.key(), spoilt.value, headers, spoilt.reason,
+            place=spoilt.place,
+        )  # fmt: skip
+
     def put_raw(
         self,
         topic: str,
@@ -74,8 +83,13 @@ class DeadLetters:
         value: bytes | None,
         headers: Any,
         reason: str,
+        *,
+        place: int | None = None,
     ) -> None:
-        """Keep a message given by its parts. Raises TooManyDeadLetters past the bound, before anything is published."""
+        """Keep a message given by its parts; `place` is that of an event in a pack.
+
+        Raises TooManyDeadLetters past the bound, before anything is published.
+        """
         now = self._monotonic()
         while self._recent and now - self._recent[0] > 60:
             self._recent.popleft()
@@ -85,7 +99,8 @@ class DeadLetters:
                 f"partition {partition} offset {offset} with nothing skipped. Last reason: {reason}"
             )
         self._recent.append(now)
-        dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._consumer}/{topic}/{partition}/{offset}"))
+        whence = f"{self._consumer}/{topic}/{partition}/{offset}" + ("" if place is None else f"/{place}")
+        dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, whence))
         event = DeadLettered(
             dead_letter_id=dead_letter_id,
             topic=topic,

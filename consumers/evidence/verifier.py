@@ -158,7 +158,8 @@ def verify_log(
     witnesses: Sequence[WitnessKey] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> LogReport:
-    """Verify a log's folder offline. With `types`, entries must be leaves too, with rising offsets per partition.
+    """Verify a log's folder offline. With `types`, entries must be leaves too, with rising offsets per partition;
+    the leaves of one record, which differ from each other, stand together.
 
     Time stamps that lie in it must fit the log, and with `tsa_roots` be signed under them; cosignatures of `witnesses`
     must hold where they are there.
@@ -248,12 +249,17 @@ def _compare(reader: LogReader, name: TileName, hashes: Sequence[bytes]) -> None
 
 
 class _LeafCheck:
-    """Looks at each entry as a leaf: canonical, of a known type, its source after the one before."""
+    """Looks at each entry as a leaf: canonical, of a known type, its source after the one before, or another leaf of the same
+    record: that of a pack has one for each of its events.
+    """
 
     def __init__(self, report: LogReport, types: LeafTypes) -> None:
         self._report = report
         self._types = types
         self._offsets: dict[tuple[bytes, bytes, bytes | None, bytes], int] = {}
+        self._last: tuple[tuple[bytes, bytes, bytes | None, bytes], int] | None = None
+        self._of_record: list[bytes] = []
+        """The leaves so far of the record that `_last` names."""
 
     def take(self, index: int, entry: bytes) -> None:
         try:
@@ -271,7 +277,11 @@ class _LeafCheck:
         self._report.leaf_counts[leaf.type] += 1
         stream, offset = leaf.stream, leaf.offset
         if stream is not None:
-            before = self._offsets.get(stream, -1)
+            before, place = self._offsets.get(stream, -1), (stream, offset)
+            if place == self._last and entry not in self._of_record:
+                self._of_record.append(entry)
+                return
+            self._last, self._of_record = place, [entry]
             if offset <= before:
                 _add(
                     self._report,

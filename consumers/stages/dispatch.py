@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from bridge.contracts.errors import Refused, TocsinError
-from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, SealedContact
+from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, SealedContact, each_of
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -178,7 +178,7 @@ class Dispatch:
         A contact without an address fails that person's attempt. A fault of our own (a key that is not here, a text that
         cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised.
         """
-        events = [each.event for each in batch if isinstance(each.event, DeliverNotice)]
+        events = [event for each in batch for event in each_of(each.event) if isinstance(event, DeliverNotice)]
         commands = [
             Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch, event.exercise)
             for event in self._those_with_a_turn(events)
@@ -588,4 +588,6 @@ class DispatchStage:
             health=self._health,
             batch_size=1000,
             poll_seconds=0.1,
+            # A pack is claimed whole, and nobody's command waits long behind others that are claimed already.
+            records_at_once=1,
         )

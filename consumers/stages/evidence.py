@@ -8,8 +8,9 @@ is logged as a keyed hash, counted and warned about: neither lost nor leaked.
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
 
@@ -20,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
 
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.events import CaseEvent, DeliveryOutcome, Event, NoticeRead, PartitionResolved
+from bridge.contracts.events import CaseEvent, DeliveryOutcome, Event, NoticeRead, PartitionResolved, each_of
 from bridge.contracts.topics import CASE_EVENTS, DELIVERY_OUTCOMES, RESOLUTIONS, Topic
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -152,7 +153,10 @@ class Evidence:
         self.flush()
 
     def handle(self, batch: Sequence[Received], positions: KafkaPositions) -> None:  # noqa: ARG002
-        """Turn messages into leaves. Nothing is settled with Kafka: a crash before `flush` reads them again."""
+        """Turn messages into leaves. Nothing is settled with Kafka: a crash before `flush` reads them again.
+
+        The leaves of one record are always appended together, so that its offset in the log tells that all of it is there.
+        """
         for received in batch:
             key = self._key(received.topic, received.partition)
             if received.offset < self._next.get(key, 0):
@@ -161,7 +165,7 @@ class Evidence:
                     "already logged", topic=received.topic, partition=received.partition, offset=received.offset
                 )
                 continue
-            self._buffer.append(self._leaf_of(received, key[1]))
+            self._buffer += self._leaves_of(received, key[1])
             self._next[key] = received.offset + 1
         self._note_age(batch)
         if self._buffer and self._buffered_at is None:
@@ -186,14 +190,23 @@ class Evidence:
         since = self._looked_at if oldest is None else min(oldest, self._looked_at)
         return max(0.0, (self._clock.now() - since).total_seconds())
 
-    def _leaf_of(self, received: Received, topic_id: str | None) -> bytes:
+    def _leaves_of(self, received: Received, topic_id: str | None) -> Iterable[bytes]:
         place = (self._cluster_id, received.topic, topic_id, received.partition, received.offset)
-        if isinstance(received.event, DeliveryOutcome):
-            leaf = outcome_leaves.encode(received.event, *place)
-            if leaf is not None:
-                return leaf
-        cluster, topic, _, partition, offset = place
-        source = Source(cluster=cluster, topic=topic, topic_id=topic_id, partition=partition, offset=offset)
+        found = [
+            (isinstance(event, DeliveryOutcome) and outcome_leaves.encode(event, *place))
+            or self._leaf_of(event, received, topic_id)
+            for event in each_of(received.event)
+        ]
+        # What one record says twice in the same words has happened once, and is logged once.
+        return found if len(found) == 1 else dict.fromkeys(found)
+
+    def _leaf_of(self, event: Event, received: Received, topic_id: str | None) -> bytes:
+        source = Source(
+            cluster=self._cluster_id, topic=received.topic, topic_id=topic_id, partition=received.partition,
+            offset=received.offset,
+        )  # fmt: skip
+        if event is not received.event:
+            received = replace(received, event=event, value=event.model_dump_json().encode())
         return self._leaves.encode(received, source)
 
     def tick(self) -> None:
@@ -288,6 +301,7 @@ class EvidenceStage:
                 dead_letters=self._dead_letters,
                 health=self._health,
                 poll_seconds=0.1,
+                records_at_once=20,
             )
             # Leaving the group has revoked and flushed already, unless no partition was ever assigned.
             handler.flush()

@@ -6,7 +6,7 @@ writer. A lease keeps a second one in waiting; the transactional id fences a fir
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ import structlog
 
 from bridge.contracts.envelope import Envelopes, Message
 from bridge.contracts.errors import Unreachable
+from bridge.contracts.packs import Packed, regrouped
 from bridge.contracts.topics import TOPICS, Topic
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import NotPublished
@@ -22,8 +23,14 @@ from bridge.runtime.telemetry import Health, counter, gauge
 
 log = structlog.get_logger()
 
-PUBLISHED = counter("tocsin_outbox_published_total", "outbox rows published", question="do decisions reach the topics?")
-DEPTH = gauge("tocsin_outbox_waiting_count", "outbox rows not yet published", question="does the outbox keep up?")
+PUBLISHED = counter(
+    "tocsin_outbox_published_total",
+    "events of the outbox that were published",
+    question="do decisions reach the topics?",
+)
+DEPTH = gauge(
+    "tocsin_outbox_waiting_count", "events of the outbox not yet published", question="does the outbox keep up?"
+)
 AGE = gauge(
     "tocsin_outbox_oldest_age_seconds", "age of the oldest row not yet published", question="does the outbox keep up?"
 )
@@ -32,7 +39,7 @@ _TOPICS = {topic.name: topic for topic in TOPICS}
 
 
 class WaitingRow(Protocol):
-    """A row of the outbox."""
+    """A message in the outbox: an event, or a pack of `event_count`."""
 
     @property
     def topic(self) -> str: ...
@@ -48,6 +55,8 @@ class WaitingRow(Protocol):
     def value(self) -> str: ...
     @property
     def written_at(self) -> datetime: ...
+    @property
+    def event_count(self) -> int: ...
 
 
 Row = TypeVar("Row", bound=WaitingRow)
@@ -66,6 +75,7 @@ class TransactionalPublisher(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]: ...
     def send(self, topic: Topic, message: Message) -> None: ...
+    def partition_count(self, topic: Topic) -> int: ...
 
 
 class Lease(Protocol):
@@ -130,7 +140,7 @@ class OutboxStage(Generic[Row]):
             self._lease.release()
 
     def publish_once(self, publisher: TransactionalPublisher) -> int:
-        """Publish the next batch in one transaction; return how many rows it held.
+        """Publish the next batch in one transaction; return how many events it held.
 
         A crash after the commit and before `settle` publishes the batch again: the same events under the same ids. Every
         reader bears that: the ledger claims once, the index takes the newest, evidence tells by a leaf's content.
@@ -145,15 +155,26 @@ class OutboxStage(Generic[Row]):
                 if envelopes is None or row.written_at != at:
                     at = row.written_at
                     envelopes = Envelopes("/tocsin/case", at)
-                publisher.send(
-                    _TOPICS[row.topic],
-                    envelopes.message(row.ce_type, row.key, row.root, row.value.encode(), row.event_id),
-                )
+                topic = _TOPICS[row.topic]
+                for root, key, event_id, value, _ in _as_the_topic_is(row, topic, publisher):
+                    publisher.send(topic, envelopes.message(row.ce_type, key, root, value.encode(), event_id))
         self._table.settle(batch)
-        PUBLISHED.inc(len(batch))
-        return len(batch)
+        count = sum(row.event_count for row in batch)
+        PUBLISHED.inc(count)
+        return count
 
     def _observe(self) -> None:
         waiting, oldest = self._table.depth()
         DEPTH.set(waiting)
         AGE.set(0 if oldest is None else max(0.0, (self._clock.now() - oldest).total_seconds()))
+
+
+def _as_the_topic_is(row: WaitingRow, topic: Topic, publisher: TransactionalPublisher) -> Iterable[Packed]:
+    """Return what to publish of a row: it as it stands, but of a pack for a topic with other partitions than the declared
+    ones (the demo's cluster has four) a pack for each of these.
+    """
+    whole = Packed(row.root, row.key, row.event_id, row.value, row.event_count)
+    if row.event_count == 1:
+        return (whole,)
+    count = publisher.partition_count(topic)
+    return (whole,) if count == topic.partitions else regrouped(whole, count)

@@ -15,8 +15,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.contracts.events import CaseEvent
-from bridge.contracts.topics import CASE_EVENTS
+from bridge.contracts.events import CaseEvent, Channel, DeliverNotice, DeliverNotices
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.topics import CASE_EVENTS, DELIVERY_COMMANDS
 from consumers.adapters.case_store import outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseWork
@@ -459,5 +460,35 @@ def test_many_events_lie_in_one_row_and_come_out_as_they_went_in(database: CaseD
     assert len(first) == 500, "whole rows"
     box.settle(first)
     found = [*first, *box.next_batch(10)]
+    box.settle(found)
     assert [Written(each.root, each.key, each.event_id, each.value) for each in found] == events
     assert {(each.topic, each.ce_type, each.written_at) for each in found} == {(CASE_EVENTS.name, "t.v1", NOW)}
+
+
+def test_commands_lie_in_packs_and_one_that_is_alone_as_it_is(database: CaseDatabase) -> None:
+    def command(number: int) -> Written:
+        who = f"INC-2026-0001:customer/{number}"
+        event = DeliverNotice(
+            incident_id="INC-2026-0001", release_id="r", epoch=1, recipient_id=who, attempt_id=f"a{number}",
+            channel=Channel.EMAIL, lane='ü "%s"',
+        )  # fmt: skip
+        return Written(who, who, f"a{number}-1-1", event.model_dump_json())
+
+    write = partial(outbox.append_many, topic=DELIVERY_COMMANDS, ce_type=DeliverNotice.ce_type, at=NOW)
+    events = [command(number) for number in range(600)]
+    database.writing(partial(write, events=events[:1]))
+    database.writing(partial(write, events=events[1:]))
+    box = Outbox(database)
+    assert box.depth() == (600, NOW)
+    alone, *packs = box.next_batch(10_000)
+    assert (Written(*alone[2:4], *alone[5:7]), alone.ce_type) == (events[0], DeliverNotice.ce_type)
+    assert {each.ce_type for each in packs} == {DeliverNotices.ce_type}
+    found: dict[str, str] = {}
+    for each in packs:
+        told = DeliverNotices.model_validate_json(each.value).events
+        assert (each.event_count, each.root, each.key) == (len(told), told[0].recipient_id, told[0].recipient_id)
+        assert len({partition_of(one.recipient_id, DELIVERY_COMMANDS.partitions) for one in told}) == 1
+        found |= {one.recipient_id: one.model_dump_json() for one in told}
+    assert found == {each.root: each.value for each in events[1:]}
+    box.settle([alone, *packs])
+    assert box.depth() == (0, None)

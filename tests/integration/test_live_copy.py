@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
-from bridge.contracts.events import Channel, DeliverNotice
+from bridge.contracts.events import EVENTS, Channel
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.consume import Received
 from bridge.runtime.telemetry import Health
@@ -83,7 +83,7 @@ class Installation:
         while batch := box.next_batch(1000):
             for row in batch:
                 if row.topic == "tocsin.delivery-commands":
-                    event = DeliverNotice.model_validate_json(row.value)
+                    event = EVENTS[row.ce_type].model_validate_json(row.value)
                     found.append(Received(row.topic, 0, 0, "", event, tombstone=False, headers={}, value=None))
             box.settle(batch)
         return found

@@ -4,24 +4,31 @@
 and then deletes. A crash between publish and delete publishes the same events again, under the same ids. Rows about one
 incident or attempt are in the order of their commits, because whoever writes them holds its lock.
 
-Many events of one kind and transaction lie in one packed row: what a database takes for a row, it takes for hundreds.
+Many events of one kind and transaction lie in one row: what a database takes for a row, it takes for hundreds. Of a kind
+that travels in packs it is the pack, ready to be published; of any other, one event a line.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import Event
+from bridge.contracts.events import PACKS, Event
+from bridge.contracts.packs import Single, by_partition, packed
 from bridge.contracts.topics import Topic
 from consumers.adapters.case_store.engine import CaseDatabase, insert_many
 from consumers.adapters.case_store.tables import outbox
 
-_PACKED = "packed/"
+_LINES = "packed/"
 """Before the `ce_type` of a row that holds several events: `key` says how many, `value` has a line for each."""
-_PACK_SIZE = 500
+_PACK = "pack/"
+"""Before the `ce_type` of a row that holds a pack: `key` says how many events it has; its own key is its root."""
+_MOST_LINES = 500
+
+Written = Single
+"""An event on its way out, already in its JSON form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +42,8 @@ class Outgoing:
     event: Event
 
 
-class Written(NamedTuple):
-    """An event on its way out, already in its JSON form."""
-
-    root: str
-    key: str
-    event_id: str
-    value: str
-
-
 class Waiting(NamedTuple):
-    """An event in the outbox as its publisher sees it. Those of one packed row share its id."""
+    """A message in the outbox as its publisher sees it. Those of one row share its id."""
 
     outbox_id: int
     topic: str
@@ -55,6 +53,8 @@ class Waiting(NamedTuple):
     event_id: str
     value: str
     written_at: datetime
+    event_count: int = 1
+    """Above 1: `value` is a pack."""
 
 
 def append(connection: sa.Connection, outgoing: Iterable[Outgoing], at: datetime) -> None:
@@ -76,39 +76,62 @@ def append(connection: sa.Connection, outgoing: Iterable[Outgoing], at: datetime
 
 
 def append_many(connection: sa.Connection, topic: Topic, ce_type: str, events: Sequence[Written], at: datetime) -> None:
-    """Write many events of one type within the caller's transaction, hundreds to a row, in their order.
+    """Write many events of one type within the caller's transaction, hundreds to a row; those of one root in their order.
 
     Raises ValueError for a root, key or id with a tab or a line break, which none of ours has.
     """
+    pack = PACKS.get(ce_type)
+    found = _lines(ce_type, events) if pack is None else _packs(ce_type, pack.ce_type, events, topic.partitions)
     # as bytes the driver writes it in hexadecimal digits: to escape every quote of a pack took longer than all else
     as_bytes = connection.dialect.name != "sqlite"
-    rows = []
-    for start in range(0, len(events), _PACK_SIZE):
-        part = events[start : start + _PACK_SIZE]
+    rows = [
+        {
+            "topic": topic.name,
+            "root": root,
+            "key": key,
+            "ce_type": kind,
+            "event_id": event_id,
+            "value": value.encode() if as_bytes else value,
+            "written_at": at,
+        }
+        for kind, (root, key, event_id, value) in found
+    ]
+    insert_many(connection, outbox, rows)
+
+
+def _packs(
+    ce_type: str, pack_type: str, events: Sequence[Written], partition_count: int
+) -> Iterator[tuple[str, Written]]:
+    for group in by_partition(events, partition_count):
+        if len(group) == 1:
+            yield ce_type, group[0]
+        else:
+            root, _, event_id, value, count = packed(group)
+            yield _PACK + pack_type, Written(root, str(count), event_id, value)
+
+
+def _lines(ce_type: str, events: Sequence[Written]) -> Iterator[tuple[str, Written]]:
+    for start in range(0, len(events), _MOST_LINES):
+        part = events[start : start + _MOST_LINES]
         lines = ["\t".join(event) for event in part]
         # JSON writes tabs and line breaks as escapes
         if any(line.count("\t") != 3 or "\n" in line for line in lines):
             raise ValueError("an event's root, key or id holds a tab or a line break")
-        rows.append(
-            {
-                "topic": topic.name,
-                "root": part[0].root,
-                "key": str(len(part)),
-                "ce_type": _PACKED + ce_type,
-                "event_id": part[0].event_id,
-                "value": "\n".join(lines).encode() if as_bytes else "\n".join(lines),
-                "written_at": at,
-            }
-        )
-    insert_many(connection, outbox, rows)
+        yield _LINES + ce_type, Written(part[0].root, str(len(part)), part[0].event_id, "\n".join(lines))
 
 
 def unpacked(row: sa.Row[tuple[int, str, str, str, str, str, str, datetime]]) -> Iterable[Waiting]:
-    """Yield the events of a row."""
+    """Return the messages of a row."""
     ce_type = row.ce_type
-    if not ce_type.startswith(_PACKED):
-        return (Waiting._make(row),)
-    outbox_id, topic, ce_type, at = row.outbox_id, row.topic, ce_type.removeprefix(_PACKED), row.written_at
+    if ce_type.startswith(_PACK):
+        kind, count = ce_type.removeprefix(_PACK), int(row.key)
+        return (
+            Waiting(row.outbox_id, row.topic, row.root, row.root, kind, row.event_id, row.value, row.written_at, count),
+        )
+    if not ce_type.startswith(_LINES):
+        return (Waiting._make((*row, 1)),)
+    # one event a line is also how commands and outcomes lie in an outbox that was filled before they travelled in packs
+    outbox_id, topic, ce_type, at = row.outbox_id, row.topic, ce_type.removeprefix(_LINES), row.written_at
     lines = (line.split("\t", 3) for line in row.value.split("\n"))
     return (Waiting(outbox_id, topic, root, key, ce_type, event_id, value, at) for root, key, event_id, value in lines)
 
@@ -150,4 +173,5 @@ class Outbox:
 
 
 def _events_in_row() -> sa.ColumnElement[int]:
-    return sa.case((outbox.c.ce_type.startswith(_PACKED), sa.cast(outbox.c.key, sa.Integer)), else_=1)
+    holds_many = outbox.c.ce_type.startswith(_LINES) | outbox.c.ce_type.startswith(_PACK)
+    return sa.case((holds_many, sa.cast(outbox.c.key, sa.Integer)), else_=1)

@@ -17,6 +17,7 @@ from bridge.contracts.events import (
     PartitionResolved,
     Sensitivity,
     Why,
+    each_of,
 )
 from bridge.runtime.consume import Received
 from consumers.adapters.artefact_store import DirectoryArtefactStore
@@ -137,7 +138,7 @@ class EvidenceCase(Case):
         """Take what waits in the outbox: commands to whoever asks, all else into the log."""
         box, found = Outbox(self.database), []
         while batch := box.next_batch(1000):
-            events = [EVENTS[row.ce_type].model_validate_json(row.value) for row in batch]
+            events = [each for row in batch for each in each_of(EVENTS[row.ce_type].model_validate_json(row.value))]
             commands = [event for event in events if isinstance(event, DeliverNotice)]
             found += [Command(each.attempt_id, each.recipient_id, each.release_id, each.epoch) for each in commands]
             self.log_events(*(event for event in events if not isinstance(event, DeliverNotice)))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bridge.contracts.events import AttemptState, Channel
+from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, each_of
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
@@ -155,16 +155,11 @@ class Case:
         while batch := box.next_batch(1000):
             for row in batch:
                 if row.topic == "tocsin.delivery-commands":
-                    value = json.loads(row.value)
-                    found.append(
-                        Command(
-                            value["attempt_id"],
-                            value["recipient_id"],
-                            value["release_id"],
-                            value["epoch"],
-                            value["exercise"],
+                    for each in each_of(EVENTS[row.ce_type].model_validate_json(row.value)):
+                        assert isinstance(each, DeliverNotice)
+                        found.append(
+                            Command(each.attempt_id, each.recipient_id, each.release_id, each.epoch, each.exercise)
                         )
-                    )
             box.settle(batch)
         return found
 

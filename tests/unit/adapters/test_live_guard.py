@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.contracts.events import AttemptState, Channel, DeliverNotice
+from bridge.contracts.events import EVENTS, AttemptState, Channel
 from bridge.runtime.consume import Received
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
@@ -88,7 +88,7 @@ class Installation:
         while batch := self.box.next_batch(1000):
             for row in batch:
                 if row.topic == "tocsin.delivery-commands":
-                    event = DeliverNotice.model_validate_json(row.value)
+                    event = EVENTS[row.ce_type].model_validate_json(row.value)
                     found.append(Received(row.topic, 0, 0, "", event, tombstone=False, headers={}, value=None))
             self.box.settle(batch)
         return found

@@ -15,6 +15,7 @@ from bridge.contracts.events import (
     Channel,
     Coverage,
     DeliveryOutcome,
+    DeliveryOutcomes,
     EntityRemoved,
     Event,
     NoticeRead,
@@ -218,6 +219,43 @@ def test_the_position_is_found_in_the_logs_tail(tmp_path: Path) -> None:
     with writing(tmp_path / "log") as writer:
         stage = stage_on(writer)
         assert stage.assigned(ASSIGNMENT) == {(CASE_EVENTS.name, 0): 11, (DELIVERY_OUTCOMES.name, 0): 4}
+
+
+def test_a_pack_gives_a_leaf_for_each_event_under_one_offset_whole_or_not_at_all(tmp_path: Path) -> None:
+    moved = [outcome(attempt_number=number) for number in range(4)]
+    moved[2] = outcome(sub_type="550 unknown user anna@x.example")
+    pack = received(DeliveryOutcomes(events=(*moved, moved[3])), 7, topic=DELIVERY_OUTCOMES.name)
+    later = received(outcome(), 8, topic=DELIVERY_OUTCOMES.name)
+    with writing(tmp_path / "log") as writer:
+        stage = stage_on(writer, batch_size=2)
+        stage.handle([pack], {})
+        assert writer.size == 4, "what it says twice stands there once"
+        stage.handle([pack, later], {})  # never signed
+    with writing(tmp_path / "log") as writer:
+        stage = stage_on(writer)
+        assert stage.assigned(ASSIGNMENT) == {(DELIVERY_OUTCOMES.name, 0): 8}
+        stage.handle([pack, later], {})
+        stage.flush()
+    leaves = leaves_of(tmp_path / "log")
+    assert [(leaf["source"]["offset"], leaf["attempt_number"]) for leaf in leaves] == [
+        (7, 0), (7, 1), (7, 1), (7, 3), (8, 1),
+    ]  # fmt: skip
+    assert [leaf.get("unlisted_count") for leaf in leaves] == [None, None, 1, None, None]
+    # an event of a pack is recognised by the same keyed hash as if it had come alone
+    (alone,) = logged(tmp_path / "alone", received(moved[2], 0, topic=DELIVERY_OUTCOMES.name))
+    assert alone["unlisted_hmac"] == leaves[2]["unlisted_hmac"]
+
+
+def test_a_record_that_is_logged_twice_is_found_also_when_it_held_many_events(tmp_path: Path) -> None:
+    pack = received(DeliveryOutcomes(events=(outcome(), outcome(attempt_number=2))), 7, topic=DELIVERY_OUTCOMES.name)
+    with writing(tmp_path / "log") as writer:
+        for _ in range(2):
+            stage = stage_on(writer)
+            stage._next.clear()  # as a stage that forgot its position
+            stage.handle([pack], {})
+            stage.flush()
+    (problem,) = verify_log(LogFolder(tmp_path / "log"), [KEY.verifier], TYPES).problems
+    assert "entry 2: offset 7 of tocsin.delivery-outcomes, partition 0, after 7: logged twice" in problem
 
 
 def test_what_is_read_again_is_not_logged_again(tmp_path: Path) -> None:

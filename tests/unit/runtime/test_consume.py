@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.envelope import Spoilt, seal_bytes, seal_envelope
 from bridge.contracts.errors import TocsinError, Unreachable
-from bridge.contracts.events import NoticeRead
+from bridge.contracts.events import Channel, DeliverNotice, DeliverNotices, NoticeRead, each_of
 from bridge.contracts.topics import DELIVERY_OUTCOMES
 from bridge.runtime import consume as loop
 from bridge.runtime.consume import PassedOver, Received, Unopened, consume
@@ -122,6 +122,9 @@ class World:
 
     def put(self, topic: str, message: Record, reason: str) -> None:
         self.journal.append(("letter", topic, message.offset()))
+
+    def put_spoilt(self, topic: str, message: Record, spoilt: Spoilt) -> None:
+        self.journal.append(("letter", topic, message.offset(), spoilt.place))
 
     def flush(self) -> None:
         self.journal.append("flush")
@@ -300,3 +303,38 @@ def test_what_is_passed_over_moves_the_position_once_and_is_never_opened(world_o
     handled = [step[1:] for step in world.journal if step[0] == "handle"]
     assert handled == [([4], {(NAME, 0): 6}), ([], {(NAME, 1): 8})]
     assert "letter" not in [step[0] for step in world.journal]
+
+
+def pack(partition: int, offset: int, *attempts: str | None) -> Record:
+    """A pack of commands; None stands for one that cannot be read."""
+
+    def one(attempt: str) -> str:
+        return DeliverNotice(
+            incident_id="INC-2026-0001", release_id="r", epoch=1, recipient_id="p", attempt_id=attempt, channel=Channel.EMAIL,
+            lane="l",
+        ).model_dump_json()  # fmt: skip
+
+    events = ",".join('{"attempt_id":"x"}' if each is None else one(each) for each in attempts)
+    value = f'{{"events":[{events}]}}'
+    sealed = seal_bytes(
+        value.encode(), ce_type=DeliverNotices.ce_type, key="p", root="p", source="/tocsin/case", at=NOW
+    )
+    return Record(partition, offset, sealed.value, headers=list(sealed.headers))
+
+
+def test_of_a_pack_only_what_cannot_be_read_becomes_a_dead_letter(world_of: WorldOf) -> None:
+    world = world_of([pack(0, 4, "a", None, "b"), pack(0, 5, None)])
+    world.run()
+    letters = [step for step in world.journal if step[0] == "letter"]
+    assert letters == [("letter", NAME, 4, 1), ("letter", NAME, 5)], "the second holds nothing else: set aside whole"
+    assert world.journal.index(letters[1]) < world.journal.index("flush")
+    assert ("handle", [4], {(NAME, 0): 6}) in world.journal
+    (received,) = world.received
+    assert [each.attempt_id for each in each_of(received.event) if isinstance(each, DeliverNotice)] == ["a", "b"]
+
+
+def test_a_batch_is_bounded_by_its_events_where_packs_come(world_of: WorldOf) -> None:
+    records = [[pack(0, offset, *"abcd")] for offset in range(5)]
+    world = world_of(*records)
+    world.run(batch_size=10, records_at_once=1)
+    assert [step[1] for step in world.journal if step[0] == "handle"] == [[0, 1, 2], [3, 4]]

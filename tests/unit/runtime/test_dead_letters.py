@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.envelope import Message, Spoilt, open_envelope
 from bridge.contracts.events import DeadLettered
 from bridge.contracts.topics import DEAD_LETTERS, Topic
 from bridge.runtime.clock import SetClock
@@ -80,6 +80,24 @@ def test_the_same_message_again_is_the_same_letter() -> None:
         world.put(offset)
     first, again, other = world.publisher.letters()
     assert first.dead_letter_id == again.dead_letter_id != other.dead_letter_id
+
+
+def test_an_event_of_a_pack_is_kept_as_a_message_of_its_own() -> None:
+    class Record:
+        key = staticmethod(lambda: b"k")
+        partition = staticmethod(lambda: 3)
+        offset = staticmethod(lambda: 17)
+        headers = staticmethod(lambda: [("ce_type", b"the pack's"), ("ce_id", b"1")])
+
+    world = World()
+    for place in (4, 5, 4):
+        world.letters.put_spoilt("tocsin.delivery-commands", Record(), Spoilt(place, "its own", b"{}", "why"))
+    letter, other, again = world.publisher.letters()
+    assert letter.dead_letter_id == again.dead_letter_id != other.dead_letter_id
+    assert {name: base64.b64decode(text) for name, text in letter.headers.items()} == {
+        "ce_id": b"1", "ce_type": b"its own",
+    }  # fmt: skip
+    assert (base64.b64decode(letter.value or ""), letter.error, letter.offset) == (b"{}", "why", 17)
 
 
 def test_past_the_bound_nothing_is_published_and_the_place_is_named() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,7 @@ import pytest
 import structlog
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.contracts.events import Channel, Contact, DeliverNotice, NoticeRead, SealedContact
+from bridge.contracts.events import Channel, Contact, DeliverNotice, DeliverNotices, NoticeRead, SealedContact
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from bridge.runtime.kafka import Positions
@@ -294,6 +295,14 @@ def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: Wor
     world.run()
     assert world.journal == ["intend", "standing", "call", "report"]
     assert world.positions_after == AFTER
+
+
+def test_commands_in_a_pack_are_carried_out_as_those_that_come_alone(world: World) -> None:
+    attempts = [world.person(number, Channel.EMAIL, contact()) for number in range(3)]
+    alone, *others = [command_for(world.intents[attempt], 17) for attempt in attempts]
+    pack = DeliverNotices(events=tuple(each.event for each in others if isinstance(each.event, DeliverNotice)))
+    world.dispatch.handle([alone, replace(alone, event=pack)], AFTER)
+    assert [world.reports[attempt].trigger for attempt in attempts] == [Trigger.ACCEPTED] * 3
 
 
 def test_the_position_moves_even_when_a_batch_holds_no_command(world: World) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bridge.contracts.errors import Unreachable
-from bridge.contracts.events import AttemptState, Channel, Contact, DeliverNotice, SealedContact
+from bridge.contracts.events import EVENTS, AttemptState, Channel, Contact, SealedContact
 from bridge.runtime.consume import Received
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
@@ -114,9 +114,10 @@ class House:
         while batch := self.box.next_batch(1000):
             for row in batch:
                 if row.topic == "tocsin.delivery-commands":
-                    event = DeliverNotice.model_validate_json(row.value)
+                    event = EVENTS[row.ce_type].model_validate_json(row.value)
                     commands.append(Received(row.topic, 0, 0, "", event, tombstone=False, headers={}, value=None))
-                self.outcomes += row.topic == "tocsin.delivery-outcomes"
+                elif row.topic == "tocsin.delivery-outcomes":
+                    self.outcomes += row.event_count
             self.box.settle(batch)
         if commands:
             self.dispatch.handle(commands, {})

@@ -1,5 +1,6 @@
 """The outbox stage: in order, whole batches, the same events after a crash, and one publisher at a time."""
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ import pytest
 
 from bridge.contracts.envelope import Message, open_envelope
 from bridge.contracts.events import CaseEvent
-from bridge.contracts.topics import CASE_EVENTS, Topic
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.topics import CASE_EVENTS, DELIVERY_COMMANDS, Topic
 from bridge.runtime.clock import SetClock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.telemetry import Health
@@ -30,6 +32,7 @@ class Row:
     key: str = "INC-2026-0001"
     ce_type: str = CaseEvent.ce_type
     written_at: datetime = NOW
+    event_count: int = 1
 
 
 class Killed(BaseException):
@@ -64,6 +67,7 @@ class Topics:
         self.transactions: list[int] = []
         self.opened = 0
         self.faults: list[Exception] = []
+        self.partition_count = DELIVERY_COMMANDS.partitions
 
     def open(self) -> "Publisher":
         self.opened += 1
@@ -87,8 +91,12 @@ class Publisher:
         self._topics.transactions.append(len(self._pending))
 
     def send(self, topic: Topic, message: Message) -> None:
-        assert topic is CASE_EVENTS
+        assert topic in (CASE_EVENTS, DELIVERY_COMMANDS)
         self._pending.append(message)
+
+    def partition_count(self, topic: Topic) -> int:
+        assert topic is DELIVERY_COMMANDS
+        return self._topics.partition_count
 
 
 class Lease:
@@ -150,6 +158,27 @@ def test_a_published_row_is_the_event_with_its_own_id_time_and_root() -> None:
     headers = dict(message.headers)
     assert open_envelope(message.key.encode(), message.value, headers).model_dump()["case_event_id"] == "e1"
     assert (headers["ce_id"], headers["ce_time"], message.root) == (b"e1", b"2026-03-01T00:00:00Z", "INC-2026-0001")
+
+
+def test_a_pack_leaves_as_it_lies_there_but_in_parts_where_the_topic_has_other_partitions() -> None:
+    people = [f"INC-2026-0001:customer/{number}" for number in range(100)]
+    home = partition_of(people[0], DELIVERY_COMMANDS.partitions)
+    people = [each for each in people if partition_of(each, DELIVERY_COMMANDS.partitions) == home]
+    value = json.dumps({"events": [{"recipient_id": each} for each in people]}, separators=(",", ":"))
+    pack = Row("e1", value, DELIVERY_COMMANDS.name, people[0], people[0], "tocsin.notices.deliver.v1", NOW, len(people))
+    for count in (DELIVERY_COMMANDS.partitions, 4):
+        table, topics = Table(0), Topics()
+        table.rows, topics.partition_count = [pack], count
+        assert stage_of(table, topics).publish_once(topics.open()) == len(people)
+        told = [json.loads(message.value or b"")["events"] for message in topics.published]
+        assert sorted(each["recipient_id"] for events in told for each in events) == sorted(people)
+        for events, message in zip(told, topics.published, strict=True):
+            assert (message.root, message.key) == (events[0]["recipient_id"],) * 2
+            assert {partition_of(each["recipient_id"], count) for each in events} == {partition_of(message.root, count)}
+        if count == DELIVERY_COMMANDS.partitions:
+            assert [message.value for message in topics.published] == [value.encode()]
+        else:
+            assert len({dict(message.headers)["ce_id"] for message in topics.published}) == len(told) > 1
 
 
 def test_a_crash_between_publish_and_settle_repeats_the_same_events() -> None:
