@@ -28,8 +28,8 @@ class Message(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-Record = tuple[bytes, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
-"""The same for many at once: key and root in UTF-8, value, headers."""
+Record = tuple[bytes, bytes, bytes | None, dict[str, str | bytes | None]]
+"""The same for many at once: key and root in UTF-8, value, headers (as a mapping, which the client takes fastest)."""
 
 
 def seal_envelope(
@@ -92,13 +92,13 @@ class Envelopes:
 
     def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Record]:
         """Yield many events of one type, each given as key, root and JSON; what they share is made once."""
-        batch, numbers, kind = self._batch, self._numbers, ("ce_type", ce_type.encode())
-        first, source, time, content = self._first, self._source, self._time, self._content
+        batch, numbers, ce_type_written = self._batch, self._numbers, ce_type.encode()
+        source, time, content = self._source[1], self._time[1], self._content[1]
         for key, root, value in written:
-            number = ("ce_id", b"%b-%d" % (batch, next(numbers)))
-            yield key, root, value, [
-                first, number, source, kind, time, ("ce_subject", key), ("ce_root", root), content,
-            ]  # fmt: skip
+            yield key, root, value, {
+                "ce_specversion": b"1.0", "ce_id": b"%b-%d" % (batch, next(numbers)), "ce_source": source,
+                "ce_type": ce_type_written, "ce_time": time, "ce_subject": key, "ce_root": root, "content-type": content,
+            }  # fmt: skip
 
     def of(self, event: Event, key: str, root: str, event_id: str | None = None) -> Message:
         """Return `event` as a message; `event_id` is for events whose repeats must collapse."""

@@ -15,10 +15,12 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
+from pydantic import ValidationError
 
 from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.magento.catalog import Catalog
 from bridge.magento.regions import country_code
+from bridge.magento.statements import SHARED_FIELDS, SHARED_OR_NULL, UNIT
 from bridge.magento.telephones import e164
 
 Row = Mapping[str, Any]
@@ -116,7 +118,7 @@ class Beat:
 
 
 class WrittenProvenance(NamedTuple):
-    """A provenance record whose event the database has written already, byte for byte as its model would."""
+    """A provenance record whose event is written already, with what its model would say."""
 
     record_id: str
     root: str
@@ -124,19 +126,27 @@ class WrittenProvenance(NamedTuple):
 
 
 class WrittenRecords(Collection[WrittenProvenance]):
-    """Provenance records as lines of the database's answer: row id, root, record id and event, tab separated."""
+    """Provenance records of the database's answer to `statements.WRITTEN_PROVENANCE`.
 
-    def __init__(self, lines: Sequence[bytes], *, holds_orders: bool) -> None:
+    `lines` have row id, root, record id and the beginning of the event, tab separated; `shared` names, line by line, which of
+    `ends` the event ends with.
+    """
+
+    def __init__(
+        self, lines: Sequence[bytes], shared: Sequence[bytes], ends: Mapping[bytes, bytes], *, holds_orders: bool
+    ) -> None:
         self._lines = lines
+        self._shared = shared
+        self._ends = ends
         self._holds_orders = holds_orders
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def __iter__(self) -> Iterator[WrittenProvenance]:
-        for line in self._lines:
-            _, root, record_id, event = line.split(b"\t", 3)
-            yield WrittenProvenance(record_id.decode(), root.decode(), event)
+        for line, shared in zip(self._lines, self._shared, strict=True):
+            _, root, record_id, beginning = line.split(b"\t", 3)
+            yield WrittenProvenance(record_id.decode(), root.decode(), beginning + self._ends[shared])
 
     def __contains__(self, record: object) -> bool:
         return any(each == record for each in self)
@@ -149,9 +159,44 @@ class WrittenRecords(Collection[WrittenProvenance]):
 
     def written(self) -> Iterator[tuple[bytes, bytes, bytes]]:
         """Yield key, root and event of each, as `bridge.contracts.envelope.Envelopes.records` takes them."""
-        for line in self._lines:
-            _, root, record_id, event = line.split(b"\t", 3)
-            yield b"provenance/" + record_id, root, event
+        ends = self._ends
+        for line, shared in zip(self._lines, self._shared, strict=True):
+            _, root, record_id, beginning = line.split(b"\t", 3)
+            yield b"provenance/" + record_id, root, beginning + ends[shared]
+
+
+@lru_cache(maxsize=1024)
+def end_of_event(shared: bytes) -> bytes | None:
+    """Return the JSON that a provenance event ends with, from what the row shares with many (`statements.SHARED_FIELDS`).
+
+    None where a field is not as it should be, or its end is cut off: then the whole row is the model's.
+    """
+    try:
+        *values, end = shared.decode().split(UNIT)
+    except UnicodeDecodeError:
+        return None
+    if end != "." or len(values) != len(SHARED_FIELDS):
+        return None
+    row = {
+        name: (value[1:] if value else None) if name in SHARED_OR_NULL else value
+        for name, value in zip(SHARED_FIELDS, values, strict=True)
+    }
+    if not all(row[name] for name in ("entity_type", "attribute", "model_id", "model_version")):
+        return None
+    try:
+        record = provenance_state(json.dumps(_ANY_ROW | row))
+    except ValidationError:
+        return None
+    if record is None or record.faults:
+        return None
+    # The braces of the whole stay: of the opening one the beginning has its own.
+    return record.model_dump_json(include={*SHARED_FIELDS, "faults"}).encode()[1:]
+
+
+_ANY_ROW = {
+    "root": "customer/1", "record_id": "any", "customer_id": 1, "entity_id": 1, "generated_at": "2026-01-01 00:00:00",
+    "created_at": "2026-01-01 00:00:00",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Fenced(Refused):
 
 _POLL_EVERY = 100
 """Records between looks at what the client has to report."""
+_MOST_ROOTS = 60_000
+"""Some 6 MB of them."""
 
 
 class _Complaints:
@@ -115,6 +117,8 @@ class Publisher:
         self._partition_counts: dict[str, int] = {}
         self._names: dict[str, Sequence[str]] = {}
         self._names_due = 0.0
+        self._roots_of = ""
+        self._roots: dict[bytes, int] = {}
         self._failed: list[KafkaError] = []
         self._sent = 0
         if self._transactional:
@@ -164,18 +168,27 @@ class Publisher:
             counts = [(name, self._count(name)) for name in names]
             for key, root, value, headers in records:
                 for name, count in counts:
-                    self.send_to(name, partition_of_bytes(root, count), key, value, headers)
+                    self.send_to(name, partition_of_bytes(root, count), key, value, list(headers.items()))
             return
         (name,), produce = names, self._producer.produce
         count = self._count(name)
+        known = self._known_partitions(name)
         for key, root, value, headers in records:
-            partition = partition_of_bytes(root, count)
+            partition = known.get(root)
+            if partition is None:
+                partition = known[root] = partition_of_bytes(root, count)
             try:
                 produce(name, value, key, partition, headers=headers)
             except BufferError:
-                self.send_to(name, partition, key, value, headers)
+                self.send_to(name, partition, key, value, list(headers.items()))
             except KafkaException as error:
                 raise self._translated(error) from error
+
+    def _known_partitions(self, name: str) -> dict[bytes, int]:
+        """Return where the roots that were written lately lie: a customer changes more than once, or with many records."""
+        if self._roots_of != name or len(self._roots) > _MOST_ROOTS:
+            self._roots_of, self._roots = name, {}
+        return self._roots
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
         """Queue `message` on every partition, whatever its root."""

@@ -70,7 +70,7 @@ class Topics:
 
     def send_records(self, topic: Topic, records: Iterable[Record]) -> None:
         for key, root, value, headers in records:
-            written = [(name, each) for name, each in headers if isinstance(each, bytes)]
+            written = [(name, each) for name, each in headers.items() if isinstance(each, bytes)]
             self.send(topic, Message(key.decode(), root.decode(), value, written))
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
