@@ -7,7 +7,7 @@ nothing about who may be told: approvals, gates and segments were decided before
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -94,6 +94,7 @@ class ReleaseLedger(Protocol):
     """What release asks of the ledger."""
 
     def begin_attempts(self, limit: int) -> int: ...
+    def waiting_channels(self) -> Collection[Channel]: ...
     def meter(self, lane: Lane) -> int: ...
     def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int: ...
     def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]: ...
@@ -199,6 +200,7 @@ class ReleaseStage:
             # while there are more, at once; else looking for late ones must not cost more than all else
             self._begin.done(again=self._ledger.begin_attempts(_BEGUN_AT_ONCE) >= _BEGUN_AT_ONCE)
         issued = 0
+        waiting = self._ledger.waiting_channels()
         for channel, most in self._rates():
             allowed = NO_BOUND if self._live is None else self._live.allowance(channel)
             rate = most if allowed.per_second is None else min(most, allowed.per_second)
@@ -209,19 +211,19 @@ class ReleaseStage:
                 # what lies on the belt already uses up the bound, too
                 belt, at_once = min(belt, allowed.at_most), min(at_once, allowed.at_most)
             lane = Lane(channel, belt=belt, at_once=at_once, per_second=rate)
-            count = self._ledger.meter(lane) if at_once else 0
+            count = self._ledger.meter(lane) if at_once and channel in waiting else 0
             if self._live is not None:
                 self._live.issued(channel, count)
             self._credit[channel] = credit - count
             self._rate_now[channel] = rate
             COMMANDED.labels(channel.value).inc(count)
             issued += count
-        return issued + self._gather_letters(elapsed_seconds)
+        return issued + self._gather_letters(elapsed_seconds, wait=Channel.LETTER in waiting)
 
-    def _gather_letters(self, elapsed_seconds: float) -> int:
+    def _gather_letters(self, elapsed_seconds: float, *, wait: bool) -> int:
         """Let letters go together, so that the printer gets batches and not a folder for each."""
         self._gathered_seconds += elapsed_seconds
-        if self._gathered_seconds < self._delivery.letter_batch_seconds:
+        if not wait or self._gathered_seconds < self._delivery.letter_batch_seconds:
             return 0
         most = self._delivery.letter_batch
         count = self._ledger.meter(Lane(Channel.LETTER, belt=most, at_once=most))

@@ -35,7 +35,7 @@ def main(size: str) -> dict[str, object]:
     if size == "toy":
         return _without_servers(people)
     with (
-        servers.stand(small=False) as stand,
+        servers.stand(small=False, binary_log=False) as stand,
         delivery.go_stand_in() as aws,
         delivery.office(stand, aws, people, certificate_hosts=["127.0.0.1"]) as office,
     ):

@@ -26,7 +26,7 @@ def main(size: str) -> dict[str, object]:
         with servers.stand(small=True) as stand, delivery.sandbox() as aws:
             seen = _run(stand, aws, people, 1)
         return {"recipients": people, "recipients/s": round(people / seen.seconds)}
-    with servers.stand(small=False) as stand, delivery.go_stand_in() as aws:
+    with servers.stand(small=False, binary_log=False) as stand, delivery.go_stand_in() as aws:
         dispatchers = int(os.environ.get("BENCH_DISPATCHERS", "2"))
         seen = _run(stand, aws, people, dispatchers)
         aws.post(f"/latency?ms={_LATENCY_MS}")

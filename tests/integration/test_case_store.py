@@ -35,6 +35,7 @@ from tests.unit.adapters import test_comparing as comparing
 from tests.unit.adapters import test_erasures as erasing
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
+from tests.unit.adapters.packed_case import PackedCases
 from tests.unit.stages import test_planning_late as late_planning
 from tests.unit.stages.test_planning import INCIDENT, World, world_on
 
@@ -73,6 +74,10 @@ def case(database: CaseDatabase) -> Case:
 
 class TestOnMariaDb(LedgerCases):
     """Every promise of the ledger on MariaDB."""
+
+
+class TestPackedOnMariaDb(PackedCases):
+    """Every promise of packed reads on MariaDB."""
 
 
 LATE: tuple[Callable[[World], None], ...] = (

@@ -25,12 +25,12 @@ MYSQL_IMAGE = "mysql:8.4"
 GALERA_LIBRARY = Path("/usr/lib/galera/libgalera_smm.so")
 TABLES = Path(__file__).with_name("magento_tables.sql")
 ROOT_PASSWORD = "root"
+BINARY_LOG = ("log-bin=binlog", "binlog-format=ROW", "server-id=1")
+"""What replicas and Debezium read. Neither Tocsin nor MariaDB as it comes needs it."""
 SETTINGS = (
     "character-set-server=utf8mb4",
     "collation-server=utf8mb4_general_ci",
-    "log-bin=binlog",
-    "binlog-format=ROW",
-    "server-id=1",
+    *BINARY_LOG,
     # As for Magento's own indexers: without it only a SUPER user may create triggers.
     "log-bin-trust-function-creators=1",
     "innodb-buffer-pool-size=64M",
@@ -88,9 +88,10 @@ class StoreDatabase:
 
 
 @contextmanager
-def mariadb_server(way: Way) -> Iterator[MariaDbServer]:
+def mariadb_server(way: Way, *, binary_log: bool = True) -> Iterator[MariaDbServer]:
     """Yield a server that answers. Raises ServerDidNotStart."""
-    with _in_docker(IMAGE, SETTINGS) if way is Way.DOCKER else _as_process(SETTINGS) as server:
+    settings = SETTINGS if binary_log else tuple(each for each in SETTINGS if each not in BINARY_LOG)
+    with _in_docker(IMAGE, settings) if way is Way.DOCKER else _as_process(settings) as server:
         yield server
 
 

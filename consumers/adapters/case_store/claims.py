@@ -4,7 +4,7 @@ columns, and kept in memory until then. The table of attempts stays the truth: w
 
 import hashlib
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel, SealedContact
-from consumers.adapters.case_store.engine import in_parts
+from consumers.adapters.case_store.engine import in_parts, update_alike
 from consumers.adapters.case_store.outbox import Written
+from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.tables import attempt, incident, person_key, recipient, release, segment
 from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
@@ -27,6 +28,7 @@ _ATTEMPT = (
     "message_salt", "provider_message_id", "body_sha256", "bundle_sha256", "timeout_seconds",
 )  # fmt: skip
 _PERSON = (
+    "recipient_id",
     "root",
     "round",
     "customer_id",
@@ -36,7 +38,12 @@ _PERSON = (
     "segment_id",
     "deadline_at",
     "subject_commitment",
+    "contact",
+    "residence",
 )
+_CLAIMABLE = PackedRows(attempt, _ATTEMPT, by="attempt_id", locked=True)
+_PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
+_KEYS = PackedRows(person_key, ("root", "key"), by="root")
 
 
 class Claims:
@@ -68,33 +75,18 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
     What many share is read once. `residence` and `contact` are JSON texts: few of them are ever looked into.
     """
     found: dict[str, dict[str, Any]] = {}
-    for some in in_parts(attempt_ids):
-        rows = connection.execute(
-            sa.select(*(attempt.c[name] for name in _ATTEMPT)).where(attempt.c.attempt_id.in_(some)).with_for_update()
-        )
-        people: dict[str, list[dict[str, Any]]] = {}
-        for values in rows:
-            row = dict(zip(_ATTEMPT, values, strict=True))
-            found[row["attempt_id"]] = row
-            people.setdefault(row["recipient_id"], []).append(row)
-        if people:
-            _add_people(connection, people)
+    people: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for values in _CLAIMABLE.of(connection, attempt_ids):
+        row = dict(zip(_ATTEMPT, values, strict=True))
+        found[row["attempt_id"]] = row
+        people[row["recipient_id"]].append(row)
+    for values in _PEOPLE.of(connection, list(people)):
+        person = dict(zip(_PERSON, values, strict=True))
+        for row in people[person["recipient_id"]]:
+            row.update(person)
     whole = {attempt_id: row for attempt_id, row in found.items() if "root" in row}
     _add_shared(connection, whole.values())
     return whole
-
-
-def _add_people(connection: sa.Connection, people: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    text = [sa.type_coerce(recipient.c[name], sa.Text()).label(name) for name in ("contact", "residence")]
-    names = ("recipient_id", *_PERSON, "contact", "residence")
-    for values in connection.execute(
-        sa.select(recipient.c.recipient_id, *(recipient.c[name] for name in _PERSON), *text).where(
-            recipient.c.recipient_id.in_(list(people))
-        )
-    ):
-        person = dict(zip(names, values, strict=True))
-        for row in people[person["recipient_id"]]:
-            row.update(person)
 
 
 def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
@@ -202,9 +194,7 @@ def outcome_of(row: Mapping[str, Any], happened: Happened, now: datetime) -> Wri
 
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
     """Set the same values in all attempts of `ids` that are in the state `before`."""
-    for some in in_parts(ids):
-        part = attempt.c.attempt_id.in_(some)
-        connection.execute(sa.update(attempt).where(part & (attempt.c.state == before.value)).values(**values))
+    update_alike(connection, attempt, ids, values, where=f"state = '{before.value}'")
 
 
 def command_of(row: Mapping[str, Any]) -> Written:
@@ -250,4 +240,4 @@ def _body_commitment(key: bytes | None, incident_id: str, body_sha256: str | Non
 
 def person_keys(connection: sa.Connection, roots: Sequence[str]) -> dict[str, bytes | None]:
     """Return people's keys by root; None for an erased one."""
-    return {root: key for root, (key,) in _by_id(connection, person_key.c.root, [person_key.c.key], set(roots)).items()}
+    return dict(_KEYS.of(connection, sorted(set(roots))))

@@ -60,7 +60,7 @@ class CaseDatabase:
                 pool_size=5,
                 hide_parameters=True,  # of a failed statement: an exception may be logged
             )
-            sa.event.listen(self.engine, "connect", _bound_idle_transactions)
+            sa.event.listen(self.engine, "connect", _configure_server_session)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -123,13 +123,21 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 _IDLE_IN_TRANSACTION_SECONDS = 120
 
 
-def _bound_idle_transactions(connection: Any, _record: Any) -> None:
+_LONGEST_ARRAY = 16 * 1024 * 1024
+
+
+def _configure_server_session(connection: Any, _record: Any) -> None:
     """Let the server end the transaction of a process that froze in it, or whose host lost power: its locks would keep
     everybody's attempts from moving for hours. MySQL has no such bound; its `wait_timeout` is the administrator's.
+
+    MariaDB cuts what JSON_ARRAYAGG returns at a megabyte by default; see `packed`.
     """
     if "MariaDB" in connection.get_server_info():
         with connection.cursor() as cursor:
-            cursor.execute(f"SET SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}")
+            cursor.execute(
+                f"SET SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}, "
+                f"SESSION group_concat_max_len = {_LONGEST_ARRAY}"
+            )
 
 
 def _write_ahead(connection: Any) -> None:
@@ -282,7 +290,7 @@ def upsert(
 
 
 _ROWS_AT_ONCE = 500
-_AS_IT_STANDS = {"no_parameters": True}
+AS_IT_STANDS = {"no_parameters": True}
 """Or a percent sign in a value would be taken for the place of another."""
 
 
@@ -312,15 +320,16 @@ def update_many(
         )
         return
     # columns that may not be null must be named, with any value: it is never stored
-    unused = [column for column in table.columns if not column.nullable and column.name not in (key, *each, *same)]
-    names = ", ".join(f"`{name}`" for name in (key, *each, *same, *(column.name for column in unused)))
+    unused = [column for column in table.columns if not column.nullable and column.name not in (key, *each)]
+    names = ", ".join(f"`{name}`" for name in (key, *each, *(column.name for column in unused)))
     anything = ["'1970-01-01'" if isinstance(column.type, Instant) else "0" for column in unused]
-    changes = ", ".join(f"`{name}` = VALUES(`{name}`)" for name in (*each, *same))
+    alike_text = literals_of(connection, [_bound(connection, table, name, value) for name, value in same.items()])
+    changes = [f"`{name}` = VALUES(`{name}`)" for name in each]
+    changes += [f"`{name}` = {text}" for name, text in zip(same, alike_text, strict=True)]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = [{**row, **same} for row in rows[start : start + _ROWS_AT_ONCE]]
-        every = _literals(connection, table, (key, *each, *same), part, anything)
-        text = f"INSERT INTO `{table.name}` ({names}) VALUES {every} ON DUPLICATE KEY UPDATE {changes}"  # noqa: S608  literals
-        connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
+        every = _literals(connection, table, (key, *each), rows[start : start + _ROWS_AT_ONCE], anything)
+        text = f"INSERT INTO `{table.name}` ({names}) VALUES {every} ON DUPLICATE KEY UPDATE {', '.join(changes)}"  # noqa: S608  literals
+        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
 
 
 def insert_many(
@@ -342,7 +351,49 @@ def insert_many(
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         every = _literals(connection, table, names, rows[start : start + _ROWS_AT_ONCE], ())
         text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {every}{end}"  # noqa: S608  literals
-        connection.exec_driver_sql(text, execution_options=_AS_IT_STANDS)
+        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+
+
+def update_alike(
+    connection: sa.Connection, table: sa.Table, ids: Sequence[str], values: Mapping[str, Any], where: str = ""
+) -> None:
+    """Set the same `values` in all rows whose primary key is one of `ids`; `where`: and of which this SQL is true.
+
+    As text, without SQLAlchemy's compiling of each id: that took longer than the server's work.
+    """
+    (key,) = (column.name for column in table.primary_key)
+    row = {name: _bound(connection, table, name, value) for name, value in values.items()}
+    literals = literals_of(connection, list(row.values()))
+    changes = ", ".join(f"`{name}` = {literal}" for name, literal in zip(row, literals, strict=True))
+    also = f" AND {where}" if where else ""
+    for some in in_parts(ids):
+        every = ", ".join(literals_of(connection, some))
+        text = f"UPDATE `{table.name}` SET {changes} WHERE `{key}` IN ({every}){also}"  # noqa: S608  literals
+        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+
+
+def literals_of(connection: sa.Connection, values: Sequence[Any]) -> list[str]:
+    """Return values as SQL literals, escaped by the driver unless they are plain letters and digits."""
+    if connection.dialect.name == "sqlite":
+        return [_sqlite_literal(value) for value in values]
+    escape: Callable[[Any], str] = connection.connection.driver_connection.escape  # type: ignore[union-attr]
+    return [
+        f"'{value}'" if isinstance(value, str) and value.isalnum() and value.isascii() else escape(value)
+        for value in values
+    ]
+
+
+def _sqlite_literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(int(value))
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _bound(connection: sa.Connection, table: sa.Table, name: str, value: Any) -> Any:
+    process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    return value if process is None else process(value)
 
 
 def _literals(
@@ -353,20 +404,14 @@ def _literals(
     more: Sequence[str],
 ) -> str:
     """Return rows as SQL literals, escaped by the driver. What all of them have alike is escaped once."""
-    raw: Any = connection.connection.driver_connection
-
-    def literal(value: Any) -> str:
-        escaped: str = raw.escape(value)
-        return escaped
-
     columns: list[Sequence[str]] = []
     for name in names:
         process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
         values = [row[name] for row in rows]
         first = values[0]
         if all(value is first or value == first for value in values):
-            columns.append([literal(first if process is None else process(first))] * len(rows))
+            columns.append(literals_of(connection, [first if process is None else process(first)]) * len(rows))
         else:
-            columns.append([literal(value if process is None else process(value)) for value in values])
+            columns.append(literals_of(connection, values if process is None else [process(value) for value in values]))
     columns += [[text] * len(rows) for text in more]
     return ", ".join([f"({', '.join(values)})" for values in zip(*columns, strict=True)])

@@ -48,8 +48,10 @@ from consumers.adapters.case_store.metering import (
     insert_attempts,
     lane_ages,
     open_gates,
+    order_of,
     real_release_running,
 )
+from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     affected,
@@ -102,6 +104,7 @@ STRANGERS = counter(
     question="does somebody else write to our topic?",
 )
 
+_CLAIMED = PackedRows(attempt, ("attempt_id", "state", "send_count", "provider"), by="attempt_id", locked=True)
 _ENDED = ("dismissed", "closed")
 _PORTIONS_IN_LINE = 10
 _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
@@ -307,16 +310,18 @@ class Ledger:
                     continue
                 late_used += 1
             following = what_next((), policy, _channels(person["channels"], dead.get(person["recipient_id"], ())))
+            order = order_of(person["deadline_at"], person["priority"])
             attempts.extend(
                 self._new_attempt(
                     person["recipient_id"], row["incident_id"], row["release_id"], number, channel, policy,
                     person["bundle_sha256"], row["epoch"], now,
                 )
+                | order
                 for number, channel in enumerate(following.channels, 1)
             )  # fmt: skip
             if following.end is not None:
                 ended.append((person["recipient_id"], following.end, person["subject_commitment"]))
-        insert_attempts(connection, attempts)
+        insert_many(connection, attempt, attempts)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
@@ -360,8 +365,10 @@ class Ledger:
                     recipient.c.channels,
                     recipient.c.late,
                     recipient.c.subject_commitment,
+                    recipient.c.deadline_at,
                     segment.c.bundle_sha256,
                     segment.c.segment_id,
+                    segment.c.priority,
                     _told_elsewhere().label("told_in"),
                 )
                 .join(segment, segment.c.segment_id == recipient.c.segment_id)
@@ -467,6 +474,10 @@ class Ledger:
     def meter(self, lane: Lane) -> int:
         """Put commands for the most urgent planned attempts of `lane` on the belt; return how many."""
         return self._meter.meter(lane)
+
+    def waiting_channels(self) -> Collection[Channel]:
+        """Return the channels for which something waits to be put on the belt."""
+        return self._meter.waiting_channels()
 
     def lane_ages(self) -> Mapping[Channel, LaneAge]:
         """Return how each channel stands over all releases that run."""
@@ -919,26 +930,20 @@ class Ledger:
             for item in reports
             if item.trigger is Trigger.ACCEPTED and item.notice is None and (row := self._claims.get(item.attempt_id))
         }
-        ids = sorted(claims)
         rows: list[dict[str, Any]] = []
-        for some in in_parts(ids):
-            for attempt_id, state, count, provider in connection.execute(
-                sa.select(attempt.c.attempt_id, attempt.c.state, attempt.c.send_count, attempt.c.provider)
-                .where(attempt.c.attempt_id.in_(some))
-                .with_for_update()
-            ):
-                item, claim = claims[attempt_id]
-                if state != AttemptState.INTENDED or count != item.send_count or claim["send_count"] != count:
-                    continue
-                rows.append(
-                    {
-                        **claim,
-                        "body_sha256": item.body_sha256,
-                        "provider_message_id": item.provider_message_id,
-                        "provider": item.provider or provider,
-                        "expires_at": self._expires_at(claim, now),
-                    }
-                )
+        for attempt_id, state, count, provider in _CLAIMED.of(connection, sorted(claims)):
+            item, claim = claims[attempt_id]
+            if state != AttemptState.INTENDED or count != item.send_count or claim["send_count"] != count:
+                continue
+            rows.append(
+                {
+                    **claim,
+                    "body_sha256": item.body_sha256,
+                    "provider_message_id": item.provider_message_id,
+                    "provider": item.provider or provider,
+                    "expires_at": self._expires_at(claim, now),
+                }
+            )
         handed_over = {
             "state": AttemptState.HANDED_OVER.value, "state_at": now, "handed_over_at": now,
         }  # fmt: skip

@@ -18,6 +18,7 @@ from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
 from consumers.adapters.case_store.claims import command_of, set_alike
 from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, upsert
+from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.tables import (
     attempt,
     gate,
@@ -39,6 +40,13 @@ _KEPT_FOR = timedelta(minutes=1)
 _PAGES = 20
 """So many times a queue is read on, at most, past people who are kept back; the next tick goes on from there."""
 _COUNT_SECONDS = 5.0
+
+_ATTEMPT = (
+    "attempt_id", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
+)  # fmt: skip
+_PERSON = ("recipient_id", "root", "residence", "controller", "segment_id", "deadline_at")
+_ATTEMPTS = PackedRows(attempt, _ATTEMPT, by="attempt_id")
+_PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
 
 KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], bool]
 
@@ -102,6 +110,26 @@ class Meter:
                 credit, at = self._credit[incident_id, lane.channel]
                 self._credit[incident_id, lane.channel] = credit - count, at
         return sum(issued.values())
+
+    def waiting_channels(self) -> Collection[Channel]:
+        """Return the channels for which something waits, of releases that run; a look at the index for each."""
+        with self._database.read() as connection:
+            ids = [each.incident_id for each in running_incidents(connection)]
+            if not ids:
+                return ()
+            waits = (
+                sa.select(sa.literal(1))
+                .where(
+                    attempt.c.incident_id.in_(ids)
+                    & (attempt.c.state == AttemptState.PLANNED)
+                    & (attempt.c.channel == channel)
+                )
+                .exists()
+                .label(channel.name)
+                for channel in Channel
+            )
+            found = connection.execute(sa.select(*waits)).one()
+            return {channel for channel, some in zip(Channel, found, strict=True) if some}
 
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
         """Write how fast each running incident has gone since the last time, for whoever watches; `lanes` says how fast
@@ -350,32 +378,26 @@ def _waiting(
             recipient.c.segment_id == segment_id
         )
     ids = [each for each in connection.execute(query).scalars() if each not in seen][:limit]
-    rows: dict[str, Mapping[str, Any]] = {}
-    for some in in_parts(ids):
+    rows: dict[str, dict[str, Any]] = {
+        values[0]: dict(zip(_ATTEMPT, values, strict=True)) for values in _ATTEMPTS.of(connection, ids)
+    }
+    people = {
+        values[0]: dict(zip(_PERSON, values, strict=True))
+        for values in _PEOPLE.of(connection, list({row["recipient_id"] for row in rows.values()}))
+    }
+    lanes = {
+        row.segment_id: row.lane
         for row in connection.execute(
-            sa.select(
-                attempt.c.attempt_id,
-                attempt.c.recipient_id,
-                attempt.c.incident_id,
-                attempt.c.release_id,
-                attempt.c.channel,
-                attempt.c.send_count,
-                attempt.c.due_at,
-                attempt.c.priority,
-                recipient.c.root,
-                recipient.c.residence,
-                recipient.c.controller,
-                recipient.c.segment_id,
-                recipient.c.deadline_at,
-                segment.c.lane,
+            sa.select(segment.c.segment_id, segment.c.lane).where(
+                segment.c.segment_id.in_(sorted({each["segment_id"] or "" for each in people.values()}))
             )
-            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-            .join(segment, segment.c.segment_id == recipient.c.segment_id)
-            .where(attempt.c.attempt_id.in_(some))
-        ).mappings():
-            rows[row["attempt_id"]] = {**row, "current_epoch": running.epoch, "exercise": running.exercise}
+        )
+    }
+    for row in rows.values():
+        row |= people.get(row["recipient_id"], {})
+        row |= {"lane": lanes.get(row.get("segment_id")), "current_epoch": running.epoch, "exercise": running.exercise}
     # an attempt of somebody whom planning has just taken out of their segment waits for planning
-    return [rows[each] for each in ids if each in rows]
+    return [rows[each] for each in ids if each in rows and rows[each]["lane"] is not None]
 
 
 def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: datetime) -> None:
@@ -397,7 +419,7 @@ def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
     """Insert new attempts with what decides when they go: the person's deadline, their segment's sensitivity, and
     whether it is their first.
     """
-    order: dict[str, tuple[datetime, int]] = {}
+    order: dict[str, Mapping[str, Any]] = {}
     people = sorted({row["recipient_id"] for row in rows})
     for some in in_parts(people):
         for each in connection.execute(
@@ -405,23 +427,19 @@ def insert_attempts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
             .outerjoin(segment, segment.c.segment_id == recipient.c.segment_id)
             .where(recipient.c.recipient_id.in_(some))
         ):
-            order[each.recipient_id] = (each.deadline_at or NEVER_DUE, each.priority or 0)
+            order[each.recipient_id] = order_of(each.deadline_at, each.priority)
     # channels that begin together are all first ones
     beginning = {row["recipient_id"] for row in rows if row["number"] == 1}
-    if rows:
-        insert_many(
-            connection,
-            attempt,
-            [
-                {
-                    **row,
-                    "fallback": row["recipient_id"] not in beginning,
-                    "due_at": order[row["recipient_id"]][0],
-                    "priority": order[row["recipient_id"]][1],
-                }
-                for row in rows
-            ],
-        )
+    insert_many(
+        connection,
+        attempt,
+        [{**row, **order[row["recipient_id"]], "fallback": row["recipient_id"] not in beginning} for row in rows],
+    )
+
+
+def order_of(deadline_at: datetime | None, priority: int | None) -> dict[str, Any]:
+    """Return what puts an attempt in its place among those that wait, as a first one."""
+    return {"due_at": deadline_at or NEVER_DUE, "priority": priority or 0, "fallback": False}
 
 
 def open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:

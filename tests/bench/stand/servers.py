@@ -30,10 +30,13 @@ class Stand:
 
 
 @contextmanager
-def stand(*, small: bool) -> Iterator[Stand]:
-    """Yield the servers with an empty store; `small` ones are shared by all tries at toy size. Raises PeerMissing."""
+def stand(*, small: bool, binary_log: bool = True) -> Iterator[Stand]:
+    """Yield the servers with an empty store; `small` ones are shared by all tries at toy size. Raises PeerMissing.
+
+    `binary_log`: as Debezium needs it; MariaDB comes without.
+    """
     with ExitStack() as own:
-        database, broker = _small_servers() if small else _started(own, JVM, kafka.AS_RELEASED)
+        database, broker = _small_servers() if small else _started(own, JVM, kafka.AS_RELEASED, binary_log=binary_log)
         store = own.enter_context(mariadb.fresh_database(database, with_tables=True))
         if not small:
             with database.connect() as connection, connection.cursor() as cursor:
@@ -50,7 +53,7 @@ def _small_servers() -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
 
 
 def _started(
-    keeper: ExitStack, jvm: Sequence[str], settings: Mapping[str, str]
+    keeper: ExitStack, jvm: Sequence[str], settings: Mapping[str, str], *, binary_log: bool = True
 ) -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
     ways = []
     for name, programs in (("MariaDB", mariadb.PROGRAMS), ("Kafka", kafka.PROGRAMS)):
@@ -59,7 +62,7 @@ def _started(
             raise PeerMissing(way.reason)
         ways.append(way)
     return (
-        keeper.enter_context(mariadb.mariadb_server(ways[0])),
+        keeper.enter_context(mariadb.mariadb_server(ways[0], binary_log=binary_log)),
         keeper.enter_context(kafka.kafka_server(ways[1], jvm=jvm, settings=settings)),
     )
 

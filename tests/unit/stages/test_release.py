@@ -1,7 +1,7 @@
 """Release: how much it puts on the belt, when it holds still, and what it sweeps."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +35,9 @@ class FakeLedger:
     def begin_attempts(self, limit: int) -> int:
         self.on_begin()
         return 0
+
+    def waiting_channels(self) -> Collection[Channel]:
+        return {channel for channel, count in self.planned.items() if count}
 
     def meter(self, lane: Lane) -> int:
         self.lanes.append(lane)
