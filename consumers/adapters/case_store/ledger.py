@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,6 +105,12 @@ STRANGERS = counter(
     question="does somebody else write to our topic?",
 )
 
+_TURN = (
+    "recipient_id", "root", "channels", "late", "subject_commitment", "deadline_at", "segment_id", "final_state",
+    "held_reason",
+)  # fmt: skip
+_TURNS = PackedRows(recipient, _TURN, by="recipient_id", locked=True)
+_BEGUN = PackedRows(attempt, ("recipient_id",), by="recipient_id")
 _CLAIMED = PackedRows(attempt, ("attempt_id", "state", "send_count", "provider"), by="attempt_id", locked=True)
 _ENDED = ("dismissed", "closed")
 _PORTIONS_IN_LINE = 10
@@ -150,7 +157,7 @@ class Ledger:
         self._lines: dict[str, list[str]] = {}
         self._meter = Meter(database, clock, self._kept_back)
         self._claims = Claims()
-        self._objections: dict[tuple[Any, ...], str | None] = {}
+        self._objections: dict[tuple[str, str], str | None] = {}
         self._objections_due = 0.0
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
@@ -289,16 +296,22 @@ class Ledger:
         until = reach_until(Mode(row["mode"]), row["released_at"])
         if until is not None:
             conditions.append(recipient.c.deadline_at <= until)
-        rows = self._whose_turn_it_is(connection, row["release_id"], conditions, limit)
+        rows = self._whose_turn_it_is(connection, row["release_id"], conditions, until, limit)
         attempts: list[dict[str, Any]] = []
         ended: list[tuple[str, PersonEnd, str]] = []
         elsewhere: list[tuple[str, str, str]] = []
         policies = _policies(connection, {person["segment_id"] for person in rows})
         dead = bounced_channels(connection, [person["recipient_id"] for person in rows])
+        bundles = {person["segment_id"]: person["bundle_sha256"] for person in rows}
+        as_approved = {
+            segment_id
+            for segment_id, policy in policies.items()
+            if approved.get(segment_id) == {"bundle_sha256": bundles[segment_id], **policy.as_json()}
+        }
+        following_of = cache(lambda segment_id, channels: what_next((), policies[segment_id], channels))
         for person in rows:
             policy = policies[person["segment_id"]]
-            text_and_channels = {"bundle_sha256": person["bundle_sha256"], **policy.as_json()}
-            if approved.get(person["segment_id"]) != text_and_channels:
+            if person["segment_id"] not in as_approved:
                 # nobody approved this text and these channels for these people: they wait for an approval of their own
                 continue
             if person["told_in"] is not None:
@@ -309,7 +322,8 @@ class Ledger:
                 if late_used >= cap:
                     continue
                 late_used += 1
-            following = what_next((), policy, _channels(person["channels"], dead.get(person["recipient_id"], ())))
+            channels = tuple(_channels(person["channels"], dead.get(person["recipient_id"], ())))
+            following = following_of(person["segment_id"], channels)
             order = order_of(person["deadline_at"], person["priority"])
             attempts.extend(
                 self._new_attempt(
@@ -338,12 +352,14 @@ class Ledger:
         connection: sa.Connection,
         release_id: str,
         conditions: Sequence[sa.ColumnElement[bool]],
+        until: datetime | None,
         limit: int,
-    ) -> Sequence[Mapping[Any, Any]]:
+    ) -> Sequence[Mapping[str, Any]]:
         """Return up to `limit` people for whom `conditions` hold, locked, in the order of their turns.
 
         The order is worked out for many portions at once: for each, a release of a million would be sorted a hundred times.
-        Conditions are asked again of everybody as they are locked; who came late goes after those already in line.
+        `conditions` (and `until`, one of them) are asked again of everybody once they are locked, in Python: as SQL, with all
+        they look into, it took longer than all else. Who came late goes after those already in line.
         """
         line = self._lines.get(release_id, [])
         if len(line) < limit:
@@ -357,27 +373,43 @@ class Ledger:
                 ).scalars()
             )
         ids, self._lines[release_id] = line[:limit], line[limit:]
-        people: dict[str, Mapping[Any, Any]] = {}
-        for some in in_parts(ids):
-            for person in connection.execute(
-                sa.select(
-                    recipient.c.recipient_id,
-                    recipient.c.channels,
-                    recipient.c.late,
-                    recipient.c.subject_commitment,
-                    recipient.c.deadline_at,
-                    segment.c.bundle_sha256,
-                    segment.c.segment_id,
-                    segment.c.priority,
-                    _told_elsewhere().label("told_in"),
+        # planning must not regroup somebody while their first attempt is being written
+        locked = {values[0]: dict(zip(_TURN, values, strict=True)) for values in _TURNS.of(connection, ids)}
+        begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, list(locked))}
+        twins = _with_twins(connection, {each: person["root"] for each, person in locked.items()})
+        told_in: dict[str, str | None] = {}
+        for some in in_parts(sorted(twins)):
+            # rare, and worth asking with all that is asked
+            told_in |= {
+                row.recipient_id: row.told_in
+                for row in connection.execute(
+                    sa.select(recipient.c.recipient_id, _told_elsewhere().label("told_in"))
+                    .join(segment, segment.c.segment_id == recipient.c.segment_id)
+                    .where(recipient.c.recipient_id.in_(some), *conditions)
                 )
-                .join(segment, segment.c.segment_id == recipient.c.segment_id)
-                .where(recipient.c.recipient_id.in_(some), *conditions)
-                # planning must not regroup somebody while their first attempt is being written
-                .with_for_update(of=recipient)
-            ).mappings():
-                people[person["recipient_id"]] = person
-        return [people[each] for each in ids if each in people]
+            }
+        segments = {
+            row.segment_id: {"bundle_sha256": row.bundle_sha256, "priority": row.priority}
+            for row in connection.execute(
+                sa.select(segment.c.segment_id, segment.c.bundle_sha256, segment.c.priority).where(
+                    segment.c.segment_id.in_(sorted({each["segment_id"] or "" for each in locked.values()}))
+                )
+            )
+        }
+        return [
+            {
+                **person, **segments[person["segment_id"]],
+                "channels": json.loads(person["channels"]), "told_in": told_in.get(recipient_id),
+            }
+            for recipient_id in ids
+            if (person := locked.get(recipient_id)) is not None
+            and person["final_state"] is None
+            and person["held_reason"] is None
+            and person["segment_id"] in segments
+            and (until is None or (person["deadline_at"] is not None and person["deadline_at"] <= until))
+            and recipient_id not in begun
+            and (recipient_id not in twins or recipient_id in told_in)
+        ]  # fmt: skip
 
     def _end_told_elsewhere(
         self,
@@ -495,16 +527,15 @@ class Ledger:
         Planning holds those whom no region covers; this is for rules that have changed since, and is said by name.
         """
         residence = row["residence"]
-        claims = json.loads(residence) if isinstance(residence, str) else residence
-        codes = _codes(claims)
-        if gates and gate_for(codes, gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
+        claims = _claims_in(residence) if isinstance(residence, str) else residence
+        if gates and gate_for(_codes(claims), gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
             return True
         objection = None
         if row["channel"] not in _PASSES_NO_REGION and self._policy.region_objection is not None:
             # asked once a second for all who live alike
             if time.monotonic() > self._objections_due:
                 self._objections, self._objections_due = {}, time.monotonic() + 1
-            alike = (row["controller"], *((claim["code"], claim["source"]) for claim in claims))
+            alike = (row["controller"], residence if isinstance(residence, str) else json.dumps(residence))
             if alike not in self._objections:
                 homes = homes_of([Residence.model_validate(claim) for claim in claims])
                 self._objections[alike] = self._policy.region_objection(homes, row["controller"])
@@ -931,17 +962,22 @@ class Ledger:
             if item.trigger is Trigger.ACCEPTED and item.notice is None and (row := self._claims.get(item.attempt_id))
         }
         rows: list[dict[str, Any]] = []
+        # of very many people few deadlines differ
+        expiry: dict[tuple[object, ...], datetime] = {}
         for attempt_id, state, count, provider in _CLAIMED.of(connection, sorted(claims)):
             item, claim = claims[attempt_id]
             if state != AttemptState.INTENDED or count != item.send_count or claim["send_count"] != count:
                 continue
+            alike = (claim["timeout_seconds"], claim["channel"], claim["deadline_at"])
+            if alike not in expiry:
+                expiry[alike] = self._expires_at(claim, now)
             rows.append(
                 {
                     **claim,
                     "body_sha256": item.body_sha256,
                     "provider_message_id": item.provider_message_id,
                     "provider": item.provider or provider,
-                    "expires_at": self._expires_at(claim, now),
+                    "expires_at": expiry[alike],
                 }
             )
         handed_over = {
@@ -1402,6 +1438,21 @@ def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
     return twin, same
 
 
+def _with_twins(connection: sa.Connection, roots: Mapping[str, str]) -> Collection[str]:
+    """Return those of the recipients, given with their roots, of whom another incident knows, too."""
+    found: set[str] = set()
+    for some in in_parts(list(roots)):
+        twin, same = _twin()
+        found.update(
+            connection.execute(
+                sa.select(recipient.c.recipient_id).where(
+                    recipient.c.recipient_id.in_(some) & sa.select(sa.literal(1)).select_from(twin).where(same).exists()
+                )
+            ).scalars()
+        )
+    return found
+
+
 def _told_elsewhere() -> sa.ScalarSelect[str]:
     """Return the recipient id under which another incident has told a person the same and reached them, or NULL."""
     twin, same = _twin()
@@ -1486,6 +1537,12 @@ def _running_releases() -> sa.Select[Any]:
         .where(release.c.state == "releasing")
         .order_by(release.c.released_at)
     )
+
+
+@lru_cache(maxsize=1024)
+def _claims_in(residence: str) -> Sequence[Mapping[str, str]]:
+    """Return the claims of a residence that was read as text; very many people share few of them."""
+    return tuple(json.loads(residence))
 
 
 def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:
