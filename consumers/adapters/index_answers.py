@@ -22,7 +22,19 @@ from consumers.domain.scope_matching import named_models
 WHY_LISTS = (
     "record_ids", "attributes", "models", "kinds", "disclosures", "categories", "elements", "input_fields",
 )  # fmt: skip
+SETS = ("categories", "elements", "input_fields")
+"""Lists of a record, which the file keeps as JSON text."""
 _LEVELS = "[" + ", ".join(f"'{each.value}'" for each in SENSITIVITY_ORDER) + "]"
+
+
+def listed(text: str) -> str:
+    """Return the expression for the list that `text` says as JSON."""
+    return f"from_json({text}, '[\"VARCHAR\"]')"
+
+
+def text_of(name: str) -> str:
+    """Return the name of the column of `told` that says the list `name` as JSON."""
+    return f"{name}_text"
 
 
 def level(rank: str) -> str:
@@ -48,24 +60,42 @@ _DISCLOSED = (
 )
 _WHY = f"""list_sort(list(record_id)) AS record_ids, {_set_of("attribute")} AS attributes,
     {_set_of("model_id || '@' || model_version")} AS models, {_set_of("kind")} AS kinds,
-    {_union_of(_DISCLOSED)} AS disclosures,
-    max(list_position({_LEVELS}, sensitivity)) AS rank,
-    {_union_of("categories")} AS categories, {_union_of("elements")} AS elements,
-    {_union_of("input_fields")} AS input_fields"""
-_WHY_OF_ONE = f"""[record_id] AS record_ids, [attribute] AS attributes, [model_id || '@' || model_version] AS models,
-    [kind] AS kinds, {_members_of(_DISCLOSED)} AS disclosures, list_position({_LEVELS}, sensitivity) AS rank,
-    {_members_of("categories")} AS categories, {_members_of("elements")} AS elements,
-    {_members_of("input_fields")} AS input_fields"""
+    {_union_of("disclosures")} AS disclosures, max(rank) AS rank, {_union_of("categories")} AS categories,
+    {_union_of("elements")} AS elements, {_union_of("input_fields")} AS input_fields"""
+_WHY_OF_ONE = """[record_id] AS record_ids, [attribute] AS attributes, [model_id || '@' || model_version] AS models,
+    [kind] AS kinds, disclosures, rank, categories, elements, input_fields"""
 """The same of a single record."""
+_STANDING = "CASE WHEN {0} THEN 'recorded' ELSE 'possible' END AS standing"
 _COLUMNS = (
     "root VARCHAR, customer_id BIGINT, standing VARCHAR, record_ids VARCHAR[], attributes VARCHAR[], models VARCHAR[],"
     " kinds VARCHAR[], disclosures VARCHAR[], rank INTEGER, categories VARCHAR[], elements VARCHAR[],"
     " input_fields VARCHAR[]"
 )
 _NEEDED = (
-    "root", "customer_id", "record_id", "attribute", "model_id", "model_version", "kind", "sensitivity", "categories",
-    "elements", "input_fields",
+    "root", "customer_id", "record_id", "attribute", "model_id", "model_version", "kind", "sensitivity",
+    *map(text_of, SETS),
 )  # fmt: skip
+
+
+def _sets(name: str, beside: str = "", more: str = "") -> str:
+    """Return the query for the different lists `name` that the records in `hit` have: text, and its members."""
+    text = text_of(name)
+    return f"""SELECT {beside}{text}, {_members_of(name)} AS {name}{more}
+        FROM (SELECT *, {listed(text)} AS {name} FROM (SELECT DISTINCT {beside}{text} FROM hit))"""
+
+
+_SETS_SAID = {
+    "category_sets": _sets("categories", "kind, model_id, ", f", {_members_of(_DISCLOSED)} AS disclosures"),
+    "element_sets": _sets("elements"),
+    "field_sets": _sets("input_fields"),
+}
+"""Few lists differ among many records: to sort each of these, without repeats, costs next to nothing, where to sort every
+record's own took most of an answer's time."""
+_SAID = f"""(
+    SELECT hit.* EXCLUDE (sensitivity), list_position({_LEVELS}, sensitivity) AS rank,
+        categories, disclosures, elements, input_fields
+    FROM {{hit}} hit JOIN category_sets USING (kind, model_id, {text_of("categories")})
+    JOIN element_sets USING ({text_of("elements")}) JOIN field_sets USING ({text_of("input_fields")}))"""
 
 EVENT = f"""json_object(
     'root', a.root, 'customer_id', a.customer_id, 'website_id', coalesce(p.website_id, 0),
@@ -85,15 +115,27 @@ SAID_IN_EVENT = f"""json_extract_string(event, '$.why.disclosures[*]'), json_ext
 """What such an event says of its person, as columns: disclosures, elements, and the rank of the highest sensitivity."""
 
 
-def answer(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None) -> None:
+def adapt(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a file of an earlier schema version, which keeps lists as lists, be asked as `answer` asks."""
+    if connection.execute("SELECT 1 FROM duckdb_views() WHERE view_name = 'told_settled'").fetchall():
+        return
+    texts = ", ".join(f"to_json({name})::VARCHAR AS {text_of(name)}" for name in SETS)
+    for name in ("told", "told_settled"):
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT *, {texts} FROM provenance")
+
+
+def answer(
+    connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None, *, hurried: bool = False
+) -> None:
     """Put everyone that `scope` concerns (of `roots` only, if given) into the temporary table `answer`.
 
     Recorded: a record certainly matches, or the scope names the person themselves. Possible: a record may match but
     lacks the fact that decides, or a registered attribute's value is held without any record and may come from what the
-    scope names. *Why* sums up the records that decide; it is NULL where there is none.
+    scope names. *Why* sums up the records that decide; it is NULL where there is none. `hurried`: all records are looked
+    at by two threads, where each connection of the file else has one.
     """
     connection.execute(f"CREATE OR REPLACE TEMP TABLE answer ({_COLUMNS})")
-    _by_records(connection, scope, roots)
+    _by_records(connection, scope, roots, hurried)
     _by_untagged_values(connection, scope, roots)
     if scope.everyone:
         _by_name(connection, scope, roots)
@@ -112,33 +154,64 @@ def found(row: dict[str, Any], person: Person | None) -> Found:
     return Found(row["root"], row["customer_id"], row["standing"], why, person)
 
 
-def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
+def _by_records(
+    connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None, hurried: bool
+) -> None:
     predicate, parameters = compiled(connection, scope)
     conditions, narrow = narrowing(scope)
     if roots is not None:
         conditions.append("r.root IN (SELECT unnest(?::VARCHAR[]))")
         narrow.append(list(roots))
     people = "LEFT JOIN person p ON p.root = r.root" if asks_for_people(scope) else ""
+    fresh = connection.execute("SELECT 1 FROM fresh LIMIT 1").fetchall()
+    if hurried:
+        connection.execute("SET threads = 2")
+    # Statements of their own for what one could say at once: to plan it all together takes longer than to do it.
+    try:
+        connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE hit AS SELECT * FROM (
+                SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS certain
+                FROM {"told" if fresh else "told_settled"} r {people}
+                {"WHERE " + " AND ".join(conditions) if conditions else ""}
+            ) WHERE certain IS NOT FALSE""",
+            [*parameters, *narrow],
+        )
+    finally:
+        if hurried:
+            connection.execute("SET threads = 1")
+    # Most changes of an open incident's people come to nothing.
+    if connection.execute("SELECT 1 FROM hit LIMIT 1").fetchall():
+        _sum_up(connection)
+    connection.execute("DROP TABLE hit")
+
+
+def _sum_up(connection: duckdb.DuckDBPyConnection) -> None:
+    """Put those whom the records in `hit` are about into `answer`."""
+    if connection.execute("SELECT 1 FROM hit WHERE certain IS NULL LIMIT 1").fetchall():
+        connection.execute("DELETE FROM hit WHERE certain IS NULL AND root IN (SELECT root FROM hit WHERE certain)")
+    for name, query in _SETS_SAID.items():
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
+    connection.execute("CREATE OR REPLACE TEMP TABLE several AS SELECT root FROM hit GROUP BY root HAVING count(*) > 1")
     # Most people have one record that matches, and what one record says need not be gathered into lists.
     connection.execute(
-        f"""INSERT INTO answer BY NAME
-        WITH hit AS MATERIALIZED (
-            SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS verdict FROM provenance r {people}
-            {"WHERE " + " AND ".join(conditions) if conditions else ""}
-        ), decides AS MATERIALIZED (
-            SELECT * EXCLUDE (verdict), verdict IS NOT NULL AS certain FROM hit
-            WHERE verdict OR (verdict IS NULL AND root NOT IN (SELECT root FROM hit WHERE verdict))
-        ), several AS MATERIALIZED (SELECT root FROM decides GROUP BY root HAVING count(*) > 1),
-        summed AS (
-            SELECT root, customer_id, certain, {_WHY_OF_ONE} FROM decides WHERE root NOT IN (FROM several)
-            UNION ALL SELECT root, max(customer_id), bool_or(certain), {_WHY} FROM decides
-            WHERE root IN (FROM several) GROUP BY root
-        )
-        SELECT summed.* EXCLUDE (certain, customer_id), coalesce(p.customer_id, summed.customer_id) AS customer_id,
-            CASE WHEN certain THEN 'recorded' ELSE 'possible' END AS standing
-        FROM summed LEFT JOIN person p ON p.root = summed.root""",
-        [*parameters, *narrow],
+        f"""INSERT INTO answer BY NAME SELECT root, customer_id, {_STANDING.format("certain")}, {_WHY_OF_ONE}
+        FROM {_SAID.format(hit="(FROM hit WHERE root NOT IN (FROM several))")}"""
     )
+    if connection.execute("SELECT 1 FROM several LIMIT 1").fetchall():
+        connection.execute("CREATE OR REPLACE TEMP TABLE many AS FROM hit WHERE root IN (FROM several)")
+        connection.execute(
+            f"""INSERT INTO answer BY NAME
+            SELECT root, max(customer_id) AS customer_id, {_STANDING.format("bool_or(certain)")}, {_WHY}
+            FROM {_SAID.format(hit="many")} GROUP BY root"""
+        )
+        connection.execute("DROP TABLE many")
+    # A record about an order may not say whose it was.
+    connection.execute(
+        """UPDATE answer SET customer_id = p.customer_id FROM person p
+        WHERE p.root = answer.root AND p.customer_id IS DISTINCT FROM answer.customer_id AND p.customer_id IS NOT NULL"""
+    )
+    for name in ("several", *_SETS_SAID):
+        connection.execute(f"DROP TABLE {name}")
 
 
 def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:

@@ -384,6 +384,37 @@ def test_the_last_offset_of_a_record_holds_before_and_after_merging(index: Prove
     assert (file.take_kept_contents(), file.status().record_count) == ([], 4)
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_whatever_root_a_record_names_is_the_one_that_it_is_about(index: ProvenanceIndex, merged: bool) -> None:
+    file = opened(index)
+    named = {
+        "a": ("customer/7", 7, None),
+        "b": ("customer/007", 7, None),
+        "c": ("order/5", 7, 5),
+        "d": ("order/5", None, 5),
+        "e": ("customer/8", None, None),
+        "f": ("customer/" + "9" * 30, None, None),
+    }
+    records = [
+        record(record_id=name, root=root, customer_id=customer_id, order_id=order_id, generated_at=BASE)
+        for name, (root, customer_id, order_id) in named.items()
+    ]
+    roots = sorted({each.root for each in records})
+    with file.transaction():
+        file.put_records(numbered(records))
+        if merged:
+            file.merge(least=1)
+    assert file.records(named) == records
+    assert [each.root for each in file.answer(Scope(model_ids=("fraud-scorer",)))] == roots
+    assert {root for root, _ in file.newest_records(roots)} == set(roots)
+    assert file.newest_records(["customer/7"]) == {("customer/7", records[0].attribute): BASE}
+    assert [each.record_id for each in file.inspect("order/5").records] == ["c", "d"]
+    with file.transaction():
+        file.put_erased({"order/5": NOW, "customer/7": NOW})
+        gone = file.forget_erased()
+    assert gone == [("provenance/a", "customer/7"), ("provenance/c", "order/5"), ("provenance/d", "order/5")]
+
+
 def test_a_record_behind_its_tombstone_is_there_again(index: ProvenanceIndex) -> None:
     file = opened(index)
     file.put_records([(1, record()), (9, record(record_id="r2"))])
@@ -678,6 +709,8 @@ def test_the_old_file_answers_until_the_new_one_is_whole(index: ProvenanceIndex,
         old.set_positions({STORE_CHANGES.name: 5})
         if cause == "another schema version":
             old.rows("UPDATE meta SET schema_version = 1")
+            old.rows("DROP VIEW told")
+            old.rows("DROP VIEW told_settled")
     index.close(0)
     changes: dict[str, Any] = {}
     if cause == "asked":
