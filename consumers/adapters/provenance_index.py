@@ -968,7 +968,7 @@ class PartitionFile(PartitionReader):
         Nothing is copied: of an id that came again the older records are superseded, and all up to the last one are settled.
         What a record said before it was altered becomes a record of its own, deleted at `at`: see `take_kept_contents`.
         """
-        if least is None and self._came < max(_MERGE_AT, self._settled):
+        if self._came < (max(_MERGE_AT, self._settled) if least is None else least):
             return False
         upto, fresh, settled = self._connection.execute(
             "SELECT (SELECT max(at_offset) + 1 FROM fresh), (SELECT count(*) FROM fresh), (SELECT count(*) FROM settled)"
