@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.contracts.scope import AskedScope, Instant, Rewriting, Scope
@@ -91,17 +92,19 @@ class SealedContact(BaseModel):
     """Keyed hash of root and contact: tells that two seals hold the same, and nothing else."""
 
 
-class Contact(BaseModel):
+class Contact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A contact in clear; lives in memory only, at the relay and at dispatch. Its repr shows nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    email: str | None = Field(default=None, repr=False)
-    phone: str | None = Field(default=None, repr=False)
+    email: str | None = None
+    phone: str | None = None
     """E.164, or None if the store's value is no phone number."""
-    first_name: str | None = Field(default=None, repr=False)
-    last_name: str | None = Field(default=None, repr=False)
-    postal_address: tuple[str, ...] = Field(default=(), repr=False)
+    first_name: str | None = None
+    last_name: str | None = None
+    postal_address: tuple[str, ...] = ()
     """Lines as on an envelope, country code last."""
+
+    def __repr__(self) -> str:
+        return "Contact()"
 
 
 class _Person(Event):

@@ -5,12 +5,12 @@ entry carries its attempt as a message tag, so that receipts find it. Never retr
 was lost is settled by receipts.
 """
 
-import json
 import re
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from consumers.adapters.aws import AwsConfig, client, failed_call_state
@@ -42,6 +42,7 @@ BAD_REQUEST = "BadRequestException"
 """The one error of a whole call that may be a single entry's fault. `MessageRejected` is not: for a whole call it means
 a sender that is not verified, which a person cures."""
 
+OK = 200
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,256}")
 
 
@@ -54,10 +55,12 @@ class SesEmail:
 
     def __init__(self, config: AwsConfig, configuration_set: str) -> None:
         self._ses = client(config, "sesv2", may_repeat=False, check_parameters=False)
-        # The SDK signs, sends and reads the answer. To build the body of a bulk it takes as long as for all else together:
-        # it is handed over ready-made, to the thread that asked.
-        self._ready = threading.local()
+        # The SDK signs and sends, and says what went wrong. To build the body of a bulk, and to compare its answer with a
+        # model, it takes longer than for all else: the body is handed over ready-made, and the answer taken from it unread,
+        # both in the thread that asks.
+        self._asking = _Asking()
         self._ses.meta.events.register("before-call.sesv2.SendBulkEmail", self._put_body)
+        self._ses.meta.events.register("before-parse.sesv2.SendBulkEmail", self._take_results)
         self._configuration_set = configuration_set
         self._shared: tuple[Any, str] = (None, "")
 
@@ -76,13 +79,14 @@ class SesEmail:
         wire_entries = [
             f'{{"Destination":{{"ToAddresses":[{_json(wire_email(message, entry))}]}},"ReplacementTags":'
             f'[{{"Name":"{ATTEMPT_TAG}","Value":"{entry.attempt_id}"}},{incident}],"ReplacementEmailContent":'
-            f'{{"ReplacementTemplate":{{"ReplacementTemplateData":{_json(_json(dict(entry.slots)))}}}}}}}'
+            f'{{"ReplacementTemplate":{{"ReplacementTemplateData":{_json(_json(entry.slots))}}}}}}}'
             for entry in message.entries
         ]
         return self._send(self._shared_part(message), message.entries, wire_entries)
 
     def _send(self, shared: str, entries: Sequence[EmailEntry], wire_entries: Sequence[str]) -> Sequence[SendResult]:
-        self._ready.body = f'{shared},"BulkEmailEntries":[{",".join(wire_entries)}]}}'.encode()
+        self._asking.results = None
+        self._asking.body = f'{shared},"BulkEmailEntries":[{",".join(wire_entries)}]}}'.encode()
         try:
             answer = self._ses.send_bulk_email(DefaultContent={}, BulkEmailEntries=[])
         except ParamValidationError:
@@ -97,13 +101,25 @@ class SesEmail:
                     *self._send(shared, entries[half:], wire_entries[half:]),
                 ]
             return [SendResult(entry.attempt_id, state, code=code) for entry in entries]
-        results = answer["BulkEmailEntryResults"]
+        results = self._asking.results
+        if results is None:
+            results = msgspec.convert(answer.get("BulkEmailEntryResults", []), list[_EntryResult])
         if len(results) != len(entries):
             return [SendResult(entry.attempt_id, SendState.UNKNOWN, code="ResultCountMismatch") for entry in entries]
         return [_result(entry, result) for entry, result in zip(entries, results, strict=True)]
 
     def _put_body(self, params: dict[str, Any], **_more: Any) -> None:
-        params["body"] = self._ready.body
+        params["body"] = self._asking.body
+
+    def _take_results(self, response_dict: dict[str, Any], **_more: Any) -> None:
+        if response_dict["status_code"] != OK:
+            return
+        try:
+            self._asking.results = _answer_of(response_dict["body"]).BulkEmailEntryResults
+        except (msgspec.DecodeError, ValueError):
+            # it was answered, and nobody can say what: as if the answer had been lost
+            self._asking.results = []
+        response_dict["body"] = b"{}"
 
     def _shared_part(self, message: BulkEmail) -> str:
         """Return the JSON of all that the entries share, its brace left open; kept while the text stays the same."""
@@ -122,11 +138,36 @@ class SesEmail:
         return shared
 
 
-_json = json.JSONEncoder(separators=(",", ":")).encode
+class _EntryResult(msgspec.Struct):
+    """A BulkEmailEntryResult, without the words of its `Error`: they may hold an address."""
+
+    Status: str | None = None
+    MessageId: str | None = None
 
 
-def _result(entry: EmailEntry, result: dict[str, Any]) -> SendResult:
-    status = result.get("Status", "")
+class _Answer(msgspec.Struct):
+    BulkEmailEntryResults: list[_EntryResult]
+
+
+_answer_of = msgspec.json.Decoder(_Answer).decode
+
+
+class _Asking(threading.local):
+    """What one thread asks, and was answered."""
+
+    body = b""
+    results: list[_EntryResult] | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _json(value: object) -> str:
+    return _encode(value).decode()
+
+
+def _result(entry: EmailEntry, result: _EntryResult) -> SendResult:
+    status = result.Status or ""
     # A status newer than this table says nothing to us: receipts settle it.
     state = ENTRY_STATES.get(status, SendState.UNKNOWN)
-    return SendResult(entry.attempt_id, state, result.get("MessageId"), None if status == "SUCCESS" else status)
+    return SendResult(entry.attempt_id, state, result.MessageId, None if status == "SUCCESS" else status)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from bridge.contracts.events import SealedContact
@@ -313,7 +314,7 @@ def _contact(parts: Parts, held: HeldNotice) -> Any:
         opened = parts.get(ContactOpener).open(SealedContact.model_validate(held.contact), held.root)
     except TocsinError:
         return "held sealed; its key is not on this machine"
-    return opened.model_dump(mode="json")
+    return msgspec.to_builtins(opened)
 
 
 def _text(parts: Parts, held: HeldNotice) -> Any:

@@ -1,11 +1,13 @@
 """What release, dispatch and receipts exchange with the ledger: small frozen facts, no SQL and no provider."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bridge.contracts.events import AccountNotice, Channel, SealedContact
+import msgspec
+
+from bridge.contracts.events import AccountNotice, Channel
 from consumers.domain.delivery import Trigger
 
 
@@ -45,9 +47,8 @@ class Command:
     exercise: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A claimed attempt with all that is needed to send it. The contact is still sealed."""
+class Intent(msgspec.Struct, frozen=True):
+    """A claimed attempt with all that is needed to send it. The contact is still sealed, and in JSON."""
 
     attempt_id: str
     recipient_id: str
@@ -61,7 +62,7 @@ class Intent:
     customer_id: int | None
     locale: str
     website_id: int
-    contact: SealedContact | None = field(repr=False)
+    contact: str | None
     segment_id: str
     segment_key: Mapping[str, Any]
     bundle_sha256: str | None
@@ -69,9 +70,11 @@ class Intent:
     detected_at: datetime
     exercise: bool
 
+    def __repr__(self) -> str:
+        return f"Intent({self.attempt_id!r})"
 
-@dataclass(frozen=True, slots=True)
-class SentReport:
+
+class SentReport(msgspec.Struct, frozen=True):
     """What became of one claimed attempt. `notice` is the account notice to post, for that channel."""
 
     attempt_id: str
@@ -82,9 +85,12 @@ class SentReport:
     code: str | None = None
     provider: str | None = None
     """Who was asked, where that is another one than planned."""
-    notice: AccountNotice | None = field(default=None, repr=False)
+    notice: AccountNotice | None = None
     exercise: bool = False
     """Left out of what is measured."""
+
+    def __repr__(self) -> str:
+        return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ SLOTS_OF_PART: Mapping[str, frozenset[str]] = {
 """Which slots a part may hold. No name in a subject (header injection), none where everybody reads the same."""
 MAX_NAME_LENGTH = 80
 _SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
-_PLAIN = re.compile(r"[A-Za-z'-]{1,38}(?: [A-Za-z'-]{1,40})?")
+_PLAIN = re.compile(r"[A-Za-z0-9À-ÖØ-öø-ÿ'-]{1,38}(?: [A-Za-z0-9À-ÖØ-öø-ÿ'-]{1,40})?").fullmatch
 _LINK = re.compile(r"://|www\.|@|\w\.\w{2,}", re.IGNORECASE)
 _GSM7 = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -206,8 +206,9 @@ def plain_name(contact: Contact) -> str:
     Control, bidirectional and zero-width characters and braces are removed, spaces folded, the length capped. A "name"
     that mail programs would turn into a link is none: nobody may plant an address in our notice.
     """
-    raw = " ".join(part for part in (contact.first_name, contact.last_name) if part)[: MAX_NAME_LENGTH * 20]
-    if _PLAIN.fullmatch(raw):
+    first, last = contact.first_name, contact.last_name
+    raw = (f"{first} {last}" if first and last else first or last or "")[: MAX_NAME_LENGTH * 20]
+    if _PLAIN(raw):
         # most names: nothing in them is folded, removed or a link
         return raw
     normal = unicodedata.normalize("NFC", raw)

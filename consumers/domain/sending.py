@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+import msgspec
+
 from bridge.contracts.events import Channel
 from consumers.domain.simulators import SIMULATED_PHONE, simulated_email
 
@@ -32,14 +34,16 @@ class SendState(StrEnum):
     """The call may have been taken (timeout, connection reset): receipts settle it."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmailEntry:
+class EmailEntry(msgspec.Struct, frozen=True):
     """One recipient of a bulk call. `attempt_id` travels as a message tag, so that receipts find their attempt."""
 
     attempt_id: str
-    to_address: str = field(repr=False)
-    slots: Mapping[str, str] = field(repr=False)
+    to_address: str
+    slots: Mapping[str, str]
     """Scalar values by slot name, already escaped per part: `name` for text, `name_html` for HTML."""
+
+    def __repr__(self) -> str:
+        return f"EmailEntry({self.attempt_id!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,7 @@ def wire_phone(phone_e164: str, *, exercise: bool) -> str:
     return SIMULATED_PHONE if exercise else phone_e164
 
 
-@dataclass(frozen=True, slots=True)
-class SendResult:
+class SendResult(msgspec.Struct, frozen=True):
     """The provider's answer to one entry."""
 
     attempt_id: str
@@ -89,13 +92,15 @@ class EmailTemplate:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedEmail:
+class PreparedEmail(msgspec.Struct, frozen=True):
     """One person's e-mail before sending: the shared text, their slots, and the hash of the filled body."""
 
     template: EmailTemplate
-    slots: Mapping[str, str] = field(repr=False)
+    slots: Mapping[str, str]
     body_sha256: str
+
+    def __repr__(self) -> str:
+        return f"PreparedEmail({self.body_sha256!r})"
 
 
 @dataclass(frozen=True, slots=True)

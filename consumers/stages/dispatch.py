@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from bridge.contracts.errors import Refused, TocsinError
-from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, SealedContact, each_of
+from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, each_of
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -102,7 +102,7 @@ class DispatchLedger(Protocol):
 class ContactOpener(Protocol):
     """Opens sealed contacts. Raises KeyNotHeld, or Refused when this one contact cannot be read."""
 
-    def open(self, sealed: SealedContact, root: str) -> Contact: ...
+    def open_json(self, sealed: str, root: str) -> Contact: ...
 
 
 class NoticeTexts(Protocol):
@@ -471,7 +471,7 @@ class Dispatch:
         if intent.contact is None:
             raise _NoAddress("NO_CONTACT")
         try:
-            return self._opener.open(intent.contact, intent.root)
+            return self._opener.open_json(intent.contact, intent.root)
         except KeyNotHeld:
             raise
         except Refused:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import AttemptState, Channel, SealedContact
+from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store.engine import in_parts, update_alike
 from consumers.adapters.case_store.outbox import Written
 from consumers.adapters.case_store.packed import PackedRows
@@ -22,6 +22,7 @@ from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
 
 _KEPT = 10_000
+_CHANNELS = {channel.value: channel for channel in Channel}
 
 _ATTEMPT = (
     "attempt_id", "recipient_id", "number", "incident_id", "release_id", "channel", "provider", "state", "send_count",
@@ -121,7 +122,7 @@ def intent_of(row: Mapping[str, Any]) -> Intent:
         recipient_id=row["recipient_id"],
         incident_id=row["incident_id"],
         release_id=row["release_id"],
-        channel=Channel(row["channel"]),
+        channel=_CHANNELS[row["channel"]],
         provider=row["provider"],
         epoch=row["current_epoch"],
         send_count=row["send_count"],
@@ -129,7 +130,7 @@ def intent_of(row: Mapping[str, Any]) -> Intent:
         customer_id=row["customer_id"],
         locale=row["locale"],
         website_id=row["website_id"],
-        contact=None if contact in (None, "null") else SealedContact.model_validate_json(contact),
+        contact=None if contact in (None, "null") else contact,
         segment_id=row["segment_id"],
         segment_key=row["segment_key"],
         bundle_sha256=row["bundle_sha256"],

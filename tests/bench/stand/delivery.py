@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -305,7 +306,7 @@ def _fill(database: CaseDatabase, settings: Settings, people: int) -> None:
         for number in numbers:
             root, person_key = f"customer/{number}", new_person_key()
             contact = Contact(email=f"person{number}@mail.example.com", first_name=f"Given{number}", last_name="Family")
-            sealed = sealer.seal_json(contact.model_dump_json().encode(), root)
+            sealed = sealer.seal_json(msgspec.json.encode(contact), root)
             rows.append(
                 {
                     **shared, "recipient_id": f"{INCIDENT}:{root}", "root": root, "roots": f'["{root}"]',

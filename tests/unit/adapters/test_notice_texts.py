@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 
 from bridge.contracts.events import Channel, Contact
 from bridge.runtime.clock import SetClock
@@ -80,12 +81,12 @@ def test_a_letter_is_set_on_the_paper_of_its_country_and_named_by_its_hash() -> 
         assert (made.address, made.body_sha256) == (contact.postal_address, hashlib.sha256(made.pdf).hexdigest())
         sizes[country] = re.findall(rb"/MediaBox ?\[([^]]*)\]", made.pdf)[:1]
     assert sizes["DE"] != sizes["US"]
-    drill = replace(intent, exercise=True)
+    drill = structs.replace(intent, exercise=True)
     exercise = Addresses("live").envelope(drill, contact)
     assert exercise.postal_address == ("SPECIMEN", "NOT FOR THE POST")
     mail, real = (
         texts.email(drill, contact).template,
-        texts.email(replace(intent, incident_id="INC-2026-0002"), contact),
+        texts.email(structs.replace(intent, incident_id="INC-2026-0002"), contact),
     )
     notice = texts.account_notice(drill)
     shown = (mail.subject, mail.text, texts.sms(drill, contact).text, notice.title, notice.body)

@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import hmac
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,7 +52,38 @@ def test_what_was_sealed_opens_with_the_private_key() -> None:
 
 @given(st.builds(Contact, email=st.none() | st.text(), first_name=st.none() | st.text(), phone=st.none() | st.text()))
 def test_every_contact_survives(contact: Contact) -> None:
-    assert Opener([KEYS.private]).open(Sealer(KEYS.public, CLOCK).seal(contact, "order/1"), "order/1") == contact
+    opener, sealed = Opener([KEYS.private]), Sealer(KEYS.public, CLOCK).seal(contact, "order/1")
+    assert opener.open(sealed, "order/1") == contact
+    # as a JSON column has it
+    assert opener.open_json(json.dumps(sealed.model_dump(mode="json"), ensure_ascii=False), "order/1") == contact
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda _: "{", "stored"),
+        (lambda _: '"person@shop.example.com"', "stored"),
+        (lambda seal: json.dumps({**seal, "more": "person@shop.example.com"}), "stored"),
+        (lambda seal: json.dumps({**seal, "nonce": None}), "stored"),
+        (lambda seal: json.dumps({**seal, "nonce": "not base64 !"}), "changed"),
+        (lambda seal: json.dumps({**seal, "nonce": "ä"}), "changed"),
+    ],
+)
+def test_what_is_stored_and_no_seal_is_refused_and_not_shown(change: Callable[[dict[str, Any]], str], why: str) -> None:
+    sealed = Sealer(KEYS.public, CLOCK).seal(CONTACT, "customer/42").model_dump(mode="json")
+    with pytest.raises(Refused, match=f"customer/42 .*{why}") as refused:
+        Opener([KEYS.private]).open_json(change(sealed), "customer/42")
+    assert "person@" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "clear", [b"{", b"[]", b'{"mail":"person@shop.example.com"}', b'{"email":1}', b'{"email":"\xff"}']
+)
+def test_what_opens_to_no_contact_is_refused_and_not_shown(clear: bytes) -> None:
+    sealed = Sealer(KEYS.public, CLOCK).seal_json(clear, "customer/42")
+    with pytest.raises(Refused, match="cannot read") as refused:
+        Opener([KEYS.private]).open_json(sealed, "customer/42")
+    assert "person@" not in str(refused.value)
 
 
 def test_a_contact_moved_to_another_root_does_not_open() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import Contact
+from consumers.domain import notices
 from consumers.domain.notices import (
     Language,
     SharedText,
@@ -23,7 +24,12 @@ slots = st.sampled_from(
     ["{{name}}", "{{name_html}}", "{{case_number}}", "{{date_html}}", "{{", "}}", "text", "ß€", "\0"]
 )
 parts = st.lists(st.lists(slots, max_size=6).map("".join), min_size=1, max_size=3)
-names = st.one_of(st.none(), st.text(max_size=12), st.sampled_from(["Anna", "O'Neill", "Jean-Luc", "Ann a", "a.b.com"]))
+names = st.one_of(
+    st.none(),
+    st.text(max_size=12),
+    st.text("aZ09'-. @:/wÀÖ×÷Øÿ" + "e\u0301", max_size=90),
+    st.sampled_from(["Anna", "O'Neill", "Jean-Luc", "Ann a", "a.b.com"]),
+)
 
 
 @given(parts, names, names)
@@ -51,3 +57,12 @@ def test_a_slot_without_a_value_is_refused_by_name() -> None:
 )
 def test_a_plain_name_is_shown_as_it_is(first: str | None, last: str | None, shown: str) -> None:
     assert plain_name(Contact(first_name=first, last_name=last)) == shown
+
+
+@given(names, names)
+def test_a_name_that_is_taken_as_it_is_would_have_come_out_the_same(first: str | None, last: str | None) -> None:
+    contact = Contact(first_name=first, last_name=last)
+    quickly = plain_name(contact)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notices, "_PLAIN", lambda _: None)
+        assert plain_name(contact) == quickly

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from bridge.contracts.errors import Refused, Unreachable
-from bridge.contracts.events import Channel, Contact, DeliverNotice, DeliverNotices, NoticeRead, SealedContact
+from bridge.contracts.events import Channel, Contact, DeliverNotice, DeliverNotices, NoticeRead
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from bridge.runtime.kafka import Positions
@@ -77,14 +77,13 @@ class World:
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
         attempt_id = f"a{number:03}"
-        sealed = SealedContact(key_id="k", wrapped_key="w", nonce="n", ciphertext=attempt_id)
         if contact is not None:
             self.contacts[attempt_id] = contact
         fields: dict[str, Any] = {
             "attempt_id": attempt_id, "recipient_id": f"{INCIDENT}:customer/{number}", "incident_id": INCIDENT,
             "release_id": "r1", "channel": channel, "provider": "fake", "epoch": 1, "send_count": 1,
             "root": f"customer/{number}", "customer_id": number, "locale": "en", "website_id": 1,
-            "contact": None if contact is None else sealed, "segment_id": "s1", "segment_key": {},
+            "contact": None if contact is None else attempt_id, "segment_id": "s1", "segment_key": {},
             "bundle_sha256": "b" * 64, "deadline_at": None, "detected_at": NOW, "exercise": False,
         }  # fmt: skip
         self.intents[attempt_id] = Intent(**(fields | other))
@@ -125,9 +124,9 @@ class World:
 
     # contacts
 
-    def open(self, sealed: SealedContact, root: str) -> Contact:
-        found = self.contacts[sealed.ciphertext]
-        assert root == self.intents[sealed.ciphertext].root
+    def open_json(self, sealed: str, root: str) -> Contact:
+        found = self.contacts[sealed]
+        assert root == self.intents[sealed].root
         if isinstance(found, Exception):
             raise found
         return found
