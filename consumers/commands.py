@@ -12,7 +12,7 @@ import click
 import structlog
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, nearest
-from bridge.runtime.allocation import collect_seldom
+from bridge.runtime.allocation import collect_all_again, collect_seldom
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json
@@ -159,6 +159,7 @@ def run_stage(parts: Parts, stage: str) -> int:
         return 1
     finally:
         telemetry.stop()
+        collect_all_again()
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.runtime.allocation import collect_seldom, keep_freed_memory
+from bridge.runtime.allocation import collect_all_again, collect_seldom, keep_freed_memory
 
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS = 6
@@ -64,3 +64,5 @@ def test_a_batch_costs_no_search_for_cycles_and_cycles_do_not_pile_up() -> None:
         _Cycle()
         most = max(most, _Cycle.alive)
     assert 0 < most <= 200_000
+    collect_all_again()
+    assert gc.get_freeze_count() == 0
