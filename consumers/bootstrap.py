@@ -6,7 +6,7 @@ A process imports only what its own stage needs, so imports stand in the functio
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -724,22 +724,38 @@ class _IndexKeepsUp:
         self._heads = TopicHeads(settings.kafka)
         self._asked = 0.0
         self._answer = False
+        self._positions: Mapping[int, int] = {}
+        """How far the index had read when it was asked last."""
 
     def __call__(self) -> bool:
         if time.monotonic() - self._asked > 0.25:
-            self._answer = self._keeps_up()
+            # The index counts what it holds for its answer: a relay at rest does not make it do so all day.
+            self._answer = self._little_is_unread() or self._keeps_up()
             self._asked = time.monotonic()
         return self._answer
 
     def _keeps_up(self) -> bool:
         from bridge.contracts.errors import Unreachable
-        from bridge.contracts.topics import STORE_CHANGES
 
         try:
             status = self._client.status()
-            return status.complete and all(
-                self._heads.bounds(STORE_CHANGES, each.partition)[1] - each.position_offset <= self._MOST_UNREAD
-                for each in status.partitions
+        except Unreachable:
+            self._positions = {}
+            return False
+        self._positions = (
+            {each.partition: each.position_offset for each in status.partitions} if status.complete else {}
+        )
+        return self._little_is_unread()
+
+    def _little_is_unread(self) -> bool:
+        """Return whether all that came since `_positions` is little, even if nothing of it was read meanwhile."""
+        from bridge.contracts.errors import Unreachable
+        from bridge.contracts.topics import STORE_CHANGES
+
+        try:
+            return bool(self._positions) and all(
+                self._heads.bounds(STORE_CHANGES, partition)[1] - position <= self._MOST_UNREAD
+                for partition, position in self._positions.items()
             )
         except Unreachable:
             return False
