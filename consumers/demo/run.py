@@ -44,6 +44,7 @@ from consumers.demo.narrator import Narrator
 from consumers.demo.on_call import HURRY, Monitoring, OnCall
 from consumers.demo.progress import Progress, open_changes
 from consumers.demo.surroundings import BringUp, embedded, open_engine
+from consumers.demo.typist import Typist
 from consumers.evidence.keys import read_vkey, vkey_path
 from consumers.evidence.leaves import discover
 from consumers.evidence.reader import LogFolder
@@ -207,6 +208,8 @@ class _Demo:
 
     def _set_up(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._typist = Typist()
+        self._stack.callback(self._typist.close)
         surroundings = self._bring_up(self._folder, self._spawn)
         sandbox: str = self._spawn(
             "sandbox",
@@ -710,13 +713,9 @@ class _Demo:
 
     def _type(self, who: str, *command: str, quiet: bool = False) -> str:
         """Run a `tocsin` command as `who`; return what it printed. Raises DemoFailed if it does not succeed."""
-        done = subprocess.run(  # noqa: S603  our own command line
-            [sys.executable, "-m", "consumers.cli", "--config", str(self._config), *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            env=self._environment() | {"TOCSIN_TOKEN_FILE": str(self._tokens[who])},
+        done = self._typist.type(
+            ["--config", str(self._config), *command],
+            environment=self._environment() | {"TOCSIN_TOKEN_FILE": str(self._tokens[who])},
         )
         if done.returncode:
             raise DemoFailed(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consumers.commands import initialise
+from consumers.demo.typist import Typist
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
 
@@ -40,6 +41,7 @@ class Installation:
         }
         initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._typist: Typist | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,14 +49,9 @@ class Installation:
 
     def tocsin(self, *arguments: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "consumers.cli", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-        )
+        if self._typist is None:
+            self._typist = Typist()
+        return self._typist.type(arguments, environment=self.environment, folder=self.folder, seconds=timeout_seconds)
 
     def popen(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command whose output is read as it comes."""
@@ -84,6 +81,10 @@ class Installation:
                 )
 
     def stop(self, *stages: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """End `stages`; without a name all of them, and whoever types."""
+        if not stages and self._typist is not None:
+            self._typist.close()
+            self._typist = None
         for stage in stages or tuple(self._running):
             process = self._running.pop(stage)
             process.send_signal(how)
