@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import hypothesis
@@ -10,7 +11,7 @@ import pytest
 import structlog
 
 from tests.scheduling import UnitTestsAside, stand_back
-from tests.servers import kafka, mariadb
+from tests.servers import kafka, mariadb, prometheus
 from tests.servers.choice import Missing, Way, look_around, way_to
 
 # Ordinary runs try the same cases every time, and no slow moment of a shared machine fails them; chance is for the soak.
@@ -56,6 +57,15 @@ def kafka_server() -> Iterator[kafka.KafkaServer]:
     """One Apache Kafka broker for the whole run. Share it by `topic_prefix`."""
     with kafka.kafka_server(way_or_skip("Apache Kafka", kafka.PROGRAMS)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def prometheus_programs() -> None:
+    """The machine's own Prometheus, which no container replaces."""
+    here = replace(look_around(prometheus.PROGRAMS, os.environ), docker_answers=False, wanted="")
+    way = way_to("Prometheus", prometheus.PROGRAMS, here)
+    if isinstance(way, Missing):
+        missing(way.reason)
 
 
 @pytest.fixture

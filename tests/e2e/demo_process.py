@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from bridge.runtime.supervisor import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 TOO_SLOW = -1
@@ -52,13 +57,10 @@ def run(
     `temporary` is where its processes put temporary files, for a test that wants to see them.
     """
     command: Sequence[str] = ("demo",) if module == "consumers.cli" else ()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
-    if temporary is not None:
-        environment["TMPDIR"] = str(temporary)
     with subprocess.Popen(
         [sys.executable, "-m", module, *command, "--exit", "--keep", str(folder), *options],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=_environment(temporary),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -72,6 +74,60 @@ def run(
             said, _ = demo.communicate(timeout=60)
             return DemoRun(folder, TOO_SLOW, f"{said}\nnot at its end after {seconds:.0f} s")
     return DemoRun(folder, demo.returncode, said)
+
+
+class StandingDemo:
+    """A demo that has told everybody, whose processes are all still up."""
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[bytes]", said: Path) -> None:
+        self.folder = folder
+        self._process = process
+        self._said = said
+
+    def end(self) -> DemoRun:
+        """Ask it to end, as Ctrl-C does, and wait until it has; asked again it says the same."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        return DemoRun(self.folder, self._process.returncode, self._said.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def standing(folder: Path, *options: str, temporary: Path, seconds: float = 400) -> Iterator[StandingDemo]:
+    """Run `tocsin demo --keep FOLDER` with more `options`; lend it once it is at its end and waits to be looked at.
+
+    Fails with its story if it ends before that, or is not there in time.
+    """
+    said = folder.with_name(f"{folder.name}.said")
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "consumers.cli", "demo", "--keep", str(folder), *options],
+            cwd=ROOT,
+            env=_environment(temporary),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_parent(),
+        )
+    demo = StandingDemo(folder, process, said)
+    try:
+        give_up_at = time.monotonic() + seconds
+        while "Everything stays up" not in said.read_text(encoding="utf-8"):
+            assert process.poll() is None, demo.end().story
+            assert time.monotonic() < give_up_at, demo.end().story
+            time.sleep(0.2)
+        yield demo
+    finally:
+        demo.end()
+
+
+def _environment(temporary: Path | None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
+    return kept | {"PYTHONPATH": str(ROOT)} | ({} if temporary is None else {"TMPDIR": str(temporary)})
 
 
 def last_words(log: Path) -> str:
