@@ -141,7 +141,10 @@ def _environments(_sha256: str, templates: tuple[tuple[str, str, str], ...]) -> 
     """
     sources = {name: source for name, _, source in templates}
     words, layout = _Environment(sources, autoescape=False), _Environment(sources, autoescape=True)
-    faults = [fault for name, path, source in templates for fault in _faults(words, name, path, source, sources)]
+    passages: dict[str, int] = {}
+    faults = [
+        fault for name, path, source in templates for fault in _faults(words, name, path, source, sources, passages)
+    ]
     if faults:
         raise BadInput("\n".join(faults))
     return words, layout
@@ -155,9 +158,14 @@ def _environments_of(bundle: Bundle, locale: str) -> tuple[_Environment, _Enviro
 
 
 def _faults(
-    environment: _Environment, name: str, path: str, source: str, templates: Mapping[str, str]
+    environment: _Environment,
+    name: str,
+    path: str,
+    source: str,
+    templates: Mapping[str, str],
+    known_passages: dict[str, int],
 ) -> Iterator[str]:
-    """Yield what a template may not do, as `<path>:<line>: ...`."""
+    """Yield what a template may not do, as `<path>:<line>: ...`. `known_passages` is kept from one to the next."""
     try:
         tree = environment.parse(source, name=name)
     except TemplateSyntaxError as error:
@@ -168,7 +176,7 @@ def _faults(
         return
     variables = _LAYOUT_VARIABLES if name == LAYOUT else _VARIABLES
     yield from _node_faults(tree, path, variables, templates, in_loop=False)
-    passages = _passages(environment, name, templates, {})
+    passages = _passages(environment, name, templates, known_passages)
     if passages == 0:
         yield f"{path}:1: includes itself, directly or by a detour"
     elif passages > _MAX_PASSAGES:
