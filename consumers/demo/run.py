@@ -128,6 +128,8 @@ class Options:
     exit_at_end: bool
     before_end: str | None
     kill: Sequence[str] = ()
+    watched: bool = True
+    """Let Prometheus and Alertmanager watch it, where they are."""
 
 
 def run_demo(options: Options, bring_up: BringUp = embedded) -> int:
@@ -220,7 +222,13 @@ class _Demo:
         self._on_call = OnCall(self._folder / "on-call.jsonl")
         self._stack.callback(self._on_call.close)
         pager: dict[str, Any] = {"on_call": {"url": f"{self._on_call.url}/page", "secret": self._on_call.secret}}
-        why_not = "a stage is killed" if self._quiet else Monitoring.missing()
+        why_not = (
+            "nobody asks for them"
+            if not self._options.watched
+            else "a stage is killed"
+            if self._quiet
+            else Monitoring.missing()
+        )
         if why_not is None:
             self._monitoring = Monitoring(self._folder, self._on_call, _free_port)
             self._stack.callback(self._monitoring.stop)

@@ -24,7 +24,8 @@ def main() -> None:
         return given
 
     def run(**options: Any) -> None:
-        sys.exit(run_demo(Options(**options), bring_up))
+        # what Prometheus sees is the same on all parts: `test_demo.py`
+        sys.exit(run_demo(Options(**options, watched=False), bring_up))
 
     click.Command("demo", params=demo.params, callback=run)(standalone_mode=False)
 
