@@ -48,6 +48,8 @@ _PIECE = 1000
 _GATHER_SECONDS = 0.5
 """How long a batch is gathered at most, while whole pieces of it wait."""
 _LAG_SECONDS = 2.0
+_PROGRESS_SECONDS = 0.5
+"""Between two commits, which only show how far a group has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,7 @@ def consume(
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
     gathered = _Gathered(unopened)
+    progress = _Progress(consumer, names)
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
 
@@ -226,6 +229,7 @@ def consume(
     def on_revoke(_consumer: object, partitions: list[_TopicPartition]) -> None:
         # What was read of them and not handed over yet is read again, from the position that is stored.
         gathered.drop(logical(partitions))
+        progress.show()
         handler.revoked(logical(partitions))
 
     health.missing("assignment", "waiting for partitions")
@@ -251,10 +255,11 @@ def consume(
             batch, positions = gathered.take()
             if positions:
                 handler.handle(batch, positions)
-                _show_progress(consumer, positions, names)
+                progress.reached(positions)
             # Or the memory would hold this batch while it takes the next.
             del messages, batch
             handler.tick()
+            progress.show_if_due()
             if time.monotonic() >= lag_due:
                 lag_due = time.monotonic() + _LAG_SECONDS
                 _show_lag(consumer, names)
@@ -264,6 +269,7 @@ def consume(
     finally:
         for name in names.values():
             LAG.labels(name).set(0)
+        progress.show()
         consumer.close()
 
 
@@ -409,10 +415,32 @@ def _after(messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> dict[
     return positions
 
 
-def _show_progress(consumer: object, positions: Positions, names: Mapping[str, str]) -> None:
-    physical = {logical: name for name, logical in names.items()}
-    offsets = [_TopicPartition(physical[topic], partition, offset) for (topic, partition), offset in positions.items()]
-    try:
-        consumer.commit(offsets=offsets, asynchronous=True)  # type: ignore[attr-defined]  # confluent has no stubs
-    except KafkaException as error:
-        log.warning("could not show progress", reason=error.args[0].name())
+class _Progress:
+    """Commits what was handled, a few times a second at most: what a batch costs the broker, it need not cost twice."""
+
+    def __init__(self, consumer: object, names: Mapping[str, str]) -> None:
+        self._consumer = consumer
+        self._physical = {logical: name for name, logical in names.items()}
+        self._unshown: dict[tuple[str, int], int] = {}
+        self._due = 0.0
+
+    def reached(self, positions: Positions) -> None:
+        self._unshown.update(positions)
+        self.show_if_due()
+
+    def show_if_due(self) -> None:
+        if self._unshown and time.monotonic() >= self._due:
+            self.show()
+
+    def show(self) -> None:
+        if not self._unshown:
+            return
+        offsets = [
+            _TopicPartition(self._physical[topic], partition, offset)
+            for (topic, partition), offset in self._unshown.items()
+        ]
+        self._unshown, self._due = {}, time.monotonic() + _PROGRESS_SECONDS
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)  # type: ignore[attr-defined]  # confluent has no stubs
+        except KafkaException as error:
+            log.warning("could not show progress", reason=error.args[0].name())

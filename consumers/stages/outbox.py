@@ -134,7 +134,8 @@ class OutboxStage(Generic[Row]):
                 if time.monotonic() - observed > 1:
                     self._observe()
                     observed = time.monotonic()
-                if count == 0:
+                if count < self._batch_size:
+                    # what comes meanwhile goes together: a transaction costs the broker as much as hundreds of events
                     stop.wait(self._idle_seconds)
         finally:
             self._lease.release()

@@ -52,6 +52,11 @@ BEHIND = gauge(
     question="do we learn soon what became of messages?",
 )
 
+_LOOK_AGAIN_SECONDS = 0.25
+"""After a source had nothing: an empty answer costs as much as a full one, here and at AWS."""
+_POSITION_SECONDS = 1.0
+"""How long a position may stay unwritten after which nothing but our own outcomes came: they are passed over again then."""
+
 
 class ReceiptLedger(Protocol):
     """What receipts asks of the ledger."""
@@ -89,24 +94,42 @@ class Receipts:
         self._dead_letters = dead_letters
         self._health = health
         self._behind: dict[str, float] = {}
+        self._look_at: dict[str, float] = {}
+        self._passed: dict[tuple[str, int], int] = {}
+        self._write_at = 0.0
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         return self._ledger.positions(STAGE, partitions)
 
     def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
-        """Nothing is in flight between batches."""
+        """Leave positions that were not written to who takes over: they pass over the same again."""
+        for each in partitions:
+            self._passed.pop(each, None)
 
     def handle(self, batch: Sequence[Received], positions: Positions) -> None:
-        """Settle account-page reads. Our own outcomes travel on the same topic and are passed over."""
+        """Settle account-page reads. Our own outcomes travel on the same topic and are passed over.
+
+        Reads and the position after them are one transaction. A crash before the position after outcomes alone is written
+        passes over these again.
+        """
         reads = [_read_receipt(received.event) for received in batch if isinstance(received.event, NoticeRead)]
-        self._count(reads, self._ledger.settle_receipts(reads, stage=STAGE, after=positions))
+        self._passed.update(positions)
+        if reads or time.monotonic() >= self._write_at:
+            self._settle(reads)
+
+    def _settle(self, reads: Sequence[Receipt]) -> None:
+        self._count(reads, self._ledger.settle_receipts(reads, stage=STAGE, after=self._passed))
+        self._passed, self._write_at = {}, time.monotonic() + _POSITION_SECONDS
 
     def tick(self) -> None:
         """Settle what waits in the queues; at most two seconds at a time, so that the group does not lose us."""
+        if self._passed and time.monotonic() >= self._write_at:
+            self._settle(())
         until = time.monotonic() + 2
         for source in self._sources:
-            while time.monotonic() < until and self.drain_once(source):
-                continue
+            while (now := time.monotonic()) < until and now >= self._look_at.get(source.name, now):
+                if not self.drain_once(source):
+                    self._look_at[source.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
 
     def drain_once(self, source: ReceiptSource) -> int:
         """Settle up to 1,000 deliveries of `source`; return how many there were.

@@ -167,30 +167,49 @@ def outcome_of(row: Mapping[str, Any], happened: Happened, now: datetime) -> Wri
     digest = None
     if message_id is not None:
         digest = hashlib.sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest()
-    value = _encode(
-        {
-            "outcome_id": outcome_id,
-            "incident_id": row["incident_id"],
-            "recipient_id": row["recipient_id"],
-            "subject_commitment": row["subject_commitment"],
-            "attempt_id": attempt_id,
-            "attempt_number": row["number"],
-            "round": row["round"],
-            "channel": row["channel"],
-            "provider": row["provider"],
-            "state": happened.after,
-            "previous_state": happened.before,
-            "sub_type": happened.sub_type,
-            "body_commitment": _body_commitment(row["person_key"], row["incident_id"], row["body_sha256"]),
-            "bundle_sha256": row["bundle_sha256"],
-            "provider_message_sha256": digest,
-            "receipt_kind": happened.receipt_kind,
-            "occurred_at": instant(happened.occurred_at),
-            "recorded_at": instant(now),
-            "exercise": bool(row["exercise"]),
-        }
+    before, between, after = _of_many_outcomes(
+        happened, now, row["incident_id"], row["number"], row["round"], row["channel"], row["provider"],
+        bool(row["exercise"]),
+    )  # fmt: skip
+    body = _body_commitment(row["person_key"], row["incident_id"], row["body_sha256"])
+    value = (
+        f'{{"outcome_id":"{outcome_id}",{before},"recipient_id":{_text(row["recipient_id"])},"subject_commitment":'
+        f'{_text(row["subject_commitment"])},"attempt_id":{_text(attempt_id)},{between},"body_commitment":{_digest(body)},'
+        f'"bundle_sha256":{_optional(row["bundle_sha256"])},"provider_message_sha256":{_digest(digest)},{after}'
     )
     return Written(row["recipient_id"], row["recipient_id"], outcome_id, value)
+
+
+@lru_cache(maxsize=256)
+def _of_many_outcomes(
+    happened: Happened,
+    now: datetime,
+    incident_id: str,
+    number: int,
+    round_number: int,
+    channel: str,
+    provider: str,
+    exercise: bool,
+) -> tuple[str, str, str]:
+    """Return the parts of an outcome's JSON that those of a batch have alike: between its first member and the person, behind
+    the attempt, and behind the digest of the provider's message.
+    """
+    between = {
+        "attempt_number": number,
+        "round": round_number,
+        "channel": channel,
+        "provider": provider,
+        "state": happened.after,
+        "previous_state": happened.before,
+        "sub_type": happened.sub_type,
+    }
+    after = {
+        "receipt_kind": happened.receipt_kind,
+        "occurred_at": instant(happened.occurred_at),
+        "recorded_at": instant(now),
+        "exercise": exercise,
+    }
+    return _encode({"incident_id": incident_id})[1:-1], _encode(between)[1:-1], _encode(after)[1:]
 
 
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
@@ -200,25 +219,47 @@ def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptStat
 
 def command_of(row: Mapping[str, Any]) -> Written:
     """Return a command as `DeliverNotice` writes it; a test compares."""
-    deadline = row["deadline_at"]
-    value = _encode(
-        {
-            "incident_id": row["incident_id"],
-            "release_id": row["release_id"],
-            "epoch": row["current_epoch"],
-            "recipient_id": row["recipient_id"],
-            "attempt_id": row["attempt_id"],
-            "channel": row["channel"],
-            "lane": row["lane"],
-            "deadline_at": None if deadline is None else instant(deadline),
-            "exercise": bool(row["exercise"]),
-        }
-    )
+    before, after = _of_many_commands(
+        row["incident_id"], row["release_id"], row["current_epoch"], row["channel"], row["lane"], row["deadline_at"],
+        bool(row["exercise"]),
+    )  # fmt: skip
+    value = f'{before},"recipient_id":{_text(row["recipient_id"])},"attempt_id":{_text(row["attempt_id"])},{after}'
     event_id = f"{row['attempt_id']}-{row['send_count']}-{row['current_epoch']}"
     return Written(row["recipient_id"], row["recipient_id"], event_id, value)
 
 
+@lru_cache(maxsize=256)
+def _of_many_commands(
+    incident_id: str,
+    release_id: str,
+    epoch: int,
+    channel: str,
+    lane: str,
+    deadline_at: datetime | None,
+    exercise: bool,
+) -> tuple[str, str]:
+    """Return the parts of a command's JSON that those of a batch have alike: before the person, and behind the attempt."""
+    before = {"incident_id": incident_id, "release_id": release_id, "epoch": epoch}
+    after = {
+        "channel": channel,
+        "lane": lane,
+        "deadline_at": None if deadline_at is None else instant(deadline_at),
+        "exercise": exercise,
+    }
+    return _encode(before)[:-1], _encode(after)[1:]
+
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_text = json.encoder.encode_basestring
+
+
+def _optional(value: str | None) -> str:
+    return "null" if value is None else _text(value)
+
+
+def _digest(value: str | None) -> str:
+    """Return a digest that was made here as JSON: nothing in it needs an escape."""
+    return "null" if value is None else f'"{value}"'
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,8 @@ KEY = incident_key(b"k" * 32, "INC-2026-0001")
 
 
 def test_an_outcome_is_written_as_its_model_writes_it() -> None:
-    for known in (ROW, {**ROW, "provider_message_id": None, "person_key": None, "exercise": 1}):
+    nothing = {"provider_message_id": None, "person_key": None, "bundle_sha256": None, "round": None}
+    for known in (ROW, {**ROW, **nothing, "exercise": 1}, {**ROW, "attempt_id": 'ä"\\\n', "provider": "sms_gateway"}):
         happened = Happened("intended", "bounced", "bounced_hard", NOW - timedelta(hours=1), 'Sub"type', "bounced_hard")
         written = outcome_of(known, happened, NOW)
         read = DeliveryOutcome.model_validate_json(written.value)
@@ -31,11 +32,11 @@ def test_an_outcome_is_written_as_its_model_writes_it() -> None:
         assert (read.attempt_number, read.state, read.previous_state) == (2, "bounced", "intended")
         assert (read.occurred_at, read.recorded_at) == (NOW - timedelta(hours=1), NOW)
         assert read.exercise == bool(known["exercise"])
-        assert read.body_commitment == (None if known is not ROW else commit(KEY, body_text("b" * 64)))
+        assert read.body_commitment == (commit(KEY, body_text("b" * 64)) if known["person_key"] else None)
 
 
 def test_a_command_is_written_as_its_model_writes_it() -> None:
-    for known in (ROW, {**ROW, "deadline_at": None}):
+    for known in (ROW, {**ROW, "deadline_at": None}, {**ROW, "recipient_id": 'ä"\\\n', "exercise": 1}):
         written = command_of(known)
         read = DeliverNotice.model_validate_json(written.value)
         assert read.model_dump_json() == written.value

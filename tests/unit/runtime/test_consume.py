@@ -230,6 +230,14 @@ def test_progress_that_cannot_be_shown_stops_nothing(world_of: WorldOf) -> None:
     assert [received.offset for received in world.received] == [1, 2]
 
 
+def test_progress_is_shown_at_once_and_then_now_and_then_but_never_later_than_the_end(world_of: WorldOf) -> None:
+    world = world_of([good(0, 1)], [good(0, 2)], [good(0, 3)])
+    world.run()
+    commits = [step for step in world.journal if step[0] == "commit"]
+    assert commits == [("commit", [(f"p.{NAME}", 0, 2)]), ("commit", [(f"p.{NAME}", 0, 4)])]
+    assert world.journal[-2:] == [commits[-1], "close"]
+
+
 @pytest.mark.parametrize("fault", [ZeroDivisionError(), TocsinError("x")])
 def test_what_the_handler_raises_ends_the_loop_without_showing_progress(world_of: WorldOf, fault: Exception) -> None:
     world = world_of([good(0, 1)])

@@ -14,6 +14,7 @@ from bridge.runtime.kafka import Positions
 from bridge.runtime.telemetry import Health
 from consumers.domain.ledger import Handed
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
+from consumers.stages import receipts
 from consumers.stages.receipts import Receipts
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -135,7 +136,8 @@ def test_too_many_unreadable_ones_stop_the_stage_with_nothing_settled(world: Wor
     assert (world.settled, world.receipts) == ([], [])
 
 
-def test_an_unreachable_queue_is_waited_for_and_said(world: World) -> None:
+def test_an_unreachable_queue_is_waited_for_and_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "_LOOK_AGAIN_SECONDS", 0.0)
     world.waiting = [delivery("1")]
     world.fail["receive"] = Unreachable("no answer")
     world.receipts_stage.tick()
@@ -145,10 +147,11 @@ def test_an_unreachable_queue_is_waited_for_and_said(world: World) -> None:
     assert (world.health.reasons(), world.settled) == ({}, ["h-1"])
 
 
-def test_a_tick_empties_the_queue_in_portions(world: World) -> None:
+def test_a_tick_empties_the_queue_in_portions_and_an_empty_one_is_not_asked_at_every_tick(world: World) -> None:
     world.waiting = [delivery(str(number)) for number in range(2500)]
-    world.receipts_stage.tick()
-    assert (len(world.settled), world.journal.count("settle")) == (2500, 3)
+    for _ in range(3):
+        world.receipts_stage.tick()
+    assert (len(world.settled), world.journal.count("settle"), world.journal.count("receive")) == (2500, 3, 4)
 
 
 def test_a_read_notice_settles_its_attempt_and_moves_the_position(world: World) -> None:
@@ -167,6 +170,28 @@ def test_a_read_notice_settles_its_attempt_and_moves_the_position(world: World) 
 def test_a_batch_of_our_own_outcomes_moves_the_position_alone(world: World) -> None:
     world.receipts_stage.handle([], AFTER)
     assert (world.receipts, world.after) == ([], [("receipts", AFTER)])
+
+
+def test_positions_after_our_own_outcomes_are_written_now_and_then_with_the_next_reads_or_by_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place,) = AFTER
+    other, stage = (place[0], place[1] + 1), world.receipts_stage
+    for offset in (9, 10, 11):
+        stage.handle([], {place: offset})
+    stage.tick()
+    assert world.after == [("receipts", {place: 9})]
+    stage.handle([received(NoticeRead(notice_id="a1", customer_id=4, read_at=NOW))], {other: 2})
+    assert world.after[1:] == [("receipts", {place: 11, other: 2})]
+    monkeypatch.setattr(receipts, "_POSITION_SECONDS", 0.0)
+    for offset in (12, 13):
+        stage.handle([], {place: offset, other: 3})
+        stage._write_at = float("inf")
+    stage.revoked([place])  # whoever has it now may be further
+    stage._write_at = 0.0
+    stage.tick()
+    stage.tick()
+    assert world.after[2:] == [("receipts", {other: 3})]
 
 
 def test_the_same_read_twice_has_one_identity(world: World) -> None:
