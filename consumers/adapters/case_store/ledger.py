@@ -118,6 +118,12 @@ _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
 """Channels that leave through no provider's region."""
 _SURELY_OURS = timedelta(seconds=5)
 """Half of the least time after which the sweeper gives up a claim."""
+# asked before each call: to compose it anew took longer than to ask
+_RUNNING = (
+    sa.select(release.c.incident_id, release.c.release_id, incident.c.epoch)
+    .join(incident, incident.c.incident_id == release.c.incident_id)
+    .where(release.c.release_id.in_(sa.bindparam("releases", expanding=True)) & (release.c.state == "releasing"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -888,14 +894,7 @@ class Ledger:
         with self._database.read() as connection:
             running = {
                 (row.incident_id, row.release_id, row.epoch)
-                for row in connection.execute(
-                    sa.select(release.c.incident_id, release.c.release_id, incident.c.epoch)
-                    .join(incident, incident.c.incident_id == release.c.incident_id)
-                    .where(
-                        release.c.release_id.in_(sorted({item.release_id for item in intents}))
-                        & (release.c.state == "releasing")
-                    )
-                )
+                for row in connection.execute(_RUNNING, {"releases": sorted({item.release_id for item in intents})})
             }
             ours = {
                 row.attempt_id
