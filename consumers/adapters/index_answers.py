@@ -124,18 +124,15 @@ def adapt(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT *, {texts} FROM provenance")
 
 
-def answer(
-    connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None, *, hurried: bool = False
-) -> None:
+def answer(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None = None) -> None:
     """Put everyone that `scope` concerns (of `roots` only, if given) into the temporary table `answer`.
 
     Recorded: a record certainly matches, or the scope names the person themselves. Possible: a record may match but
     lacks the fact that decides, or a registered attribute's value is held without any record and may come from what the
-    scope names. *Why* sums up the records that decide; it is NULL where there is none. `hurried`: all records are looked
-    at by two threads, where each connection of the file else has one.
+    scope names. *Why* sums up the records that decide; it is NULL where there is none.
     """
     connection.execute(f"CREATE OR REPLACE TEMP TABLE answer ({_COLUMNS})")
-    _by_records(connection, scope, roots, hurried)
+    _by_records(connection, scope, roots)
     _by_untagged_values(connection, scope, roots)
     if scope.everyone:
         _by_name(connection, scope, roots)
@@ -154,9 +151,7 @@ def found(row: dict[str, Any], person: Person | None) -> Found:
     return Found(row["root"], row["customer_id"], row["standing"], why, person)
 
 
-def _by_records(
-    connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None, hurried: bool
-) -> None:
+def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
     predicate, parameters = compiled(connection, scope)
     conditions, narrow = narrowing(scope)
     if roots is not None:
@@ -164,21 +159,15 @@ def _by_records(
         narrow.append(list(roots))
     people = "LEFT JOIN person p ON p.root = r.root" if asks_for_people(scope) else ""
     fresh = connection.execute("SELECT 1 FROM fresh LIMIT 1").fetchall()
-    if hurried:
-        connection.execute("SET threads = 2")
     # Statements of their own for what one could say at once: to plan it all together takes longer than to do it.
-    try:
-        connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE hit AS SELECT * FROM (
-                SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS certain
-                FROM {"told" if fresh else "told_settled"} r {people}
-                {"WHERE " + " AND ".join(conditions) if conditions else ""}
-            ) WHERE certain IS NOT FALSE""",
-            [*parameters, *narrow],
-        )
-    finally:
-        if hurried:
-            connection.execute("SET threads = 1")
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE hit AS SELECT * FROM (
+            SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS certain
+            FROM {"told" if fresh else "told_settled"} r {people}
+            {"WHERE " + " AND ".join(conditions) if conditions else ""}
+        ) WHERE certain IS NOT FALSE""",
+        [*parameters, *narrow],
+    )
     # Most changes of an open incident's people come to nothing.
     if connection.execute("SELECT 1 FROM hit LIMIT 1").fetchall():
         _sum_up(connection)

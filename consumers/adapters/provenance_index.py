@@ -822,8 +822,7 @@ class PartitionFile(PartitionReader):
     def find(self, scope: Scope) -> Iterator[Member]:
         """Find everyone that `scope` concerns, for `freeze`, and yield them sorted by root."""
         with self._watched():
-            # Somebody waits for this answer, and nothing is read meanwhile.
-            index_answers.answer(self._connection, scope, hurried=True)
+            index_answers.answer(self._connection, scope)
         return self._members("answer")
 
     def _members(self, table: str) -> Iterator[Member]:
