@@ -851,7 +851,7 @@ class Ledger:
                     "severity": "critical",
                     "roles": ["sre", "responder"],
                     "title": "A delivery command that Tocsin did not issue; nobody was mailed",
-                    "body": {"next": "tocsin topics show delivery-commands"},
+                    "body": {"next": "tocsin topics show --json"},
                     "raised_at": now,
                 }
             ],
