@@ -77,12 +77,10 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
     """
     found: dict[str, dict[str, Any]] = {}
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for values in _CLAIMABLE.of(connection, attempt_ids):
-        row = dict(zip(_ATTEMPT, values, strict=True))
+    for row in _CLAIMABLE.named(connection, attempt_ids):
         found[row["attempt_id"]] = row
         people[row["recipient_id"]].append(row)
-    for values in _PEOPLE.of(connection, list(people)):
-        person = dict(zip(_PERSON, values, strict=True))
+    for person in _PEOPLE.named(connection, list(people)):
         for row in people[person["recipient_id"]]:
             row.update(person)
     whole = {attempt_id: row for attempt_id, row in found.items() if "root" in row}

@@ -380,7 +380,7 @@ class Ledger:
             )
         ids, self._lines[release_id] = line[:limit], line[limit:]
         # planning must not regroup somebody while their first attempt is being written
-        locked = {values[0]: dict(zip(_TURN, values, strict=True)) for values in _TURNS.of(connection, ids)}
+        locked = {person["recipient_id"]: person for person in _TURNS.named(connection, ids)}
         begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, list(locked))}
         twins = _with_twins(connection, {each: person["root"] for each, person in locked.items()})
         told_in: dict[str, str | None] = {}

@@ -47,6 +47,20 @@ _ATTEMPT = (
 _PERSON = ("recipient_id", "root", "residence", "controller", "segment_id", "deadline_at")
 _ATTEMPTS = PackedRows(attempt, _ATTEMPT, by="attempt_id")
 _PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
+# composed once: it is asked four times a second
+_WAITS = sa.select(
+    *(
+        sa.select(sa.literal(1))
+        .where(
+            attempt.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True))
+            & (attempt.c.state == AttemptState.PLANNED)
+            & (attempt.c.channel == channel)
+        )
+        .exists()
+        .label(channel.name)
+        for channel in Channel
+    )
+)
 
 KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], bool]
 
@@ -117,18 +131,7 @@ class Meter:
             ids = [each.incident_id for each in running_incidents(connection)]
             if not ids:
                 return ()
-            waits = (
-                sa.select(sa.literal(1))
-                .where(
-                    attempt.c.incident_id.in_(ids)
-                    & (attempt.c.state == AttemptState.PLANNED)
-                    & (attempt.c.channel == channel)
-                )
-                .exists()
-                .label(channel.name)
-                for channel in Channel
-            )
-            found = connection.execute(sa.select(*waits)).one()
+            found = connection.execute(_WAITS, {"incident_ids": ids}).one()
             return {channel for channel, some in zip(Channel, found, strict=True) if some}
 
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
@@ -378,12 +381,10 @@ def _waiting(
             recipient.c.segment_id == segment_id
         )
     ids = [each for each in connection.execute(query).scalars() if each not in seen][:limit]
-    rows: dict[str, dict[str, Any]] = {
-        values[0]: dict(zip(_ATTEMPT, values, strict=True)) for values in _ATTEMPTS.of(connection, ids)
-    }
+    rows = {row["attempt_id"]: row for row in _ATTEMPTS.named(connection, ids)}
     people = {
-        values[0]: dict(zip(_PERSON, values, strict=True))
-        for values in _PEOPLE.of(connection, list({row["recipient_id"] for row in rows.values()}))
+        person["recipient_id"]: person
+        for person in _PEOPLE.named(connection, list({row["recipient_id"] for row in rows.values()}))
     }
     lanes = {
         row.segment_id: row.lane

@@ -22,12 +22,18 @@ class PackedRows:
     def __init__(self, table: sa.Table, names: Sequence[str], *, by: str, locked: bool = False) -> None:
         """`locked`: until the transaction ends, as by SELECT ... FOR UPDATE."""
         self._table = table.name
+        self._names = tuple(names)
         self._columns = [table.c[name] for name in names]
         self._by = by
         self._locked = locked
         self._decoders = [
             (place, decode) for place, column in enumerate(self._columns) if (decode := _decoder(column)) is not None
         ]
+
+    def named(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `values` as `of` does, each by the names of its columns."""
+        for row in self.of(connection, values):
+            yield dict(zip(self._names, row, strict=True))
 
     def of(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[list[Any]]:
         """Yield the rows of `values` in no order, each a list in the order of the names. JSON columns are yielded as text.
