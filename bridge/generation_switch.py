@@ -61,12 +61,14 @@ from bridge.verification import Report, Verification
 _FILLED = ("customers", "provenance", "orders")
 _PATIENCE_SECONDS = 120.0
 _SILENCE_SECONDS = 30.0
+_TAIL = 2000
+"""So many offsets from a topic's end a message is found among the marks of transactions, if there is one."""
 
 
 class TopicReader:
-    """Reads all that is committed on a topic, and later what has been added."""
+    """Reads all that is committed on a topic (`last`: of the last so many offsets only), and later what has been added."""
 
-    def __init__(self, kafka: Kafka, name: str) -> None:
+    def __init__(self, kafka: Kafka, name: str, *, last: int | None = None) -> None:
         self._name = name
         self._consumer: Consumer = new_consumer(kafka, "generation-switch", enable_partition_eof=True)
         try:
@@ -77,15 +79,13 @@ class TopicReader:
         if not self.partition_count:
             raise Unreachable(f"topic {name} does not exist; run `tocsin topics apply` first")
         self._reached = dict.fromkeys(range(self.partition_count), 0)
-        self._consumer.assign([_TopicPartition(name, number, 0) for number in self._reached])
+        if last is not None:
+            self._reached = {number: max(0, self._ends()[number] - last) for number in self._reached}
+        self._consumer.assign([_TopicPartition(name, number, start) for number, start in self._reached.items()])
 
     def to_end(self) -> Iterator[list[Any]]:
         """Yield messages in chunks until everything is read that is there at this moment. Raises Unreachable."""
-        places = {number: _TopicPartition(self._name, number) for number in self._reached}
-        try:
-            ends = {number: bounds(self._consumer, place)[1] for number, place in places.items()}
-        except KafkaException as away:
-            raise Unreachable(f"{self._name}: {away.args[0].str()}; check kafka.bootstrap_servers") from away
+        ends = self._ends()
         heard_at = time.monotonic()
         while any(self._reached[number] < ends[number] for number in ends):
             found = []
@@ -105,6 +105,12 @@ class TopicReader:
                 yield found
             if time.monotonic() - heard_at > _SILENCE_SECONDS:
                 raise Unreachable(f"{self._name}: nothing came for {_SILENCE_SECONDS:.0f} s before its end")
+
+    def _ends(self) -> Mapping[int, int]:
+        try:
+            return {number: bounds(self._consumer, _TopicPartition(self._name, number))[1] for number in self._reached}
+        except KafkaException as away:
+            raise Unreachable(f"{self._name}: {away.args[0].str()}; check kafka.bootstrap_servers") from away
 
     def close(self) -> None:
         self._consumer.close()
@@ -328,13 +334,18 @@ class GenerationSwitch:
         finally:
             contents.close()
             (self._scratch / f"generation-{generation}.db").unlink(missing_ok=True)
-        # What departed meanwhile was written to both; copying once more costs little and owes nobody anything.
+        # Who was deleted before the backfill came to them is not in the new generation: the index, which knew them, has told
+        # the old one once it has read all that the relay wrote until now. Who is deleted later is in both.
+        self._await(
+            "the index to read the old generation to its end; is `tocsin run index` at work?",
+            self._follows(self._admin.generations().active),
+        )
         self._copy_departed(generation)
         self._admin.activate(generation)
         self._say(f"6 switched: generation {generation} is read from now on")
         self._await(
             "the index to be built from the new generation; see `tocsin index status`",
-            lambda: self._follows(partitions),
+            self._follows(generation),
         )
         self._say(f"7 followed: {partitions} of {partitions} partitions of the index answer")
         return report
@@ -345,12 +356,45 @@ class GenerationSwitch:
             each.beat_written_at is not None and each.beat_written_at > began for each in contents.status().partitions
         )
 
-    def _follows(self, partitions: int) -> bool:
+    def _follows(self, generation: int) -> Callable[[], bool]:
+        """Return what says whether the index answers from `generation` with all that it held at this moment.
+
+        A partition answers as soon as it has an owner; before it has read its topics it knows nobody.
+        """
+        written = {
+            topic.name: self._written(topic_name(self._kafka.topic_prefix, topic.name, generation))
+            for topic in (STORE_CHANGES, DEPARTED_CUSTOMERS)
+        }
+        partitions = self._admin.partitions_of(generation)
+
+        def follows() -> bool:
+            try:
+                status = self._index.status()
+            except Unreachable:
+                return False
+            return (
+                status.partition_count == partitions
+                and status.complete
+                and all(
+                    each.position_offset >= written[STORE_CHANGES.name][each.partition]
+                    and each.departed_offset >= written[DEPARTED_CUSTOMERS.name][each.partition]
+                    for each in status.partitions
+                )
+            )
+
+        return follows
+
+    def _written(self, name: str) -> Mapping[int, int]:
+        """Return the offset behind the last message of each partition: behind it are at most marks of transactions."""
+        reader = TopicReader(self._kafka, name, last=_TAIL)
+        written = dict.fromkeys(range(reader.partition_count), 0)
         try:
-            status = self._index.status()
-        except Unreachable:
-            return False
-        return status.partition_count == partitions and status.complete
+            for messages in reader.to_end():
+                for message in messages:
+                    written[int(message.partition() or 0)] = int(message.offset() or 0) + 1
+        finally:
+            reader.close()
+        return written
 
     def _copy_departed(self, generation: int) -> int:
         """Copy what the store does not know any more, in order, until nothing is left that came meanwhile.
@@ -398,6 +442,6 @@ class GenerationSwitch:
         active = self._admin.generations().active
         if active == 1:
             raise Refused("generation 1 is read: there is no older one")
-        if not self._follows(self._admin.partitions_of(active)):
+        if not self._follows(active)():
             raise Refused("the index does not answer from the new generation yet; see `tocsin index status`")
         return [name for older in range(1, active) for name in self._admin.drop_generation(older)]

@@ -139,6 +139,9 @@ class PartitionStatus(Answer):
 
     partition: int
     position_offset: int
+    """The next message of the store's changes."""
+    departed_offset: int = 0
+    """The next message about departed customers."""
     customer_count: int
     order_count: int
     departed_count: int

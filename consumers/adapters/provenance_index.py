@@ -56,7 +56,7 @@ from bridge.contracts.queries import (
     RootTimes,
 )
 from bridge.contracts.scope import Scope
-from bridge.contracts.topics import STORE_CHANGES
+from bridge.contracts.topics import DEPARTED_CUSTOMERS, STORE_CHANGES
 from consumers.adapters import index_answers
 from consumers.adapters.scope_sql import stored
 from consumers.domain.coverage import unwatched_stretches
@@ -624,9 +624,11 @@ class PartitionReader:
         )[0]
         instants = {name: row[name] and _in_utc(row[name]) for name in row if name.endswith("_at")}
         resolved = self._rows("SELECT incident_id || '/' || revision AS name FROM resolved ORDER BY name")
+        positions = self.positions()
         return PartitionStatus(
             partition=self.partition,
-            position_offset=self.positions().get(STORE_CHANGES.name, 0),
+            position_offset=positions.get(STORE_CHANGES.name, 0),
+            departed_offset=positions.get(DEPARTED_CUSTOMERS.name, 0),
             resolved=tuple(each["name"] for each in resolved),
             file_bytes=self.path.stat().st_size,
             rebuilding=self.is_old,

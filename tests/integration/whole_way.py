@@ -90,5 +90,9 @@ class Installation:
             process.send_signal(how)
             process.wait(60)
 
+    def send_signal(self, stage: str, signal_number: signal.Signals) -> None:
+        """Freeze a stage or let it go on."""
+        self._running[stage].send_signal(signal_number)
+
     def log(self, stage: str) -> str:
         return (self.folder / f"{stage}.log").read_text(encoding="utf-8")
