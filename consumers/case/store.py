@@ -5,7 +5,7 @@ together or not at all. The function may run again when the server chose it as a
 but read and write through the work that it is given.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -858,6 +858,10 @@ class CaseWork(Protocol):
     def add_act(self, record: ActRecord) -> None: ...
     def acts(self, incident_id: str) -> Sequence[ActRecord]: ...
     def publish_case_event(self, event: CaseEvent) -> None: ...
+    def publish_case_events(self, events: Iterable[CaseEvent]) -> None:
+        """Publish events of one kind about one incident, in their order, however many."""
+        ...
+
     def publish_incident(self, event: IncidentRevised) -> None: ...
     def move_positions(self, stage: str, positions: Positions) -> None: ...
 

@@ -512,15 +512,14 @@ def close(
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
         void_releases(case, incident_id)
-        for subject, reason_word in case.leave_untold(incident_id):
-            # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
-            left: Body = {"subject": subject, "why": reason_word}
-            case.publish_case_event(
-                case_event(
-                    "person.not_notified", incident_id=incident_id, actor=None, role=None, at=now, body=left,
-                    exercise=incident.exercise,
-                )
-            )  # fmt: skip
+        # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
+        case.publish_case_events(
+            case_event(
+                "person.not_notified", incident_id=incident_id, actor=None, role=None, at=now,
+                body={"subject": subject, "why": reason_word}, exercise=incident.exercise,
+            )
+            for subject, reason_word in case.leave_untold(incident_id)
+        )  # fmt: skip
         removed = case.remove_contacts(incident_id)
         case.update_incident(incident_id, {"state": state.value, "closed_at": now, "epoch": incident.epoch + 1})
         announce(case, replace(incident, state=state.value))

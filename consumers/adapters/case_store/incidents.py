@@ -4,9 +4,10 @@ SQL only: what is allowed and what follows is decided in `consumers.case`. A cra
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
+from itertools import islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -58,6 +59,8 @@ T = TypeVar("T")
 
 _CASE_ROOT = "tocsin"
 """Root of case events that belong to no incident."""
+_EVENTS_AT_ONCE = 500
+"""Of very many, so many are written out before the next are made: a million people fit into no process."""
 
 
 class SqlCaseStore:
@@ -320,6 +323,15 @@ class _IncidentRows:
         outbox.append(
             self._connection, [outbox.Outgoing(CASE_EVENTS, root, root, event.case_event_id, event)], self._now
         )
+
+    def publish_case_events(self, events: Iterable[CaseEvent]) -> None:
+        waiting = iter(events)
+        while some := list(islice(waiting, _EVENTS_AT_ONCE)):
+            written = []
+            for each in some:
+                root = each.incident_id or _CASE_ROOT
+                written.append(outbox.Written(root, root, each.case_event_id, each.model_dump_json()))
+            outbox.append_many(self._connection, CASE_EVENTS, CaseEvent.ce_type, written, self._now)
 
     def publish_incident(self, event: IncidentRevised) -> None:
         event_id = f"{event.incident_id}/{event.revision}/{event.status}"

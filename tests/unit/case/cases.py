@@ -15,6 +15,7 @@ from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseStore
+from consumers.adapters.case_store.outbox import unpacked
 from consumers.case.acting import Actor, actor_of
 from consumers.case.alerts import JudgedScope, Known, ReadAlert, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, take
@@ -69,7 +70,10 @@ class Case:
             return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
 
     def published(self, topic: str) -> list[dict[str, Any]]:
-        return [json.loads(row["value"]) for row in self.rows(tables.outbox) if row["topic"] == topic]
+        box = tables.outbox
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(box).where(box.c.topic == topic).order_by(box.c.outbox_id))
+            return [json.loads(event.value) for row in rows for event in unpacked(row)]
 
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.published("tocsin.case-events")]
