@@ -1556,10 +1556,24 @@ class ProvenanceIndex:
 
 
 def _check_whole(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    sizes = connection.execute("SELECT block_size, total_blocks FROM pragma_database_size()").fetchall()[0]
-    # DuckDB opens a file whose end is missing and fails only when it comes to the missing block.
-    if path.stat().st_size < sizes[0] * sizes[1]:
+    # DuckDB opens a file whose end is missing and fails only when it comes to the missing block. Of blocks that are free at
+    # the end it may give back the room, and counts them all the same.
+    size, blocks = connection.execute("SELECT block_size, total_blocks FROM pragma_database_size()").fetchall()[0]
+    if path.stat().st_size < size * blocks and path.stat().st_size < size * (_last_block(connection) + 1):
         raise _Unusable("its end is missing")
+
+
+def _last_block(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the number of the last block that a table's data lies in, from 0."""
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
+    blocks = " UNION ALL ".join(
+        f"SELECT unnest(list_append(additional_block_ids, block_id)) AS block FROM pragma_storage_info({_quoted(table)})"
+        for (table,) in tables
+    )
+    found = connection.execute(
+        f"SELECT max(block) FROM (SELECT block_id AS block FROM pragma_metadata_info() UNION ALL {blocks})"
+    )
+    return int(found.fetchall()[0][0] or 0)
 
 
 def _wal(path: Path) -> Path:

@@ -521,6 +521,26 @@ def test_a_file_of_another_topic_or_time_is_rebuilt(index: ProvenanceIndex, chan
     assert opened(index, **changes).positions() == {}
 
 
+@pytest.mark.parametrize("cut", [0, 300_000], ids=["whole", "cut off"])
+def test_a_file_that_gave_back_room_at_its_end_is_whole_unless_it_was_cut_off(index: ProvenanceIndex, cut: int) -> None:
+    file = opened(index)
+    file.set_positions({STORE_CHANGES.name: 5})
+    index.close(0)
+    with duckdb.connect(str(file.path)) as connection:
+        connection.execute("CREATE TABLE gone AS SELECT range AS number, hash(range) AS value FROM range(400_000)")
+    largest = file.path.stat().st_size
+    with duckdb.connect(str(file.path)) as connection:
+        connection.execute("CREATE TABLE stays AS SELECT hash(range) AS value FROM range(100_000)")
+        connection.execute("DROP TABLE gone")
+    with duckdb.connect(str(file.path)) as connection:
+        connection.execute("CREATE OR REPLACE TABLE stays AS SELECT hash(range) AS value FROM range(100_000)")
+    size = file.path.stat().st_size
+    assert size < largest
+    with file.path.open("r+b") as content:
+        content.truncate(size - cut)
+    assert opened(index).positions() == ({} if cut else {STORE_CHANGES.name: 5})
+
+
 def _hold(directory: Path, holding: Any, release: Any) -> None:
     index = ProvenanceIndex(directory)
     opened(index)
