@@ -41,7 +41,7 @@ def main(size: str) -> dict[str, object]:
         with installation.running(1) as processes:
             installation.wait_for_head(processes)
             answers = [_answered(installation, number) for number in range(_TURNS[size] + 1)]
-        queries = resolved(installation)
+        queries = resolved(installation, workers=1)
         published = _read(installation, AFFECTED_CUSTOMERS.name, PARTITIONS, answers[-1][1] * len(answers))
         people = [each for each in published if (each.key() or b"").startswith(b"INC-2026-0000/")]
         produced = [_produced(installation, people) for _ in range(_TURNS[size])]
