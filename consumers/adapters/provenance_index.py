@@ -238,8 +238,8 @@ _OF_ROOTS = """FROM record WHERE root IN (SELECT unnest(?::VARCHAR[]))
     UNION ALL FROM record WHERE root IS NULL AND customer_id IN (SELECT unnest(?::BIGINT[]))
     UNION ALL FROM record WHERE root IS NULL AND customer_id IS NULL AND order_id IN (SELECT unnest(?::BIGINT[]))"""
 _SETTLED = """
-CREATE OR REPLACE VIEW settled AS SELECT {columns}, altered FROM record
-    WHERE at_offset < {upto} AND at_offset NOT IN (SELECT at_offset FROM superseded);
+CREATE OR REPLACE VIEW settled AS SELECT {columns}, altered FROM record ANTI JOIN superseded USING (at_offset)
+    WHERE at_offset < {upto};
 CREATE OR REPLACE VIEW fresh AS SELECT {columns}, at_offset FROM record WHERE at_offset >= {upto};
 """
 """Where the settled records end, as a number in both views: so DuckDB need not look at the others."""

@@ -22,6 +22,8 @@ _SCALARS = {
     "sensitivities": "r.sensitivity",
     "record_ids": "r.record_id",
 }
+_FEW = 16
+"""Values up to which comparing a record with one after the other costs less than to look it up among all."""
 _NUMBERS = {"website_ids": "p.website_id", "store_ids": "p.store_id"}
 
 
@@ -54,12 +56,11 @@ def narrowing(scope: Scope) -> tuple[list[str], list[Any]]:
 
     for name, column in _SCALARS.items():
         if wanted := getattr(scope, name):
-            places = ", ".join("?" * len(wanted))
             missing = "" if name in _NEVER_NULL else f" OR {column} IS NULL"
-            add(f"({column} IN ({places}){missing})", *wanted)
+            add(f"({_in(column, len(wanted))}{missing})", *wanted)
     if scope.model_versions:
         versions = (*scope.model_versions, *UNKNOWN_VERSIONS)
-        add(f"(r.model_version IN ({', '.join('?' * len(versions))}))", *versions)
+        add(_in("r.model_version", len(versions)), *versions)
     for term, *values in _windows(scope):
         add(term, *values)
     for part in scope.all_of:
@@ -155,6 +156,12 @@ def stored(at: datetime) -> datetime:
 
 def _joined(operator: str, terms: Sequence[str]) -> str:
     return f"({operator.join(terms)})" if terms else "TRUE"
+
+
+def _in(column: str, count: int) -> str:
+    places = f"{column} IN ({', '.join('?' * count)})"
+    # A bare list of some values becomes a join behind the scan, which then reads all columns of all records.
+    return f"coalesce({places}, FALSE)" if 1 < count <= _FEW else places
 
 
 def _among(column: str, kind: str) -> str:
