@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+import msgspec
 import structlog
 from pydantic_core import to_json
 
@@ -40,6 +41,7 @@ from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.snapshots import (
     FAULTS,
     Beat,
+    Belonging,
     CustomerState,
     NoticeReadState,
     OrderState,
@@ -52,7 +54,7 @@ from bridge.magento.snapshots import (
 from bridge.runtime.allocation import keep_freed_memory
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Fenced, NotPublished
-from bridge.runtime.sealing import email_hmac, value_hmac
+from bridge.runtime.sealing import Seal, email_hmacs, value_hmac
 from bridge.runtime.settings import Relay as RelaySettings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
 
@@ -134,12 +136,13 @@ class Publishing(Protocol):
 
 
 class Sealing(Protocol):
-    """Seals a contact for a root."""
+    """Seals contacts (`bridge.runtime.sealing.Sealer`)."""
 
-    def seal_json(self, contact: bytes, root: str) -> str: ...
+    def seals(self, count: int) -> Seal: ...
 
 
 _T = TypeVar("_T")
+_contact_json = msgspec.json.Encoder().encode
 _quoted = json.encoder.encode_basestring
 """Text as JSON, as the models write it: what is not ASCII stays as it is."""
 Outgoing = tuple[Topic, Message]
@@ -151,7 +154,9 @@ class StateMessages:
     def __init__(self, sealer: Sealing, join_key: bytes) -> None:
         self._sealer = sealer
         self._join_key = join_key
+        self._email_hmac = email_hmacs(join_key)
         self._value_hmacs: dict[tuple[str, str], str] = {}
+        self._belongings = _Kept[Belonging](self._belonging)
         self._residences = _Kept[tuple[Residence, ...]](lambda claims: to_json(claims).decode())
         self._channels = _Kept[tuple[Channel, ...]](_array)
 
@@ -187,10 +192,10 @@ class StateMessages:
         faults = Counter[str]()
 
         def written() -> Iterator[tuple[bytes, bytes, bytes]]:
+            seal = self._sealer.seals(len(states))
             for state in states:
-                root = f"customer/{state.customer_id}"
-                key = root.encode()
-                yield key, key, self._customer(state, root)
+                key, value = self._customer(state, seal)
+                yield key, key, value
                 if state.faults:
                     faults.update(state.faults)
 
@@ -206,71 +211,81 @@ class StateMessages:
 
     def _modelled(self, state: State, envelopes: Envelopes) -> tuple[str, Topic, Message, Sequence[str]]:
         match state:
-            case Removed(key, root):
-                return "tombstone", STORE_CHANGES, envelopes.tombstone(key, root), ()
+            case Removed(removed, root):
+                return "tombstone", STORE_CHANGES, envelopes.tombstone(removed, root), ()
             case ProvenanceRecorded():
-                key = f"provenance/{state.record_id}"
-                return "provenance", STORE_CHANGES, envelopes.of(state, key, state.root), state.faults
+                record = f"provenance/{state.record_id}"
+                return "provenance", STORE_CHANGES, envelopes.of(state, record, state.root), state.faults
             case CustomerState():
-                root = f"customer/{state.customer_id}"
-                customer = self._customer(state, root)
+                key, customer = self._customer(state, self._sealer.seals(1))
+                root = key.decode()
                 return "customer", STORE_CHANGES, envelopes.message(_CUSTOMER, root, root, customer), state.faults
             case OrderState():
-                root = f"order/{state.order_id}"
-                order = self._order(state, root)
+                key, order = self._order(state, self._sealer.seals(1))
+                root = key.decode()
                 return "order", STORE_CHANGES, envelopes.message(_ORDER, root, root, order), state.faults
             case NoticeReadState():
                 read = NoticeRead(notice_id=state.notice_id, customer_id=state.customer_id, read_at=state.read_at)
-                key, root = f"notice/{state.notice_id}", f"customer/{state.customer_id}"
-                return "notice_read", DELIVERY_OUTCOMES, envelopes.of(read, key, root, f"{state.notice_id}/read"), ()
+                notice, root = f"notice/{state.notice_id}", f"customer/{state.customer_id}"
+                return "notice_read", DELIVERY_OUTCOMES, envelopes.of(read, notice, root, f"{state.notice_id}/read"), ()
             case Beat():
                 return "beat", STORE_CHANGES, envelopes.of(StoreBeat(beat_at=state.beat_at), BEAT_KEY, BEAT_KEY), ()
         raise TypeError(f"no message for {type(state).__name__}")
 
-    def _customer(self, state: CustomerState, root: str) -> bytes:
-        """Return the JSON of a CustomerChanged, as the model would write it, for a tenth of its time."""
-        hmacs = ",".join([self._hashed_value(code, value) for code, value in state.attribute_values.items()])
-        return f'{self._person(state, root)},"attribute_hmacs":{{{hmacs}}},"faults":{_array(state.faults)}}}'.encode()
+    def _customer(self, state: CustomerState, seal: Seal) -> tuple[bytes, bytes]:
+        """Return key and JSON of a CustomerChanged, as the model would write it, for a tenth of its time."""
+        root = f"customer/{state.customer_id}"
+        key = root.encode()
+        person = self._person(state, root, key, state.customer_id, self._belongings.of(state.belonging), seal)
+        known, hashed = self._value_hmacs, self._hashed_value
+        hmacs = ",".join([known.get(each) or hashed(*each) for each in state.attribute_values.items()])
+        faults = _array(state.faults) if state.faults else "[]"
+        return key, f'{person},"attribute_hmacs":{{{hmacs}}},"faults":{faults}}}'.encode()
 
-    def _order(self, state: OrderState, root: str) -> bytes:
-        """Return the JSON of an OrderChanged, in the same way."""
-        return f'{self._person(state, root)},"order_id":{state.order_id},"faults":{_array(state.faults)}}}'.encode()
+    def _order(self, state: OrderState, seal: Seal) -> tuple[bytes, bytes]:
+        """Return key and JSON of an OrderChanged, in the same way."""
+        root = f"order/{state.order_id}"
+        key = root.encode()
+        person = self._person(state, root, key, state.customer_id, self._belonging(state.belonging), seal)
+        return key, f'{person},"order_id":{state.order_id},"faults":{_array(state.faults)}}}'.encode()
 
-    def _person(self, state: CustomerState | OrderState, root: str) -> str:
+    def _person(
+        self,
+        state: CustomerState | OrderState,
+        root: str,
+        key: bytes,
+        customer_id: int | None,
+        belonging: str,
+        seal: Seal,
+    ) -> str:
         """Return the JSON that both begin with."""
-        email, phone, first_name, last_name, address = state.contact
-        contact = (
-            f'{{"email":{_quoted_or_null(email)},"phone":{_quoted_or_null(phone)},"first_name":{_quoted_or_null(first_name)}'
-            f',"last_name":{_quoted_or_null(last_name)},"postal_address":{_array(address)}}}'
-        )
-        sealed = self._sealer.seal_json(contact.encode(), root)
+        sealed = seal(_contact_json(state.contact), key)
         stored = state.stored_email
-        email_hash = f'"{email_hmac(self._join_key, stored)}"' if stored and stored.strip() else "null"
+        email_hash = f'"{self._email_hmac(stored)}"' if stored and not stored.isspace() else "null"
         return (
-            f'{{"root":"{root}","customer_id":{"null" if state.customer_id is None else state.customer_id}'
-            f',"website_id":{state.website_id},"store_id":{state.store_id},"locale":{_quoted(state.locale)}'
-            f',"residence":{self._residences.of(state.residence)},"channels":{self._channels.of(state.channels)}'
-            f',"contact":{sealed},"email_hmac":{email_hash}'
+            f'{{"root":"{root}","customer_id":{"null" if customer_id is None else customer_id}{belonging}'
+            f',"channels":{self._channels.of(state.channels)},"contact":{sealed},"email_hmac":{email_hash}'
+        )
+
+    def _belonging(self, belonging: Belonging) -> str:
+        """Return the members of a JSON object that many persons share."""
+        return (
+            f',"website_id":{belonging.website_id},"store_id":{belonging.store_id},"locale":{_quoted(belonging.locale)}'
+            f',"residence":{self._residences.of(belonging.residence)}'
         )
 
     def _hashed_value(self, code: str, value: str) -> str:
         """Return the member of a JSON object that says a value's hash."""
+        written = f'{_quoted(code)}:"{value_hmac(self._join_key, code, value)}"'
         # Scores and classes repeat.
-        known = self._value_hmacs.get((code, value))
-        if known is None:
-            known = f'{_quoted(code)}:"{value_hmac(self._join_key, code, value)}"'
-            if len(value) <= _LONGEST_KEPT:
-                if len(self._value_hmacs) >= _MOST_KEPT:
-                    self._value_hmacs.clear()
-                self._value_hmacs[code, value] = known
-        return known
+        if len(value) <= _LONGEST_KEPT:
+            if len(self._value_hmacs) >= _MOST_KEPT:
+                self._value_hmacs.clear()
+            self._value_hmacs[code, value] = written
+        return written
 
 
 _LONGEST_KEPT, _MOST_KEPT = 32, 10_000
-
-
-def _quoted_or_null(text: str | None) -> str:
-    return "null" if text is None else _quoted(text)
 
 
 def _array(words: Iterable[str]) -> str:

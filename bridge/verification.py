@@ -35,7 +35,7 @@ from bridge.magento.look import RecordRow, StoreLook
 from bridge.magento.snapshots import CustomerState, OrderState
 from bridge.relay import StateMessages
 from bridge.runtime.clock import Clock
-from bridge.runtime.sealing import contact_digest
+from bridge.runtime.sealing import Seal, contact_digest
 
 ENTITIES: tuple[Entity, ...] = ("customer", "provenance", "order")
 PLURALS: Mapping[Entity, str] = {"customer": "customers", "provenance": "records", "order": "orders"}
@@ -117,7 +117,10 @@ class _Digests:
     def __init__(self, join_key: bytes) -> None:
         self._join_key = join_key
 
-    def seal_json(self, contact: bytes, root: str) -> str:
+    def seals(self, count: int) -> Seal:  # noqa: ARG002  as many as there are
+        return self._seal
+
+    def _seal(self, contact: bytes, root: bytes) -> str:
         digest = contact_digest(self._join_key, contact, root)
         return f'{{"key_id":"","wrapped_key":"","nonce":"","ciphertext":"","digest":"{digest}"}}'
 
@@ -129,12 +132,12 @@ class _Prints(StateMessages):
         super().__init__(_Digests(join_key), join_key)
 
     def customer(self, state: CustomerState) -> tuple[str, _Print]:
-        root = f"customer/{state.customer_id}"
-        return root, _Print(person_fingerprint(CustomerChanged.model_validate_json(self._customer(state, root))))
+        key, event = self._customer(state, self._sealer.seals(1))
+        return key.decode(), _Print(person_fingerprint(CustomerChanged.model_validate_json(event)))
 
     def order(self, state: OrderState) -> tuple[str, _Print]:
-        root = f"order/{state.order_id}"
-        return root, _Print(person_fingerprint(OrderChanged.model_validate_json(self._order(state, root))))
+        key, event = self._order(state, self._sealer.seals(1))
+        return key.decode(), _Print(person_fingerprint(OrderChanged.model_validate_json(event)))
 
     @staticmethod
     def record(row: RecordRow) -> tuple[str, _Print] | None:

@@ -4,23 +4,25 @@ What cannot be understood is left out and its field is named in `faults`, so tha
 States hold contacts in clear: they live in the relay's memory only, between reading and sealing, and show nothing.
 """
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import msgspec
 from email_validator import EmailNotValidError, validate_email
 from pydantic import ValidationError
 
-from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Residence, Sensitivity
-from bridge.magento.catalog import Catalog
+from bridge.contracts.events import Channel, Contact, Kind, ProvenanceRecorded, Residence, Sensitivity
+from bridge.magento.catalog import Catalog, Place
 from bridge.magento.regions import country_code
-from bridge.magento.statements import SHARED_FIELDS, SHARED_OR_NULL, UNIT
+from bridge.magento.statements import SHARED_FIELDS, SHARED_OR_NULL, UNIT, WITHIN
 from bridge.magento.telephones import e164
 
 Row = Mapping[str, Any]
@@ -43,53 +45,68 @@ _CLOCKS_DIFFER = timedelta(days=1)
 _RECORDED_WITHIN = timedelta(days=1)
 """A job writes what it made when it ends; what is recorded later than this is history that was loaded."""
 _OLDEST = datetime(1990, 1, 1, tzinfo=UTC)
+_MOST_KEPT = 8192
 _CITY_BEFORE_POSTCODE = frozenset({"AU", "CA", "US"})
 
 
-class ClearContact(NamedTuple):
-    """A contact in clear, as `bridge.contracts.events.Contact` has it; its repr shows nothing."""
+class Belonging(NamedTuple):
+    """What a person has in common with thousands: where in the store, and where in the world they belong."""
 
-    email: str | None
-    phone: str | None
-    first_name: str | None
-    last_name: str | None
-    postal_address: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return "ClearContact(...)"
-
-
-@dataclass(slots=True)
-class CustomerState:
-    """A customer as the store has them now."""
-
-    customer_id: int
     website_id: int
     store_id: int
     locale: str
     residence: tuple[Residence, ...]
+    billing: Place
+    shipping: Place
+    faults: tuple[str, ...]
+    """What of it could not be understood."""
+
+
+class _PersonState(msgspec.Struct, gc=False):
+    """What the states of customers and orders share. Its repr shows no contact."""
+
+    belonging: Belonging
     channels: tuple[Channel, ...]
-    contact: ClearContact = field(repr=False)
-    stored_email: str | None = field(repr=False)
+    contact: Contact
+    stored_email: str | None
     """As stored, valid or not: what leaked lists are compared with."""
-    attribute_values: Mapping[str, str] = field(repr=False)
-    faults: tuple[str, ...] = ()
+    faults: tuple[str, ...]
+
+    @property
+    def website_id(self) -> int:
+        return self.belonging.website_id
+
+    @property
+    def store_id(self) -> int:
+        return self.belonging.store_id
+
+    @property
+    def locale(self) -> str:
+        return self.belonging.locale
+
+    @property
+    def residence(self) -> tuple[Residence, ...]:
+        return self.belonging.residence
 
 
-@dataclass(frozen=True, slots=True)
-class OrderState:
+class CustomerState(_PersonState, gc=False):
+    """A customer as the store has them now."""
+
+    customer_id: int
+    attribute_values: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"CustomerState({self.customer_id})"
+
+
+class OrderState(_PersonState, gc=False):
     """An order that holds provenance, with the order's own contact."""
 
     order_id: int
     customer_id: int | None
-    website_id: int
-    store_id: int
-    locale: str
-    residence: tuple[Residence, ...]
-    channels: tuple[Channel, ...]
-    contact: ClearContact = field(repr=False)
-    stored_email: str | None = field(repr=False)
-    faults: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"OrderState({self.order_id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,76 +229,70 @@ State = (
 )
 
 
-CUSTOMER_FIELDS = (
-    "website_id", "store_id", "email", "first_name", "last_name", "same_address",
+BELONGING_FIELDS = (
+    "website_id", "store_id", "same_address", "billing_country", "billing_region_id", "shipping_country", "shipping_region_id",
 )  # fmt: skip
-"""Of a customer's fields, those before the two addresses; `same_address` says that billing and shipping share one row."""
-ADDRESS_FIELDS = (
-    "country", "region_id", "region", "postcode", "city", "street", "telephone", "first_name", "last_name",
+"""What `belonging_of` is told of a customer's row; `same_address` says that billing and shipping share one row."""
+ADDRESS_FIELDS = ("region", "postcode", "city", "street", "telephone", "first_name", "last_name")
+"""Of an address, what is one person's own."""
+OWN_FIELDS = (
+    "email", "first_name", "last_name",
+    *(f"{each}_{name}" for each in ("billing", "shipping") for name in ADDRESS_FIELDS),
 )  # fmt: skip
-_BILLING_AT = len(CUSTOMER_FIELDS)
-_SHIPPING_AT = _BILLING_AT + len(ADDRESS_FIELDS)
-_FIELDS_END = _SHIPPING_AT + len(ADDRESS_FIELDS)
-_Value = str | int | None
+"""What `customer_state_of` is told of a customer's row."""
+_SHIPPING_AT = len(OWN_FIELDS) - len(ADDRESS_FIELDS)
+_NO_ADDRESS = ("",) * len(ADDRESS_FIELDS)
 
 
-class _Address:
-    """One address, by the values of ADDRESS_FIELDS. Of most only the place is asked: the rest is read when it is."""
-
-    __slots__ = ("_fields", "_place", "_street", "code", "country")
-
-    def __init__(self, fields: Sequence[_Value], catalog: Catalog, faults: list[str]) -> None:
-        self._fields = fields
-        self._place = place = catalog.place(fields[0], fields[1])
-        self.country, self.code = place.country, place.code
-        if place.unknown:
-            faults.append("country_id")
-        street = fields[5]
-        if street and len(str(street)) > _LONGEST_STREET:
-            # Longer than any envelope, and than what a message may hold: such an address is none.
-            faults.append("address")
-            street = None
-        self._street = street
-
-    @property
-    def telephone(self) -> str | None:
-        return _stripped(self._fields[6])
-
-    @property
-    def first_name(self) -> str | None:
-        return _stripped(self._fields[7])
-
-    @property
-    def last_name(self) -> str | None:
-        return _stripped(self._fields[8])
-
-    def lines(self, first_name: str | None, last_name: str | None) -> tuple[str, ...]:
-        """Return the lines of an envelope, or nothing if a letter would not find its way."""
-        _, _, region, postcode, city, _, _, own_first_name, own_last_name = self._fields
-        city = str(city).strip() if city else None
-        if not (self._street and city and self.country):
-            return ()
-        street = [line for line in map(str.strip, str(self._street).splitlines()) if line]
-        if not street:
-            return ()
-        postcode = _stripped(postcode)
-        first_name = _stripped(own_first_name) or first_name
-        last_name = _stripped(own_last_name) or last_name
-        names = f"{first_name} {last_name}" if first_name and last_name else first_name or last_name
-        if self.country in _CITY_BEFORE_POSTCODE:
-            region = self._place.region_code or _stripped(region)
-            place = " ".join([part for part in (f"{city},", region, postcode) if part])
-        else:
-            place = f"{postcode} {city}" if postcode else city
-        return (names, *street, place, self.country) if names else (*street, place, self.country)
+def _texts(row: Row, names: Sequence[str]) -> Sequence[str]:
+    return ["" if (value := row.get(name)) is None else str(value) for name in names]
 
 
-def _stripped(value: _Value) -> str | None:
-    return (str(value).strip() or None) if value else None
+def belonging_of(
+    fields: Sequence[str], last_order: Sequence[str], catalog: Catalog, default_country: str | None
+) -> Belonging:
+    """Return what a customer has in common with many.
+
+    `fields` are BELONGING_FIELDS, each empty where there is nothing; `last_order` is country and region id of the newest
+    order's billing address.
+    """
+    website, store, same_address, billing_country, billing_region, shipping_country, shipping_region = fields
+    view = catalog.view(store, website)
+    billing = catalog.place(billing_country, billing_region)
+    shipping = billing if same_address else catalog.place(shipping_country, shipping_region)
+    order = catalog.place(*last_order)
+    claims: tuple[tuple[Source, str | None], ...] = (
+        ("default_billing", billing.code), ("default_shipping", shipping.code), ("last_order", order.code),
+    )  # fmt: skip
+    unknown = billing.unknown or shipping.unknown or order.unknown
+    return Belonging(
+        view.website_id,
+        view.store_id,
+        view.locale,
+        _residence(claims, default_country or view.country),
+        billing,
+        shipping,
+        ("country_id",) if unknown else (),
+    )
 
 
-def _address_of(row: Row, prefix: str) -> Sequence[_Value]:
-    return [row.get(f"{prefix}_{name}") for name in ADDRESS_FIELDS]
+class Belongings(dict[tuple[str, str], Belonging]):
+    """What customers have in common, by what `belonging_of` takes, each as one text with `statements.WITHIN` between.
+
+    Thousands share one, so each is worked out once.
+    """
+
+    def __init__(self, catalog: Catalog, default_country: str | None) -> None:
+        super().__init__()
+        self._catalog = catalog
+        self._default_country = default_country
+
+    def __missing__(self, said: tuple[str, str]) -> Belonging:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
+        fields, last_order = (each.split(WITHIN) for each in said)
+        found = self[said] = belonging_of(fields, last_order, self._catalog, self._default_country)
+        return found
 
 
 def customer_state(
@@ -291,57 +302,40 @@ def customer_state(
     faults: list[str] = []
     row = _row(document, faults)
     values: Mapping[str, Any] = row.get("attributes") or {}
-    fields = (
-        *(row.get(name) for name in CUSTOMER_FIELDS),
-        *_address_of(row, "billing"),
-        *_address_of(row, "shipping"),
-    )
-    order = (row.get("order_country"), row.get("order_region_id"))
     stored = {attribute.code: values.get(attribute.code) for attribute in catalog.attributes}
     there = {code: str(value) for code, value in stored.items() if value is not None}
-    return customer_state_of(customer_id, fields, there, order, catalog, default_country, faults)
+    belonging = belonging_of(
+        _texts(row, BELONGING_FIELDS), _texts(row, ("order_country", "order_region_id")), catalog, default_country
+    )
+    own = _texts(row, OWN_FIELDS)
+    if row.get("same_address"):
+        own = [*own[:_SHIPPING_AT], *_NO_ADDRESS]
+    return customer_state_of(customer_id, belonging, own, there, tuple(faults))
 
 
 def customer_state_of(
     customer_id: int,
-    fields: Sequence[_Value],
+    belonging: Belonging,
+    own: Sequence[str],
     attribute_values: Mapping[str, str],
-    last_order: tuple[_Value, _Value],
-    catalog: Catalog,
-    default_country: str | None,
-    faults: list[str] | None = None,
+    faults: tuple[str, ...] = (),
 ) -> CustomerState:
     """Return a customer's state.
 
-    `fields` are CUSTOMER_FIELDS, and ADDRESS_FIELDS of the billing and of the shipping address; `attribute_values` those of the
-    catalog's attributes that are there; `last_order` is country and region id of the newest order's billing address.
+    `own` are OWN_FIELDS, each empty where there is nothing, and the shipping address where it is the billing address;
+    `attribute_values` those of the catalog's attributes that are there.
     """
-    faults = [] if faults is None else faults
-    website, store, email, first_name, last_name, same_address = fields[:_BILLING_AT]
-    view = catalog.view(store, website)
-    billing = _Address(fields[_BILLING_AT:_SHIPPING_AT], catalog, faults)
-    shipping = billing if same_address else _Address(fields[_SHIPPING_AT:_FIELDS_END], catalog, faults)
-    order_code = None
-    if last_order[0]:
-        place = catalog.place(*last_order)
-        order_code = place.code
-        if place.unknown:
-            faults.append("country_id")
-    contact = _contact(email, first_name, last_name, (billing, shipping), faults)
+    contact, found = _contact(own, belonging.billing, belonging.shipping)
+    if found or belonging.faults:
+        faults = tuple(dict.fromkeys((*faults, *belonging.faults, *found)))
     return CustomerState(
-        customer_id,
-        view.website_id,
-        view.store_id,
-        view.locale,
-        _residence(
-            (("default_billing", billing.code), ("default_shipping", shipping.code), ("last_order", order_code)),
-            default_country or view.country,
-        ),
-        _channels(contact, has_account=True),
+        belonging,
+        _CHANNELS[contact.email is not None, contact.phone is not None, True, contact.postal_address != ()],
         contact,
-        str(email) if email else None,
+        own[0] or None,
+        faults,
+        customer_id,
         attribute_values,
-        _named_once(faults) if faults else (),
     )
 
 
@@ -352,22 +346,28 @@ def order_state(order_id: int, document: str | None, catalog: Catalog, default_c
     store_id = row.get("store_id") or 0
     website_id = catalog.website(store_id)
     customer_id = row.get("customer_id") or None
-    billing, shipping = (_Address(_address_of(row, prefix), catalog, faults) for prefix in ("billing", "shipping"))
-    contact = _contact(row.get("email"), row.get("first_name"), row.get("last_name"), (billing, shipping), faults)
+    billing, shipping = (
+        catalog.place(row.get(f"{each}_country"), row.get(f"{each}_region_id")) for each in ("billing", "shipping")
+    )
+    claims: tuple[tuple[Source, str | None], ...] = (
+        ("order_billing", billing.code), ("order_shipping", shipping.code),
+    )  # fmt: skip
+    if billing.unknown or shipping.unknown:
+        faults.append("country_id")
+    residence = _residence(claims, default_country or catalog.country(store_id, website_id))
+    locale = catalog.locale(store_id, website_id)
+    own = _texts(row, OWN_FIELDS)
+    contact, found = _contact(own, billing, shipping)
     return OrderState(
+        belonging=Belonging(website_id, store_id, locale, residence, billing, shipping, ()),
+        channels=_CHANNELS[
+            contact.email is not None, contact.phone is not None, customer_id is not None, contact.postal_address != ()
+        ],
+        contact=contact,
+        stored_email=own[0] or None,
+        faults=_named_once([*faults, *found]),
         order_id=order_id,
         customer_id=customer_id,
-        website_id=website_id,
-        store_id=store_id,
-        locale=catalog.locale(store_id, website_id),
-        residence=_residence(
-            (("order_billing", billing.code), ("order_shipping", shipping.code)),
-            default_country or catalog.country(store_id, website_id),
-        ),
-        channels=_channels(contact, has_account=customer_id is not None),
-        contact=contact,
-        stored_email=row.get("email") or None,
-        faults=_named_once(faults),
     )
 
 
@@ -466,39 +466,82 @@ def _row(document: str | None, faults: list[str]) -> Row:
     return row
 
 
-def _contact(
-    email: _Value, first_name: _Value, last_name: _Value, addresses: tuple[_Address, _Address], faults: list[str]
-) -> ClearContact:
-    billing, shipping = addresses
-    first = str(first_name) if first_name else billing.first_name
-    last = str(last_name) if last_name else billing.last_name
-    return ClearContact(
-        _email(email, faults),
-        _phone(addresses, faults),
-        first,
-        last,
-        billing.lines(first, last) or shipping.lines(first, last),
+def _contact(own: Sequence[str], billing: Place, shipping: Place) -> tuple[Contact, Sequence[str]]:
+    """Return the contact that OWN_FIELDS make, and what of them could not be understood."""
+    (
+        email, first_name, last_name,
+        region, postcode, city, street, telephone, billing_first_name, billing_last_name,
+        other_region, other_postcode, other_city, other_street, other_telephone, other_first_name, other_last_name,
+    ) = own  # fmt: skip
+    faults: list[str] = []
+    if len(street) > _LONGEST_STREET or len(other_street) > _LONGEST_STREET:
+        # Longer than any envelope, and than what a message may hold: such an address is none.
+        faults.append("address")
+        street, other_street = (each if len(each) <= _LONGEST_STREET else "" for each in (street, other_street))
+    checked = None
+    if email and (stripped := email.strip()):
+        checked = _email(stripped)
+        if checked is None:
+            faults.append("email")
+    # Magento demands a telephone: "n/a" and "-" are how shops say that there is none.
+    phone = e164(telephone.strip(), billing.country) if telephone else None
+    if phone is None:
+        phone = e164(other_telephone.strip(), shipping.country) if other_telephone else None
+        if phone is None and (_DIGIT(telephone) or _DIGIT(other_telephone)):
+            faults.append("telephone")
+    first = first_name or billing_first_name.strip() or None
+    last = last_name or billing_last_name.strip() or None
+    lines = _lines(
+        billing, region, postcode, city, street, billing_first_name, billing_last_name, first, last
+    ) or _lines(
+        shipping, other_region, other_postcode, other_city, other_street, other_first_name, other_last_name, first, last
     )
+    return Contact(checked, phone, first, last, lines), faults
+
+
+def _lines(
+    place: Place, region: str, postcode: str, city: str, street: str, own_first_name: str, own_last_name: str,
+    first_name: str | None, last_name: str | None,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return the lines of an envelope, or nothing if a letter would not find its way."""
+    country = place.country
+    city = city.strip()
+    if not (street and city and country):
+        return ()
+    first_name = own_first_name.strip() or first_name
+    last_name = own_last_name.strip() or last_name
+    names = f"{first_name} {last_name}" if first_name and last_name else first_name or last_name
+    postcode = postcode.strip()
+    if country in _CITY_BEFORE_POSTCODE:
+        region = place.region_code or region.strip()
+        line = " ".join([part for part in (f"{city},", region, postcode) if part])
+    else:
+        line = f"{postcode} {city}" if postcode else city
+    # What can be printed has no line breaks.
+    if street.isprintable() and (only := street.strip()):
+        return (names, only, line, country) if names else (only, line, country)
+    lines = [line for line in map(str.strip, street.splitlines()) if line]
+    if not lines:
+        return ()
+    return (names, *lines, line, country) if names else (*lines, line, country)
 
 
 _PLAIN_LOCAL_PART = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*").fullmatch
 _LONGEST_LOCAL_PART, _LONGEST_EMAIL = 64, 254
 
 
-def _email(stored: _Value, faults: list[str]) -> str | None:
-    text = _stripped(stored)
-    if text is None:
-        return None
+def _email(text: str) -> str | None:
     local, at, domain = text.partition("@")
-    if at and len(local) <= _LONGEST_LOCAL_PART and len(text) <= _LONGEST_EMAIL and _PLAIN_LOCAL_PART(local):
+    if (
+        at
+        and len(local) <= _LONGEST_LOCAL_PART
+        and len(text) <= _LONGEST_EMAIL
+        and ((local.isalnum() and local.isascii()) or _PLAIN_LOCAL_PART(local))
+    ):
         # Thousands share a domain, and a plain name before it needs no second look.
         checked_domain = _checked_domain(domain)
-        checked = checked_domain and local + checked_domain
-    else:
-        checked = _checked_email(text)
-    if checked is None:
-        faults.append("email")
-    return checked
+        return checked_domain and local + checked_domain
+    return _checked_email(text)
 
 
 @lru_cache(maxsize=4096)
@@ -515,22 +558,6 @@ def _checked_email(text: str) -> str | None:
         return None
 
 
-def _phone(addresses: tuple[_Address, _Address], faults: list[str]) -> str | None:
-    billing, shipping = addresses
-    tried = False
-    for address in (billing,) if shipping is billing else addresses:
-        telephone = address.telephone
-        # Magento demands a telephone: "n/a" and "-" are how shops say that there is none.
-        if telephone is None or not _DIGIT(telephone):
-            continue
-        tried = True
-        if number := e164(telephone, address.country):
-            return number
-    if tried:
-        faults.append("telephone")
-    return None
-
-
 _DIGIT = re.compile(r"\d").search
 
 
@@ -542,21 +569,17 @@ def _residence(claims: tuple[tuple[Source, str | None], ...], country_of_store: 
     return (Residence(code=fallback, source="store"),) if fallback else found
 
 
-def _channels(contact: ClearContact, *, has_account: bool) -> tuple[Channel, ...]:
-    return _existing_channels(
-        contact.email is not None, contact.phone is not None, has_account, bool(contact.postal_address)
+_CHANNELS = {
+    exist: tuple(
+        channel
+        for channel, here in zip(
+            (Channel.EMAIL, Channel.SMS, Channel.ACCOUNT_NOTICE, Channel.LETTER), exist, strict=True
+        )
+        if here
     )
-
-
-@lru_cache(maxsize=16)
-def _existing_channels(email: bool, sms: bool, account_notice: bool, letter: bool) -> tuple[Channel, ...]:
-    exists = {
-        Channel.EMAIL: email,
-        Channel.SMS: sms,
-        Channel.ACCOUNT_NOTICE: account_notice,
-        Channel.LETTER: letter,
-    }
-    return tuple(channel for channel, here in exists.items() if here)
+    for exist in itertools.product((False, True), repeat=4)
+}
+"""By which of e-mail, telephone, account and postal address exist."""
 
 
 def is_root(text: str) -> bool:

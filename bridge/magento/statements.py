@@ -49,23 +49,21 @@ _ATTRIBUTE = (
     " WHERE v.entity_id = c.entity_id AND v.attribute_id = {id})"
 )
 
-UNIT, RECORD = "\x1f", "\x1e"
-"""Between the fields of a customer, and between customers: characters that nobody types."""
+WITHIN, UNIT, RECORD = "\x1d", "\x1f", "\x1e"
+"""Between what many customers have in common, between the fields of one, and between customers: characters that nobody types."""
 
-_ADDRESS_COLUMNS = (
-    "country_id",
-    "region_id",
-    "region",
-    "postcode",
-    "city",
-    "street",
-    "telephone",
-    "firstname",
-    "lastname",
-)
+_OWN_COLUMNS = (
+    "c.email", "c.firstname", "c.lastname",
+    *(
+        f"{alias}.{column}"
+        for alias in "bs"
+        for column in ("region", "postcode", "city", "street", "telephone", "firstname", "lastname")
+    ),
+)  # fmt: skip
 _CUSTOMERS_AT_ONCE = """
-SELECT COUNT(*), CONVERT(GROUP_CONCAT(CONCAT_WS('{unit}',c.entity_id,IFNULL(c.website_id,''),IFNULL(c.store_id,''),
-IFNULL(c.email,''),IFNULL(c.firstname,''),IFNULL(c.lastname,''),IF(c.default_shipping=c.default_billing,'1',''),
+SELECT COUNT(*), CONVERT(GROUP_CONCAT(CONCAT_WS('{unit}',c.entity_id,
+CONCAT_WS('{within}',IFNULL(c.website_id,''),IFNULL(c.store_id,''),IF(c.default_shipping=c.default_billing,'1',''),
+IFNULL(b.country_id,''),IFNULL(b.region_id,''),IFNULL(s.country_id,''),IFNULL(s.region_id,'')),
 {columns},'.') SEPARATOR '{record}') USING binary)
 FROM {p}customer_entity c
 LEFT JOIN {p}customer_address_entity b ON b.entity_id = c.default_billing AND b.parent_id = c.entity_id
@@ -84,8 +82,8 @@ JOIN {p}sales_order_address a ON a.entity_id = o.billing_address_id AND a.parent
 """
 LAST_ORDERS_AT_ONCE = LAST_ORDERS.replace(
     "SELECT o.customer_id, a.country_id, a.region_id",
-    f"SELECT COUNT(*), GROUP_CONCAT(CONCAT_WS('{UNIT}',o.customer_id,IFNULL(a.country_id,''),IFNULL(a.region_id,''),'.')"
-    f" SEPARATOR '{RECORD}')",
+    f"SELECT COUNT(*), CONVERT(GROUP_CONCAT(CONCAT_WS('{UNIT}',o.customer_id,CONCAT(IFNULL(a.country_id,''),'{WITHIN}',"
+    f"IFNULL(a.region_id,'')),'.') SEPARATOR '{RECORD}') USING binary)",
 )
 """The same as one value."""
 
@@ -93,12 +91,12 @@ LAST_ORDERS_AT_ONCE = LAST_ORDERS.replace(
 def customers_at_once(attributes: Sequence[Attribute]) -> str | None:
     """Return the query for customers' states as one value, or None for more attributes than one statement can join.
 
-    Fields stand as `snapshots.CUSTOMER_FIELDS`, two times `ADDRESS_FIELDS` and the attributes' values (`=` before each, so
-    that an empty one is not a missing one), the id before them and a full stop behind.
+    Fields stand as the id, `snapshots.BELONGING_FIELDS` as one field, `snapshots.OWN_FIELDS`, and the attributes' values (`=`
+    before each, so that an empty one is not a missing one), with a full stop behind.
     """
     if len(attributes) > _MOST_JOINED:
         return None
-    columns = [f"IFNULL({alias}.{column},'')" for alias in "bs" for column in _ADDRESS_COLUMNS]
+    columns = [f"IFNULL({column},'')" for column in _OWN_COLUMNS]
     columns += [f"IFNULL(CONCAT('=',v{number}.value),'')" for number in range(len(attributes))]
     values = "\n".join(
         f"LEFT JOIN {{p}}customer_entity_{attribute.backend_type} v{number}"
@@ -106,7 +104,7 @@ def customers_at_once(attributes: Sequence[Attribute]) -> str | None:
         for number, attribute in enumerate(attributes)
     )
     text = _CUSTOMERS_AT_ONCE.replace("{columns}", ",".join(columns)).replace("{values}", values)
-    return text.replace("{unit}", UNIT).replace("{record}", RECORD)
+    return text.replace("{within}", WITHIN).replace("{unit}", UNIT).replace("{record}", RECORD)
 
 
 _HOLDS_PROVENANCE = "EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)"

@@ -19,8 +19,9 @@ from bridge.magento.changelogs import ChangeBatch, View, batch_of
 from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
-    ADDRESS_FIELDS,
-    CUSTOMER_FIELDS,
+    BELONGING_FIELDS,
+    OWN_FIELDS,
+    Belongings,
     CustomerState,
     Removed,
     State,
@@ -88,6 +89,7 @@ class SqlStore:
         self._catalog = Catalog()
         self._catalog_read_at: float | None = None
         self._warned_of: set[str] = set()
+        self._belongings = Belongings(self._catalog, settings.default_country)
         self._customers = ""
         self._all_customers: str | None = None
 
@@ -178,40 +180,39 @@ class SqlStore:
         ((count, text),) = self._session.rows(self._all_customers, ids)
         if text is None:
             return set(), (), ids
-        try:
-            rows = text.decode().split(statements.RECORD)
-        except UnicodeDecodeError:
+        catalog = self._catalog
+        rows = _rows_in(text, count, len(OWN_FIELDS) + len(catalog.attributes) + 2, len(BELONGING_FIELDS) - 1)
+        if rows is None:
             return set(), (), ids
-        # A field that holds a separator, or a value that was cut short: not worth telling apart.
-        unit, end = statements.UNIT, statements.UNIT + "."
-        separators = len(CUSTOMER_FIELDS) + 2 * len(ADDRESS_FIELDS) + len(self._catalog.attributes) + 1
-        if len(rows) != count or not all(row.count(unit) == separators and row.endswith(end) for row in rows):
-            return set(), (), ids
-        found = {int(row[: row.index(unit)]) for row in rows}
-        orders = self._last_orders(ids)
-        catalog, country = self._catalog, self._settings.default_country
+        found = set(ids) if count == len(ids) else {int(row[: row.index(statements.UNIT)]) for row in rows}
+        orders, belongings = self._last_orders(ids), self._belongings
         codes = [attribute.code for attribute in catalog.attributes]
-        first_value = separators - len(codes)
-        no_order = (None, None)
+        unit, own_at, values_at, nothing = statements.UNIT, 2, 2 + len(OWN_FIELDS), statements.WITHIN
 
         def state(row: str) -> CustomerState:
             # Split here, one after the other: a batch's fields all at once would be megabytes of small objects.
             each = row.split(unit)
             customer_id = int(each[0])
+            values = {}
             # the sign before each tells an empty value from none; behind them all stands a full stop
-            values = {code: value[1:] for code, value in zip(codes, each[first_value:], strict=False) if value}
-            last_order = orders.get(customer_id, no_order)
-            return customer_state_of(customer_id, each[1:first_value], values, last_order, catalog, country)
+            for code, value in zip(codes, each[values_at:], strict=False):
+                if value:
+                    values[code] = value[1:]
+            belonging = belongings[each[1], orders.get(customer_id, nothing)]
+            return customer_state_of(customer_id, belonging, each[own_at:values_at], values)
 
         return found, Customers(rows, state), ()
 
-    def _last_orders(self, customer_ids: Sequence[int]) -> dict[int, tuple[str | int | None, str | int | None]]:
-        """Return country and region id of the address of each customer's newest order."""
+    def _last_orders(self, customer_ids: Sequence[int]) -> dict[int, str]:
+        """Return country and region id of the address of each customer's newest order, with a separator between."""
         ((count, text),) = self._session.rows(statements.LAST_ORDERS_AT_ONCE, customer_ids)
-        orders = [order.split(statements.UNIT) for order in text.split(statements.RECORD)] if text else []
-        if len(orders) == count and all(len(each) == 4 and each[-1] == "." for each in orders):
-            return {int(each[0]): (each[1], each[2]) for each in orders}
-        return {row[0]: (row[1], row[2]) for row in self._session.rows(statements.LAST_ORDERS, customer_ids)}
+        if text is None:
+            return {}
+        orders = _rows_in(text, count, 2, 1)
+        if orders is None:
+            rows = self._session.rows(statements.LAST_ORDERS, customer_ids)
+            return {row[0]: statements.WITHIN.join(map(_without_separator, row[1:])) for row in rows}
+        return {int(each[0]): each[1] for each in (order.split(statements.UNIT) for order in orders)}
 
     def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
@@ -354,6 +355,7 @@ class SqlStore:
             regions={row[0]: (row[1], row[2]) for row in self._session.rows(statements.REGIONS)},
             attributes=attributes,
         )
+        self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)
         self._all_customers = statements.customers_at_once(attributes)
         self._catalog_read_at = self._clock.now().timestamp()
@@ -389,6 +391,27 @@ def open_store(settings: Store, clock: Clock) -> StoreReader:
 
         return SqlStore(settings, clock, DemoSession(settings))
     return SqlStore(settings, clock)
+
+
+def _rows_in(text: bytes, count: int, units: int, within: int) -> list[str] | None:
+    """Return the `count` rows that the database wrote as one value, if each has `units` and `within` of these separators.
+
+    None where a field holds one, the value was cut short, or it is no UTF-8: which row it is is not worth telling apart.
+    """
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        return None
+    # No row has fewer than it should, but one that is cut short, and that is the last: so counting all is enough.
+    if decoded.count(statements.UNIT) != units * count or decoded.count(statements.WITHIN) != within * count:
+        return None
+    rows = decoded.split(statements.RECORD)
+    return rows if len(rows) == count and decoded.endswith(statements.UNIT + ".") else None
+
+
+def _without_separator(value: str | int | None) -> str:
+    # a country with one in it is none without it either
+    return "" if value is None else str(value).replace(statements.WITHIN, "?")
 
 
 def _numbers(listed: str | None, total: int | Decimal) -> list[int]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import methodcaller
 from typing import Any
 
 import phonenumbers
@@ -30,57 +31,52 @@ class _Plan:
     country_code: str
     regions: tuple[str, ...]
     """All that share the country code."""
-    international_prefix: _Matches
+    other_ways: _Matches
+    """Whether it begins with the international prefix or the country's own code."""
     national_prefix: Callable[[str], re.Match[str] | None]
+    """What a national prefix may be, where it is not `0` or the like."""
+    only_prefix: str
+    """The one national prefix that there is."""
     transforms: bool
     """Whether a national prefix may be replaced rather than dropped."""
     any_number: _Matches
-    lengths: frozenset[int]
-    types: tuple[tuple[frozenset[int], _Matches], ...]
+    known: dict[int, _Matches]
+    """By length, whether it is a number of a known type; no such length, no such number."""
     leading_digits: _Matches | None
-
-    def knows(self, national: str) -> bool:
-        """Return whether `national` is a number of a known type."""
-        length = len(national)
-        if (self.lengths and length not in self.lengths) or not self.any_number(national):
-            return False
-        for lengths, matches in self.types:  # noqa: SIM110  the generator would cost more than the matching
-            if (not lengths or length in lengths) and matches(national):
-                return True
-        return False
 
 
 def e164(stored: str, country: str | None) -> str | None:
     """Return `stored` in E.164, or None if it is no valid number; `country` (ISO 3166-1) is where it is at home."""
-    return _by_plan(stored, country) or _by_library(stored, country)
+    return _by_plan(stored, country) or (_by_library(stored, country) if _DIGIT(stored) else None)
+
+
+_DIGIT = re.compile(r"\d").search
 
 
 def _by_plan(stored: str, country: str | None) -> str | None:
     if len(stored) > _MOST_CHARACTERS or not stored.isascii():
         return None
-    digits = stored.translate(_PUNCTUATION)
-    if stored[:1] == "+":
-        digits = digits[1:]
-        regions = _regions_of(digits[:3])
-        if not digits.isdigit() or regions is None:
+    international = stored[:1] == "+"
+    digits = (stored[1:] if international else stored).replace(" ", "")
+    if not digits.isdigit():
+        digits = digits.translate(_PUNCTUATION)
+        if not digits.isdigit():
             return None
-        plan = _plan(regions[0])
-        if plan is None:
+    if international:
+        regions = _regions_of(digits[:3])
+        if regions is None or (plan := _plan(regions[0])) is None:
             return None
         national = digits[len(plan.country_code) :]
     else:
         plan = _plan(country)
-        if not digits.isdigit() or plan is None:
-            return None
-        if plan.international_prefix(digits) or digits.startswith(plan.country_code):
+        if plan is None or plan.other_ways(digits):
             return None
         regions = plan.regions
         national = digits
-    prefix = plan.national_prefix(national)
-    if prefix is not None:
+    stripped = _without_prefix(national, plan)
+    if stripped is not None:
         if plan.transforms:
             return None
-        stripped = national[prefix.end() :]
         if plan.any_number(stripped) or not plan.any_number(national):
             national = stripped
     # A zero that belongs to the number (Italy) has rules of its own.
@@ -89,15 +85,25 @@ def _by_plan(stored: str, country: str | None) -> str | None:
     return f"+{plan.country_code}{national}"
 
 
+def _without_prefix(national: str, plan: _Plan) -> str | None:
+    """Return what follows the national prefix, or None if there is none."""
+    if plan.only_prefix:
+        return national[len(plan.only_prefix) :] if national.startswith(plan.only_prefix) else None
+    prefix = plan.national_prefix(national)
+    return None if prefix is None else national[prefix.end() :]
+
+
 def _valid(national: str, regions: tuple[str, ...]) -> bool:
+    length = len(national)
     for region in regions:
         plan = _plan(region)
         if plan is None:
             continue
+        known = plan.known.get(length)
         if plan.leading_digits is not None:
             if plan.leading_digits(national):
-                return plan.knows(national)
-        elif plan.knows(national):
+                return known is not None and bool(known(national))
+        elif known is not None and known(national):
             return True
     return False
 
@@ -126,21 +132,34 @@ def _plan(region: str | None) -> _Plan | None:
     metadata: Any = PhoneMetadata.metadata_for_region(region, None) if region else None
     if metadata is None or metadata.general_desc.national_number_pattern is None:
         return None
-    types = []
-    for name in _TYPES:
-        numbers = getattr(metadata, name)
-        if numbers is not None and numbers.national_number_pattern:
-            matches = re.compile(numbers.national_number_pattern).fullmatch
-            types.append((frozenset(numbers.possible_length), matches))
     prefix = metadata.national_prefix_for_parsing
+    any_number = metadata.general_desc.national_number_pattern
+    types = [each for name in _TYPES if (each := getattr(metadata, name)) is not None and each.national_number_pattern]
+    lengths = metadata.general_desc.possible_length or range(1, _MOST_CHARACTERS + 1)
+    known: dict[int, _Matches] = {}
+    for length in lengths:
+        of_length = [
+            f"(?:{each.national_number_pattern})"
+            for each in types
+            if not each.possible_length or length in each.possible_length
+        ]
+        if of_length:
+            known[length] = re.compile(rf"(?=(?:{any_number})\Z)(?:{'|'.join(of_length)})").fullmatch
     return _Plan(
         country_code=str(metadata.country_code),
         regions=tuple(COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]),
-        international_prefix=re.compile(metadata.international_prefix or r"(?!)").match,
+        other_ways=_begins_with(metadata.international_prefix or "(?!)", str(metadata.country_code)),
+        only_prefix=prefix if prefix and prefix.isdigit() else "",
         national_prefix=re.compile(prefix or r"(?!)").match,
         transforms=bool(metadata.national_prefix_transform_rule),
-        any_number=re.compile(metadata.general_desc.national_number_pattern).fullmatch,
-        lengths=frozenset(metadata.general_desc.possible_length),
-        types=tuple(types),
+        any_number=re.compile(any_number).fullmatch,
+        known=known,
         leading_digits=re.compile(metadata.leading_digits).match if metadata.leading_digits else None,
     )
+
+
+def _begins_with(*patterns: str) -> _Matches:
+    """Return what tells whether a text begins with any of these."""
+    if all(map(str.isdigit, patterns)):
+        return methodcaller("startswith", patterns)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).match

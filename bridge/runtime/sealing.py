@@ -9,6 +9,7 @@ Not here: what a contact is (`bridge.contracts.events`) and who may ask for it t
 import base64
 import hashlib
 import os
+import re
 import stat
 import time
 from binascii import a2b_base64, b2a_base64
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from struct import iter_unpack
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -34,10 +36,15 @@ KEY_LOOK_SECONDS = 2.0
 """How often a sealer looks whether there is a new public key, and an opener for a private key that it lacks."""
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+_SIXTEEN = re.compile(".{16}").findall
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _INFO = b"tocsin contact data key v1"
 _OPENED_KEYS_KEPT = 1024
 _HASH_BLOCK_BYTES = 64
+
+
+Seal = Callable[[bytes, bytes], str]
+"""From the JSON of a `Contact` and a root in UTF-8 to the JSON of a `SealedContact`."""
 
 
 class KeyNotHeld(Refused):
@@ -98,6 +105,14 @@ class Sealer:
 
     def seal_json(self, contact: bytes, root: str) -> str:
         """Return the JSON of a `SealedContact` for `root`; `contact` is the JSON of a `Contact`."""
+        return self.seals(1)(contact, root.encode())
+
+    def seals(self, count: int) -> Seal:
+        """Return what seals up to `count` contacts of a batch, with the keys of now: for one root and contact as `seal_json`.
+
+        What is the same for the batch is asked and written once: the keys, whether they still hold, and randomness for the
+        nonces, each of which is taken once.
+        """
         now = self._clock.now()
         if self._reload is not None and now >= self._look_at:
             self._look_at = now + timedelta(seconds=KEY_LOOK_SECONDS)
@@ -106,16 +121,23 @@ class Sealer:
                 self._take(public_key)
         if now >= self._data_key.good_until:
             self._data_key = self._new_data_key()
-        # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._data_key.cipher.encrypt(nonce, contact, root.encode())
-        digest = "null" if self._join_key is None else f'"{contact_digest(self._join_key, contact, root)}"'
+        encrypt = self._data_key.cipher.encrypt
         # hex and base64: nothing of it needs an escape
-        return (
-            f'{{"key_id":"{self.key_id}","wrapped_key":"{self._data_key.wrapped}"'
-            f',"nonce":"{b2a_base64(nonce, newline=False).decode()}"'
-            f',"ciphertext":"{b2a_base64(sealed, newline=False).decode()}","digest":{digest}}}'
-        )
+        beginning = f'{{"key_id":"{self.key_id}","wrapped_key":"{self._data_key.wrapped}","nonce":"'
+        # Random nonces are safe below 2^32 contacts a key; an hour of the fastest relay stays far below.
+        nonces = os.urandom(_NONCE_BYTES * count)
+        # 12 bytes are 16 characters of base64, in which no other's begins.
+        written = b2a_base64(nonces, newline=False).decode()
+        nonces_left = zip(iter_unpack(f"{_NONCE_BYTES}s", nonces), _SIXTEEN(written), strict=True)
+        digest_of = None if self._join_key is None else keyed_hash(self._join_key, _CONTACT)
+
+        def seal(contact: bytes, root: bytes) -> str:
+            (nonce,), written_nonce = next(nonces_left)
+            sealed = b2a_base64(encrypt(nonce, contact, root), newline=False).decode()
+            digest = "null" if digest_of is None else f'"{digest_of(root + _BETWEEN + contact)}"'
+            return f'{beginning}{written_nonce}","ciphertext":"{sealed}","digest":{digest}}}'
+
+        return seal
 
 
 class _Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -257,7 +279,13 @@ def email_sha256(email: str) -> str:
 
 def email_hmac(join_key: bytes, email: str) -> str:
     """Return the join key's hash of an e-mail, in hex."""
-    return _keyed_hash(join_key, hashlib.sha256(email.strip().lower().encode()).digest())
+    return email_hmacs(join_key)(email)
+
+
+def email_hmacs(join_key: bytes) -> Callable[[str], str]:
+    """Return what makes the join key's hash of an e-mail, for many of them."""
+    hash_of, sha256 = keyed_hash(join_key), hashlib.sha256
+    return lambda email: hash_of(sha256(email.strip().lower().encode()).digest())
 
 
 def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
@@ -268,27 +296,38 @@ def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
         digest = b""
     if len(digest) != 32:
         raise BadInput("a hashed e-mail must be 64 hex digits: SHA-256 of the trimmed, lower-cased address")
-    return _keyed_hash(join_key, digest)
+    return keyed_hash(join_key)(digest)
 
 
 def value_hmac(join_key: bytes, attribute: str, value: str) -> str:
     """Return the join key's hash of an attribute's value, in hex; equal values of two attributes hash differently."""
-    return _keyed_hash(join_key, b"attribute\0" + attribute.encode() + b"\0" + value.encode())
+    return keyed_hash(join_key, b"attribute\0" + attribute.encode() + b"\0")(value.encode())
 
 
-def contact_digest(join_key: bytes, contact: bytes, root: str) -> str:
+_CONTACT, _BETWEEN = b"contact\0", b"\0"
+
+
+def contact_digest(join_key: bytes, contact: bytes, root: bytes) -> str:
     """Return the join key's hash of a contact in its JSON form, in hex; the same contact under two roots hashes differently."""
-    return _keyed_hash(join_key, b"contact\0" + root.encode() + b"\0" + contact)
+    return keyed_hash(join_key, _CONTACT)(root + _BETWEEN + contact)
 
 
-def _keyed_hash(key: bytes, message: bytes) -> str:
-    """Return HMAC-SHA256 in hex."""
+def keyed_hash(key: bytes, beginning: bytes = b"") -> Callable[[bytes], str]:
+    """Return what makes the HMAC-SHA256 with `key`, in hex, of messages that begin with `beginning`, given without it."""
     # Copies of both hashes (RFC 2104), which have taken the key already, cost a third of beginning anew.
     inner, outer = _keyed(key)
-    inner, outer = inner.copy(), outer.copy()
-    inner.update(message)
-    outer.update(inner.digest())
-    return outer.hexdigest()
+    if beginning:
+        inner = inner.copy()
+        inner.update(beginning)
+    copy_of_inner, copy_of_outer = inner.copy, outer.copy
+
+    def hash_of(message: bytes) -> str:
+        within, around = copy_of_inner(), copy_of_outer()
+        within.update(message)
+        around.update(within.digest())
+        return around.hexdigest()
+
+    return hash_of
 
 
 @lru_cache(maxsize=8)

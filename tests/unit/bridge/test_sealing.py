@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +131,19 @@ def test_equal_contacts_do_not_look_equal() -> None:
     one, other = sealer.seal(CONTACT, "customer/1"), sealer.seal(CONTACT, "customer/1")
     assert one.nonce != other.nonce
     assert one.ciphertext != other.ciphertext
+
+
+def test_a_batch_is_sealed_one_by_one_under_nonces_of_their_own_and_no_more_than_it_holds() -> None:
+    seal, opener = Sealer(KEYS.public, CLOCK).seals(100), Opener([KEYS.private])
+    clear = msgspec.json.encode(CONTACT)
+    sealed = [seal(clear, b"customer/%d" % number) for number in range(100)]
+    assert len({json.loads(each)["nonce"] for each in sealed}) == 100
+    for number, each in enumerate(sealed):
+        assert opener.open_json(each, f"customer/{number}") == CONTACT
+        with pytest.raises(Refused):
+            opener.open_json(each, f"customer/{number + 1}")
+    with pytest.raises(StopIteration):
+        seal(clear, b"customer/100")
 
 
 def test_nothing_shows_a_secret() -> None:
