@@ -14,6 +14,7 @@ test: ## every check and every test, on real servers
 	@.ci/packages
 	@.ci/venv dev
 	@.ci/mlflow
+	@.venv/bin/python -m tests.servers.kafka
 	@.ci/checks
 
 lint: ## the checks alone
@@ -24,6 +25,7 @@ soak: ## the tests' assertions at length: every kill point, thousands of mutatio
 	@.ci/packages
 	@.ci/venv dev
 	@.ci/mlflow
+	@.venv/bin/python -m tests.servers.kafka
 	@.venv/bin/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak
 
 mysql-check: ## URL=mysql+pymysql://root:...@host/ the store's contract on that MySQL, in databases of its own

@@ -1,19 +1,37 @@
-"""One Apache Kafka broker in KRaft mode, small and quick, with the settings that tests rely on."""
+"""One Apache Kafka broker in KRaft mode, small and quick, with the settings that tests rely on.
 
+`python -m tests.servers.kafka` brings and prepares what a broker as a process needs, once, into `.cache/`.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from testcontainers.core.container import DockerContainer
 
-from tests.servers.choice import Way
-from tests.servers.local import ContainerPlug, Plug, ServerDidNotStart, free_port, run_to_end, running, scratch_folder
+from tests.servers.choice import Way, look_around, way_to
+from tests.servers.local import (
+    ContainerPlug,
+    Plug,
+    ServerDidNotStart,
+    free_port,
+    run_to_end,
+    running,
+    scratch_folder,
+    wait_until_ready,
+)
 
 VERSION = "4.1.1"
 IMAGE = f"apache/kafka:{VERSION}"
@@ -144,26 +162,30 @@ def _with_second_listener(settings: dict[str, str], secured: Secured | None, por
 
 @contextmanager
 def _as_process(secured: Secured | None, jvm: Sequence[str], more: Mapping[str, str]) -> Iterator[KafkaServer]:
-    jars = kafka_jars()
+    prepared = prepare()
     with scratch_folder("kafka") as scratch:
         port, controller_port, secured_port = free_port(), free_port(), free_port()
-        properties = scratch / "server.properties"
-        settings = broker_settings(port, controller_port, str(scratch / "data")) | dict(more)
-        properties.write_text(
-            as_properties(_with_second_listener(settings, secured, secured_port, "127.0.0.1")), encoding="utf-8"
-        )
-        java = ("java", *jvm, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        run_to_end(
-            "kafka.tools.StorageTool",
-            # one word: an id that begins with a dash would be read as an option
-            (*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", properties),
-            scratch / "format.log",
-            timeout_seconds=60,
-        )
+        data = scratch / "data"
+        settings = broker_settings(port, controller_port, str(data)) | dict(more)
+        settings = _with_second_listener(settings, secured, secured_port, "127.0.0.1")
+        prepared.copy_data(data)
+        # what is archived was loaded by a machine with these options
+        shared = [f"-XX:SharedArchiveFile={prepared.classes}"] if tuple(jvm) == JVM else []
         address = f"127.0.0.1:{port}"
-        with running("kafka", (*java, "kafka.Kafka", properties), scratch, lambda: _answers(address)) as plug:
+        with running(
+            "kafka", _broker((*jvm, *shared), prepared.jars, scratch, settings), scratch, lambda: _answers(address)
+        ) as plug:
             yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "")
+
+
+def _java(jvm: Sequence[str], jars: Path) -> tuple[str, ...]:
+    return ("java", *jvm, "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={LOG4J2}")
+
+
+def _broker(jvm: Sequence[str], jars: Path, scratch: Path, settings: Mapping[str, str]) -> tuple[str | Path, ...]:
+    properties = scratch / "server.properties"
+    properties.write_text(as_properties(settings), encoding="utf-8")
+    return (*_java(jvm, jars), "kafka.Kafka", properties)
 
 
 @contextmanager
@@ -197,12 +219,116 @@ def _answers(address: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What every broker begins with, so that none does it again."""
+
+    jars: Path
+    """The folder of Kafka's released jars."""
+    folder: Path
+
+    @property
+    def classes(self) -> Path:
+        """The classes that a broker loads, as Java keeps them: where this cannot be used, Java goes on without."""
+        return self.folder / "classes.jsa"
+
+    def copy_data(self, data: Path) -> None:
+        """Make `data` a formatted folder of a new cluster."""
+        shutil.copytree(self.folder / "data", data)
+        meta = data / "meta.properties"
+        lines = meta.read_text(encoding="utf-8").splitlines()
+        others = [line for line in lines if not line.startswith("cluster.id=")]
+        meta.write_text("\n".join([*others, f"cluster.id={_new_cluster_id()}", ""]), encoding="utf-8")
+
+
+def _new_cluster_id() -> str:
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def prepare() -> Prepared:
+    """Return what a broker needs; the first time it is brought and made. Raises ServerDidNotStart."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "kafka.lock").open("w") as lock:
+        # of several workers one does it; the lock ends with its process
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        jars = kafka_jars()
+        java = Path(shutil.which("java") or "java").resolve()
+        # Java takes an archive only for the same jars in the same place, and so do we
+        made_for = [str(java), str(java.stat().st_mtime_ns), str(jars), *JVM]
+        folder = CACHE / f"kafka-ready-{hashlib.sha256(chr(10).join(made_for).encode()).hexdigest()[:16]}"
+        if not folder.is_dir():
+            print(f"Preparing Apache Kafka {VERSION} in .cache/{folder.name} ...", flush=True)
+            with tempfile.TemporaryDirectory(prefix="kafka-", dir=CACHE) as part:
+                made = Prepared(jars, Path(part) / "ready")
+                made.folder.mkdir()
+                _format(made)
+                _archive_classes(made)
+                made.folder.rename(folder)
+        return Prepared(jars, folder)
+
+
+def _format(made: Prepared) -> None:
+    with scratch_folder("kafka") as scratch:
+        properties = scratch / "server.properties"
+        settings = broker_settings(free_port(), free_port(), str(made.folder / "data"))
+        properties.write_text(as_properties(settings), encoding="utf-8")
+        run_to_end(
+            "kafka.tools.StorageTool",
+            (
+                # one word: an id that begins with a dash would be read as an option
+                *(*_java(JVM, made.jars), "kafka.tools.StorageTool", "format"),
+                *(f"--cluster-id={_new_cluster_id()}", "-c", properties),
+            ),
+            scratch / "format.log",
+            timeout_seconds=60,
+        )
+
+
+def _archive_classes(made: Prepared) -> None:
+    """Have a broker that has done a little of everything write down the classes that it took."""
+    with scratch_folder("kafka") as scratch:
+        port = free_port()
+        made.copy_data(scratch / "data")
+        settings = broker_settings(port, free_port(), str(scratch / "data"))
+        # it ends by itself as soon as it is asked to, which the supervisor of others does not
+        jvm = (*JVM, f"-XX:ArchiveClassesAtExit={made.classes}")
+        address, log = f"127.0.0.1:{port}", scratch / "kafka.log"
+        with (
+            log.open("ab") as output,
+            subprocess.Popen(
+                _broker(jvm, made.jars, scratch, settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            ) as broker,
+        ):
+            try:
+                wait_until_ready("kafka", broker, log, lambda: _answers(address), 60)
+                _exercise(address)
+                broker.terminate()
+                broker.wait(60)
+            finally:
+                broker.kill()
+
+
+def _exercise(address: str) -> None:
+    client: dict[str, str | int | float | bool] = {"bootstrap.servers": address, "log_level": 0}
+    admin = AdminClient(client)
+    admin.create_topics([NewTopic("topic", num_partitions=1)])["topic"].result(timeout=30)
+    producer = Producer({**client, "transactional.id": "producer"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce("topic", b"value")
+    producer.commit_transaction(30)
+    consumer = Consumer({**client, "group.id": "group", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["topic"])
+    if consumer.poll(30) is not None:
+        consumer.commit(asynchronous=False)
+    consumer.close()
+
+
 def kafka_jars() -> Path:
     """Return the folder of Kafka's released jars; Maven brings them the first time. Raises ServerDidNotStart."""
     folder = CACHE / f"kafka-{VERSION}"
     if folder.is_dir():
         return folder
-    CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kafka-", dir=CACHE) as part:
         jars = Path(part) / "jars"
         run_to_end(
@@ -214,7 +340,17 @@ def kafka_jars() -> Path:
             Path(part) / "maven.log",
             timeout_seconds=600,
         )
-        # A rename is whole or not there; it fails only if another run was faster.
-        with suppress(OSError):
-            jars.rename(folder)
+        # a rename is whole or not there
+        jars.rename(folder)
     return folder
+
+
+def main() -> None:
+    """Prepare what tests need, where a broker will be a process."""
+    # what is missing is said by the tests that want it
+    if way_to("Apache Kafka", PROGRAMS, look_around(PROGRAMS, os.environ)) is Way.LOCAL:
+        prepare()
+
+
+if __name__ == "__main__":
+    main()
