@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import structlog
 
@@ -23,11 +23,36 @@ log = structlog.get_logger()
 _PR_SET_PDEATHSIG = 1
 
 
+class Running(Protocol):
+    """A process that was started; subprocess.Popen is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; return its exit code. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal; nothing if it has ended."""
+        ...
+
+
+Start = Callable[[Sequence[str], Mapping[str, str] | None, IO[bytes] | None], Running]
+"""Starts a command with an environment (None: ours), its output in a file (None: ours)."""
+
+
 @dataclass(slots=True)
 class _Child:
     name: str
     command: Sequence[str]
-    process: subprocess.Popen[bytes] | None = None
+    process: Running | None = None
     started: float = 0.0
     failures: int = 0
     not_before: float = 0.0
@@ -50,7 +75,10 @@ def die_with_parent() -> Callable[[], None]:
 
 
 class Supervisor:
-    """Runs children until told to stop. `logs` is a folder with one file a child; None lets them share stderr."""
+    """Runs children until told to stop. `logs` is a folder with one file a child; None lets them share stderr.
+
+    `start` is how they are started, if not as programs: whoever starts them sees to it that they do not outlive us.
+    """
 
     def __init__(
         self,
@@ -59,12 +87,14 @@ class Supervisor:
         logs: Path | None = None,
         environment: Mapping[str, str] | None = None,
         grace_seconds: float = 30.0,
+        start: Start | None = None,
     ) -> None:
         self._children = [_Child(name, command) for name, command in commands.items()]
         self._logs = logs
         self._environment = None if environment is None else dict(environment)
         self._grace_seconds = grace_seconds
         self._arm = die_with_parent()
+        self._start_process = start or self._execute
         self.restarts: dict[str, int] = {child.name: 0 for child in self._children}
 
     def run(self, stop: threading.Event) -> int:
@@ -111,16 +141,21 @@ class Supervisor:
         if self._logs is not None:
             self._logs.mkdir(parents=True, exist_ok=True)
             child.output = (self._logs / f"{child.name}.log").open("ab")
-        child.process = subprocess.Popen(  # noqa: S603  our own interpreter with our own arguments
-            child.command,
+        child.process = self._start_process(child.command, self._environment, child.output)
+        child.started = time.monotonic()
+
+    def _execute(
+        self, command: Sequence[str], environment: Mapping[str, str] | None, output: IO[bytes] | None
+    ) -> Running:
+        return subprocess.Popen(  # noqa: S603  our own interpreter with our own arguments
+            command,
             stdin=subprocess.DEVNULL,
-            stderr=child.output,
-            stdout=child.output,
-            env=self._environment,
+            stderr=output,
+            stdout=output,
+            env=environment,
             preexec_fn=self._arm,
             start_new_session=True,
         )
-        child.started = time.monotonic()
 
     def _close(self, child: _Child) -> None:
         child.process = None
@@ -153,7 +188,7 @@ class Supervisor:
                     clean = False
             except subprocess.TimeoutExpired:
                 log.error("a process did not end in time and is killed", process=child.name)
-                child.process.kill()
+                child.process.send_signal(signal.SIGKILL)
                 child.process.wait()
                 clean = False
             self._close(child)

@@ -338,7 +338,9 @@ class _Demo:
     def _start_stages(self) -> None:
         before = open_changes(self._store)
         commands = {stage: stage_command(self._config, stage) for stage in STAGES}
-        self._supervisor = Supervisor(commands, logs=self._folder / "logs", environment=self._environment())
+        self._supervisor = Supervisor(
+            commands, logs=self._folder / "logs", environment=self._environment(), start=self._typist.start
+        )
         self._supervising = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._halt = threading.Event()
         self._supervising.start()
