@@ -6,9 +6,19 @@ from types import ModuleType
 import pytest
 
 from tests.bench import run
+from tests.bench.stand import servers
+from tests.servers.kafka import KafkaServer
+from tests.servers.mariadb import MariaDbServer
 
 
-def test_every_bench_runs_at_toy_size(subtests: pytest.Subtests) -> None:
+def test_every_bench_runs_at_toy_size(
+    subtests: pytest.Subtests,
+    monkeypatch: pytest.MonkeyPatch,
+    mariadb_server: MariaDbServer,
+    kafka_server: KafkaServer,
+) -> None:
+    # this worker's, which has them for its other tests
+    monkeypatch.setattr(servers, "small_servers", lambda: (mariadb_server, kafka_server))
     for name in run.names():
         with subtests.test(name):
             assert run.run(name, "toy")

@@ -117,6 +117,8 @@ def broker_settings(port: int, controller_port: int, data: str, bind: str = "127
         "broker.heartbeat.interval.ms": "500",
         # So that a test which kills a consumer need not wait long for its partitions.
         "group.min.session.timeout.ms": "1000",
+        # So that a broker which waits for its next test costs half as much.
+        "metadata.max.idle.interval.ms": "30000",
         "log.cleaner.dedupe.buffer.size": "4194304",
         "log.cleaner.backoff.ms": "500",
         "log.index.size.max.bytes": "1048576",

@@ -36,7 +36,7 @@ def stand(*, small: bool, binary_log: bool = True) -> Iterator[Stand]:
     `binary_log`: as Debezium needs it; MariaDB comes without.
     """
     with ExitStack() as own:
-        database, broker = _small_servers() if small else _started(own, JVM, kafka.AS_RELEASED, binary_log=binary_log)
+        database, broker = small_servers() if small else _started(own, JVM, kafka.AS_RELEASED, binary_log=binary_log)
         store = own.enter_context(mariadb.fresh_database(database, with_tables=True))
         if not small:
             with database.connect() as connection, connection.cursor() as cursor:
@@ -46,7 +46,8 @@ def stand(*, small: bool, binary_log: bool = True) -> Iterator[Stand]:
 
 
 @cache
-def _small_servers() -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
+def small_servers() -> tuple[mariadb.MariaDbServer, kafka.KafkaServer]:
+    """Return the servers of all tries at toy size; tests lend theirs."""
     kept = ExitStack()
     atexit.register(kept.close)
     return _started(kept, kafka.JVM, {})
