@@ -6,7 +6,6 @@ What comes before (capture, index, planning, approvals) has tests of its own; it
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ from bridge.contracts.events import Contact
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.sealing import Sealer, load_public_key
 from bridge.runtime.settings import load_settings
-from bridge.runtime.supervisor import Supervisor, die_with_parent
+from bridge.runtime.supervisor import Supervisor
 from consumers import cli
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.aws import provision_sandbox
@@ -50,6 +49,7 @@ from tests.e2e import delivery_oracle as oracle
 from tests.e2e.delivery_oracle import Attempt, Scripted
 from tests.e2e.demo_process import ROOT, last_words
 from tests.e2e.parts import start_part
+from tests.processes import module, typist
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
 
@@ -78,13 +78,8 @@ class Dispatcher:
 
     def start(self) -> None:
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.e2e.dispatch_process", str(self._config)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                preexec_fn=die_with_parent(),
+            self._process = typist().start(
+                module("tests.e2e.dispatch_process", self._config), output=output, folder=ROOT
             )
 
     def tend(self) -> None:
@@ -219,9 +214,7 @@ class Delivery:
         """Start every stage but dispatch."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "AWS_"))}
         commands = {stage: stage_command(self.config, stage) for stage in SUPERVISED}
-        supervisor = Supervisor(
-            commands, logs=self.folder / "logs", environment=environment | {"PYTHONPATH": str(ROOT)}
-        )
+        supervisor = Supervisor(commands, logs=self.folder / "logs", environment=environment, start=typist().start)
         self.supervisor, self._halt, self._exit_codes = supervisor, threading.Event(), []
         halt, codes = self._halt, self._exit_codes
         self._running = threading.Thread(target=lambda: codes.append(supervisor.run(halt)), daemon=True)

@@ -1,12 +1,12 @@
 """An open incident is a standing query: what arrives late is told once, what is more is supplemented, then it is closed.
 
-All stages run as `tocsin run` starts them, on an embedded Kafka and the AWS sandbox; people act by their commands.
+All stages run, each a process, on an embedded Kafka and the AWS sandbox; people act by their commands.
 """
 
 import json
 import os
-import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +21,14 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from bridge.runtime.settings import Settings, load_settings
+from bridge.runtime.supervisor import Supervisor
 from consumers import cli
 from consumers.adapters.aws import provision_sandbox
 from consumers.adapters.case_store import tables
-from consumers.bootstrap import aws_config
+from consumers.bootstrap import STAGES, aws_config
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
-from consumers.commands import initialise
+from consumers.commands import initialise, stage_command
 from consumers.demo import shop, witnesses
 from consumers.demo.progress import Progress, open_changes
 from consumers.demo.shop import LEAKED_MODEL, PLACES, Person, Record, Shop
@@ -38,8 +39,9 @@ from consumers.evidence.leaves import canonical_content
 from consumers.evidence.merkle import root_over
 from consumers.evidence.note import Note
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
-from tests.e2e.demo_process import ROOT, last_words
+from tests.e2e.demo_process import last_words
 from tests.e2e.parts import start_part
+from tests.processes import typist
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WINDOW = (NOW - timedelta(days=40), NOW - timedelta(days=2))
@@ -55,7 +57,7 @@ class Running:
 
     settings: Settings
     sandbox: str
-    process: "subprocess.Popen[bytes]"
+    stages: threading.Thread
     tokens: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -76,11 +78,14 @@ class Running:
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         give_up_at = time.monotonic() + seconds
         while not (found := condition()):
-            log = self.settings.paths.data / "run.log"
-            assert self.process.poll() is None, last_words(log)
-            assert time.monotonic() < give_up_at, f"waited in vain until {what}\n{last_words(log)}"
+            assert self.stages.is_alive(), "a stage refuses its settings"
+            assert time.monotonic() < give_up_at, f"waited in vain until {what}\n{self.words()}"
             time.sleep(0.1)
         return found
+
+    def words(self) -> str:
+        """Return what the processes said last."""
+        return "\n".join(last_words(log) for log in sorted((self.settings.paths.data / "logs").glob("*.log")))
 
     def rows(self, table: sa.Table) -> list[dict[str, Any]]:
         with self.cases.connect() as connection:
@@ -160,20 +165,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             configuration_set=settings.delivery.configuration_set,
             receipts_queue=settings.delivery.receipts_queue,
         )
-        log = stack.enter_context((folder / "run.log").open("ab"))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "consumers.cli", "--config", str(folder / "tocsin.toml"), "run"],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-        made = Running(settings, sandbox["url"], process, tokens)
+        commands = {stage: stage_command(folder / "tocsin.toml", stage) for stage in STAGES}
+        supervisor, halt = Supervisor(commands, logs=folder / "logs", start=typist().start), threading.Event()
+        stages = threading.Thread(target=supervisor.run, args=[halt], daemon=True)
+        stages.start()
+        made = Running(settings, sandbox["url"], stages, tokens)
         try:
             yield made
         finally:
-            process.terminate()
-            process.wait(60)
+            halt.set()
+            stages.join(60)
             made.store.dispose()
             made.cases.dispose()
 

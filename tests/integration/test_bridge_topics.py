@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +40,7 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Paths, Settings, Store
 from bridge.runtime.telemetry import Health
 from bridge.runtime.topics_admin import TopicsAdmin
+from tests.processes import module, piped, typist
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
 from tests.store_rows import StoreRows
@@ -274,8 +273,7 @@ def test_a_writer_killed_between_commit_and_acknowledgement_repeats_and_changes_
         ),
         encoding="utf-8",
     )
-    command = [sys.executable, str(Path(__file__).with_name("notices_process.py")), str(settings)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = module("tests.integration.notices_process", settings)
 
     def rows() -> list[tuple[Any, ...]]:
         return shop.run(
@@ -287,20 +285,24 @@ def test_a_writer_killed_between_commit_and_acknowledgement_repeats_and_changes_
         publisher.send(ACCOUNT_NOTICES, notice("a-1"))
         publisher.send(ACCOUNT_NOTICES, notice("a-2"))
         publisher.flush()
-        with subprocess.Popen([*command, "--hold"], stdout=subprocess.PIPE, env=environment) as killed:
-            assert killed.stdout is not None
+        killed, said = piped([*command, "--hold"], os.environ, folder=Path.cwd())
+        with said:
             # its log stands between
-            assert b"written\n" in iter(killed.stdout.readline, b"")
+            assert "written\n" in iter(said.readline, "")
             killed.kill()
+            killed.wait(30)
         assert rows()
         # meanwhile the customer reads one
         shop.run("UPDATE tocsin_account_notice SET read_at = '2026-03-02 00:00:00' WHERE notice_id = 'a-1'")
         publisher.send(ACCOUNT_NOTICES, notice("a-2", withdrawn=True, title="", body=""))
         publisher.flush()
-        with subprocess.Popen(command, env=environment) as successor:
+        successor = typist().start(command)
+        try:
             wait_for("the withdrawal arrives", lambda: rows() == [("a-1", 0, 1), ("a-2", 1, 0)])
             successor.terminate()
             assert successor.wait(30) == 0
+        finally:
+            successor.kill()
     finally:
         publisher.close()
         engine.dispose()

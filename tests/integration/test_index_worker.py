@@ -6,8 +6,6 @@ import io
 import json
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,8 +48,10 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Settings, load_settings
 from consumers.adapters.commands import data_map, index
 from consumers.adapters.index_client import IndexClient
+from consumers.demo.typist import Typed
 from consumers.domain.resolution import set_root
 from consumers.domain.scope_matching import matches
+from tests.processes import module, typist
 from tests.servers.kafka import KafkaServer
 
 BASE = datetime(2026, 3, 1, tzinfo=UTC)
@@ -125,7 +125,7 @@ class Cluster:
             encoding="utf-8",
         )
         self.client = IndexClient(folder / "data" / "run", timeout_seconds=10)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Typed] = []
 
     def create_topics(self, partitions: int) -> None:
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
@@ -169,36 +169,20 @@ class Cluster:
         self.publish(INCIDENTS, [message], transactional=False)
         return incident_id
 
-    def start_worker(
-        self, *arguments: str, settings: Path | None = None, most_bytes: int | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start_worker(self, *arguments: str, settings: Path | None = None, most_bytes: int | None = None) -> Typed:
         """Start one; `arguments` say where it stands still. It writes no file longer than `most_bytes`, as on a full disk."""
-
-        def limit() -> None:
-            if most_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-
+        command = module("tests.integration.index_worker", settings or self.settings_file, *arguments)
         with self.log(len(self.processes)).open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.integration.index_worker",
-                    str(settings or self.settings_file),
-                    *arguments,
-                ],
-                cwd=ROOT,
-                stderr=log,
-                stdout=log,
-                preexec_fn=limit,
-            )
+            process = typist().start(command, output=log, folder=ROOT)
+        if most_bytes is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
         self.processes.append(process)
         return process
 
     def log(self, worker: int) -> Path:
         return self.folder / f"worker-{worker}.log"
 
-    def kill_when_held(self, worker: subprocess.Popen[bytes]) -> None:
+    def kill_when_held(self, worker: Typed) -> None:
         held = self.folder / "held"
         wait_for(held.exists, "the worker stands still")
         worker.kill()

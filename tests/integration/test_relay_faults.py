@@ -7,8 +7,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -34,13 +32,13 @@ from bridge.runtime.sealing import generate_sealing_keys
 from bridge.runtime.settings import Kafka, Store
 from bridge.runtime.topics_admin import TopicsAdmin
 from tests.integration.relay_process import STEPS
+from tests.processes import module, piped
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.shopping import Shop, assert_agrees, wait_for
 from tests.store_rows import StoreRows
 
 ROOT = Path(__file__).parents[2]
-PROCESS = Path(__file__).with_name("relay_process.py")
 KEYS = generate_sealing_keys()
 TAKEOVER_SECONDS = 5
 """Within this a standby leads once the leader says nothing more."""
@@ -95,22 +93,15 @@ class Process:
     """`relay_process.py`, with what it says."""
 
     def __init__(self, settings: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, PROCESS, settings, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            text=True,
-        )
+        command = module("tests.integration.relay_process", settings, *options)
+        self.process, self._output = piped(command, os.environ, folder=ROOT)
         self._said: queue.Queue[str] = queue.Queue()
         self._heard: list[str] = []
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._output:
             self._heard.append(line.strip())
             self._said.put(line.strip())
 
@@ -136,8 +127,7 @@ class Process:
             self.process.kill()
         self.process.wait(10)
         self._reading.join(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._output.close()
 
 
 Starting = Callable[..., Process]

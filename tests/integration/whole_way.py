@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from consumers.commands import initialise
-from consumers.demo.typist import Typist
+from consumers.demo.typist import Typed
+from tests.processes import module, typist
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
 
@@ -40,8 +41,7 @@ class Installation:
             "delivery": {"endpoint_url": "http://127.0.0.1:1"},
         }
         initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._typist: Typist | None = None
+        self._running: dict[str, Typed] = {}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,9 +49,7 @@ class Installation:
 
     def tocsin(self, *arguments: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        if self._typist is None:
-            self._typist = Typist()
-        return self._typist.type(arguments, environment=self.environment, folder=self.folder, seconds=timeout_seconds)
+        return typist().type(arguments, environment=self.environment, folder=self.folder, seconds=timeout_seconds)
 
     def popen(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command whose output is read as it comes."""
@@ -72,19 +70,11 @@ class Installation:
     def start(self, *stages: str) -> None:
         for stage in stages:
             with (self.folder / f"{stage}.log").open("ab") as log:
-                self._running[stage] = subprocess.Popen(
-                    [sys.executable, "-m", "consumers.cli", "run", stage],
-                    cwd=self.folder,
-                    env=self.environment,
-                    stdout=log,
-                    stderr=log,
-                )
+                command = module("consumers.cli", "run", stage)
+                self._running[stage] = typist().start(command, self.environment, log, folder=self.folder)
 
     def stop(self, *stages: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """End `stages`; without a name all of them, and whoever types."""
-        if not stages and self._typist is not None:
-            self._typist.close()
-            self._typist = None
+        """End `stages`; without a name all of them."""
         for stage in stages or tuple(self._running):
             process = self._running.pop(stage)
             process.send_signal(how)
