@@ -1349,6 +1349,7 @@ def rebuild_after(settings: Settings) -> timedelta:
 
 
 def _index(parts: Parts, process: Process) -> Stage:
+    from bridge.runtime.allocation import keep_freed_memory
     from bridge.runtime.generations import read_name
     from bridge.runtime.kafka import cluster_id
     from consumers.adapters.artefact_store import DirectoryArtefactStore
@@ -1359,6 +1360,7 @@ def _index(parts: Parts, process: Process) -> Stage:
 
     settings = parts.get(Settings)
     dead_letters = _dead_letters(parts, process)
+    keep_freed_memory()
     index = ProvenanceIndex(settings.paths.index, rebuild_after=rebuild_after(settings))
     return IndexStage(
         settings,

@@ -337,7 +337,8 @@ def new_consumer(kafka: Kafka, group: str, **overrides: Any) -> Consumer:
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "range",
         "session.timeout.ms": 10_000,
-        "heartbeat.interval.ms": 1_000,
+        # By the answer a member learns that another one came, who waits until it has given up what it is to give up.
+        "heartbeat.interval.ms": 300,
         "max.poll.interval.ms": 300_000,
         "topic.metadata.refresh.interval.ms": 10_000,
         "fetch.wait.max.ms": 100,

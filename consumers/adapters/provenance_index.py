@@ -164,8 +164,10 @@ _ALTERED = "~altered-"
 _MERGE_AT = 100_000
 """Records that came since the last merge, before the next one; a larger file waits for as many as it holds."""
 _GROUP = 2 * 122_880
-"""Records that are written together while many wait. DuckDB writes whole row groups of 122,880 into the file past its log, and
-would later write anew whatever smaller ones it finds side by side."""
+"""Records that are written together while many wait: DuckDB writes whole row groups of 122,880 into the file past its log."""
+_MANY = 122_880 // 4
+"""Records in one commit from which on smaller row groups are left as they are. DuckDB would put any that lie side by side
+together at each checkpoint, up to four into three: while many records come, that wrote all of them twice."""
 _GROUP_SECONDS = 20.0
 """How long they wait for each other at most."""
 
@@ -762,6 +764,7 @@ class PartitionFile(PartitionReader):
         self._open_since: float | None = None
         self._waiting = 0
         self._settled = 0
+        self._joining: bool | None = None
         # Unknown until it is counted.
         self._came = sys.maxsize
         self._kept_contents: list[ProvenanceRecorded] = []
@@ -803,14 +806,23 @@ class PartitionFile(PartitionReader):
             self._waiting >= _GROUP or time.monotonic() - self._open_since >= _GROUP_SECONDS
         )
 
+    def room(self) -> int:
+        """Return how many more records make what is open whole row groups, to be settled before the next one."""
+        return max(1, _GROUP - self._waiting)
+
     def settle(self) -> None:
         """Make durable what batches left open."""
         if self._open_since is None:
             return
         with self._watched():
+            joining = self._waiting < _MANY
             # A crash or error before this commit leaves the file as it was: the batches are read again.
             self._open_since, self._waiting = None, 0
             try:
+                if joining != self._joining:
+                    # One joining at a time: it may write three row groups anew, and live changes wait for it.
+                    self._connection.execute(f"SET max_vacuum_tasks = {int(joining)}")
+                    self._joining = joining
                 self._connection.commit()
             except BaseException:
                 self._came = sys.maxsize

@@ -124,6 +124,7 @@ class PartitionFile(Protocol):
     def batch(self) -> AbstractContextManager[None]: ...
     def is_open(self) -> bool: ...
     def is_due(self) -> bool: ...
+    def room(self) -> int: ...
     def settle(self) -> None: ...
     def persons(self, roots: Iterable[str]) -> dict[str, Person]: ...
     def records(self, record_ids: Iterable[str]) -> list[ProvenanceRecorded]: ...
@@ -497,35 +498,46 @@ class IndexStage:
                 raise Refused(
                     f"a message of partition {partition} arrived, which this worker does not own; starting anew"
                 )
-            changes = fold(message for message in batch if message.partition == partition)
-            for message in changes.misplaced:
-                self._set_aside(message)
+            messages = [message for message in batch if message.partition == partition]
+            upto = {topic: offset for (topic, number), offset in positions.items() if number == partition}
             lines = unopened.get(partition, Lines())
-            refused = self._append(partition, file, lines)
-            with file.batch():
-                self._open_refused(partition, file, refused, changes)
-                since = min(lines.offsets[:1] + [offset for offset, _ in changes.records[:1]], default=None)
-                self._note_watch(partition, file, changes)
-                self._apply(file, changes)
-                if since is not None and file.has_open_marks():
-                    self._review_marks(file, file.roots_since(since))
-                self._add_late(partition, file, changes.touched(), since)
-                self._merge(file)
-                # A crash from here to the commit, which may wait for further batches, publishes the same again: departed
-                # people and kept records under their keys, late additions under their ids. After it nothing is owed.
-                self._outgoing.flush()
-                file.set_positions(
-                    {topic: offset for (topic, number), offset in positions.items() if number == partition}
-                )
-                if changes.beats:
-                    file.note_beat(changes.beats[-1], self._clock.now())
-            if changes.beats:
-                self._show_delay(partition, changes.beats[-1])
+            # Nothing but records: their number alone says where what is made durable ends.
+            while not messages and len(lines.offsets) > (room := file.room()):
+                first, lines = lines.split(room)
+                self._take_in(partition, file, [], first, upto | {STORE_CHANGES.name: lines.offsets[0]})
+                file.settle()
+            self._take_in(partition, file, messages, lines, upto)
         count = len(batch) + sum(len(lines.offsets) for lines in unopened.values())
         if count > _BUSY:
             self._busy_until = time.monotonic() + _BUSY_SECONDS
         APPLIED.inc(count)
         self._settle()
+
+    def _take_in(
+        self, partition: int, file: PartitionFile, messages: Sequence[Received], lines: Lines, upto: Mapping[str, int]
+    ) -> None:
+        """Write what came of one partition, with the next offsets after it (`upto`, by topic)."""
+        changes = fold(messages)
+        for message in changes.misplaced:
+            self._set_aside(message)
+        refused = self._append(partition, file, lines)
+        with file.batch():
+            self._open_refused(partition, file, refused, changes)
+            since = min(lines.offsets[:1] + [offset for offset, _ in changes.records[:1]], default=None)
+            self._note_watch(partition, file, changes)
+            self._apply(file, changes)
+            if since is not None and file.has_open_marks():
+                self._review_marks(file, file.roots_since(since))
+            self._add_late(partition, file, changes.touched(), since)
+            self._merge(file)
+            # A crash from here to the commit, which may wait for further batches, publishes the same again: departed
+            # people and kept records under their keys, late additions under their ids. After it nothing is owed.
+            self._outgoing.flush()
+            file.set_positions(upto)
+            if changes.beats:
+                file.note_beat(changes.beats[-1], self._clock.now())
+        if changes.beats:
+            self._show_delay(partition, changes.beats[-1])
 
     def _is_busy(self) -> bool:
         return time.monotonic() < self._busy_until

@@ -467,6 +467,20 @@ def test_lines_hold_their_offsets_however_they_are_cut(index: ProvenanceIndex) -
     assert file.append([12, 13, 14], [b"\n".join(others[:2])]) == [14]
 
 
+@pytest.mark.parametrize(("many", "kept"), [(1, True), (1000, False)])
+def test_row_groups_of_bulk_are_not_written_twice_and_those_of_live_changes_are_put_together(
+    index: ProvenanceIndex, monkeypatch: pytest.MonkeyPatch, many: int, kept: bool
+) -> None:
+    monkeypatch.setattr("consumers.adapters.provenance_index._MANY", many)
+    file = opened(index)
+    for _ in range(3):
+        with file.transaction():
+            file.put_records(numbered(record(record_id=f"r{number}") for number in range(10)))
+        file.rows("CHECKPOINT")
+    groups = file.rows("SELECT DISTINCT row_group_id FROM pragma_storage_info('record')")
+    assert (len(groups) == 3) is kept
+
+
 def test_a_present_customer_hides_a_departed_one(index: ProvenanceIndex) -> None:
     file = opened(index)
     gone = CustomerDeparted(

@@ -13,7 +13,7 @@ from bridge.contracts.errors import TocsinError, Unreachable
 from bridge.contracts.events import Channel, DeliverNotice, DeliverNotices, NoticeRead, each_of
 from bridge.contracts.topics import DELIVERY_OUTCOMES
 from bridge.runtime import consume as loop
-from bridge.runtime.consume import PassedOver, Received, Unopened, consume
+from bridge.runtime.consume import Lines, PassedOver, Received, Unopened, consume
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
@@ -278,6 +278,16 @@ def test_what_was_gathered_of_a_partition_is_dropped_when_it_is_revoked(
     world.run(batch_size=10, unopened=lines)
     assert ("handle", [1, 3], {(NAME, 0): 4}) in world.journal
     assert {partition: each.offsets for partition, each in lines.take().items()} == {0: [2]}
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_lines_are_split_where_asked_however_they_lie_in_chunks(count: int) -> None:
+    offsets, texts = [3, 4, 6, 9, 10], [b'{"a":1}', b'{"a":2}', b'{"a":3}', b'{"a":4}', b'{"a":5}']
+    lines = Lines(offsets, [texts[0], b"\n".join(texts[1:4]), texts[4]])
+    first, others = lines.split(count)
+    assert (first.offsets, others.offsets) == (offsets[:count], offsets[count:])
+    for part, expected in ((first, texts[:count]), (others, texts[count:])):
+        assert [line for chunk in part.chunks for line in chunk.split(b"\n")] == expected
 
 
 def test_lines_are_collected_by_key_and_form_with_their_offsets(world_of: WorldOf) -> None:

@@ -744,3 +744,22 @@ def test_a_record_that_the_database_cannot_read_is_set_aside_and_the_others_stay
     assert [each.record_id for each in file.records(["r1", "r2", "r3", "r4", "r5"])] == ["r1", "r2", "r5"]
     assert {each.offset for each in bench.broker.events(DEAD_LETTERS)} == {3, 4}
     assert file.positions() == {STORE_CHANGES.name: 6}
+
+
+def test_records_in_bulk_become_durable_by_whole_row_groups_and_the_rest_is_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.stages.index._BUSY", 0)
+    monkeypatch.setattr("consumers.adapters.provenance_index._GROUP", 3)
+    lines = [Line(offset, records_of(offset)) for offset in (2, 3, 5, 7, 8, 9, 12, 13)]
+    bench.broker.high = 14
+    bench.feed_lines(*lines[:2])
+    bench.feed_lines(*lines[2:7])
+    assert bench.stage._files[0].is_open()
+    bench.restart()
+    # All up to the second whole group, and where to read on: after a crash, as here, what was open is not there.
+    assert bench.stage._files[0].positions() == {STORE_CHANGES.name: 12}
+    asked = [f"r{offset}" for offset in range(14)]
+    assert {each.record_id for each in bench.stage._files[0].records(asked)} == {"r2", "r3", "r5", "r7", "r8", "r9"}
+    bench.feed_lines(*lines[6:])
+    assert len(bench.stage._files[0].records(asked)) == 8
