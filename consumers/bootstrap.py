@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, MustStop
 from bridge.contracts.events import Channel
 from bridge.contracts.queries import HeldContacts, IndexAnswers
 from bridge.runtime.clock import Clock, SystemClock
@@ -260,8 +260,9 @@ def _comparison(parts: Parts, process: Process) -> "Comparison":
 def refuse_restored_store(parts: Parts, process: Process) -> "Comparison | None":
     """Keep a case store that was put back in time from telling people twice. Raises Refused.
 
-    Returns what keeps the store's mark while dispatch runs. None: where the log's folder is on another machine there is
-    nothing to compare with; that is said, and dispatch goes on.
+    For those who move attempts: also what waits there in vain for a dispatcher must not be taken for unsent.
+    Returns what keeps the store's mark while its stage runs. None: where the log's folder is on another machine there is
+    nothing to compare with; that is said, and the stage goes on.
     """
     import structlog
 
@@ -951,13 +952,14 @@ class _Accompanied:
     def __init__(self, stage: Stage, companions: Sequence[Callable[[Event], None]]) -> None:
         self._stage = stage
         self._companions = companions
+        self._found: MustStop | None = None
 
     def run(self, stop: Event) -> None:
-        """Run the stage until `stop`."""
+        """Run the stage until `stop`, or until one of the others says that it must stop. Raises MustStop then."""
         from threading import Thread
 
         over = Event()
-        threads = [Thread(target=self._keep, args=(each, over), daemon=True) for each in self._companions]
+        threads = [Thread(target=self._keep, args=(each, over, stop), daemon=True) for each in self._companions]
         for thread in threads:
             thread.start()
         try:
@@ -966,15 +968,20 @@ class _Accompanied:
             over.set()
             for thread in threads:
                 thread.join(timeout=5)
+        if self._found is not None:
+            raise self._found
 
-    @staticmethod
-    def _keep(companion: Callable[[Event], None], over: Event) -> None:
+    def _keep(self, companion: Callable[[Event], None], over: Event, stop: Event) -> None:
         """Run a companion; a bug in one must not end the stage that it watches over."""
         import structlog
 
         while not over.is_set():
             try:
                 companion(over)
+            except MustStop as found:
+                self._found = found
+                stop.set()
+                return
             except Exception as error:
                 where = getattr(companion, "__qualname__", "companion")
                 structlog.get_logger().error("began anew", part=where, error=type(error).__name__)
@@ -1218,6 +1225,7 @@ def _release(parts: Parts, process: Process) -> Stage:
     from consumers.stages.release import ReleaseStage
 
     settings = parts.get(Settings)
+    compared = refuse_restored_store(parts, process)
     watch = guard = None
     if settings.delivery.mode != "sandbox" or settings.delivery.endpoint_url is not None:
         config = aws_config(settings)
@@ -1231,14 +1239,15 @@ def _release(parts: Parts, process: Process) -> Stage:
         rates=watch,
         stands_still=None if guard is None else guard.differs,
     )
+    companions: list[Callable[[Event], None]] = [] if compared is None else [compared.follow]
     if watch is None:
-        return stage
+        return _Accompanied(stage, companions)
     readiness = ReadinessWatch(
         partial(_AllYear(parts).look, lists=False),
         timedelta(hours=settings.delivery.readiness.bound_hours),
         timedelta(minutes=settings.delivery.readiness.check_minutes),
     )
-    companions: list[Callable[[Event], None]] = [watch.run_accounts, watch.run_circuits, readiness.run]
+    companions += [watch.run_accounts, watch.run_circuits, readiness.run]
     if guard is not None:
         guard.look()
         companions.append(guard.run)

@@ -16,6 +16,10 @@ class Refused(TocsinError):
     """The request is well-formed and the answer is no: a check that fails, a permission that is missing."""
 
 
+class MustStop(Refused):
+    """What this process works with is not what it was started with: it must not go on, and a new start looks again."""
+
+
 class BadInput(TocsinError):
     """Something written by a person or another system cannot be accepted as it is."""
 

@@ -262,7 +262,8 @@ def restore_reconcile(
 ) -> None:
     """Write into a restored case store what the evidence log knows: outcomes, so that nobody is told twice, and erasures.
 
-    Dispatch refuses to start before. Stop all stages but evidence first. Exit code 1: people of the log are not in the store.
+    Dispatch and release refuse to start before. Stop all stages but evidence first. Exit code 1: people of the log are not in
+    the store.
     """
     parts: Parts = context.obj
     actor = authenticated(parts, token_file)

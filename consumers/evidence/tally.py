@@ -1,13 +1,14 @@
 """What a log says of attempts and ends, as the case store can be compared with: by incident, commitment, round and number.
 
 What came twice counts once, and what counts is when it was recorded, not where it stands: a restored case store publishes
-again what waited in its outbox.
+again what waited in its outbox. What it does about people whom it believes untold does not undo that they were told.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf
 
@@ -21,7 +22,7 @@ _ERASED = "tocsin.case.person.erased"
 
 @dataclass(frozen=True, slots=True)
 class LoggedAttempt:
-    """An attempt as its newest leaf says."""
+    """An attempt as its newest leaf says, of those that follow from what had left the house."""
 
     state: str
     channel: str
@@ -30,6 +31,8 @@ class LoggedAttempt:
     recorded_at: datetime
     begun: bool
     """Whether a provider call was ever begun."""
+    intended_at: datetime | None = None
+    """When its last call was begun."""
 
 
 @dataclass(slots=True)
@@ -44,11 +47,14 @@ class Tally:
 
 
 _NOT_BEGUN = ("planned", "commanded", "cancelled")
+_UNSENT = ("planned", "commanded")
+"""Whoever moves an attempt from one of these knows of no call."""
 
 
 def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | None = None) -> Tally:
     """Return what `entries` say, in whatever order they come; of one incident only, or of all."""
     found = Tally(size)
+    unsent: dict[AttemptKey, LoggedAttempt] = {}
     mark = None if incident_id is None else incident_id.encode()
     for _, entry in entries:
         if mark is not None and mark not in entry:
@@ -61,17 +67,9 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
             continue
         if leaf["type"] == DeliveryOutcomeLeaf.TYPE:
             key = (incident, leaf["subject"], leaf.get("round", 1), leaf["attempt_number"])
-            at = datetime.fromisoformat(leaf["recorded_at"])
-            known = found.attempts.get(key)
-            begun = leaf["state"] not in _NOT_BEGUN or (known is not None and known.begun)
-            if known is None or at >= known.recorded_at:
-                found.attempts[key] = LoggedAttempt(
-                    leaf["state"], leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at, begun
-                )
-            elif begun and not known.begun:
-                found.attempts[key] = LoggedAttempt(
-                    known.state, known.channel, known.provider, known.bundle_sha256, known.recorded_at, begun
-                )
+            quiet = leaf["previous_state"] in _UNSENT and leaf["state"] in _NOT_BEGUN
+            into = unsent if quiet else found.attempts
+            into[key] = _newer(into.get(key), _logged(leaf))
         elif leaf["type"] == _FINISHED:
             person = (incident, leaf["body"]["subject"], leaf["body"].get("round", 1))
             at = datetime.fromisoformat(leaf["occurred_at"])
@@ -79,4 +77,31 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
                 found.ends[person] = (at, leaf["body"]["state"])
         elif leaf["type"] == _ERASED:
             found.markers.add(leaf["body"]["marker"])
+    for key, each in unsent.items():
+        known = found.attempts.get(key)
+        if known is None:
+            found.attempts[key] = each
+        elif known.state in _NOT_BEGUN and each.recorded_at >= known.recorded_at:
+            found.attempts[key] = replace(each, begun=known.begun, intended_at=known.intended_at)
+        # else a store that was put back in time took for unsent what had been sent
     return found
+
+
+def _logged(leaf: dict[str, Any]) -> LoggedAttempt:
+    at, state = datetime.fromisoformat(leaf["recorded_at"]), leaf["state"]
+    return LoggedAttempt(
+        state, leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at, state not in _NOT_BEGUN,
+        at if state == "intended" else None,
+    )  # fmt: skip
+
+
+def _newer(known: LoggedAttempt | None, each: LoggedAttempt) -> LoggedAttempt:
+    """Return the one recorded last, with what both say of calls."""
+    if known is None:
+        return each
+    last = each if each.recorded_at >= known.recorded_at else known
+    begun = known.begun or each.begun
+    intended_at = max(filter(None, (known.intended_at, each.intended_at)), default=None)
+    if last.begun == begun and last.intended_at == intended_at:
+        return last
+    return replace(last, begun=begun, intended_at=intended_at)

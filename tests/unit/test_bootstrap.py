@@ -3,12 +3,14 @@
 import importlib
 import subprocess
 import sys
+from threading import Event
 from typing import Any
 
 import pytest
 
+from bridge.contracts.errors import MustStop
 from bridge.runtime.settings import Settings
-from consumers.bootstrap import canary_routes, parts_for
+from consumers.bootstrap import _Accompanied, canary_routes, parts_for
 from consumers.domain.simulators import SIMULATED_PHONE
 
 OWN = {"email_to": "canary@shop.example.com", "sms_to": "+4915100000001", "sms_gateway_to": "+4915100000001"}
@@ -29,6 +31,29 @@ def test_naming_all_parts_imports_no_room() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "['consumers.bootstrap']\n"
+
+
+def test_a_stage_ends_when_what_watches_it_says_so_and_not_for_its_bugs() -> None:
+    heard: list[str] = []
+
+    class Waiting:
+        def run(self, stop: Event) -> None:
+            heard.append("stopped" if stop.wait(20) else "gave up")
+
+    def bug(over: Event) -> None:
+        heard.append("bug")
+        over.set()
+        raise ValueError
+
+    def look(_: Event) -> None:
+        raise MustStop("the case store was put back in time")
+
+    with pytest.raises(MustStop, match="put back in time"):
+        _Accompanied(Waiting(), [look]).run(Event())
+    stop = Event()
+    stop.set()
+    _Accompanied(Waiting(), [bug]).run(stop)
+    assert sorted(heard) == ["bug", "stopped", "stopped"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from bridge.contracts.errors import Refused
+from bridge.contracts.errors import MustStop, Refused
 from bridge.contracts.events import AttemptState
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
@@ -56,6 +56,7 @@ _MARK_EVERY_SECONDS = 60.0
 _WAITS_FOR = timedelta(minutes=10)
 """So long after its end an incident's last leaves may take before they count as missing."""
 _AGAIN_AFTER = timedelta(seconds=30)
+_CLOCKS_DIFFER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +137,18 @@ class Comparison:
         """Keep how far the log has come until `stop`, so that the next start need not read it all.
 
         For dispatch once `gap_at_start` found nothing: while it runs the store cannot lack what is logged. If the store goes
-        back in time all the same, its mark does, too, and is left alone for the next start to find.
+        back in time all the same, its mark does, too, and is left alone for the next start to find. Raises MustStop then.
         """
         over = False
         while not over:
             over = stop.wait(_MARK_EVERY_SECONDS)
             reader, mark = self._reader(), self._mark()
             if mark < self._kept:
-                log.error(
-                    "the case store was put back in time while dispatch runs; stop it: `tocsin restore reconcile`"
+                raise MustStop(
+                    "the case store was put back in time under this process. Nothing is sent until `tocsin restore reconcile "
+                    "--reason TEXT` has told it what the evidence log knows"
                 )
-            elif reader is not None:
+            if reader is not None:
                 self._keep_mark(max(mark, reader.size))
 
     def _mark(self) -> int:
@@ -347,9 +349,9 @@ def _behind(connection: sa.Connection, known: Tally) -> tuple[dict[AttemptKey, t
         ):
             people[name, row.subject_commitment, row.round] = row.recipient_id
         for each in connection.execute(
-            sa.select(attempt.c.recipient_id, attempt.c.number, attempt.c.state, attempt.c.state_at).where(
-                attempt.c.incident_id == name
-            )
+            sa.select(
+                attempt.c.recipient_id, attempt.c.number, attempt.c.state, attempt.c.state_at, attempt.c.intended_at
+            ).where(attempt.c.incident_id == name)
         ):
             stored[each.recipient_id, each.number] = each
     behind: dict[AttemptKey, tuple[str, LoggedAttempt]] = {}
@@ -364,9 +366,19 @@ def _behind(connection: sa.Connection, known: Tally) -> tuple[dict[AttemptKey, t
         if at is None:
             if logged.begun:
                 behind[key] = recipient_id, logged
-        elif at.state != logged.state and at.state_at < logged.recorded_at:
+        elif (at.state != logged.state and at.state_at < logged.recorded_at) or _lacks_call(at.intended_at, logged):
             behind[key] = recipient_id, logged
     return behind, unknown
+
+
+def _lacks_call(intended_at: datetime | None, logged: LoggedAttempt) -> bool:
+    """Say whether the log has a call that the store knows nothing of, whatever it did with the attempt since it was put back.
+
+    The call's beginning stands in both: it is written with the leaf's event. Clocks of two dispatchers may differ.
+    """
+    if logged.intended_at is None:
+        return False
+    return intended_at is None or intended_at < logged.intended_at - _CLOCKS_DIFFER
 
 
 def _write_attempts(
@@ -399,7 +411,7 @@ def _write_attempts(
         if handed:
             values["handed_over_at"] = logged.recorded_at
         if logged.begun:
-            values["intended_at"] = logged.recorded_at
+            values["intended_at"] = logged.intended_at or logged.recorded_at
         done = connection.execute(
             sa.update(attempt)
             .where((attempt.c.recipient_id == recipient_id) & (attempt.c.number == number))

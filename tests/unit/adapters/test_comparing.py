@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from bridge.contracts.errors import MustStop
 from consumers.adapters.case_store import comparing, tables
 from consumers.adapters.case_store.comparing import Comparison, Gap
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.erasures import Erasures
 from consumers.case.permissions import Role
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import SentReport
 from consumers.domain.sending import ReceiptKind
 from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, Restored, case_event, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, sqlite_case_store
@@ -107,6 +110,41 @@ def test_after_a_restored_backup_nobody_is_told_twice(halfway: Halfway) -> None:
     assert restored.export(restored.log.parent / "package").report.whole
 
 
+def test_what_a_restored_store_does_before_it_is_reconciled_does_not_hide_whom_it_told(halfway: Halfway) -> None:
+    case, restored = halfway
+    # the release goes on: commands that nobody takes are called back, and 3, who was told, gets a first attempt
+    case.clock.at += timedelta(hours=1)
+    patience = timedelta(minutes=1)
+    assert restored.ledger.sweep(
+        command_patience=patience, intent_patience=patience, unknown_patience=timedelta(hours=9)
+    )
+    assert restored.ledger.begin_attempts(10)
+    restored.commands()
+    comparison = comparison_of(restored)
+    # 2's second channel was never begun there, and each of the other three attempts looks newer than what the log has
+    assert comparison.gap() == comparison.gap_at_start() == Gap(outcome_count=4)
+    assert comparison.replay(DORA, Role.DPO, "the disk of the database was lost") == Gap(outcome_count=4)
+    assert not comparison.gap()
+    assert [*restored.claim(EMAIL_LANE), *restored.claim(SMS_LANE)] == []
+    for number in (1, 2, 3):
+        assert restored.states(f"{INCIDENT}:customer/{number}") == case.states(f"{INCIDENT}:customer/{number}")
+    restored.commands()
+    assert comparison.reconcile(INCIDENT).differences == []
+
+
+def test_a_call_that_a_provider_put_off_is_no_gap_while_its_leaf_is_still_to_come(tmp_path: Path) -> None:
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(1)
+    intents = case.claim(EMAIL_LANE)
+    case.commands()
+    case.clock.at += timedelta(seconds=1)
+    case.ledger.report([SentReport(each.attempt_id, Trigger.THROTTLED, each.send_count) for each in intents])
+    assert case.states(f"{INCIDENT}:customer/1") == [("email", "planned")]
+    assert comparison_of(case).gap_at_start() == Gap()
+
+
 def test_a_backup_older_than_any_number_of_leaves_is_found_at_a_start(
     halfway: Halfway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +168,8 @@ def test_a_backup_older_than_any_number_of_leaves_is_found_at_a_start(
     # a store that goes back in time under it keeps its old mark, and the next start finds the gap
     with restored.database.write() as connection:
         connection.execute(sa.update(tables.kafka_position).values(next_offset=size))
-    replayed.follow(stopped)
+    with pytest.raises(MustStop, match="put back in time"):
+        replayed.follow(stopped)
     assert replayed._mark() == size
     other = comparison_of(restored)
     other._keep_mark(size - 1)
