@@ -132,6 +132,11 @@ class Typist:
             raise RuntimeError(f"the typist ended with {self._process.wait(10)}")
         return Typed(command, pid, status)
 
+    @property
+    def pid(self) -> int:
+        """The process of which every command is a child."""
+        return self._process.pid
+
     def type(
         self,
         words: Sequence[str],

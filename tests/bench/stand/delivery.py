@@ -142,7 +142,7 @@ class Office:
         """Wait until every stage that reads topics has partitions, and all others are at work."""
         for name in self.running:
             stage, log = name.partition("-")[0], self.folder / f"{name}.log"
-            if stage in ("dispatch", "evidence", "receipts"):
+            if stage in ("index", "planning", "dispatch", "evidence", "receipts"):
                 self.wait(f"{name} is ready", lambda log=log: b'"assigned"' in log.read_bytes(), 120)  # type: ignore[misc]
             else:
                 running = self.settings.paths.run / f"{stage}.metrics.json"
@@ -208,11 +208,20 @@ class Office:
 @contextmanager
 def office(stand: Stand, aws: Aws, people: int, **delivery: Any) -> Iterator[Office]:
     """Yield an installation on the stand's servers, with so many people to be told by e-mail."""
+    with installed(stand, aws, {"delivery": delivery}) as found:
+        _fill(found.database, found.settings, people)
+        found.people = people
+        yield found
+
+
+@contextmanager
+def installed(stand: Stand, aws: Aws, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[Office]:
+    """Yield an installation on the stand's servers to which nothing has happened yet; `changes` go into its settings."""
     with ExitStack() as kept:
         folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-bench-"))) / "office"
         store = kept.enter_context(mariadb.fresh_database(stand.store.server, with_tables=False))
         prefix = f"bench-{uuid.uuid4().hex[:8]}."
-        changes: dict[str, dict[str, Any]] = {
+        ours: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap_servers": stand.bootstrap_servers, "topic_prefix": prefix},
             "store": {"url": stand.store.url},
             "case_store": {"url": store.url},
@@ -222,10 +231,11 @@ def office(stand: Stand, aws: Aws, people: int, **delivery: Any) -> Iterator[Off
                 "from_address": "privacy@shop.example.com",
                 # nothing is measured but notices
                 "canary_messages": {"every_minutes": 0},
-                **delivery,
             },
         }
-        initialise(folder, admin_id="admin", admin_name="Admin", changes=changes)
+        for section, values in changes.items():
+            ours.setdefault(section, {}).update(values)
+        initialise(folder, admin_id="admin", admin_name="Admin", changes=ours)
         settings = _at(folder)
         database = CaseDatabase(store.url)
         kept.callback(database.close)
@@ -242,8 +252,7 @@ def office(stand: Stand, aws: Aws, people: int, **delivery: Any) -> Iterator[Off
                 configuration_set=settings.delivery.configuration_set,
                 receipts_queue=settings.delivery.receipts_queue,
             )
-        _fill(database, settings, people)
-        found = Office(folder, database, settings, people, aws)
+        found = Office(folder, database, settings, 0, aws)
         try:
             yield found
         finally:

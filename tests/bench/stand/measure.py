@@ -19,6 +19,12 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
     return found
 
 
+def children_cpu_seconds(pid: int) -> float:
+    """Return user and system seconds used by all children of a process that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) / _TICKS
+
+
 def rss_mb(pid: int) -> int:
     """Return the most memory that a process has held, in MB (10^6 bytes)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
-// Command aws is a fast local stand-in for what delivery asks of Amazon: SES v2 SendBulkEmail and GetEmailIdentity, and a
-// queue of SQS. It checks the shape of requests, not their signatures or templates, and counts what it accepted for each
-// recipient. Beside the AWS paths it has:
+// Command aws is a fast local stand-in for what delivery asks of Amazon: SES v2 SendBulkEmail, what stands of account and
+// identities there and in SNS, and a queue of SQS. It checks the shape of requests, not their signatures or templates, and
+// counts what it accepted for each recipient. Beside the AWS paths it has:
 //
 //	GET  /stats              totals; accepted_at holds when the first and the last message came, in Unix nanoseconds
+//	GET  /recipients         how many messages each recipient was sent, by address
 //	POST /reset              forgets all counts, and what lies in the queue
 //	POST /latency?ms=40      how long every answer of SES takes
 //	POST /queue              puts each line of the body into the queue
@@ -134,19 +135,28 @@ func writeJSON(w http.ResponseWriter, value any) {
 	json.NewEncoder(w).Encode(value)
 }
 
-const caller = `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>` +
-	`<Arn>arn:aws:iam::123456789012:root</Arn><UserId>x</UserId><Account>123456789012</Account></GetCallerIdentityResult>` +
-	`</GetCallerIdentityResponse>`
+// What STS and SNS, which still speak XML, answer to the actions that are asked: who we are, and an account for SMS outside
+// its sandbox, from whose list nobody opted out.
+var results = map[string]string{
+	"GetCallerIdentity": "<Arn>arn:aws:iam::123456789012:root</Arn><UserId>x</UserId><Account>123456789012</Account>",
+	"GetSMSAttributes": "<attributes><entry><key>MonthlySpendLimit</key><value>1000000</value></entry>" +
+		"<entry><key>DeliveryStatusIAMRole</key><value>arn:aws:iam::123456789012:role/sns</value></entry>" +
+		"<entry><key>DeliveryStatusSuccessSamplingRate</key><value>100</value></entry></attributes>",
+	"GetSMSSandboxAccountStatus": "<IsInSandbox>false</IsInSandbox>",
+	"ListPhoneNumbersOptedOut":   "<phoneNumbers/>",
+	"ListOriginationNumbers":     "<PhoneNumbers/>",
+}
 
-// target answers the APIs that name the operation in a header: SQS, and CloudWatch Logs, in which nothing ever stands.
+// target answers the APIs that have no paths: SQS, CloudWatch Logs, in which nothing ever stands, STS and SNS.
 func (s *service) target(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		MaxNumberOfMessages int
 		Entries             []struct{ Id, ReceiptHandle string }
 	}
-	if r.Header.Get("X-Amz-Target") == "" { // the one that still speaks XML: STS, asked who we are
+	if r.Header.Get("X-Amz-Target") == "" {
+		action := r.PostFormValue("Action")
 		w.Header().Set("Content-Type", "text/xml")
-		io.WriteString(w, caller)
+		fmt.Fprintf(w, "<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", action, results[action])
 		return
 	}
 	if json.NewDecoder(r.Body).Decode(&asked) != nil {
@@ -195,6 +205,10 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, map[string]any{"ConfigurationSetName": "tocsin", "SendingOptions": map[string]bool{"SendingEnabled": true}})
 	case path == "/stats":
 		writeJSON(w, s.stats())
+	case path == "/recipients":
+		found := map[string]uint32{}
+		s.accepted.each(func(name string, count uint32) { found[name] = count })
+		writeJSON(w, found)
 	case path == "/reset":
 		s.reset()
 	case path == "/latency":
