@@ -93,6 +93,7 @@ _BEGUN_AT_ONCE = 10_000
 class ReleaseLedger(Protocol):
     """What release asks of the ledger."""
 
+    def releasing(self) -> Collection[str]: ...
     def begin_attempts(self, limit: int) -> int: ...
     def waiting_channels(self) -> Collection[Channel]: ...
     def meter(self, lane: Lane) -> int: ...
@@ -158,6 +159,7 @@ class ReleaseStage:
         self._credit: dict[Channel, float] = {}
         self._rate_now: dict[Channel, float] = {}
         self._begin = _Paced(0.0)
+        self._releasing: frozenset[str] = frozenset()
         self._gathered_seconds = delivery.letter_batch_seconds
 
     def run(self, stop: threading.Event) -> None:
@@ -196,9 +198,13 @@ class ReleaseStage:
         """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
         if self._stands_still is not None and self._stands_still():
             return 0
-        if self._begin.due():
+        releasing = frozenset(self._ledger.releasing())
+        self._releasing &= releasing
+        # what has just been approved does not wait for the next look for late ones
+        if self._begin.due() or releasing - self._releasing:
             # while there are more, at once; else looking for late ones must not cost more than all else
             self._begin.done(again=self._ledger.begin_attempts(_BEGUN_AT_ONCE) >= _BEGUN_AT_ONCE)
+            self._releasing = releasing
         issued = 0
         waiting = self._ledger.waiting_channels()
         for channel, most in self._rates():

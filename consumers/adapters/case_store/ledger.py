@@ -168,6 +168,15 @@ class Ledger:
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
 
+    def releasing(self) -> Collection[str]:
+        """Return the releases that run."""
+        with self._database.read() as connection:
+            return (
+                connection.execute(sa.select(release.c.release_id).where(release.c.state == "releasing"))
+                .scalars()
+                .all()
+            )
+
     def begin_attempts(self, limit: int) -> int:
         """Give up to `limit` recipients of running releases their first attempt, or their end; return how many."""
         now = self._clock.now()

@@ -31,6 +31,10 @@ class FakeLedger:
         self.reminded = False
         self.paces: list[dict[Channel, float]] = []
         self.on_begin: Callable[[], None] = lambda: None
+        self.running: set[str] = set()
+
+    def releasing(self) -> Collection[str]:
+        return set(self.running)
 
     def begin_attempts(self, limit: int) -> int:
         self.on_begin()
@@ -257,3 +261,22 @@ def test_the_meter_keeps_to_the_live_rate_and_to_what_the_quota_leaves() -> None
     rates.allowed = {Channel.EMAIL: Allowance(per_second=1000)}
     stage.tick(1.0)
     assert next(lane.at_once for lane in reversed(ledger.lanes) if lane.channel is Channel.EMAIL) == 100
+
+
+def test_what_was_just_approved_begins_at_once_however_long_the_last_look_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, began = [100.0], []
+    monkeypatch.setattr("consumers.stages.release.time.monotonic", lambda: now[0])
+    ledger = FakeLedger()
+    stage = ReleaseStage(ledger, FakeLease(), Delivery(), Health())
+
+    def look() -> None:
+        began.append(now[0])
+        now[0] += 1.0
+
+    ledger.on_begin = look
+    for running in ((), (), ("r1",), ("r1",), (), ("r1",)):
+        ledger.running = set(running)
+        stage.tick(0.25)
+        now[0] += 0.25
+    # the first look of all, and one each time that a release had begun to run
+    assert began == [100.0, 101.5, 103.25]
