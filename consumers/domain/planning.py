@@ -8,6 +8,7 @@ from typing import Any
 from bridge.contracts.events import CaseEvent, Coverage, CustomerAffected
 from bridge.contracts.scope import Scope
 from consumers.domain.duties import Exposure
+from consumers.domain.persons import Affected
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Before:
     incident: PlannedIncident
     complete: bool
     answers: Sequence[Answered]
-    affected: Sequence[CustomerAffected]
+    affected: Sequence[CustomerAffected | Affected]
     recipients: Sequence[Known]
     exposures: Sequence[Exposure] = ()
     """As counted before."""

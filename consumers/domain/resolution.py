@@ -121,7 +121,14 @@ def affected(found: Found, *, incident_id: str, revision: int, partition: int, l
 
 def member_leaf(root: str, record_ids: Iterable[str], standing: str) -> bytes:
     """Return the leaf's bytes for one affected person: canonical JSON of root, sorted record ids and standing."""
-    return json.dumps([root, sorted(set(record_ids)), standing], ensure_ascii=False, separators=(",", ":")).encode()
+    ids = sorted(set(record_ids))
+    names = "".join((root, standing, *ids))
+    if names.isprintable() and '"' not in names and "\\" not in names:
+        # nothing needs an escape: the same text, a tenth as dear, and there is one for each of a hundred thousand people
+        listed = '","'.join(ids)
+        listed = f'["{listed}"]' if ids else "[]"
+        return f'["{root}",{listed},"{standing}"]'.encode()
+    return json.dumps([root, ids, standing], ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def set_root(members: Iterable[CustomerAffected]) -> str:

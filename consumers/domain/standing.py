@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge.contracts.events import SENSITIVITY_ORDER, CustomerAffected, Sensitivity, Why
 from bridge.contracts.scope import Scope
-from consumers.domain.persons import joined
+from consumers.domain.persons import Reason, joined
 
 EVERYBODY_SHARE = 0.9
 """From this share of all people known on, a scope counts as one that matches everybody."""
@@ -42,11 +42,11 @@ class Concern:
         return Concern(self.disclosures | other.disclosures, self.elements | other.elements, max(self.rank, other.rank))
 
 
-def concern_of(why: Why | Mapping[str, Any] | None) -> Concern:
+def concern_of(why: Why | Reason | Mapping[str, Any] | None) -> Concern:
     """Return what a notice that rests on `why` tells: an event's, a recipient's JSON, or none (a value without a record)."""
     if not why:
         return Concern()
-    if isinstance(why, Why):
+    if isinstance(why, Why | Reason):
         disclosures, elements, highest = why.disclosures, why.elements, why.highest_sensitivity
     else:
         # as the case store keeps it: not parsed into a model, for a plan looks at everybody who was told
@@ -54,7 +54,7 @@ def concern_of(why: Why | Mapping[str, Any] | None) -> Concern:
     return Concern(frozenset(disclosures), frozenset(elements), SENSITIVITY_ORDER.index(Sensitivity(highest)) + 1)
 
 
-def told_by(whys: Iterable[Why | Mapping[str, Any] | None]) -> Concern:
+def told_by(whys: Iterable[Why | Reason | Mapping[str, Any] | None]) -> Concern:
     """Return what several notices tell together."""
     told = Concern()
     for why in whys:

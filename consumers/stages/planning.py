@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from bridge.contracts.errors import BadInput, TocsinError, Unreachable
-from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved
+from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved, SealedContact, Why
 from bridge.contracts.topics import AFFECTED_CUSTOMERS, RESOLUTIONS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -33,7 +33,7 @@ from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline,
 from consumers.domain.notice_checklist import Checklist, Readings
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
-from consumers.domain.persons import Person, merge, residents
+from consumers.domain.persons import Person, Reason, merge, residents
 from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
 from consumers.domain.senders import missing_sender
@@ -51,6 +51,8 @@ from consumers.evidence.merkle import root_over
 log = structlog.get_logger()
 
 STAGE = "planning"
+_LOOK_SHARE, _LONGEST_WAIT = 5.0, 2.0
+"""A look that takes long is followed by a wait so many times as long, of so many seconds at most."""
 NOBODY_BEHIND_IT = "purely synthetic and matching nobody: recorded, not notified"
 _REST_FACTOR = 5
 """A plan that takes seconds rests so many times as long before it is drawn up again."""
@@ -181,10 +183,13 @@ class Planning:
         self._silent_seconds = silent_seconds
         self._rest_factor = rest_factor
         self._looked_at: datetime | None = None
+        self._look_after = 0.0
         self._rests_on: dict[PlanId, tuple[OpenPlan, tuple[str, ...]]] = {}
         self._first_seen: dict[PlanId, datetime] = {}
         self._rest_until: dict[PlanId, datetime] = {}
         self._held: dict[PlanId, int] = {}
+        self._whole: dict[PlanId, dict[int, tuple[int, str]]] = {}
+        """Partitions whose people gave their record's Merkle root, with both counts equal."""
         self._composable: dict[str, frozenset[str] | str] = {}
         """By segment: the sections that its notice covers, or why there is none."""
 
@@ -207,11 +212,15 @@ class Planning:
 
     def tick(self) -> None:
         now = self._clock.now()
-        if self._looked_at is not None and (now - self._looked_at).total_seconds() < self._look_seconds:
+        wait = max(self._look_seconds, self._look_after)
+        if self._looked_at is not None and (now - self._looked_at).total_seconds() < wait:
             return
         self._looked_at = now
         if self._lease.take():
+            began = time.monotonic()
             self.look()
+            # While many people arrive, counting them must not keep them from arriving.
+            self._look_after = min(_LONGEST_WAIT, _LOOK_SHARE * (time.monotonic() - began))
 
     def look(self) -> int:
         """Draw up every plan that can be, or that rests on something that has changed; return how many were written."""
@@ -239,6 +248,7 @@ class Planning:
         self._held = {plan_id: count for plan_id, count in self._held.items() if plan_id in current}
         HELD.set(sum(self._held.values()))
         self._first_seen = {plan_id: at for plan_id, at in self._first_seen.items() if plan_id in current}
+        self._whole = {plan_id: known for plan_id, known in self._whole.items() if plan_id in current}
         return written
 
     def _rested(self, plan: OpenPlan) -> bool:
@@ -264,7 +274,7 @@ class Planning:
                 )
             elif count < answer.affected_count:
                 missing += answer.affected_count - count
-            elif root_over(self._store.member_leaves(plan_id, answer.partition)).hex() != answer.merkle_root:
+            elif not self._gives_root(plan_id, answer):
                 faults.append(f"partition {answer.partition}: its people do not give its record's Merkle root")
         if faults:
             self._store.raise_pages(plan_id, [_mismatch(plan_id, faults)])
@@ -275,6 +285,16 @@ class Planning:
         if (self._clock.now() - since).total_seconds() >= self._silent_seconds:
             self._store.raise_pages(plan_id, [_silence(plan_id, len(answers), partition_count, missing)])
         return False
+
+    def _gives_root(self, plan_id: PlanId, answer: Answered) -> bool:
+        """Return whether a partition's people give its record's Merkle root; once they do, nobody is added to them."""
+        known = self._whole.setdefault(plan_id, {})
+        whole = (answer.affected_count, answer.merkle_root)
+        if known.get(answer.partition) != whole:
+            if root_over(self._store.member_leaves(plan_id, answer.partition)).hex() != answer.merkle_root:
+                return False
+            known[answer.partition] = whole
+        return True
 
     # Drawing up
 
@@ -323,6 +343,8 @@ class Planning:
         sizes: Counter[str] = Counter()
         # ten thousand people make a few dozen audiences: each is worked out once
         audiences: dict[tuple[Any, ...], tuple[dict[str, Any], str | None]] = {}
+        shared: dict[tuple[Any, ...], _Shared] = {}
+        claims: dict[tuple[Any, ...], list[Any]] = {}
         policy = self._catalog.policy()
         old_rows = {known.recipient_id: known.row for known in before.recipients}
         dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = {}
@@ -331,10 +353,31 @@ class Planning:
         regimes = Regimes(self._law.rules, incident.detected_at.date())
         counts = Counter(person.controller for person in people)
         asked = AudienceLaw(self._law.rules, incident.detected_at.date(), notices, counts, incident.facts)
+
+        def shared_by(person: Person, more: bool) -> _Shared:
+            where = (person.controller, person.homes)
+            if where not in dates:
+                dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
+            addressee = _addressee(person, incident)
+            owing = asked.regimes_of(person.controller, person.homes, regimes.of(person))
+            audience = (addressee, person.disclosures, person.elements, owing, more)
+            if audience not in audiences:
+                audiences[audience] = self._segment(incident, person, addressee, policy, asked, owing, supplement=more)
+            segment, held = audiences[audience]
+            owed = [name for name in regimes.of(person) if name in (UNKNOWN_RESIDENCE, *notices[person.controller])]
+            sha256 = notice_sha256(
+                controller=person.controller,
+                scenario=incident.scenario,
+                scope=incident.scope,
+                exercise=incident.exercise,
+                concern=concern_of(person.why),
+                standing=person.standing,
+            )
+            return _Shared(segment, held, dates[where], owed, sha256)
+
         for person in people:
             slot = matching.slots[person.root]
-            concern = concern_of(person.why)
-            more = bool(slot.fixed) and concern.beyond(told_by(known.row["why"] for known in slot.fixed))
+            more = bool(slot.fixed) and concern_of(person.why).beyond(told_by(known.row["why"] for known in slot.fixed))
             if more and all(known.unsent for known in slot.fixed):
                 # Nothing has left yet: they get the fuller notice, and no second one.
                 own = f"{incident.plan_id.incident_id}:{person.root}"
@@ -348,30 +391,18 @@ class Planning:
             if slot.fixed and not more:
                 removed.extend(slot.dropped)
                 continue
-            where = (person.controller, person.homes)
-            if where not in dates:
-                dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
-            addressee = _addressee(person, incident)
-            owing = asked.regimes_of(person.controller, person.homes, regimes.of(person))
-            audience = (addressee, person.disclosures, person.elements, owing, more)
-            if audience not in audiences:
-                audiences[audience] = self._segment(incident, person, addressee, policy, asked, owing, supplement=more)
-            segment, held = audiences[audience]
+            alike = (*_alike(person), more)
+            if alike not in shared:
+                shared[alike] = shared_by(person, more)
+            found_alike = shared[alike]
+            segment = found_alike.segment
             segments[segment["segment_id"]] = segment
             sizes[segment["segment_id"]] += 1
-            row = _row(incident, person, slot, before, segment["segment_id"], held, now)
-            owed = [name for name in regimes.of(person) if name in (UNKNOWN_RESIDENCE, *notices[person.controller])]
+            row = _row(incident, person, slot, before, segment["segment_id"], found_alike.held, now, claims)
             row |= {
-                "deadline_at": deadline_after(*dates[where], row["added_at"]),
-                "jurisdictions": owed,
-                "notice_sha256": notice_sha256(
-                    controller=person.controller,
-                    scenario=incident.scenario,
-                    scope=incident.scope,
-                    exercise=incident.exercise,
-                    concern=concern,
-                    standing=person.standing,
-                ),
+                "deadline_at": deadline_after(*found_alike.dates, row["added_at"]),
+                "jurisdictions": found_alike.owed,
+                "notice_sha256": found_alike.notice_sha256,
             }
             rows.append(row)
             old = old_rows.get(row["recipient_id"])
@@ -525,6 +556,32 @@ def _addressee(person: Person, incident: PlannedIncident) -> Addressee:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same for all people who are `_alike`."""
+
+    segment: dict[str, Any]
+    held: str | None
+    dates: tuple[datetime | None, timedelta | None]
+    owed: list[str]
+    notice_sha256: str
+
+
+def _alike(person: Person) -> tuple[Any, ...]:
+    """Return all of a person that decides in which segment they are, what they are owed, and what they are told."""
+    why = person.why
+    return (
+        person.controller,
+        person.website_id,
+        person.store_id,
+        person.locale,
+        person.homes,
+        person.standing,
+        person.sensitivity,
+        None if why is None else (why.kinds, why.categories, why.disclosures, why.elements),
+    )
+
+
 def _websites(before: Before) -> set[int]:
     return {each.website_id for each in before.affected}
 
@@ -629,14 +686,23 @@ def _row(
     segment_id: str,
     held: str | None,
     now: datetime,
+    claims: dict[tuple[Any, ...], list[Any]],
 ) -> dict[str, Any]:
+    """Return a recipient's row. `claims` keeps lists that many people share, which are written as text once."""
     known = slot.open
     same_revision = known is not None and known.row["revision"] == incident.plan_id.revision
     late = bool(known.row["late"]) if known is not None and same_revision else before.complete
-    added_at = max((before.added_at[root] for root in person.roots if root in before.added_at), default=None)
+    added_at = None
+    if before.added_at:
+        added_at = max((before.added_at[root] for root in person.roots if root in before.added_at), default=None)
     if slot.supplements is not None and added_at is None:
         # no record came: a corrected scope is about more than the one under which they were told
         added_at = known.row["added_at"] if known is not None else now
+    residence = tuple((claim.code, claim.source) for claim in person.residence)
+    if residence not in claims:
+        claims[residence] = [{"code": code, "source": source} for code, source in residence]
+    if person.channels not in claims:
+        claims[person.channels] = [channel.value for channel in person.channels]
     return {
         "recipient_id": slot.recipient_id,
         "round": slot.round,
@@ -653,18 +719,24 @@ def _row(
         "website_id": person.website_id,
         "store_id": person.store_id,
         "locale": person.locale[:16],
-        "residence": [claim.model_dump(mode="json") for claim in person.residence],
+        "residence": claims[residence],
         "standing": person.standing,
         "late": late,
         "highest_sensitivity": person.sensitivity.value,
         "segment_id": segment_id,
-        "channels": [channel.value for channel in person.channels],
-        "contact": None if person.contact is None else person.contact.model_dump(mode="json"),
-        "why": {} if person.why is None else person.why.model_dump(mode="json"),
+        "channels": claims[person.channels],
+        "contact": _as_json(person.contact),
+        "why": {} if person.why is None else _as_json(person.why),
         "held_reason": held,
         "final_state": None,
         "final_at": None,
     }
+
+
+def _as_json(value: SealedContact | dict[str, str | None] | Why | Reason | None) -> dict[str, Any] | None:
+    if value is None or isinstance(value, dict):
+        return value
+    return value.as_json() if isinstance(value, Reason) else value.model_dump(mode="json")
 
 
 def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]:

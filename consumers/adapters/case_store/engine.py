@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import OperationalError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Alembic is imported where it is used: it takes as long as all else together, and most commands only name this module.
 
 T = TypeVar("T")
+
+_encoded_json = msgspec.json.Encoder().encode
 
 
 def case_store_url(url: str) -> sa.URL:
@@ -130,14 +133,13 @@ def _configure_server_session(connection: Any, _record: Any) -> None:
     """Let the server end the transaction of a process that froze in it, or whose host lost power: its locks would keep
     everybody's attempts from moving for hours. MySQL has no such bound; its `wait_timeout` is the administrator's.
 
-    MariaDB cuts what JSON_ARRAYAGG returns at a megabyte by default; see `packed`.
+    Servers cut what GROUP_CONCAT returns at a megabyte or a kilobyte by default, MariaDB JSON_ARRAYAGG, too; see `packed`.
     """
+    settings = f"SESSION group_concat_max_len = {_LONGEST_ARRAY}"
     if "MariaDB" in connection.get_server_info():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"SET SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}, "
-                f"SESSION group_concat_max_len = {_LONGEST_ARRAY}"
-            )
+        settings += f", SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET {settings}")
 
 
 def _write_ahead(connection: Any) -> None:
@@ -290,6 +292,8 @@ def upsert(
 
 
 _ROWS_AT_ONCE = 500
+_LONGEST_STATEMENT = 2 * 1024 * 1024
+"""Characters of its rows; a quarter of what servers take at least by default, in UTF-8."""
 AS_IT_STANDS = {"no_parameters": True}
 """Or a percent sign in a value would be taken for the place of another."""
 
@@ -328,30 +332,53 @@ def update_many(
     changes += [f"`{name}` = {text}" for name, text in zip(same, alike_text, strict=True)]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         every = _literals(connection, table, (key, *each), rows[start : start + _ROWS_AT_ONCE], anything)
-        text = f"INSERT INTO `{table.name}` ({names}) VALUES {every} ON DUPLICATE KEY UPDATE {', '.join(changes)}"  # noqa: S608  literals
+        text = f"INSERT INTO `{table.name}` ({names}) VALUES {', '.join(every)} ON DUPLICATE KEY UPDATE {', '.join(changes)}"  # noqa: S608  literals
         connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
 
 
 def insert_many(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, leave_known: bool = False
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    leave_known: bool = False,
+    update: Sequence[str] = (),
 ) -> None:
     """Insert rows that all have the same columns, hundreds in a statement; `leave_known` leaves those as they are whose
-    primary key is there already.
+    primary key is there already, `update` sets these columns of them.
     """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
+        if update:
+            upsert(connection, table, rows, update=update)
+            return
         statement = sqlite.insert(table).on_conflict_do_nothing() if leave_known else sa.insert(table)
         connection.execute(statement, [dict(row) for row in rows])
         return
     names, key = tuple(rows[0]), next(iter(table.primary_key)).name
     quoted = ", ".join(f"`{name}`" for name in names)
     # not INSERT IGNORE: that would also swallow over-long and null values
-    end = f" ON DUPLICATE KEY UPDATE `{key}` = `{table.name}`.`{key}`" if leave_known else ""
+    changes = [f"`{name}` = VALUES(`{name}`)" for name in update]
+    if leave_known and not changes:
+        changes = [f"`{key}` = `{table.name}`.`{key}`"]
+    end = f" ON DUPLICATE KEY UPDATE {', '.join(changes)}" if changes else ""
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         every = _literals(connection, table, names, rows[start : start + _ROWS_AT_ONCE], ())
-        text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {every}{end}"  # noqa: S608  literals
-        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+        for some in _of_bounded_length(every):
+            text = f"INSERT INTO `{table.name}` ({quoted}) VALUES {', '.join(some)}{end}"  # noqa: S608  literals
+            connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+
+
+def _of_bounded_length(rows: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield rows in parts that a server takes as one statement: of some people there are thousands of records to name."""
+    start = length = 0
+    for place, row in enumerate(rows):
+        if length and length + len(row) > _LONGEST_STATEMENT:
+            yield rows[start:place]
+            start, length = place, 0
+        length += len(row)
+    yield rows[start:]
 
 
 def update_alike(
@@ -392,8 +419,16 @@ def _sqlite_literal(value: Any) -> str:
 
 
 def _bound(connection: sa.Connection, table: sa.Table, name: str, value: Any) -> Any:
-    process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    process = _processor(connection, table, name)
     return value if process is None else process(value)
+
+
+def _processor(connection: sa.Connection, table: sa.Table, name: str) -> Callable[[Any], Any] | None:
+    return table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+
+
+def _json_text(value: Any) -> str:
+    return _encoded_json(value).decode()
 
 
 def _literals(
@@ -402,16 +437,22 @@ def _literals(
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     more: Sequence[str],
-) -> str:
-    """Return rows as SQL literals, escaped by the driver. What all of them have alike is escaped once."""
+) -> list[str]:
+    """Return each row as SQL literals, escaped by the driver. What all of them have alike is escaped once, and so is an
+    object that several have in common.
+    """
     columns: list[Sequence[str]] = []
     for name in names:
-        process = table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        process = _json_text if isinstance(table.c[name].type, sa.JSON) else _processor(connection, table, name)
         values = [row[name] for row in rows]
         first = values[0]
         if all(value is first or value == first for value in values):
             columns.append(literals_of(connection, [first if process is None else process(first)]) * len(rows))
-        else:
-            columns.append(literals_of(connection, values if process is None else [process(value) for value in values]))
+            continue
+        # the rows hold all of them, so none takes over the id of another
+        distinct = {id(value): value for value in values}
+        literals = literals_of(connection, [each if process is None else process(each) for each in distinct.values()])
+        by_id = dict(zip(distinct, literals, strict=True))
+        columns.append([by_id[id(value)] for value in values])
     columns += [[text] * len(rows) for text in more]
-    return ", ".join([f"({', '.join(values)})" for values in zip(*columns, strict=True)])
+    return [f"({', '.join(values)})" for values in zip(*columns, strict=True)]

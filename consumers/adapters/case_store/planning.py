@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, CaseEvent, CustomerAffected, PartitionResolved
@@ -19,14 +20,17 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, insert_many, upsert
 from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
+from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
+    exclusion,
     fact,
     incident,
+    kafka_position,
     late_addition,
     late_member,
     page,
@@ -38,6 +42,7 @@ from consumers.adapters.case_store.tables import (
 )
 from consumers.case.duties import refresh
 from consumers.domain.duties import LawInForce
+from consumers.domain.persons import Affected
 from consumers.domain.planning import (
     Answered,
     Before,
@@ -53,7 +58,11 @@ from consumers.domain.standing import grown, late_order
 from consumers.evidence.commitment import commit, incident_key, new_person_key
 from consumers.evidence.merkle import leaf_hash, root_over
 
+_STAGE = "planning"
 _ENDED = ("dismissed", "closed")
+_READ_AT_ONCE = 1000
+_PERSON_KEYS = PackedRows(person_key, ("root", "key"), by="root")
+_event_of = msgspec.json.Decoder(Affected)
 
 
 class PlanningTables:
@@ -63,6 +72,8 @@ class PlanningTables:
         self._database = database
         self._clock = clock
         self._law = law
+        self._counted: dict[PlanId, tuple[tuple[Any, ...], tuple[int, int, int]]] = {}
+        """How many people a plan has, and what had been read and left out when they were counted."""
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
         return positions.read_positions(self._database, stage, partitions)
@@ -111,7 +122,7 @@ class PlanningTables:
                 if event.late:
                     late[PlanId(event.incident_id, event.revision)].append(event)
             known = {plan_id: _known_members(connection, plan_id, events) for plan_id, events in late.items()}
-            upsert(connection, affected, rows)
+            insert_many(connection, affected, rows, leave_known=True)
             for plan_id, events in late.items():
                 _grow(connection, plan_id, events, known[plan_id], keep_contact=plan_id.incident_id not in ended)
                 self._note_late(connection, plan_id, events, known[plan_id].keys(), now)
@@ -239,6 +250,14 @@ class PlanningTables:
 
     def open_plans(self) -> Sequence[OpenPlan]:
         with self._database.read() as connection:
+            # Asked first: what comes meanwhile is counted anew at the next look.
+            read = tuple(
+                connection.execute(
+                    sa.select(kafka_position.c.topic, kafka_position.c.partition, kafka_position.c.next_offset)
+                    .where(kafka_position.c.stage == _STAGE)
+                    .order_by(kafka_position.c.topic, kafka_position.c.partition)
+                ).all()
+            )
             rows = connection.execute(
                 sa.select(incident.c.incident_id, incident.c.revision, incident.c.exercise, plan.c.state)
                 .outerjoin(
@@ -251,16 +270,29 @@ class PlanningTables:
                 )
                 .order_by(incident.c.incident_id)
             ).all()
-            return tuple(
+            found = tuple(
                 replace(
-                    self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete"),
+                    self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete", read),
                     exercise=bool(row.exercise),
                 )
                 for row in rows
             )
+            self._counted = {each.plan_id: self._counted[each.plan_id] for each in found}
+            return found
 
-    @staticmethod
-    def _open_plan(connection: sa.Connection, plan_id: PlanId, complete: bool) -> OpenPlan:
+    def _people(self, connection: sa.Connection, plan_id: PlanId, read: tuple[Any, ...]) -> tuple[int, int, int]:
+        """Return how many people are here, by record, and left out; counted only where that can have changed: it walks
+        over all of them, and is asked twice a second for as long as the incident is open.
+        """
+        left = connection.execute(
+            sa.select(
+                sa.func.count(), sa.func.max(exclusion.c.decided_at), sa.func.max(exclusion.c.withdrawn_at)
+            ).where(exclusion.c.incident_id == plan_id.incident_id)
+        ).one()
+        as_of = (*read, tuple(left))
+        known = self._counted.get(plan_id)
+        if known is not None and known[0] == as_of:
+            return known[1]
         people = connection.execute(
             sa.select(
                 sa.func.count(),
@@ -268,6 +300,12 @@ class PlanningTables:
                 sa.func.coalesce(sa.func.sum(sa.case((left_out(), 1), else_=0)), 0),
             ).where(_of(affected, plan_id))
         ).one()
+        counted = (int(people[0]), int(people[1]), int(people[2]))
+        self._counted[plan_id] = as_of, counted
+        return counted
+
+    def _open_plan(self, connection: sa.Connection, plan_id: PlanId, complete: bool, read: tuple[Any, ...]) -> OpenPlan:
+        people = self._people(connection, plan_id, read)
         answers = connection.execute(
             sa.select(sa.func.count()).select_from(resolution).where(_of(resolution, plan_id))
         ).scalar_one()
@@ -280,12 +318,12 @@ class PlanningTables:
         return OpenPlan(
             plan_id,
             complete,
-            int(people[0]),
-            int(people[1]),
+            people[0],
+            people[1],
             int(answers),
             int(last_fact or 0),
             int(late),
-            int(people[2]),
+            people[2],
         )
 
     def answers(self, plan_id: PlanId) -> tuple[PlannedIncident, Sequence[Answered]]:
@@ -370,9 +408,7 @@ class PlanningTables:
                     )
                 ).mappings()
             ]
-            events = connection.execute(
-                sa.select(affected.c.event).where(_of(affected, plan_id) & ~left_out())
-            ).scalars()
+            people = read_affected(connection, plan_id)
             counted = SqlCaseWork(connection, self._clock.now()).exposures(plan_id.incident_id)
             late = connection.execute(
                 sa.select(
@@ -391,7 +427,7 @@ class PlanningTables:
                 incident=self._incident(connection, plan_id),
                 complete=state == "complete",
                 answers=self._answers(connection, plan_id),
-                affected=[CustomerAffected.model_validate_json(text) for text in events],
+                affected=people,
                 recipients=recipients,
                 exposures=counted[1] if counted is not None and counted[0] == plan_id.revision else (),
                 added_at={row[0]: row[1] for row in late},
@@ -426,8 +462,7 @@ class PlanningTables:
             columns = [
                 column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")
             ]
-            for chunk in in_parts(rows):
-                upsert(connection, recipient, chunk, update=columns)
+            insert_many(connection, recipient, rows, update=columns)
             for recipient_id, roots in change.regrouped.items():
                 connection.execute(
                     sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
@@ -521,6 +556,9 @@ class PlanningTables:
             return False
         if current.revision != plan_id.revision or current.state in _ENDED:
             return False
+        anybody = sa.select(attempt.c.recipient_id).where(attempt.c.incident_id == plan_id.incident_id).limit(1)
+        if connection.execute(anybody).first() is None:
+            return True
         touched = {*change.removed, *(row["recipient_id"] for row in change.changed)} - set(change.withdrawn)
         for ids in in_parts(sorted(touched)):
             begun = connection.execute(
@@ -545,21 +583,14 @@ class PlanningTables:
         """Return the key of each root, made where there is none. An erased key is never restored: a new one is made."""
 
         def held(wanted: Sequence[str]) -> dict[str, bytes]:
-            found: dict[str, bytes] = {}
-            for chunk in in_parts(wanted):
-                for row in connection.execute(
-                    sa.select(person_key.c.root, person_key.c.key).where(
-                        person_key.c.root.in_(chunk) & person_key.c.key.is_not(None)
-                    )
-                ):
-                    found[row.root] = bytes(row.key)
-            return found
+            return {root: key for root, key in _PERSON_KEYS.of(connection, wanted) if key is not None}
 
         keys = held(roots)
         missing = sorted(set(roots) - keys.keys())
         for chunk in in_parts(missing):
             connection.execute(sa.delete(person_key).where(person_key.c.root.in_(chunk) & person_key.c.key.is_(None)))
-            upsert(connection, person_key, [{"root": root, "key": new_person_key(), "made_at": now} for root in chunk])
+            made = [{"root": root, "key": new_person_key(), "made_at": now} for root in chunk]
+            insert_many(connection, person_key, made, leave_known=True)
         return keys | held(missing)
 
     @staticmethod
@@ -612,6 +643,39 @@ def _of(table: sa.Table, plan_id: PlanId) -> sa.ColumnElement[bool]:
         table.c.revision == plan_id.revision
     )
     return condition
+
+
+def read_affected(connection: sa.Connection, plan_id: PlanId) -> list[Affected]:
+    """Return everybody who is affected and not left out.
+
+    The server joins hundreds of events to one text: a driver written in Python takes longer for a row than we for its event.
+    """
+    found: list[Affected] = []
+    last = ""
+    while True:
+        page = (
+            sa.select(affected.c.root, affected.c.event)
+            .where(_of(affected, plan_id) & ~left_out() & (affected.c.root > last))
+            .order_by(affected.c.root)
+            .limit(_READ_AT_ONCE)
+            .subquery("page")
+        )
+        if connection.dialect.name == "sqlite":
+            joined = sa.func.group_concat(page.c.event, "\n")
+        else:
+            joined = sa.func.group_concat(page.c.event.op("SEPARATOR")("\n"))
+        count, end, text = connection.execute(sa.select(sa.func.count(), sa.func.max(page.c.root), joined)).one()
+        if not count:
+            return found
+        try:
+            people = _event_of.decode_lines(text)
+        except msgspec.DecodeError:
+            people = []
+        if len(people) != count:
+            # cut by the server: thousands of records of each
+            people = [_event_of.decode(event) for event in connection.execute(sa.select(page.c.event)).scalars()]
+        found += people
+        last = end
 
 
 _FAILED = (AttemptState.BOUNCED, AttemptState.REJECTED, AttemptState.CANCELLED)

@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 
+import pytest
 import sqlalchemy as sa
 
+from consumers.adapters.case_store import engine
 from consumers.adapters.case_store.engine import CaseDatabase, insert_many, update_alike
 from consumers.adapters.case_store.packed import PackedRows
-from consumers.adapters.case_store.tables import person_key, recipient
+from consumers.adapters.case_store.planning import read_affected
+from consumers.adapters.case_store.tables import affected, person_key, recipient
+from consumers.domain.planning import PlanId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 _KEYS = ("root", "key", "made_at", "erased_at")
@@ -80,3 +84,43 @@ class PackedCases:
                 sa.select(person_key.c.root, person_key.c.erased_at).order_by(person_key.c.root)
             )
             assert [tuple(row) for row in erased] == [("customer/0", NOW), ("customer/1", None), ("customer/2", None)]
+
+    def test_of_what_is_there_already_only_the_named_columns_are_set(self, database: CaseDatabase) -> None:
+        rows = [{"root": f"customer/{number}", "key": b"k", "made_at": NOW, "erased_at": None} for number in range(3)]
+        with database.write() as connection:
+            insert_many(connection, person_key, rows[:2])
+            again = [row | {"key": b"n", "erased_at": NOW} for row in rows]
+            insert_many(connection, person_key, again, update=("erased_at",))
+            insert_many(connection, person_key, [row | {"key": b"m"} for row in rows], leave_known=True)
+            found = connection.execute(
+                sa.select(person_key.c.key, person_key.c.erased_at).order_by(person_key.c.root)
+            ).all()
+        assert [(bytes(key), at) for key, at in found] == [(b"k", NOW), (b"k", NOW), (b"n", NOW)]
+
+    def test_everybody_affected_is_read_also_where_a_server_cuts_what_it_joins(self, database: CaseDatabase) -> None:
+        shared = {
+            "incident_id": "INC-2026-0001", "revision": 1, "partition": 0, "standing": "recorded", "departed": False,
+            "late": False, "member_leaf": "0" * 64,
+        }  # fmt: skip
+        person = '{"root":"%s","customer_id":null,"website_id":1,"store_id":1,"locale":"d\u00e9\\n"}'
+        roots = [f"customer/{number}" for number in range(1201)]
+        rows = [{**shared, "root": root, "event": person % root, "exclusion_id": None} for root in roots]
+        rows[7] |= {"standing": "possible", "exclusion_id": "e" * 32}
+        with database.write() as connection:
+            insert_many(connection, affected, rows)
+            for longest in (16 * 1024 * 1024, 1000):
+                if connection.dialect.name != "sqlite":
+                    connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+                found = read_affected(connection, PlanId("INC-2026-0001", 1))
+                assert sorted(each.root for each in found) == sorted({*roots} - {roots[7]})
+                assert {each.locale for each in found} == {"d\u00e9\n"}
+                assert read_affected(connection, PlanId("INC-2026-0001", 2)) == []
+
+    def test_rows_that_are_long_together_go_in_several_statements(
+        self, database: CaseDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "_LONGEST_STATEMENT", 100)
+        rows = [{"root": f"customer/{number}", "key": b"k", "made_at": NOW, "erased_at": None} for number in range(7)]
+        with database.write() as connection:
+            insert_many(connection, person_key, rows)
+            assert connection.execute(sa.select(sa.func.count()).select_from(person_key)).scalar() == 7

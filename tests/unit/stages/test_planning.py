@@ -31,9 +31,11 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase
+from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
+from consumers.case.store import ExclusionRecord
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
 from consumers.evidence.commitment import commit, incident_key
@@ -406,8 +408,10 @@ def test_whoever_was_left_out_gets_no_notice_until_a_record_says_that_they_are_c
     world.feed(planning, *people, answer(0, people, count=1))
     planning.look()
     assert set(world.people()) == {"customer/1", "customer/2"}
-    possible = tables.affected.c.standing == "possible"
-    world.execute(sa.update(tables.affected).where(possible).values(exclusion_id="e" * 32))
+    with world.database.write() as connection:
+        case = SqlCaseWork(connection, NOW)
+        assert case.exclude_possible(INCIDENT, 1, "e" * 32) == 1
+        case.add_exclusion(ExclusionRecord("e" * 32, INCIDENT, 1, 1, "0" * 64, NOW, "dpo-1", "not theirs"))
     planning.look()
     assert set(world.people()) == {"customer/1"}
     # found late, and only possible too: nobody decided about this one
@@ -417,6 +421,23 @@ def test_whoever_was_left_out_gets_no_notice_until_a_record_says_that_they_are_c
     world.feed(planning, someone("customer/2", late=True))
     planning.look()
     assert set(world.people()) == {"customer/1", "customer/2", "customer/3"}
+
+
+def test_whoever_was_left_out_is_told_after_all_once_that_is_withdrawn(world: World) -> None:
+    world.approve("DE")
+    planning = world.planning()
+    people = [someone("customer/1"), someone("customer/2", standing="possible", why=None)]
+    world.feed(planning, *people, answer(0, people, count=1))
+    with world.database.write() as connection:
+        case = SqlCaseWork(connection, NOW)
+        case.exclude_possible(INCIDENT, 1, "e" * 32)
+        case.add_exclusion(ExclusionRecord("e" * 32, INCIDENT, 1, 1, "0" * 64, NOW, "dpo-1", "not theirs"))
+    planning.look()
+    assert set(world.people()) == {"customer/1"}
+    with world.database.write() as connection:
+        assert SqlCaseWork(connection, NOW).withdraw_exclusions(INCIDENT, 1, by="dpo-1", at=NOW) == 1
+    planning.look()
+    assert set(world.people()) == {"customer/1", "customer/2"}
 
 
 def test_a_new_revision_supersedes_and_drops_whom_nobody_wrote_to(world: World) -> None:
