@@ -47,8 +47,17 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `Why` has in JSON."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return {
+            "record_ids": list(self.record_ids),
+            "attributes": list(self.attributes),
+            "models": list(self.models),
+            "kinds": list(self.kinds),
+            "disclosures": list(self.disclosures),
+            "highest_sensitivity": self.highest_sensitivity,
+            "categories": list(self.categories),
+            "elements": list(self.elements),
+            "input_fields": list(self.input_fields),
+        }
 
 
 class Affected(msgspec.Struct, frozen=True, gc=False):

@@ -88,9 +88,13 @@ class PlanningStore(Protocol):
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions: ...
 
     def persist(
-        self, affected: Sequence[CustomerAffected], answers: Sequence[PartitionResolved], stage: str, after: Positions
+        self,
+        affected: Sequence[tuple[CustomerAffected, bytes | None]],
+        answers: Sequence[PartitionResolved],
+        stage: str,
+        after: Positions,
     ) -> None:
-        """Store what was read together with the positions after it; repeats change nothing."""
+        """Store what was read, events with their JSON, together with the positions after it; repeats change nothing."""
         ...
 
     def open_plans(self) -> Sequence[OpenPlan]: ...
@@ -205,7 +209,9 @@ class Planning:
 
     def handle(self, batch: Sequence[Received], positions: Positions) -> None:
         """Store the affected and the records. A crash before it reads them again; after it they are here."""
-        affected = [received.event for received in batch if isinstance(received.event, CustomerAffected)]
+        affected = [
+            (received.event, received.value) for received in batch if isinstance(received.event, CustomerAffected)
+        ]
         answers = [received.event for received in batch if isinstance(received.event, PartitionResolved)]
         self._store.persist(affected, answers, STAGE, positions)
         PERSISTED.inc(len(affected))
@@ -623,6 +629,9 @@ def _matched(people: Sequence[Person], before: Before) -> _Matching:
     """Return what each person has already. Whoever was written to keeps their rows; any other row follows the person,
     or goes.
     """
+    if not before.recipients:
+        name = before.incident.plan_id.incident_id
+        return _Matching({person.root: _Slot(f"{name}:{person.root}") for person in people}, (), {})
     by_root: dict[str, list[Known]] = defaultdict(list)
     for known in before.recipients:
         for root in {*known.roots, known.row["root"]}:

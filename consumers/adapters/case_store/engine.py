@@ -400,12 +400,14 @@ def update_alike(
 
 
 def literals_of(connection: sa.Connection, values: Sequence[Any]) -> list[str]:
-    """Return values as SQL literals, escaped by the driver unless they are plain letters and digits."""
+    """Return values as SQL literals, escaped by the driver unless there is nothing in them that any mode would escape."""
     if connection.dialect.name == "sqlite":
         return [_sqlite_literal(value) for value in values]
     escape: Callable[[Any], str] = connection.connection.driver_connection.escape  # type: ignore[union-attr]
     return [
-        f"'{value}'" if isinstance(value, str) and value.isalnum() and value.isascii() else escape(value)
+        f"'{value}'"
+        if isinstance(value, str) and "'" not in value and "\\" not in value and value.isprintable()
+        else escape(value)
         for value in values
     ]
 

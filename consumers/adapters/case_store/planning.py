@@ -82,7 +82,7 @@ class PlanningTables:
 
     def persist(
         self,
-        affected_events: Sequence[CustomerAffected],
+        affected_events: Sequence[tuple[CustomerAffected, bytes | None]],
         answers: Sequence[PartitionResolved],
         stage: str,
         after: Positions,
@@ -97,7 +97,7 @@ class PlanningTables:
 
         def work(connection: sa.Connection) -> None:
             plans = sorted(
-                {(event.incident_id, event.revision) for event in affected_events}
+                {(event.incident_id, event.revision) for event, _ in affected_events}
                 | {(event.incident_id, event.revision) for event in answers}
             )
             names = sorted({name for name, _ in plans})
@@ -111,14 +111,17 @@ class PlanningTables:
                 )
                 if row.state in _ENDED
             }
-            rows = [_affected_row(event, keep_contact=event.incident_id not in ended) for event in affected_events]
+            rows = [
+                _affected_row(event, text, keep_contact=event.incident_id not in ended)
+                for event, text in affected_events
+            ]
             upsert(
                 connection,
                 plan,
                 [{"incident_id": name, "revision": revision, "state": "gathering"} for name, revision in plans],
             )
             late: dict[PlanId, list[CustomerAffected]] = defaultdict(list)
-            for event in affected_events:
+            for event, _ in affected_events:
                 if event.late:
                     late[PlanId(event.incident_id, event.revision)].append(event)
             known = {plan_id: _known_members(connection, plan_id, events) for plan_id, events in late.items()}
@@ -746,8 +749,11 @@ def _leaf_of(event: CustomerAffected) -> str:
     return leaf_hash(member_leaf(event.root, record_ids, event.standing)).hex()
 
 
-def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, Any]:
-    kept = event if keep_contact else event.model_copy(update={"contact": None})
+def _affected_row(event: CustomerAffected, text: bytes | None, *, keep_contact: bool) -> dict[str, Any]:
+    if keep_contact:
+        written = event.model_dump_json() if text is None else text.decode()
+    else:
+        written = event.model_copy(update={"contact": None}).model_dump_json()
     return {
         "incident_id": event.incident_id,
         "revision": event.revision,
@@ -757,5 +763,5 @@ def _affected_row(event: CustomerAffected, *, keep_contact: bool) -> dict[str, A
         "departed": event.departed,
         "late": event.late,
         "member_leaf": _leaf_of(event),
-        "event": kept.model_dump_json(),
+        "event": written,
     }
