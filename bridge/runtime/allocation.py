@@ -3,7 +3,7 @@
 import ctypes
 import gc
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_MXFAST, _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = 1, -1, -2, -3
 """Of glibc's malloc.h."""
 _MEBIBYTE = 1024 * 1024
 
@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         # musl and others have no such function, and need none of this
         return False
-    options = ((_MMAP_THRESHOLD, 32), (_TRIM_THRESHOLD, 128), (_TOP_PAD, 16))
+    options = ((_MMAP_THRESHOLD, 32), (_TRIM_THRESHOLD, 128), (_TOP_PAD, 16), (_MXFAST, 0))
     return all(mallopt(option, mebibytes * _MEBIBYTE) == 1 for option, mebibytes in options)
 
 
