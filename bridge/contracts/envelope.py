@@ -91,14 +91,20 @@ class Envelopes:
         return Message(key, root, value, headers)
 
     def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Record]:
-        """Yield many events of one type, each given as key, root and JSON; what they share is made once."""
-        batch, numbers, ce_type_written = self._batch, self._numbers, ce_type.encode()
-        source, time, content = self._source[1], self._time[1], self._content[1]
-        for key, root, value in written:
-            yield key, root, value, {
-                "ce_specversion": b"1.0", "ce_id": b"%b-%d" % (batch, next(numbers)), "ce_source": source,
-                "ce_type": ce_type_written, "ce_time": time, "ce_subject": key, "ce_root": root, "content-type": content,
-            }  # fmt: skip
+        """Yield many events of one type, each given as key, root and JSON; what they share is made once.
+
+        The headers are one mapping, which holds a record's own until the next one is asked for.
+        """
+        batch = self._batch
+        headers: dict[str, str | bytes | None] = {
+            "ce_specversion": b"1.0", "ce_id": b"", "ce_source": self._source[1], "ce_type": ce_type.encode(),
+            "ce_time": self._time[1], "ce_subject": b"", "ce_root": b"", "content-type": self._content[1],
+        }  # fmt: skip
+        for (key, root, value), number in zip(written, self._numbers, strict=False):
+            headers["ce_id"] = b"%b-%d" % (batch, number)
+            headers["ce_subject"] = key
+            headers["ce_root"] = root
+            yield key, root, value, headers
 
     def of(self, event: Event, key: str, root: str, event_id: str | None = None) -> Message:
         """Return `event` as a message; `event_id` is for events whose repeats must collapse."""
