@@ -4,7 +4,8 @@ A changelog row says only that something of an entity changed. Rows are read old
 auto-increment ids commit out of order, and what commits late must still be found.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -59,7 +60,7 @@ def batch_of(
     """
     return ChangeBatch(
         version_ids={view: read for view, read in version_ids.items() if read},
-        customer_ids=_distinct(entity_id for view in CUSTOMER_VIEWS for entity_id in entity_ids.get(view, ())),
+        customer_ids=_distinct(*(entity_ids.get(view, ()) for view in CUSTOMER_VIEWS)),
         order_ids=_distinct(entity_ids.get(View.ORDER, ())),
         provenance_row_ids=_distinct(entity_ids.get(View.PROVENANCE, ())),
         notice_row_ids=_distinct(entity_ids.get(View.ACCOUNT_NOTICE, ())),
@@ -68,8 +69,11 @@ def batch_of(
     )
 
 
-def _distinct(ids: Iterable[int]) -> list[int]:
-    return [entity_id for entity_id in dict.fromkeys(ids) if entity_id]
+def _distinct(*lists: Sequence[int]) -> Sequence[int]:
+    there = [ids for ids in lists if ids]
+    if len(there) == 1 and isinstance(there[0], range) and 0 not in there[0]:
+        return there[0]
+    return [entity_id for entity_id in dict.fromkeys(itertools.chain.from_iterable(there)) if entity_id]
 
 
 def runs(ids: Sequence[int]) -> list[tuple[int, int]]:

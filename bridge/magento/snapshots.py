@@ -8,11 +8,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -143,43 +144,49 @@ class WrittenProvenance(NamedTuple):
 
 
 class WrittenRecords(Collection[WrittenProvenance]):
-    """Provenance records of the database's answer to `statements.WRITTEN_PROVENANCE`.
-
-    `lines` have row id, root, record id and the beginning of the event, tab separated; `shared` names, line by line, which of
-    `ends` the event ends with.
+    """Provenance records of the database's answer to `statements.WRITTEN_PROVENANCE`, record by record: root, record id, the
+    beginning of the event, and which of `ends` it ends with.
     """
 
     def __init__(
-        self, lines: Sequence[bytes], shared: Sequence[bytes], ends: Mapping[bytes, bytes], *, holds_orders: bool
+        self,
+        roots: Sequence[bytes] = (),
+        record_ids: Sequence[bytes] = (),
+        beginnings: Sequence[bytes] = (),
+        shared: Sequence[bytes] = (),
+        ends: Mapping[bytes, bytes] = MappingProxyType({}),
+        *,
+        holds_orders: bool = False,
     ) -> None:
-        self._lines = lines
+        self._roots = roots
+        self._record_ids = record_ids
+        self._beginnings = beginnings
         self._shared = shared
         self._ends = ends
         self._holds_orders = holds_orders
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._roots)
 
     def __iter__(self) -> Iterator[WrittenProvenance]:
-        for line, shared in zip(self._lines, self._shared, strict=True):
-            _, root, record_id, beginning = line.split(b"\t", 3)
-            yield WrittenProvenance(record_id.decode(), root.decode(), beginning + self._ends[shared])
+        for record_id, root, event in zip(self._record_ids, self._roots, self._events(), strict=True):
+            yield WrittenProvenance(record_id.decode(), root.decode(), event)
 
     def __contains__(self, record: object) -> bool:
         return any(each == record for each in self)
 
     def orders(self) -> Iterator[str]:
         """Yield the roots that are orders."""
-        for line in self._lines if self._holds_orders else ():
-            if b"\torder/" in line:
-                yield line.split(b"\t", 2)[1].decode()
+        for root in self._roots if self._holds_orders else ():
+            if root.startswith(b"order/"):
+                yield root.decode()
 
-    def written(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Yield key, root and event of each, as `bridge.contracts.envelope.Envelopes.records` takes them."""
-        ends = self._ends
-        for line, shared in zip(self._lines, self._shared, strict=True):
-            _, root, record_id, beginning = line.split(b"\t", 3)
-            yield b"provenance/" + record_id, root, beginning + ends[shared]
+    def written(self) -> Iterable[tuple[bytes, bytes, bytes]]:
+        """Return key, root and event of each, as `bridge.contracts.envelope.Envelopes.records` takes them."""
+        return zip(map(b"provenance/".__add__, self._record_ids), self._roots, self._events(), strict=True)
+
+    def _events(self) -> Iterable[bytes]:
+        return map(bytes.__add__, self._beginnings, map(self._ends.__getitem__, self._shared))
 
 
 @lru_cache(maxsize=1024)

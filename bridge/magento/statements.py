@@ -6,6 +6,8 @@ column. Values that may be anything (decimals, times, JSON columns) travel as te
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from bridge.contracts.errors import BadInput
 from bridge.magento.catalog import Attribute
@@ -150,31 +152,72 @@ def _instant(column: str) -> str:
 
 _IS_DATE = "(r.{column}>='0001-01-01' AND r.{column}+INTERVAL 0 DAY=r.{column} AND LENGTH(r.{column})=19)"
 _LATE = "r.created_at>r.generated_at+INTERVAL 1 DAY"
-# What these conditions let through is what the model would say unchanged; everything else takes the model's way.
-_PLAIN = " AND ".join(
-    (
-        "(BINARY r.root=CONCAT('customer/',r.customer_id) OR BINARY r.root=CONCAT('order/',r.order_id))",
-        "r.entity_id<>0 AND IFNULL(r.customer_id,1)<>0 AND IFNULL(r.order_id,1)<>0 AND r.record_id<>''",
-        _IS_DATE.replace("{column}", "generated_at"),
-        "(r.deleted_at IS NULL OR " + _IS_DATE.replace("{column}", "deleted_at") + ")",
-        "r.generated_at>='1990-01-01' AND r.generated_at<=r.created_at+INTERVAL 1 DAY AND LENGTH(r.created_at)=19",
-        "(r.deleted_at IS NULL OR r.deleted_at>=r.generated_at)",
-        "LENGTH(r.categories)+LENGTH(r.elements)+IFNULL(LENGTH(r.input_fields),0)<=4000",
-    )
-)
-_OWN = ",".join(
-    (
-        "'{\"root\":\"'", "r.root", "'\",\"record_id\":\"'", "r.record_id",
-        "'\",\"customer_id\":'", "IFNULL(r.customer_id,'null')", "',\"order_id\":'", "IFNULL(r.order_id,'null')",
-        "',\"entity_id\":'", "r.entity_id", "',\"run_id\":'", _text("run_id"),
-        "',\"dataset_version\":'", _text("dataset_version"), "',\"generated_at\":'", _instant("generated_at"),
-        "',\"deleted_at\":'", _instant("deleted_at"), "',\"supersedes\":'", _text("supersedes"),
-        "',\"confidence\":'", "IFNULL(r.confidence,'null')", "',\"storage_location\":'", _text("storage_location"),
-        "',\"loaded_at\":'", f"IF({_LATE},{_instant('created_at')},'null')", "','",
-    )
+_ITS_CUSTOMERS, _ITS_ORDERS = (f"BINARY r.root=CONCAT('{kind}/',r.{kind}_id)" for kind in ("customer", "order"))
+MAY_BE_NULL = (
+    "order_id", "run_id", "dataset_version", "deleted_at", "supersedes", "confidence", "storage_location",
 )  # fmt: skip
+"""Of what is a row's own, what whole batches may be without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What all rows of a batch have in common, as far as the statement that reads them is shorter for it."""
+
+    without: frozenset[str] = frozenset()
+    """Those of MAY_BE_NULL that are NULL in every row."""
+    late: bool | None = None
+    """Whether all rows, or none, were recorded more than a day after they were written; None for some."""
+
+
+ANY_ROWS = Alike()
+
+
+def _plain(alike: Alike) -> str:
+    """Return the condition for what the model would say unchanged; everything else takes the model's way."""
+    has_order, has_deletion = ("order_id" not in alike.without, "deleted_at" not in alike.without)
+    when = {
+        None: "r.generated_at<=r.created_at+INTERVAL 1 DAY AND LENGTH(r.created_at)=19",
+        True: f"{_LATE} AND LENGTH(r.created_at)=19",
+        False: "r.created_at BETWEEN r.generated_at-INTERVAL 1 DAY AND r.generated_at+INTERVAL 1 DAY",
+    }[alike.late]
+    conditions = [
+        f"({_ITS_CUSTOMERS} OR {_ITS_ORDERS}) AND IFNULL(r.order_id,1)<>0" if has_order else _ITS_CUSTOMERS,
+        "r.entity_id<>0 AND IFNULL(r.customer_id,1)<>0 AND r.record_id<>''",
+        _IS_DATE.replace("{column}", "generated_at"),
+        f"r.generated_at>='1990-01-01' AND {when}",
+        "LENGTH(r.categories)+LENGTH(r.elements)+IFNULL(LENGTH(r.input_fields),0)<=4000",
+    ]
+    if has_deletion:
+        is_date = _IS_DATE.replace("{column}", "deleted_at")
+        conditions.append(f"(r.deleted_at IS NULL OR {is_date} AND r.deleted_at>=r.generated_at)")
+    return " AND ".join(conditions)
+
+
+def _own(alike: Alike) -> str:
+    """Return what is a row's own, as JSON without escapes, as the arguments of a CONCAT."""
+    loaded_at = {None: f"IF({_LATE},{_instant('created_at')},'null')", True: _instant("created_at"), False: None}
+    values = {
+        "customer_id": "IFNULL(r.customer_id,'null')", "order_id": "IFNULL(r.order_id,'null')", "entity_id": "r.entity_id",
+        "run_id": _text("run_id"), "dataset_version": _text("dataset_version"), "generated_at": _instant("generated_at"),
+        "deleted_at": _instant("deleted_at"), "supersedes": _text("supersedes"), "confidence": "IFNULL(r.confidence,'null')",
+        "storage_location": _text("storage_location"), "loaded_at": loaded_at[alike.late],
+    }  # fmt: skip
+    arguments = ['\'{"root":"\'', "r.root", '\'","record_id":"\'', "r.record_id"]
+    between = '"'
+    for name, value in values.items():
+        between += f',"{name}":'
+        if value is None or name in alike.without:
+            between += "null"
+        else:
+            arguments += [f"'{between}'", value]
+            between = ""
+    return ",".join([*arguments, f"'{between},'"])
+
+
 OWN_QUOTES = 32
 """Quotation marks in what is a row's own, without those around the values that may be NULL."""
+NEEDS_MODEL = "\x1d"
+"""Instead of a beginning of an event."""
 SHARED_FIELDS = (
     "entity_type", "attribute", "model_id", "model_version", "kind", "sensitivity", "categories", "elements",
     "source_system", "input_fields", "legal_basis",
@@ -184,22 +227,32 @@ SHARED_OR_NULL = frozenset({"source_system", "input_fields", "legal_basis"})
 _SHARED = ",".join(
     f"IFNULL(CONCAT('=',r.{name}),'')" if name in SHARED_OR_NULL else f"r.{name}" for name in SHARED_FIELDS
 )
-WRITTEN_PROVENANCE = (
-    "SELECT COUNT(*),COUNT(r.order_id),COUNT(r.run_id)+COUNT(r.dataset_version)+COUNT(r.deleted_at)+COUNT(r.supersedes)"
-    "+COUNT(r.storage_location)+COUNT(IF({late},1,NULL)),CONVERT(GROUP_CONCAT(r.id,CASE WHEN {plain}"
-    " THEN CONCAT('\t',r.root,'\t',r.record_id,'\t',{own}) ELSE '\t\t\t\x1f' END SEPARATOR '\x1e') USING binary),"
-    "CONVERT(GROUP_CONCAT(CONCAT_WS('\x1f',{shared},'.') SEPARATOR '\x1e') USING binary)"
+_WRITTEN_PROVENANCE = (
+    "SELECT COUNT(*),{late},{there},GROUP_CONCAT(CONVERT(CONCAT(r.id,CASE WHEN {plain}"
+    " THEN CONCAT('\x1e',r.root,'\x1e',r.record_id,'\x1e',{own}) ELSE '\x1e\x1e\x1e{needs_model}' END) USING binary)"
+    " SEPARATOR '\x1e'),GROUP_CONCAT(CONVERT(CONCAT_WS('\x1f',{shared},'.') USING binary) SEPARATOR '\x1e')"
     " FROM {p}tocsin_provenance r WHERE r.id IN ({ids})"
-).replace("{plain}", _PLAIN).replace("{own}", _OWN).replace("{shared}", _SHARED).replace("{late}", _LATE)  # fmt: skip
-"""What the events of provenance rows say, each in two parts.
+)
 
-How many rows, how many that name an order, how many values that may be NULL are not, and two values. The first has a line a row,
-of tab separated row id, root, record id and the beginning of the event: what is the row's own, as JSON, but without escapes.
-Where the row needs the model, a control character stands for it. The second has, in the same order, what many rows share:
-SHARED_FIELDS with a unit separator between (`=` before those that may be NULL) and a full stop behind. Between rows stands a
-record separator. So the end of the event is checked and written once for thousands of rows, a batch costs the driver one row, and
-no field costs a Python object.
-"""
+
+@lru_cache
+def written_provenance(alike: Alike = ANY_ROWS) -> str:
+    """Return the query for what the events of provenance rows say, each in two parts.
+
+    How many rows, how many recorded late, how many with a value in each column of MAY_BE_NULL, and two values. The first has four
+    fields a row: row id, root, record id and the beginning of the event, which is what is the row's own, as JSON, but without
+    escapes. Where the row needs the model, NEEDS_MODEL stands for that. The second has, in the same order, what many rows share:
+    SHARED_FIELDS with a unit separator between (`=` before those that may be NULL) and a full stop behind. Between fields and
+    rows stands a record separator. So the end of the event is checked and written once for thousands of rows, a batch costs the
+    driver one row, and no field costs a Python object. Each part is made binary by itself: text is put together letter by letter.
+
+    Rows that are not `alike` are seen by the counts, or need the model; the answer is then to be asked for again without it.
+    """
+    late = {None: f"COUNT(IF({_LATE},1,NULL))", True: "COUNT(*)", False: "0"}
+    text = _WRITTEN_PROVENANCE.replace("{plain}", _plain(alike)).replace("{own}", _own(alike))
+    text = text.replace("{shared}", _SHARED).replace("{late}", late[alike.late]).replace("{needs_model}", NEEDS_MODEL)
+    return text.replace("{there}", ",".join(f"COUNT(r.{name})" for name in MAY_BE_NULL))
+
 
 READ_NOTICES = """
 SELECT n.notice_id, n.customer_id, CAST(n.read_at AS CHAR)
@@ -347,14 +400,31 @@ WRITERS = "SELECT DISTINCT r.attribute, r.model_id FROM {p}tocsin_provenance r"
 _FEW_RUNS = 8
 
 
-def changelogs(limit: int, besides: Mapping[View, Sequence[int]]) -> str:
-    """Return the query for the oldest `limit` rows of each changelog, without those of `besides`.
+def changelogs(limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View] = tuple(View)) -> str:
+    """Return the query for the oldest `limit` rows of each changelog of `views`, without those of `besides`.
 
     One row a changelog: the view's number, the sums of version and entity ids, and the ids themselves, comma separated (NULL
     where there are none). So a batch costs the driver six rows, however large it is; the sums show a value that was cut short.
     """
+    columns = "SUM(l.version_id), SUM(l.entity_id), GROUP_CONCAT(l.version_id), GROUP_CONCAT(l.entity_id)"
+    return _of_changelogs(columns, limit, besides, views)
+
+
+def unbroken(limit: int, besides: Mapping[View, Sequence[int]]) -> str:
+    """Return the query that tells of the same rows whether they are unbroken, as they are where rows that follow each other
+    changed one after the other.
+
+    One row a changelog: the view's number, how many, the first and the last version id, and the least and the greatest difference
+    of entity id and version id. Where the two are equal, and the versions without a gap, this says every id.
+    """
+    difference = "CAST(l.entity_id AS SIGNED) - CAST(l.version_id AS SIGNED)"
+    columns = f"COUNT(*), MIN(l.version_id), MAX(l.version_id), MIN({difference}), MAX({difference})"
+    return _of_changelogs(columns, limit, besides, tuple(View))
+
+
+def _of_changelogs(columns: str, limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View]) -> str:
     text = (
-        "SELECT {number}, SUM(l.version_id), SUM(l.entity_id), GROUP_CONCAT(l.version_id), GROUP_CONCAT(l.entity_id)"
+        f"SELECT {{number}}, {columns}"  # noqa: S608  our own columns
         " FROM (SELECT version_id, entity_id FROM {p}{changelog}{without} ORDER BY version_id LIMIT {limit}) l"
     ).replace("{limit}", str(int(limit)))
     return " UNION ALL ".join(
@@ -362,6 +432,7 @@ def changelogs(limit: int, besides: Mapping[View, Sequence[int]]) -> str:
         .replace("{changelog}", view.changelog)
         .replace("{without}", _excluding(besides.get(view, ())))
         for number, view in enumerate(View)
+        if view in views
     )
 
 
@@ -409,7 +480,8 @@ def filled(text: str, prefix: str, ids: Sequence[int] = (), limit: int = 0) -> s
     filled = text.replace("{p}", prefix)
     if not (ids or limit):
         return filled
-    if len(ids) > _FEW_RUNS and len(known := runs(sorted(set(ids)))) <= _FEW_RUNS:
+    in_order = ids if isinstance(ids, range) else sorted(set(ids))
+    if len(ids) > _FEW_RUNS and len(known := runs(in_order)) <= _FEW_RUNS:
         # Ids that follow each other are read as a range, for an eighth of what looking up each costs the server.
         ranges = " OR ".join(rf"\1 BETWEEN {first} AND {last}" for first, last in known)
         filled = _AMONG.sub(f"({ranges})", filled)

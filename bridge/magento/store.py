@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from decimal import Decimal
 
+import msgspec
 import structlog
 from pydantic import ValidationError
 
@@ -43,10 +44,14 @@ log = structlog.get_logger()
 
 CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
+_BATCHES_UNTIL_UNBROKEN = 20
+"""A backlog whose ids have gaps now will have some for a while: until then they are listed without asking."""
+BATCHES_UNTIL_ALIKE = 3
+"""After rows that were not as those before, a few batches are read by the statement for any."""
 _IS_ORDER = re.compile(r"order/[0-9]+").fullmatch
 _PLAIN_TEXT, _NUMBER = rb'"[^"\\\x00-\x1f]*"', rb"(?:null|-?[0-9.]+)"
-_OWN_PART = re.compile(
-    rb"[0-9]+\t[^\t]+\t[^\t]+\t\{"
+_BEGINNING = re.compile(
+    rb"\{"
     + b"".join(
         b'"%b":%b,' % (name, _NUMBER if name in (b"customer_id", b"order_id", b"entity_id", b"confidence") else
         b"(?:null|%b)" % _PLAIN_TEXT)
@@ -56,27 +61,33 @@ _OWN_PART = re.compile(
         )
     )
 ).fullmatch  # fmt: skip
-"""Whether a line of `statements.WRITTEN_PROVENANCE` is whole, and its beginning of an event is JSON as it stands."""
-_CONTROL = bytes(range(0x20))
+"""Whether a beginning of an event, of `statements.WRITTEN_PROVENANCE`, is whole, and JSON as it stands."""
+_RECORD, _NEEDS_MODEL = statements.RECORD.encode(), statements.NEEDS_MODEL.encode()
+_OWN_FIELDS = 4
+_QUOTED = ("run_id", "dataset_version", "deleted_at", "supersedes", "storage_location")
+"""Those of `statements.MAY_BE_NULL` that are written with quotation marks."""
+MANY_ROWS = 1000
+"""Provenance rows that are worth a statement made for what they have in common."""
+_TO_ESCAPE = bytes(range(0x20)) + b'"\\'
 
 
 def _needs_no_escape(own: bytes, count: int, not_null: int) -> bool:
-    """Return whether what `count` rows say of their own is JSON as it stands, where all of them are written.
+    """Return whether what `count` rows say of their own is JSON as it stands, for each of them.
 
-    A quotation mark or a control character in a value makes more of them than there should be: counting those of a batch takes a
-    tenth of looking at each line.
+    A quotation mark, a backslash or a control character in a value makes more of them than there should be: counting those of a
+    batch takes a tenth of looking at each row.
     """
-    quotes = statements.OWN_QUOTES * count + 2 * not_null
-    return (
-        b"\\" not in own
-        and own.count(b'"') == quotes
-        and len(own) - len(own.translate(None, _CONTROL)) == _SEPARATORS * count - 1
-    )
+    if _NEEDS_MODEL in own:
+        return False
+    there = len(own) - len(own.translate(None, _TO_ESCAPE))
+    return there == statements.OWN_QUOTES * count + 2 * not_null + _OWN_FIELDS * count - 1
 
 
-_SEPARATORS = 4
-"""Three tabs and a record separator a line."""
-_RECORD = statements.RECORD.encode()
+def _is_text(value: bytes) -> bool:
+    try:
+        return value.isascii() or bool(value.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 class SqlStore:
@@ -92,6 +103,10 @@ class SqlStore:
         self._belongings = Belongings(self._catalog, settings.default_country)
         self._customers = ""
         self._all_customers: str | None = None
+        self._batches_until_unbroken = 0
+        self._alike = statements.ANY_ROWS
+        """What the rows of the batch before had in common."""
+        self._batches_until_alike = 0
 
     # Leading
 
@@ -126,7 +141,23 @@ class SqlStore:
         in_flight = besides.version_ids if besides is not None else {}
         version_ids: dict[View, Sequence[int]] = {}
         entity_ids: dict[View, Sequence[int]] = {}
-        found = self._session.rows(statements.changelogs(limit, in_flight))
+        left = set(View)
+        if besides is not None and besides.full and self._batches_until_unbroken == 0:
+            for number, count, first, last, least, greatest in self._session.rows(
+                statements.unbroken(limit, in_flight)
+            ):
+                view = _VIEWS[number]
+                if not count:
+                    left.discard(view)
+                elif count == last - first + 1 and least == greatest:
+                    left.discard(view)
+                    version_ids[view] = range(first, last + 1)
+                    entity_ids[view] = range(first + least, last + least + 1)
+            if left:
+                self._batches_until_unbroken = _BATCHES_UNTIL_UNBROKEN
+        elif self._batches_until_unbroken:
+            self._batches_until_unbroken -= 1
+        found = self._session.rows(statements.changelogs(limit, in_flight, left)) if left else ()
         for number, version_sum, entity_sum, versions, entities in found:
             if version_sum is not None:
                 view = _VIEWS[number]
@@ -245,39 +276,59 @@ class SqlStore:
         """Return the records that the database could write, and the ids of the other rows: those that need the model, or are
         gone.
         """
-        nothing = WrittenRecords((), (), {}, holds_orders=False)
         if not row_ids or not self._session.writes_events:
-            return nothing, row_ids
-        ((count, orders, not_null, own, shared),) = self._session.rows(statements.WRITTEN_PROVENANCE, row_ids)
+            return WrittenRecords(), row_ids
+        alike = self._alike
+        if len(row_ids) < MANY_ROWS or self._batches_until_alike:
+            self._batches_until_alike = max(0, self._batches_until_alike - 1)
+            alike = statements.ANY_ROWS
+        written, left = self._written_if(alike, row_ids)
+        if left and alike != statements.ANY_ROWS:
+            self._batches_until_alike = BATCHES_UNTIL_ALIKE
+            return self._written_if(statements.ANY_ROWS, row_ids)
+        return written, left
+
+    def _written_if(self, alike: statements.Alike, row_ids: Sequence[int]) -> tuple[WrittenRecords, Sequence[int]]:
+        """Return the same, where the rows are `alike`; of others they may be fewer, or none."""
+        nothing = WrittenRecords()
+        ((count, late, *there, own, shared),) = self._session.rows(statements.written_provenance(alike), row_ids)
         if own is None or shared is None:
             return nothing, row_ids
-        lines, of_many = own.split(_RECORD), shared.split(_RECORD)
+        values = dict(zip(statements.MAY_BE_NULL, there, strict=True))
+        if any(values[name] for name in alike.without):
+            return nothing, row_ids
+        self._alike = statements.Alike(
+            frozenset(name for name, number in values.items() if not number),
+            True if late == count else None if late else False,
+        )
+        orders, not_null = values["order_id"], late + sum(values[name] for name in _QUOTED)
+        fields, of_many = own.split(_RECORD), shared.split(_RECORD)
         # A separator in a value, or one that was cut short: not worth telling apart.
-        if len(lines) != count or len(of_many) != count:
+        if len(fields) != _OWN_FIELDS * count or len(of_many) != count:
             return nothing, row_ids
-        try:
-            if not own.isascii():
-                own.decode()
-        except UnicodeDecodeError:
-            return nothing, row_ids
-        ends = {each: end for each in set(of_many) if (end := end_of_event(each)) is not None}
+        ids, roots, record_ids, beginnings = (fields[place::_OWN_FIELDS] for place in range(_OWN_FIELDS))
+        distinct = set(of_many)
+        ends = {each: end for each in distinct if (end := end_of_event(each)) is not None}
         if (
             count == len(row_ids)
-            and len(ends) == len(set(of_many))
+            and len(ends) == len(distinct)
             and _needs_no_escape(own, count, not_null)
-            and _OWN_PART(lines[-1])
+            and _is_text(own)
+            and _BEGINNING(beginnings[-1])
         ):
             # All are there and all are written: what is left to do with them falls to the thread that publishes.
-            return WrittenRecords(lines, of_many, ends, holds_orders=orders > 0), ()
-        written: list[bytes] = []
-        written_of_many: list[bytes] = []
+            return WrittenRecords(roots, record_ids, beginnings, of_many, ends, holds_orders=orders > 0), ()
         left = dict.fromkeys(row_ids)
-        for line, each in zip(lines, of_many, strict=True):
-            if each in ends and _OWN_PART(line):
-                written.append(line)
-                written_of_many.append(each)
-                del left[int(line[: line.index(b"\t")])]
-        return WrittenRecords(written, written_of_many, ends, holds_orders=orders > 0), list(left)
+        good: list[int] = []
+        for place, (beginning, end) in enumerate(zip(beginnings, of_many, strict=True)):
+            # Root and record id stand in the beginning, too.
+            if end in ends and _BEGINNING(beginning) and _is_text(beginning):
+                good.append(place)
+                del left[int(ids[place])]
+        roots, record_ids, beginnings, of_many = (
+            [column[place] for place in good] for column in (roots, record_ids, beginnings, of_many)
+        )
+        return WrittenRecords(roots, record_ids, beginnings, of_many, ends, holds_orders=orders > 0), list(left)
 
     def _modelled_provenance(self, row_ids: Sequence[int]) -> tuple[Sequence[tuple[int, ProvenanceRecorded]], set[int]]:
         """Return the records of rows that are there, and the ids of rows that say of nobody what they are about."""
@@ -414,8 +465,11 @@ def _without_separator(value: str | int | None) -> str:
     return "" if value is None else str(value).replace(statements.WITHIN, "?")
 
 
+_list_of_numbers = msgspec.json.Decoder(list[int]).decode
+
+
 def _numbers(listed: str | None, total: int | Decimal) -> list[int]:
-    numbers = [int(number) for number in (listed or "").split(",") if number]
+    numbers = _list_of_numbers(f"[{(listed or '').rstrip(',')}]")
     if sum(numbers) != total:
         # Settling a number that lost its last digits would forget a change that nobody read.
         raise Refused("the store's server cuts short what it lists: set its max_allowed_packet to 1 MB or more")

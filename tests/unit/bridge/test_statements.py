@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.magento.statements import WRITTEN_PROVENANCE, filled
+from bridge.magento.statements import filled, written_provenance
 
 
 def asked_for(statement: str) -> set[int]:
@@ -31,5 +31,5 @@ def test_a_statement_asks_for_its_ids_and_no_other(ids: list[int]) -> None:
     ],
 )
 def test_ids_that_follow_each_other_are_a_range(ids: list[int], condition: str) -> None:
-    statement = filled(WRITTEN_PROVENANCE, "m2_", ids)
+    statement = filled(written_provenance(), "m2_", ids)
     assert statement.endswith(f"FROM m2_tocsin_provenance r WHERE {condition}")
