@@ -22,7 +22,6 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
-from pydantic_core import to_json
 
 from bridge.contracts.envelope import Envelopes, Message, Record
 from bridge.contracts.errors import Unreachable
@@ -32,7 +31,6 @@ from bridge.contracts.events import (
     NoticeRead,
     OrderChanged,
     ProvenanceRecorded,
-    Residence,
     StoreBeat,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
@@ -41,7 +39,6 @@ from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.snapshots import (
     FAULTS,
     Beat,
-    Belonging,
     CustomerState,
     NoticeReadState,
     OrderState,
@@ -156,8 +153,6 @@ class StateMessages:
         self._join_key = join_key
         self._email_hmac = email_hmacs(join_key)
         self._value_hmacs: dict[tuple[str, str], str] = {}
-        self._belongings = _Kept[Belonging](self._belonging)
-        self._residences = _Kept[tuple[Residence, ...]](lambda claims: to_json(claims).decode())
         self._channels = _Kept[tuple[Channel, ...]](_array)
 
     def of(self, states: Iterable[State], at: datetime) -> Iterator[Outgoing]:
@@ -236,7 +231,7 @@ class StateMessages:
         """Return key and JSON of a CustomerChanged, as the model would write it, for a tenth of its time."""
         root = f"customer/{state.customer_id}"
         key = root.encode()
-        person = self._person(state, root, key, state.customer_id, self._belongings.of(state.belonging), seal)
+        person = self._person(state, root, key, seal)
         known, hashed = self._value_hmacs, self._hashed_value
         hmacs = ",".join([known.get(each) or hashed(*each) for each in state.attribute_values.items()])
         faults = _array(state.faults) if state.faults else "[]"
@@ -246,32 +241,17 @@ class StateMessages:
         """Return key and JSON of an OrderChanged, in the same way."""
         root = f"order/{state.order_id}"
         key = root.encode()
-        person = self._person(state, root, key, state.customer_id, self._belonging(state.belonging), seal)
+        person = self._person(state, root, key, seal)
         return key, f'{person},"order_id":{state.order_id},"faults":{_array(state.faults)}}}'.encode()
 
-    def _person(
-        self,
-        state: CustomerState | OrderState,
-        root: str,
-        key: bytes,
-        customer_id: int | None,
-        belonging: str,
-        seal: Seal,
-    ) -> str:
+    def _person(self, state: CustomerState | OrderState, root: str, key: bytes, seal: Seal) -> str:
         """Return the JSON that both begin with."""
+        customer_id, stored = state.customer_id, state.stored_email
         sealed = seal(_contact_json(state.contact), key)
-        stored = state.stored_email
         email_hash = f'"{self._email_hmac(stored)}"' if stored and not stored.isspace() else "null"
         return (
-            f'{{"root":"{root}","customer_id":{"null" if customer_id is None else customer_id}{belonging}'
+            f'{{"root":"{root}","customer_id":{"null" if customer_id is None else customer_id},{state.belonging.members}'
             f',"channels":{self._channels.of(state.channels)},"contact":{sealed},"email_hmac":{email_hash}'
-        )
-
-    def _belonging(self, belonging: Belonging) -> str:
-        """Return the members of a JSON object that many persons share."""
-        return (
-            f',"website_id":{belonging.website_id},"store_id":{belonging.store_id},"locale":{_quoted(belonging.locale)}'
-            f',"residence":{self._residences.of(belonging.residence)}'
         )
 
     def _hashed_value(self, code: str, value: str) -> str:

@@ -18,8 +18,9 @@ def murmur2(data: bytes) -> int:
     # digits: both are worth remembering.
     h, start = (_after_twelve(data[:12], length), 12) if length >= 12 else ((_SEED ^ length) & _MASK, 0)
     whole = length & ~3
-    for at in range(start, whole, 4):
-        h = (h * _M & _MASK) ^ _scrambled(data[at : at + 4])
+    if whole > start:
+        for at in range(start, whole, 4):
+            h = (h * _M & _MASK) ^ _scrambled(data[at : at + 4])
     if length & 3:
         h = ((h ^ int.from_bytes(data[whole:], "little")) * _M) & _MASK
     h = ((h ^ (h >> 13)) * _M) & _MASK

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 from email_validator import EmailNotValidError, validate_email
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from bridge.contracts.events import Channel, Contact, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.magento.catalog import Catalog, Place
@@ -61,6 +62,8 @@ class Belonging(NamedTuple):
     shipping: Place
     faults: tuple[str, ...]
     """What of it could not be understood."""
+    members: str
+    """Website, store view, locale and residence as members of a JSON object, as their event has them."""
 
 
 class _PersonState(msgspec.Struct, gc=False):
@@ -272,15 +275,21 @@ def belonging_of(
         ("default_billing", billing.code), ("default_shipping", shipping.code), ("last_order", order.code),
     )  # fmt: skip
     unknown = billing.unknown or shipping.unknown or order.unknown
-    return Belonging(
-        view.website_id,
-        view.store_id,
-        view.locale,
-        _residence(claims, default_country or view.country),
-        billing,
-        shipping,
-        ("country_id",) if unknown else (),
+    residence = _residence(claims, default_country or view.country)
+    return _belonging(
+        view.website_id, view.store_id, view.locale, residence, billing, shipping, ("country_id",) if unknown else ()
     )
+
+
+def _belonging(
+    website_id: int, store_id: int, locale: str, residence: tuple[Residence, ...], billing: Place, shipping: Place,
+    faults: tuple[str, ...],
+) -> Belonging:  # fmt: skip
+    members = (
+        f'"website_id":{website_id},"store_id":{store_id},"locale":{json.dumps(locale, ensure_ascii=False)}'
+        f',"residence":{to_json(residence).decode()}'
+    )
+    return Belonging(website_id, store_id, locale, residence, billing, shipping, faults, members)
 
 
 class Belongings(dict[tuple[str, str], Belonging]):
@@ -366,7 +375,7 @@ def order_state(order_id: int, document: str | None, catalog: Catalog, default_c
     own = _texts(row, OWN_FIELDS)
     contact, found = _contact(own, billing, shipping)
     return OrderState(
-        belonging=Belonging(website_id, store_id, locale, residence, billing, shipping, ()),
+        belonging=_belonging(website_id, store_id, locale, residence, billing, shipping, ()),
         channels=_CHANNELS[
             contact.email is not None, contact.phone is not None, customer_id is not None, contact.postal_address != ()
         ],

@@ -51,8 +51,10 @@ _ATTRIBUTE = (
     " WHERE v.entity_id = c.entity_id AND v.attribute_id = {id})"
 )
 
-WITHIN, UNIT, RECORD = "\x1d", "\x1f", "\x1e"
-"""Between what many customers have in common, between the fields of one, and between customers: characters that nobody types."""
+WITHIN, UNIT, RECORD, NOTHING = "\x1d", "\x1f", "\x1e", "\x1c"
+"""Between what many customers have in common, between the fields of one, and between customers, and what stands for a value
+that is not there: characters that nobody types.
+"""
 
 _OWN_COLUMNS = (
     "c.email", "c.firstname", "c.lastname",
@@ -63,7 +65,7 @@ _OWN_COLUMNS = (
     ),
 )  # fmt: skip
 _CUSTOMERS_AT_ONCE = """
-SELECT COUNT(*), CONVERT(GROUP_CONCAT(CONCAT_WS('{unit}',c.entity_id,
+SELECT COUNT(*), {nulls}, CONVERT(GROUP_CONCAT(CONCAT_WS('{unit}',c.entity_id,
 CONCAT_WS('{within}',IFNULL(c.website_id,''),IFNULL(c.store_id,''),IF(c.default_shipping=c.default_billing,'1',''),
 IFNULL(b.country_id,''),IFNULL(b.region_id,''),IFNULL(s.country_id,''),IFNULL(s.region_id,'')),
 {columns},'.') SEPARATOR '{record}') USING binary)
@@ -93,19 +95,22 @@ LAST_ORDERS_AT_ONCE = LAST_ORDERS.replace(
 def customers_at_once(attributes: Sequence[Attribute]) -> str | None:
     """Return the query for customers' states as one value, or None for more attributes than one statement can join.
 
-    Fields stand as the id, `snapshots.BELONGING_FIELDS` as one field, `snapshots.OWN_FIELDS`, and the attributes' values (`=`
-    before each, so that an empty one is not a missing one), with a full stop behind.
+    It answers how many there are, how many values of attributes are not there, and the states. Their fields stand as the id,
+    `snapshots.BELONGING_FIELDS` as one field, `snapshots.OWN_FIELDS`, and the attributes' values, with a full stop behind.
     """
     if len(attributes) > _MOST_JOINED:
         return None
     columns = [f"IFNULL({column},'')" for column in _OWN_COLUMNS]
-    columns += [f"IFNULL(CONCAT('=',v{number}.value),'')" for number in range(len(attributes))]
+    columns += [f"IFNULL(v{number}.value,'{NOTHING}')" for number in range(len(attributes))]
+    nulls = "-".join([f"COUNT(*)*{len(attributes)}", *(f"COUNT(v{number}.value)" for number in range(len(attributes)))])
     values = "\n".join(
         f"LEFT JOIN {{p}}customer_entity_{attribute.backend_type} v{number}"
         f" ON v{number}.entity_id = c.entity_id AND v{number}.attribute_id = {attribute.attribute_id}"
         for number, attribute in enumerate(attributes)
     )
-    text = _CUSTOMERS_AT_ONCE.replace("{columns}", ",".join(columns)).replace("{values}", values)
+    text = (
+        _CUSTOMERS_AT_ONCE.replace("{columns}", ",".join(columns)).replace("{values}", values).replace("{nulls}", nulls)
+    )
     return text.replace("{within}", WITHIN).replace("{unit}", UNIT).replace("{record}", RECORD)
 
 

@@ -208,28 +208,28 @@ class SqlStore:
         """Return who could be read at once, their states, and who must be read one by one."""
         if not ids or self._all_customers is None or not self._session.writes_events:
             return set(), (), ids
-        ((count, text),) = self._session.rows(self._all_customers, ids)
+        ((count, nulls, text),) = self._session.rows(self._all_customers, ids)
         if text is None:
             return set(), (), ids
         catalog = self._catalog
-        rows = _rows_in(text, count, len(OWN_FIELDS) + len(catalog.attributes) + 2, len(BELONGING_FIELDS) - 1)
+        units, within = len(OWN_FIELDS) + len(catalog.attributes) + 2, len(BELONGING_FIELDS) - 1
+        rows = _rows_in(text, count, units, within, nulls)
         if rows is None:
             return set(), (), ids
         found = set(ids) if count == len(ids) else {int(row[: row.index(statements.UNIT)]) for row in rows}
         orders, belongings = self._last_orders(ids), self._belongings
         codes = [attribute.code for attribute in catalog.attributes]
-        unit, own_at, values_at, nothing = statements.UNIT, 2, 2 + len(OWN_FIELDS), statements.WITHIN
+        unit, own_at, values_at, no_order = statements.UNIT, 2, 2 + len(OWN_FIELDS), statements.WITHIN
 
         def state(row: str) -> CustomerState:
             # Split here, one after the other: a batch's fields all at once would be megabytes of small objects.
             each = row.split(unit)
             customer_id = int(each[0])
-            values = {}
-            # the sign before each tells an empty value from none; behind them all stands a full stop
-            for code, value in zip(codes, each[values_at:], strict=False):
-                if value:
-                    values[code] = value[1:]
-            belonging = belongings[each[1], orders.get(customer_id, nothing)]
+            # behind the values stands a full stop
+            values = dict(zip(codes, each[values_at:], strict=False))
+            if nulls and statements.NOTHING in values.values():
+                values = {code: value for code, value in values.items() if value != statements.NOTHING}
+            belonging = belongings[each[1], orders.get(customer_id, no_order)]
             return customer_state_of(customer_id, belonging, each[own_at:values_at], values)
 
         return found, Customers(rows, state), ()
@@ -444,8 +444,9 @@ def open_store(settings: Store, clock: Clock) -> StoreReader:
     return SqlStore(settings, clock)
 
 
-def _rows_in(text: bytes, count: int, units: int, within: int) -> list[str] | None:
-    """Return the `count` rows that the database wrote as one value, if each has `units` and `within` of these separators.
+def _rows_in(text: bytes, count: int, units: int, within: int, nulls: int = 0) -> list[str] | None:
+    """Return the `count` rows that the database wrote as one value, if each has `units` and `within` of these separators, and
+    all together `nulls` values that are not there.
 
     None where a field holds one, the value was cut short, or it is no UTF-8: which row it is is not worth telling apart.
     """
@@ -454,7 +455,8 @@ def _rows_in(text: bytes, count: int, units: int, within: int) -> list[str] | No
     except UnicodeDecodeError:
         return None
     # No row has fewer than it should, but one that is cut short, and that is the last: so counting all is enough.
-    if decoded.count(statements.UNIT) != units * count or decoded.count(statements.WITHIN) != within * count:
+    expected = ((statements.UNIT, units * count), (statements.WITHIN, within * count), (statements.NOTHING, nulls))
+    if any(decoded.count(separator) != number for separator, number in expected):
         return None
     rows = decoded.split(statements.RECORD)
     return rows if len(rows) == count and decoded.endswith(statements.UNIT + ".") else None
