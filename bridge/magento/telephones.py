@@ -43,6 +43,8 @@ class _Plan:
     known: dict[int, _Matches]
     """By length, whether it is a number of a known type; no such length, no such number."""
     leading_digits: _Matches | None
+    comes_first: bool
+    """Whether it is asked first among those that share the country code, and of any number."""
 
 
 def e164(stored: str, country: str | None) -> str | None:
@@ -80,9 +82,13 @@ def _by_plan(stored: str, country: str | None) -> str | None:
         if plan.any_number(stripped) or not plan.any_number(national):
             national = stripped
     # A zero that belongs to the number (Italy) has rules of its own.
-    if not national or national[0] == "0" or not _valid(national, regions):
+    if not national or national[0] == "0":
         return None
-    return f"+{plan.country_code}{national}"
+    known = plan.known.get(len(national))
+    # Where a country code is one region's alone, or it comes first, nobody else need be asked of what it knows.
+    if plan.comes_first and known is not None and known(national):
+        return f"+{plan.country_code}{national}"
+    return f"+{plan.country_code}{national}" if _valid(national, regions) else None
 
 
 def _without_prefix(national: str, plan: _Plan) -> str | None:
@@ -145,9 +151,10 @@ def _plan(region: str | None) -> _Plan | None:
         ]
         if of_length:
             known[length] = re.compile(rf"(?=(?:{any_number})\Z)(?:{'|'.join(of_length)})").fullmatch
+    regions = tuple(COUNTRY_CODE_TO_REGION_CODE[metadata.country_code])
     return _Plan(
         country_code=str(metadata.country_code),
-        regions=tuple(COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]),
+        regions=regions,
         other_ways=_begins_with(metadata.international_prefix or "(?!)", str(metadata.country_code)),
         only_prefix=prefix if prefix and prefix.isdigit() else "",
         national_prefix=re.compile(prefix or r"(?!)").match,
@@ -155,6 +162,7 @@ def _plan(region: str | None) -> _Plan | None:
         any_number=re.compile(any_number).fullmatch,
         known=known,
         leading_digits=re.compile(metadata.leading_digits).match if metadata.leading_digits else None,
+        comes_first=regions[0] == region and not metadata.leading_digits,
     )
 
 

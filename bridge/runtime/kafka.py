@@ -176,7 +176,10 @@ class Publisher:
         for key, root, value, headers in records:
             partition = known.get(root)
             if partition is None:
-                partition = known[root] = partition_of_bytes(root, count)
+                partition = partition_of_bytes(root, count)
+                # What is written of a customer is theirs again soon; the customers themselves come one after the other.
+                if key is not root:
+                    known[root] = partition
             try:
                 produce(name, value, key, partition, headers=headers)
             except BufferError:
