@@ -6,17 +6,20 @@ start to their end. In turn, medians of three (one turn at 10 million: BENCH_TUR
 otherwise). Every system must find the same people, with the same categories, kinds and sensitivities.
 """
 
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from pymysql.cursors import Cursor
 
 from bridge.contracts.topics import STORE_CHANGES
+from bridge.runtime.allocation import keep_freed_memory
 from consumers.adapters.provenance_index import ProvenanceIndex
 from tests.bench.stand import servers, streams, workers
 from tests.bench.stand.provenance import (
@@ -27,6 +30,7 @@ from tests.bench.stand.provenance import (
     SCOPE,
     TO,
     VERSIONS,
+    Person,
     Provenance,
     digest,
     sensitivity,
@@ -103,29 +107,64 @@ def _streams(stand: Stand, installation: Installation, provenance: Provenance) -
 def resolved(installation: Installation, *, workers: int, times: int = 3) -> Taken:
     """Ask every partition's file as its owner would; return the seconds of each time and the answer.
 
-    So many `workers` share the partitions, and each asks one after the other: each is a thread here, as those are that scan
-    Kafka Streams' stores. An owner merges what came within seconds of the last record; so this is done before.
+    So many `workers`, each a process of its own, share the partitions, and each asks one file after the other; as two threads
+    scan Kafka Streams' stores. The first time warms. An owner merges what came within seconds of the last record; so this is done
+    before.
     """
-    index = ProvenanceIndex(installation.index)
-    queries = []
+    context = multiprocessing.get_context("spawn")
+    asked: list[Connection[Any, Any]] = []
+    processes = []
+    queries: list[float] = []
+    people: list[Person] = []
     try:
-        files = [
-            index.open(
-                partition, topic=installation.changes, cluster=installation.cluster, partition_count=PARTITIONS,
-                bounds={STORE_CHANGES.name: (0, 2**62)}, now=PUBLISHED_AT,
-            )
-            for partition in range(PARTITIONS)
-        ]  # fmt: skip
+        for first in range(workers):
+            here, there = context.Pipe()
+            share = (installation.index, installation.changes, installation.cluster, range(first, PARTITIONS, workers))
+            processes.append(context.Process(target=_own, args=(there, *share), daemon=True))
+            processes[-1].start()
+            there.close()
+            asked.append(here)
+        for worker in asked:
+            worker.recv()
+        for _ in range(1 + times):
+            began = time.perf_counter()
+            for worker in asked:
+                worker.send(True)
+            for worker in asked:
+                worker.recv()
+            queries.append(time.perf_counter() - began)
+        for worker in asked:
+            worker.send(False)
+            people += worker.recv()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+    return {"queries": queries[1:], "answer": digest(people)}
+
+
+def _own(asked: "Connection[Any, Any]", directory: Path, topic: str, cluster: str, partitions: Sequence[int]) -> None:
+    """Open the files of `partitions`, then find those concerned each time that somebody asks; at the end say who they are."""
+    keep_freed_memory()  # as `tocsin run index` does
+    index = ProvenanceIndex(directory)
+    files = [
+        index.open(
+            partition, topic=topic, cluster=cluster, partition_count=PARTITIONS,
+            bounds={STORE_CHANGES.name: (0, 2**62)}, now=PUBLISHED_AT,
+        )
+        for partition in partitions
+    ]  # fmt: skip
+    for file in files:
+        with file.transaction():
+            file.merge(least=1)
+    asked.send(None)
+    while asked.recv():
         for file in files:
-            with file.transaction():
-                file.merge(least=1)
-        with ThreadPoolExecutor(workers) as threads:
-            for _ in range(1 + times):
-                began = time.perf_counter()
-                for found in [threads.submit(file.find, SCOPE) for file in files]:
-                    found.result()
-                queries.append(time.perf_counter() - began)
-        people = [
+            file.find(SCOPE)
+        asked.send(None)
+    asked.send(
+        [
             (
                 each.customer_id or 0,
                 each.why.categories,
@@ -136,9 +175,8 @@ def resolved(installation: Installation, *, workers: int, times: int = 3) -> Tak
             for each in file.answer(SCOPE)
             if each.why is not None
         ]
-    finally:
-        index.close()
-    return {"queries": queries[1:], "answer": digest(people)}
+    )
+    index.close()
 
 
 def joined(cursor: Cursor, times: int = 3) -> Taken:
