@@ -150,9 +150,18 @@ def failed_call_state(error: BotoCoreError | ClientError, rejections: frozenset[
     return (SendState.UNAVAILABLE if isinstance(error, NEVER_SENT) else SendState.UNKNOWN), code
 
 
-def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_set: str, receipts_queue: str) -> None:
+def provision_sandbox(
+    config: AwsConfig,
+    *,
+    sender_domain: str,
+    configuration_set: str,
+    receipts_queue: str,
+    receipt_lease_seconds: int = 30,
+) -> None:
     """Create in the sandbox what a real account is given by its owners: the sender, the configuration set, and the way
     of receipts: from SES through SNS into the queue, from SMS into the logs. May be repeated.
+
+    `receipt_lease_seconds`: after so long the queue gives a receipt again that somebody took and did not settle.
 
     Raises BadInput if `config` is not the sandbox: in a real account this is infrastructure, and not ours to make.
     """
@@ -160,7 +169,8 @@ def provision_sandbox(config: AwsConfig, *, sender_domain: str, configuration_se
         raise BadInput("only the sandbox is provisioned by Tocsin; in an AWS account create these resources yourself")
     ses, sns, sqs = (client(config, service, may_repeat=True) for service in ("sesv2", "sns", "sqs"))
     with unreachable("AWS sandbox"):
-        queue_url = sqs.create_queue(QueueName=receipts_queue, Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+        lease = {"VisibilityTimeout": str(receipt_lease_seconds)}
+        queue_url = sqs.create_queue(QueueName=receipts_queue, Attributes=lease)["QueueUrl"]
         queue_arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         topic = sns.create_topic(Name=f"{configuration_set}-ses-events", Attributes={"SignatureVersion": "2"})[
             "TopicArn"

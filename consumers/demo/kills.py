@@ -67,12 +67,16 @@ UNHURRIED: Mapping[str, Mapping[str, float]] = {
     "delivery": {
         "email_per_second": 8,
         "belt_seconds": 1,
-        # longer than a receipt may be lent out to a receiver that died (30 s), and yet a minute only
-        "receipt_timeout_seconds": 60,
-        "account_notice_timeout_seconds": 45,
+        # longer than a receipt is lent out to a receiver that died, and yet not a minute
+        "receipt_timeout_seconds": 35,
+        "account_notice_timeout_seconds": 25,
     },
 }
 """Settings under which each stage's work takes long enough to have a middle, and survives it within minutes."""
+
+
+RECEIPT_LEASE_SECONDS = 10
+"""For so long a receipt is lent out: what a receiver that was killed had taken is there again soon."""
 
 
 class Killer:

@@ -39,7 +39,7 @@ from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.commands import initialise, metrics_addresses, stage_command
 from consumers.demo import oracle, shop, witnesses
-from consumers.demo.kills import UNHURRIED, Killer, Scene
+from consumers.demo.kills import RECEIPT_LEASE_SECONDS, UNHURRIED, Killer, Scene
 from consumers.demo.narrator import Narrator
 from consumers.demo.on_call import HURRY, Monitoring, OnCall
 from consumers.demo.progress import Progress, open_changes
@@ -311,6 +311,7 @@ class _Demo:
             sender_domain="shop.example.com",
             configuration_set=self._settings.delivery.configuration_set,
             receipts_queue=self._settings.delivery.receipts_queue,
+            **({"receipt_lease_seconds": RECEIPT_LEASE_SECONDS} if self._options.kill else {}),
         )
         self._sandbox = sandbox
         self._store = self._open(self._settings.store.url.get_secret_value())
