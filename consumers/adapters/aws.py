@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -83,7 +84,9 @@ def client(config: AwsConfig, service: str, *, may_repeat: bool, check_parameter
     if config.endpoint_url is not None:
         made_up = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"}
         settings = {"proxies": {}, "ignore_configured_endpoint_urls": True}
-    session = boto3.session.Session(region_name=config.region, **made_up)
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _service_models())
+    session = boto3.session.Session(botocore_session=core, region_name=config.region, **made_up)
     if session.get_credentials() is None:
         raise BadInput("no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role")
     return session.client(
@@ -99,6 +102,12 @@ def client(config: AwsConfig, service: str, *, may_repeat: bool, check_parameter
             **settings,
         ),
     )
+
+
+@cache
+def _service_models() -> Any:
+    """Return what reads AWS's descriptions of its services, and keeps them: or each client would parse megabytes anew."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 @cache
