@@ -89,7 +89,10 @@ ORDERS = st.builds(
 
 
 def held(file: PartitionFile, entity: fingerprints.Entity) -> dict[str, KeyPrint]:
-    asked = KeysAsked(entity=entity, ranges=tuple(range(65_536)))
+    there = index_comparison.ranges(file, RangesAsked(entity=entity)).ranges
+    if not there:
+        return {}
+    asked = KeysAsked(entity=entity, ranges=tuple(each.range for each in there))
     return {each.key: each for each in index_comparison.keys(file, asked).keys}
 
 
