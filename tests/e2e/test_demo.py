@@ -106,7 +106,7 @@ def scene(prometheus_programs: None, demo: demo_process.StandingDemo) -> Scene:
     # the demo's own: the shipped rules and routes, hurried
     server = PrometheusServer(loads((demo.folder / "summary.json").read_text(encoding="utf-8"))["prometheus"])
     # a rate needs two scrapes
-    wait_until(lambda: len(server.query("sum_over_time(up[1m]) >= 3")) == len(STAGES), 20)
+    wait_until(lambda: len(server.query("sum_over_time(up[1m]) >= 3")) == len(STAGES), 60)
     return Scene(demo.folder, server)
 
 
@@ -159,9 +159,9 @@ def test_our_own_pages_come_by_the_same_alertmanager_grouped_by_incident(scene: 
 
     # of a page that is acknowledged before its group's turn Alertmanager tells nobody; these stand for longer
     standing = {"incident_opened", "approval_needed", "provider.circuit_open", "provider.lane_still"}
-    wait_until(lambda: standing <= by_alertmanager("firing"), 20)
+    wait_until(lambda: standing <= by_alertmanager("firing"), 60)
     # acknowledged: the demo's responder did so
-    wait_until(lambda: "incident_opened" in by_alertmanager("resolved"), 20)
+    wait_until(lambda: "incident_opened" in by_alertmanager("resolved"), 60)
     for each in scene.notifications():
         about = {(alert["labels"]["alertname"], alert["labels"].get("incident")) for alert in each["alerts"]}
         assert about == {(each["groupLabels"]["alertname"], each["groupLabels"].get("incident"))}
@@ -187,7 +187,7 @@ def test_a_missed_deadline_hides_that_it_was_close_and_a_page_hides_no_other(sce
             if alert["labels"].get("incident") == "INC-1999-0001"
         }
 
-    wait_until(lambda: len(arrived()) == 3, 20)
+    wait_until(lambda: len(arrived()) == 3, 60)
     assert arrived() == {("TocsinDeadlineMissed", None), ("TocsinPage", "one"), ("TocsinPage", "another")}
     with urllib.request.urlopen(f"{url}/api/v2/alerts?filter=incident%3DINC-1999-0001", timeout=10) as answer:
         states = {each["labels"]["alertname"]: each["status"]["state"] for each in loads(answer.read())}
@@ -202,7 +202,7 @@ def test_attempts_stand_where_the_ledger_says(scene: Scene) -> None:
         lambda: (
             scene.metric("sum by (channel, state) (tocsin_delivery_attempts_count)", "channel", "state") == expected
         ),
-        20,
+        60,
     )
 
 
@@ -270,7 +270,7 @@ def test_no_panel_is_empty(name: str, scene: Scene) -> None:
         queries.difference_update([query for query in queries if scene.prometheus.query(query)])
         return not queries
 
-    wait_until(all_answered, 20)
+    wait_until(all_answered, 60)
 
 
 def test_all_label_sets_begin_at_0(scene: Scene) -> None:

@@ -59,9 +59,9 @@ def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 
 def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Iterator[Kafka]:
     yield Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
     admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
-    ours = [name for name in admin.list_topics(timeout=15).topics if name.startswith(topic_prefix)]
+    ours = [name for name in admin.list_topics(timeout=60).topics if name.startswith(topic_prefix)]
     for future in (admin.delete_topics(ours) if ours else {}).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
 
 
 @pytest.fixture
@@ -98,13 +98,13 @@ def test_a_setting_is_altered_and_a_partition_count_never(kafka: Kafka) -> None:
         NewTopic(kafka.topic_prefix + LEAK_ALERTS.name, num_partitions=3),
     ]
     for future in admin.create_topics(wanted).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
     wait_for("the brokers show them", lambda: len(TopicsAdmin(kafka).actual()) == 2)
     with pytest.raises(Refused, match=r"tocsin\.leak-alerts: partitions 3, declared 1.*nothing was done"):
         TopicsAdmin(kafka).apply()
     assert TopicsAdmin(kafka).actual()[STORE_CHANGES.name].settings["cleanup.policy"] == "delete"
     admin.delete_topics([kafka.topic_prefix + LEAK_ALERTS.name])[kafka.topic_prefix + LEAK_ALERTS.name].result(
-        timeout=15
+        timeout=60
     )
     wait_for("the topic is gone", lambda: LEAK_ALERTS.name not in TopicsAdmin(kafka).actual())
     done = TopicsAdmin(kafka).apply()
@@ -249,7 +249,7 @@ def test_account_notices_reach_the_store_and_go_on_after_a_restart(
         run_until("one is withdrawn", lambda: posted() == [("a-1", text, 0)])
         reader = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"{kafka.topic_prefix}test"})
         topic = TopicPartition(kafka.topic_prefix + DEAD_LETTERS.name, 0)
-        assert reader.get_watermark_offsets(topic, timeout=15) == (0, 1)
+        assert reader.get_watermark_offsets(topic, timeout=60) == (0, 1)
         reader.close()
     finally:
         publisher.close()

@@ -140,7 +140,7 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
     errors: list[BaseException] = []
 
     def run(number: int, work: Callable[[], Any]) -> None:
-        together.wait(10)
+        together.wait(60)
         try:
             results[number] = work()
         except BaseException as error:
@@ -274,7 +274,7 @@ def test_deadlock_victims_begin_anew(database: CaseDatabase) -> None:
             one_more(connection, first)
             if not met:
                 met = True
-                both_hold_one.wait(10)
+                both_hold_one.wait(60)
             one_more(connection, second)
 
         return lambda: database.writing(work)

@@ -40,7 +40,7 @@ def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
     admin = AdminClient(client_settings(settings))
     wanted = [NewTopic(topic_prefix + TOPIC.name, PARTITIONS, 1), NewTopic(topic_prefix + DEAD_LETTERS.name, 1, 1)]
     for future in admin.create_topics(wanted).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
     for topic in wanted:
         known_to_the_broker(admin, topic.topic)
     return settings
@@ -49,7 +49,7 @@ def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
 def known_to_the_broker(admin: AdminClient, topic: str) -> None:
     """Wait until the broker itself knows of `topic`: the controller, which makes it, tells it a moment later."""
     until = time.monotonic() + 15
-    while (found := admin.list_topics(topic, timeout=15).topics.get(topic)) is None or found.error is not None:
+    while (found := admin.list_topics(topic, timeout=60).topics.get(topic)) is None or found.error is not None:
         assert time.monotonic() < until, f"{topic} is not known"
 
 
@@ -157,7 +157,7 @@ def end_of(kafka: Kafka, topic: Topic, partition: int = 0) -> int:
     client = Consumer(client_settings(kafka) | {"group.id": kafka.topic_prefix + "look"})
     try:
         _low, high = client.get_watermark_offsets(
-            TopicPartition(kafka.topic_prefix + topic.name, partition), timeout=15
+            TopicPartition(kafka.topic_prefix + topic.name, partition), timeout=60
         )
         return int(high)
     finally:
@@ -351,7 +351,7 @@ def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Ka
     admin = AdminClient(client_settings(kafka))
     small = NewTopic(kafka.topic_prefix + ACCOUNT_NOTICES.name, 1, 1, config={"max.message.bytes": "1000"})
     for future in admin.create_topics([small]).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
     known_to_the_broker(admin, kafka.topic_prefix + ACCOUNT_NOTICES.name)
     publisher = Publisher(kafka, transactional_id="one")
     # what does not compress
@@ -394,8 +394,8 @@ def test_kafka_python_would_put_every_root_on_the_same_partition(kafka: Kafka) -
         roots = [f"customer/{number}" for number in range(40)] + [f"order/{number}" for number in range(40)]
         name = kafka.topic_prefix + TOPIC.name
         chosen = [producer.send(name, key=root.encode(), value=b"x") for root in roots]
-        producer.flush(timeout=15)
-        assert [future.get(timeout=15).partition for future in chosen] == [
+        producer.flush(timeout=60)
+        assert [future.get(timeout=60).partition for future in chosen] == [
             partition_of(root, PARTITIONS) for root in roots
         ]
     finally:

@@ -44,7 +44,7 @@ def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
 def create(kafka: Kafka, *names: str) -> None:
     admin = AdminClient(client_settings(kafka))
     for future in admin.create_topics([NewTopic(kafka.topic_prefix + name, 2, 1) for name in names]).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
 
 
 def event(number: int) -> CaseEvent:
@@ -136,11 +136,11 @@ def test_a_topic_made_anew_is_read_from_its_beginning(kafka: Kafka, tmp_path: Pa
     assert set(before) == {topic.name for topic in TOPICS}
     admin = AdminClient(client_settings(kafka))
     name = kafka.topic_prefix + CASE_EVENTS.name
-    admin.delete_topics([name])[name].result(timeout=15)
-    until(lambda: name not in admin.list_topics(timeout=15).topics)
+    admin.delete_topics([name])[name].result(timeout=60)
+    until(lambda: name not in admin.list_topics(timeout=60).topics)
     create(kafka, CASE_EVENTS.name)
     # the controller answers before the broker's own picture has the topic
-    until(lambda: name in admin.list_topics(timeout=15).topics)
+    until(lambda: name in admin.list_topics(timeout=60).topics)
     publish(kafka, range(20, 25))
     with running(kafka, folder):
         until(lambda: len(incidents(folder)) >= 25)

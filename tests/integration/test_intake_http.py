@@ -146,13 +146,13 @@ def test_stopping_answers_what_is_in_flight(tmp_path: Path) -> None:
 
     def slow(work: Any) -> Any:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return real(work)
 
     case.store.change = slow  # type: ignore[method-assign]  # holds the request in flight
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(made.post)
-        assert begun.wait(10)
+        assert begun.wait(60)
         stopped = pool.submit(made.http.stop)
         go_on.set()
         assert answer.result(20)[0] == 202

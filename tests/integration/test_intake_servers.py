@@ -125,7 +125,7 @@ def test_on_mariadb_two_last_approvals_at_once_release_once(on_mariadb: Case) ->
         barrier = threading.Barrier(3)
 
         def approve(who: object, name: str = name, policy: str = policy, barrier: threading.Barrier = barrier) -> bool:
-            barrier.wait(10)
+            barrier.wait(60)
             try:
                 return releasing.approve(case.store, name, policy, who, NOW, mode=Mode.TWO_APPROVERS).releasing  # type: ignore[arg-type]
             except Refused:

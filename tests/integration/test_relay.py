@@ -57,7 +57,7 @@ def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Iterator[Kafka]:
     yield settings
     admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
     for future in admin.delete_topics([topic_prefix + topic.name for topic in TOPICS]).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
 
 
 @pytest.fixture

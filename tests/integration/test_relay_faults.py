@@ -55,7 +55,7 @@ def kafka(kafka_server: KafkaServer) -> Iterator[Kafka]:
     yield settings
     admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
     for future in admin.delete_topics([prefix + topic.name for topic in TOPICS]).values():
-        future.result(timeout=15)
+        future.result(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ class Process:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
-        self._reading.join(10)
+        self.process.wait(60)
+        self._reading.join(60)
         self._output.close()
 
 
@@ -222,7 +222,7 @@ def test_killed_at_each_step_nothing_is_lost_or_put_back(
         killed.says(step)
         shop.change()
         killed.signal(signal.SIGKILL)
-        killed.process.wait(10)
+        killed.process.wait(60)
         assert not is_settled(rows), step
     start().says("leads")
     all_settled(rows)
@@ -271,7 +271,7 @@ def test_a_frozen_leader_that_wakes_publishes_and_deletes_nothing_more(
         successor.close()
     # What woke goes on in its turn, or is started again.
     if word == "fenced":
-        assert frozen.process.wait(20) == 1
+        assert frozen.process.wait(60) == 1
         start().says("leads")
     all_settled(rows)
     assert_agrees(events(), rows.run, shop.histories)
@@ -308,7 +308,7 @@ def test_of_two_started_at_once_one_leads_and_the_other_follows_within_five_seco
         word = standby.says("stands by", "fenced", timeout_seconds=20)
         assert again.process.poll() is None
         if word == "fenced":
-            assert standby.process.wait(20) == 1
+            assert standby.process.wait(60) == 1
     all_settled(rows)
     assert_agrees(events(), rows.run, shop.histories)
 

@@ -23,7 +23,7 @@ Sql = Callable[..., list[tuple[object, ...]]]
 ROOT = Path(__file__).parents[2]
 
 
-def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 15) -> None:
+def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
     give_up_at = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < give_up_at, f"not within {timeout_seconds} s: {what}"
@@ -45,7 +45,7 @@ def test_a_committed_transaction_is_read(kafka_server: KafkaServer, topic_prefix
     topic = f"{topic_prefix}round-trip"
     address: dict[str, str | int | float | bool] = {"bootstrap.servers": kafka_server.bootstrap_servers}
     admin = AdminClient(address)
-    admin.create_topics([NewTopic(topic, num_partitions=2)])[topic].result(timeout=15)
+    admin.create_topics([NewTopic(topic, num_partitions=2)])[topic].result(timeout=60)
     producer = Producer({**address, "transactional.id": f"{topic_prefix}producer"})
     producer.init_transactions(15)
     for value, finish in ((b"aborted", producer.abort_transaction), (b"committed", producer.commit_transaction)):
@@ -65,8 +65,8 @@ def test_a_committed_transaction_is_read(kafka_server: KafkaServer, topic_prefix
 
 def test_topics_are_not_made_by_asking_for_them(kafka_server: KafkaServer, topic_prefix: str) -> None:
     admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
-    admin.list_topics(f"{topic_prefix}never-created", timeout=15)
-    assert f"{topic_prefix}never-created" not in admin.list_topics(timeout=15).topics
+    admin.list_topics(f"{topic_prefix}never-created", timeout=60)
+    assert f"{topic_prefix}never-created" not in admin.list_topics(timeout=60).topics
 
 
 # MariaDB
@@ -268,7 +268,7 @@ def test_a_server_ends_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         server = int(pid_file.read_text(encoding="ascii"))
         assert is_running(server)
         owner.kill()
-        owner.wait(timeout=15)
+        owner.wait(timeout=60)
     wait_for("the server's end", lambda: not is_running(server))
     wait_for("the folder's removal", lambda: not scratch.exists())
 

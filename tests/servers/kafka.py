@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
@@ -349,9 +350,13 @@ def kafka_jars() -> Path:
 
 def main() -> None:
     """Prepare what tests need, where a broker will be a process."""
-    # what is missing is said by the tests that want it
-    if way_to("Apache Kafka", PROGRAMS, look_around(PROGRAMS, os.environ)) is Way.LOCAL:
+    if way_to("Apache Kafka", PROGRAMS, look_around(PROGRAMS, os.environ)) is not Way.LOCAL:
+        return
+    try:
         prepare()
+    except ServerDidNotStart as error:
+        # the tests that want it try again, and fail by name
+        print(error, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
         thread.start()
         yield listening
         listening.shutdown()
-        thread.join(10)
+        thread.join(60)
 
 
 def address(server: Server, path: str = "") -> str:

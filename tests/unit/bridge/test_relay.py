@@ -115,7 +115,7 @@ class Running:
         assert self.ended()
 
 
-def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 10) -> None:
+def wait_for(what: str, condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
     give_up_at = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < give_up_at, f"not within {timeout_seconds} s: {what}"

@@ -19,7 +19,7 @@ SLEEPER = (
 )
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for `condition`, with a bound."""
     end = time.monotonic() + seconds
     while not condition():
@@ -44,7 +44,7 @@ def test_what_dies_is_started_again_and_all_end_cleanly(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     until(lambda: mark.read_text() == "up\nup\n")
     stop.set()
-    thread.join(20)
+    thread.join(60)
     assert codes == [0]
     assert supervisor.restarts == {"one": 1}
 

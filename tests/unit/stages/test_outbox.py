@@ -138,7 +138,7 @@ def run_until_empty(stage: OutboxStage[Row], table: Table) -> None:
             break
         pause.wait(0.01)
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert table.rows == []
 

@@ -149,7 +149,7 @@ def test_who_has_no_lease_meters_nothing() -> None:
     thread.start()
     wait_until(lambda: lease.asked > 3)
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert (ledger.lanes, ledger.sweeps, lease.released) == ([], [], True)
 
 
@@ -159,7 +159,7 @@ def test_it_sweeps_and_finishes_beside_metering() -> None:
     thread.start()
     wait_until(lambda: ledger.finished > 0)
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert ledger.sweeps[0] == {
         "command_patience": timedelta(seconds=40),
         "intent_patience": timedelta(seconds=20),
@@ -186,7 +186,7 @@ def test_where_attempts_stand_is_told_by_who_has_the_lease_alone() -> None:
     wait_until(lambda: shown("email", "delivered") == 0)
     wait_until(lambda: WAITING.labels("email")._value.get() == 0)
     stop.set()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_an_unreachable_case_store_is_waited_for_and_said() -> None:
@@ -206,7 +206,7 @@ def test_an_unreachable_case_store_is_waited_for_and_said() -> None:
     answers[0] = True
     wait_until(lambda: ledger.issued[Channel.EMAIL] > 0 and not health.reasons())
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -222,7 +222,7 @@ def test_any_other_error_ends_the_stage_and_gives_the_lease_up() -> None:
     assert lease.released
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     waiting = threading.Event()
     for _ in range(int(seconds / 0.01)):
         if condition():
