@@ -1,12 +1,18 @@
 """Every benchmark still works, at toy size; and the runner says what it cannot do."""
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import pytest
 
+from consumers.demo.typist import Typed
 from tests.bench import run
-from tests.bench.stand import servers
+from tests.bench.stand import processes, servers
+from tests.processes import typist
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import MariaDbServer
 
@@ -19,9 +25,16 @@ def test_every_bench_runs_at_toy_size(
 ) -> None:
     # this worker's, which has them for its other tests
     monkeypatch.setattr(servers, "small_servers", lambda: (mariadb_server, kafka_server))
+    monkeypatch.setattr(processes, "start", _typed)
     for name in run.names():
         with subtests.test(name):
             assert run.run(name, "toy")
+
+
+def _typed(
+    command: Sequence[str], log: IO[bytes], *, folder: Path | None = None, more: Mapping[str, str] | None = None
+) -> Typed:
+    return typist().start(command, os.environ | dict(more or {}), log, folder=folder)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ processes, and a stand-in for AWS that is never what is waited for.
 """
 
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -39,7 +38,7 @@ from consumers.commands import initialise
 from consumers.domain.segments import SegmentKey
 from consumers.evidence.commitment import commit, new_person_key
 from tests.bench.run import PeerMissing
-from tests.bench.stand import measure
+from tests.bench.stand import measure, processes
 from tests.bench.stand.servers import Stand
 from tests.servers import mariadb
 
@@ -130,13 +129,8 @@ class Office:
         for number, stage in enumerate(stages):
             name = f"{stage}-{number}" if stages.count(stage) > 1 else stage
             with (self.folder / f"{name}.log").open("ab") as log:
-                self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "consumers.cli", "run", stage],
-                    cwd=self.folder,
-                    env=os.environ | {"PYTHONPATH": str(ROOT), "AWS_MAX_ATTEMPTS": "1"},
-                    stdout=log,
-                    stderr=log,
-                )
+                command = [sys.executable, "-m", "consumers.cli", "run", stage]
+                self.running[name] = processes.start(command, log, folder=self.folder, more={"AWS_MAX_ATTEMPTS": "1"})
 
     def ready(self) -> None:
         """Wait until every stage that reads topics has partitions, and all others are at work."""

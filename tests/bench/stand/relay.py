@@ -1,6 +1,5 @@
 """The relay as a store runs it: `tocsin run relay`, a process of its own, with keys of its own."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from bridge.runtime.sealing import generate_join_key, generate_sealing_keys, write_key_file
 from bridge.runtime.settings import Kafka
 from bridge.runtime.topics_admin import TopicsAdmin
+from tests.bench.stand import processes
 from tests.bench.stand.servers import Stand
 
 ROOT = Path(__file__).parents[3]
@@ -31,9 +31,7 @@ class Installation:
         """Keep a relay running."""
         command = [sys.executable, "-m", "consumers.cli", "--config", str(self.folder / "tocsin.toml"), "run", "relay"]
         with (self.folder / "relay.log").open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)}
-            )
+            process = processes.start(command, log)
         try:
             yield process
         finally:

@@ -1,6 +1,5 @@
 """The index as a store runs it: workers that are `tocsin run index`, each a process of its own, sharing six partitions."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from bridge.contracts.topics import (
 )
 from bridge.runtime.kafka import cluster_id
 from bridge.runtime.settings import Kafka
-from tests.bench.stand import measure
+from tests.bench.stand import measure, processes
 from tests.bench.stand.provenance import PARTITIONS
 
 _ROOT = Path(__file__).parents[3]
@@ -56,8 +55,7 @@ class Installation:
         started = []
         for number in range(workers):
             with (self.folder / f"worker-{number}.log").open("ab") as log:
-                environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-                started.append(subprocess.Popen(command, cwd=_ROOT, stdout=log, stderr=log, env=environment))
+                started.append(processes.start(command, log))
         try:
             yield started
             for process in started:
