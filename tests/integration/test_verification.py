@@ -136,7 +136,7 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
 
     def keep_busy() -> None:
         number = 0
-        while not stop.is_set():
+        while not stop.wait(0.005):
             number += 1
             shop.run(f"UPDATE customer_entity SET lastname = 'N{number}' WHERE entity_id IN (1, {number % 40 + 1})")
 

@@ -467,7 +467,9 @@ recipient = sa.Table(
     sa.Column("final_at", Instant),
     sa.Column("round", sa.Integer, nullable=False, server_default="1", comment="2 and up: a supplement"),
     sa.Column("supplements", _id(100), index=True, comment="the first round's recipient id; null: this is it"),
-    sa.Column("added_at", Instant, comment="when the late record came that added or supplements; null: in time"),
+    sa.Column(
+        "added_at", Instant, index=True, comment="when the late record came that added or supplements; null: in time"
+    ),
     sa.Column("notice_sha256", _id(64), comment="equal in two incidents: they would tell the same"),
     sa.Column("told_in", _id(100), comment="the recipient id, of another incident, that told the same"),
     sa.Column("correction", _id(16), comment="not_concerned, told_too_much: was told what is not true of them"),
