@@ -80,7 +80,7 @@ class TopicReader:
             raise Unreachable(f"topic {name} does not exist; run `tocsin topics apply` first")
         self._reached = dict.fromkeys(range(self.partition_count), 0)
         if last is not None:
-            self._reached = {number: max(0, self._ends()[number] - last) for number in self._reached}
+            self._reached = {number: max(0, end - last) for number, end in self._ends().items()}
         self._consumer.assign([_TopicPartition(name, number, start) for number, start in self._reached.items()])
 
     def to_end(self) -> Iterator[list[Any]]:

@@ -47,17 +47,8 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `Why` has in JSON."""
-        return {
-            "record_ids": list(self.record_ids),
-            "attributes": list(self.attributes),
-            "models": list(self.models),
-            "kinds": list(self.kinds),
-            "disclosures": list(self.disclosures),
-            "highest_sensitivity": self.highest_sensitivity,
-            "categories": list(self.categories),
-            "elements": list(self.elements),
-            "input_fields": list(self.input_fields),
-        }
+        fields = msgspec.structs.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 class Affected(msgspec.Struct, frozen=True, gc=False):
@@ -136,13 +127,7 @@ def merge(affected: Iterable[CustomerAffected | Affected], controller_of: Callab
     groups: dict[int, list[CustomerAffected | Affected]] = {}
     for index, member in enumerate(members):
         groups.setdefault(index if parent[index] == index else find(index), []).append(member)
-    return sorted(
-        (
-            _alone(group[0], controllers) if len(group) == 1 else _person(group, controllers)
-            for group in groups.values()
-        ),
-        key=lambda person: person.root,
-    )
+    return sorted((_person(group, controllers) for group in groups.values()), key=lambda person: person.root)
 
 
 def _marks(member: CustomerAffected | Affected, controller: str) -> Iterable[tuple[str, object]]:
@@ -158,28 +143,6 @@ def _rank(member: CustomerAffected | Affected) -> tuple[bool, bool, bool, int]:
     """Who can be reached comes first, then customers before orders, then who is still there, then the oldest."""
     kind, _, number = member.root.partition("/")
     return (member.contact is None, kind != "customer", member.departed, int(number))
-
-
-def _alone(member: CustomerAffected | Affected, controllers: Mapping[int, str]) -> Person:
-    """Return what `_person` does of a single root, as nearly all are, at a third of the cost."""
-    residence: tuple[Residence | Claim, ...] = tuple(dict.fromkeys(member.residence))
-    return Person(
-        root=member.root,
-        roots=(member.root,),
-        customer_id=member.customer_id,
-        controller=controllers[member.website_id],
-        website_id=member.website_id,
-        store_id=member.store_id,
-        locale=member.locale,
-        residence=residence,
-        homes=homes_of(residence),
-        channels=tuple(dict.fromkeys(member.channels)),
-        contact=member.contact,
-        standing="recorded" if member.standing == "recorded" else "possible",
-        late=member.late,
-        sensitivity=Sensitivity.CRITICAL if member.why is None else member.why.highest_sensitivity,
-        why=member.why,
-    )
 
 
 def _person(members: Sequence[CustomerAffected | Affected], controllers: Mapping[int, str]) -> Person:

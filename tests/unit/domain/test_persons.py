@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.events import CustomerAffected, Kind, Sensitivity, Why
-from consumers.domain.persons import merge
+from bridge.contracts.events import CustomerAffected, Kind, Residence, Sensitivity, Why
+from consumers.domain.persons import Affected, Claim, merge
 
 CONTROLLER_OF = {1: "shop", 2: "shop", 3: "other"}
 """Websites 1 and 2 are one company's, 3 is another's."""
@@ -25,6 +26,19 @@ def affected(root: str, *, customer: int | None = None, mail: str | None = None,
 
 def groups(members: Sequence[CustomerAffected]) -> list[tuple[str, ...]]:
     return sorted(person.roots for person in merge(members, CONTROLLER_OF.__getitem__))
+
+
+def test_what_is_read_again_is_all_that_the_event_says_of_somebody() -> None:
+    """A field that only the event had would be missing in every plan."""
+    event = affected("customer/1", customer=1, mail="a")
+    again = msgspec.json.decode(event.model_dump_json(), type=Affected)
+    assert event.why is not None
+    assert again.why is not None
+    assert again.why.as_json() == event.why.model_dump(mode="json")
+    about_the_incident = {"incident_id", "revision", "partition"}
+    assert {*Affected.__struct_fields__, *about_the_incident} == set(CustomerAffected.model_fields)
+    assert Claim.__struct_fields__ == tuple(Residence.model_fields)
+    assert {person.roots for person in merge([again], CONTROLLER_OF.__getitem__)} == {("customer/1",)}
 
 
 def test_a_customer_and_their_guest_orders_are_one_person_who_hears_of_all() -> None:
