@@ -241,6 +241,10 @@ class Delivery:
         with urllib.request.urlopen(f"{self.sandbox}/_control/faults", timeout=30) as answer:
             return sum(json.load(answer)["held"].values())
 
+    def holds(self, count: int) -> bool:
+        """Say whether the sandbox holds so many calls; those of the dead are among them."""
+        return self.held() >= count
+
     @contextmanager
     def frozen(self, stage: str) -> Iterator[None]:
         """Stop a supervised process while it holds no lock, and let it go on afterwards."""
