@@ -8,7 +8,7 @@ release in its own transaction: there is no moment in which it is approved and n
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -98,7 +98,7 @@ def prepare(
 
     def work(case: CaseWork) -> Prepared:
         incident = still_open(case, incident_id)
-        came_late = len(case.recipient_ids(incident_id, late=True)) if for_those_waiting else 0
+        came_late = case.recipient_count(incident_id, late=True) if for_those_waiting else 0
         cap = late_cap if came_late <= late_cap else came_late + late_cap
         policy = build_policy(case, incident, mode=mode, late_cap=cap, canary=canary)
         if not policy["segments"]:
@@ -149,7 +149,7 @@ def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, 
         release,
         [each.name for each in without],
         sum(each.count for each in without),
-        len(case.recipient_ids(incident.incident_id, late=True)),
+        case.recipient_count(incident.incident_id, late=True),
         again,
         unconfirmed_everybody(case, incident),
     )
@@ -176,6 +176,11 @@ def build_policy(
             f"{incident.incident_id}: {of_partitions(partitions)} have answered, and {partitions.persisted_count} of "
             f"{partitions.affected_count} affected people are stored; a release needs all of them"
         )
+    if plan.partly_drawn:
+        raise Refused(
+            f"{incident.incident_id}: its plan is being drawn up anew, and some people are not in it yet; try again in a "
+            "minute; if that does not help, see that `tocsin run planning` runs"
+        )
     checked = newest_crosscheck(case, incident)
     if checked is not None and checked.blocks:
         raise Refused(
@@ -188,7 +193,7 @@ def build_policy(
         for each in case.segments(incident.incident_id, incident.revision)
         if each.bundle_sha256 is not None
     }
-    recipients = case.recipient_ids(incident.incident_id, late=False)
+    recipient_count, root = recipients_root(case.recipient_ids(incident.incident_id, late=False))
     excluded = in_force(case, incident)
     return {
         "incident_id": incident.incident_id,
@@ -197,8 +202,8 @@ def build_policy(
         "rules_sha256": plan.rules_sha256,
         "bundles": sorted({str(each["bundle_sha256"]) for each in segments.values()}),
         "segments": segments,
-        "recipients_root": recipients_root(recipients),
-        "recipient_count": len(recipients),
+        "recipients_root": root,
+        "recipient_count": recipient_count,
         "possible_excluded": [each.exclusion_id for each in excluded],
         "possible_excluded_count": sum(each.people_count for each in excluded),
         "unexplained_accepted": None if checked is None or checked.named_at is None else checked.unexplained_sha256,
@@ -215,9 +220,14 @@ def of_partitions(partitions: PartitionsRecord) -> str:
     return f"{partitions.answered} of {total} partitions"
 
 
-def recipients_root(recipient_ids: Sequence[str]) -> str:
-    """Return SHA-256 over the canonical JSON array of the sorted ids, in hex."""
-    return hashlib.sha256(rfc8785.dumps(sorted(recipient_ids))).hexdigest()
+def recipients_root(recipient_ids: Iterable[str]) -> tuple[int, str]:
+    """Return how many sorted ids there are, and SHA-256 over their canonical JSON array, in hex."""
+    array, count = hashlib.sha256(b"["), 0
+    for recipient_id in recipient_ids:
+        array.update((b"," if count else b"") + rfc8785.dumps(recipient_id))
+        count += 1
+    array.update(b"]")
+    return count, array.hexdigest()
 
 
 def policy_sha256(policy: Mapping[str, Any]) -> str:

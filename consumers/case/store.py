@@ -5,7 +5,7 @@ together or not at all. The function may run again when the server chose it as a
 but read and write through the work that it is given.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -154,6 +154,8 @@ class PlanRecord:
     residents: Mapping[str, int]
     recipient_count: int
     held_count: int
+    partly_drawn: bool = False
+    """Some of its people are as drawn up last, others as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -748,9 +750,13 @@ class CaseWork(Protocol):
         """Return every adoption, oldest first."""
         ...
 
-    def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
-        """Return the ids of an incident's people, sorted: those in the frozen list, or the late additions."""
+    def recipient_ids(self, incident_id: str, *, late: bool) -> Iterator[str]:
+        """Yield the ids of an incident's people, sorted: those in the frozen list, or the late additions. To be read to the
+        end before anything else is asked.
+        """
         ...
+
+    def recipient_count(self, incident_id: str, *, late: bool) -> int: ...
 
     def people(self, incident_id: str, kind: str | None = None) -> Sequence[PersonRecord]:
         """Return an incident's people, by root and round; of `kind` only: late, supplements, told_wrongly, waiting."""

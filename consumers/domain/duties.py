@@ -18,7 +18,7 @@ from consumers.domain.elements import exposes
 from consumers.domain.facts import Facts, parse_facts
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, covers, regimes_for_person
 from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
-from consumers.domain.persons import Person, residents
+from consumers.domain.persons import Alike, Person, residents
 from consumers.domain.regions import ANYWHERE, Regions
 from consumers.domain.rules import Rules
 
@@ -106,47 +106,51 @@ def known_elements(elements: Collection[str], rules: Rules) -> tuple[str, ...]:
     return tuple(sorted(name for name in set(elements) if name in rules.elements))
 
 
-def exposures(people: Iterable[Person], rules: Rules, on: date, controllers: Collection[str] = ()) -> list[Exposure]:
+def exposures(people: Iterable[Alike], rules: Rules, on: date, controllers: Collection[str] = ()) -> list[Exposure]:
     """Return the exposure of each controller that answers for some of `people`, and of `controllers`, sorted by key."""
     regimes = Regimes(rules, on)
-    own: dict[str, list[Person]] = defaultdict(list)
-    for person in people:
-        own[person.controller].append(person)
+    own: dict[str, list[Alike]] = defaultdict(list)
+    for person, number in people:
+        own[person.controller].append((person, number))
     return [_exposure(key, own.get(key, []), regimes, rules) for key in sorted({*own, *controllers})]
 
 
-def _exposure(key: str, people: Sequence[Person], regimes: Regimes, rules: Rules) -> Exposure:
+def _exposure(key: str, people: Sequence[Alike], regimes: Regimes, rules: Rules) -> Exposure:
     triggered: Counter[str] = Counter()
     triggering: Counter[str] = Counter()
     where: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
-    for person in people:
+    for person, number in people:
         found = tuple(regime for regime in regimes.of(person) if regime != UNKNOWN_RESIDENCE)
-        triggered.update(found)
+        triggered.update(dict.fromkeys(found, number))
         pair = (person.homes, found)
         if pair not in where:
             where[pair] = tuple(
                 home for home in person.homes if any(covers(rules.by_id[regime].jurisdiction, home) for regime in found)
             )
-        triggering.update(where[pair])
+        triggering.update(dict.fromkeys(where[pair], number))
     # a controller's establishment brings everybody under its law, wherever they live (GDPR Art. 3(1))
     triggered.update(
         {regime: count - triggered[regime] for regime, count in _by_elements(people, regimes, rules).items()}
     )
     return Exposure(
         controller=key,
-        people_count=len(people),
-        possible_count=sum(person.standing == "possible" for person in people),
+        people_count=sum(number for _, number in people),
+        possible_count=sum(number for person, number in people if person.standing == "possible"),
         residents=dict(residents(people, UNKNOWN_RESIDENCE)),
         triggering=dict(sorted(triggering.items())),
         triggered=dict(sorted(triggered.items())),
-        elements=known_elements({name for person in people for name in person.elements}, rules),
-        kinds=tuple(sorted({kind.value for person in people if person.why is not None for kind in person.why.kinds})),
+        elements=known_elements({name for person, _ in people for name in person.elements}, rules),
+        kinds=tuple(
+            sorted({kind.value for person, _ in people if person.why is not None for kind in person.why.kinds})
+        ),
     )
 
 
-def _by_elements(people: Sequence[Person], regimes: "Regimes", rules: Rules) -> dict[str, int]:
+def _by_elements(people: Sequence[Alike], regimes: "Regimes", rules: Rules) -> dict[str, int]:
     """Return, by regime that follows an establishment, the people whose elements it covers, whatever their residence."""
-    sets = Counter(known_elements(person.elements, rules) for person in people)
+    sets: Counter[tuple[str, ...]] = Counter()
+    for person, number in people:
+        sets[known_elements(person.elements, rules)] += number
     counts = {}
     for duty in rules.duties:
         if duty.recipient != "individual" or duty.territory != "establishment_or_targeting":

@@ -131,12 +131,29 @@ def merge(affected: Iterable[CustomerAffected | Affected], controller_of: Callab
 
 
 def _marks(member: CustomerAffected | Affected, controller: str) -> Iterable[tuple[str, object]]:
-    if member.customer_id is not None:
-        yield "customer", member.customer_id
-    elif member.root.startswith("customer/"):
-        yield "customer", int(member.root.partition("/")[2])
+    customer_id = _customer_id(member)
+    if customer_id is not None:
+        yield "customer", customer_id
     if member.email_hmac is not None:
         yield "contact", (controller, member.email_hmac)
+
+
+def _customer_id(member: CustomerAffected | Affected) -> int | None:
+    if member.customer_id is None and member.root.startswith("customer/"):
+        return int(member.root.partition("/")[2])
+    return member.customer_id
+
+
+def loose_marks(member: CustomerAffected | Affected) -> Iterable[int]:
+    """Yield numbers of which roots of one person have at least one in common, in this process.
+
+    Others may have one in common as well, so `merge` decides; but whoever has none in common need not be looked at together.
+    """
+    customer_id = _customer_id(member)
+    if customer_id is not None:
+        yield hash(("customer", customer_id))
+    if member.email_hmac is not None:
+        yield hash(member.email_hmac)
 
 
 def _rank(member: CustomerAffected | Affected) -> tuple[bool, bool, bool, int]:
@@ -221,10 +238,29 @@ def _home(code: str) -> str | None:
         return None
 
 
-def residents(people: Iterable[Person], unknown: str) -> Mapping[str, int]:
+Alike = tuple[Person, int]
+"""One of several people of whom everything is the same that decides what they are owed and told, and how many they are."""
+
+
+def likeness(person: Person) -> tuple[Any, ...]:
+    """Return all of a person that decides in which segment they are, what they are owed, and what they are told."""
+    why = person.why
+    return (
+        person.controller,
+        person.website_id,
+        person.store_id,
+        person.locale,
+        person.homes,
+        person.standing,
+        person.sensitivity,
+        None if why is None else (why.kinds, why.categories, why.disclosures, why.elements),
+    )
+
+
+def residents(people: Iterable[Alike], unknown: str) -> Mapping[str, int]:
     """Return how many people may live in each jurisdiction; who may live in two counts in both, for thresholds."""
     counts: dict[str, int] = {}
-    for person in people:
+    for person, number in people:
         for home in person.homes or (unknown,):
-            counts[home] = counts.get(home, 0) + 1
+            counts[home] = counts.get(home, 0) + number
     return dict(sorted(counts.items()))

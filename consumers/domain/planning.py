@@ -1,14 +1,14 @@
-"""What planning reads, and what it writes in one transaction: the words that the stage and the case store share."""
+"""What planning reads, and what it writes: the words that the stage and the case store share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from bridge.contracts.events import CaseEvent, Coverage, CustomerAffected
+from bridge.contracts.events import CaseEvent, Coverage
 from bridge.contracts.scope import Scope
 from consumers.domain.duties import Exposure
-from consumers.domain.persons import Affected
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class OpenPlan:
     excluded_count: int = 0
     """Of the possible ones, those whom somebody left out."""
     exercise: bool = False
+    partly_drawn: bool = False
+    """Somebody ended in the middle of drawing it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +98,21 @@ class Before:
     incident: PlannedIncident
     complete: bool
     answers: Sequence[Answered]
-    affected: Sequence[CustomerAffected | Affected]
-    recipients: Sequence[Known]
-    exposures: Sequence[Exposure] = ()
-    """As counted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the case store knows of some people."""
+
+    recipients: Sequence[Known] = ()
     added_at: Mapping[str, datetime] = field(default_factory=dict)
     """When the newest late record came, by root; whoever was there in time and stays the same is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlanChange:
-    """All that one transaction writes."""
+class PeopleChange:
+    """What follows for some people, written in one transaction."""
 
-    plan_id: PlanId
-    complete_before: bool
-    rules_sha256: str
-    residents: Mapping[str, int]
-    recipient_count: int
-    held_count: int
     changed: Sequence[Mapping[str, Any]]
     """Recipient rows to insert or replace, without `subject_commitment`."""
     regrouped: Mapping[str, Sequence[str]]
@@ -124,7 +123,31 @@ class PlanChange:
     corrections: Mapping[str, str | None]
     """What people who were told are owed a correction for, by recipient id, where it changed."""
     segments: Sequence[Mapping[str, Any]]
+    """Those that they fall in, without `count`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """What follows for the plan, written together with the last of its people."""
+
+    plan_id: PlanId
+    complete_before: bool
+    rules_sha256: str
+    residents: Mapping[str, int]
+    recipient_count: int
+    held_count: int
+    segments: Sequence[Mapping[str, Any]]
     exposures: Sequence[Exposure]
     """Each controller's count; empty while nobody was found and coverage leaves open whether there is somebody."""
     events: Sequence[CaseEvent]
     pages: Sequence[Page]
+
+
+class Written(StrEnum):
+    """What came of writing a change."""
+
+    DONE = "done"
+    BEGUN = "begun"
+    """Nothing was written: somebody has begun to write to one of these people since they were read."""
+    MOVED = "moved"
+    """Nothing was written: the incident has ended or has another scope, or another process has drawn the plan up."""

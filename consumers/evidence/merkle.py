@@ -55,6 +55,27 @@ def root_over(nodes: Sequence[bytes]) -> bytes:
     return level
 
 
+class GrowingRoot:
+    """The root over leaves that come one after another; holds one hash for each power of two, however many leaves."""
+
+    def __init__(self) -> None:
+        self._peaks: list[bytes] = []
+        self._size = 0
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add the hashes of further leaves."""
+        for leaf in leaves:
+            node, size = leaf, self._size
+            while size & 1:
+                node, size = node_hash(self._peaks.pop(), node), size >> 1
+            self._peaks.append(node)
+            self._size += 1
+
+    def root(self) -> bytes:
+        """Return the root over all leaves so far."""
+        return root_of_peaks(self._peaks)
+
+
 def range_hash(start: int, end: int, node_at: NodeAt) -> bytes:
     """Return the Merkle Tree Hash of the leaves [start, end), where `start` is a multiple of the width rounded up."""
     width = end - start

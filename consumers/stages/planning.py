@@ -9,10 +9,12 @@ people have approved.
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -33,8 +35,21 @@ from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline,
 from consumers.domain.notice_checklist import Checklist, Readings
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
-from consumers.domain.persons import Person, Reason, merge, residents
-from consumers.domain.planning import Answered, Before, Known, OpenPlan, Page, PlanChange, PlanId, PlannedIncident
+from consumers.domain.persons import Affected, Alike, Person, Reason, likeness, merge, residents
+from consumers.domain.planning import (
+    Answered,
+    Before,
+    Known,
+    OpenPlan,
+    Page,
+    PeopleChange,
+    PlanChange,
+    PlanId,
+    PlannedIncident,
+    Standing,
+    Written,
+)
+from consumers.domain.rules import Rules
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
 from consumers.domain.senders import missing_sender
 from consumers.domain.standing import (
@@ -46,7 +61,7 @@ from consumers.domain.standing import (
     notice_sha256,
     told_by,
 )
-from consumers.evidence.merkle import root_over
+from consumers.evidence.merkle import GrowingRoot
 
 log = structlog.get_logger()
 
@@ -56,6 +71,8 @@ _LOOK_SHARE, _LONGEST_WAIT = 5.0, 2.0
 NOBODY_BEHIND_IT = "purely synthetic and matching nobody: recorded, not notified"
 _REST_FACTOR = 5
 """A plan that takes seconds rests so many times as long before it is drawn up again."""
+_TRIES = 10
+"""So often some people are drawn up anew because meanwhile somebody began to write to one of them."""
 
 PERSISTED = counter(
     "tocsin_affected_persisted_total", "affected people read and stored", question="does planning follow the index?"
@@ -103,16 +120,38 @@ class PlanningStore(Protocol):
         """Return how many people each partition's answer has here, late additions apart."""
         ...
 
-    def member_leaves(self, plan_id: PlanId, partition: int) -> Sequence[bytes]:
-        """Return the leaf hashes of a partition's people, sorted by root, late additions apart."""
+    def member_leaves(self, plan_id: PlanId, partition: int) -> Iterable[bytes]:
+        """Yield the leaf hashes of a partition's people, sorted by root, late additions apart."""
         ...
 
-    def before(self, plan_id: PlanId) -> Before: ...
-    def write(self, change: PlanChange) -> bool:
-        """Write `change` in one transaction; return False with nothing written if the ground has moved since."""
+    def drawing(self, plan_id: PlanId) -> AbstractContextManager["Drawing"]: ...
+    def write(self, before: Before, people: PeopleChange, end: PlanChange | None) -> Written:
+        """Write what follows for some people, and with the last of them for the plan, in one transaction; or nothing."""
         ...
 
     def raise_pages(self, plan_id: PlanId, pages: Sequence[Page]) -> None: ...
+
+
+class Drawing(Protocol):
+    """What one drawing up of a plan rests on. Nobody holds all people at once."""
+
+    @property
+    def before(self) -> Before: ...
+    def groups(self) -> Iterator[Sequence[Affected]]:
+        """Yield everybody who is affected, the same ones each time, in parts that have nothing in common."""
+        ...
+
+    def standing(self, roots: Sequence[str]) -> Standing:
+        """Return what is in the ledger now of people who have these roots."""
+        ...
+
+    def left_over(self) -> Iterator[Standing]:
+        """Yield what is in the ledger of people of whom no root is affected."""
+        ...
+
+    def standing_of(self, recipient_ids: Sequence[str]) -> Standing:
+        """Return what is in the ledger now of these recipients."""
+        ...
 
 
 class Bundle(Protocol):
@@ -240,10 +279,11 @@ class Planning:
             # A crash before the plan is written leaves it as it was: nothing is remembered but in this process, and a
             # new one looks at every open plan once.
             rests_on = (
-                replace(each, complete=True),
+                replace(each, complete=True, partly_drawn=False),
                 (*approved, self._law.rules.rules_version, digest(repr(self._law.regions))),
             )
-            if self._rests_on.get(each.plan_id) != rests_on and self._rested(each):
+            known = None if each.partly_drawn else self._rests_on.get(each.plan_id)
+            if known != rests_on and self._rested(each):
                 moved = self._draw_up(each.plan_id)
                 if moved is not None:
                     self._rests_on[each.plan_id] = rests_on
@@ -260,7 +300,7 @@ class Planning:
     def _rested(self, plan: OpenPlan) -> bool:
         """Return whether a plan may be drawn up again: with many people not at every single late addition."""
         until = self._rest_until.get(plan.plan_id)
-        return not plan.complete or until is None or self._clock.now() >= until
+        return not plan.complete or plan.partly_drawn or until is None or self._clock.now() >= until
 
     # Is everybody here?
 
@@ -297,7 +337,9 @@ class Planning:
         known = self._whole.setdefault(plan_id, {})
         whole = (answer.affected_count, answer.merkle_root)
         if known.get(answer.partition) != whole:
-            if root_over(self._store.member_leaves(plan_id, answer.partition)).hex() != answer.merkle_root:
+            tree = GrowingRoot()
+            tree.extend(self._store.member_leaves(plan_id, answer.partition))
+            if tree.root().hex() != answer.merkle_root:
                 return False
             known[answer.partition] = whole
         return True
@@ -305,21 +347,25 @@ class Planning:
     # Drawing up
 
     def _draw_up(self, plan_id: PlanId) -> bool | None:
-        """Draw up and write a plan; return whether anything moved, or None if it must be tried again."""
+        """Draw up and write a plan; return whether anything moved, or None if it must be tried again.
+
+        People are written some thousands at once, and the plan with the last of them. A crash between two of these leaves
+        the others to the next process, which draws up all of it; until then nothing of it is prepared or approved.
+        """
         started = time.monotonic()
-        with PLAN_SECONDS.time():
-            before = self._store.before(plan_id)
+        with PLAN_SECONDS.time(), self._store.drawing(plan_id) as drawing:
+            before = drawing.before
             try:
-                change = self.plan(before)
+                change = self._drawn(drawing)
             except BadInput as error:
                 # A fact or a rule that cannot be used must not lose anybody: the plan waits, and somebody is told.
                 self._store.raise_pages(plan_id, [_unusable(plan_id, error)])
                 PLANS.labels("refused").inc()
                 log.error("plan refused", incident=plan_id.incident_id, reason=str(error))
                 return False
-            if not self._store.write(change):
-                PLANS.labels("refused").inc()
-                return None
+        if change is None:
+            PLANS.labels("refused").inc()
+            return None
         seconds = time.monotonic() - started
         if seconds > 1:
             self._rest_until[plan_id] = self._clock.now() + timedelta(seconds=self._rest_factor * seconds)
@@ -333,54 +379,88 @@ class Planning:
             )  # fmt: skip
         return moved
 
-    def plan(self, before: Before) -> PlanChange:
-        """Return what follows from `before`. Raises BadInput for a fact or rule that cannot be used."""
-        incident, now = before.incident, self._clock.now()
-        controllers = self._law.controllers
-        controller_of = {website: controllers.of_website(website)[0] for website in _websites(before)}
-        people = merge(before.affected, controller_of.__getitem__)
-        matching = _matched(people, before)
-        found = self._exposures(before, people)
-        notices = self._notices(incident, found, people)
-        rows: list[dict[str, Any]] = []
+    def _drawn(self, drawing: Drawing) -> PlanChange | None:
+        """Draw up a plan and write it; return how it ended, or None if the ground has moved. Raises BadInput for a fact or
+        rule that cannot be used, with nothing written.
+        """
+        before, controllers = drawing.before, self._law.controllers
+        controller_of = cache(lambda website: controllers.of_website(website)[0])
+        alike: dict[tuple[Any, ...], tuple[Person, int]] = {}
+        for members in drawing.groups():
+            for person in merge(members, controller_of):
+                key = likeness(person)
+                known = alike.get(key)
+                alike[key] = (person, 1) if known is None else (known[0], known[1] + 1)
+        ground = self._ground(before, list(alike.values()))
+        # all that can be refused is asked for before anything is written
+        for person, _ in alike.values():
+            ground.shared_by(person, more=False)
+        seen, last = _Seen(), _ahead(self._parts(drawing, controller_of))
+        for (people, standing_of), is_last in last:
+            for _ in range(_TRIES):
+                part, of_part = self._part(ground, people, standing_of())
+                so_far = seen.joined(of_part)
+                end = self._end(ground, so_far) if is_last else None
+                written = self._store.write(before, part, end)
+                if written is not Written.BEGUN:
+                    break
+            if written is not Written.DONE:
+                return None
+            seen = so_far
+        return end
+
+    @staticmethod
+    def _parts(
+        drawing: Drawing, controller_of: Callable[[int], str]
+    ) -> Iterator[tuple[Sequence[Person], Callable[[], Standing]]]:
+        """Yield all people, and then what is left over of people who are not concerned any more, in parts that stand by
+        themselves, each with what gives their standing anew. There is at least one.
+        """
+        found = False
+        for members in drawing.groups():
+            people = merge(members, controller_of)
+            found = True
+            yield people, partial(drawing.standing, [root for person in people for root in person.roots])
+        for standing in drawing.left_over():
+            found = True
+            names = [known.recipient_id for known in standing.recipients]
+            yield (), partial(drawing.standing_of, names)
+        if not found:
+            yield (), Standing
+
+    def _ground(self, before: Before, alike: Sequence[Alike]) -> "_Ground":
+        """Return what follows from all people together. Raises BadInput for a fact or rule that cannot be used."""
+        incident = before.incident
+        found = self._exposures(before, alike)
+        counts: Counter[str] = Counter()
+        for person, number in alike:
+            counts[person.controller] += number
+        notices = self._notices(incident, found, counts.keys())
+        on = incident.detected_at.date()
+        return _Ground(
+            before=before,
+            now=self._clock.now(),
+            rules=self._law.rules,
+            exposures=found,
+            residents=residents(alike, UNKNOWN_RESIDENCE),
+            people_count=counts.total(),
+            notices=notices,
+            regimes=Regimes(self._law.rules, on),
+            asked=AudienceLaw(self._law.rules, on, notices, counts, incident.facts),
+            segment_for=partial(self._segment, incident, policy=self._catalog.policy()),
+        )
+
+    @staticmethod
+    def _part(ground: "_Ground", people: Sequence[Person], standing: Standing) -> tuple[PeopleChange, "_Seen"]:
+        """Return what follows for `people`, who have nothing in common with anybody else."""
+        before, seen = ground.before, _Seen()
+        incident = before.incident
+        matching = _matched(people, incident, standing)
         changed: list[dict[str, Any]] = []
-        pages: list[Page] = []
         segments: dict[str, dict[str, Any]] = {}
-        sizes: Counter[str] = Counter()
-        # ten thousand people make a few dozen audiences: each is worked out once
-        audiences: dict[tuple[Any, ...], tuple[dict[str, Any], str | None]] = {}
-        shared: dict[tuple[Any, ...], _Shared] = {}
-        claims: dict[tuple[Any, ...], list[Any]] = {}
-        policy = self._catalog.policy()
-        old_rows = {known.recipient_id: known.row for known in before.recipients}
-        dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = {}
+        old_rows = {known.recipient_id: known.row for known in standing.recipients}
         withdrawn: list[str] = []
         removed = list(matching.removed)
-        regimes = Regimes(self._law.rules, incident.detected_at.date())
-        counts = Counter(person.controller for person in people)
-        asked = AudienceLaw(self._law.rules, incident.detected_at.date(), notices, counts, incident.facts)
-
-        def shared_by(person: Person, more: bool) -> _Shared:
-            where = (person.controller, person.homes)
-            if where not in dates:
-                dates[where] = _dates(notices[person.controller].values(), person.homes, incident.detected_at)
-            addressee = _addressee(person, incident)
-            owing = asked.regimes_of(person.controller, person.homes, regimes.of(person))
-            audience = (addressee, person.disclosures, person.elements, owing, more)
-            if audience not in audiences:
-                audiences[audience] = self._segment(incident, person, addressee, policy, asked, owing, supplement=more)
-            segment, held = audiences[audience]
-            owed = [name for name in regimes.of(person) if name in (UNKNOWN_RESIDENCE, *notices[person.controller])]
-            sha256 = notice_sha256(
-                controller=person.controller,
-                scenario=incident.scenario,
-                scope=incident.scope,
-                exercise=incident.exercise,
-                concern=concern_of(person.why),
-                standing=person.standing,
-            )
-            return _Shared(segment, held, dates[where], owed, sha256)
-
         for person in people:
             slot = matching.slots[person.root]
             more = bool(slot.fixed) and concern_of(person.why).beyond(told_by(known.row["why"] for known in slot.fixed))
@@ -391,62 +471,54 @@ class Planning:
                 removed.extend(name for name in slot.names if name != own)
                 slot, more = _Slot(own, open=slot.fixed[0]), False
             for known in slot.fixed:
-                if known.row["segment_id"] is not None:
-                    sizes[known.row["segment_id"]] += 1
-                rows.append(dict(known.row))
+                seen.row(known.row)
             if slot.fixed and not more:
                 removed.extend(slot.dropped)
                 continue
-            alike = (*_alike(person), more)
-            if alike not in shared:
-                shared[alike] = shared_by(person, more)
-            found_alike = shared[alike]
+            found_alike = ground.shared_by(person, more=more)
             segment = found_alike.segment
             segments[segment["segment_id"]] = segment
-            sizes[segment["segment_id"]] += 1
-            row = _row(incident, person, slot, before, segment["segment_id"], found_alike.held, now, claims)
-            row |= {
-                "deadline_at": deadline_after(*found_alike.dates, row["added_at"]),
-                "jurisdictions": found_alike.owed,
-                "notice_sha256": found_alike.notice_sha256,
-            }
-            rows.append(row)
+            row = _row(person, slot, ground, standing.added_at, found_alike)
+            seen.row(row)
             old = old_rows.get(row["recipient_id"])
             if old is None or any(old[name] != value for name, value in row.items()):
                 changed.append(row)
-        late = [row for row in rows if row["late"] and row["supplements"] is None]
-        if late and before.complete:
-            pages.append(_late(incident.plan_id, late))
-        waiting_supplements = [row for row in rows if row["supplements"] is not None and row["final_state"] is None]
-        if waiting_supplements:
-            pages.append(_more_affected(incident.plan_id, waiting_supplements))
-        corrections = _corrections(before, people, matching)
-        pages.extend(_told_wrongly(before, corrections))
-        held_rows = [row for row in rows if row["held_reason"] is not None and row["final_state"] is None]
-        waiting = [row for row in held_rows if row["held_reason"] != NOBODY_BEHIND_IT]
-        pages.extend(_held(incident.plan_id, waiting, len(rows)))
-        counted = residents(people, UNKNOWN_RESIDENCE)
-        change = PlanChange(
-            plan_id=incident.plan_id,
-            complete_before=before.complete,
-            rules_sha256=self._law.rules.rules_version,
-            residents=counted,
-            recipient_count=len(people),
-            held_count=len(held_rows),
+        change = PeopleChange(
             changed=changed,
             regrouped=matching.regrouped,
             removed=sorted(set(removed)),
             withdrawn=sorted(withdrawn),
-            corrections=corrections,
-            segments=[{**segment, "count": sizes[segment_id]} for segment_id, segment in segments.items()],
-            exposures=found,
+            corrections=_corrections(incident, people, standing, matching),
+            segments=list(segments.values()),
+        )
+        seen.change(change)
+        return change, seen
+
+    def _end(self, ground: "_Ground", seen: "_Seen") -> PlanChange:
+        """Return how the plan ends, once all people are drawn up."""
+        incident = ground.before.incident
+        pages: list[Page] = []
+        if seen.late.count and ground.before.complete:
+            pages.append(_late(incident.plan_id, seen.late, seen.late_homes))
+        if seen.supplements.count:
+            pages.append(_more_affected(incident.plan_id, seen.supplements))
+        pages.extend(_told_wrongly(incident, sum(seen.corrections[each] for each in Correction)))
+        pages.extend(_held(incident.plan_id, seen))
+        change = PlanChange(
+            plan_id=incident.plan_id,
+            complete_before=ground.before.complete,
+            rules_sha256=ground.rules.rules_version,
+            residents=ground.residents,
+            recipient_count=ground.people_count,
+            held_count=seen.held.count,
+            segments=[{**each, "count": seen.sizes[name]} for name, each in seen.segments.items()],
+            exposures=ground.exposures,
             events=(),
             pages=pages,
         )
-        events = _events(before, change, rows, now)
-        return replace(change, events=events)
+        return replace(change, events=_events(ground, change, seen))
 
-    def _exposures(self, before: Before, people: Sequence[Person]) -> list[Exposure]:
+    def _exposures(self, before: Before, alike: Sequence[Alike]) -> list[Exposure]:
         """Return what leaked of whom, for each controller concerned.
 
         Nobody found is an answer only under full coverage: else the counts stay unknown, and clocks run.
@@ -454,14 +526,14 @@ class Planning:
         incident = before.incident
         coverage = merged_coverage(answer.coverage for answer in before.answers)
         exposed_from = None if incident.scope is None else incident.scope.exposed_from
-        if not people and not is_complete(coverage, exposed_from):
+        if not alike and not is_complete(coverage, exposed_from):
             return []
         by_key = self._law.controllers.by_key
-        nobody = () if people else tuple(by_key)
-        return exposures(people, self._law.rules, incident.detected_at.date(), nobody)
+        nobody = () if alike else tuple(by_key)
+        return exposures(alike, self._law.rules, incident.detected_at.date(), nobody)
 
     def _notices(
-        self, incident: PlannedIncident, found: Sequence[Exposure], people: Sequence[Person]
+        self, incident: PlannedIncident, found: Sequence[Exposure], controllers: Collection[str]
     ) -> dict[str, Mapping[str, Obligation]]:
         """Return, by controller, the notices to individuals that are owed or pending."""
         answers = answers_for(
@@ -469,7 +541,7 @@ class Planning:
             incident.detected_at,
             self._law,
             {each.controller: each for each in found},
-            {person.controller for person in people},
+            controllers,
             source=f"facts of {incident.plan_id.incident_id}",
         )
         return {key: notices_to_individuals(obligations) for key, obligations in answers.items()}
@@ -564,7 +636,7 @@ def _addressee(person: Person, incident: PlannedIncident) -> Addressee:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What is the same for all people who are `_alike`."""
+    """What is the same for all people who are alike."""
 
     segment: dict[str, Any]
     held: str | None
@@ -573,23 +645,174 @@ class _Shared:
     notice_sha256: str
 
 
-def _alike(person: Person) -> tuple[Any, ...]:
-    """Return all of a person that decides in which segment they are, what they are owed, and what they are told."""
-    why = person.why
-    return (
-        person.controller,
-        person.website_id,
-        person.store_id,
-        person.locale,
-        person.homes,
-        person.standing,
-        person.sensitivity,
-        None if why is None else (why.kinds, why.categories, why.disclosures, why.elements),
-    )
+class _SegmentFor(Protocol):
+    def __call__(
+        self,
+        person: Person,
+        addressee: Addressee,
+        *,
+        asked: AudienceLaw,
+        owing: tuple[str, ...],
+        supplement: bool,
+    ) -> tuple[dict[str, Any], str | None]: ...
 
 
-def _websites(before: Before) -> set[int]:
-    return {each.website_id for each in before.affected}
+@dataclass(slots=True)
+class _Ground:
+    """What follows from all people together, and holds for each of them. Ten thousand people make a few dozen audiences:
+    each is worked out once.
+    """
+
+    before: Before
+    now: datetime
+    rules: Rules
+    exposures: Sequence[Exposure]
+    residents: Mapping[str, int]
+    people_count: int
+    notices: Mapping[str, Mapping[str, Obligation]]
+    regimes: Regimes
+    asked: AudienceLaw
+    segment_for: _SegmentFor
+    claims: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
+    """Lists that many people share, which are written as text once."""
+    _dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = field(default_factory=dict)
+    _audiences: dict[tuple[Any, ...], tuple[dict[str, Any], str | None]] = field(default_factory=dict)
+    _shared: dict[tuple[Any, ...], _Shared] = field(default_factory=dict)
+
+    def shared_by(self, person: Person, *, more: bool) -> _Shared:
+        """Return what a person has in common with all who are alike. `more`: it supplements what they were told."""
+        key = (*likeness(person), more)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = self._work_out(person, more)
+        return found
+
+    def _work_out(self, person: Person, more: bool) -> _Shared:
+        incident = self.before.incident
+        where = (person.controller, person.homes)
+        if where not in self._dates:
+            duties = self.notices[person.controller].values()
+            self._dates[where] = _dates(duties, person.homes, incident.detected_at)
+        addressee = _addressee(person, incident)
+        by_elements = self.regimes.of(person)
+        owing = self.asked.regimes_of(person.controller, person.homes, by_elements)
+        audience = (addressee, person.disclosures, person.elements, owing, more)
+        if audience not in self._audiences:
+            self._audiences[audience] = self.segment_for(
+                person, addressee, asked=self.asked, owing=owing, supplement=more
+            )
+        segment, held = self._audiences[audience]
+        owed = [name for name in by_elements if name in (UNKNOWN_RESIDENCE, *self.notices[person.controller])]
+        sha256 = notice_sha256(
+            controller=person.controller,
+            scenario=incident.scenario,
+            scope=incident.scope,
+            exercise=incident.exercise,
+            concern=concern_of(person.why),
+            standing=person.standing,
+        )
+        return _Shared(segment, held, self._dates[where], owed, sha256)
+
+
+@dataclass(slots=True)
+class _Some:
+    """How many people of some sort there are, and the earliest date of those of them who wait."""
+
+    count: int = 0
+    deadline_at: datetime | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        at = row["deadline_at"]
+        self.count += 1
+        if row["final_state"] is None and at is not None and (self.deadline_at is None or at < self.deadline_at):
+            self.deadline_at = at
+
+    def joined(self, other: "_Some") -> "_Some":
+        dates = [at for at in (self.deadline_at, other.deadline_at) if at is not None]
+        return _Some(self.count + other.count, min(dates, default=None))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What pages and events say of the people drawn up so far: numbers, and nobody."""
+
+    rows: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    """People by segment; `None` for those who were written to and have none."""
+    segments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    late: _Some = field(default_factory=_Some)
+    late_homes: set[str] = field(default_factory=set)
+    supplement_count: int = 0
+    supplements: _Some = field(default_factory=_Some)
+    """Those that have no end."""
+    held: _Some = field(default_factory=_Some)
+    held_for_counsel: _Some = field(default_factory=_Some)
+    held_reasons: Counter[str] = field(default_factory=Counter)
+    changed_count: int = 0
+    removed_count: int = 0
+    regrouped_count: int = 0
+    corrections: Counter[str | None] = field(default_factory=Counter)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Count a recipient's row."""
+        self.rows += 1
+        self.sizes[str(row["segment_id"])] += 1
+        is_open = row["final_state"] is None
+        if row["supplements"] is not None:
+            self.supplement_count += 1
+            if is_open:
+                self.supplements.add(row)
+        elif row["late"]:
+            self.late.add(row)
+            self.late_homes.update(claim["code"] for claim in row["residence"])
+        if row["held_reason"] is not None and is_open:
+            self.held.add(row)
+            if row["held_reason"] != NOBODY_BEHIND_IT:
+                self.held_for_counsel.add(row)
+                self.held_reasons[str(row["held_reason"])] += 1
+
+    def change(self, change: PeopleChange) -> None:
+        """Count what a change moves."""
+        self.segments.update({each["segment_id"]: each for each in change.segments})
+        self.changed_count += len(change.changed)
+        self.removed_count += len(change.removed)
+        self.regrouped_count += len(change.regrouped)
+        self.corrections.update(change.corrections.values())
+
+    def joined(self, other: "_Seen") -> "_Seen":
+        """Return what both say together."""
+        return _Seen(
+            rows=self.rows + other.rows,
+            sizes=self.sizes + other.sizes,
+            segments=self.segments | other.segments,
+            late=self.late.joined(other.late),
+            late_homes=self.late_homes | other.late_homes,
+            supplement_count=self.supplement_count + other.supplement_count,
+            supplements=self.supplements.joined(other.supplements),
+            held=self.held.joined(other.held),
+            held_for_counsel=self.held_for_counsel.joined(other.held_for_counsel),
+            held_reasons=self.held_reasons + other.held_reasons,
+            changed_count=self.changed_count + other.changed_count,
+            removed_count=self.removed_count + other.removed_count,
+            regrouped_count=self.regrouped_count + other.regrouped_count,
+            corrections=self.corrections + other.corrections,
+        )
+
+
+_Item = TypeVar("_Item")
+
+
+def _ahead(items: Iterable[_Item]) -> Iterator[tuple[_Item, bool]]:
+    """Yield each item, and whether it is the last one."""
+    waiting = iter(items)
+    try:
+        item = next(waiting)
+    except StopIteration:
+        return
+    for following in waiting:
+        yield item, False
+        item = following
+    yield item, True
 
 
 @dataclass(frozen=True, slots=True)
@@ -625,15 +848,15 @@ class _Matching:
     """Roots that join somebody who was written to, by recipient id."""
 
 
-def _matched(people: Sequence[Person], before: Before) -> _Matching:
+def _matched(people: Sequence[Person], incident: PlannedIncident, standing: Standing) -> _Matching:
     """Return what each person has already. Whoever was written to keeps their rows; any other row follows the person,
     or goes.
     """
-    if not before.recipients:
-        name = before.incident.plan_id.incident_id
-        return _Matching({person.root: _Slot(f"{name}:{person.root}") for person in people}, (), {})
+    incident_id = incident.plan_id.incident_id
+    if not standing.recipients:
+        return _Matching({person.root: _Slot(f"{incident_id}:{person.root}") for person in people}, (), {})
     by_root: dict[str, list[Known]] = defaultdict(list)
-    for known in before.recipients:
+    for known in standing.recipients:
         for root in {*known.roots, known.row["root"]}:
             by_root[root].append(known)
     slots: dict[str, _Slot] = {}
@@ -641,7 +864,7 @@ def _matched(people: Sequence[Person], before: Before) -> _Matching:
     kept: set[str] = set()
     for person in people:
         candidates = {known.recipient_id: known for root in person.roots for known in by_root.get(root, ())}
-        own = f"{before.incident.plan_id.incident_id}:{person.root}"
+        own = f"{incident_id}:{person.root}"
         fixed = sorted(
             (known for known in candidates.values() if known.fixed),
             key=lambda known: (known.row["round"], known.recipient_id),
@@ -662,13 +885,17 @@ def _matched(people: Sequence[Person], before: Before) -> _Matching:
             firsts = {name: known for name, known in candidates.items() if known.row["round"] == 1}
             slots[person.root] = _Slot(own, open=firsts.get(own) or (firsts[min(firsts)] if firsts else None))
             kept.add(own)
-    removed = [known.recipient_id for known in before.recipients if known.recipient_id not in kept and not known.fixed]
+    removed = [
+        known.recipient_id for known in standing.recipients if known.recipient_id not in kept and not known.fixed
+    ]
     return _Matching(slots, sorted(removed), regrouped)
 
 
-def _corrections(before: Before, people: Sequence[Person], matching: _Matching) -> dict[str, str | None]:
+def _corrections(
+    incident: PlannedIncident, people: Sequence[Person], standing: Standing, matching: _Matching
+) -> dict[str, str | None]:
     """Return what people who were told under an earlier scope are owed a correction for, where that has changed."""
-    revision = before.incident.plan_id.revision
+    revision = incident.plan_id.revision
     concerned: dict[str, tuple[Concern, Concern]] = {}
     for person in people:
         fixed = matching.slots[person.root].fixed
@@ -677,7 +904,7 @@ def _corrections(before: Before, people: Sequence[Person], matching: _Matching) 
             concerned[known.recipient_id] = (told, concern_of(person.why))
     others = {known.recipient_id for slot in matching.slots.values() for known in slot.fixed[1:]}
     changed = {}
-    for known in before.recipients:
+    for known in standing.recipients:
         if not known.told or known.row["supplements"] is not None or known.recipient_id in others:
             continue
         told, now = concerned.get(known.recipient_id, (concern_of(known.row["why"]), None))
@@ -688,25 +915,20 @@ def _corrections(before: Before, people: Sequence[Person], matching: _Matching) 
 
 
 def _row(
-    incident: PlannedIncident,
-    person: Person,
-    slot: _Slot,
-    before: Before,
-    segment_id: str,
-    held: str | None,
-    now: datetime,
-    claims: dict[tuple[Any, ...], list[Any]],
+    person: Person, slot: _Slot, ground: _Ground, came_late: Mapping[str, datetime], shared: _Shared
 ) -> dict[str, Any]:
-    """Return a recipient's row. `claims` keeps lists that many people share, which are written as text once."""
-    known = slot.open
+    """Return a recipient's row. `came_late`: when records of theirs came late, by root."""
+    incident, known, claims = ground.before.incident, slot.open, ground.claims
     same_revision = known is not None and known.row["revision"] == incident.plan_id.revision
-    late = bool(known.row["late"]) if known is not None and same_revision else before.complete
+    late = bool(known.row["late"]) if known is not None and same_revision else ground.before.complete
     added_at = None
-    if before.added_at:
-        added_at = max((before.added_at[root] for root in person.roots if root in before.added_at), default=None)
+    if came_late:
+        added_at = max((came_late[root] for root in person.roots if root in came_late), default=None)
     if slot.supplements is not None and added_at is None:
         # no record came: a corrected scope is about more than the one under which they were told
-        added_at = known.row["added_at"] if known is not None else now
+        added_at = known.row["added_at"] if known is not None else ground.now
+    if not late and slot.supplements is None:
+        added_at = None
     residence = tuple((claim.code, claim.source) for claim in person.residence)
     if residence not in claims:
         claims[residence] = [{"code": code, "source": source} for code, source in residence]
@@ -716,7 +938,7 @@ def _row(
         "recipient_id": slot.recipient_id,
         "round": slot.round,
         "supplements": slot.supplements,
-        "added_at": added_at if late or slot.supplements is not None else None,
+        "added_at": added_at,
         "told_in": None,
         "correction": None,
         "incident_id": incident.plan_id.incident_id,
@@ -732,13 +954,16 @@ def _row(
         "standing": person.standing,
         "late": late,
         "highest_sensitivity": person.sensitivity.value,
-        "segment_id": segment_id,
+        "segment_id": shared.segment["segment_id"],
         "channels": claims[person.channels],
         "contact": _as_json(person.contact),
         "why": {} if person.why is None else _as_json(person.why),
-        "held_reason": held,
+        "held_reason": shared.held,
         "final_state": None,
         "final_at": None,
+        "deadline_at": deadline_after(*shared.dates, added_at),
+        "jurisdictions": shared.owed,
+        "notice_sha256": shared.notice_sha256,
     }
 
 
@@ -780,16 +1005,12 @@ def _day(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).date().isoformat()
 
 
-def _events(
-    before: Before,
-    change: PlanChange,
-    rows: Sequence[Mapping[str, Any]],
-    now: datetime,
-) -> list[CaseEvent]:
+def _events(ground: _Ground, change: PlanChange, seen: _Seen) -> list[CaseEvent]:
     """Return what the evidence log learns: numbers and hashes, and only when something has moved."""
+    before, now = ground.before, ground.now
     incident = before.incident
     # ids of people could be guessed from their hash: segments and their sizes say which list it was
-    sizes = dict(Counter(str(row["segment_id"]) for row in rows))
+    sizes = dict(seen.sizes)
     events: list[tuple[str, dict[str, Any]]] = []
     counts: dict[str, Any] = {
         "revision": change.plan_id.revision,
@@ -798,8 +1019,8 @@ def _events(
         "segment_count": len(sizes),
         "segments_sha256": digest(sizes),
         "residents_sha256": digest(change.residents),
-        "late_count": sum(bool(row["late"]) and row["supplements"] is None for row in rows),
-        "supplement_count": sum(row["supplements"] is not None for row in rows),
+        "late_count": seen.late.count,
+        "supplement_count": seen.supplement_count,
     }
     if not before.complete:
         answers = sorted((answer.partition, answer.merkle_root) for answer in before.answers)
@@ -815,12 +1036,11 @@ def _events(
                 },
             )
         )
-    elif change.changed or change.removed or change.regrouped:
-        moved = {"changed_count": len(change.changed), "removed_count": len(change.removed)}
+    elif seen.changed_count or seen.removed_count or seen.regrouped_count:
+        moved = {"changed_count": seen.changed_count, "removed_count": seen.removed_count}
         events.append(("plan.extended", {**counts, **moved}))
-    if change.corrections:
-        found = Counter(change.corrections.values())
-        body = {f"{each.value}_count": found[each.value] for each in Correction}
+    if seen.corrections:
+        body = {f"{each.value}_count": seen.corrections[each.value] for each in Correction}
         events.append(("people.told_wrongly", {"revision": change.plan_id.revision, **body}))
     return [
         CaseEvent(
@@ -876,69 +1096,69 @@ def _unusable(plan_id: PlanId, error: BadInput) -> Page:
     )  # fmt: skip
 
 
-def _late(plan_id: PlanId, late: Sequence[Mapping[str, Any]]) -> Page:
+def _late(plan_id: PlanId, late: _Some, homes: Collection[str]) -> Page:
     # told at one person, at two, at four and so on: a trickle must not ring all night
-    homes = sorted({claim["code"] for row in late for claim in row["residence"]})
-    waiting = [row["deadline_at"] for row in late if row["final_state"] is None and row["deadline_at"] is not None]
     return Page(
-        "people.late", str(len(late).bit_length()), ("responder", "dpo"),
-        f"{plan_id.incident_id}: {len(late)} people came late, by records that arrived after the answer",
+        "people.late", str(late.count.bit_length()), ("responder", "dpo"),
+        f"{plan_id.incident_id}: {late.count} people came late, by records that arrived after the answer",
         {
-            "people": len(late),
-            "jurisdictions": homes[:40],
-            "earliest_deadline_at": written(min(waiting)) if waiting else None,
+            "people": late.count,
+            "jurisdictions": sorted(homes)[:40],
+            "earliest_deadline_at": _instant(late.deadline_at),
             "next": f"tocsin incident people {plan_id.incident_id} --late",
         },
         severity="warning",
     )  # fmt: skip
 
 
-def _more_affected(plan_id: PlanId, rows: Sequence[Mapping[str, Any]]) -> Page:
-    waiting = [row["deadline_at"] for row in rows if row["deadline_at"] is not None]
+def _more_affected(plan_id: PlanId, found: _Some) -> Page:
     return Page(
-        "people.more_affected", str(len(rows).bit_length()), ("dpo", "counsel"),
-        f"{plan_id.incident_id}: {len(rows)} people were told before it was known that more of their data leaked",
+        "people.more_affected", str(found.count.bit_length()), ("dpo", "counsel"),
+        f"{plan_id.incident_id}: {found.count} people were told before it was known that more of their data leaked",
         {
-            "people": len(rows),
-            "earliest_deadline_at": written(min(waiting)) if waiting else None,
+            "people": found.count,
+            "earliest_deadline_at": _instant(found.deadline_at),
             "next": f"tocsin incident prepare {plan_id.incident_id}",
         },
     )  # fmt: skip
 
 
-def _told_wrongly(before: Before, corrections: Mapping[str, str | None]) -> list[Page]:
-    count = sum(correction is not None for correction in corrections.values())
+def _told_wrongly(incident: PlannedIncident, count: int) -> list[Page]:
     if not count:
         return []
-    name = before.incident.plan_id.incident_id
+    name = incident.plan_id.incident_id
     return [
         Page(
-            "people.told_wrongly", str(before.incident.plan_id.revision), ("dpo", "counsel"),
+            "people.told_wrongly", str(incident.plan_id.revision), ("dpo", "counsel"),
             f"{name}: {count} people were told what is not true of them by the corrected scope",
             {"people": count, "next": f"tocsin incident people {name} --told-wrongly"},
         )
     ]  # fmt: skip
 
 
-def _held(plan_id: PlanId, held: Sequence[Mapping[str, Any]], people: int) -> list[Page]:
-    if not held:
+def _held(plan_id: PlanId, seen: _Seen) -> list[Page]:
+    held = seen.held_for_counsel
+    if not held.count:
         return []
-    reasons = Counter(str(row["held_reason"]) for row in held)
-    deadlines = [row["deadline_at"] for row in held if row["deadline_at"] is not None]
+    most = sorted(seen.held_reasons.items(), key=lambda each: (-each[1], each[0]))
     return [
         Page(
-            "people.held", digest(sorted(reasons)), ("counsel", "dpo"),
-            f"{plan_id.incident_id}: {len(held)} of {people} people are held: "
+            "people.held", digest(sorted(seen.held_reasons)), ("counsel", "dpo"),
+            f"{plan_id.incident_id}: {held.count} of {seen.rows} people are held: "
             "no approved text covers them, theirs is not what the law asks, or no region is theirs",
             {
-                "people": len(held),
-                "of": people,
-                "reasons": [f"{reason}: {count}" for reason, count in reasons.most_common(10)],
-                "earliest_deadline_at": written(min(deadlines)) if deadlines else None,
+                "people": held.count,
+                "of": seen.rows,
+                "reasons": [f"{reason}: {count}" for reason, count in most[:10]],
+                "earliest_deadline_at": _instant(held.deadline_at),
                 "next": "tocsin notices check",
             },
         )
     ]  # fmt: skip
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else written(at)
 
 
 class PlanningStage:

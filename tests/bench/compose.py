@@ -113,7 +113,7 @@ class Ours:
         )  # fmt: skip
         self._incident = PlannedIncident(PlanId("INC-2026-0001", 1), None, False, AT, None, None, {})
         sample = [person for person, _ in islice(people(), 5000)]
-        found = {each.controller: each for each in exposures(sample, law().rules, AT.date())}
+        found = {each.controller: each for each in exposures([(each, 1) for each in sample], law().rules, AT.date())}
         answers = answers_for({}, AT, law(), found, ["shop"], source="bench")
         notices = {"shop": notices_to_individuals(answers["shop"])}
         self._regimes = Regimes(law().rules, AT.date())

@@ -72,6 +72,21 @@ class CaseDatabase:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A connection that reads what was committed when it first read, however long it lasts and whatever is written
+        meanwhile. Raises Unreachable when the database does not answer.
+        """
+        with self._answering(), self.engine.connect() as connection:
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.rollback()
+            else:
+                yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction: committed on return, rolled back whole on any exception.
 
@@ -259,6 +274,11 @@ def in_parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield `items` in parts that go into one IN list each."""
     for start in range(0, len(items), IN_LIST):
         yield items[start : start + IN_LIST]
+
+
+def byte_order(connection: sa.Connection, column: "sa.Column[Any]") -> "sa.ColumnElement[Any]":
+    """Return what to order by for the order that Python gives to texts: a server's collation may be another."""
+    return column if connection.dialect.name == "sqlite" else sa.cast(column, sa.LargeBinary)
 
 
 def upsert(

@@ -4,7 +4,7 @@ SQL only: what is allowed and what follows is decided in `consumers.case`. A cra
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
@@ -18,7 +18,7 @@ from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.corrections import CorrectionRows
 from consumers.adapters.case_store.duties import DutyTables
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, byte_order, upsert
 from consumers.adapters.case_store.findings import FindingRows, left_out
 from consumers.adapters.case_store.late_people import LatePeopleRows
 from consumers.adapters.case_store.looking import LookingRows
@@ -60,6 +60,7 @@ T = TypeVar("T")
 _CASE_ROOT = "tocsin"
 """Root of case events that belong to no incident."""
 _EVENTS_AT_ONCE = 500
+_IDS_AT_ONCE = 2000
 """Of very many, so many are written out before the next are made: a million people fit into no process."""
 
 
@@ -226,7 +227,7 @@ class _IncidentRows:
             return None
         return PlanRecord(
             row["state"], row["rules_sha256"], row["residents"] or {}, row["recipient_count"] or 0,
-            row["held_count"] or 0,
+            row["held_count"] or 0, bool(row["partly_drawn"]),
         )  # fmt: skip
 
     def partitions(self, incident_id: str, revision: int) -> PartitionsRecord:
@@ -268,13 +269,23 @@ class _IncidentRows:
             late_count=int(late),
         )
 
-    def recipient_ids(self, incident_id: str, *, late: bool) -> Sequence[str]:
-        return sorted(
+    def recipient_ids(self, incident_id: str, *, late: bool) -> Iterator[str]:
+        query = (
+            sa.select(recipient.c.recipient_id)
+            .where((recipient.c.incident_id == incident_id) & (recipient.c.late == sa.literal(late)))
+            .order_by(byte_order(self._connection, recipient.c.recipient_id))
+            .execution_options(yield_per=_IDS_AT_ONCE)
+        )
+        with self._connection.execute(query) as rows:
+            yield from rows.scalars()
+
+    def recipient_count(self, incident_id: str, *, late: bool) -> int:
+        return int(
             self._connection.execute(
-                sa.select(recipient.c.recipient_id).where(
-                    (recipient.c.incident_id == incident_id) & (recipient.c.late == sa.literal(late))
-                )
-            ).scalars()
+                sa.select(sa.func.count())
+                .select_from(recipient)
+                .where((recipient.c.incident_id == incident_id) & (recipient.c.late == sa.literal(late)))
+            ).scalar_one()
         )
 
     def without_end_count(self, incident_id: str) -> int:

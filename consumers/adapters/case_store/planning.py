@@ -1,26 +1,35 @@
 """What planning reads and writes: the affected as they arrived, and people, segments and duties as they were planned.
 
-SQL only; every decision was made before. Each method that writes is one transaction.
+SQL only; every decision was made before. Each method that writes is one transaction. Whom a plan is about is read by
+`drawing`.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
-from bridge.contracts.events import AttemptState, CaseEvent, CustomerAffected, PartitionResolved
+from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import CaseDatabase, in_parts, insert_many, upsert
+from consumers.adapters.case_store.drawing import Drawing, is_unsent
+from consumers.adapters.case_store.engine import (
+    CaseDatabase,
+    byte_order,
+    in_parts,
+    insert_many,
+    update_alike,
+    upsert,
+)
 from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.packed import PackedRows
@@ -42,16 +51,16 @@ from consumers.adapters.case_store.tables import (
 )
 from consumers.case.duties import refresh
 from consumers.domain.duties import LawInForce
-from consumers.domain.persons import Affected
 from consumers.domain.planning import (
     Answered,
     Before,
-    Known,
     OpenPlan,
     Page,
+    PeopleChange,
     PlanChange,
     PlanId,
     PlannedIncident,
+    Written,
 )
 from consumers.domain.resolution import member_leaf
 from consumers.domain.standing import grown, late_order
@@ -62,7 +71,6 @@ _STAGE = "planning"
 _ENDED = ("dismissed", "closed")
 _READ_AT_ONCE = 1000
 _PERSON_KEYS = PackedRows(person_key, ("root", "key"), by="root")
-_event_of = msgspec.json.Decoder(Affected)
 
 
 class PlanningTables:
@@ -262,7 +270,9 @@ class PlanningTables:
                 ).all()
             )
             rows = connection.execute(
-                sa.select(incident.c.incident_id, incident.c.revision, incident.c.exercise, plan.c.state)
+                sa.select(
+                    incident.c.incident_id, incident.c.revision, incident.c.exercise, plan.c.state, plan.c.partly_drawn
+                )
                 .outerjoin(
                     plan, (plan.c.incident_id == incident.c.incident_id) & (plan.c.revision == incident.c.revision)
                 )
@@ -277,6 +287,7 @@ class PlanningTables:
                 replace(
                     self._open_plan(connection, PlanId(row.incident_id, row.revision), row.state == "complete", read),
                     exercise=bool(row.exercise),
+                    partly_drawn=bool(row.partly_drawn),
                 )
                 for row in rows
             )
@@ -382,136 +393,115 @@ class PlanningTables:
             )
             return {row[0]: int(row[1]) for row in rows}
 
-    def member_leaves(self, plan_id: PlanId, partition: int) -> Sequence[bytes]:
+    def member_leaves(self, plan_id: PlanId, partition: int) -> Iterator[bytes]:
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(affected.c.root, affected.c.member_leaf).where(
-                    _of(affected, plan_id) & (affected.c.partition == partition) & ~affected.c.late
-                )
-            ).all()
-            # sorted here: a server's collation may order roots otherwise than the record's writer did
-            return [bytes.fromhex(row.member_leaf) for row in sorted(rows, key=lambda row: str(row.root))]
-
-    def before(self, plan_id: PlanId) -> Before:
-        """Return everything that a plan rests on, read in one transaction."""
-        with self._database.read() as connection:
-            state = connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id))).scalar()
-            begun: dict[str, list[Any]] = defaultdict(list)
-            for each in connection.execute(
-                sa.select(attempt.c.recipient_id, attempt.c.state, attempt.c.send_count, attempt.c.number).where(
-                    attempt.c.incident_id == plan_id.incident_id
-                )
-            ):
-                begun[each.recipient_id].append(each)
-            recipients = [
-                _known(row, begun.get(row["recipient_id"], ()))
-                for row in connection.execute(
-                    sa.select(recipient).where(
-                        (recipient.c.incident_id == plan_id.incident_id) & ~recipient.c.is_correction
-                    )
-                ).mappings()
-            ]
-            people = read_affected(connection, plan_id)
-            counted = SqlCaseWork(connection, self._clock.now()).exposures(plan_id.incident_id)
-            late = connection.execute(
-                sa.select(
-                    late_member.c.root, sa.func.max(late_addition.c.added_at, type_=late_addition.c.added_at.type)
-                )
-                .join(
-                    late_addition,
-                    (late_addition.c.incident_id == late_member.c.incident_id)
-                    & (late_addition.c.revision == late_member.c.revision)
-                    & (late_addition.c.number == late_member.c.number),
-                )
-                .where(_of(late_member, plan_id))
-                .group_by(late_member.c.root)
+            query = (
+                sa.select(affected.c.member_leaf)
+                .where(_of(affected, plan_id) & (affected.c.partition == partition) & ~affected.c.late)
+                .order_by(byte_order(connection, affected.c.root))
+                .execution_options(yield_per=_READ_AT_ONCE)
             )
-            return Before(
+            with connection.execute(query) as rows:
+                yield from map(bytes.fromhex, rows.scalars())
+
+    @contextmanager
+    def drawing(self, plan_id: PlanId) -> Iterator[Drawing]:
+        """Read what a plan rests on: everybody as of one moment, and what stands in the ledger as it is when it is asked."""
+        with self._database.snapshot() as connection:
+            state = connection.execute(sa.select(plan.c.state).where(_of(plan, plan_id))).scalar()
+            before = Before(
                 incident=self._incident(connection, plan_id),
                 complete=state == "complete",
                 answers=self._answers(connection, plan_id),
-                affected=people,
-                recipients=recipients,
-                exposures=counted[1] if counted is not None and counted[0] == plan_id.revision else (),
-                added_at={row[0]: row[1] for row in late},
             )
+            with closing(Drawing(self._database, connection, plan_id, before)) as drawing:
+                yield drawing
 
     # --- what was planned -----------------------------------------------------------------------------------------
 
-    def write(self, change: PlanChange) -> bool:
-        """Write `change` in one transaction; return False with nothing written if the ground has moved since.
+    def write(self, before: Before, people: PeopleChange, end: PlanChange | None) -> Written:
+        """Write what follows for some people, and with the last of them (`end`) for the plan, in one transaction.
 
-        A crash inside leaves the plan as it was, and it is drawn up again; after the commit people, segments, duties,
-        pages and case events are all there.
+        A crash inside leaves it unwritten; a crash after it, with people still to come, leaves the plan marked as partly
+        drawn: it is not complete yet, or nothing of it is prepared or approved until it is drawn up again, which finds
+        these people as they are and goes on. After `end` people, segments, duties, pages and case events are all there.
         """
-        now = self._clock.now()
+        now, plan_id = self._clock.now(), before.incident.plan_id
 
-        def work(connection: sa.Connection) -> bool:
-            if not self._stands(connection, change):
-                return False
-            plan_id = change.plan_id
-            keys = self._person_keys(connection, [row["root"] for row in change.changed], now)
-            rows = [
-                {
-                    **row,
-                    "subject_commitment": commit(incident_key(keys[row["root"]], plan_id.incident_id), row["root"]),
-                }
-                for row in change.changed
-            ]
-            for ids in in_parts(change.withdrawn):
-                connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
-            for ids in in_parts(change.removed):
-                connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
-            columns = [
-                column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")
-            ]
-            insert_many(connection, recipient, rows, update=columns)
-            for recipient_id, roots in change.regrouped.items():
-                connection.execute(
-                    sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
-                )
-            self._log_regrouped(connection, plan_id, sorted(change.regrouped), now)
-            for recipient_id, correction in change.corrections.items():
-                connection.execute(
-                    sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(correction=correction)
-                )
-            for ids in in_parts(sorted(change.corrections)):
-                # what was to put them right is about what is no longer so; one that somebody has begun to send stays
-                connection.execute(
-                    sa.delete(recipient).where(
-                        recipient.c.supplements.in_(ids)
-                        & recipient.c.is_correction
-                        & ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
-                    )
-                )
-            upsert(connection, segment, change.segments, update=("count", "lane", "priority"))
-            used = sa.select(recipient.c.segment_id).where(
-                (recipient.c.incident_id == plan_id.incident_id) & recipient.c.segment_id.is_not(None)
-            )
-            connection.execute(
-                sa.delete(segment).where(
-                    (segment.c.incident_id == plan_id.incident_id) & segment.c.segment_id.not_in(used)
-                )
-            )
-            self._write_plan(connection, change, now)
-            case = SqlCaseWork(connection, now, locking=True)
-            if list(change.exposures) != list(case.exposures_of(plan_id.incident_id, plan_id.revision)):
-                case.write_exposures(plan_id.incident_id, plan_id.revision, change.exposures)
-            outbox.append(
-                connection,
-                (
-                    outbox.Outgoing(CASE_EVENTS, plan_id.incident_id, plan_id.incident_id, event.case_event_id, event)
-                    for event in change.events
-                ),
-                now,
-            )
-            self._write_pages(connection, plan_id, change.pages, now)
-            incident_now = case.incident(plan_id.incident_id)
-            assert incident_now is not None
-            refresh(case, incident_now, self._law(), now)
-            return True
+        def work(connection: sa.Connection) -> Written:
+            stands = self._stands(connection, before, people)
+            if stands is not Written.DONE:
+                return stands
+            self._write_people(connection, plan_id, people, now)
+            if end is None:
+                upsert(connection, segment, [{**each, "count": 0} for each in people.segments])
+                connection.execute(sa.update(plan).where(_of(plan, plan_id)).values(partly_drawn=True))
+            else:
+                self._write_end(connection, end, now)
+            return Written.DONE
 
         return self._database.writing(work)
+
+    def _write_people(self, connection: sa.Connection, plan_id: PlanId, people: PeopleChange, now: datetime) -> None:
+        keys = self._person_keys(connection, [row["root"] for row in people.changed], now)
+        rows = [
+            {
+                **row,
+                "subject_commitment": commit(incident_key(keys[row["root"]], plan_id.incident_id), row["root"]),
+            }
+            for row in people.changed
+        ]
+        for ids in in_parts(people.withdrawn):
+            connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
+        for ids in in_parts(people.removed):
+            connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
+        columns = [column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")]
+        insert_many(connection, recipient, rows, update=columns)
+        for recipient_id, roots in people.regrouped.items():
+            connection.execute(
+                sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
+            )
+        self._log_regrouped(connection, plan_id, sorted(people.regrouped), now)
+        owed: dict[str | None, list[str]] = defaultdict(list)
+        for recipient_id, correction in people.corrections.items():
+            owed[correction].append(recipient_id)
+        for correction, names in owed.items():
+            update_alike(connection, recipient, names, {"correction": correction})
+        for ids in in_parts(sorted(people.corrections)):
+            # what was to put them right is about what is no longer so; one that somebody has begun to send stays
+            connection.execute(
+                sa.delete(recipient).where(
+                    recipient.c.supplements.in_(ids)
+                    & recipient.c.is_correction
+                    & ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
+                )
+            )
+
+    def _write_end(self, connection: sa.Connection, end: PlanChange, now: datetime) -> None:
+        plan_id = end.plan_id
+        upsert(connection, segment, end.segments, update=("count", "lane", "priority"))
+        used = sa.select(recipient.c.segment_id).where(
+            (recipient.c.incident_id == plan_id.incident_id) & recipient.c.segment_id.is_not(None)
+        )
+        connection.execute(
+            sa.delete(segment).where((segment.c.incident_id == plan_id.incident_id) & segment.c.segment_id.not_in(used))
+        )
+        self._write_plan(connection, end, now)
+        case = SqlCaseWork(connection, now, locking=True)
+        if list(end.exposures) != list(case.exposures_of(plan_id.incident_id, plan_id.revision)):
+            case.write_exposures(plan_id.incident_id, plan_id.revision, end.exposures)
+        outbox.append(
+            connection,
+            (
+                outbox.Outgoing(CASE_EVENTS, plan_id.incident_id, plan_id.incident_id, event.case_event_id, event)
+                for event in end.events
+            ),
+            now,
+        )
+        self._write_pages(connection, plan_id, end.pages, now)
+        incident_now = case.incident(plan_id.incident_id)
+        assert incident_now is not None
+        refresh(case, incident_now, self._law(), now)
 
     @staticmethod
     def _log_regrouped(connection: sa.Connection, plan_id: PlanId, names: Sequence[str], now: datetime) -> None:
@@ -541,9 +531,9 @@ class PlanningTables:
         outbox.append(connection, events, now)
 
     @staticmethod
-    def _stands(connection: sa.Connection, change: PlanChange) -> bool:
+    def _stands(connection: sa.Connection, before: Before, people: PeopleChange) -> Written:
         """Return whether the incident is still open at this revision, the plan in its state, and nobody begun since."""
-        plan_id = change.plan_id
+        plan_id = before.incident.plan_id
         upsert(
             connection,
             plan,
@@ -555,31 +545,30 @@ class PlanningTables:
             .where(incident.c.incident_id == plan_id.incident_id)
             .with_for_update()
         ).one()
-        if (state == "complete") is not change.complete_before:
-            return False
+        if (state == "complete") is not before.complete:
+            return Written.MOVED
         if current.revision != plan_id.revision or current.state in _ENDED:
-            return False
+            return Written.MOVED
         anybody = sa.select(attempt.c.recipient_id).where(attempt.c.incident_id == plan_id.incident_id).limit(1)
         if connection.execute(anybody).first() is None:
-            return True
-        touched = {*change.removed, *(row["recipient_id"] for row in change.changed)} - set(change.withdrawn)
+            return Written.DONE
+        touched = {*people.removed, *(row["recipient_id"] for row in people.changed)} - set(people.withdrawn)
         for ids in in_parts(sorted(touched)):
             begun = connection.execute(
                 sa.select(sa.func.count()).select_from(attempt).where(attempt.c.recipient_id.in_(ids))
             ).scalar_one()
             if begun:
-                return False
-        for ids in in_parts(change.withdrawn):
+                return Written.BEGUN
+        for ids in in_parts(people.withdrawn):
             # locked: the meter must not put on the belt what is being withdrawn
             rows = connection.execute(
                 sa.select(attempt.c.state, attempt.c.send_count, attempt.c.number)
                 .where(attempt.c.recipient_id.in_(ids))
                 .with_for_update()
             ).all()
-            begun = sum(not _is_unsent(row) for row in rows)
-            if begun:
-                return False
-        return True
+            if not all(is_unsent(*row) for row in rows):
+                return Written.BEGUN
+        return Written.DONE
 
     @staticmethod
     def _person_keys(connection: sa.Connection, roots: Sequence[str], now: datetime) -> dict[str, bytes]:
@@ -604,6 +593,7 @@ class PlanningTables:
             "residents": dict(change.residents),
             "recipient_count": change.recipient_count,
             "held_count": change.held_count,
+            "partly_drawn": False,
         }
         if not change.complete_before:
             values["completed_at"] = now
@@ -646,58 +636,6 @@ def _of(table: sa.Table, plan_id: PlanId) -> sa.ColumnElement[bool]:
         table.c.revision == plan_id.revision
     )
     return condition
-
-
-def read_affected(connection: sa.Connection, plan_id: PlanId) -> list[Affected]:
-    """Return everybody who is affected and not left out.
-
-    The server joins hundreds of events to one text: a driver written in Python takes longer for a row than we for its event.
-    """
-    found: list[Affected] = []
-    last = ""
-    while True:
-        page = (
-            sa.select(affected.c.root, affected.c.event)
-            .where(_of(affected, plan_id) & ~left_out() & (affected.c.root > last))
-            .order_by(affected.c.root)
-            .limit(_READ_AT_ONCE)
-            .subquery("page")
-        )
-        if connection.dialect.name == "sqlite":
-            joined = sa.func.group_concat(page.c.event, "\n")
-        else:
-            joined = sa.func.group_concat(page.c.event.op("SEPARATOR")("\n"))
-        count, end, text = connection.execute(sa.select(sa.func.count(), sa.func.max(page.c.root), joined)).one()
-        if not count:
-            return found
-        try:
-            people = _event_of.decode_lines(text)
-        except msgspec.DecodeError:
-            people = []
-        if len(people) != count:
-            # cut by the server: thousands of records of each
-            people = [_event_of.decode(event) for event in connection.execute(sa.select(page.c.event)).scalars()]
-        found += people
-        last = end
-
-
-_FAILED = (AttemptState.BOUNCED, AttemptState.REJECTED, AttemptState.CANCELLED)
-
-
-def _is_unsent(row: Any) -> bool:
-    return bool(row.state == AttemptState.PLANNED and row.number == 1 and row.send_count == 0)
-
-
-def _known(row: Mapping[Any, Any], attempts: Sequence[Any]) -> Known:
-    told = any(each.send_count > 0 and each.state not in _FAILED for each in attempts)
-    return Known(
-        recipient_id=row["recipient_id"],
-        roots=tuple(row["roots"]),
-        fixed=bool(attempts) or row["final_state"] is not None,
-        row=dict(row),
-        unsent=bool(attempts) and row["final_state"] is None and all(_is_unsent(each) for each in attempts),
-        told=told or row["told_in"] is not None,
-    )
 
 
 def _known_members(

@@ -3,7 +3,6 @@
 Not for what follows from it: rates and findings are decided in `consumers.domain.accounts` and the case room.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -35,7 +34,7 @@ SILENT_AFTER = timedelta(seconds=15)
 """What a dispatcher told longer ago says nothing any more: it has ended, or lost the case store."""
 _FORGOTTEN_AFTER = timedelta(hours=1)
 _READING = tuple(each.name for each in fields(CircuitReading))
-_HMAC = re.compile(r'"email_hmac"\s*:\s*"([0-9a-f]{64})"')
+_ROWS_AT_ONCE = 2000
 
 
 class ProviderRows:
@@ -74,8 +73,12 @@ class ProviderRows:
         people: dict[str, str] = {}
         if reason_by_hmac:
             # the newest record of each root is enough: it is the one whose address a notice goes to
-            for row in self._connection.execute(
-                sa.select(recipient.c.recipient_id, recipient.c.channels, affected.c.event)
+            query = (
+                sa.select(
+                    recipient.c.recipient_id,
+                    recipient.c.channels,
+                    sa.func.json_extract(affected.c.event, "$.email_hmac").label("email_hmac"),
+                )
                 .join(
                     affected,
                     (affected.c.incident_id == recipient.c.incident_id) & (affected.c.root == recipient.c.root),
@@ -86,11 +89,14 @@ class ProviderRows:
                     & recipient.c.final_state.is_(None)
                     & recipient.c.held_reason.is_(None)
                 )
-            ):
-                found = _HMAC.search(row.event)
-                reason = reason_by_hmac.get(found[1]) if found else None
-                if reason is not None and Channel.EMAIL in row.channels:
-                    people[row.recipient_id] = reason
+                .execution_options(yield_per=_ROWS_AT_ONCE)
+            )
+            with self._connection.execute(query) as rows:
+                for row in rows:
+                    # quoted by some servers
+                    reason = reason_by_hmac.get((row.email_hmac or "").strip('"'))
+                    if reason is not None and Channel.EMAIL in row.channels:
+                        people[row.recipient_id] = reason
         return Counter(people.values())
 
     def hard_bounced_people(self, incident_id: str) -> Mapping[str, int]:

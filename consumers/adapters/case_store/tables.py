@@ -248,6 +248,13 @@ plan = sa.Table(
     sa.Column("recipient_count", sa.Integer),
     sa.Column("held_count", sa.Integer),
     sa.Column("completed_at", Instant),
+    sa.Column(
+        "partly_drawn",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="some of its people are as drawn up last, others as before: nothing is prepared or approved",
+    ),
 )
 
 obligation = sa.Table(

@@ -1,14 +1,14 @@
 """What reading packed must do on each database: bring back what any other read does, whatever it is."""
 
 from datetime import UTC, datetime
+from itertools import chain
 
 import pytest
 import sqlalchemy as sa
 
-from consumers.adapters.case_store import engine
+from consumers.adapters.case_store import drawing, engine
 from consumers.adapters.case_store.engine import CaseDatabase, insert_many, update_alike
 from consumers.adapters.case_store.packed import PackedRows
-from consumers.adapters.case_store.planning import read_affected
 from consumers.adapters.case_store.tables import affected, person_key, recipient
 from consumers.domain.planning import PlanId
 
@@ -97,7 +97,10 @@ class PackedCases:
             ).all()
         assert [(bytes(key), at) for key, at in found] == [(b"k", NOW), (b"k", NOW), (b"n", NOW)]
 
-    def test_everybody_affected_is_read_also_where_a_server_cuts_what_it_joins(self, database: CaseDatabase) -> None:
+    def test_everybody_affected_is_read_also_where_a_server_cuts_what_it_joins(
+        self, database: CaseDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(drawing, "_READ_AT_ONCE", 500)
         shared = {
             "incident_id": "INC-2026-0001", "revision": 1, "partition": 0, "standing": "recorded", "departed": False,
             "late": False, "member_leaf": "0" * 64,
@@ -111,10 +114,10 @@ class PackedCases:
             for longest in (16 * 1024 * 1024, 1000):
                 if connection.dialect.name != "sqlite":
                     connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
-                found = read_affected(connection, PlanId("INC-2026-0001", 1))
+                found = list(chain.from_iterable(drawing.affected_pages(connection, PlanId("INC-2026-0001", 1))))
                 assert sorted(each.root for each in found) == sorted({*roots} - {roots[7]})
                 assert {each.locale for each in found} == {"d\u00e9\n"}
-                assert read_affected(connection, PlanId("INC-2026-0001", 2)) == []
+                assert list(drawing.affected_pages(connection, PlanId("INC-2026-0001", 2))) == []
 
     def test_rows_that_are_long_together_go_in_several_statements(
         self, database: CaseDatabase, monkeypatch: pytest.MonkeyPatch

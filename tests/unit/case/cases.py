@@ -142,7 +142,7 @@ class Case:
             )  # fmt: skip
             people += [person] * number
         people[:possible] = [replace(each, standing="possible") for each in people[:possible]]
-        [exposure] = exposures(people, shipped_law().rules, NOW.date(), [controller])
+        [exposure] = exposures([(each, 1) for each in people], shipped_law().rules, NOW.date(), [controller])
 
         def write(work: Any) -> None:
             others = [each for each in work.exposures_of(incident_id, revision) if each.controller != controller]

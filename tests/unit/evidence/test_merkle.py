@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from consumers.evidence.faults import NotProved
 from consumers.evidence.merkle import (
     EMPTY_ROOT,
+    GrowingRoot,
     check_consistency,
     check_inclusion,
     consistency_proof,
@@ -105,6 +106,15 @@ def test_consistency_proofs_are_those_of_certificate_transparency() -> None:
 def test_the_root_is_the_definitions(leaves: list[bytes]) -> None:
     assert root_over([leaf_hash(leaf) for leaf in leaves]) == definition(leaves)
     assert tree_root(len(leaves), nodes_of(leaves)) == definition(leaves)
+
+
+def test_a_root_that_grows_is_the_root_over_all_so_far() -> None:
+    leaves = [leaf_hash(bytes([number])) for number in range(70)]
+    growing = GrowingRoot()
+    assert growing.root() == EMPTY_ROOT
+    for size, leaf in enumerate(leaves, 1):
+        growing.extend([leaf])
+        assert growing.root() == root_over(leaves[:size])
 
 
 @given(st.data())

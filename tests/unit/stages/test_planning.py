@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.contracts.errors import Refused
 from bridge.contracts.events import (
     Channel,
     CustomerAffected,
@@ -28,14 +29,16 @@ from bridge.contracts.scope import Scope
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from consumers.adapters.artefact_store import DirectoryArtefactStore
-from consumers.adapters.case_store import tables
+from consumers.adapters.case_store import drawing, tables
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
+from consumers.case.releasing import build_policy
 from consumers.case.store import ExclusionRecord
+from consumers.domain.approvals import Mode
 from consumers.domain.persons import merge
 from consumers.domain.resolution import set_root
 from consumers.evidence.commitment import commit, incident_key
@@ -603,3 +606,165 @@ def test_nobody_found_without_full_coverage_leaves_the_clocks_running(world: Wor
     duties = {row["regime_id"]: row for row in world.rows(tables.obligation)}
     assert duties["us-ca-ind"]["status"] == "pending"
     assert duties["eu-gdpr-33"]["conservative_deadline_at"] is not None
+
+
+def in_parts_of(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(drawing, "_READ_AT_ONCE", size)
+
+
+def plan_of(world: World, people: Sequence[CustomerAffected]) -> Planning:
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people))
+    planning.look()
+    return planning
+
+
+def as_planned(world: World) -> dict[str, Any]:
+    """Everything that a plan consists of, but for what is random or names this store."""
+    people = {
+        name: {column: value for column, value in row.items() if column != "subject_commitment"}
+        for name, row in {**world.people(), **world.supplements()}.items()
+    }
+    events = [json.loads(row["value"]) for row in world.rows(tables.outbox)]
+    for event in events:
+        for name in ("subject", "roots_digest"):
+            event["body"].pop(name, None)
+        del event["case_event_id"]
+    return {
+        "people": people, "events": events,
+        **{
+            table.name: sorted(map(str, world.rows(table)))
+            for table in (tables.segment, tables.plan, tables.exposure, tables.obligation, tables.page)
+        },
+    }  # fmt: skip
+
+
+def a_crowd(count: int) -> list[CustomerAffected]:
+    """People of whom some have several roots, in the order of roots far from each other."""
+    shared = {f"order/{number}": f"{number % 7:064x}" for number in range(1, count, 5)}
+    homes = ("DE", "US-CA", "FR", None)
+    people = [someone(f"customer/{number}", homes[number % 4]) for number in range(1, count)]
+    people += [
+        someone(
+            root, homes[int(root[6:]) % 4], email_hmac=hmac, customer_id=int(root[6:]) if int(root[6:]) % 2 else None
+        )
+        for root, hmac in shared.items()
+    ]
+    return people
+
+
+def test_a_plan_drawn_up_in_parts_is_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = a_crowd(41)
+    found = []
+    for name, size in (("whole", 2000), ("parts", 3)):
+        in_parts_of(monkeypatch, size)
+        folder = tmp_path / name
+        folder.mkdir()
+        database = sqlite_case_store(folder / "case.db")
+        world = world_on(database, folder)
+        world.approve("*")
+        planning = plan_of(world, people)
+        first = as_planned(world)
+        # and again, with more roots for two of them, one late, and one who was told
+        begin_attempt(world, f"{INCIDENT}:customer/2")
+        joins = someone("order/900", "DE", late=True, customer_id=2, why=why(SCORE, record="more"))
+        world.feed(
+            planning, joins, someone("order/901", "FR", late=True), someone("order/902", late=True, customer_id=4)
+        )
+        planning.look()
+        found.append((first, as_planned(world)))
+        assert [row["partly_drawn"] for row in world.rows(tables.plan)] == [False]
+        database.close()
+    for one, other in zip(*found, strict=True):
+        for what in one:
+            assert one[what] == other[what], what
+    assert len(found[0][0]["people"]) == len(merge(people, lambda _: "shop"))
+
+
+class _Died(BaseException):
+    """Stands for the end of a process: nothing catches it."""
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_plan_half_drawn_is_not_released_and_is_drawn_up_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, complete: bool
+) -> None:
+    in_parts_of(monkeypatch, 3)
+    people = a_crowd(12)
+    world.approve("*")
+    if complete:
+        plan_of(world, people)
+        before = as_planned(world)
+        world.execute(sa.insert(tables.fact).values(
+            incident_id=INCIDENT, name="sensitivity", value="synthetic_only", recorded_at=NOW
+        ))  # fmt: skip
+    write = PlanningTables.write
+    writes: list[Any] = []
+
+    def dies(store: PlanningTables, *change: Any) -> Any:
+        writes.append(write(store, *change))
+        if len(writes) == 2:
+            raise _Died
+        return writes[-1]
+
+    monkeypatch.setattr(PlanningTables, "write", dies)
+    with pytest.raises(_Died):
+        if complete:
+            world.planning().look()
+        else:
+            plan_of(world, people)
+    (plan,) = world.rows(tables.plan)
+    assert (plan["state"], plan["partly_drawn"]) == ("complete" if complete else "gathering", True)
+    held = {row["held_reason"] for row in world.people().values()}
+    assert held == ({None, NOBODY_BEHIND_IT} if complete else {None})
+    with (
+        world.database.read() as connection,
+        pytest.raises(Refused, match="drawn up anew" if complete else "have answered"),
+    ):
+        case = SqlCaseWork(connection, NOW)
+        incident = case.incident(INCIDENT)
+        assert incident is not None
+        if complete:
+            # else it is refused for its sensitivity before
+            monkeypatch.setattr("consumers.case.releasing.known_facts", lambda *_: {})
+        build_policy(case, incident, mode=Mode.TWO_APPROVERS, late_cap=0)
+
+    monkeypatch.setattr(PlanningTables, "write", write)
+    assert world.planning().look() == 1
+    (plan,) = world.rows(tables.plan)
+    assert (plan["state"], plan["partly_drawn"]) == ("complete", False)
+    after = as_planned(world)
+    assert {row["held_reason"] for row in after["people"].values()} == ({NOBODY_BEHIND_IT} if complete else {None})
+    if complete:
+        assert after["people"].keys() == before["people"].keys()
+        assert {row["root"] for row in after["people"].values()} == {
+            each.root for each in merge(people, lambda _: "shop")
+        }
+
+
+def test_somebody_begun_while_their_part_is_drawn_up_keeps_their_notice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parts_of(monkeypatch, 3)
+    world.approve("*")
+    planning = plan_of(world, a_crowd(12))
+    before = world.people()
+    world.execute(
+        sa.insert(tables.fact).values(incident_id=INCIDENT, name="sensitivity", value="synthetic_only", recorded_at=NOW)
+    )
+    write = PlanningTables.write
+    begun: list[str] = []
+
+    def begins(store: PlanningTables, *change: Any) -> Any:
+        if not begun and change[1].changed:
+            begun.append(change[1].changed[0]["recipient_id"])
+            begin_attempt(world, begun[0])
+        return write(store, *change)
+
+    monkeypatch.setattr(PlanningTables, "write", begins)
+    assert planning.look() == 1
+    after = world.people()
+    assert [row for row in after.values() if row["recipient_id"] == begun[0]] == [
+        row for row in before.values() if row["recipient_id"] == begun[0]
+    ]
+    assert {row["held_reason"] for row in after.values() if row["recipient_id"] != begun[0]} == {NOBODY_BEHIND_IT}
