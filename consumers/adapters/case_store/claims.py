@@ -5,7 +5,7 @@ columns, and kept in memory until then. The table of attempts stays the truth: w
 import hashlib
 import json
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -45,6 +45,27 @@ _PERSON = (
 _CLAIMABLE = PackedRows(attempt, _ATTEMPT, by="attempt_id", locked=True)
 _PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
 _KEYS = PackedRows(person_key, ("root", "key"), by="root")
+CHANGING = (
+    "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count", "provider",
+    "provider_message_id", "body_sha256",
+)  # fmt: skip
+"""What a change of an attempt may write."""
+_CHANGEABLE = PackedRows(
+    attempt,
+    (
+        "attempt_id", "recipient_id", "number", "incident_id", "release_id", "channel", "timeout_seconds",
+        "message_salt", "bundle_sha256", *CHANGING,
+    ),
+    by="attempt_id",
+    locked=True,
+)  # fmt: skip
+_CHANGED_PEOPLE = PackedRows(
+    recipient,
+    ("recipient_id", "root", "round", "deadline_at", "subject_commitment"),
+    by="recipient_id",
+    # what follows for somebody depends on all their attempts: two channels' receipts at once take turns
+    locked=True,
+)
 
 
 class Claims:
@@ -88,11 +109,28 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
     return whole
 
 
+def changeable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return attempts by id, locked, each with what its outcome says of the person, and whether it is an exercise's."""
+    found = {row["attempt_id"]: row for row in _CHANGEABLE.named(connection, attempt_ids)}
+    people = {
+        person["recipient_id"]: person
+        for person in _CHANGED_PEOPLE.named(connection, list({row["recipient_id"] for row in found.values()}))
+    }
+    keys = person_keys(connection, [person["root"] for person in people.values()])
+    exercises = by_id(
+        connection, incident.c.incident_id, [incident.c.exercise], {row["incident_id"] for row in found.values()}
+    )
+    for row in found.values():
+        row |= people[row["recipient_id"]]
+        row["person_key"], (row["exercise"],) = keys.get(row["root"]), exercises[row["incident_id"]]
+    return found
+
+
 def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
-    segments = _by_id(connection, segment.c.segment_id, [segment.c.key], {row["segment_id"] for row in rows})
-    releases = _by_id(connection, release.c.release_id, [release.c.state], {row["release_id"] for row in rows})
+    segments = by_id(connection, segment.c.segment_id, [segment.c.key], {row["segment_id"] for row in rows})
+    releases = by_id(connection, release.c.release_id, [release.c.state], {row["release_id"] for row in rows})
     columns = [incident.c.epoch, incident.c.exercise, incident.c.detected_at]
-    incidents = _by_id(connection, incident.c.incident_id, columns, {row["incident_id"] for row in rows})
+    incidents = by_id(connection, incident.c.incident_id, columns, {row["incident_id"] for row in rows})
     for row in rows:
         known = segments.get(row["segment_id"])
         row["segment_key"] = {} if known is None else known[0]
@@ -101,11 +139,12 @@ def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> No
         row["current_epoch"], row["exercise"], row["detected_at"] = incidents[row["incident_id"]]
 
 
-def _by_id(
-    connection: sa.Connection, key: sa.Column[str], columns: Sequence[sa.Column[Any]], ids: set[str]
+def by_id(
+    connection: sa.Connection, key: sa.Column[str], columns: Sequence[sa.Column[Any]], ids: Collection[str | None]
 ) -> dict[str, tuple[Any, ...]]:
+    """Return `columns` of the rows whose `key` is one of `ids`, by it."""
     found: dict[str, tuple[Any, ...]] = {}
-    wanted = sorted(each for each in ids if each is not None)
+    wanted = sorted({each for each in ids if each is not None})
     for part in in_parts(wanted):
         for name, *values in connection.execute(sa.select(key, *columns).where(key.in_(part))):
             found[name] = tuple(values)
@@ -213,6 +252,29 @@ def _of_many_outcomes(
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
     """Set the same values in all attempts of `ids` that are in the state `before`."""
     update_alike(connection, attempt, ids, values, where=f"state = '{before.value}'")
+
+
+def finished_of(
+    incident_id: str, recipient_id: str, body: Mapping[str, Any], now: datetime, *, exercise: bool
+) -> Written:
+    """Return the end of a person as `CaseEvent` writes it; a test compares. `body` says which end, and of whom."""
+    # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
+    event_id = hashlib.sha256(f"{recipient_id}/{body['state']}/{_isoformat(now)}".encode()).hexdigest()[:32]
+    before, after = _of_many_ends(incident_id, now, exercise)
+    value = f'{{"case_event_id":"{event_id}",{before},"body":{_encode(body)},{after}'
+    return Written(incident_id, incident_id, event_id, value)
+
+
+@lru_cache(maxsize=256)
+def _of_many_ends(incident_id: str, now: datetime, exercise: bool) -> tuple[str, str]:
+    before = {
+        "kind": "person.finished",
+        "incident_id": incident_id,
+        "actor": None,
+        "role": None,
+        "occurred_at": instant(now),
+    }
+    return _encode(before)[1:-1], _encode({"exercise": exercise})[1:]
 
 
 def command_of(row: Mapping[str, Any]) -> Written:

@@ -1,13 +1,17 @@
 """What leaves say of whom they are about, under the person's key for the incident."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.adapters.case_store.engine import in_parts
-from consumers.adapters.case_store.tables import person_key, recipient
+from consumers.adapters.case_store.claims import person_keys
+from consumers.adapters.case_store.packed import PackedRows
+from consumers.adapters.case_store.tables import recipient
 from consumers.evidence.commitment import commit, incident_key, roots_text
+
+_PEOPLE = PackedRows(recipient, ("recipient_id", "root", "roots", "round"), by="recipient_id")
 
 
 def who_they_are(
@@ -17,15 +21,14 @@ def who_they_are(
 
     By it whoever checks that nobody was left out knows which members of a resolution one person stands for.
     """
+    people = list(_PEOPLE.of(connection, recipient_ids))
+    keys = person_keys(connection, [root for _, root, _, _ in people])
     found: dict[str, dict[str, Any]] = {}
-    for some in in_parts(recipient_ids):
-        for row in connection.execute(
-            sa.select(recipient.c.recipient_id, recipient.c.roots, recipient.c.round, person_key.c.key)
-            .outerjoin(person_key, person_key.c.root == recipient.c.root)
-            .where(recipient.c.recipient_id.in_(some))
-        ):
-            said: dict[str, Any] = {"round": row.round, "root_count": len(row.roots)}
-            if row.key is not None:
-                said["roots_digest"] = commit(incident_key(row.key, incident_id), roots_text(row.roots))
-            found[row.recipient_id] = said
+    for recipient_id, root, roots_json, number in people:
+        roots = json.loads(roots_json)
+        said: dict[str, Any] = {"round": number, "root_count": len(roots)}
+        key = keys.get(root)
+        if key is not None:
+            said["roots_digest"] = commit(incident_key(key, incident_id), roots_text(roots))
+        found[recipient_id] = said
     return found

@@ -9,10 +9,11 @@ import json
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,9 +33,13 @@ from bridge.runtime.telemetry import counter, histogram
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.canaries import judge_canaries
 from consumers.adapters.case_store.claims import (
+    CHANGING,
     Claims,
     Happened,
+    by_id,
+    changeable,
     claimable,
+    finished_of,
     intent_of,
     outcome_of,
     person_keys,
@@ -60,7 +65,6 @@ from consumers.adapters.case_store.tables import (
     gate,
     incident,
     page,
-    person_key,
     receipt,
     recipient,
     release,
@@ -112,6 +116,16 @@ _TURN = (
 _TURNS = PackedRows(recipient, _TURN, by="recipient_id", locked=True)
 _BEGUN = PackedRows(attempt, ("recipient_id",), by="recipient_id")
 _CLAIMED = PackedRows(attempt, ("attempt_id", "state", "send_count", "provider"), by="attempt_id", locked=True)
+_TRIED = PackedRows(
+    attempt,
+    ("attempt_id", "recipient_id", "channel", "state", "number", "release_id", "bundle_sha256"),
+    by="recipient_id",
+)
+_CONCERNED = PackedRows(
+    recipient,
+    ("recipient_id", "incident_id", "channels", "final_state", "subject_commitment", "segment_id"),
+    by="recipient_id",
+)
 _ENDED = ("dismissed", "closed")
 _PORTIONS_IN_LINE = 10
 _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
@@ -1138,7 +1152,8 @@ class Ledger:
         if not changes:
             return 0
         ids = sorted({change.attempt_id for change in changes})
-        rows = {row["attempt_id"]: dict(row) for row in self._attempt_rows(connection, ids)}
+        rows = changeable(connection, ids)
+        stood = {attempt_id: row.copy() for attempt_id, row in rows.items()}
         outcomes: list[outbox.Written] = []
         moved: set[str] = set()
         touched: set[str] = set()
@@ -1171,7 +1186,7 @@ class Ledger:
                 bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), now))
-        self._store(connection, [rows[attempt_id] for attempt_id in sorted(touched)])
+        self._store(connection, [(stood[attempt_id], rows[attempt_id]) for attempt_id in sorted(touched)])
         keep_hard_bounces(connection, list(bounced.values()), now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         self._advance(connection, [rows[attempt_id] for attempt_id in sorted(moved)], now)
@@ -1204,31 +1219,21 @@ class Ledger:
         return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
 
     @staticmethod
-    def _attempt_rows(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Mapping[Any, Any]]:
-        for some in in_parts(ids):
-            yield from connection.execute(
-                sa.select(
-                    attempt,
-                    recipient.c.subject_commitment,
-                    recipient.c.round,
-                    recipient.c.deadline_at,
-                    incident.c.exercise,
-                    person_key.c.key.label("person_key"),
-                )
-                .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-                .outerjoin(person_key, person_key.c.root == recipient.c.root)
-                .join(incident, incident.c.incident_id == attempt.c.incident_id)
-                .where(attempt.c.attempt_id.in_(some))
-                .with_for_update(of=attempt)
-            ).mappings()
-
-    @staticmethod
-    def _store(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        each = (
-            "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count",
-            "provider", "provider_message_id", "body_sha256",
-        )  # fmt: skip
-        update_many(connection, attempt, rows, each=each)
+    def _store(connection: sa.Connection, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+        """Write what changed of locked attempts, given as they stood and as they stand; one statement for all of which only
+        the state did, as most receipts have it.
+        """
+        alike: dict[tuple[str, str, datetime], list[str]] = defaultdict(list)
+        others: list[Mapping[str, Any]] = []
+        for before, row in rows:
+            changed = {name for name in CHANGING if row[name] != before[name]}
+            if changed and changed <= {"state", "state_at"}:
+                alike[before["state"], row["state"], row["state_at"]].append(row["attempt_id"])
+            elif changed:
+                others.append(row)
+        for (state, after, at), ids in alike.items():
+            set_alike(connection, ids, AttemptState(state), {"state": after, "state_at": at})
+        update_many(connection, attempt, others, each=CHANGING)
 
     def _advance(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
         """Give everybody whose attempt arrived or failed what follows: the next channel, or an end."""
@@ -1237,43 +1242,22 @@ class Ledger:
             self._advance_people(connection, some, now)
 
     def _advance_people(self, connection: sa.Connection, people: Sequence[str], now: datetime) -> None:
-        tried: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
-        for row in connection.execute(
-            sa.select(
-                attempt.c.attempt_id,
-                attempt.c.recipient_id,
-                attempt.c.channel,
-                attempt.c.state,
-                attempt.c.number,
-                attempt.c.release_id,
-                attempt.c.bundle_sha256,
-            )
-            .where(attempt.c.recipient_id.in_(people))
-            .order_by(attempt.c.number)
-        ).mappings():
+        tried: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for row in sorted(_TRIED.named(connection, people), key=itemgetter("number")):
             tried[row["recipient_id"]].append(row)
-        known = (
-            connection.execute(
-                sa.select(
-                    recipient.c.recipient_id,
-                    recipient.c.incident_id,
-                    recipient.c.channels,
-                    recipient.c.final_state,
-                    recipient.c.subject_commitment,
-                    recipient.c.segment_id,
-                    incident.c.epoch,
-                    incident.c.exercise,
-                    incident.c.state.label("incident_state"),
-                )
-                .join(incident, incident.c.incident_id == recipient.c.incident_id)
-                .where(recipient.c.recipient_id.in_(people) & recipient.c.segment_id.is_not(None))
-            )
-            .mappings()
-            .all()
-        )
+        known = [person for person in _CONCERNED.named(connection, people) if person["segment_id"] is not None]
+        columns = [incident.c.epoch, incident.c.exercise, incident.c.state]
+        incidents = by_id(connection, incident.c.incident_id, columns, {person["incident_id"] for person in known})
         policies = _policies(connection, {person["segment_id"] for person in known})
         dead = bounced_channels(connection, people)
         approved = self._approved_segments(connection, {rows[-1]["release_id"] for rows in tried.values()})
+
+        @cache
+        def policy_of(release_id: str, segment_id: str) -> Fallback:
+            # what was approved for these people binds the next channel too, whatever the segment says by now
+            bound = approved[release_id].get(segment_id)
+            return policies[segment_id] if bound is None else fallback_of(bound)
+
         reopened: set[str] = set()
         undone: list[str] = []
         new_attempts: list[dict[str, Any]] = []
@@ -1283,23 +1267,22 @@ class Ledger:
         for person in known:
             attempts = tried[person["recipient_id"]]
             last = attempts[-1]
-            # what was approved for these people binds the next channel too, whatever the segment says by now
-            bound = approved[last["release_id"]].get(person["segment_id"])
-            policy = policies[person["segment_id"]] if bound is None else fallback_of(bound)
+            epoch, exercise, incident_state = incidents[person["incident_id"]]
+            policy = policy_of(last["release_id"], person["segment_id"])
             following = what_next(
                 [Tried(Channel(row["channel"]), AttemptState(row["state"])) for row in attempts],
                 policy,
                 # the contacts of a closed incident are gone: what fails after the end stays failed, and says so
                 ()
-                if person["incident_state"] in _ENDED
-                else _channels(person["channels"], dead.get(person["recipient_id"], ())),
+                if incident_state in _ENDED
+                else _channels(_texts_in(person["channels"]), dead.get(person["recipient_id"], ())),
             )
             if following.channels:
-                fallbacks.update(() if person["exercise"] else following.channels)
+                fallbacks.update(() if exercise else following.channels)
                 new_attempts.extend(
                     self._new_attempt(
                         person["recipient_id"], person["incident_id"], last["release_id"], number, channel, policy,
-                        last["bundle_sha256"], person["epoch"], now,
+                        last["bundle_sha256"], epoch, now,
                     )
                     for number, channel in enumerate(following.channels, last["number"] + 1)
                 )  # fmt: skip
@@ -1307,7 +1290,7 @@ class Ledger:
                 if person["final_state"] is not None:
                     undone.append(person["recipient_id"])
             elif following.end is not None and person["final_state"] not in _same_end(following.end):
-                key = (person["incident_id"], bool(person["exercise"]))
+                key = (person["incident_id"], bool(exercise))
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
                 superfluous.extend(
@@ -1372,20 +1355,17 @@ class Ledger:
                     .values(final_state=end.value, final_at=now)
                 )
         who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
-        events = [
-            _case_event(
-                "person.finished",
+        written = [
+            finished_of(
                 incident_id,
-                # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
-                hashlib.sha256(f"{recipient_id}/{end}/{now.isoformat()}".encode()).hexdigest()[:32],
-                now,
+                recipient_id,
                 {"subject": commitment, "state": end.value, **who.get(recipient_id, {})}
                 | ({"publications": list(told[recipient_id])} if recipient_id in told else {}),
+                now,
                 exercise=exercise,
             )
             for recipient_id, end, commitment in final
         ]
-        written = [outbox.Written(each.root, each.key, each.event_id, each.event.model_dump_json()) for each in events]
         outbox.append_many(connection, CASE_EVENTS, CaseEvent.ce_type, written, now)
 
 
@@ -1551,6 +1531,12 @@ def _running_releases() -> sa.Select[Any]:
 def _claims_in(residence: str) -> Sequence[Mapping[str, str]]:
     """Return the claims of a residence that was read as text; very many people share few of them."""
     return tuple(json.loads(residence))
+
+
+@lru_cache(maxsize=1024)
+def _texts_in(names: str) -> Sequence[str]:
+    """Return a list of texts that was read as JSON."""
+    return tuple(json.loads(names))
 
 
 def _codes(residence: Sequence[Mapping[str, str]]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bridge.contracts.events import DeliverNotice, DeliveryOutcome
-from consumers.adapters.case_store.claims import Happened, command_of, outcome_of
+from bridge.contracts.events import CaseEvent, DeliverNotice, DeliveryOutcome
+from consumers.adapters.case_store.claims import Happened, command_of, finished_of, outcome_of
 from consumers.evidence.commitment import body_text, commit, incident_key
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
@@ -42,3 +42,15 @@ def test_a_command_is_written_as_its_model_writes_it() -> None:
         assert read.model_dump_json() == written.value
         assert (read.epoch, read.lane, read.deadline_at) == (3, 'a "lane"', known["deadline_at"])
         assert written.event_id == f"{'a' * 32}-1-3"
+
+
+def test_an_end_is_written_as_its_model_writes_it() -> None:
+    body = {"subject": "d" * 64, "state": "substituted", "round": 2, "root_count": 1, "publications": ['ä"\\', "p2"]}
+    for exercise in (False, True):
+        written = finished_of("INC-2026-0001", "INC-2026-0001:customer/1", body, NOW, exercise=exercise)
+        read = CaseEvent.model_validate_json(written.value)
+        assert read.model_dump_json() == written.value
+        assert (read.kind, read.body, read.occurred_at, read.exercise) == ("person.finished", body, NOW, exercise)
+        assert (written.root, written.event_id) == ("INC-2026-0001", read.case_event_id)
+    again = finished_of("INC-2026-0001", "INC-2026-0001:customer/1", body, NOW + timedelta(hours=1), exercise=False)
+    assert again.event_id != written.event_id

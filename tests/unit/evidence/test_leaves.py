@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, create_model
@@ -25,6 +26,7 @@ from consumers.evidence.leaves import (
     Slug,
     Source,
     Word,
+    canonical,
     canonical_content,
     case_leaf,
     declared_fields,
@@ -43,6 +45,27 @@ def test_a_leaf_is_canonical_json_with_type_and_version() -> None:
         b'"source":{"cluster":"c1","offset":7,"partition":0,"topic":"tocsin.case-events"},'
         b'"type":"tocsin.notice-read","version":1}'
     )
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), _JSON, max_size=4))
+def test_canonical_is_what_rfc8785_writes_or_refuses(content: dict[str, Any]) -> None:
+    try:
+        expected = rfc8785.dumps(content)
+    except rfc8785.CanonicalizationError as error:
+        with pytest.raises(type(error)):
+            canonical(content)
+    else:
+        assert canonical(content) == expected
 
 
 @given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1)), st.integers(0, 2**53 - 1))  # noqa: DTZ001
