@@ -24,7 +24,7 @@ from pydantic_core import to_json
 from bridge.contracts.events import Channel, Contact, Kind, ProvenanceRecorded, Residence, Sensitivity
 from bridge.magento.catalog import Catalog, Place
 from bridge.magento.regions import country_code
-from bridge.magento.statements import SHARED_FIELDS, SHARED_OR_NULL, UNIT, WITHIN
+from bridge.magento.statements import SHARED_FIELDS, UNIT, WITHIN
 from bridge.magento.telephones import e164
 
 Row = Mapping[str, Any]
@@ -204,20 +204,45 @@ def end_of_event(shared: bytes) -> bytes | None:
         return None
     if end != "." or len(values) != len(SHARED_FIELDS):
         return None
-    row = {
-        name: (value[1:] if value else None) if name in SHARED_OR_NULL else value
-        for name, value in zip(SHARED_FIELDS, values, strict=True)
-    }
-    if not all(row[name] for name in ("entity_type", "attribute", "model_id", "model_version")):
+    entity_type, attribute, model_id, model_version, *judged_by, source, input_fields, ground = values
+    if not (entity_type and attribute and model_id and model_version):
         return None
+    judged = _judged(*judged_by, input_fields)
+    if judged is None:
+        return None
+    of_kind, of_input = judged
+    # Text the model takes as it is; a run may name a version of its own in every row, so it is not asked for each.
+    return (
+        f'"entity_type":{_quoted(entity_type)},"attribute":{_quoted(attribute)},"model_id":{_quoted(model_id)}'
+        f',"model_version":{_quoted(model_version)},{of_kind},"source_system":{_quoted_or_null(source)},{of_input}'
+        f',"legal_basis":{_quoted_or_null(ground)},"faults":[]}}'
+    ).encode()
+
+
+_quoted = json.encoder.encode_basestring
+"""Text as JSON, as the models write it: what is not ASCII stays as it is."""
+
+
+def _quoted_or_null(value: str) -> str:
+    return _quoted(value[1:]) if value else "null"
+
+
+@lru_cache(maxsize=1024)
+def _judged(kind: str, sensitivity: str, categories: str, elements: str, input_fields: str) -> tuple[str, str] | None:
+    """Return the members of an event that say these values, the last one by itself, or None where the model finds fault."""
+    row = {
+        "entity_type": "any", "attribute": "any", "model_id": "any", "model_version": "any", "kind": kind,
+        "sensitivity": sensitivity, "categories": categories, "elements": elements, "input_fields": input_fields[1:] or None,
+    }  # fmt: skip
     try:
         record = provenance_state(json.dumps(_ANY_ROW | row))
     except ValidationError:
         return None
     if record is None or record.faults:
         return None
-    # The braces of the whole stay: of the opening one the beginning has its own.
-    return record.model_dump_json(include={*SHARED_FIELDS, "faults"}).encode()[1:]
+    # without their braces
+    of_kind = record.model_dump_json(include={"kind", "sensitivity", "categories", "elements"})[1:-1]
+    return of_kind, record.model_dump_json(include={"input_fields"})[1:-1]
 
 
 _ANY_ROW = {

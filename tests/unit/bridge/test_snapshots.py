@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bridge.contracts.events import Channel, Kind, ProvenanceRecorded, Sensitivity
 from bridge.magento.catalog import Catalog, ai_written
 from bridge.magento.regions import country_code, residence_code
-from bridge.magento.snapshots import FAULTS, customer_state, order_state, provenance_state
+from bridge.magento.snapshots import FAULTS, customer_state, end_of_event, order_state, provenance_state
+from bridge.magento.statements import SHARED_FIELDS, SHARED_OR_NULL
 from tests.store_rows import provenance_row
 
 CATALOG = Catalog(
@@ -259,3 +260,30 @@ def test_what_is_recorded_a_day_after_it_was_generated_is_loaded_history(
     state = provenance_state(json.dumps(row))
     assert state is not None
     assert state.loaded_at == loaded_at
+
+
+_WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=3).map(json.dumps)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x1f"), max_size=12)
+_SHARED = st.fixed_dictionaries(
+    dict.fromkeys(("entity_type", "attribute", "model_id", "model_version"), _TEXT)
+    | {"kind": st.sampled_from([*Kind, "other"]), "sensitivity": st.sampled_from([*Sensitivity, ""])}
+    | dict.fromkeys(("categories", "elements"), _WORDS | st.just("no JSON"))
+    | {"source_system": st.none() | _TEXT, "input_fields": st.none() | _WORDS, "legal_basis": st.none() | _TEXT}
+)
+
+
+@given(_SHARED)
+def test_what_many_events_end_with_is_written_as_the_model_writes_it(row: dict[str, str | None]) -> None:
+    """Or not at all, where the model finds fault or puts something in the place of what is missing."""
+    fields = [
+        ("" if value is None else f"={value}") if name in SHARED_OR_NULL else str(value)
+        for name, value in ((name, row[name]) for name in SHARED_FIELDS)
+    ]
+    end = end_of_event("\x1f".join([*fields, "."]).encode())
+    record = provenance_state(json.dumps(provenance_row("r-1", "customer/1") | row))
+    assert record is not None
+    if record.faults or not all(row[name] for name in ("entity_type", "attribute", "model_id", "model_version")):
+        assert end is None
+    else:
+        assert end is not None
+        assert b"{" + end == record.model_dump_json(include={*SHARED_FIELDS, "faults"}).encode()
