@@ -45,7 +45,7 @@ class ChangeBatch:
     beat: bool = False
     """Whether the heartbeat row changed."""
     full: bool = False
-    """Whether a changelog held as much as was asked for: there is a backlog."""
+    """Whether there may be more: a changelog held as much as was asked for, or not all of it was looked at."""
 
     def __len__(self) -> int:
         return sum(len(ids) for ids in self.version_ids.values())

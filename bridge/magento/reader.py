@@ -32,6 +32,7 @@ class StoreReader(Protocol):
     def next_batch(self, limit: int, besides: ChangeBatch | None = None) -> ChangeBatch:
         """Return up to `limit` of the oldest changes of each view, without those of `besides`, which is in flight.
 
+        With a backlog these may be the next ones behind `besides`; what committed late with lower ids is read within seconds.
         Raises LeadLost, or Refused when the store is not prepared.
         """
         ...

@@ -405,17 +405,20 @@ WRITERS = "SELECT DISTINCT r.attribute, r.model_id FROM {p}tocsin_provenance r"
 _FEW_RUNS = 8
 
 
-def changelogs(limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View] = tuple(View)) -> str:
-    """Return the query for the oldest `limit` rows of each changelog of `views`, without those of `besides`.
+def changelogs(
+    limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View] = tuple(View), *, behind: bool = False
+) -> str:
+    """Return the query for the oldest `limit` rows of each changelog of `views`, without those of `besides`; with `behind` only
+    those with higher ids than these.
 
     One row a changelog: the view's number, the sums of version and entity ids, and the ids themselves, comma separated (NULL
     where there are none). So a batch costs the driver six rows, however large it is; the sums show a value that was cut short.
     """
     columns = "SUM(l.version_id), SUM(l.entity_id), GROUP_CONCAT(l.version_id), GROUP_CONCAT(l.entity_id)"
-    return _of_changelogs(columns, limit, besides, views)
+    return _of_changelogs(columns, limit, besides, views, behind=behind)
 
 
-def unbroken(limit: int, besides: Mapping[View, Sequence[int]]) -> str:
+def unbroken(limit: int, besides: Mapping[View, Sequence[int]], *, behind: bool = False) -> str:
     """Return the query that tells of the same rows whether they are unbroken, as they are where rows that follow each other
     changed one after the other.
 
@@ -424,10 +427,12 @@ def unbroken(limit: int, besides: Mapping[View, Sequence[int]]) -> str:
     """
     difference = "CAST(l.entity_id AS SIGNED) - CAST(l.version_id AS SIGNED)"
     columns = f"COUNT(*), MIN(l.version_id), MAX(l.version_id), MIN({difference}), MAX({difference})"
-    return _of_changelogs(columns, limit, besides, tuple(View))
+    return _of_changelogs(columns, limit, besides, tuple(View), behind=behind)
 
 
-def _of_changelogs(columns: str, limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View]) -> str:
+def _of_changelogs(
+    columns: str, limit: int, besides: Mapping[View, Sequence[int]], views: Iterable[View], *, behind: bool
+) -> str:
     text = (
         f"SELECT {{number}}, {columns}"  # noqa: S608  our own columns
         " FROM (SELECT version_id, entity_id FROM {p}{changelog}{without} ORDER BY version_id LIMIT {limit}) l"
@@ -435,15 +440,17 @@ def _of_changelogs(columns: str, limit: int, besides: Mapping[View, Sequence[int
     return " UNION ALL ".join(
         text.replace("{number}", str(number))
         .replace("{changelog}", view.changelog)
-        .replace("{without}", _excluding(besides.get(view, ())))
+        .replace("{without}", _excluding(besides.get(view, ()), behind=behind))
         for number, view in enumerate(View)
         if view in views
     )
 
 
-def _excluding(version_ids: Sequence[int]) -> str:
+def _excluding(version_ids: Sequence[int], *, behind: bool) -> str:
     if not version_ids:
         return ""
+    if behind:
+        return f" WHERE version_id > {version_ids[-1]}"
     known = runs(version_ids)
     if len(known) <= _FEW_RUNS:
         return " WHERE " + " AND ".join(f"NOT (version_id BETWEEN {first} AND {last})" for first, last in known)

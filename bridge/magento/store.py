@@ -5,6 +5,7 @@ transaction is long. Not here: the connection and who may lead (`bridge.magento.
 """
 
 import re
+import time
 from collections.abc import Collection, Sequence
 from decimal import Decimal
 
@@ -46,6 +47,10 @@ CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
 _BATCHES_UNTIL_UNBROKEN = 20
 """A backlog whose ids have gaps now will have some for a while: until then they are listed without asking."""
+LOOK_BACK_SECONDS = 1.0
+"""How long a backlog is read on behind what was read before, until its beginning is looked at again: there the server walks
+over all that was settled and is not purged yet, which a backup of the shop holds up for as long as it takes.
+"""
 BATCHES_UNTIL_ALIKE = 3
 """After rows that were not as those before, a few batches are read by the statement for any."""
 _IS_ORDER = re.compile(r"order/[0-9]+").fullmatch
@@ -104,6 +109,7 @@ class SqlStore:
         self._customers = ""
         self._all_customers: str | None = None
         self._batches_until_unbroken = 0
+        self._look_back_at = 0.0
         self._alike = statements.ANY_ROWS
         """What the rows of the batch before had in common."""
         self._batches_until_alike = 0
@@ -142,9 +148,14 @@ class SqlStore:
         version_ids: dict[View, Sequence[int]] = {}
         entity_ids: dict[View, Sequence[int]] = {}
         left = set(View)
+        now = time.monotonic()
+        # Ids commit out of order: who comes late stands before what was read already, and is found when looking back.
+        behind = besides is not None and besides.full and now < self._look_back_at
+        if not behind:
+            self._look_back_at = now + LOOK_BACK_SECONDS
         if besides is not None and besides.full and self._batches_until_unbroken == 0:
             for number, count, first, last, least, greatest in self._session.rows(
-                statements.unbroken(limit, in_flight)
+                statements.unbroken(limit, in_flight, behind=behind)
             ):
                 view = _VIEWS[number]
                 if not count:
@@ -157,12 +168,13 @@ class SqlStore:
                 self._batches_until_unbroken = _BATCHES_UNTIL_UNBROKEN
         elif self._batches_until_unbroken:
             self._batches_until_unbroken -= 1
-        found = self._session.rows(statements.changelogs(limit, in_flight, left)) if left else ()
+        found = self._session.rows(statements.changelogs(limit, in_flight, left, behind=behind)) if left else ()
         for number, version_sum, entity_sum, versions, entities in found:
             if version_sum is not None:
                 view = _VIEWS[number]
                 version_ids[view], entity_ids[view] = _numbers(versions, version_sum), _numbers(entities, entity_sum)
-        full = any(len(read) == limit for read in version_ids.values())
+        # Behind the others there may be none left, and still some before them.
+        full = bool(version_ids) if behind else any(len(read) == limit for read in version_ids.values())
         return batch_of(version_ids, entity_ids, full)
 
     def states_of(self, batch: ChangeBatch) -> Collection[State]:

@@ -230,6 +230,37 @@ def test_what_commits_late_is_read(reader: SqlStore, shop: StoreRows, database: 
     assert {state.customer_id for state in everything(reader) if isinstance(state, CustomerState)} == {1}
 
 
+def test_what_commits_late_before_a_backlog_is_read_when_looking_back(
+    reader: SqlStore, shop: StoreRows, database: StoreDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = "INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES "
+    late = database.connect(autocommit=False)
+    try:
+        with late.cursor() as cursor:
+            cursor.execute(f"{insert} (5001, 'late5001', 1, 1)")
+            for number in range(5002, 5008):
+                shop.run(f"{insert} ({number}, 'next{number}', 1, 1)")
+            first = reader.next_batch(2)
+            late.commit()
+    finally:
+        late.close()
+    monkeypatch.setattr(reader, "_look_back_at", time.monotonic() + 600)
+    second = reader.next_batch(2, besides=first)
+    reader.settle(first)
+    monkeypatch.setattr(reader, "_look_back_at", time.monotonic())
+    third = reader.next_batch(2, besides=second)
+    reader.settle(second)
+    last = reader.next_batch(2, besides=third)
+    reader.settle(third)
+    read = [list(batch.customer_ids) for batch in (first, second, third, last)]
+    assert read == [[5002, 5003], [5004, 5005], [5001, 5006], [5007]]
+    # Behind the others it was the last one: whether it is the last of all is not known yet.
+    assert last.full
+    assert not reader.next_batch(2, besides=last)
+    reader.settle(last)
+    assert not any(shop.changelog(view) for view in View)
+
+
 def test_reading_and_settling_wait_for_no_save_and_no_save_for_them(
     reader: SqlStore, shop: StoreRows, database: StoreDatabase
 ) -> None:
