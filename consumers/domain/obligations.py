@@ -792,17 +792,23 @@ def _bind_dora_limbs(case: _Case, answers: list[Obligation]) -> list[Obligation]
 
 
 def _name_the_binding_limb(rules: Rules, answers: list[Obligation]) -> list[Obligation]:
-    """Say of each limb that is not due, because a sibling is, which one took its place."""
-    binding: dict[str, str] = {}
+    """Say of each limb that is not due, because a sibling is, which one took its place: also one that still waits for a fact
+    or for a hold's end, if no other may.
+    """
+    owed: dict[str, str] = {}
+    waiting: dict[str, list[str]] = {}
     for answer in answers:
         limb_of = rules.by_id[answer.regime_id].limb_of
         if limb_of is not None and answer.status in OWED:
-            binding[limb_of] = answer.regime_id
+            owed[limb_of] = answer.regime_id
+        elif limb_of is not None and answer.status is Status.PENDING:
+            waiting.setdefault(limb_of, []).append(answer.regime_id)
+    binding = {limb_of: siblings[0] for limb_of, siblings in waiting.items() if len(siblings) == 1} | owed
     named = []
     for answer in answers:
         sibling = binding.get(rules.by_id[answer.regime_id].limb_of or "")
         if sibling is not None and answer.status is Status.NOT_DUE:
-            named.append(replace(answer, because=(*answer.because, f"{sibling} is due instead")))
+            named.append(replace(answer, because=(*answer.because, f"{sibling} takes its place")))
         else:
             named.append(answer)
     return named

@@ -138,9 +138,9 @@ def _federal(year: int) -> set[int]:
 
 
 def _iowa(year: int) -> set[int]:
-    fixed = _fixed(year, (1, 1), (7, 4), (11, 11), (12, 25))
+    # kept on Monday when it falls on a Sunday, Lincoln's birthday too: Iowa Code 4.1(34)
+    fixed = _fixed(year, (1, 1), (2, 12), (7, 4), (11, 11), (12, 25))
     return _observed(fixed, saturday=False) | {
-        day_number(year, 2, 12),  # Lincoln's birthday
         nth(year, 1, 3, 0),
         nth(year, 2, 3, 0),
         nth(year, 5, -1, 0),
