@@ -215,10 +215,9 @@ def _seeds(asked: AskedScope, registry: RegistryMemory | None, aliased: set[Node
         and (aliased is None or (model_id, version) in aliased)
     }
     with_version = {model_id for model_id, version in chosen if version is not None}
-    unnamed = bool(asked.model_versions or asked.version_ranges) and not models
-    return {
-        node for node in chosen if node[1] is not None or node[0] in with_version or (node[0] in models and not unnamed)
-    }
+    # which versions there are of a model that nobody listed is not known; where the scope names some itself, it is
+    unlisted = set() if asked.model_versions else models
+    return {node for node in chosen if node[1] is not None or node[0] in with_version | unlisted}
 
 
 def _descendants(asked: AskedScope, seeds: set[Node], registry: RegistryMemory | None, notes: _Notes) -> Sequence[Node]:

@@ -179,6 +179,14 @@ def test_a_rewritten_scope_means_what_was_asked(
         assert verdict(done.scope, facts, None) == means(asked, facts, memory, aliases), (model, version)
 
 
+def test_versions_that_contradict_each_other_have_no_descendants() -> None:
+    asked = {"model_ids": ["b"], "model_versions": ["1.0.0"], "version_ranges": [">=2"], "with_descendants": True}
+    memory = registry(RegisteredVersion("a", "1.0.0", (("b", None),)))
+    done = rewrite(AskedScope.model_validate(asked), memory, None, keyed=keyed)
+    assert done.scope is not None
+    assert verdict(done.scope, record(model_id="a", model_version="1.0.0"), None) is False
+
+
 def test_the_issues_own_sentence_across_models() -> None:
     memory = registry(
         RegisteredVersion("fraud-scorer", "7"),
