@@ -488,6 +488,7 @@ recipient = sa.Table(
         comment="puts right what `supplements` was told; planning leaves it alone",
     ),
     sa.Index("ix_recipient_incident_final", "incident_id", "final_state"),
+    sa.Index("ix_recipient_incident_late", "incident_id", "late"),
     sa.Index("ix_recipient_root_notice", "root", "notice_sha256"),
 )
 
