@@ -1,24 +1,29 @@
 """From a monitor's alert to the last person's message in the provider's hands, every stage a process of its own on this machine.
 
-The index holds as many records as customers, of whom a tenth fall under the alert. What people do on the way (facts and
+The index holds as many customers as records, of whom a tenth fall under the alert. What people do on the way (facts and
 awareness, prepare, the sheet, two approvals) is typed as commands the moment it is possible: no stage's share, and told apart.
-Measured: seconds, the phases, each process's CPU seconds between the two moments and its share. Goal: no stage but dispatch
-above a third of what all stages use. Exactly the right people must have been sent to, once each, by the stand-in's count and
-the ledger's.
+Measured: seconds, the phases, each process's CPU seconds between the two moments and its share, and the most memory that
+each of our processes held, commands included, from its start on. Goals: no stage but dispatch above a third of what all
+stages use, and no process above 500 MB, however many people. Exactly the right people must have been sent to, once each, by
+the stand-in's count and the ledger's.
 
-`BENCH_RECORDS` says how many records, `BENCH_DISPATCHERS` how many processes send. The stand-in for AWS reports no receipts:
+`BENCH_RECORDS` says how many records, `BENCH_AFFECTED_TENTHS` how many tenths of the customers fall under the alert,
+`BENCH_DISPATCHERS` how many processes send, `BENCH_INDEXERS` how many hold the index. A million people in one release are
+BENCH_RECORDS=1000000 BENCH_AFFECTED_TENTHS=10: twenty minutes, and 15 GB of disk. The stand-in for AWS reports no receipts:
 what these cost is `delivery_receipts`. At toy size nothing is started: who must be told is compared with the domain's matching.
 """
 
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +45,8 @@ from tests.bench.stand.workers import Installation
 
 _RECORDS = {"full": 1_000_000, "middle": 100_000, "toy": 200}
 _MOST_SHARE = 1 / 3
+_MOST_MB = 500
+_WITHIN_SECONDS = 3600
 _MONITOR = "model-monitor"
 _STAFF = {"rosa": Role.RESPONDER, "dora": Role.DPO, "carl": Role.COUNSEL}
 _STAGES = ("intake", "planning", "release", "outbox", "evidence", "receipts", "clock", "pager")
@@ -50,7 +57,9 @@ def main(size: str) -> dict[str, object]:
     """Return the seconds, the phases and the shares, and whether the goal holds. Raises PeerMissing, and RuntimeError if
     anybody was missed, sent to twice, or sent to in error.
     """
-    population = Population(int(os.environ.get("BENCH_RECORDS", _RECORDS[size])))
+    population = Population(
+        int(os.environ.get("BENCH_RECORDS", _RECORDS[size])), int(os.environ.get("BENCH_AFFECTED_TENTHS", "1"))
+    )
     if size == "toy":
         return _without_servers(population)
     dispatchers = int(os.environ.get("BENCH_DISPATCHERS", "2"))
@@ -65,10 +74,10 @@ def main(size: str) -> dict[str, object]:
         topic = office.settings.kafka.topic_prefix + STORE_CHANGES.name
         messages = population.publish(stand.bootstrap_servers, topic, STORE_CHANGES.partitions, sealer, join_key)
         published = time.monotonic()
-        office.start("index")
+        office.start(*["index"] * int(os.environ.get("BENCH_INDEXERS", "2")))
         office.ready()
         index = Installation(office.folder, office.settings.kafka)
-        index.wait_for_head([office.running["index"]])
+        index.wait_for_head(list(office.running.values()))
         built = time.monotonic()
         office.start(*_STAGES, *["dispatch"] * dispatchers)
         office.ready()
@@ -79,7 +88,7 @@ def main(size: str) -> dict[str, object]:
     people = len(population.affected())
     return {
         "records, customers, affected": f"{population.records}, {population.records}, {people}",
-        "store's changes published and read by one index worker, s": f"{published - began:.0f}, {built - published:.0f}"
+        "store's changes published, and read by the index, s": f"{published - began:.0f}, {built - published:.0f}"
         f" ({messages} messages)",
     } | seen.told(people)
 
@@ -101,8 +110,8 @@ class Case:
     def __init__(self, office: Office, kept: ExitStack) -> None:
         self.office = office
         self.incident_id = ""
-        self.commands: list[tuple[str, float]] = []
-        """What was typed since the alert, and how many seconds each took."""
+        self.commands: list[tuple[str, float, int]] = []
+        """What was typed since the alert, how many seconds each took, and the most memory that it held, in MB."""
         self._tokens: dict[str, Path] = {}
         folder = office.folder
         (folder / "keys" / f"{_MONITOR}.secret").write_text(f"whsec_{secrets.token_hex(24)}\n", encoding="ascii")
@@ -120,16 +129,23 @@ class Case:
 
     def type(self, who: str, *words: str) -> str:
         """Run a command as `who`; return what it printed. Raises RuntimeError if it does not succeed."""
-        began = time.monotonic()
-        done = self._typist.type(
-            words,
-            environment=os.environ | {"PYTHONPATH": str(ROOT), "TOCSIN_TOKEN_FILE": str(self._tokens[who])},
-            folder=self.office.folder,
-        )
-        self.commands.append((" ".join(words[:2]), time.monotonic() - began))
-        if done.returncode:
-            raise RuntimeError(f"`tocsin {' '.join(words)}` ended with {done.returncode}: {done.stderr}")
-        return done.stdout
+        began, most_mb = time.monotonic(), 0
+        command = [sys.executable, "-m", "consumers.cli", *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TOCSIN_TOKEN_FILE": str(self._tokens[who])}
+        with TemporaryFile() as out, TemporaryFile() as err:
+            process = self._typist.start(command, environment, out, errors=err, folder=self.office.folder)
+            while process.poll() is None:
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    most_mb = max(most_mb, measure.rss_mb(process.pid))
+                time.sleep(0.02)
+            self.commands.append((" ".join(words[:2]), time.monotonic() - began, most_mb))
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        if process.returncode:
+            raise RuntimeError(f"`tocsin {' '.join(words)}` ended with {process.returncode}: {texts[1]}")
+        return texts[0]
 
     @property
     def cpu_seconds(self) -> float:
@@ -185,7 +201,7 @@ class _Seen:
     cpu: dict[str, float] = field(default_factory=dict)
     """CPU seconds until the last message was taken, by process."""
     rss_mb: dict[str, int] = field(default_factory=dict)
-    commands: Sequence[tuple[str, float]] = ()
+    commands: Sequence[tuple[str, float, int]] = ()
     logged_seconds: float = 0.0
 
     def told(self, people: int) -> dict[str, object]:
@@ -194,6 +210,9 @@ class _Seen:
         shares, with_servers = shares_of(stages), shares_of(stages | {name: self.cpu[name] for name in _SERVERS})
         largest = max((name for name in stages if name != "dispatch"), key=lambda name: stages[name])
         holds = shares[largest] <= _MOST_SHARE
+        ours = {name: mb for name, mb in self.rss_mb.items() if name not in {*_SERVERS, "aws"}}
+        ours |= {name: mb for name, _, mb in self.commands}
+        too_large = {name: mb for name, mb in ours.items() if mb > _MOST_MB}
         before, phases = 0.0, {}
         for name, at in self.marks.items():
             phases[name] = f"{at:.1f} (+{at - before:.1f})"
@@ -201,8 +220,8 @@ class _Seen:
         return {
             "alert -> last message taken, s": round(before, 1),
             "seconds after the alert (and after the one before)": phases,
-            "of it waiting for commands, s": round(sum(seconds for _, seconds in self.commands), 1),
-            "commands, s": [f"{name} {seconds:.1f}" for name, seconds in self.commands],
+            "of it waiting for commands, s": round(sum(seconds for _, seconds, _ in self.commands), 1),
+            "commands, s (MB)": [f"{name} {seconds:.1f} ({mb})" for name, seconds, mb in self.commands],
             "alert -> everything in the evidence log, s": round(self.logged_seconds, 1),
             "CPU seconds": {name: round(used, 1) for name, used in self.cpu.items()},
             "us of CPU a person, all stages": round(sum(stages.values()) / people * 1e6),
@@ -210,6 +229,8 @@ class _Seen:
             "share of CPU with the servers' own": _percent(with_servers),
             "largest but dispatch (at most a third)": f"{largest} {shares[largest]:.0%} {'holds' if holds else 'MISSED'}",
             "MB a process": self.rss_mb,
+            f"most MB of a process (at most {_MOST_MB})": f"{max(ours.values())} "
+            f"{'holds' if not too_large else f'MISSED: {too_large}'}",
         }
 
 
@@ -241,7 +262,7 @@ def _followed(office: Office, case: Case, population: Population, server_pids: M
     seen, began, began_at = _Seen(), time.monotonic(), time.time()
 
     def reached(what: str, condition: Callable[[], bool], every: float = 0.1) -> None:
-        office.wait(what, condition, 1800, every=every)
+        office.wait(what, condition, _WITHIN_SECONDS, every=every)
         seen.marks[what] = time.monotonic() - began
 
     case.alert(population)
@@ -260,7 +281,7 @@ def _followed(office: Office, case: Case, population: Population, server_pids: M
         return office.aws.accepted() > 0
 
     office.wait("somebody is sent to", first, every=0.05)
-    office.wait("everybody is sent to", lambda: office.aws.accepted() >= people, 1800, every=0.25)
+    office.wait("everybody is sent to", lambda: office.aws.accepted() >= people, _WITHIN_SECONDS, every=0.25)
     after = measure.cpu_seconds(pids)
     commands_after = case.cpu_seconds
     accepted_at = office.aws.get("/stats")["accepted_at"]
@@ -270,10 +291,10 @@ def _followed(office: Office, case: Case, population: Population, server_pids: M
     seen.cpu = {name: after[name] - before[name] for name in pids} | {"commands": commands_after - commands_before}
     seen.commands = case.commands
     handed_over = "everybody is handed over"
-    office.wait(handed_over, lambda: office.states().get("handed_over", 0) >= people, 1800, every=0.5)
+    office.wait(handed_over, lambda: office.states().get("handed_over", 0) >= people, _WITHIN_SECONDS, every=0.5)
     outbox = sa.select(sa.func.count()).select_from(tables.outbox)
-    office.wait("everything is published", lambda: _scalar(office, outbox) == 0, 1800, every=0.5)
-    office.wait("everything is logged", lambda: office.leaves() >= 2 * people, 1800, every=0.5)
+    office.wait("everything is published", lambda: _scalar(office, outbox) == 0, _WITHIN_SECONDS, every=0.5)
+    office.wait("everything is logged", lambda: office.leaves() >= 2 * people, _WITHIN_SECONDS, every=0.5)
     seen.logged_seconds = time.monotonic() - began
     seen.rss_mb = {name: measure.rss_mb(pid) for name, pid in pids.items()}
     return seen

@@ -1,13 +1,13 @@
 """Customers of a large shop and what its AI wrote about them, as the relay publishes both: contacts sealed, residence, locale.
 
-As many customers as records. A tenth of them hold records of the model and version whose output leaked, written in the
-window of exposure: two each, and one of another model. Of the others two ninths hold none, and the rest one that misses
-the alert by little: another model or version, written after the window, or deleted before it. Equal numbers give the same
-people, so what must come of an alert is known without asking anybody.
+As many customers as records. A tenth of them, or as many tenths as asked for, hold records of the model and version whose
+output leaked, written in the window of exposure: two each, and one of another model. Of the others some hold none, and the
+rest one that misses the alert by little: another model or version, written after the window, or deleted before it. Equal
+numbers give the same people, so what must come of an alert is known without asking anybody.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ from bridge.runtime.sealing import Sealer, email_hmac
 MODEL, VERSION = "fraud-scorer", "7"
 FROM, TO = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 30, tzinfo=UTC)
 PUBLISHED_AT = datetime(2026, 11, 20, tzinfo=UTC)
-_AFFECTED_DIGIT = 3
+_AFFECTED_DIGITS = (3, 0, 1, 2, 4, 5, 6, 7, 8, 9)
 _PLACES = (
     ("DE", "de_DE"), ("AT", "de_DE"), ("CH", "de_DE"), ("FR", "fr_FR"), ("NL", "en_GB"), ("IE", "en_GB"),
     ("GB", "en_GB"), ("US-CA", "en_US"), ("US-NY", "en_US"), ("US-TX", "en_US"), ("CA-QC", "fr_FR"), ("AU", "en_US"),
@@ -56,13 +56,25 @@ _ABOUT: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """So many records, and as many customers."""
+    """So many records, and as many customers; of ten `tenths` are affected."""
 
     records: int
+    tenths: int = 1
 
-    def affected(self) -> range:
+    def affected(self) -> Sequence[int]:
         """Return the customers who must be told."""
-        return range(_AFFECTED_DIGIT, self.records + 1, 10)
+        if self.tenths == 1:
+            return range(_AFFECTED_DIGITS[0], self.records + 1, 10)
+        if self.tenths == len(_AFFECTED_DIGITS):
+            return range(1, self.records + 1)
+        return [number for number in range(1, self.records + 1) if number % 10 in _AFFECTED_DIGITS[: self.tenths]]
+
+    def written_about(self, number: int) -> tuple[_Written, ...]:
+        """Return what was written about a customer."""
+        digit = number % 10
+        if digit in _AFFECTED_DIGITS[: self.tenths]:
+            return _OF_AFFECTED
+        return (_NEAR_MISSES[digit],) if digit in _NEAR_MISSES else ()
 
     def alert(self, source: str, detected_at: datetime) -> dict[str, Any]:
         """Return the alert that a monitor sends."""
@@ -111,7 +123,7 @@ class Population:
         for number in range(1, self.records + 1):
             root = f"customer/{number}"
             yield CustomerChanged.ce_type, root, root, _customer(number, root, sealer, join_key)
-            for record, written in enumerate(written_about(number)):
+            for record, written in enumerate(self.written_about(number)):
                 record_id = f"{number:08x}-{record:04x}-7000-a000-{number:012x}"
                 yield (
                     ProvenanceRecorded.ce_type, f"provenance/{record_id}", root,
@@ -122,14 +134,6 @@ class Population:
 def address(number: int) -> str:
     """Return a customer's e-mail address."""
     return f"person{number}@mail.example.com"
-
-
-def written_about(number: int) -> tuple[_Written, ...]:
-    """Return what was written about a customer."""
-    digit = number % 10
-    if digit == _AFFECTED_DIGIT:
-        return _OF_AFFECTED
-    return (_NEAR_MISSES[digit],) if digit in _NEAR_MISSES else ()
 
 
 def _customer(number: int, root: str, sealer: Sealer, join_key: bytes) -> bytes:

@@ -1,7 +1,12 @@
 """Planning on a real (SQLite) case store, with the shipped law and notices and hand-made events."""
 
+import itertools
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -654,7 +659,7 @@ def a_crowd(count: int) -> list[CustomerAffected]:
 
 
 def test_a_plan_drawn_up_in_parts_is_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    people = a_crowd(41)
+    people = a_crowd(22)
     found = []
     for name, size in (("whole", 2000), ("parts", 3)):
         in_parts_of(monkeypatch, size)
@@ -681,42 +686,57 @@ def test_a_plan_drawn_up_in_parts_is_the_same_plan(tmp_path: Path, monkeypatch: 
     assert len(found[0][0]["people"]) == len(merge(people, lambda _: "shop"))
 
 
-class _Died(BaseException):
-    """Stands for the end of a process: nothing catches it."""
+def killed_after_writes(world: World, count: int) -> None:
+    """Draw up what can be drawn up in a process that is killed when it has written so often."""
+
+    def in_child() -> None:
+        world.database = CaseDatabase(str(world.database.engine.url))
+        write = PlanningTables.write
+        writes = itertools.count(1)
+
+        def dies(store: PlanningTables, *change: Any) -> Any:
+            written = write(store, *change)
+            if next(writes) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return written
+
+        PlanningTables.write = dies  # type: ignore[method-assign]  in this process alone
+        world.planning().look()
+
+    # no connection of ours may be open in two processes
+    world.database.engine.dispose()
+    child = multiprocessing.get_context("fork").Process(target=in_child)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_a_plan_half_drawn_is_not_released_and_is_drawn_up_again(
+def test_a_plan_half_drawn_when_the_process_died_is_not_released_and_is_drawn_up_again(
     world: World, monkeypatch: pytest.MonkeyPatch, *, complete: bool
 ) -> None:
     in_parts_of(monkeypatch, 3)
     people = a_crowd(12)
+    everybody = {each.root for each in merge(people, lambda _: "shop")}
     world.approve("*")
     if complete:
         plan_of(world, people)
-        before = as_planned(world)
-        world.execute(sa.insert(tables.fact).values(
-            incident_id=INCIDENT, name="sensitivity", value="synthetic_only", recorded_at=NOW
-        ))  # fmt: skip
-    write = PlanningTables.write
-    writes: list[Any] = []
-
-    def dies(store: PlanningTables, *change: Any) -> Any:
-        writes.append(write(store, *change))
-        if len(writes) == 2:
-            raise _Died
-        return writes[-1]
-
-    monkeypatch.setattr(PlanningTables, "write", dies)
-    with pytest.raises(_Died):
-        if complete:
-            world.planning().look()
-        else:
-            plan_of(world, people)
+        world.approve("*", until=NOW + timedelta(days=80))
+        world.execute(sa.delete(tables.segment))
+        changed = {"locale": "fr_FR"}
+        world.execute(sa.update(tables.recipient).values(changed))
+    else:
+        world.feed(world.planning(), *people, answer(0, people), answer(1, people))
+    killed_after_writes(world, 2)
     (plan,) = world.rows(tables.plan)
     assert (plan["state"], plan["partly_drawn"]) == ("complete" if complete else "gathering", True)
-    held = {row["held_reason"] for row in world.people().values()}
-    assert held == ({None, NOBODY_BEHIND_IT} if complete else {None})
+    half = world.people()
+    if complete:
+        assert half.keys() == everybody
+        assert {row["locale"] for row in half.values()} == {"de_AT", "fr_FR"}
+    else:
+        assert 0 < len(half) < len(everybody)
+    assert "plan.completed" not in world.kinds()[-1:]
     with (
         world.database.read() as connection,
         pytest.raises(Refused, match="drawn up anew" if complete else "have answered"),
@@ -724,22 +744,16 @@ def test_a_plan_half_drawn_is_not_released_and_is_drawn_up_again(
         case = SqlCaseWork(connection, NOW)
         incident = case.incident(INCIDENT)
         assert incident is not None
-        if complete:
-            # else it is refused for its sensitivity before
-            monkeypatch.setattr("consumers.case.releasing.known_facts", lambda *_: {})
         build_policy(case, incident, mode=Mode.TWO_APPROVERS, late_cap=0)
 
-    monkeypatch.setattr(PlanningTables, "write", write)
     assert world.planning().look() == 1
     (plan,) = world.rows(tables.plan)
-    assert (plan["state"], plan["partly_drawn"]) == ("complete", False)
-    after = as_planned(world)
-    assert {row["held_reason"] for row in after["people"].values()} == ({NOBODY_BEHIND_IT} if complete else {None})
-    if complete:
-        assert after["people"].keys() == before["people"].keys()
-        assert {row["root"] for row in after["people"].values()} == {
-            each.root for each in merge(people, lambda _: "shop")
-        }
+    assert (plan["state"], plan["partly_drawn"], plan["recipient_count"]) == ("complete", False, len(everybody))
+    after = world.people()
+    assert after.keys() == everybody
+    assert {row["locale"] for row in after.values()} == {"de_AT"}
+    segments = {row["segment_id"]: row["count"] for row in world.rows(tables.segment)}
+    assert segments == Counter(row["segment_id"] for row in after.values())
 
 
 def test_somebody_begun_while_their_part_is_drawn_up_keeps_their_notice(
