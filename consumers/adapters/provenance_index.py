@@ -231,6 +231,7 @@ _COUNTED = """SELECT unnest(range(first, after)) AS at_offset FROM (
 """Offsets from their runs, see `_runs`."""
 _NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large")
 """How DuckDB speaks of a full disk once it has closed the file for it, which is no damage."""
+_THAWED_AT_ONCE = 5000
 _DAMAGED = "damaged"
 """What the request for a rebuild says where the file itself gave cause: then it answers nothing more."""
 _NEWEST = f"""SELECT {_STORED} FROM (SELECT * REPLACE ({_AS_LISTS}) FROM ({{which}}))
@@ -1248,12 +1249,16 @@ class PartitionFile(PartitionReader):
 
         The sealed contact is the person's present one; who is gone for good has none.
         """
-        rows = self._connection.execute(
+        start = 0
+        # Some thousands at once: DuckDB holds a whole result, and all of a large one twice, sorted and as JSON.
+        while rows := self._connection.execute(
             """SELECT t.root, json_merge_patch(t.event::JSON, json_object('contact', p.contact::JSON, 'email_hmac',
-                p.email_hmac))::VARCHAR FROM thawed t LEFT JOIN person p ON p.root = t.root ORDER BY t.root"""
-        )
-        while chunk := rows.fetchmany(10_000):
-            for root, event in chunk:
+                p.email_hmac))::VARCHAR FROM (FROM thawed WHERE rowid >= ? AND rowid < ?) t
+                LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
+            [start, start + _THAWED_AT_ONCE],
+        ).fetchall():
+            start += _THAWED_AT_ONCE
+            for root, event in rows:
                 yield root, event.encode()
 
     def _scratch(self, purpose: str) -> Path:

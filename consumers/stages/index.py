@@ -8,6 +8,7 @@ import hashlib
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from bridge.contracts.envelope import Message, seal_bytes, seal_envelope, tombstone
+from bridge.contracts.envelope import Envelopes, Message, seal_envelope, tombstone
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import (
     Coverage,
@@ -51,9 +52,10 @@ from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
 from consumers.domain.coverage import resumed
-from consumers.domain.resolution import Found, Member, Person, affected, members_root
+from consumers.domain.resolution import Found, Member, Person, affected, member_leaf
 from consumers.domain.standing import Published, concern_of
 from consumers.domain.untagged import Held, Seen, on_record, on_value
+from consumers.evidence.merkle import GrowingRoot, leaf_hash
 
 log = structlog.get_logger()
 
@@ -858,22 +860,14 @@ class IndexStage:
         # under the same ids, so that planning never sees two answers of one partition.
         header, members = file.thaw(self._artefacts.get(sha256))
         resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256, exercise=incident.exercise)
-        if not just_found and members_root(members) != resolved.merkle_root:
+        if not just_found and _summed_up(members)[2] != resolved.merkle_root:
             raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
-        at = self._clock.now()
+        envelopes = Envelopes(SOURCE, self._clock.now())
         for root, event in file.thawed():
-            name = f"{incident.incident_id}/{root}/{incident.revision}"
+            event_id = str(uuid.uuid5(_AFFECTED_NAMESPACE, f"{incident.incident_id}/{root}/{incident.revision}"))
+            key = f"{incident.incident_id}/{root}"
             self._outgoing.send(
-                AFFECTED_CUSTOMERS,
-                seal_bytes(
-                    event,
-                    ce_type=CustomerAffected.ce_type,
-                    key=f"{incident.incident_id}/{root}",
-                    root=root,
-                    source=SOURCE,
-                    at=at,
-                    event_id=str(uuid.uuid5(_AFFECTED_NAMESPACE, name)),
-                ),
+                AFFECTED_CUSTOMERS, envelopes.message(CustomerAffected.ce_type, key, root, event, event_id)
             )
         # A crash before the flush leaves some people published and no record: planning waits, and all are sent again.
         self._outgoing.flush()
@@ -905,7 +899,7 @@ class IndexStage:
 
     def _frozen(self, partition: int, file: PartitionFile, incident: IncidentRevised, started: float) -> bytes:
         assert incident.scope is not None
-        members = list(file.find(incident.scope))
+        affected_count, possible_count, root = _summed_up(file.find(incident.scope))
         header = {
             "incident_id": incident.incident_id,
             "revision": incident.revision,
@@ -915,10 +909,10 @@ class IndexStage:
             "position_topic": STORE_CHANGES.name,
             "position_offset": file.positions().get(STORE_CHANGES.name, 0),
             "departed_offset": file.positions().get(DEPARTED_CUSTOMERS.name, 0),
-            "affected_count": len(members),
-            "possible_count": sum(standing == "possible" for _, _, standing in members),
+            "affected_count": affected_count,
+            "possible_count": possible_count,
             "people_count": file.people_count(),
-            "merkle_root": members_root(members),
+            "merkle_root": root,
             "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
             "code_version": _code_version(),
             "rules_sha256": self._rules_sha256(),
@@ -1015,6 +1009,16 @@ class IndexStage:
             topic,
             seal_envelope(event, key=key, root=root, source=SOURCE, at=self._clock.now(), event_id=event_id),
         )
+
+
+def _summed_up(members: Iterable[Member]) -> tuple[int, int, str]:
+    """Return how many members there are, how many of them only possible, and their Merkle root, in hex."""
+    counts: Counter[str] = Counter()
+    tree = GrowingRoot()
+    for member in members:
+        counts[member[2]] += 1
+        tree.extend([leaf_hash(member_leaf(*member))])
+    return counts.total(), counts["possible"], tree.root().hex()
 
 
 def _departing(person: CustomerChanged | OrderChanged, left_at: datetime, expires_at: datetime) -> CustomerDeparted:

@@ -29,6 +29,7 @@ from bridge.contracts.events import (
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
+from consumers.adapters import provenance_index
 from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
 from consumers.domain.coverage import EVERYTHING
 from consumers.domain.resolution import ANY_ATTRIBUTE, Person, affected, members_root, set_root, why_of
@@ -585,7 +586,10 @@ def test_two_processes_never_hold_the_same_partition(tmp_path: Path) -> None:
     assert holder.exitcode == 0
 
 
-def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(index: ProvenanceIndex) -> None:
+def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(
+    index: ProvenanceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance_index, "_THAWED_AT_ONCE", 1)
     file = opened(index)
     file.put_persons([customer(1), customer(2)])
     file.put_records(numbered([record(), record(record_id="it's", root="customer/2", customer_id=2)]))
