@@ -1252,9 +1252,10 @@ class PartitionFile(PartitionReader):
         start = 0
         # Some thousands at once: DuckDB holds a whole result, and all of a large one twice, sorted and as JSON.
         while rows := self._connection.execute(
-            """SELECT t.root, json_merge_patch(t.event::JSON, json_object('contact', p.contact::JSON, 'email_hmac',
-                p.email_hmac))::VARCHAR FROM (FROM thawed WHERE rowid >= ? AND rowid < ?) t
-                LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
+            # put together as text: both are JSON, and to parse them costs more than all the rest
+            """SELECT t.root, concat(left(t.event, -1), ',"contact":', coalesce(p.contact, 'null'),
+                    ',"email_hmac":', coalesce(to_json(p.email_hmac), 'null'), '}')
+                FROM (FROM thawed WHERE rowid >= ? AND rowid < ?) t LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
             [start, start + _THAWED_AT_ONCE],
         ).fetchall():
             start += _THAWED_AT_ONCE

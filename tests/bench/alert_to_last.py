@@ -38,6 +38,7 @@ from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.demo.typist import Typist
 from consumers.domain.scope_matching import matches
+from consumers.domain.standing import EVERYBODY_SHARE
 from tests.bench.stand import delivery, measure, servers
 from tests.bench.stand.delivery import ROOT, Office
 from tests.bench.stand.population import Population, address
@@ -186,6 +187,10 @@ class Case:
     def prepare(self) -> None:
         self.type("rosa", "incident", "prepare", self.incident_id)
 
+    def confirm_everybody(self) -> None:
+        """Say that the scope is meant to be about everybody, or nearly: without it nobody can approve."""
+        self.type("dora", "incident", "confirm-everybody", self.incident_id, "--reason", "the whole log was public")
+
     def approve(self) -> None:
         for who in ("dora", "carl"):
             page = self.office.folder / "sheet.html"
@@ -273,6 +278,8 @@ def _followed(office: Office, case: Case, population: Population, server_pids: M
     reached("resolved", lambda: _scalar(office, answers) == STORE_CHANGES.partitions)
     reached("planned", lambda: _scalar(office, sa.select(tables.plan.c.state)) == "complete")
     case.prepare()
+    if people >= EVERYBODY_SHARE * population.records:
+        case.confirm_everybody()
     seen.marks["approvable"] = time.monotonic() - began
     case.approve()
     seen.marks["released"] = time.monotonic() - began

@@ -36,6 +36,7 @@ from tests.unit.adapters import test_erasures as erasing
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
 from tests.unit.adapters.packed_case import PackedCases
+from tests.unit.stages import test_planning as planning
 from tests.unit.stages import test_planning_late as late_planning
 from tests.unit.stages.test_planning import INCIDENT, World, world_on
 
@@ -99,6 +100,11 @@ def test_planning_keeps_its_promises_to_late_people(
         late = SqlCaseWork(connection, world.clock.now()).late(INCIDENT)
         people = SqlCaseWork(connection, world.clock.now()).people(INCIDENT)
     assert late.supplements == sum(each.supplements is not None for each in people)
+
+
+def test_a_plan_is_drawn_up_in_parts(database: CaseDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half_drawn = planning.test_a_plan_half_drawn_when_the_process_died_is_not_released_and_is_drawn_up_again
+    half_drawn(world_on(database, tmp_path), monkeypatch, complete=True)
 
 
 @pytest.fixture

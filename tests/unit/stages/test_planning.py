@@ -690,7 +690,7 @@ def killed_after_writes(world: World, count: int) -> None:
     """Draw up what can be drawn up in a process that is killed when it has written so often."""
 
     def in_child() -> None:
-        world.database = CaseDatabase(str(world.database.engine.url))
+        world.database = CaseDatabase(world.database.engine.url.render_as_string(hide_password=False))
         write = PlanningTables.write
         writes = itertools.count(1)
 
