@@ -130,6 +130,32 @@ def merge(affected: Iterable[CustomerAffected | Affected], controller_of: Callab
     return sorted((_person(group, controllers) for group in groups.values()), key=lambda person: person.root)
 
 
+def alone(member: CustomerAffected | Affected, controller: str) -> Person:
+    """Return the person behind one root that has nothing in common with any other: what `merge` makes of it, sooner."""
+    claims: tuple[Residence | Claim, ...] = tuple(member.residence)
+    residence = claims if len(claims) < 2 else tuple(dict.fromkeys(claims))
+    channels, why = member.channels, member.why
+    if len(channels) > 1:
+        channels = tuple(dict.fromkeys(channels))
+    return Person(
+        root=member.root,
+        roots=(member.root,),
+        customer_id=member.customer_id,
+        controller=controller,
+        website_id=member.website_id,
+        store_id=member.store_id,
+        locale=member.locale,
+        residence=residence,
+        homes=homes_of(residence),
+        channels=channels,
+        contact=member.contact,
+        standing="recorded" if member.standing == "recorded" else "possible",
+        late=member.late,
+        sensitivity=Sensitivity.CRITICAL if why is None else why.highest_sensitivity,
+        why=why,
+    )
+
+
 def _marks(member: CustomerAffected | Affected, controller: str) -> Iterable[tuple[str, object]]:
     customer_id = _customer_id(member)
     if customer_id is not None:

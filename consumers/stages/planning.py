@@ -35,7 +35,7 @@ from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline,
 from consumers.domain.notice_checklist import Checklist, Readings
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
-from consumers.domain.persons import Affected, Alike, Person, Reason, likeness, merge, residents
+from consumers.domain.persons import Affected, Alike, Person, Reason, alone, likeness, merge, residents
 from consumers.domain.planning import (
     Answered,
     Before,
@@ -137,8 +137,16 @@ class Drawing(Protocol):
 
     @property
     def before(self) -> Before: ...
-    def groups(self) -> Iterator[Sequence[Affected]]:
-        """Yield everybody who is affected, the same ones each time, in parts that have nothing in common."""
+    def everybody(self) -> Iterator[Sequence[Affected]]:
+        """Yield everybody who is affected, and look who has something in common. To be asked once, before all else."""
+        ...
+
+    def together(self) -> Iterator[Sequence[Affected]]:
+        """Yield those who have something in common with others, in parts that have nothing in common."""
+        ...
+
+    def groups(self) -> Iterator[tuple[Sequence[Affected], Sequence[Affected]]]:
+        """Yield everybody again, in parts that have nothing in common: who has nothing in common with anybody, and who has."""
         ...
 
     def standing(self, roots: Sequence[str]) -> Standing:
@@ -385,15 +393,18 @@ class Planning:
         """
         before, controllers = drawing.before, self._law.controllers
         controller_of = cache(lambda website: controllers.of_website(website)[0])
-        alike: dict[tuple[Any, ...], tuple[Person, int]] = {}
-        for members in drawing.groups():
+        alike = _Alike()
+        for members in drawing.everybody():
+            for member in members:
+                alike.add(alone(member, controller_of(member.website_id)), 1)
+        for members in drawing.together():
+            for member in members:
+                alike.add(alone(member, controller_of(member.website_id)), -1)
             for person in merge(members, controller_of):
-                key = likeness(person)
-                known = alike.get(key)
-                alike[key] = (person, 1) if known is None else (known[0], known[1] + 1)
-        ground = self._ground(before, list(alike.values()))
+                alike.add(person, 1)
+        ground = self._ground(before, alike.found())
         # all that can be refused is asked for before anything is written
-        for person, _ in alike.values():
+        for person, _ in alike.found():
             ground.shared_by(person, more=False)
         seen, last = _Seen(), _ahead(self._parts(drawing, controller_of))
         for (people, standing_of), is_last in last:
@@ -417,8 +428,8 @@ class Planning:
         themselves, each with what gives their standing anew. There is at least one.
         """
         found = False
-        for members in drawing.groups():
-            people = merge(members, controller_of)
+        for single, several in drawing.groups():
+            people = [alone(each, controller_of(each.website_id)) for each in single] + merge(several, controller_of)
             found = True
             yield people, partial(drawing.standing, [root for person in people for root in person.roots])
         for standing in drawing.left_over():
@@ -643,6 +654,20 @@ class _Shared:
     dates: tuple[datetime | None, timedelta | None]
     owed: list[str]
     notice_sha256: str
+
+
+class _Alike:
+    """How many people are alike, and one of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], list[Any]] = {}
+
+    def add(self, person: Person, number: int) -> None:
+        known = self._found.setdefault(likeness(person), [person, 0])
+        known[1] += number
+
+    def found(self) -> list[Alike]:
+        return [(person, number) for person, number in self._found.values() if number]
 
 
 class _SegmentFor(Protocol):

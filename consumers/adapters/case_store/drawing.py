@@ -45,35 +45,92 @@ class Drawing:
         self._connection = connection
         self._plan_id = plan_id
         self._scratch = sqlite3.connect("", isolation_level=None)
-        self._grouped = False
         self._leader_of = array("i")
-        """By position, in the order in which everybody is read, that of the first root of their part's group."""
+        """By position, in the order in which everybody is read, that of the first root that they have something in common
+        with, directly or through others.
+        """
+        self._in_group = bytearray()
+        """By position, whether there is any."""
         self._any_known = self._any(recipient, recipient.c.incident_id == plan_id.incident_id)
         self._any_late = self._any(late_member, _of(late_member, plan_id))
 
     def close(self) -> None:
         self._scratch.close()
 
-    def groups(self) -> Iterator[Sequence[Affected]]:
-        """Yield everybody who is affected and not left out, a few thousand at once. Nobody in one part has anything in
-        common with anybody in another.
+    def everybody(self) -> Iterator[Sequence[Affected]]:
+        """Yield everybody who is affected and not left out, a few thousand at once, and look who has something in common.
+        To be asked once, before all else.
         """
-        self._find_groups()
-        start = 0
+        scratch = self._scratch
+        for text in (
+            f"PRAGMA cache_size = -{_SCRATCH_KIB}",
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "PRAGMA temp_store = FILE",
+            "BEGIN",
+            "CREATE TABLE member (position INTEGER PRIMARY KEY, root TEXT NOT NULL)",
+            "CREATE TABLE mark (mark INTEGER NOT NULL, position INTEGER NOT NULL)",
+            "CREATE TABLE known (number INTEGER NOT NULL, name TEXT NOT NULL, root TEXT NOT NULL)",
+            "CREATE TABLE grouped (leader INTEGER NOT NULL, position INTEGER NOT NULL)",
+        ):
+            scratch.execute(text)
+        count = 0
         for page in affected_pages(self._connection, self._plan_id):
-            first = [each for place, each in enumerate(page, start) if self._leader_of[place] == place]
-            others = self._scratch.execute(
-                "SELECT m.root FROM grouped g JOIN member m ON m.position = g.position WHERE g.leader >= ? AND g.leader < ?",
-                (start, start + len(page)),
-            ).fetchall()
-            start += len(page)
-            for roots in in_parts([root for (root,) in others]):
-                theirs = sa.select(affected.c.root, affected.c.event).where(
-                    _of(affected, self._plan_id) & affected.c.root.in_(roots)
+            scratch.executemany("INSERT INTO member VALUES (?, ?)", enumerate((each.root for each in page), count))
+            scratch.executemany(
+                "INSERT INTO mark VALUES (?, ?)",
+                ((mark, place) for place, each in enumerate(page, count) for mark in loose_marks(each)),
+            )
+            count += len(page)
+            yield page
+        self._find_groups(count)
+
+    def together(self) -> Iterator[Sequence[Affected]]:
+        """Yield all who have something in common with others, some thousands at once, none with anybody in another part."""
+        # whoever has followers is read with them: the first positions of groups, in order
+        cursor = self._scratch.execute(
+            "SELECT g.leader, m.root FROM (SELECT leader, position FROM grouped UNION SELECT leader, leader FROM grouped) g "
+            "JOIN member m ON m.position = g.position ORDER BY g.leader"
+        )
+        some: list[str] = []
+        last = None
+        for leader, root in cursor:
+            if leader != last and len(some) >= _READ_AT_ONCE:
+                yield self._of_roots(some)
+                some = []
+            some.append(root)
+            last = leader
+        if some:
+            yield self._of_roots(some)
+
+    def groups(self) -> Iterator[tuple[Sequence[Affected], Sequence[Affected]]]:
+        """Yield everybody again: those who have nothing in common with anybody, and those who have with each other. Nobody
+        in one part has anything in common with anybody in another.
+        """
+        start, leader_of, in_group = 0, self._leader_of, self._in_group
+        for page in affected_pages(self._connection, self._plan_id):
+            end = start + len(page)
+            single = [each for place, each in enumerate(page, start) if not in_group[place]]
+            several = [each for place, each in enumerate(page, start) if in_group[place] and leader_of[place] == place]
+            if several:
+                others = self._scratch.execute(
+                    "SELECT m.root FROM grouped g JOIN member m ON m.position = g.position "
+                    "WHERE g.leader >= ? AND g.leader < ?",
+                    (start, end),
                 )
-                first += _people(self._connection, theirs)[0]
-            if first:
-                yield first
+                several += self._of_roots([root for (root,) in others])
+            start = end
+            if single or several:
+                yield single, several
+
+    def _of_roots(self, roots: Sequence[str]) -> list[Affected]:
+        found: list[Affected] = []
+        for some in in_parts(roots):
+            theirs = sa.select(affected.c.root, affected.c.event).where(
+                _of(affected, self._plan_id) & affected.c.root.in_(some)
+            )
+            found += _people(self._connection, theirs)[0]
+        return found
 
     def standing(self, roots: Sequence[str]) -> Standing:
         """Return what is in the ledger now of people who have these roots, and when records of theirs came late."""
@@ -99,7 +156,6 @@ class Drawing:
         """Yield what is in the ledger of people of whom no root is affected."""
         if not self._any_known:
             return
-        self._find_groups()
         cursor = self._scratch.execute(
             "SELECT DISTINCT name FROM known WHERE number NOT IN "
             "(SELECT k.number FROM known k JOIN member m ON m.root = k.root) ORDER BY name"
@@ -113,34 +169,12 @@ class Drawing:
             is not None
         )
 
-    def _find_groups(self) -> None:
-        if self._grouped:
-            return
-        self._grouped = True
+    def _find_groups(self, count: int) -> None:
         scratch = self._scratch
-        for text in (
-            f"PRAGMA cache_size = -{_SCRATCH_KIB}",
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            "PRAGMA temp_store = FILE",
-            "BEGIN",
-            "CREATE TABLE member (position INTEGER PRIMARY KEY, root TEXT NOT NULL)",
-            "CREATE TABLE mark (mark INTEGER NOT NULL, position INTEGER NOT NULL)",
-            "CREATE TABLE known (number INTEGER NOT NULL, name TEXT NOT NULL, root TEXT NOT NULL)",
-            "CREATE TABLE grouped (leader INTEGER NOT NULL, position INTEGER NOT NULL)",
-        ):
-            scratch.execute(text)
-        count = 0
-        for page in affected_pages(self._connection, self._plan_id):
-            scratch.executemany("INSERT INTO member VALUES (?, ?)", enumerate((each.root for each in page), count))
-            scratch.executemany(
-                "INSERT INTO mark VALUES (?, ?)",
-                ((mark, place) for place, each in enumerate(page, count) for mark in loose_marks(each)),
-            )
-            count += len(page)
         if self._any_known:
             self._find_known()
         scratch.execute("CREATE INDEX mark_position ON mark (mark, position)")
+        self._in_group = bytearray(count)
         self._leader_of = array("i", range(count))
         leader_of, last = self._leader_of, (None, 0)
         several = scratch.execute(
@@ -149,6 +183,7 @@ class Drawing:
         )
         for mark, place in several:
             if mark == last[0]:
+                self._in_group[last[1]] = self._in_group[place] = True
                 one, other = _leader(leader_of, last[1]), _leader(leader_of, place)
                 leader_of[max(one, other)] = min(one, other)
             else:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contracts.events import CustomerAffected, Kind, Residence, Sensitivity, Why
-from consumers.domain.persons import Affected, Claim, merge
+from consumers.domain.persons import Affected, Claim, alone, merge
 
 CONTROLLER_OF = {1: "shop", 2: "shop", 3: "other"}
 """Websites 1 and 2 are one company's, 3 is another's."""
@@ -103,3 +103,9 @@ def test_people_are_those_whom_a_chain_of_equal_ids_or_addresses_joins(members: 
             if joined:
                 break
     assert groups(members) == sorted(tuple(sorted(each)) for each in apart)
+
+
+@given(many())
+def test_somebody_alone_is_the_person_that_merging_makes_of_one_root(members: list[CustomerAffected]) -> None:
+    for member in members:
+        assert [alone(member, "shop")] == merge([member], lambda _: "shop")

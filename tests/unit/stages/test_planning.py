@@ -700,7 +700,7 @@ def killed_after_writes(world: World, count: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return written
 
-        PlanningTables.write = dies  # type: ignore[method-assign]  in this process alone
+        pytest.MonkeyPatch().setattr(PlanningTables, "write", dies)
         world.planning().look()
 
     # no connection of ours may be open in two processes
