@@ -46,6 +46,7 @@ LAG = gauge(
 
 _PIECE = 500
 """Messages taken from the client at a time: few enough that their memory is used again while it is at hand."""
+_BRACE = frozenset(b"{")
 _GATHER_SECONDS = 0.5
 """How long a batch is gathered at most, while whole pieces of it wait."""
 _LAG_SECONDS = 2.0
@@ -110,40 +111,47 @@ class Unopened:
     def collect(self, messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> list[_KafkaMessage]:
         """Take over the lines of those of `messages` that are such; return the other messages."""
         physical = {name for name, logical in names.items() if logical == self._topic}
-        if self._are_lines(messages, physical):
-            self._keep(messages)
+        if self._kept(messages, physical):
             return []
         rest: list[_KafkaMessage] = []
         lines: list[_KafkaMessage] = []
         for message in messages:
-            (lines if self._are_lines([message], physical) else rest).append(message)
-        self._keep(lines)
+            (lines if self._lines_of([message], physical) is not None else rest).append(message)
+        self._kept(lines, physical)
         return rest
 
-    def _are_lines(self, messages: Sequence[_KafkaMessage], physical: Collection[str]) -> bool:
-        # Asked of all at once: one after the other, with what it takes to keep them, costs four times as much.
+    def _kept(self, messages: Sequence[_KafkaMessage], physical: Collection[str]) -> bool:
+        """Take over the lines of `messages`, if all of them are such; return whether they are."""
+        partitions: list[Any] = [message.partition() for message in messages]
+        taken: list[tuple[int, Sequence[int], bytes]] = []
+        for partition in sorted(set(partitions)):
+            mine = list(compress(messages, [each == partition for each in partitions]))
+            lines = self._lines_of(mine, physical)
+            if lines is None:
+                return False
+            taken.append((partition, _offsets(mine), lines))
+        for partition, offsets, chunk in taken:
+            held = self._lines.setdefault(partition, Lines())
+            held.offsets.extend(offsets)
+            held.chunks.append(chunk)
+        return True
+
+    def _lines_of(self, messages: Sequence[_KafkaMessage], physical: Collection[str]) -> bytes | None:
+        """Return the values of `messages`, which are not none, as lines; None unless all of them are what is collected."""
         keys: list[Any] = [message.key() for message in messages]
         values: list[Any] = [message.value() for message in messages]
+        # Asked of all at once, and without a copy of any: one after the other, or by `value[:1]`, it costs several times as much.
         prefix = self._prefix
-        return (
-            None not in keys
-            and None not in values
+        are_such = (
+            all(keys)
+            and all(values)
             and False not in [key.startswith(prefix) for key in keys]
-            and False not in [value[:1] == b"{" for value in values]
-            and True not in [b"\n" in value for value in values]
-            and False not in [message.topic() in physical for message in messages]
+            and {value[0] for value in values} <= _BRACE
+            and b"\n" not in b"".join(values)
+            and {message.topic() for message in messages} <= set(physical)
             and {message.error() for message in messages} <= {None}
         )
-
-    def _keep(self, messages: Sequence[_KafkaMessage]) -> None:
-        values: list[Any] = [message.value() for message in messages]
-        offsets: list[Any] = [message.offset() for message in messages]
-        partitions: list[Any] = [message.partition() for message in messages]
-        for partition in sorted(set(partitions)):
-            lines = self._lines.setdefault(partition, Lines())
-            mine = [each == partition for each in partitions]
-            lines.offsets.extend(compress(offsets, mine))
-            lines.chunks.append(b"\n".join(compress(values, mine)))
+        return b"\n".join(values) if are_such else None
 
     def positions(self) -> dict[tuple[str, int], int]:
         """Return the next offset after what is held of each partition."""
@@ -159,6 +167,16 @@ class Unopened:
         for topic, partition in partitions:
             if topic == self._topic:
                 self._lines.pop(partition, None)
+
+
+def _offsets(messages: Sequence[_KafkaMessage]) -> Sequence[int]:
+    """Return the offsets of messages of one partition, in the order in which the client gives them: the broker's."""
+    first: Any = messages[0].offset()
+    last: Any = messages[-1].offset()
+    if last - first == len(messages) - 1:
+        return range(first, last + 1)
+    offsets: list[Any] = [message.offset() for message in messages]
+    return offsets
 
 
 class PassedOver(Unopened):

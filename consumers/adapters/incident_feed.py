@@ -1,5 +1,6 @@
 """The index worker's side readers: all incidents from the start by assignment, and how far a partition reaches."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Collection
@@ -19,6 +20,11 @@ from bridge.runtime.settings import Kafka
 
 log = structlog.get_logger()
 
+_CONNECT_SECONDS = 5.0
+"""How long a reader waits for the brokers before it goes on all the same, and waits while it reads."""
+_WAIT_SECONDS = 0.02
+"""For more messages: the client gives the end of a partition only once so many came or this is over."""
+
 
 class IncidentFeed:
     """Reads every partition of `incidents` outside of any group, so that each worker knows all incidents."""
@@ -30,13 +36,17 @@ class IncidentFeed:
 
     def read_to_end(self, partition_count: int, stop: threading.Event) -> list[IncidentRevised]:
         """Return all incidents published so far, in order of each partition; waits until the end or until `stop`."""
-        self._consumer.assign(
-            [as_topic_partition(self._kafka, INCIDENTS.name, each, OFFSET_BEGINNING) for each in range(partition_count)]
-        )
+        partitions = [
+            as_topic_partition(self._kafka, INCIDENTS.name, each, OFFSET_BEGINNING) for each in range(partition_count)
+        ]
+        # A client that is given partitions before it knows their brokers looks for them only every half second.
+        with contextlib.suppress(KafkaException):
+            self._consumer.list_topics(partitions[0].topic, timeout=_CONNECT_SECONDS)
+        self._consumer.assign(partitions)
         unread = set(range(partition_count))
         found: list[IncidentRevised] = []
         while unread and not stop.is_set():
-            for message in self._consumer.consume(500, timeout=0.2):
+            for message in self._consumer.consume(500, timeout=_WAIT_SECONDS):
                 error = message.error()
                 if error is not None and error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition())
