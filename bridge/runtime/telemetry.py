@@ -276,7 +276,10 @@ class TelemetryServer:
         self._server = ThreadingHTTPServer((host, port), _Handler)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True)
+        # Looks that often whether it is to end: by default every half second, which each stage's end waited for.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="telemetry", daemon=True
+        )
         if run_file is not None:
             write_run_file(run_file, {"metrics": f"http://{host}:{self.port}/metrics"})
 

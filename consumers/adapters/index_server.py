@@ -133,7 +133,9 @@ class IndexServer:
 
         self._server = ThreadingHTTPServer((self._host, 0), _Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="index-api", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="index-api", daemon=True
+        )
         self._thread.start()
 
     def ask(self, question: Question) -> WorkerAnswer:

@@ -2,11 +2,13 @@
 
 import atexit
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from pymysql.cursors import Cursor
 
 from tests.bench.run import PeerMissing
@@ -43,6 +45,27 @@ def stand(*, small: bool, binary_log: bool = True) -> Iterator[Stand]:
                 cursor.execute("SET GLOBAL innodb_buffer_pool_size = 2147483648")
                 cursor.execute("SET GLOBAL innodb_log_file_size = 1073741824")
         yield Stand(store, broker.bootstrap_servers)
+
+
+def warm(stand: Stand, topic: str, messages: int) -> None:
+    """Read so many messages of `topic`, or all, as a reader who is none of those compared."""
+    settings = {"group.id": "warm", "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = Consumer({"bootstrap.servers": stand.bootstrap_servers} | settings)
+    partitions = [
+        TopicPartition(topic, each, 0) for each in consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    ]
+    consumer.assign(partitions)
+    read, unread, give_up_at = 0, {each.partition for each in partitions}, time.monotonic() + 300
+    while unread and read < messages:
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"the broker gave only {read} messages of {topic}")
+        for message in consumer.consume(5000, timeout=0.5):
+            error = message.error()
+            if error is None:
+                read += 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(message.partition())
+    consumer.close()
 
 
 @cache
