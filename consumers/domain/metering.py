@@ -7,6 +7,7 @@ wait for the end of a huge one, nor a fallback for the end of all first attempts
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import exp
 
 from bridge.contracts.events import Channel
 
@@ -15,6 +16,9 @@ FAIR = 0.5
 
 ACCOUNT_NOTICES_PER_SECOND = 500.0
 """What the store's own table takes without anybody noticing."""
+
+_WATCHED_SECONDS = 5.0
+"""So long a belt is watched before it is known how fast commands are taken up; also how soon what was seen is forgotten."""
 
 QueueKey = tuple[str, bool]
 """Incident, and whether these are fallbacks."""
@@ -104,6 +108,48 @@ def shares(
     for each in waiting:
         give(each, room)
     return given
+
+
+class Belt:
+    """How many commands of one lane may lie on its belt: what is taken up within the time that the belt is to hold, where
+    that is less than the lane would carry. A dispatcher that is slower than the lane would else have minutes of commands
+    before it, past which nothing urgent comes, and which are called back as lost before their turn.
+    """
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._at: datetime | None = None
+        self._watched_seconds = 0.0
+        self._per_second = 0.0
+
+    def bound(self, most: int, per_second: float, on_belt: int, now: datetime) -> int:
+        """Return how many may lie there; `most`: at the lane's own rate, `on_belt`: do now. Before it is known how fast they
+        are taken up, and of a lane whose rate nobody gave, `most`.
+        """
+        taken, watched = self._watched(on_belt, now)
+        if watched < _WATCHED_SECONDS or per_second <= 0:
+            return most
+        # a second of the lane lies there in any case, or who takes nothing up could never show that they would
+        return min(most, max(1, int(per_second), int(taken * most / per_second)))
+
+    def note(self, on_belt: int, issued: int, now: datetime) -> None:
+        """Take note that `on_belt` lay there and `issued` were put there, too."""
+        self._per_second, self._watched_seconds = self._watched(on_belt, now)
+        self._left, self._at = on_belt + issued, now
+
+    def _watched(self, on_belt: int, now: datetime) -> tuple[float, float]:
+        """Return how many a second are taken up, the last seconds counting most, and for how long that has been watched."""
+        seconds = 0.0 if self._at is None else (now - self._at).total_seconds()
+        if seconds > _WATCHED_SECONDS or seconds < 0:
+            # nobody looked: what happened meanwhile says nothing of now
+            return 0.0, 0.0
+        if seconds == 0:
+            return self._per_second, self._watched_seconds
+        part = 1 - exp(-seconds / _WATCHED_SECONDS)
+        now_taken = max(self._left - on_belt, 0) / seconds
+        if not self._watched_seconds:
+            return now_taken, seconds
+        return self._per_second + part * (now_taken - self._per_second), self._watched_seconds + seconds
 
 
 def projected_end(now: datetime, waiting: Mapping[str, int], per_second: Mapping[str, float]) -> datetime | None:

@@ -32,7 +32,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import Lane, LaneAge
-from consumers.domain.metering import Queue, QueueKey, shares
+from consumers.domain.metering import Belt, Queue, QueueKey, shares
 
 NEVER_DUE = datetime(9999, 12, 31, tzinfo=UTC)
 _KEPT_FOR = timedelta(minutes=1)
@@ -89,17 +89,21 @@ class Meter:
         self._backlog: Mapping[tuple[str, str, bool], int] = {}
         self._count_again = 0.0
         self._issued: dict[tuple[str, Channel], int] = defaultdict(int)
+        self._belts: dict[Channel, Belt] = defaultdict(Belt)
         self._paced_at: datetime | None = None
 
     def meter(self, lane: Lane) -> int:
         """Put commands for the most urgent planned attempts of `lane` on the belt; return how many.
 
-        The belt holds at most `lane.belt` commands that nobody has taken up. Command, epoch and outbox row are one
-        transaction: a crash leaves either a planned attempt or a command that will be published.
+        The belt holds at most `lane.belt` commands that nobody has taken up, and less where they are taken up more slowly
+        than the lane would go: what is urgent must not wait behind them. Command, epoch and outbox row are one transaction:
+        a crash leaves either a planned attempt or a command that will be published.
         """
         now = self._clock.now()
+        belt, on_belt = self._belts[lane.channel], 0
 
         def work(connection: sa.Connection) -> Mapping[str, int]:
+            nonlocal on_belt
             on_belt = connection.execute(
                 sa.select(sa.func.count())
                 .select_from(attempt)
@@ -108,7 +112,7 @@ class Meter:
             if on_belt and real_release_running(connection) is not None:
                 # dispatch sends an exercise's commands back: they take no room from those who are really concerned
                 on_belt -= _exercises_on_belt(connection, lane.channel)
-            room = min(lane.belt - on_belt, lane.at_once)
+            room = min(belt.bound(lane.belt, lane.per_second, on_belt, now) - on_belt, lane.at_once)
             rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
             _command(connection, rows, now)
             issued: dict[str, int] = defaultdict(int)
@@ -118,6 +122,7 @@ class Meter:
 
         issued = self._database.writing(work)
         # only now: a transaction that was rolled back and run again has spent nothing
+        belt.note(on_belt, sum(issued.values()), now)
         for incident_id, count in issued.items():
             self._issued[incident_id, lane.channel] += count
             if (incident_id, lane.channel) in self._credit:

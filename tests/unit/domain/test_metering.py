@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.domain.metering import FAIR, Queue, QueueKey, needed_share, shares
+from consumers.domain.metering import FAIR, Belt, Queue, QueueKey, needed_share, shares
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HUGE, SMALL = "INC-2026-0001", "INC-2026-0002"
@@ -112,3 +112,41 @@ def test_no_deadline_is_missed_that_going_strictly_by_deadline_would_have_kept(
 def test_what_deadlines_need_is_a_part_of_the_lane(waiting: list[Queue], rate: float) -> None:
     assert 0 <= needed_share(waiting, NOW, rate) <= 1
     assert 0 < FAIR < 1
+
+
+def on_a_belt(taken_per_second: float, seconds: int) -> list[int]:
+    """Return what lies on the belt of a lane of 100 a second that is to hold 30 seconds, four times a second."""
+    belt, on_belt, lay = Belt(), 0.0, []
+    for tick in range(4 * seconds):
+        now = NOW + timedelta(seconds=tick / 4)
+        on_belt = max(0.0, on_belt - taken_per_second / 4)
+        room = min(belt.bound(3000, 100, int(on_belt), now) - int(on_belt), 25)
+        belt.note(int(on_belt), max(room, 0), now)
+        on_belt += max(room, 0)
+        lay.append(int(on_belt))
+    return lay
+
+
+def test_a_slow_dispatcher_has_no_more_before_it_than_the_belt_is_to_hold() -> None:
+    lay = on_a_belt(taken_per_second=10, seconds=300)
+    assert 250 <= lay[-1] <= 350, "30 seconds of its work, not of the lane's"
+    assert max(lay) <= 600, "what was put there before anybody knew how slow it is"
+
+
+def test_a_belt_from_which_nobody_takes_holds_a_second_of_the_lane_after_some() -> None:
+    lay = on_a_belt(taken_per_second=0, seconds=60)
+    assert lay[-1] <= 600
+    assert lay[-1] == lay[40]
+
+
+def test_a_fast_dispatcher_is_never_kept_waiting() -> None:
+    assert on_a_belt(taken_per_second=200, seconds=60) == [25] * 240
+
+
+def test_a_belt_that_nobody_looked_at_is_as_long_as_the_lane_says() -> None:
+    belt = Belt()
+    for tick in range(40):
+        belt.note(100, 0, NOW + timedelta(seconds=tick / 4))
+    assert belt.bound(3000, 100, 100, NOW + timedelta(seconds=10)) == 100
+    assert belt.bound(3000, 100, 100, NOW + timedelta(minutes=1)) == 3000
+    assert belt.bound(3000, 0, 100, NOW + timedelta(seconds=10)) == 3000
