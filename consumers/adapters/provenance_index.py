@@ -1235,7 +1235,9 @@ class PartitionFile(PartitionReader):
             target.write_bytes(content)
             name = _quoted(str(target))
             header = self._value(f"SELECT decode(value) FROM parquet_kv_metadata({name}) WHERE decode(key) = 'tocsin'")
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE thawed AS SELECT * FROM read_parquet({name})")
+            self._connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE thawed AS SELECT * FROM read_parquet({name}, file_row_number = true)"
+            )
         except duckdb.Error as error:
             raise Refused(f"a frozen answer cannot be read: {error}") from error
         finally:
@@ -1255,7 +1257,8 @@ class PartitionFile(PartitionReader):
             # put together as text: both are JSON, and to parse them costs more than all the rest
             """SELECT t.root, concat(left(t.event, -1), ',"contact":', coalesce(p.contact, 'null'),
                     ',"email_hmac":', coalesce(to_json(p.email_hmac), 'null'), '}')
-                FROM (FROM thawed WHERE rowid >= ? AND rowid < ?) t LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
+                FROM (FROM thawed WHERE file_row_number >= ? AND file_row_number < ?) t
+                LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
             [start, start + _THAWED_AT_ONCE],
         ).fetchall():
             start += _THAWED_AT_ONCE
