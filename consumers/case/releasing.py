@@ -98,7 +98,7 @@ def prepare(
 
     def work(case: CaseWork) -> Prepared:
         incident = still_open(case, incident_id)
-        came_late = case.recipient_count(incident_id, late=True) if for_those_waiting else 0
+        came_late = case.late_count(incident_id) if for_those_waiting else 0
         cap = late_cap if came_late <= late_cap else came_late + late_cap
         policy = build_policy(case, incident, mode=mode, late_cap=cap, canary=canary)
         if not policy["segments"]:
@@ -149,7 +149,7 @@ def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, 
         release,
         [each.name for each in without],
         sum(each.count for each in without),
-        case.recipient_count(incident.incident_id, late=True),
+        case.late_count(incident.incident_id),
         again,
         unconfirmed_everybody(case, incident),
     )
@@ -193,7 +193,7 @@ def build_policy(
         for each in case.segments(incident.incident_id, incident.revision)
         if each.bundle_sha256 is not None
     }
-    recipient_count, root = recipients_root(case.recipient_ids(incident.incident_id, late=False))
+    recipient_count, root = recipients_root(case.recipient_ids(incident.incident_id))
     excluded = in_force(case, incident)
     return {
         "incident_id": incident.incident_id,

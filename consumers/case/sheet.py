@@ -246,7 +246,7 @@ def make_sheet(
             sha256=sheet_sha256(content),
             title=incident.title,
             samples=shown,
-            late_count=case.recipient_count(incident.incident_id, late=True),
+            late_count=case.late_count(incident.incident_id),
             approvals=[
                 Given(each.person, each.role, _since(artefacts, each.sheet_sha256, content))
                 for each in case.approvals(release.release_id)

@@ -750,13 +750,15 @@ class CaseWork(Protocol):
         """Return every adoption, oldest first."""
         ...
 
-    def recipient_ids(self, incident_id: str, *, late: bool) -> Iterator[str]:
-        """Yield the ids of an incident's people, sorted: those in the frozen list, or the late additions. To be read to the
-        end before anything else is asked.
+    def recipient_ids(self, incident_id: str) -> Iterator[str]:
+        """Yield the ids of the people in an incident's frozen list, sorted: all but late additions. To be read to the end
+        before anything else is asked.
         """
         ...
 
-    def recipient_count(self, incident_id: str, *, late: bool) -> int: ...
+    def late_count(self, incident_id: str) -> int:
+        """Return how many people are late additions."""
+        ...
 
     def people(self, incident_id: str, kind: str | None = None) -> Sequence[PersonRecord]:
         """Return an incident's people, by root and round; of `kind` only: late, supplements, told_wrongly, waiting."""

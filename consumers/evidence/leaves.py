@@ -72,7 +72,7 @@ Cluster = Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$")]
 
 
-def canonical(content: Mapping[str, Any]) -> bytes:
+def canonical(content: Any) -> bytes:
     """Return the RFC 8785 form of `content`. Raises what `rfc8785` raises for what has none.
 
     What leaves are made of, texts of ASCII and whole numbers, the standard library writes in the very same bytes and in C.
@@ -305,10 +305,10 @@ def canonical_content(entry: bytes) -> dict[str, Any]:
         raise Malformed(f"a leaf of {len(entry)} bytes; {MAX_LEAF_BYTES} are allowed")
     try:
         content = json.loads(entry)
-        canonical = rfc8785.dumps(content)
+        is_canonical = canonical(content) == entry
     except (ValueError, RecursionError, rfc8785.CanonicalizationError):
         raise Malformed("the leaf is no canonical JSON") from None
-    if canonical != entry:
+    if not is_canonical:
         raise Malformed("the leaf is JSON, but not canonical")
     if (
         not isinstance(content, dict)

@@ -5,7 +5,7 @@ columns, and kept in memory until then. The table of attempts stays the truth: w
 import hashlib
 import json
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -96,34 +96,35 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
 
     What many share is read once. `residence` and `contact` are JSON texts: few of them are ever looked into.
     """
-    found: dict[str, dict[str, Any]] = {}
-    people: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in _CLAIMABLE.named(connection, attempt_ids):
-        found[row["attempt_id"]] = row
-        people[row["recipient_id"]].append(row)
-    for person in _PEOPLE.named(connection, list(people)):
-        for row in people[person["recipient_id"]]:
-            row.update(person)
-    whole = {attempt_id: row for attempt_id, row in found.items() if "root" in row}
+    whole = _with_people(connection, attempt_ids, _CLAIMABLE, _PEOPLE)
     _add_shared(connection, whole.values())
     return whole
 
 
 def changeable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return attempts by id, locked, each with what its outcome says of the person, and whether it is an exercise's."""
-    found = {row["attempt_id"]: row for row in _CHANGEABLE.named(connection, attempt_ids)}
-    people = {
-        person["recipient_id"]: person
-        for person in _CHANGED_PEOPLE.named(connection, list({row["recipient_id"] for row in found.values()}))
-    }
-    keys = person_keys(connection, [person["root"] for person in people.values()])
-    exercises = by_id(
-        connection, incident.c.incident_id, [incident.c.exercise], {row["incident_id"] for row in found.values()}
-    )
-    for row in found.values():
-        row |= people[row["recipient_id"]]
+    whole = _with_people(connection, attempt_ids, _CHANGEABLE, _CHANGED_PEOPLE)
+    keys = person_keys(connection, [row["root"] for row in whole.values()])
+    ids = {row["incident_id"] for row in whole.values()}
+    exercises = by_id(connection, incident.c.incident_id, [incident.c.exercise], ids)
+    for row in whole.values():
         row["person_key"], (row["exercise"],) = keys.get(row["root"]), exercises[row["incident_id"]]
-    return found
+    return whole
+
+
+def _with_people(
+    connection: sa.Connection, attempt_ids: Sequence[str], attempts: PackedRows, persons: PackedRows
+) -> dict[str, dict[str, Any]]:
+    """Return attempts by id, each with the columns of its person; without one there is nobody whom it is about."""
+    found: dict[str, dict[str, Any]] = {}
+    people: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in attempts.named(connection, attempt_ids):
+        found[row["attempt_id"]] = row
+        people[row["recipient_id"]].append(row)
+    for person in persons.named(connection, list(people)):
+        for row in people[person["recipient_id"]]:
+            row.update(person)
+    return {attempt_id: row for attempt_id, row in found.items() if "root" in row}
 
 
 def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
@@ -140,11 +141,11 @@ def _add_shared(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> No
 
 
 def by_id(
-    connection: sa.Connection, key: sa.Column[str], columns: Sequence[sa.Column[Any]], ids: Collection[str | None]
+    connection: sa.Connection, key: sa.Column[str], columns: Sequence[sa.Column[Any]], ids: set[str]
 ) -> dict[str, tuple[Any, ...]]:
     """Return `columns` of the rows whose `key` is one of `ids`, by it."""
     found: dict[str, tuple[Any, ...]] = {}
-    wanted = sorted({each for each in ids if each is not None})
+    wanted = sorted(each for each in ids if each is not None)
     for part in in_parts(wanted):
         for name, *values in connection.execute(sa.select(key, *columns).where(key.in_(part))):
             found[name] = tuple(values)

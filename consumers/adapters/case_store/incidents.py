@@ -269,22 +269,22 @@ class _IncidentRows:
             late_count=int(late),
         )
 
-    def recipient_ids(self, incident_id: str, *, late: bool) -> Iterator[str]:
+    def recipient_ids(self, incident_id: str) -> Iterator[str]:
         query = (
             sa.select(recipient.c.recipient_id)
-            .where((recipient.c.incident_id == incident_id) & (recipient.c.late == sa.literal(late)))
+            .where((recipient.c.incident_id == incident_id) & ~recipient.c.late)
             .order_by(byte_order(self._connection, recipient.c.recipient_id))
             .execution_options(yield_per=_IDS_AT_ONCE)
         )
         with self._connection.execute(query) as rows:
             yield from rows.scalars()
 
-    def recipient_count(self, incident_id: str, *, late: bool) -> int:
+    def late_count(self, incident_id: str) -> int:
         return int(
             self._connection.execute(
                 sa.select(sa.func.count())
                 .select_from(recipient)
-                .where((recipient.c.incident_id == incident_id) & (recipient.c.late == sa.literal(late)))
+                .where((recipient.c.incident_id == incident_id) & recipient.c.late)
             ).scalar_one()
         )
 
