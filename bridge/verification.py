@@ -319,11 +319,13 @@ class Verification:
         left = set(suspects)
         certain: dict[str, Cause] = {}
         give_up_at = time.monotonic() + self._patience_seconds
+        ever_beaten = False
         while left:
-            looked_at = self._clock.now()
             stored = self._stored(entity, left)
             waiting = self._waiting(entity, left)
-            beaten = self._await_beat_after(looked_at, give_up_at)
+            # Only now: a heartbeat from before may have been published before a change that was settled since.
+            beaten = self._await_beat_after(self._clock.now(), give_up_at)
+            ever_beaten |= beaten
             indexed = {
                 key: each for keys in _chunks(left, _KEYS_AT_ONCE) for key, each in self._held(entity, keys).items()
             }
@@ -332,13 +334,16 @@ class Verification:
             for key in list(left):
                 if _same(again.get(key), indexed.get(key)):
                     left.discard(key)
-                elif stored.get(key) == again.get(key) and key not in waiting and (beaten or last):
+                elif (
+                    stored.get(key) == again.get(key) and key not in waiting and (beaten or (last and not ever_beaten))
+                ):
                     self._report.proven &= beaten
                     certain[key] = _cause(entity, stored.get(key), indexed.get(key))
                     left.discard(key)
             if last:
                 # Of these the store did not stand still, or a change of them waits: they are on their way, or the relay is
-                # behind, or it does not run.
+                # behind, or it does not run. (Those that stand still in a last look, cut short before its heartbeat, moved in
+                # each look before it.)
                 certain |= dict.fromkeys(left, Cause.WAITING)
                 break
             if left:
