@@ -1,10 +1,12 @@
 """Faults of a whole service, posted to `/_control/faults`: as when AWS itself is ill, whoever the recipient is.
 
     {"sesv2": {"answer": "500", "calls": 20}, "sns": "reset"}
-    {"sesv2": {"answer": "hold", "operation": "SendBulkEmail"}}
+    {"sesv2": {"answer": "hold", "operation": "SendBulkEmail", "after": 3}}
+    {"sns": {"answer": "slow", "seconds": 0.2}}
 
 A table replaces the one before; `{}` ends all faults. Without `calls` a fault lasts until then, without `operation` all
-calls of the service meet it. Reading the same address says how many calls are held at this moment.
+calls of the service meet it, with `after` so many of them are answered first. Reading the same address says how many calls
+are held at this moment.
 """
 
 from dataclasses import dataclass, replace
@@ -33,8 +35,11 @@ class FaultyAnswer(StrEnum):
     """Neither taken nor answered until another table is posted, and then as usual: also for a caller that gave up."""
     HOLD_AFTER = "hold_after"
     """Taken at once, and answered once another table is posted."""
+    SLOW = "slow"
+    """Taken and answered as usual, after `seconds`."""
 
 
+_LONGEST_SECONDS = 60
 HELD = frozenset({FaultyAnswer.HOLD, FaultyAnswer.HOLD_AFTER})
 
 
@@ -46,6 +51,10 @@ class Fault:
     calls: int | None = None
     operation: str | None = None
     """Which calls meet it, by AWS's name; None: all."""
+    after: int = 0
+    """So many calls are answered as usual before the first meets it."""
+    seconds: float = 0.0
+    """How long a slow answer takes."""
 
     @property
     def over(self) -> bool:
@@ -53,7 +62,9 @@ class Fault:
         return self.calls == 0
 
     def once_less(self) -> "Fault":
-        """Return the fault after one more call met it."""
+        """Return the fault after one more call met it, or was let through before."""
+        if self.after:
+            return replace(self, after=self.after - 1)
         return self if self.calls is None else replace(self, calls=self.calls - 1)
 
 
@@ -64,7 +75,7 @@ def parse_faults(posted: object) -> dict[str, Fault]:
     return {_service(name): _fault(name, value) for name, value in posted.items()}
 
 
-_KEYS = ("answer", "calls", "operation")
+_KEYS = ("answer", "calls", "operation", "after", "seconds")
 
 
 def _service(name: str) -> str:
@@ -85,12 +96,19 @@ def _fault(service: str, value: object) -> Fault:
     if not isinstance(answer, str) or answer not in set(FaultyAnswer):
         known = [each.value for each in FaultyAnswer]
         raise BadInput(f"faults, {service}: unknown answer {answer!r}; known: {', '.join(known)}")
-    calls = value.get("calls")
-    if calls is not None and (not isinstance(calls, int) or isinstance(calls, bool) or calls < 0):
-        raise BadInput(f"faults, {service}: `calls` must be a whole number, got {calls!r}")
+    for key in ("calls", "after"):
+        count = value.get(key)
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+            raise BadInput(f"faults, {service}: `{key}` must be a whole number, got {count!r}")
+    seconds = value.get("seconds")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= _LONGEST_SECONDS
+    if (seconds is not None) != (answer == FaultyAnswer.SLOW) or not (seconds is None or is_number):
+        raise BadInput(
+            f"faults, {service}: `seconds` (up to {_LONGEST_SECONDS}) and `slow` go together, got {seconds!r}"
+        )
     operation = value.get("operation")
     if operation is not None and not isinstance(operation, str):
         raise BadInput(f"faults, {service}: `operation` must be a name, got {operation!r}")
-    if service == "sms-gateway" and (operation is not None or answer in HELD):
-        raise BadInput(f"faults, {service}: its calls are not held, and it has one operation only")
-    return Fault(FaultyAnswer(answer), calls, operation)
+    if service == "sms-gateway" and (operation is not None or answer in HELD or answer == FaultyAnswer.SLOW):
+        raise BadInput(f"faults, {service}: its calls are not held up, and it has one operation only")
+    return Fault(FaultyAnswer(answer), value.get("calls"), operation, value.get("after") or 0, seconds or 0.0)

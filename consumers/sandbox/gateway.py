@@ -116,7 +116,7 @@ class SmsGateway:
         if fault is None or fault.over:
             return None
         self._state.commit({"record": "fault_met", "service": SERVICE})
-        return fault.answer
+        return None if fault.after else fault.answer
 
     def _call_back(self) -> None:
         """Call what is due, oldest first, until the sandbox closes."""

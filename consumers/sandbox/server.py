@@ -16,6 +16,7 @@ import json
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -160,6 +161,8 @@ class Sandbox:
             if fault is None or fault.over or fault.operation not in (None, call.operation):
                 return None
             self._state.commit({"record": "fault_met", "service": call.service})
+        if fault.after:
+            return None
         if fault.answer is FaultyAnswer.SERVER_ERROR:
             raise AwsError("InternalFailure", "the sandbox plays a failure of the service", 500)
         if fault.answer is FaultyAnswer.TOO_MANY:
@@ -170,6 +173,8 @@ class Sandbox:
             raise Unanswered
         if fault.answer is FaultyAnswer.HOLD:
             self._hold(call)
+        if fault.answer is FaultyAnswer.SLOW:
+            time.sleep(fault.seconds)
         return fault.answer
 
     def _hold(self, call: Call) -> None:

@@ -125,6 +125,16 @@ def test_a_service_that_is_ill_is_ill_for_everybody_until_it_recovers(
     assert aws.email.send_bulk(bulk(entry("a-2", "bo@x.example.com")))[0].state is SendState.ACCEPTED
 
 
+def test_a_service_may_fall_ill_after_some_calls_and_may_be_slow(aws: Aws) -> None:
+    aws.control("faults", {"sesv2": {"answer": "429", "operation": "SendBulkEmail", "after": 2, "calls": 1}})
+    states = [aws.email.send_bulk(bulk(entry(f"a-{n}", "ann@x.example.com")))[0].state for n in range(4)]
+    assert states == [SendState.ACCEPTED, SendState.ACCEPTED, SendState.THROTTLED, SendState.ACCEPTED]
+    aws.control("faults", {"sns": {"answer": "slow", "seconds": 0.1, "calls": 1}})
+    began = time.monotonic()
+    assert aws.sms.send("s-1", ANN, "x", exercise=False).state is SendState.ACCEPTED
+    assert time.monotonic() - began >= 0.1
+
+
 @pytest.mark.parametrize(("answer", "taken"), [("hold", 0), ("hold_after", 1)])
 def test_a_held_call_is_answered_once_the_hold_ends(aws: Aws, answer: str, taken: int) -> None:
     aws.control("faults", {"sesv2": {"answer": answer, "operation": "SendBulkEmail"}})
@@ -187,6 +197,11 @@ def test_bad_controls_are_refused_and_change_nothing(shared: Aws) -> None:
         ("faults", {"sns": {"answer": "teapot"}}),
         ("faults", {"sns": {"answer": "500", "calls": -1}}),
         ("faults", {"sns": {"answer": "500", "operation": 3}}),
+        ("faults", {"sns": {"answer": "500", "after": 1.5}}),
+        ("faults", {"sns": {"answer": "500", "seconds": 1}}),
+        ("faults", {"sns": {"answer": "slow"}}),
+        ("faults", {"sns": {"answer": "slow", "seconds": 3600}}),
+        ("faults", {"sms-gateway": {"answer": "slow", "seconds": 1}}),
         ("faults", {"sms-gateway": "hold"}),
         ("account", {"max_rate": 3}),
         ("account", {"production_access": 1}),

@@ -22,16 +22,21 @@ from typing import Any
 
 import sqlalchemy as sa
 from click.testing import CliRunner
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from bridge.contracts.events import Contact
+from bridge.contracts.envelope import open_envelope
+from bridge.contracts.events import Contact, DeliverNotice, each_of
+from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import SystemClock
+from bridge.runtime.consume import headers_of
+from bridge.runtime.kafka import new_consumer
 from bridge.runtime.sealing import Sealer, load_public_key
 from bridge.runtime.settings import load_settings
-from bridge.runtime.supervisor import Supervisor
+from bridge.runtime.supervisor import Running, Supervisor
 from consumers import cli
 from consumers.adapters.artefact_store import DirectoryArtefactStore
-from consumers.adapters.aws import provision_sandbox
+from consumers.adapters.aws import client, provision_sandbox
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.notice_renderer import sample_key
@@ -56,6 +61,10 @@ from tests.servers.mariadb import StoreDatabase
 SUPERVISED = ("release", "outbox", "receipts", "evidence")
 POLICY = ("email", "sms")
 OWN_MAILBOX = "canary@shop.example.com"
+RECEIPT_LEASE_SECONDS = 3
+"""What a killed receiver had taken is there again after this."""
+GIVEN_UP_AFTER, REPEATED_AFTER, NEAR = timedelta(seconds=10), timedelta(seconds=12), timedelta(seconds=8)
+"""A dead dispatcher's claim is given up and then repeated no sooner than this, with a receipt's time-out of 12 s or more."""
 NOBODYS = (OWN_MAILBOX, SIMULATED_PHONE)
 """Where canary messages go, beside SES's simulator."""
 
@@ -74,9 +83,13 @@ class Dispatcher:
 
     def __init__(self, config: Path, log: Path) -> None:
         self._config, self._log = config, log
+        self._process: Running | None = None
         self.start()
 
     def start(self) -> None:
+        """Start it, unless it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return
         with self._log.open("ab") as output:
             self._process = typist().start(
                 module("tests.e2e.dispatch_process", self._config), output=output, folder=ROOT
@@ -84,26 +97,30 @@ class Dispatcher:
 
     def tend(self) -> None:
         """Start it again if it has ended, as a supervisor does."""
-        if self._process.poll() is not None:
-            assert self._process.returncode != 2, last_words(self._log)
-            self.start()
+        assert self._running.poll() != 2, last_words(self._log)
+        self.start()
+
+    @property
+    def _running(self) -> Running:
+        assert self._process is not None
+        return self._process
 
     def send(self, signal_: signal.Signals) -> None:
-        self._process.send_signal(signal_)
+        self._running.send_signal(signal_)
 
     def kill(self) -> None:
         """SIGKILL; it is gone on return."""
-        self._process.kill()
-        self._process.wait()
+        self._running.send_signal(signal.SIGKILL)
+        self._running.wait()
 
     def exit_code(self, seconds: float = 60) -> int:
         """Wait until it ends by itself."""
-        return self._process.wait(seconds)
+        return self._running.wait(seconds)
 
     def end(self) -> int:
-        self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
-        return self._process.wait(60)
+        self._running.send_signal(signal.SIGCONT)
+        self._running.send_signal(signal.SIGTERM)
+        return self._running.wait(60)
 
 
 class Delivery:
@@ -131,7 +148,12 @@ class Delivery:
     # --- what is scripted ----------------------------------------------------------------------------------------
 
     def incident(
-        self, fates: Sequence[Mapping[str, str]], *, disturbed: Sequence[str] = (), residence: str = "DE"
+        self,
+        fates: Sequence[Mapping[str, str]],
+        *,
+        disturbed: Sequence[str] = (),
+        residence: str = "DE",
+        due_in: timedelta = timedelta(hours=72),
     ) -> str:
         """Approve a release for one person for each of `fates` (channel -> fate), and return its incident.
 
@@ -164,7 +186,7 @@ class Delivery:
             )  # fmt: skip
             connection.execute(
                 sa.insert(tables.recipient),
-                [self._row(person, key.segment_id, now, residence) for person in people],
+                [self._row(person, key.segment_id, now + due_in, residence) for person in people],
             )
             connection.execute(
                 sa.insert(tables.release).values(
@@ -188,7 +210,7 @@ class Delivery:
             {channel: address for channel, address in addresses.items() if channel in fates}, frozenset(disturbed),
         )  # fmt: skip
 
-    def _row(self, person: Scripted, segment_id: str, now: datetime, residence: str) -> dict[str, Any]:
+    def _row(self, person: Scripted, segment_id: str, due_at: datetime, residence: str) -> dict[str, Any]:
         number = int(person.root.partition("/")[2])
         contact = Contact(email=person.addresses.get("email"), phone=person.addresses.get("sms"), first_name="Vrae")
         return {
@@ -198,7 +220,7 @@ class Delivery:
             "residence": [{"code": residence, "source": "store"}], "jurisdictions": [], "highest_sensitivity": "high",
             "segment_id": segment_id, "channels": list(person.fates), "why": {},
             "contact": self._sealer.seal(contact, person.root).model_dump(mode="json"),
-            "deadline_at": now + timedelta(hours=72),
+            "deadline_at": due_at,
         }  # fmt: skip
 
     @property
@@ -264,6 +286,37 @@ class Delivery:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    def kill(self, stage: str) -> None:
+        """SIGKILL of a supervised process; another has taken its place on return."""
+        assert self.supervisor is not None
+        killed = self.supervisor.pid(stage)
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        self.until_without_dispatch(
+            lambda: self.supervisor is not None and self.supervisor.pid(stage) not in (None, killed),
+            f"{stage} is started again",
+        )
+
+    def until_no_repeat_is_near(self) -> None:
+        """Wait, where what is done next might meet somebody whose first call met the last: of two calls nobody may have taken
+        either, and there is no third.
+        """
+        a, now = tables.attempt.c, datetime.now(UTC)
+        repeated = a.state.in_(("planned", "commanded")) & (a.send_count > 0)
+        near = (
+            repeated
+            | ((a.state == "unknown") & (a.state_at < now - REPEATED_AFTER + NEAR))
+            | ((a.state == "intended") & (a.state_at < now - GIVEN_UP_AFTER - REPEATED_AFTER + NEAR))
+        )
+
+        def any_of(condition: sa.ColumnElement[bool]) -> bool:
+            with self.database.read() as connection:
+                return connection.execute(sa.select(a.attempt_id).where(condition).limit(1)).first() is not None
+
+        if any_of(near):
+            in_doubt = repeated | a.state.in_(("intended", "unknown"))
+            self.until(lambda: not any_of(in_doubt), "who was in doubt is not any more")
 
     @contextmanager
     def locked(self, incident_id: str) -> Iterator[None]:
@@ -356,6 +409,42 @@ class Delivery:
             return {
                 (row[0], row[1]): row[2] for row in connection.execute(sa.select(r.incident_id, r.root, r.final_state))
             }
+
+    def states(self, incident_id: str) -> Counter[str]:
+        """Return how many of an incident's attempts are in each state."""
+        return Counter(row.attempt.state for row in self.rows(incident_id))
+
+    def taken(self, incident_id: str) -> int:
+        """Return how many messages to an incident's people the providers have taken."""
+        addresses = {
+            each for person in self.people if person.incident_id == incident_id for each in person.addresses.values()
+        }
+        return sum(message["to"] in addresses for message in self.mailbox())
+
+    def receipts_waiting(self) -> int:
+        """Return how many receipts lie in the queue, or are lent out of it."""
+        sqs = client(aws_config(self.settings), "sqs", may_repeat=True)
+        url = sqs.get_queue_url(QueueName=self.settings.delivery.receipts_queue)["QueueUrl"]
+        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])
+
+    def commands(self) -> Counter[str]:
+        """Return how many commands lie on the topic for each attempt, the old ones included."""
+        counted = Counter[str]()
+        consumer = new_consumer(self.settings.kafka, "commands-counted")
+        topic = self.settings.kafka.topic_prefix + DELIVERY_COMMANDS.name
+        try:
+            left = [TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(DELIVERY_COMMANDS.partitions)]
+            ends = {each.partition: consumer.get_watermark_offsets(each)[1] for each in left}
+            consumer.assign([each for each in left if ends[each.partition]])
+            # a mark of the last transaction lies behind the last command
+            while any(at.offset < ends[at.partition] for at in consumer.position(consumer.assignment())):
+                for message in consumer.consume(1000, timeout=0.2):
+                    event = open_envelope(message.key(), message.value(), headers_of(message))
+                    counted.update(each.attempt_id for each in each_of(event) if isinstance(each, DeliverNotice))
+        finally:
+            consumer.close()
+        return counted
 
     def circuit(self, provider: str) -> str | None:
         """Return how the living dispatcher says that a provider's circuit stands."""
@@ -467,7 +556,7 @@ def delivery_running(
         provision_sandbox(
             aws_config(running.settings), sender_domain="shop.example.com",
             configuration_set=running.settings.delivery.configuration_set,
-            receipts_queue=running.settings.delivery.receipts_queue,
+            receipts_queue=running.settings.delivery.receipts_queue, receipt_lease_seconds=RECEIPT_LEASE_SECONDS,
         )  # fmt: skip
         running.start_stages()
         running.start_dispatch()
