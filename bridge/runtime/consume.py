@@ -7,7 +7,7 @@ assignment; Kafka's committed offset only shows lag. So a crash between result a
 import math
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Protocol
@@ -241,12 +241,14 @@ def consume(
     batch_size: int = 1000,
     poll_seconds: float = 0.2,
     records_at_once: int | None = None,
+    weight_of: Callable[[Received], float] | None = None,
     unopened: Unopened | None = None,
 ) -> None:
     """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
 
     `batch_size` counts events. Where packs come, `records_at_once` bounds how many records are taken before they are counted,
-    so that a batch is not hundreds of times as large; gathering takes up to `poll_seconds` then.
+    so that a batch is not hundreds of times as large; gathering takes up to `poll_seconds` then. `weight_of` says which part of
+    a batch a message makes up where some take its handler longer than others: at 1 a batch is full, however few they are.
     What `unopened` collects is not in the batches, but counted in their positions.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
@@ -255,7 +257,7 @@ def consume(
     """
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
-    gathered = _Gathered(unopened)
+    gathered = _Gathered(unopened, weight_of)
     progress = _Progress(consumer, names)
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
@@ -291,6 +293,7 @@ def consume(
                 if (
                     len(messages) < piece
                     or gathered.count + piece > batch_size
+                    or gathered.weight >= 1
                     or time.monotonic() - began >= _GATHER_SECONDS
                 ):
                     break
@@ -345,14 +348,16 @@ def _follow_generation(kafka: Kafka, consumer: Any) -> None:
 class _Gathered:
     """What was read and is not handed over yet."""
 
-    def __init__(self, unopened: Unopened | None) -> None:
+    def __init__(self, unopened: Unopened | None, weight_of: Callable[[Received], float] | None = None) -> None:
         self._unopened = unopened
+        self._weight_of = weight_of
         if unopened is not None:
             # An earlier loop may have ended before it handed over what it held.
             unopened.take()
         self._batch: list[Received] = []
         self._positions: dict[tuple[str, int], int] = {}
         self.count = 0
+        self.weight = 0.0
 
     def add(self, messages: Sequence[_KafkaMessage], names: Mapping[str, str], dead_letters: DeadLetters) -> None:
         self.count += len(messages)
@@ -362,12 +367,14 @@ class _Gathered:
             self._batch += received
             self.count += sum(len(each.event.events) - 1 for each in received if isinstance(each.event, Pack))
             self._positions |= _after(rest, names)
+            if self._weight_of is not None:
+                self.weight += sum(map(self._weight_of, received))
 
     def take(self) -> tuple[list[Received], dict[tuple[str, int], int]]:
         batch, positions = self._batch, self._positions
         for key, position in self._unopened.positions().items() if self._unopened is not None else ():
             positions[key] = max(position, positions.get(key, 0))
-        self._batch, self._positions, self.count = [], {}, 0
+        self._batch, self._positions, self.count, self.weight = [], {}, 0, 0.0
         return batch, positions
 
     def drop(self, partitions: Sequence[tuple[str, int]]) -> None:

@@ -8,7 +8,7 @@ nor by which channel.
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -83,6 +83,13 @@ _MOST_CALLS = 16
 _CALL_WORK_SECONDS = 0.005
 """What a bulk of 50 keeps this process busy for, all in all."""
 
+_CLAIMED_SECONDS = 2.0
+"""So much work is claimed at once: whose turn is later is claimed later, which a crash puts in doubt, and which lets what is
+urgent come past.
+"""
+_SECONDS_AT_FIRST = {Channel.EMAIL: 0.005, Channel.SMS: 0.05}
+"""What a message is taken to need before one was sent. What needs no provider takes no time; letters go together as they come."""
+
 _Addressed = tuple[Intent, EmailEntry, str]
 """Somebody to send to, and the hash of their final text."""
 
@@ -156,6 +163,8 @@ class Dispatch:
         self._clock = clock
         self._dispatcher = dispatcher
         self._pace = _Pace()
+        self._work = _Work()
+        self._called = 0
         self._callers = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
         self._unreported: list[tuple[Channel, SentReport]] = []
         self._unreported_since = 0.0
@@ -188,14 +197,28 @@ class Dispatch:
         for intent in intents:
             by_channel[intent.channel].append(intent)
         faults = [
-            *self._send_emails(by_channel[Channel.EMAIL]),
-            *self._send_texts(by_channel[Channel.SMS]),
+            *self._worked(Channel.EMAIL, self._send_emails, by_channel[Channel.EMAIL]),
+            *self._worked(Channel.SMS, self._send_texts, by_channel[Channel.SMS]),
             *self._post_notices(by_channel[Channel.ACCOUNT_NOTICE]),
             *self._write_letters(by_channel[Channel.LETTER]),
         ]
         if faults:
             # the supervisor's growing pause before a restart is what keeps this from spinning
             raise faults[0]
+
+    def weight_of(self, received: Received) -> float:
+        """Return which part of a batch the commands in a message make up, by how long it takes to carry them out."""
+        commands = (event for event in each_of(received.event) if isinstance(event, DeliverNotice))
+        return sum(self._work.seconds(event.channel) for event in commands) / _CLAIMED_SECONDS
+
+    def _worked(
+        self, channel: Channel, send: Callable[[Sequence[Intent]], Sequence[TocsinError]], intents: Sequence[Intent]
+    ) -> Sequence[TocsinError]:
+        """Send, and learn how long it took for each who was sent to."""
+        began, called = time.monotonic(), self._called
+        faults = send(intents)
+        self._work.learn(channel, self._called - called, time.monotonic() - began)
+        return faults
 
     def _those_with_a_turn(self, events: Sequence[DeliverNotice]) -> Sequence[DeliverNotice]:
         """Return the commands of channels that have a provider, and let all others wait where they came from: everybody while
@@ -315,6 +338,7 @@ class Dispatch:
 
     def _land(self, answer: "_Answer", people: Sequence[_Addressed]) -> None:
         """Take note of an answer. What it says is written with that of other calls; a crash before leaves `intended`."""
+        self._called += len(answer.results)
         if answer.results:
             CALL_SECONDS.labels("email").observe(answer.seconds)
             self._pace.learn(answer.seconds)
@@ -365,6 +389,7 @@ class Dispatch:
                 continue
             began = time.monotonic()
             result = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
+            self._called += 1
             took = time.monotonic() - began
             CALL_SECONDS.labels("sms").observe(took)
             self._sms.record(turn.provider, [result], timedelta(seconds=took))
@@ -516,6 +541,22 @@ class _Pace:
         self._seconds = seconds if not self._seconds else 0.8 * self._seconds + 0.2 * seconds
 
 
+class _Work:
+    """How long one message of a channel keeps this process, the last batches counting most."""
+
+    def __init__(self) -> None:
+        self._seconds = dict(_SECONDS_AT_FIRST)
+
+    def seconds(self, channel: Channel) -> float:
+        """Return how long one is likely to take."""
+        return self._seconds.get(channel, 0.0)
+
+    def learn(self, channel: Channel, count: int, seconds: float) -> None:
+        """Take note of how long so many took together."""
+        if count:
+            self._seconds[channel] = (self.seconds(channel) + seconds / count) / 2
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What became of one call for those of its people who might still be sent to, in their order."""
@@ -590,4 +631,5 @@ class DispatchStage:
             poll_seconds=0.1,
             # A pack is claimed whole, and nobody's command waits long behind others that are claimed already.
             records_at_once=1,
+            weight_of=self._handler.weight_of,
         )

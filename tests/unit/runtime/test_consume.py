@@ -356,3 +356,10 @@ def test_a_batch_is_bounded_by_its_events_where_packs_come(world_of: WorldOf) ->
     world = world_of(*records)
     world.run(batch_size=10, records_at_once=1)
     assert [step[1] for step in world.journal if step[0] == "handle"] == [[0, 1, 2], [3, 4]]
+
+
+def test_a_batch_is_bounded_by_what_its_messages_weigh(world_of: WorldOf) -> None:
+    records = [[pack(0, offset, *events)] for offset, events in enumerate(("ab", "ab", "abcdefgh", "a", "a"))]
+    world = world_of(*records)
+    world.run(batch_size=100, records_at_once=1, weight_of=lambda received: len(each_of(received.event)) / 4)
+    assert [step[1] for step in world.journal if step[0] == "handle"] == [[0, 1], [2], [3, 4]], "a pack is never parted"

@@ -640,3 +640,36 @@ def test_a_provider_that_takes_one_call_at_a_time_gets_no_second_one() -> None:
     world.run()
     assert {world.reports[attempt].trigger for attempt in attempts} == {Trigger.ACCEPTED}
     assert world.journal.count("call") == 10
+
+
+class Slow(World):
+    """Providers that take their time, by a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self.monotonic_now = 0.0
+
+    def called(self) -> None:
+        self.monotonic_now += self._seconds
+        super().called()
+
+    def monotonic(self) -> float:
+        return self.monotonic_now
+
+
+@pytest.mark.parametrize(("channel", "in_a_call"), [(Channel.EMAIL, 50), (Channel.SMS, 1)])
+def test_no_more_is_claimed_at_once_than_is_sent_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, channel: Channel, in_a_call: int
+) -> None:
+    """Whose turn is later is claimed later: a crash puts fewer in doubt, and what is urgent comes past."""
+    world = Slow(seconds=0.5)
+    monkeypatch.setattr("consumers.stages.dispatch.time", world)
+    contact = Contact(email=ADDRESS, phone=PHONE)
+    commands = [command_for(world.intents[world.person(n, channel, contact)], n) for n in range(in_a_call)]
+    for _ in range(10):
+        world.reports.clear()
+        world.run()
+    assert sum(map(world.dispatch.weight_of, commands)) == pytest.approx(0.25, rel=0.05), "half a second of two"
+    notice = world.person(99, Channel.ACCOUNT_NOTICE, contact)
+    assert world.dispatch.weight_of(command_for(world.intents[notice], 99)) == 0, "who needs no provider is no work"
