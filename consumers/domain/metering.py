@@ -18,7 +18,11 @@ ACCOUNT_NOTICES_PER_SECOND = 500.0
 """What the store's own table takes without anybody noticing."""
 
 _WATCHED_SECONDS = 5.0
-"""So long a belt is watched before it is known how fast commands are taken up; also how soon what was seen is forgotten."""
+"""So long a belt is watched before it is known how fast commands are taken up, as many at once as are sent in seconds; also
+how soon what was seen is forgotten.
+"""
+_PROBE = 0.1
+"""Of a second of the lane: what lies on a belt from which nobody takes."""
 
 QueueKey = tuple[str, bool]
 """Incident, and whether these are fallbacks."""
@@ -124,13 +128,16 @@ class Belt:
 
     def bound(self, most: int, per_second: float, on_belt: int, now: datetime) -> int:
         """Return how many may lie there; `most`: at the lane's own rate, `on_belt`: do now. Before it is known how fast they
-        are taken up, and of a lane whose rate nobody gave, `most`.
+        are taken up, a second of the lane: who is fast takes it up in that time, and who is slow has no minutes of it before
+        them. Of a lane whose rate nobody gave, `most`.
         """
-        taken, watched = self._watched(on_belt, now)
-        if watched < _WATCHED_SECONDS or per_second <= 0:
+        if per_second <= 0:
             return most
-        # a second of the lane lies there in any case, or who takes nothing up could never show that they would
-        return min(most, max(1, int(per_second), int(taken * most / per_second)))
+        taken, watched = self._watched(on_belt, now)
+        if watched < _WATCHED_SECONDS:
+            return min(most, max(1, int(per_second)))
+        # a few lie there in any case, or who took nothing up could never show that they do again
+        return min(most, max(1, int(per_second * _PROBE), int(taken * most / per_second)))
 
     def note(self, on_belt: int, issued: int, now: datetime) -> None:
         """Take note that `on_belt` lay there and `issued` were put there, too."""
@@ -145,10 +152,8 @@ class Belt:
             return 0.0, 0.0
         if seconds == 0:
             return self._per_second, self._watched_seconds
-        part = 1 - exp(-seconds / _WATCHED_SECONDS)
+        part = max(1 - exp(-seconds / _WATCHED_SECONDS), seconds / (self._watched_seconds + seconds))
         now_taken = max(self._left - on_belt, 0) / seconds
-        if not self._watched_seconds:
-            return now_taken, seconds
         return self._per_second + part * (now_taken - self._per_second), self._watched_seconds + seconds
 
 

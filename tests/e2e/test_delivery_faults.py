@@ -142,6 +142,29 @@ def test_everybody_is_reached_whatever_server_is_away(
         delivery.until_judged(240)
 
 
+@pytest.mark.soak
+def test_a_slow_dispatcher_takes_up_what_comes_in_time_and_what_is_urgent_first(
+    tmp_path: Path, kafka_server: KafkaServer, topic_prefix: str, empty_mariadb_database: StoreDatabase
+) -> None:
+    """Nobody's command is called back as lost before its turn, and an urgent incident comes past a huge one."""
+    with delivery_running(
+        tmp_path, kafka_server, topic_prefix, empty_mariadb_database,
+        receipt_timeout_seconds=60, belt_seconds=5, sms_per_second=100,
+    ) as delivery:  # fmt: skip
+        # so it sends less than twenty a second
+        delivery.control("faults", {"sns": {"answer": "slow", "operation": "Publish", "seconds": 0.05}})
+        huge = delivery.incident([{"sms": "delivered"}] * 500)
+        delivery.until(lambda: delivery.taken(huge) >= 150, "it is seen how slow it is")
+        before = delivery.taken(huge)
+        urgent = delivery.incident([{"sms": "delivered"}] * 10, due_in=timedelta(hours=5))
+        delivery.until(partial(delivery.all_in, urgent, "handed_over", "delivered"), "the urgent ones are told")
+        # what lies on the belt and what is claimed is seven seconds of its work
+        assert delivery.taken(huge) - before < 200
+        delivery.control("faults", {})
+        delivery.until_judged()
+        assert set(delivery.commands().values()) == {1}, "each was given once"
+
+
 def canaries_arrive(delivery: Delivery) -> None:
     """One by each provider has gone the whole way once notices let it, and a check that somebody asks for does, too."""
 

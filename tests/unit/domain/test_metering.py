@@ -1,7 +1,9 @@
 """How a lane is shared: deadlines first where they need it, otherwise nobody is stuck behind somebody."""
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,39 +116,55 @@ def test_what_deadlines_need_is_a_part_of_the_lane(waiting: list[Queue], rate: f
     assert 0 < FAIR < 1
 
 
-def on_a_belt(taken_per_second: float, seconds: int) -> list[int]:
-    """Return what lies on the belt of a lane of 100 a second that is to hold 30 seconds, four times a second."""
-    belt, on_belt, lay = Belt(), 0.0, []
+def on_a_belt(taken_per_second: float, seconds: int, starts_after: float = 0.0) -> tuple[list[int], float]:
+    """Return what lies on the belt of a lane of 100 a second that is to hold 30 seconds, four times a second; and how long
+    anything lay there at most.
+    """
+    belt, waiting, free_at, lay, longest = Belt(), deque[float](), starts_after, list[int](), 0.0
     for tick in range(4 * seconds):
-        now = NOW + timedelta(seconds=tick / 4)
-        on_belt = max(0.0, on_belt - taken_per_second / 4)
-        room = min(belt.bound(3000, 100, int(on_belt), now) - int(on_belt), 25)
-        belt.note(int(on_belt), max(room, 0), now)
-        on_belt += max(room, 0)
-        lay.append(int(on_belt))
-    return lay
+        at = tick / 4
+        now = NOW + timedelta(seconds=at)
+        if taken_per_second and free_at <= at and waiting:
+            # as dispatch does: as much as is sent in two seconds, and nothing before that is done
+            taken = [waiting.popleft() for _ in range(min(max(1, int(2 * taken_per_second)), len(waiting)))]
+            longest = max(longest, at - taken[0])
+            free_at = max(free_at, at - 0.25) + len(taken) / taken_per_second
+        room = max(0, min(belt.bound(3000, 100, len(waiting), now) - len(waiting), 25))
+        belt.note(len(waiting), room, now)
+        waiting.extend([at] * room)
+        lay.append(len(waiting))
+    return lay, longest
+
+
+@given(st.floats(4, 200), st.floats(0, 20))
+def test_nothing_lies_on_a_belt_so_long_that_it_is_taken_for_lost(taken_per_second: float, starts_after: float) -> None:
+    """Twice the time that the belt is to hold, before which it is called back."""
+    _, longest = on_a_belt(taken_per_second, 90, starts_after)
+    assert longest <= 60
 
 
 def test_a_slow_dispatcher_has_no_more_before_it_than_the_belt_is_to_hold() -> None:
-    lay = on_a_belt(taken_per_second=10, seconds=300)
-    assert 250 <= lay[-1] <= 350, "30 seconds of its work, not of the lane's"
-    assert max(lay) <= 600, "what was put there before anybody knew how slow it is"
+    lay, _ = on_a_belt(taken_per_second=10, seconds=300)
+    assert 200 <= lay[-1] <= 400, "30 seconds of its work, not of the lane's"
+    assert max(lay) <= 400, "nor before anybody knew how slow it is"
 
 
-def test_a_belt_from_which_nobody_takes_holds_a_second_of_the_lane_after_some() -> None:
-    lay = on_a_belt(taken_per_second=0, seconds=60)
-    assert lay[-1] <= 600
-    assert lay[-1] == lay[40]
+def test_a_belt_from_which_nobody_takes_holds_a_second_of_the_lane() -> None:
+    lay, _ = on_a_belt(taken_per_second=0, seconds=60)
+    assert set(lay[3:]) == {100}
 
 
-def test_a_fast_dispatcher_is_never_kept_waiting() -> None:
-    assert on_a_belt(taken_per_second=200, seconds=60) == [25] * 240
+@pytest.mark.parametrize("starts_after", [0, 0.5, 30])
+def test_a_fast_dispatcher_is_never_kept_waiting(starts_after: float) -> None:
+    lay, _ = on_a_belt(200, 60, starts_after)
+    begins = int(4 * starts_after) + 12
+    assert lay[begins:] == [25] * (240 - begins)
 
 
-def test_a_belt_that_nobody_looked_at_is_as_long_as_the_lane_says() -> None:
+def test_a_belt_that_nobody_looked_at_is_as_one_that_nobody_has_watched() -> None:
     belt = Belt()
     for tick in range(40):
         belt.note(100, 0, NOW + timedelta(seconds=tick / 4))
-    assert belt.bound(3000, 100, 100, NOW + timedelta(seconds=10)) == 100
-    assert belt.bound(3000, 100, 100, NOW + timedelta(minutes=1)) == 3000
+    assert belt.bound(3000, 100, 100, NOW + timedelta(seconds=10)) == 10
+    assert belt.bound(3000, 100, 100, NOW + timedelta(minutes=1)) == 100
     assert belt.bound(3000, 0, 100, NOW + timedelta(seconds=10)) == 3000
