@@ -1,7 +1,8 @@
 """Kafka clients as Tocsin needs them: a publisher that knows when everything is acknowledged, and consumers that start
 where their reader's own store says.
 
-The partition is set explicitly from the root. Production consumers read committed records only.
+The partition is set explicitly from the root, or by the client from a key that is the root. Production consumers read
+committed records only.
 """
 
 import logging
@@ -42,6 +43,8 @@ class Fenced(Refused):
 
 _POLL_EVERY = 100
 """Records between looks at what the client has to report."""
+_THE_KEYS = -1
+"""Instead of a partition: the one where the client's own partitioner puts the key."""
 _MOST_ROOTS = 60_000
 """Some 6 MB of them."""
 
@@ -107,6 +110,8 @@ class Publisher:
             # The end of a transaction waits for no lingering: what is sent before then goes to each partition in one request,
             # and a request a partition is what a batch costs the broker.
             "linger.ms": 2 if transactional_id is None else 500,
+            # Java's, as `bridge.contracts.partitioner`: for what is written under its root.
+            "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 200_000,
         }
         if transactional_id is not None:
@@ -174,12 +179,14 @@ class Publisher:
         count = self._count(name)
         known = self._known_partitions(name)
         for key, root, value, headers in records:
-            partition = known.get(root)
-            if partition is None:
-                partition = partition_of_bytes(root, count)
-                # What is written of a customer is theirs again soon; the customers themselves come one after the other.
-                if key is not root:
-                    known[root] = partition
+            if key is root:
+                # The client finds the partition of a key by itself, for a tenth of the work.
+                partition = _THE_KEYS
+            elif (found := known.get(root)) is not None:
+                partition = found
+            else:
+                # What is written of a customer is theirs again soon.
+                partition = known[root] = partition_of_bytes(root, count)
             try:
                 produce(name, value, key, partition, headers=headers)
             except BufferError:
