@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from operator import methodcaller
 from typing import Any
 
 import phonenumbers
@@ -31,8 +30,10 @@ class _Plan:
     country_code: str
     regions: tuple[str, ...]
     """All that share the country code."""
-    other_ways: _Matches
-    """Whether it begins with the international prefix or the country's own code."""
+    other_ways: tuple[str, ...]
+    """The country's own code, and the international prefix where that is one."""
+    any_other_way: _Matches | None
+    """Whether it begins with an international prefix, where there are several."""
     national_prefix: Callable[[str], re.Match[str] | None]
     """What a national prefix may be, where it is not `0` or the like."""
     only_prefix: str
@@ -65,20 +66,30 @@ def _by_plan(stored: str, country: str | None) -> str | None:
         if not digits.isdigit():
             return None
     if international:
-        regions = _regions_of(digits[:3])
-        if regions is None or (plan := _plan(regions[0])) is None:
+        found = _international(digits[:3])
+        if found is None:
             return None
+        regions, plan = found
         national = digits[len(plan.country_code) :]
     else:
-        plan = _plan(country)
-        if plan is None or plan.other_ways(digits):
+        at_home = _plan(country)
+        if at_home is None or digits.startswith(at_home.other_ways):
             return None
-        regions = plan.regions
-        national = digits
-    stripped = _without_prefix(national, plan)
+        if at_home.any_other_way is not None and at_home.any_other_way(digits):
+            return None
+        plan, regions, national = at_home, at_home.regions, digits
+    # Most plans have one national prefix.
+    if (prefix := plan.only_prefix) and not national.startswith(prefix):
+        stripped = None
+    else:
+        stripped = national[len(prefix) :] if prefix else _without_prefix(national, plan)
     if stripped is not None:
         if plan.transforms:
             return None
+        known = plan.known.get(len(stripped))
+        # What is of a known type is a number at all.
+        if plan.comes_first and known is not None and stripped[:1] != "0" and known(stripped):
+            return f"+{plan.country_code}{stripped}"
         if plan.any_number(stripped) or not plan.any_number(national):
             national = stripped
     # A zero that belongs to the number (Italy) has rules of its own.
@@ -93,8 +104,6 @@ def _by_plan(stored: str, country: str | None) -> str | None:
 
 def _without_prefix(national: str, plan: _Plan) -> str | None:
     """Return what follows the national prefix, or None if there is none."""
-    if plan.only_prefix:
-        return national[len(plan.only_prefix) :] if national.startswith(plan.only_prefix) else None
     prefix = plan.national_prefix(national)
     return None if prefix is None else national[prefix.end() :]
 
@@ -125,6 +134,13 @@ def _by_library(stored: str, country: str | None) -> str | None:
 
 
 @lru_cache(maxsize=1024)
+def _international(first_digits: str) -> tuple[tuple[str, ...], _Plan] | None:
+    """Return whose number begins so, and the plan of the first of them."""
+    regions = _regions_of(first_digits)
+    plan = None if regions is None else _plan(regions[0])
+    return None if regions is None or plan is None else (regions, plan)
+
+
 def _regions_of(first_digits: str) -> tuple[str, ...] | None:
     for length in (1, 2, 3):
         code = first_digits[:length]
@@ -152,10 +168,12 @@ def _plan(region: str | None) -> _Plan | None:
         if of_length:
             known[length] = re.compile(rf"(?=(?:{any_number})\Z)(?:{'|'.join(of_length)})").fullmatch
     regions = tuple(COUNTRY_CODE_TO_REGION_CODE[metadata.country_code])
+    abroad = metadata.international_prefix or ""
     return _Plan(
         country_code=str(metadata.country_code),
         regions=regions,
-        other_ways=_begins_with(metadata.international_prefix or "(?!)", str(metadata.country_code)),
+        other_ways=(str(metadata.country_code), *([abroad] if abroad.isdigit() else [])),
+        any_other_way=re.compile(abroad).match if abroad and not abroad.isdigit() else None,
         only_prefix=prefix if prefix and prefix.isdigit() else "",
         national_prefix=re.compile(prefix or r"(?!)").match,
         transforms=bool(metadata.national_prefix_transform_rule),
@@ -164,10 +182,3 @@ def _plan(region: str | None) -> _Plan | None:
         leading_digits=re.compile(metadata.leading_digits).match if metadata.leading_digits else None,
         comes_first=regions[0] == region and not metadata.leading_digits,
     )
-
-
-def _begins_with(*patterns: str) -> _Matches:
-    """Return what tells whether a text begins with any of these."""
-    if all(map(str.isdigit, patterns)):
-        return methodcaller("startswith", patterns)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).match
