@@ -102,6 +102,11 @@ class CustomerState(_PersonState, gc=False):
     def __repr__(self) -> str:
         return f"CustomerState({self.customer_id})"
 
+    def person(self) -> "Person":
+        """Return what an event says of them."""
+        number = str(self.customer_id)
+        return f"customer/{number}", number, self.belonging, self.channels, self.contact, self.stored_email, self.faults
+
 
 class OrderState(_PersonState, gc=False):
     """An order that holds provenance, with the order's own contact."""
@@ -111,6 +116,25 @@ class OrderState(_PersonState, gc=False):
 
     def __repr__(self) -> str:
         return f"OrderState({self.order_id})"
+
+    def person(self) -> "Person":
+        """Return what an event says of whoever ordered."""
+        number = "null" if self.customer_id is None else str(self.customer_id)
+        return (
+            f"order/{self.order_id}",
+            number,
+            self.belonging,
+            self.channels,
+            self.contact,
+            self.stored_email,
+            self.faults,
+        )
+
+
+Person = tuple[str, str, Belonging, tuple[Channel, ...], Contact, str | None, tuple[str, ...]]
+"""What the events of customers and orders say: root, customer id as JSON, what they share with thousands, channels, contact,
+e-mail as stored, and faults.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,19 +288,17 @@ State = (
 )
 
 
-BELONGING_FIELDS = (
-    "website_id", "store_id", "same_address", "billing_country", "billing_region_id", "shipping_country", "shipping_region_id",
+_BELONGING_FIELDS = (
+    "website_id", "store_id", "billing_country", "billing_region_id", "shipping_country", "shipping_region_id",
+    "order_country", "order_region_id",
 )  # fmt: skip
-"""What `belonging_of` is told of a customer's row; `same_address` says that billing and shipping share one row."""
 ADDRESS_FIELDS = ("region", "postcode", "city", "street", "telephone", "first_name", "last_name")
 """Of an address, what is one person's own."""
-OWN_FIELDS = (
-    "email", "first_name", "last_name",
-    *(f"{each}_{name}" for each in ("billing", "shipping") for name in ADDRESS_FIELDS),
-)  # fmt: skip
-"""What `customer_state_of` is told of a customer's row."""
-_SHIPPING_AT = len(OWN_FIELDS) - len(ADDRESS_FIELDS)
-_NO_ADDRESS = ("",) * len(ADDRESS_FIELDS)
+_NAMES = ("email", "first_name", "last_name")
+_BILLING, _SHIPPING = (tuple(f"{each}_{name}" for name in ADDRESS_FIELDS) for each in ("billing", "shipping"))
+_NO_ADDRESS: tuple[str, ...] = ("", WITHIN, *("",) * len(ADDRESS_FIELDS))
+"""An address as `statements.ADDRESSES_AT_ONCE` says it, split: whose it is, where, and ADDRESS_FIELDS."""
+_STREET, _TELEPHONE = (2 + ADDRESS_FIELDS.index(each) for each in ("street", "telephone"))
 
 
 def _texts(row: Row, names: Sequence[str]) -> Sequence[str]:
@@ -284,18 +306,10 @@ def _texts(row: Row, names: Sequence[str]) -> Sequence[str]:
 
 
 def belonging_of(
-    fields: Sequence[str], last_order: Sequence[str], catalog: Catalog, default_country: str | None
-) -> Belonging:
-    """Return what a customer has in common with many.
-
-    `fields` are BELONGING_FIELDS, each empty where there is nothing; `last_order` is country and region id of the newest
-    order's billing address.
-    """
-    website, store, same_address, billing_country, billing_region, shipping_country, shipping_region = fields
+    website: str, store: str, billing: Place, shipping: Place, order: Place, catalog: Catalog, default_country: str | None
+) -> Belonging:  # fmt: skip
+    """Return what a customer has in common with many; `order` is where their newest order was billed."""
     view = catalog.view(store, website)
-    billing = catalog.place(billing_country, billing_region)
-    shipping = billing if same_address else catalog.place(shipping_country, shipping_region)
-    order = catalog.place(*last_order)
     claims: tuple[tuple[Source, str | None], ...] = (
         ("default_billing", billing.code), ("default_shipping", shipping.code), ("last_order", order.code),
     )  # fmt: skip
@@ -317,8 +331,9 @@ def _belonging(
     return Belonging(website_id, store_id, locale, residence, billing, shipping, faults, members)
 
 
-class Belongings(dict[tuple[str, str], Belonging]):
-    """What customers have in common, by what `belonging_of` takes, each as one text with `statements.WITHIN` between.
+class Belongings(dict[tuple[str, str, str, str], Belonging]):
+    """What customers have in common, by website and store, and by country and region id of default billing address, default
+    shipping address and last order, each pair as one text with `statements.WITHIN` between.
 
     Thousands share one, so each is worked out once.
     """
@@ -328,12 +343,85 @@ class Belongings(dict[tuple[str, str], Belonging]):
         self._catalog = catalog
         self._default_country = default_country
 
-    def __missing__(self, said: tuple[str, str]) -> Belonging:
+    def __missing__(self, said: tuple[str, str, str, str]) -> Belonging:
         if len(self) >= _MOST_KEPT:
             self.clear()
-        fields, last_order = (each.split(WITHIN) for each in said)
-        found = self[said] = belonging_of(fields, last_order, self._catalog, self._default_country)
+        (website, store), *places = (each.split(WITHIN) for each in said)
+        billing, shipping, order = (self._catalog.place(*place) for place in places)
+        found = self[said] = belonging_of(
+            website, store, billing, shipping, order, self._catalog, self._default_country
+        )
         return found
+
+
+class ReadCustomers(Collection[CustomerState]):
+    """Customers as the database answered to `statements.CUSTOMERS_AT_ONCE` and its kin, whose states are made when they are
+    asked for: making them takes longer than reading them, so it falls to the thread that publishes.
+
+    All stand in one order: their ids, what is said of each, of their default billing and shipping addresses (one object where
+    they are one address), country and region id of their newest orders, and each attribute's values.
+    """
+
+    def __init__(
+        self,
+        numbers: Sequence[str],
+        rows: Sequence[str],
+        billing: Sequence[str | None],
+        shipping: Sequence[str | None],
+        orders: Sequence[str],
+        values: Mapping[str, Sequence[str | None]],
+        belongings: Belongings,
+    ) -> None:
+        self._numbers = numbers
+        self._rows = rows
+        self._billing = billing
+        self._shipping = shipping
+        self._orders = orders
+        self.values = values
+        self._belongings = belongings
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, state: object) -> bool:
+        return any(each == state for each in self)
+
+    def __iter__(self) -> Iterator[CustomerState]:
+        columns = list(self.values.values())
+        theirs = zip(*columns, strict=True) if columns else itertools.repeat((), len(self))
+        for (_, number, belonging, channels, contact, stored, faults), values in zip(
+            self.people(), theirs, strict=True
+        ):
+            there = {code: value for code, value in zip(self.values, values, strict=True) if value is not None}
+            yield CustomerState(belonging, channels, contact, stored, faults, int(number), there)
+
+    def people(self) -> Iterator[Person]:
+        """Yield what the events say of each."""
+        belongings = self._belongings
+        for number, row, billed, shipped, order in zip(
+            self._numbers, self._rows, self._billing, self._shipping, self._orders, strict=True
+        ):
+            # Split here, one after the other: a batch's fields all at once would be megabytes of small objects.
+            shop, email, first_name, last_name = row.split(UNIT)
+            billing: Sequence[str] = _NO_ADDRESS
+            if billed is not None:
+                fields = billed.split(UNIT)
+                if fields[0] == number:
+                    billing = fields
+            shipping, at = "", billing[1]
+            if shipped is not billed:
+                at = WITHIN
+                if shipped is not None:
+                    whose, place, _ = shipped.split(UNIT, 2)
+                    if whose == number:
+                        shipping, at = shipped, place
+            belonging = belongings[shop, billing[1], at, order]
+            channels, contact, faults = _reached(email, first_name, last_name, belonging, billing, shipping)
+            yield f"customer/{number}", number, belonging, channels, contact, email or None, faults
+
+
+def _address(row: Row, names: Sequence[str]) -> Sequence[str]:
+    return "", WITHIN, *_texts(row, names)
 
 
 def customer_state(
@@ -345,39 +433,29 @@ def customer_state(
     values: Mapping[str, Any] = row.get("attributes") or {}
     stored = {attribute.code: values.get(attribute.code) for attribute in catalog.attributes}
     there = {code: str(value) for code, value in stored.items() if value is not None}
-    belonging = belonging_of(
-        _texts(row, BELONGING_FIELDS), _texts(row, ("order_country", "order_region_id")), catalog, default_country
-    )
-    own = _texts(row, OWN_FIELDS)
+    website, store, *places = _texts(row, _BELONGING_FIELDS)
+    billing, shipping, order = (catalog.place(*places[each : each + 2]) for each in (0, 2, 4))
+    own_shipping = _address(row, _SHIPPING)
     if row.get("same_address"):
-        own = [*own[:_SHIPPING_AT], *_NO_ADDRESS]
-    return customer_state_of(customer_id, belonging, own, there, tuple(faults))
+        shipping, own_shipping = billing, _NO_ADDRESS
+    belonging = belonging_of(website, store, billing, shipping, order, catalog, default_country)
+    email, first_name, last_name = _texts(row, _NAMES)
+    channels, contact, found = _reached(email, first_name, last_name, belonging, _address(row, _BILLING), own_shipping)
+    if faults:
+        found = tuple(dict.fromkeys((*faults, *found)))
+    return CustomerState(belonging, channels, contact, email or None, found, customer_id, there)
 
 
-def customer_state_of(
-    customer_id: int,
-    belonging: Belonging,
-    own: Sequence[str],
-    attribute_values: Mapping[str, str],
-    faults: tuple[str, ...] = (),
-) -> CustomerState:
-    """Return a customer's state.
-
-    `own` are OWN_FIELDS, each empty where there is nothing, and the shipping address where it is the billing address;
-    `attribute_values` those of the catalog's attributes that are there.
-    """
-    contact, found = _contact(own, belonging.billing, belonging.shipping)
-    if found or belonging.faults:
-        faults = tuple(dict.fromkeys((*faults, *belonging.faults, *found)))
-    return CustomerState(
-        belonging,
-        _CHANNELS[contact.email is not None, contact.phone is not None, True, contact.postal_address != ()],
-        contact,
-        own[0] or None,
-        faults,
-        customer_id,
-        attribute_values,
-    )
+def _reached(
+    email: str, first_name: str, last_name: str, belonging: Belonging, billing: Sequence[str], shipping: Sequence[str]
+) -> tuple[tuple[Channel, ...], Contact, tuple[str, ...]]:
+    """Return how a customer can be reached, and what could not be understood."""
+    contact, found = _contact(email, first_name, last_name, belonging.billing, billing, belonging.shipping, shipping)
+    faults = tuple(dict.fromkeys((*belonging.faults, *found))) if found else belonging.faults
+    if contact.email and contact.phone and contact.postal_address:
+        return _ALL_CHANNELS, contact, faults
+    exist = contact.email is not None, contact.phone is not None, True, contact.postal_address != ()
+    return _CHANNELS[exist], contact, faults
 
 
 def order_state(order_id: int, document: str | None, catalog: Catalog, default_country: str | None) -> OrderState:
@@ -397,15 +475,17 @@ def order_state(order_id: int, document: str | None, catalog: Catalog, default_c
         faults.append("country_id")
     residence = _residence(claims, default_country or catalog.country(store_id, website_id))
     locale = catalog.locale(store_id, website_id)
-    own = _texts(row, OWN_FIELDS)
-    contact, found = _contact(own, billing, shipping)
+    email, first_name, last_name = _texts(row, _NAMES)
+    contact, found = _contact(
+        email, first_name, last_name, billing, _address(row, _BILLING), shipping, _address(row, _SHIPPING)
+    )
     return OrderState(
         belonging=_belonging(website_id, store_id, locale, residence, billing, shipping, ()),
         channels=_CHANNELS[
             contact.email is not None, contact.phone is not None, customer_id is not None, contact.postal_address != ()
         ],
         contact=contact,
-        stored_email=own[0] or None,
+        stored_email=email or None,
         faults=_named_once([*faults, *found]),
         order_id=order_id,
         customer_id=customer_id,
@@ -507,37 +587,52 @@ def _row(document: str | None, faults: list[str]) -> Row:
     return row
 
 
-def _contact(own: Sequence[str], billing: Place, shipping: Place) -> tuple[Contact, Sequence[str]]:
-    """Return the contact that OWN_FIELDS make, and what of them could not be understood."""
-    (
-        email, first_name, last_name,
-        region, postcode, city, street, telephone, billing_first_name, billing_last_name,
-        other_region, other_postcode, other_city, other_street, other_telephone, other_first_name, other_last_name,
-    ) = own  # fmt: skip
+def _contact(
+    email: str, first_name: str, last_name: str, at: Place, billing: Sequence[str],
+    shipped_to: Place, shipping: Sequence[str],
+) -> tuple[Contact, Sequence[str]]:  # fmt: skip
+    """Return the contact that they make, and what of them could not be understood.
+
+    Each value is empty where there is nothing. Addresses are as _NO_ADDRESS, which also stands for a shipping address that is the
+    billing address; a shipping address as one text, as the database writes it, is looked into only where it is needed.
+    """
+    _, _, region, postcode, city, street, telephone, billing_first_name, billing_last_name = billing
     faults: list[str] = []
-    if len(street) > _LONGEST_STREET or len(other_street) > _LONGEST_STREET:
+    other: Sequence[str] | None = None
+    if not isinstance(shipping, str) or len(shipping) > _LONGEST_STREET:
+        other = _split(shipping)
+    if len(street) > _LONGEST_STREET or (other and len(other[_STREET]) > _LONGEST_STREET):
         # Longer than any envelope, and than what a message may hold: such an address is none.
         faults.append("address")
-        street, other_street = (each if len(each) <= _LONGEST_STREET else "" for each in (street, other_street))
+        street = street if len(street) <= _LONGEST_STREET else ""
+        if other and len(other[_STREET]) > _LONGEST_STREET:
+            other = [*other[:_STREET], "", *other[_STREET + 1 :]]
     checked = None
     if email and (stripped := email.strip()):
         checked = _email(stripped)
         if checked is None:
             faults.append("email")
     # Magento demands a telephone: "n/a" and "-" are how shops say that there is none.
-    phone = e164(telephone.strip(), billing.country) if telephone else None
+    phone = e164(telephone.strip(), at.country) if telephone else None
     if phone is None:
-        phone = e164(other_telephone.strip(), shipping.country) if other_telephone else None
+        other = other or _split(shipping)
+        other_telephone = other[_TELEPHONE]
+        phone = e164(other_telephone.strip(), shipped_to.country) if other_telephone else None
         if phone is None and (_DIGIT(telephone) or _DIGIT(other_telephone)):
             faults.append("telephone")
     first = first_name or billing_first_name.strip() or None
     last = last_name or billing_last_name.strip() or None
-    lines = _lines(
-        billing, region, postcode, city, street, billing_first_name, billing_last_name, first, last
-    ) or _lines(
-        shipping, other_region, other_postcode, other_city, other_street, other_first_name, other_last_name, first, last
-    )
+    lines = _lines(at, region, postcode, city, street, billing_first_name, billing_last_name, first, last)
+    if not lines:
+        _, _, region, postcode, city, street, _, own_first_name, own_last_name = other or _split(shipping)
+        lines = _lines(shipped_to, region, postcode, city, street, own_first_name, own_last_name, first, last)
     return Contact(checked, phone, first, last, lines), faults
+
+
+def _split(address: Sequence[str]) -> Sequence[str]:
+    if not isinstance(address, str):
+        return address
+    return address.split(UNIT) if address else _NO_ADDRESS
 
 
 def _lines(
@@ -621,6 +716,7 @@ _CHANNELS = {
     for exist in itertools.product((False, True), repeat=4)
 }
 """By which of e-mail, telephone, account and postal address exist."""
+_ALL_CHANNELS = _CHANNELS[True, True, True, True]
 
 
 def is_root(text: str) -> bool:

@@ -4,6 +4,7 @@ Each statement is its own transaction with its own view of what is committed, so
 transaction is long. Not here: the connection and who may lead (`bridge.magento.session`), publishing, sealing.
 """
 
+import itertools
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -21,17 +22,15 @@ from bridge.magento.changelogs import ChangeBatch, View, batch_of
 from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
-    BELONGING_FIELDS,
-    OWN_FIELDS,
     Belongings,
     CustomerState,
+    ReadCustomers,
     Removed,
     State,
     Unreadable,
     WrittenRecords,
     beat_of,
     customer_state,
-    customer_state_of,
     end_of_event,
     is_root,
     notice_read_state,
@@ -107,7 +106,6 @@ class SqlStore:
         self._warned_of: set[str] = set()
         self._belongings = Belongings(self._catalog, settings.default_country)
         self._customers = ""
-        self._all_customers: str | None = None
         self._batches_until_unbroken = 0
         self._look_back_at = 0.0
         self._alike = statements.ANY_ROWS
@@ -158,9 +156,12 @@ class SqlStore:
                 statements.unbroken(limit, in_flight, behind=behind)
             ):
                 view = _VIEWS[number]
+                # Behind what was read, only as many as are asked for were looked at: fewer may be followed by others.
+                looked_on = behind and view in in_flight
                 if not count:
-                    left.discard(view)
-                elif count == last - first + 1 and least == greatest:
+                    if not looked_on:
+                        left.discard(view)
+                elif count == last - first + 1 and least == greatest and (count == limit or not looked_on):
                     left.discard(view)
                     version_ids[view] = range(first, last + 1)
                     entity_ids[view] = range(first + least, last + least + 1)
@@ -218,44 +219,67 @@ class SqlStore:
 
     def _customers_at_once(self, ids: Sequence[int]) -> tuple[set[int], Collection[CustomerState], Sequence[int]]:
         """Return who could be read at once, their states, and who must be read one by one."""
-        if not ids or self._all_customers is None or not self._session.writes_events:
-            return set(), (), ids
-        ((count, nulls, text),) = self._session.rows(self._all_customers, ids)
-        if text is None:
-            return set(), (), ids
-        catalog = self._catalog
-        units, within = len(OWN_FIELDS) + len(catalog.attributes) + 2, len(BELONGING_FIELDS) - 1
-        rows = _rows_in(text, count, units, within, nulls)
-        if rows is None:
-            return set(), (), ids
-        found = set(ids) if count == len(ids) else {int(row[: row.index(statements.UNIT)]) for row in rows}
-        orders, belongings = self._last_orders(ids), self._belongings
-        codes = [attribute.code for attribute in catalog.attributes]
-        unit, own_at, values_at, no_order = statements.UNIT, 2, 2 + len(OWN_FIELDS), statements.WITHIN
+        nobody: tuple[set[int], Collection[CustomerState], Sequence[int]] = set(), (), ids
+        if not ids or not self._session.writes_events:
+            return nobody
+        ((count, numbers, billing, shipping, text),) = self._session.rows(statements.CUSTOMERS_AT_ONCE, ids)
+        if not count:
+            return nobody
+        rows = _rows_in(text, count, units=3, within=1)
+        # What is deleted or changed between these statements is in the changelog once more, and comes again.
+        addresses = self._default_addresses(_list_of(billing), _list_of(shipping))
+        if rows is None or addresses is None:
+            return nobody
+        customers = numbers.split(",")
+        values: dict[str, Sequence[str | None]] = {}
+        for attribute in self._catalog.attributes:
+            theirs = self._values(attribute, ids, numbers, customers)
+            if theirs is None:
+                return nobody
+            values[attribute.code] = theirs
+        orders = list(map(self._last_orders(ids).get, customers, itertools.repeat(statements.WITHIN)))
+        found = set(ids) if count == len(ids) else set(_list_of(numbers))
+        return found, ReadCustomers(customers, rows, *addresses, orders, values, self._belongings), ()
 
-        def state(row: str) -> CustomerState:
-            # Split here, one after the other: a batch's fields all at once would be megabytes of small objects.
-            each = row.split(unit)
-            customer_id = int(each[0])
-            # behind the values stands a full stop
-            values = dict(zip(codes, each[values_at:], strict=False))
-            if nulls and statements.NOTHING in values.values():
-                values = {code: value for code, value in values.items() if value != statements.NOTHING}
-            belonging = belongings[each[1], orders.get(customer_id, no_order)]
-            return customer_state_of(customer_id, belonging, each[own_at:values_at], values)
+    def _default_addresses(
+        self, billing: Sequence[int], shipping: Sequence[int]
+    ) -> tuple[Sequence[str | None], Sequence[str | None]] | None:
+        """Return what is said of addresses, given by their ids, or None if it cannot be told apart."""
+        ids = {*billing, *shipping} - {0}
+        said: dict[int, str] = {}
+        if ids:
+            text = statements.ADDRESSES_AT_ONCE.replace("a.entity_id IN ({ids})", statements.near("a.entity_id", ids))
+            ((count, numbers, found),) = self._session.rows(text)
+            rows = _rows_in(found, count, units=8, within=1) if count else []
+            if rows is None:
+                return None
+            said = dict(zip(_list_of(numbers), rows, strict=True))
+        return list(map(said.get, billing)), list(map(said.get, shipping))
 
-        return found, Customers(rows, state), ()
+    def _values(
+        self, attribute: Attribute, ids: Sequence[int], numbers: str, customers: Sequence[str]
+    ) -> Sequence[str | None] | None:
+        """Return the value of each of `customers`, whose ids are `numbers`, or None if they cannot be told apart."""
+        ((count, holders, said),) = self._session.rows(statements.values_at_once(attribute), ids)
+        if not count:
+            return [None] * len(customers)
+        values = _rows_in(said, count)
+        if values is None:
+            return None
+        if holders == numbers:
+            return values
+        return list(map(dict(zip(holders.split(","), values, strict=True)).get, customers))
 
-    def _last_orders(self, customer_ids: Sequence[int]) -> dict[int, str]:
+    def _last_orders(self, customer_ids: Sequence[int]) -> dict[str, str]:
         """Return country and region id of the address of each customer's newest order, with a separator between."""
-        ((count, text),) = self._session.rows(statements.LAST_ORDERS_AT_ONCE, customer_ids)
-        if text is None:
+        ((count, customers, said),) = self._session.rows(statements.LAST_ORDERS_AT_ONCE, customer_ids)
+        if not count:
             return {}
-        orders = _rows_in(text, count, 2, 1)
-        if orders is None:
+        places = _rows_in(said, count, within=1)
+        if places is None:
             rows = self._session.rows(statements.LAST_ORDERS, customer_ids)
-            return {row[0]: statements.WITHIN.join(map(_without_separator, row[1:])) for row in rows}
-        return {int(each[0]): each[1] for each in (order.split(statements.UNIT) for order in orders)}
+            return {str(row[0]): statements.WITHIN.join(map(_without_separator, row[1:])) for row in rows}
+        return dict(zip(customers.split(","), places, strict=True))
 
     def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
@@ -420,7 +444,6 @@ class SqlStore:
         )
         self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)
-        self._all_customers = statements.customers_at_once(attributes)
         self._catalog_read_at = self._clock.now().timestamp()
 
     def _registered(self, configured: Sequence[str]) -> tuple[Attribute, ...]:
@@ -456,22 +479,27 @@ def open_store(settings: Store, clock: Clock) -> StoreReader:
     return SqlStore(settings, clock)
 
 
-def _rows_in(text: bytes, count: int, units: int, within: int, nulls: int = 0) -> list[str] | None:
-    """Return the `count` rows that the database wrote as one value, if each has `units` and `within` of these separators, and
-    all together `nulls` values that are not there.
+def _rows_in(text: bytes | None, count: int, *, units: int = 0, within: int = 0) -> list[str] | None:
+    """Return the `count` rows that the database wrote as one value, if each has `units` and `within` of these separators.
 
     None where a field holds one, the value was cut short, or it is no UTF-8: which row it is is not worth telling apart.
     """
     try:
-        decoded = text.decode()
+        # None is a value that the server would not send, for its size.
+        decoded = (text or b"").decode()
     except UnicodeDecodeError:
         return None
-    # No row has fewer than it should, but one that is cut short, and that is the last: so counting all is enough.
-    expected = ((statements.UNIT, units * count), (statements.WITHIN, within * count), (statements.NOTHING, nulls))
-    if any(decoded.count(separator) != number for separator, number in expected):
+    # No row has fewer than it should, but one that is cut short, and that is the last: so counting all is enough. One unit
+    # separator and a full stop stand behind each.
+    if not decoded.endswith(_END) or decoded.count(statements.UNIT) != (units + 1) * count:
         return None
-    rows = decoded.split(statements.RECORD)
-    return rows if len(rows) == count and decoded.endswith(statements.UNIT + ".") else None
+    if decoded.count(statements.WITHIN) != within * count:
+        return None
+    rows = decoded[: -len(_END)].split(_END + statements.RECORD)
+    return rows if len(rows) == count else None
+
+
+_END = statements.UNIT + "."
 
 
 def _without_separator(value: str | int | None) -> str:
@@ -482,8 +510,12 @@ def _without_separator(value: str | int | None) -> str:
 _list_of_numbers = msgspec.json.Decoder(list[int]).decode
 
 
+def _list_of(listed: str | None) -> list[int]:
+    return _list_of_numbers(f"[{(listed or '').rstrip(',')}]")
+
+
 def _numbers(listed: str | None, total: int | Decimal) -> list[int]:
-    numbers = _list_of_numbers(f"[{(listed or '').rstrip(',')}]")
+    numbers = _list_of(listed)
     if sum(numbers) != total:
         # Settling a number that lost its last digits would forget a change that nobody read.
         raise Refused("the store's server cuts short what it lists: set its max_allowed_packet to 1 MB or more")

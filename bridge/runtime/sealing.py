@@ -284,8 +284,17 @@ def email_hmac(join_key: bytes, email: str) -> str:
 
 def email_hmacs(join_key: bytes) -> Callable[[str], str]:
     """Return what makes the join key's hash of an e-mail, for many of them."""
-    hash_of, sha256 = keyed_hash(join_key), hashlib.sha256
-    return lambda email: hash_of(sha256(email.strip().lower().encode()).digest())
+    inner, outer = _keyed(join_key)
+    sha256, copy_of_inner, copy_of_outer = hashlib.sha256, inner.copy, outer.copy
+
+    def hash_of(email: str) -> str:
+        # As `keyed_hash` does it: a call less for each of millions.
+        within, around = copy_of_inner(), copy_of_outer()
+        within.update(sha256(email.strip().lower().encode()).digest())
+        around.update(within.digest())
+        return around.hexdigest()
+
+    return hash_of
 
 
 def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:

@@ -23,8 +23,9 @@ from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, TOPICS, To
 from bridge.magento import store as store_module
 from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import ChangeBatch, View
+from bridge.magento.reader import InTurn
 from bridge.magento.session import LeadSession
-from bridge.magento.snapshots import CustomerState, Removed, State, WrittenProvenance
+from bridge.magento.snapshots import CustomerState, ReadCustomers, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore, open_store
 from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
@@ -502,7 +503,8 @@ def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop
         shop.customer(next(number), email=f"{text}@shop.example.com", firstname=text, lastname=text)
     for columns in (
         {"store_id": 2, "website_id": 2}, {"store_id": None, "website_id": None}, {"default_billing": None},
-        {"firstname": None, "lastname": ""}, {"email": None}, {"default_shipping": 100},
+        {"firstname": None, "lastname": ""}, {"email": None}, {"default_shipping": 100}, {"default_billing": 100},
+        {"default_billing": None, "default_shipping": 4_000_000}, {"default_billing": 5_000_000},
     ):  # fmt: skip
         shop.customer(next(number), **columns)
     last = next(number)
@@ -518,15 +520,21 @@ def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop
             " telephone = :text, country_id = :country WHERE entity_id = :id",
             id=address_id, text=text, country=text[:2],
         )  # fmt: skip
+    # Far from all others, and a customer's beside their first one.
+    shop.run("UPDATE customer_address_entity SET entity_id = 4000000 WHERE entity_id = :id", id=last - 2)
     session = LeadSession(store)
     reader = SqlStore(store, SystemClock(), session)
     assert reader.take_lead()
     batch = reader.next_batch(10_000)
-    at_once = {state.customer_id: state for state in reader.states_of(batch) if isinstance(state, CustomerState)}
+    read = reader.states_of(batch)
+    assert isinstance(read, InTurn)
+    assert [len(part) for part in read.parts if isinstance(part, ReadCustomers)] == [len(_NASTY) + 10]
+    at_once = {state.customer_id: state for state in read if isinstance(state, CustomerState)}
     session.writes_events = False
     singly = {state.customer_id: state for state in reader.states_of(batch) if isinstance(state, CustomerState)}
     reader.close()
-    assert len(at_once) == len(_NASTY) + 7
+    assert len(at_once) == len(_NASTY) + 10
+    assert at_once[last - 2].contact.postal_address
     assert at_once == singly
     assert at_once[last].attribute_values == {"fraud_score": "0.5000", "income_band": ""}
     assert [(claim.code, claim.source) for claim in at_once[last].residence] == [
