@@ -6,7 +6,7 @@ wait for the end of a huge one, nor a fallback for the end of all first attempts
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import exp
 
 from bridge.contracts.events import Channel
@@ -23,6 +23,8 @@ how soon what was seen is forgotten.
 """
 _PROBE = 0.1
 """Of a second of the lane: what lies on a belt from which nobody takes."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 QueueKey = tuple[str, bool]
 """Incident, and whether these are fallbacks."""
@@ -121,8 +123,9 @@ class Belt:
     """
 
     def __init__(self) -> None:
-        self._left = 0
-        self._at: datetime | None = None
+        self.left = 0
+        """Commands that lay there when they were counted, and those put there since."""
+        self.counted_at = _NEVER
         self._watched_seconds = 0.0
         self._per_second = 0.0
 
@@ -142,18 +145,18 @@ class Belt:
     def note(self, on_belt: int, issued: int, now: datetime) -> None:
         """Take note that `on_belt` lay there and `issued` were put there, too."""
         self._per_second, self._watched_seconds = self._watched(on_belt, now)
-        self._left, self._at = on_belt + issued, now
+        self.left, self.counted_at = on_belt + issued, now
 
     def _watched(self, on_belt: int, now: datetime) -> tuple[float, float]:
         """Return how many a second are taken up, the last seconds counting most, and for how long that has been watched."""
-        seconds = 0.0 if self._at is None else (now - self._at).total_seconds()
+        seconds = (now - self.counted_at).total_seconds()
         if seconds > _WATCHED_SECONDS or seconds < 0:
             # nobody looked: what happened meanwhile says nothing of now
             return 0.0, 0.0
         if seconds == 0:
             return self._per_second, self._watched_seconds
         part = max(1 - exp(-seconds / _WATCHED_SECONDS), seconds / (self._watched_seconds + seconds))
-        now_taken = max(self._left - on_belt, 0) / seconds
+        now_taken = max(self.left - on_belt, 0) / seconds
         return self._per_second + part * (now_taken - self._per_second), self._watched_seconds + seconds
 
 

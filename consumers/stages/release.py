@@ -6,7 +6,6 @@ nothing about who may be told: approvals, gates and segments were decided before
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -18,7 +17,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import ChannelCount, Lane, LaneAge
+from consumers.domain.ledger import Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Rates
 
 log = structlog.get_logger()
@@ -97,10 +96,17 @@ class ReleaseLedger(Protocol):
     def begin_attempts(self, limit: int) -> int: ...
     def waiting_channels(self) -> Collection[Channel]: ...
     def meter(self, lane: Lane) -> int: ...
-    def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int: ...
+    def sweep(
+        self,
+        *,
+        command_patience: timedelta | None,
+        intent_patience: timedelta,
+        unknown_patience: timedelta,
+        expired: bool,
+    ) -> int: ...
     def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]: ...
     def finish_releases(self) -> Sequence[tuple[str, str]]: ...
-    def attempts(self) -> Sequence[ChannelCount]: ...
+    def attempts(self) -> Mapping[tuple[str, str], int]: ...
     def remind_of_holds(self) -> None: ...
     def note_pace(self, lanes: Mapping[Channel, float]) -> None: ...
     def lane_ages(self) -> Mapping[Channel, LaneAge]: ...
@@ -114,12 +120,13 @@ class Lease(Protocol):
 
 
 class _Paced:
-    """Says when something is due again: after `seconds`, or twenty times as long as it took where that is more. What looks
+    """Says when something is due again: after `seconds`, or `rest` times as long as it took where that is more. What looks
     over a million people takes a second, and must leave the rest of the time to those who send.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, rest: int = 20) -> None:
         self._seconds = seconds
+        self._rest = rest
         self._next = 0.0
         self._began = 0.0
 
@@ -131,7 +138,7 @@ class _Paced:
     def done(self, *, again: bool = False) -> None:
         """Take note of its end; `again`: there is more to do at once."""
         took = time.monotonic() - self._began
-        self._next = self._began if again else self._began + max(self._seconds, 20 * took)
+        self._next = self._began if again else self._began + max(self._seconds, self._rest * took)
 
 
 class ReleaseStage:
@@ -161,11 +168,14 @@ class ReleaseStage:
         self._begin = _Paced(0.0)
         self._releasing: frozenset[str] = frozenset()
         self._gathered_seconds = delivery.letter_batch_seconds
+        # what lies on the belt, and what waits for receipts, are looked over whole
+        self._commands_due = _Paced(delivery.belt_seconds / 4, rest=50)
+        self._expired_due = _Paced(1.0, rest=50)
 
     def run(self, stop: threading.Event) -> None:
         """Meter until `stop`."""
         before = time.monotonic()
-        sweep, count, counted = _Paced(1.0), _Paced(_COUNT_EVERY_SECONDS), False
+        sweep, count, counted = _Paced(1.0), _Paced(_COUNT_EVERY_SECONDS, rest=50), False
         self._health.ready()
         try:
             while not stop.is_set():
@@ -182,9 +192,9 @@ class ReleaseStage:
                             counted = True
                     elif counted:
                         # another process has the lease and counts: the sum over all of them stays right
-                        show_attempts(())
+                        show_attempts({})
                         show_lanes({}, {})
-                        count, counted = _Paced(_COUNT_EVERY_SECONDS), False
+                        count, counted = _Paced(_COUNT_EVERY_SECONDS, rest=50), False
                     self._health.ready("case store")
                 except Unreachable as error:
                     log.warning("release waits", reason=str(error))
@@ -254,12 +264,18 @@ class ReleaseStage:
 
     def _sweep(self) -> None:
         patience = timedelta(seconds=self._delivery.belt_seconds)
-        count = self._ledger.sweep(
-            command_patience=patience * 2,
-            intent_patience=timedelta(seconds=max(10.0, self._delivery.belt_seconds)),
-            unknown_patience=min(timedelta(seconds=self._delivery.receipt_timeout_seconds), timedelta(minutes=5)),
+        unknown_patience = min(timedelta(seconds=self._delivery.receipt_timeout_seconds), timedelta(minutes=5))
+        commands, expired = self._commands_due.due(), self._expired_due.due()
+        SWEPT.inc(
+            self._ledger.sweep(
+                command_patience=patience * 2 if commands else None,
+                intent_patience=timedelta(seconds=max(10.0, self._delivery.belt_seconds)),
+                unknown_patience=unknown_patience,
+                expired=expired,
+            )
         )
-        SWEPT.inc(count)
+        for paced in (self._commands_due,) * commands + (self._expired_due,) * expired:
+            paced.done()
         for incident_id, release_id, state in self._ledger.judge_canaries():
             CANARIES.labels(state.value).inc()
             log.warning("canary judged", incident=incident_id, release=release_id, state=state.value)
@@ -267,14 +283,11 @@ class ReleaseStage:
             log.info("release finished", incident=incident_id, release=release_id)
 
 
-def show_attempts(counts: Sequence[ChannelCount]) -> None:
-    """Let the metric say `counts`, and 0 for every channel and state that is not among them."""
-    by_label: dict[tuple[str, str], int] = defaultdict(int)
-    for each in counts:
-        by_label[(each.channel, each.state)] += each.count
+def show_attempts(counts: Mapping[tuple[str, str], int]) -> None:
+    """Let the metric say `counts`, by channel and state, and 0 for those that are not among them."""
     for channel in Channel:
         for state in AttemptState:
-            ATTEMPTS.labels(channel.value, state.value).set(by_label[(channel.value, state.value)])
+            ATTEMPTS.labels(channel.value, state.value).set(counts.get((channel.value, state.value), 0))
 
 
 def show_lanes(ages: Mapping[Channel, LaneAge], rates: Mapping[Channel, float]) -> None:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, insert_many
 from consumers.adapters.sqs_receipts import parse_notification
+from consumers.domain.ledger import attempt_id_of
 from consumers.sandbox.envelopes import Notification, Signer
 from tests.bench.stand import delivery, measure, servers
 from tests.bench.stand.delivery import INCIDENT, RELEASE, Office
@@ -100,7 +101,7 @@ def _reached(office: Office) -> int:
 
 
 def _attempt(number: int) -> str:
-    return hashlib.sha256(f"{INCIDENT}:customer/{number}/1".encode()).hexdigest()[:32]
+    return attempt_id_of(f"{INCIDENT}:customer/{number}", 1)
 
 
 def _hand_over(office: Office) -> None:

@@ -16,7 +16,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import counter, histogram
 from consumers.adapters.case_store.engine import CaseDatabase, in_parts
-from consumers.adapters.case_store.tables import attempt, canary_message, receipt
+from consumers.adapters.case_store.tables import attempt, canary_message, incident, receipt
 from consumers.domain.canary_messages import (
     NO_RECEIPT,
     CanaryLane,
@@ -98,15 +98,18 @@ class CanaryTables:
     def gives_way(self, channel: Channel) -> bool:
         """Say whether real notices of `channel` are on their way to a provider at this moment."""
         with self._database.read() as connection:
-            return bool(
+            incidents = connection.execute(sa.select(incident.c.incident_id)).scalars().all()
+            return any(
                 connection.execute(
-                    sa.select(
-                        sa.exists().where(
-                            attempt.c.state.in_((AttemptState.COMMANDED.value, AttemptState.INTENDED.value))
-                            & (attempt.c.channel == channel.value)
-                        )
+                    sa.select(attempt.c.attempt_id)
+                    .where(
+                        attempt.c.incident_id.in_(some)
+                        & attempt.c.state.in_((AttemptState.COMMANDED.value, AttemptState.INTENDED.value))
+                        & (attempt.c.channel == channel.value)
                     )
-                ).scalar_one()
+                    .limit(1)
+                ).first()
+                for some in in_parts(incidents)
             )
 
     def yielded(self, route: CanaryRoute) -> None:

@@ -40,6 +40,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.case.acting import Actor, record_act
 from consumers.case.events import Body, case_event
 from consumers.case.permissions import Role
+from consumers.domain.ledger import attempt_id_of
 from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.faults import LogRefused, Malformed
 from consumers.evidence.note import Note
@@ -434,7 +435,7 @@ def _write_attempts(
                 )
             connection.execute(
                 sa.insert(attempt).values(
-                    attempt_id=hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32],
+                    attempt_id=attempt_id_of(recipient_id, number),
                     recipient_id=recipient_id, number=number, incident_id=name, release_id=release_id,
                     epoch=epochs[name], send_count=int(logged.begun), message_salt=secrets.token_hex(16),
                     bundle_sha256=logged.bundle_sha256, **values,

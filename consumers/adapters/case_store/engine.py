@@ -424,12 +424,12 @@ def literals_of(connection: sa.Connection, values: Sequence[Any]) -> list[str]:
     if connection.dialect.name == "sqlite":
         return [_sqlite_literal(value) for value in values]
     escape: Callable[[Any], str] = connection.connection.driver_connection.escape  # type: ignore[union-attr]
-    return [
-        f"'{value}'"
-        if isinstance(value, str) and "'" not in value and "\\" not in value and value.isprintable()
-        else escape(value)
-        for value in values
-    ]
+    return [f"'{value}'" if isinstance(value, str) and is_plain(value) else escape(value) for value in values]
+
+
+def is_plain(text: str) -> bool:
+    """Say that there is nothing in a text that any SQL mode would escape."""
+    return "'" not in text and "\\" not in text and text.isprintable()
 
 
 def _sqlite_literal(value: Any) -> str:

@@ -85,7 +85,17 @@ from consumers.domain.delivery import (
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.gates import Gate, gate_for
-from consumers.domain.ledger import ChannelCount, Command, Counts, Handed, Intent, Lane, LaneAge, SentReport
+from consumers.domain.ledger import (
+    ChannelCount,
+    Command,
+    Counts,
+    Handed,
+    Intent,
+    Lane,
+    LaneAge,
+    SentReport,
+    attempt_id_of,
+)
 from consumers.domain.persons import homes_of
 from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptKind
 
@@ -517,7 +527,7 @@ class Ledger:
         now: datetime,
     ) -> dict[str, Any]:
         return {
-            "attempt_id": hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32],
+            "attempt_id": attempt_id_of(recipient_id, number),
             "recipient_id": recipient_id,
             "number": number,
             "incident_id": incident_id,
@@ -593,44 +603,48 @@ class Ledger:
             ],
         )
 
-    def sweep(self, *, command_patience: timedelta, intent_patience: timedelta, unknown_patience: timedelta) -> int:
+    def sweep(
+        self,
+        *,
+        command_patience: timedelta | None,
+        intent_patience: timedelta,
+        unknown_patience: timedelta,
+        expired: bool = True,
+    ) -> int:
         """Settle what has waited too long; return how many attempts moved.
 
         A command nobody took goes back to planned (losing the whole topic loses no notice); an intent whose dispatcher
         fell silent is unknown; an unknown one is repeated once, then given up; a message without a final receipt has
         expired. Each of them takes the person to the next channel where one is due.
+
+        There may be very many commands, and messages without a receipt: `command_patience` None and `expired` False leave
+        them for another time.
         """
         now = self._clock.now()
-        stale = (
-            (AttemptState.COMMANDED, attempt.c.state_at < now - command_patience, Trigger.RECALL),
+        called = attempt.c.state_at < now - unknown_patience
+        stale = [
             (AttemptState.INTENDED, attempt.c.state_at < now - intent_patience, Trigger.LOST),
-            (
-                AttemptState.UNKNOWN,
-                (attempt.c.state_at < now - unknown_patience) & (attempt.c.send_count < 2),
-                Trigger.REPEAT,
-            ),
-            (
-                AttemptState.UNKNOWN,
-                (attempt.c.state_at < now - unknown_patience) & (attempt.c.send_count >= 2),
-                Trigger.EXPIRE,
-            ),
-            (AttemptState.HANDED_OVER, attempt.c.expires_at < now, Trigger.EXPIRE),
-            # what had not left when its incident ended never will
-            (AttemptState.PLANNED, _of_ended(), Trigger.CANCEL),
-            (AttemptState.COMMANDED, _of_ended(), Trigger.CANCEL),
-        )
+            (AttemptState.UNKNOWN, called & (attempt.c.send_count < 2), Trigger.REPEAT),
+            (AttemptState.UNKNOWN, called & (attempt.c.send_count >= 2), Trigger.EXPIRE),
+        ]
+        if command_patience is not None:
+            stale.append((AttemptState.COMMANDED, attempt.c.state_at < now - command_patience, Trigger.RECALL))
+        if expired:
+            stale.append((AttemptState.HANDED_OVER, attempt.c.expires_at < now, Trigger.EXPIRE))
 
         def work(connection: sa.Connection) -> int:
+            incidents = connection.execute(sa.select(incident.c.incident_id, incident.c.state)).all()
+            every, ended = [row[0] for row in incidents], [row[0] for row in incidents if row[1] in _ENDED]
             changes = [
                 _Change(attempt_id, trigger, now)
                 for state, condition, trigger in stale
-                # locked at once: what a dispatcher claims in this moment is not taken from under its hands
-                for attempt_id in connection.execute(
-                    sa.select(attempt.c.attempt_id)
-                    .where((attempt.c.state == state) & condition)
-                    .limit(IN_LIST)
-                    .with_for_update()
-                ).scalars()
+                for attempt_id in _locked_where(connection, every, (attempt.c.state == state) & condition)
+            ]
+            changes += [
+                # what had not left when its incident ended never will
+                _Change(attempt_id, Trigger.CANCEL, now)
+                for state in (AttemptState.PLANNED, AttemptState.COMMANDED)
+                for attempt_id in _locked_where(connection, ended, attempt.c.state == state)
             ]
             return self._apply(connection, changes, now)
 
@@ -654,6 +668,8 @@ class Ledger:
             finished: list[tuple[str, str]] = []
             for row in connection.execute(_running_releases()).mappings().all():
                 if row["mode"] == "break_glass":
+                    continue
+                if _somebody_is_open(connection, row["incident_id"]):
                     continue
                 counts = self._counts(connection, row["incident_id"])
                 if counts.people == 0 or counts.open or counts.held or counts.supplements_open:
@@ -725,16 +741,20 @@ class Ledger:
             )
             return [(row.attempt_id, row.provider_message_id, row.state) for row in rows]
 
-    def attempts(self) -> Sequence[ChannelCount]:
-        """Return how many attempts of all incidents but exercises stand where."""
+    def attempts(self) -> Mapping[tuple[str, str], int]:
+        """Return how many attempts of all incidents but exercises there are, by channel and state."""
+        found: Counter[tuple[str, str]] = Counter()
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(attempt.c.channel, attempt.c.provider, attempt.c.state, sa.func.count())
-                .join(incident, incident.c.incident_id == attempt.c.incident_id)
-                .where(incident.c.exercise.is_(sa.false()))
-                .group_by(attempt.c.channel, attempt.c.provider, attempt.c.state)
-            )
-            return tuple(ChannelCount(*row) for row in rows)
+            real = connection.execute(sa.select(incident.c.incident_id).where(incident.c.exercise.is_(sa.false())))
+            for some in in_parts(real.scalars().all()):
+                for channel, state, count in connection.execute(
+                    # what one index holds: no row is looked at
+                    sa.select(attempt.c.channel, attempt.c.state, sa.func.count())
+                    .where(attempt.c.incident_id.in_(some))
+                    .group_by(attempt.c.channel, attempt.c.state)
+                ):
+                    found[channel, state] += count
+        return found
 
     @staticmethod
     def _counts(connection: sa.Connection, incident_id: str) -> Counts:
@@ -1400,8 +1420,37 @@ def _of_exercises(connection: sa.Connection, owners: Mapping[str, str]) -> froze
     return frozenset(event_id for event_id, attempt_id in owners.items() if attempt_id in theirs)
 
 
-def _of_ended() -> sa.ColumnElement[bool]:
-    return attempt.c.incident_id.in_(sa.select(incident.c.incident_id).where(incident.c.state.in_(_ENDED)))
+def _locked_where(
+    connection: sa.Connection, incidents: Sequence[str], condition: sa.ColumnElement[bool]
+) -> Sequence[str]:
+    """Return some of these incidents' attempts of which `condition` is true, locked.
+
+    Looked for without a lock, and asked again with one: what a dispatcher claims in this moment is not taken from under its
+    hands, and nobody waits for a look at everybody.
+    """
+    for some in in_parts(incidents):
+        found = (
+            connection.execute(
+                sa.select(attempt.c.attempt_id).where(attempt.c.incident_id.in_(some) & condition).limit(IN_LIST)
+            )
+            .scalars()
+            .all()
+        )
+        if found:
+            return (
+                connection.execute(
+                    sa.select(attempt.c.attempt_id).where(attempt.c.attempt_id.in_(found) & condition).with_for_update()
+                )
+                .scalars()
+                .all()
+            )
+    return ()
+
+
+def _somebody_is_open(connection: sa.Connection, incident_id: str) -> bool:
+    """Say whether somebody of an incident has no end yet: while there is one, nobody needs to be counted."""
+    still = (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned()
+    return connection.execute(sa.select(recipient.c.recipient_id).where(still).limit(1)).first() is not None
 
 
 def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:

@@ -40,6 +40,8 @@ _KEPT_FOR = timedelta(minutes=1)
 _PAGES = 20
 """So many times a queue is read on, at most, past people who are kept back; the next tick goes on from there."""
 _COUNT_SECONDS = 5.0
+_MANY = 20_000
+_MANY_FOR = timedelta(seconds=1)
 
 _ATTEMPT = (
     "attempt_id", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
@@ -100,19 +102,16 @@ class Meter:
         a crash leaves either a planned attempt or a command that will be published.
         """
         now = self._clock.now()
-        belt, on_belt = self._belts[lane.channel], 0
+        belt = self._belts[lane.channel]
+        # of very many, those counted last and what was put there since: never too few, and counted anew within a second
+        known = belt.left >= _MANY and timedelta(0) <= now - belt.counted_at < _MANY_FOR
+        on_belt, at = (belt.left, belt.counted_at) if known else (0, now)
 
         def work(connection: sa.Connection) -> Mapping[str, int]:
             nonlocal on_belt
-            on_belt = connection.execute(
-                sa.select(sa.func.count())
-                .select_from(attempt)
-                .where((attempt.c.state == AttemptState.COMMANDED) & (attempt.c.channel == lane.channel))
-            ).scalar_one()
-            if on_belt and real_release_running(connection) is not None:
-                # dispatch sends an exercise's commands back: they take no room from those who are really concerned
-                on_belt -= _exercises_on_belt(connection, lane.channel)
-            room = min(belt.bound(lane.belt, lane.per_second, on_belt, now) - on_belt, lane.at_once)
+            if not known:
+                on_belt = _on_belt(connection, lane.channel)
+            room = min(belt.bound(lane.belt, lane.per_second, on_belt, at) - on_belt, lane.at_once)
             rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
             _command(connection, rows, now)
             issued: dict[str, int] = defaultdict(int)
@@ -122,7 +121,7 @@ class Meter:
 
         issued = self._database.writing(work)
         # only now: a transaction that was rolled back and run again has spent nothing
-        belt.note(on_belt, sum(issued.values()), now)
+        belt.note(on_belt, sum(issued.values()), at)
         for incident_id, count in issued.items():
             self._issued[incident_id, lane.channel] += count
             if (incident_id, lane.channel) in self._credit:
@@ -300,25 +299,25 @@ def _first_the_real_ones(running: list[_Running]) -> list[_Running]:
     return real or running
 
 
-def _exercises_on_belt(connection: sa.Connection, channel: Channel) -> int:
-    exercises = connection.execute(
-        sa.select(incident.c.incident_id)
-        .join(release, release.c.incident_id == incident.c.incident_id)
-        .where(incident.c.exercise & (release.c.state == "releasing"))
-        .distinct()
-    ).scalars().all()  # fmt: skip
-    if not exercises:
-        return 0
-    count: int = connection.execute(
-        sa.select(sa.func.count())
-        .select_from(attempt)
-        .where(
-            (attempt.c.state == AttemptState.COMMANDED)
-            & (attempt.c.channel == channel)
-            & attempt.c.incident_id.in_(exercises)
-        )
-    ).scalar_one()
-    return count
+def _on_belt(connection: sa.Connection, channel: Channel) -> int:
+    """Return how many commands of one channel nobody has taken up. While a real release runs dispatch sends an exercise's
+    commands back: they take no room from those who are really concerned.
+    """
+    exercises = real_release_running(connection) is None
+    query = sa.select(incident.c.incident_id)
+    ids = connection.execute(query if exercises else query.where(incident.c.exercise.is_(sa.false()))).scalars().all()
+    return sum(
+        connection.execute(
+            sa.select(sa.func.count())
+            .select_from(attempt)
+            .where(
+                attempt.c.incident_id.in_(some)
+                & (attempt.c.state == AttemptState.COMMANDED)
+                & (attempt.c.channel == channel)
+            )
+        ).scalar_one()
+        for some in in_parts(ids)
+    )
 
 
 def running_incidents(connection: sa.Connection) -> list[_Running]:
@@ -471,30 +470,30 @@ def lane_ages(connection: sa.Connection, now: datetime) -> Mapping[Channel, Lane
     """Return how each channel stands over all releases that run, exercises left out."""
     oldest = sa.func.min(attempt.c.state_at, type_=attempt.c.state_at.type)
     due = sa.func.min(attempt.c.due_at, type_=attempt.c.due_at.type)
+    running = [each for each in running_incidents(connection) if not each.exercise]
     waiting = {
         row[0]: row
         for row in connection.execute(
             sa.select(attempt.c.channel, sa.func.count(), oldest, due)
-            .join(release, release.c.release_id == attempt.c.release_id)
-            .join(incident, incident.c.incident_id == attempt.c.incident_id)
             .where(
-                attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
+                attempt.c.incident_id.in_([each.incident_id for each in running])
+                & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
                 & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
-                & (release.c.state == "releasing")
-                & incident.c.exercise.is_(sa.false())
+                & attempt.c.release_id.in_([name for each in running for name in each.release_ids])
             )
             .group_by(attempt.c.channel)
         )
     }
-    silent = {
-        row[0]: row[1]
-        for row in connection.execute(
+    silent: dict[str, datetime] = {}
+    real = connection.execute(sa.select(incident.c.incident_id).where(incident.c.exercise.is_(sa.false())))
+    for some in in_parts(real.scalars().all()):
+        for channel, first in connection.execute(
             sa.select(attempt.c.channel, sa.func.min(attempt.c.handed_over_at, type_=attempt.c.handed_over_at.type))
-            .join(incident, incident.c.incident_id == attempt.c.incident_id)
-            .where((attempt.c.state == AttemptState.HANDED_OVER) & incident.c.exercise.is_(sa.false()))
+            .where(attempt.c.incident_id.in_(some) & (attempt.c.state == AttemptState.HANDED_OVER))
             .group_by(attempt.c.channel)
-        )
-    }
+        ):
+            if first is not None:
+                silent[channel] = min(first, silent.get(channel, first))
     found: dict[Channel, LaneAge] = {}
     for name in waiting.keys() | silent.keys():
         _, count, since, earliest = waiting.get(name, (name, 0, None, None))

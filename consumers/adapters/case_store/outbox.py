@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from bridge.contracts.events import PACKS, Event
 from bridge.contracts.packs import Single, by_partition, packed
 from bridge.contracts.topics import Topic
-from consumers.adapters.case_store.engine import CaseDatabase, insert_many
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many, is_plain
 from consumers.adapters.case_store.tables import outbox
 
 _LINES = "packed/"
@@ -82,8 +82,9 @@ def append_many(connection: sa.Connection, topic: Topic, ce_type: str, events: S
     """
     pack = PACKS.get(ce_type)
     found = _lines(ce_type, events) if pack is None else _packs(ce_type, pack.ce_type, events, topic.partitions)
-    # as bytes the driver writes it in hexadecimal digits: to escape every quote of a pack took longer than all else
-    as_bytes = connection.dialect.name != "sqlite"
+    # As bytes the driver writes it in hexadecimal digits: to escape every quote of a pack took longer than all else. Most packs
+    # need neither, and half as much is sent.
+    on_server = connection.dialect.name != "sqlite"
     rows = [
         {
             "topic": topic.name,
@@ -91,7 +92,7 @@ def append_many(connection: sa.Connection, topic: Topic, ce_type: str, events: S
             "key": key,
             "ce_type": kind,
             "event_id": event_id,
-            "value": value.encode() if as_bytes else value,
+            "value": value.encode() if on_server and not is_plain(value) else value,
             "written_at": at,
         }
         for kind, (root, key, event_id, value) in found

@@ -1,6 +1,5 @@
 """Rows that steering reads and writes: where attempts stand, who failed, rates of lanes. SQL only."""
 
-import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
 from consumers.case.store import FailedPerson, Retry, TriedOnce
 from consumers.domain.delivery import PersonEnd
+from consumers.domain.ledger import attempt_id_of
 from consumers.domain.sending import ReceiptKind
 
 _ANEW = (
@@ -113,7 +113,7 @@ class SteeringRows:
                     # with whatever the segment's policy has said of this channel
                     **patterns[each.recipient_id],
                     **dict.fromkeys(_ANEW),
-                    "attempt_id": attempt_id(each.recipient_id, last[each.recipient_id] + 1),
+                    "attempt_id": attempt_id_of(each.recipient_id, last[each.recipient_id] + 1),
                     "number": last[each.recipient_id] + 1,
                     "release_id": release_id,
                     "state": AttemptState.PLANNED.value,
@@ -154,8 +154,3 @@ class SteeringRows:
                 .values(held_reason=f"closed without notice: {why.replace('_', ' ')}")
             )
         return people
-
-
-def attempt_id(recipient_id: str, number: int) -> str:
-    """Return the id of somebody's n-th attempt, as the ledger makes it: one person has no two of a number."""
-    return hashlib.sha256(f"{recipient_id}/{number}".encode()).hexdigest()[:32]

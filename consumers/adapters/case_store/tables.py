@@ -616,7 +616,6 @@ attempt = sa.Table(
         "due_at",
         "priority",
     ),
-    sa.Index("ix_attempt_state_state_at", "state", "state_at"),
     sa.Index("ix_attempt_provider_message", "provider", "provider_message_id"),
 )
 

@@ -295,10 +295,7 @@ class LedgerCases:
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
-        assert {(each.channel, each.provider, each.state, each.count) for each in case.ledger.attempts()} == {
-            ("email", "ses", "bounced", 1),
-            ("sms", "sns", "planned", 1),
-        }
+        assert case.ledger.attempts() == {("email", "bounced"): 1, ("sms", "planned"): 1}
 
     def test_the_same_receipt_twice_changes_nothing(self, case: Case) -> None:
         person = case.person(1)
@@ -417,7 +414,7 @@ class LedgerCases:
         receipts = [receipt_of(intent, kind, "", NOW) for kind in (ReceiptKind.DELAYED, ReceiptKind.BOUNCED_HARD)]
         handed = case.ledger.settle_receipts(receipts)
         assert (handed.applied, sorted(handed.exercises)) == (2, sorted(each.provider_event_id for each in receipts))
-        assert case.ledger.attempts() == ()
+        assert case.ledger.attempts() == {}
         with case.database.read() as connection:
             assert connection.execute(sa.select(tables.hard_bounce)).all() == []
 

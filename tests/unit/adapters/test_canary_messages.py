@@ -216,7 +216,7 @@ def test_nothing_of_it_is_among_real_notices(office: Office) -> None:
             rows = connection.execute(sa.select(table)).all()
             assert not any(office.sent[0] in str(row) for row in rows), table.name
         assert connection.execute(sa.select(sa.func.count()).select_from(tables.attempt)).scalar_one() == 1
-    assert sum(each.count for each in office.case.ledger.attempts()) == 1
+    assert sum(office.case.ledger.attempts().values()) == 1
 
 
 def test_an_sms_is_known_by_its_providers_id_also_when_its_report_is_first(office: Office) -> None:

@@ -14,7 +14,7 @@ from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import ChannelCount, Lane, LaneAge
+from consumers.domain.ledger import Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Allowance
 from consumers.stages.release import ATTEMPTS, LATENESS, PROJECTED_END, WAITING, ReleaseStage
 
@@ -26,7 +26,7 @@ class FakeLedger:
         self.planned = dict.fromkeys(Channel, planned)
         self.lanes: list[Lane] = []
         self.issued = dict.fromkeys(Channel, 0)
-        self.sweeps: list[dict[str, timedelta]] = []
+        self.sweeps: list[dict[str, timedelta | bool | None]] = []
         self.finished = 0
         self.reminded = False
         self.paces: list[dict[Channel, float]] = []
@@ -50,8 +50,8 @@ class FakeLedger:
         self.issued[lane.channel] += count
         return count
 
-    def sweep(self, **patience: timedelta) -> int:
-        self.sweeps.append(patience)
+    def sweep(self, **wanted: timedelta | bool | None) -> int:
+        self.sweeps.append(wanted)
         return 0
 
     def remind_of_holds(self) -> None:
@@ -70,8 +70,8 @@ class FakeLedger:
         self.finished += 1
         return ()
 
-    def attempts(self) -> Sequence[ChannelCount]:
-        return (ChannelCount("email", "ses", "delivered", 3), ChannelCount("email", "smtp", "delivered", 2))
+    def attempts(self) -> Mapping[tuple[str, str], int]:
+        return {("email", "delivered"): 5}
 
 
 class FakeLease:
@@ -157,13 +157,15 @@ def test_it_sweeps_and_finishes_beside_metering() -> None:
     ledger, stop = FakeLedger(), threading.Event()
     thread = threading.Thread(target=stage_of(ledger, belt_seconds=20).run, args=(stop,))
     thread.start()
-    wait_until(lambda: ledger.finished > 0)
+    wait_until(lambda: ledger.finished > 1)
     stop.set()
     thread.join(60)
+    assert ledger.sweeps[1]["command_patience"] is None, "the belt is looked over four times in the time that it holds"
     assert ledger.sweeps[0] == {
         "command_patience": timedelta(seconds=40),
         "intent_patience": timedelta(seconds=20),
         "unknown_patience": timedelta(minutes=5),
+        "expired": True,
     }
 
 
