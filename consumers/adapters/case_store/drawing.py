@@ -302,15 +302,7 @@ def _known(connection: sa.Connection, names: Sequence[str]) -> list[Known]:
 
 
 def _rows(connection: sa.Connection, names: Sequence[str]) -> list[dict[str, Any]]:
-    try:
-        return sorted(_RECIPIENTS.named(connection, names), key=lambda row: str(row["recipient_id"]))
-    except ValueError:
-        # cut by the server: thousands of records of each
-        return [
-            dict(row) | {name: msgspec.json.encode(row[name]).decode() for name in _JSON}
-            for some in in_parts(names)
-            for row in connection.execute(sa.select(recipient).where(recipient.c.recipient_id.in_(some))).mappings()
-        ]
+    return sorted(_RECIPIENTS.named(connection, names), key=lambda row: str(row["recipient_id"]))
 
 
 def _typed(row: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:

@@ -141,16 +141,16 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 _IDLE_IN_TRANSACTION_SECONDS = 120
 
 
-_LONGEST_ARRAY = 16 * 1024 * 1024
+_LONGEST_TEXT = 16 * 1024 * 1024
 
 
 def _configure_server_session(connection: Any, _record: Any) -> None:
     """Let the server end the transaction of a process that froze in it, or whose host lost power: its locks would keep
     everybody's attempts from moving for hours. MySQL has no such bound; its `wait_timeout` is the administrator's.
 
-    Servers cut what GROUP_CONCAT returns at a megabyte or a kilobyte by default, MariaDB JSON_ARRAYAGG, too; see `packed`.
+    Servers cut what GROUP_CONCAT returns at a megabyte or a kilobyte by default; see `drawing`.
     """
-    settings = f"SESSION group_concat_max_len = {_LONGEST_ARRAY}"
+    settings = f"SESSION group_concat_max_len = {_LONGEST_TEXT}"
     if "MariaDB" in connection.get_server_info():
         settings += f", SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}"
     with connection.cursor() as cursor:

@@ -1,8 +1,7 @@
-"""Reads hundreds of rows as one JSON array that the server puts together: what a driver written in Python takes for one row,
-it then takes for ten. For the few reads that delivery makes of everybody.
+"""Reads hundreds of rows with each row's columns joined to one text: what a driver written in Python takes for one column, it
+then takes for ten. For the few reads that delivery and planning make of everybody.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,6 +11,9 @@ import sqlalchemy as sa
 
 from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, literals_of
 from consumers.adapters.case_store.tables import Instant
+
+_BETWEEN, _NULL = "\x1f", "\x1e"
+"""Between two columns, and for one that is null. No JSON holds them as they stand, and nothing that a shop names."""
 
 _Decode = Callable[[Any], Any]
 
@@ -27,7 +29,9 @@ class PackedRows:
         self._by = by
         self._locked = locked
         self._decoders = [
-            (place, decode) for place, column in enumerate(self._columns) if (decode := _decoder(column)) is not None
+            (place, column.nullable, _decoder(column))
+            for place, column in enumerate(self._columns)
+            if column.nullable or _decoder(column) is not _as_it_is
         ]
 
     def named(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -36,43 +40,72 @@ class PackedRows:
             yield dict(zip(self._names, row, strict=True))
 
     def of(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[list[Any]]:
-        """Yield the rows of `values` in no order, each a list in the order of the names. JSON columns are yielded as text.
-
-        Raises ValueError where a server cuts what it returns.
-        """
-        is_sqlite = connection.dialect.name == "sqlite"
-        every = ", ".join(_expression(column, is_sqlite=is_sqlite) for column in self._columns)
-        packed = f"json_group_array(json_array({every}))" if is_sqlite else f"JSON_ARRAYAGG(JSON_ARRAY({every}))"
-        head = f"SELECT {packed} FROM `{self._table}` WHERE `{self._by}` IN ("  # noqa: S608  names of our own columns
+        """Yield the rows of `values` in no order, each a list in the order of the names. JSON columns are yielded as text."""
+        dialect = connection.dialect
+        is_sqlite = dialect.name == "sqlite"
         tail = ") FOR UPDATE" if self._locked and not is_sqlite else ")"
         for some in in_parts(values):
-            text = head + ", ".join(literals_of(connection, some)) + tail
-            found = connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalar_one()
-            rows: list[list[Any]] = [] if found is None else json.loads(found)
-            for place, decode in self._decoders:
-                for row in rows:
-                    if row[place] is not None:
+            listed = ", ".join(literals_of(connection, some))
+            where = f" FROM `{self._table}` WHERE `{self._by}` IN ({listed}{tail}"  # names of our own columns
+            rows = (
+                []
+                if is_sqlite
+                else self._joined(connection, where, is_mariadb=bool(getattr(dialect, "is_mariadb", False)))
+            )
+            if is_sqlite or any(len(row) != len(self._names) for row in rows):
+                yield from self._apart(connection, where)
+                continue
+            for place, nullable, decode in self._decoders:
+                if nullable:
+                    for row in rows:
+                        row[place] = None if row[place] == _NULL else decode(row[place])
+                else:
+                    for row in rows:
                         row[place] = decode(row[place])
             yield from rows
 
+    def _joined(self, connection: sa.Connection, where: str, *, is_mariadb: bool) -> list[list[Any]]:
+        every = ", ".join(_expression(column, is_mariadb=is_mariadb) for column in self._columns)
+        text = f"SELECT CONCAT_WS('{_BETWEEN}', {every}){where}"
+        return [
+            line.split(_BETWEEN) for line in connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars()
+        ]
 
-def _expression(column: sa.Column[Any], *, is_sqlite: bool) -> str:
-    name = f"`{column.name}`"
+    def _apart(self, connection: sa.Connection, where: str) -> Iterator[list[Any]]:
+        """Yield rows column by column: on SQLite, and where a value holds what is between two of them."""
+        every = ", ".join(f"`{name}`" for name in self._names)
+        places = [place for place, column in enumerate(self._columns) if isinstance(column.type, Instant)]
+        for found in connection.exec_driver_sql(f"SELECT {every}{where}", execution_options=AS_IT_STANDS):
+            row = list(found)
+            for place in places:
+                at = row[place]
+                if at is not None:
+                    row[place] = _instant(at) if isinstance(at, str) else at.replace(tzinfo=UTC)
+            yield row
+
+
+def _expression(column: sa.Column[Any], *, is_mariadb: bool) -> str:
+    text = f"`{column.name}`"
     if isinstance(column.type, sa.LargeBinary):
-        # SQLite's HEX(NULL) is empty, not NULL
-        return f"CASE WHEN {name} IS NOT NULL THEN HEX({name}) END"
-    if isinstance(column.type, sa.JSON) and not is_sqlite:
-        # else it is nested, and each server writes it in its own way
-        return f"CAST({name} AS CHAR)"
-    return name
+        text = f"HEX({text})"
+    elif isinstance(column.type, sa.JSON) and not is_mariadb:
+        # a type of its own on MySQL
+        text = f"CAST({text} AS CHAR)"
+    return f"IFNULL({text}, '{_NULL}')" if column.nullable else text
 
 
-def _decoder(column: sa.Column[Any]) -> _Decode | None:
+def _decoder(column: sa.Column[Any]) -> _Decode:
     if isinstance(column.type, Instant):
         return _instant
     if isinstance(column.type, sa.LargeBinary):
         return bytes.fromhex
-    return None
+    if isinstance(column.type, (sa.Integer, sa.Boolean)):
+        return int
+    return _as_it_is
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @lru_cache(maxsize=1024)

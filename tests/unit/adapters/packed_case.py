@@ -18,13 +18,15 @@ _PERSON = ("recipient_id", "residence", "contact", "late", "customer_id", "deadl
 
 
 class PackedCases:
-    """Rows that come back as one array."""
+    """Rows that come back each as one text."""
 
     def test_rows_come_back_with_their_types(self, database: CaseDatabase) -> None:
         rows = [
             {"root": f"customer/{number}", "key": bytes([number % 256, 0, 255]), "made_at": NOW, "erased_at": None}
             for number in range(1201)
         ]
+        # what is between two columns, too
+        rows[8] = {**rows[8], "root": "\x1f\x1e"}
         rows[7] = {"root": "o'clock \\ \"ü€\n", "key": None, "made_at": NOW.replace(microsecond=0), "erased_at": NOW}
         with database.write() as connection:
             insert_many(connection, person_key, rows)
