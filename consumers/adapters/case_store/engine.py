@@ -150,7 +150,9 @@ def _configure_server_session(connection: Any, _record: Any) -> None:
 
     Servers cut what GROUP_CONCAT returns at a megabyte or a kilobyte by default; see `drawing`.
     """
-    settings = f"SESSION group_concat_max_len = {_LONGEST_TEXT}"
+    # of hundreds of values in one IN list servers would guess how many rows each has, and of a table that is just being filled
+    # they guess all of them
+    settings = f"SESSION group_concat_max_len = {_LONGEST_TEXT}, SESSION eq_range_index_dive_limit = 0"
     if "MariaDB" in connection.get_server_info():
         settings += f", SESSION idle_transaction_timeout = {_IDLE_IN_TRANSACTION_SECONDS}"
     with connection.cursor() as cursor:

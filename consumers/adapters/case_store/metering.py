@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
 from consumers.adapters.case_store.claims import command_of, set_alike
 from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, upsert
-from consumers.adapters.case_store.packed import PackedRows
+from consumers.adapters.case_store.packed import PackedColumns
 from consumers.adapters.case_store.tables import (
     attempt,
     gate,
@@ -46,9 +47,7 @@ _MANY_FOR = timedelta(seconds=1)
 _ATTEMPT = (
     "attempt_id", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
 )  # fmt: skip
-_PERSON = ("recipient_id", "root", "residence", "controller", "segment_id", "deadline_at")
-_ATTEMPTS = PackedRows(attempt, _ATTEMPT, by="attempt_id")
-_PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
+_PERSON = ("root", "residence", "controller", "segment_id", "deadline_at")
 # composed once: it is asked four times a second
 _WAITS = sa.select(
     *(
@@ -367,7 +366,7 @@ def _waiting(
     segment_id: str | None,
 ) -> list[Mapping[str, Any]]:
     query = (
-        sa.select(attempt.c.attempt_id)
+        sa.select(*(attempt.c[name] for name in _ATTEMPT))
         .where(
             (attempt.c.incident_id == running.incident_id)
             & (attempt.c.state == AttemptState.PLANNED)
@@ -384,25 +383,28 @@ def _waiting(
         query = query.join(recipient, recipient.c.recipient_id == attempt.c.recipient_id).where(
             recipient.c.segment_id == segment_id
         )
-    ids = [each for each in connection.execute(query).scalars() if each not in seen][:limit]
-    rows = {row["attempt_id"]: row for row in _ATTEMPTS.named(connection, ids)}
-    people = {
-        person["recipient_id"]: person
-        for person in _PEOPLE.named(connection, list({row["recipient_id"] for row in rows.values()}))
-    }
+    # their people are joined to those found: joined at once, the server put everybody who waits in order
+    turn = query.subquery("turn")
+    packed = PackedColumns([*turn.c, *(recipient.c[name] for name in _PERSON)])
+    people = sa.select().select_from(turn.join(recipient, recipient.c.recipient_id == turn.c.recipient_id))
+    rows = [row for row in packed.rows(connection, people) if row["attempt_id"] not in seen]
+    rows = sorted(rows, key=itemgetter("due_at", "priority"))[:limit]
     lanes = {
         row.segment_id: row.lane
         for row in connection.execute(
             sa.select(segment.c.segment_id, segment.c.lane).where(
-                segment.c.segment_id.in_(sorted({each["segment_id"] or "" for each in people.values()}))
+                segment.c.segment_id.in_(sorted({row["segment_id"] or "" for row in rows}))
             )
         )
     }
-    for row in rows.values():
-        row |= people.get(row["recipient_id"], {})
-        row |= {"lane": lanes.get(row.get("segment_id")), "current_epoch": running.epoch, "exercise": running.exercise}
+    for row in rows:
+        row["lane"], row["current_epoch"], row["exercise"] = (
+            lanes.get(row["segment_id"]),
+            running.epoch,
+            running.exercise,
+        )
     # an attempt of somebody whom planning has just taken out of their segment waits for planning
-    return [rows[each] for each in ids if each in rows and rows[each]["lane"] is not None]
+    return [row for row in rows if row["lane"] is not None]
 
 
 def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: datetime) -> None:

@@ -2,7 +2,7 @@
 then takes for ten. For the few reads that delivery and planning make of everybody.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,53 @@ _BETWEEN, _NULL = "\x1f", "\x1e"
 _Decode = Callable[[Any], Any]
 
 
+class PackedColumns:
+    """Some columns, of one table or several that are joined, which a query selects as one."""
+
+    def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
+        self._columns = columns
+        self._names = tuple(column.name for column in columns)
+        self._decoders = [
+            (place, column.nullable, _decoder(column))
+            for place, column in enumerate(columns)
+            if column.nullable or _decoder(column) is not _as_it_is
+        ]
+
+    def rows(self, connection: sa.Connection, query: "sa.Select[Any]") -> Iterator[dict[str, Any]]:
+        """Yield what `query`, which selects nothing yet, finds: each row by the names of its columns, in its order. On a
+        server JSON columns are yielded as text.
+        """
+        if connection.dialect.name != "sqlite":
+            every: sa.ColumnElement[str] = sa.literal_column(self.expression(connection))
+            rows = self.unpacked(connection.execute(query.add_columns(every)).scalars())
+            if rows is not None:
+                for row in rows:
+                    yield dict(zip(self._names, row, strict=True))
+                return
+        for found in connection.execute(query.add_columns(*self._columns)):
+            yield dict(zip(self._names, found, strict=True))
+
+    def expression(self, connection: sa.Connection) -> str:
+        """Return the columns as one, in a server's SQL."""
+        is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+        every = ", ".join(_expression(column, is_mariadb=is_mariadb) for column in self._columns)
+        return f"CONCAT_WS('{_BETWEEN}', {every})"
+
+    def unpacked(self, lines: Iterable[str]) -> list[list[Any]] | None:
+        """Return the rows as lists of the columns' values; None where a value holds what is between two of them."""
+        rows: list[list[Any]] = [line.split(_BETWEEN) for line in lines]
+        if any(len(row) != len(self._names) for row in rows):
+            return None
+        for place, nullable, decode in self._decoders:
+            if nullable:
+                for row in rows:
+                    row[place] = None if row[place] == _NULL else decode(row[place])
+            else:
+                for row in rows:
+                    row[place] = decode(row[place])
+        return rows
+
+
 class PackedRows:
     """Some columns of the rows of one table, found by the values of one column that is indexed."""
 
@@ -26,13 +73,9 @@ class PackedRows:
         self._table = table.name
         self._names = tuple(names)
         self._columns = [table.c[name] for name in names]
+        self._packed = PackedColumns(self._columns)
         self._by = by
         self._locked = locked
-        self._decoders = [
-            (place, column.nullable, _decoder(column))
-            for place, column in enumerate(self._columns)
-            if column.nullable or _decoder(column) is not _as_it_is
-        ]
 
     def named(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows of `values` as `of` does, each by the names of its columns."""
@@ -41,35 +84,16 @@ class PackedRows:
 
     def of(self, connection: sa.Connection, values: Sequence[str]) -> Iterator[list[Any]]:
         """Yield the rows of `values` in no order, each a list in the order of the names. JSON columns are yielded as text."""
-        dialect = connection.dialect
-        is_sqlite = dialect.name == "sqlite"
+        is_sqlite = connection.dialect.name == "sqlite"
         tail = ") FOR UPDATE" if self._locked and not is_sqlite else ")"
         for some in in_parts(values):
             listed = ", ".join(literals_of(connection, some))
             where = f" FROM `{self._table}` WHERE `{self._by}` IN ({listed}{tail}"  # names of our own columns
-            rows = (
-                []
-                if is_sqlite
-                else self._joined(connection, where, is_mariadb=bool(getattr(dialect, "is_mariadb", False)))
-            )
-            if is_sqlite or any(len(row) != len(self._names) for row in rows):
-                yield from self._apart(connection, where)
-                continue
-            for place, nullable, decode in self._decoders:
-                if nullable:
-                    for row in rows:
-                        row[place] = None if row[place] == _NULL else decode(row[place])
-                else:
-                    for row in rows:
-                        row[place] = decode(row[place])
-            yield from rows
-
-    def _joined(self, connection: sa.Connection, where: str, *, is_mariadb: bool) -> list[list[Any]]:
-        every = ", ".join(_expression(column, is_mariadb=is_mariadb) for column in self._columns)
-        text = f"SELECT CONCAT_WS('{_BETWEEN}', {every}){where}"
-        return [
-            line.split(_BETWEEN) for line in connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars()
-        ]
+            rows = None
+            if not is_sqlite:
+                text = f"SELECT {self._packed.expression(connection)}{where}"
+                rows = self._packed.unpacked(connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars())
+            yield from self._apart(connection, where) if rows is None else rows
 
     def _apart(self, connection: sa.Connection, where: str) -> Iterator[list[Any]]:
         """Yield rows column by column: on SQLite, and where a value holds what is between two of them."""
@@ -85,7 +109,7 @@ class PackedRows:
 
 
 def _expression(column: sa.Column[Any], *, is_mariadb: bool) -> str:
-    text = f"`{column.name}`"
+    text = f"`{column.table.name}`.`{column.name}`"
     if isinstance(column.type, sa.LargeBinary):
         text = f"HEX({text})"
     elif isinstance(column.type, sa.JSON) and not is_mariadb:
