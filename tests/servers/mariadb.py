@@ -132,11 +132,13 @@ def mysql_server(url: str | None) -> Iterator[MariaDbServer]:
 
 
 @contextmanager
-def fresh_database(server: MariaDbServer, *, with_tables: bool) -> Iterator[StoreDatabase]:
+def fresh_database(
+    server: MariaDbServer, *, with_tables: bool, collation: str = "utf8mb4_general_ci"
+) -> Iterator[StoreDatabase]:
     """Yield a database of its own name, empty or with the store's tables and triggers; drop it afterwards."""
     store = StoreDatabase(server, f"store_{uuid.uuid4().hex[:12]}")
     with server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE `{store.name}` CHARACTER SET utf8mb4")
+        cursor.execute(f"CREATE DATABASE `{store.name}` CHARACTER SET utf8mb4 COLLATE {collation}")
     try:
         if with_tables:
             with store.connect() as connection:

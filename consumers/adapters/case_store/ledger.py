@@ -46,7 +46,16 @@ from consumers.adapters.case_store.claims import (
     set_alike,
 )
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, update_many, upsert
+from consumers.adapters.case_store.engine import (
+    AS_IT_STANDS,
+    IN_LIST,
+    CaseDatabase,
+    in_parts,
+    insert_many,
+    literals_of,
+    update_many,
+    upsert,
+)
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import (
@@ -149,6 +158,7 @@ _RUNNING = (
     .join(incident, incident.c.incident_id == release.c.incident_id)
     .where(release.c.release_id.in_(sa.bindparam("releases", expanding=True)) & (release.c.state == "releasing"))
 )
+_STRAY = sa.select(receipt.c.provider_event_id).where(receipt.c.attempt_id.is_(None)).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +426,7 @@ class Ledger:
         # planning must not regroup somebody while their first attempt is being written
         locked = {person["recipient_id"]: person for person in _TURNS.named(connection, ids)}
         begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, list(locked))}
-        twins = _with_twins(connection, {each: person["root"] for each, person in locked.items()})
+        twins = _with_twins(connection, list(locked))
         told_in: dict[str, str | None] = {}
         for some in in_parts(sorted(twins)):
             # rare, and worth asking with all that is asked
@@ -1043,6 +1053,9 @@ class Ledger:
         return {row["attempt_id"] for row in rows}
 
     def _match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
+        if connection.execute(_STRAY).first() is None:
+            # nearly always: to look for each message took longer than to write what became of it
+            return
         for some in in_parts(reports):
             by_message = {item.provider_message_id: item.attempt_id for item in some}
             strays = (
@@ -1476,19 +1489,22 @@ def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
     return twin, same
 
 
-def _with_twins(connection: sa.Connection, roots: Mapping[str, str]) -> Collection[str]:
-    """Return those of the recipients, given with their roots, of whom another incident knows, too."""
+def _with_twins(connection: sa.Connection, recipient_ids: Sequence[str]) -> Collection[str]:
+    """Return those of the recipients of whom another incident knows, too."""
     found: set[str] = set()
-    for some in in_parts(list(roots)):
-        twin, same = _twin()
-        found.update(
-            connection.execute(
-                sa.select(recipient.c.recipient_id).where(
-                    recipient.c.recipient_id.in_(some) & sa.select(sa.literal(1)).select_from(twin).where(same).exists()
-                )
-            ).scalars()
-        )
+    for some in in_parts(recipient_ids):
+        # as text, without SQLAlchemy's compiling of each id
+        listed = ", ".join(literals_of(connection, some))
+        text = f"{_WITH_TWIN} AND recipient.recipient_id IN ({listed})"
+        found.update(connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars())
     return found
+
+
+_WITH_TWIN = (
+    "SELECT recipient.recipient_id FROM recipient WHERE EXISTS (SELECT 1 FROM recipient AS twin "
+    "WHERE twin.notice_sha256 = recipient.notice_sha256 AND twin.root = recipient.root "
+    "AND twin.incident_id <> recipient.incident_id)"
+)
 
 
 def _told_elsewhere() -> sa.ScalarSelect[str]:

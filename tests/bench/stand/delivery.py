@@ -213,7 +213,9 @@ def installed(stand: Stand, aws: Aws, changes: Mapping[str, Mapping[str, Any]]) 
     """Yield an installation on the stand's servers to which nothing has happened yet; `changes` go into its settings."""
     with ExitStack() as kept:
         folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-bench-"))) / "office"
-        store = kept.enter_context(mariadb.fresh_database(stand.store.server, with_tables=False))
+        # as deploy/README.md has it
+        database = mariadb.fresh_database(stand.store.server, with_tables=False, collation="utf8mb4_bin")
+        store = kept.enter_context(database)
         prefix = f"bench-{uuid.uuid4().hex[:8]}."
         ours: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap_servers": stand.bootstrap_servers, "topic_prefix": prefix},
@@ -231,9 +233,9 @@ def installed(stand: Stand, aws: Aws, changes: Mapping[str, Mapping[str, Any]]) 
             ours.setdefault(section, {}).update(values)
         initialise(folder, admin_id="admin", admin_name="Admin", changes=ours)
         settings = _at(folder)
-        database = CaseDatabase(store.url)
-        kept.callback(database.close)
-        migrate(database)
+        cases = CaseDatabase(store.url)
+        kept.callback(cases.close)
+        migrate(cases)
         admin = AdminClient({"bootstrap.servers": stand.bootstrap_servers})
         for made in admin.create_topics(
             [NewTopic(prefix + topic.name, topic.partitions, 1) for topic in TOPICS]
@@ -246,7 +248,7 @@ def installed(stand: Stand, aws: Aws, changes: Mapping[str, Mapping[str, Any]]) 
                 configuration_set=settings.delivery.configuration_set,
                 receipts_queue=settings.delivery.receipts_queue,
             )
-        found = Office(folder, database, settings, 0, aws)
+        found = Office(folder, cases, settings, 0, aws)
         try:
             yield found
         finally:
