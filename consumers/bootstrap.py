@@ -1364,12 +1364,13 @@ def _index(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
     from consumers.adapters.index_server import IndexServer
-    from consumers.adapters.provenance_index import ProvenanceIndex
+    from consumers.adapters.provenance_index import ProvenanceIndex, keep_what_duckdb_frees
     from consumers.stages.index import IndexStage
 
     settings = parts.get(Settings)
     dead_letters = _dead_letters(parts, process)
     keep_freed_memory()
+    keep_what_duckdb_frees()
     index = ProvenanceIndex(settings.paths.index, rebuild_after=rebuild_after(settings))
     return IndexStage(
         settings,

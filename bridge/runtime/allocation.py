@@ -23,6 +23,23 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, mebibytes * _MEBIBYTE) == 1 for option, mebibytes in options)
 
 
+def keep_what_jemalloc_frees(library: str, prefix: str, seconds: int) -> bool:
+    """Let the shared `library`, which brings a jemalloc of its own, give back freed memory only once it has not been used again
+    for `seconds`; `prefix` stands before the names of its functions. Return whether it has them.
+
+    For the same reason: between two batches it gave back what the next one took again. Source: jemalloc(3), `mallctl`.
+    """
+    try:
+        mallctl = getattr(ctypes.CDLL(library), f"{prefix}mallctl")
+    except (OSError, AttributeError):
+        return False
+    mallctl.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    decay = ctypes.c_ssize_t(seconds * 1000)
+    # Arenas that come later take what `arenas` says; the first one is there already.
+    names = [f"{which}.{pages}_decay_ms" for which in ("arenas", "arena.0") for pages in ("dirty", "muzzy")]
+    return all(mallctl(name.encode(), None, None, ctypes.byref(decay), ctypes.sizeof(decay)) == 0 for name in names)
+
+
 def collect_seldom() -> None:
     """Let Python's collector pass over what exists now, and look at what comes later only once that is very much.
 

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import _duckdb
 import duckdb
 import structlog
 from pydantic import ValidationError
@@ -57,6 +58,7 @@ from bridge.contracts.queries import (
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import DEPARTED_CUSTOMERS, STORE_CHANGES
+from bridge.runtime.allocation import keep_what_jemalloc_frees
 from consumers.adapters import index_answers
 from consumers.adapters.scope_sql import stored
 from consumers.domain.coverage import unwatched_stretches
@@ -180,32 +182,52 @@ def _type(kind: str | list[str]) -> str:
     return kind if isinstance(kind, str) else f"{kind[0]}[]"
 
 
-_LINES = (
-    "{"
-    + ", ".join(
-        f"{name}: '{'VARCHAR' if kind == 'TIMESTAMP' else _type(kind)}'" for name, kind in _RECORD_COLUMNS.items()
-    )
-    + "}"
-)
+def _type_in_line(name: str) -> str:
+    kind = _RECORD_COLUMNS[name]
+    # A list is stored as the text that it is here: to read it as a list and write it again would cost more than all its records'
+    # other fields do.
+    return "JSON" if name in _SETS else "VARCHAR" if kind == "TIMESTAMP" else _type(kind)
+
+
+_LINES = "{" + ", ".join(f"{name}: '{_type_in_line(name)}'" for name in _RECORD_COLUMNS) + "}"
 _INSTANT = (
     "CASE WHEN {0} IS NULL THEN NULL WHEN {0} LIKE '%Z' OR regexp_matches({0}, '[+-][0-9]{{2}}:[0-9]{{2}}$') "
     "THEN {0}::TIMESTAMP ELSE error('{0} has no zone') END AS {0}"
 )
+_ROOT_TO_STORE = f"nullif(root, {_DERIVED_ROOT.format('')})"
 _TO_STORE = ", ".join(
     [
-        f"nullif(root, {_DERIVED_ROOT.format('')}) AS root",
+        f"{_ROOT_TO_STORE} AS root",
         *(f"to_json(coalesce({name}, []))::VARCHAR AS {name}" for name in _SETS),
     ]
 )
 _READ = ", ".join(
     [
         *(_INSTANT.format(name) for name, kind in _RECORD_COLUMNS.items() if kind == "TIMESTAMP"),
-        _TO_STORE,
+        "own_root AS root",
+        *(f"coalesce({name}::VARCHAR, '[]') AS {name}" for name in _SETS),
         "coalesce(faults, []) AS faults",
     ]
 )
+"""What is stored of a line, see `_given`."""
 _TEXTS = ", ".join(f"{name} AS {index_answers.text_of(name)}" for name in _SETS)
-_STORED_COLUMNS = {name: "VARCHAR" if name in _SETS else kind for name, kind in _RECORD_COLUMNS.items()}
+_COMPRESSED = frozenset({"run_id", "storage_location"})
+"""Long texts that differ from record to record. DuckDB would try a dictionary of each; this takes less time, and no more room."""
+
+
+def _stored_type(name: str) -> str | list[str]:
+    if name in _COMPRESSED:
+        return "VARCHAR USING COMPRESSION zstd"
+    return "VARCHAR" if name in _SETS else _RECORD_COLUMNS[name]
+
+
+_STORED_COLUMNS = {name: _stored_type(name) for name in _RECORD_COLUMNS}
+
+
+def _given(path: str, longest: int) -> str:
+    """Return the query for the records in the file at `path`, each with its offset; no line is longer than `longest`."""
+    lines = f"read_json('{path}', columns = {_LINES}, format = 'newline_delimited', maximum_object_size = {longest})"
+    return f"(SELECT *, {_ROOT_TO_STORE} AS own_root FROM (FROM {lines} POSITIONAL JOIN ({_COUNTED})))"
 
 
 def _one_of(name: str, values: type[StrEnum]) -> str:
@@ -220,7 +242,10 @@ _REQUIRED = (
 _WRONG = " OR ".join(
     [
         *(f"{name} IS NULL" for name in _REQUIRED),
-        "NOT regexp_full_match(root, '(customer|order)/[0-9]+')",
+        # Of all that is asked of a line this is the dearest, and most roots are made of an id anyway.
+        "own_root IS NOT NULL AND NOT regexp_full_match(own_root, '(customer|order)/[0-9]+')",
+        "own_root IS NULL AND coalesce(customer_id, order_id) < 0",
+        *(f"{name} IS NOT NULL AND NOT starts_with({name}::VARCHAR, '[')" for name in _SETS),
         _one_of("kind", Kind),
         _one_of("sensitivity", Sensitivity),
     ]
@@ -229,6 +254,9 @@ _WRONG = " OR ".join(
 _COUNTED = """SELECT unnest(range(first, after)) AS at_offset FROM (
     SELECT unnest(string_split(?, ',')::BIGINT[]) AS first, unnest(string_split(?, ',')::BIGINT[]) AS after)"""
 """Offsets from their runs, see `_runs`."""
+_LONGEST = 262_144
+"""Lines of so many bytes are read in any case. DuckDB takes twice that from the kernel at each reading; by itself it takes 32 MB,
+which a batch of some thousand lines feels."""
 _NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large")
 """How DuckDB speaks of a full disk once it has closed the file for it, which is no damage."""
 _THAWED_AT_ONCE = 5000
@@ -314,6 +342,14 @@ CREATE VIEW untagged AS
 
 _SAID_ANEW = """ON CONFLICT (incident_id, revision, root) DO UPDATE SET standing = excluded.standing,
     disclosures = excluded.disclosures, elements = excluded.elements, rank = excluded.rank"""
+
+
+_FREED_SECONDS = 30
+
+
+def keep_what_duckdb_frees() -> bool:
+    """Let DuckDB use again what it has freed, see `keep_what_jemalloc_frees`; return whether it knows how."""
+    return keep_what_jemalloc_frees(_duckdb.__file__, "duckdb_je_", _FREED_SECONDS)
 
 
 class PartitionReader:
@@ -900,20 +936,21 @@ class PartitionFile(PartitionReader):
         if not offsets:
             return []
         try:
-            source = f"read_json('{self._memory.hold(lines)}', columns = {_LINES}, format = 'newline_delimited')"
+            path = self._memory.hold(lines)
         except OSError as error:
             raise self._unwritable(error) from error
-        numbered = f"(FROM {source} POSITIONAL JOIN ({_COUNTED}))"
-        given = _runs(offsets)
+        given = _given(path, max(_LONGEST, *map(len, lines)))
+        runs = _runs(offsets)
         left_out: list[int] = []
         try:
             taken = self._value(
-                f"INSERT INTO record BY NAME SELECT * REPLACE ({_READ}), false AS altered FROM {numbered} WHERE NOT ({_WRONG})",
-                *given,
+                f"""INSERT INTO record BY NAME SELECT * EXCLUDE (own_root) REPLACE ({_READ}), false AS altered
+                FROM {given} WHERE NOT ({_WRONG})""",
+                *runs,
             )
             if taken < len(offsets):
                 left_out = [
-                    row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {numbered} WHERE {_WRONG}", *given)
+                    row["at_offset"] for row in self._rows(f"SELECT at_offset FROM {given} WHERE {_WRONG}", *runs)
                 ]
         except (duckdb.InvalidInputException, duckdb.DataError):
             # What it says may hold the value itself. There is no way back to before the statement but to the last commit.

@@ -61,7 +61,7 @@ log = structlog.get_logger()
 
 GROUP = "index"
 SOURCE = "/index"
-_BATCH = 60_000
+_BATCH = 120_000
 """Messages at a time: a write to each file costs much the same for one record as for thousands."""
 _BUSY = 10_000
 """Messages in a batch from which on more are believed to wait."""

@@ -22,7 +22,7 @@ from pymysql.cursors import Cursor
 
 from bridge.contracts.topics import STORE_CHANGES
 from bridge.runtime.allocation import keep_freed_memory
-from consumers.adapters.provenance_index import ProvenanceIndex
+from consumers.adapters.provenance_index import ProvenanceIndex, keep_what_duckdb_frees
 from tests.bench.stand import servers, streams, workers
 from tests.bench.stand.provenance import (
     FROM,
@@ -152,6 +152,7 @@ def resolved(installation: Installation, *, workers: int, times: int = 3) -> Tak
 def _own(asked: "Connection[Any, Any]", directory: Path, topic: str, cluster: str, partitions: Sequence[int]) -> None:
     """Open the files of `partitions`, then find those concerned each time that somebody asks; at the end say who they are."""
     keep_freed_memory()  # as `tocsin run index` does
+    keep_what_duckdb_frees()
     index = ProvenanceIndex(directory)
     files = [
         index.open(

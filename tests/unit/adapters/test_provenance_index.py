@@ -1,6 +1,7 @@
 """The index file: it answers what the definition says, survives what happens to files, and has one owner."""
 
 import itertools
+import json
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -436,6 +437,9 @@ def test_a_record_behind_its_tombstone_is_there_again(index: ProvenanceIndex) ->
         b'{"deleted_at":"yesterday",',
         b'{"customer_id":"many",',
         b'{"model_id":null,',
+        b'{"root":"customer/-5",',
+        b'{"categories":"contact",',
+        b'{"elements":{"email":1},',
     ],
 )
 def test_what_is_no_record_is_left_out_and_named(index: ProvenanceIndex, spoiled: bytes) -> None:
@@ -454,6 +458,23 @@ def test_what_is_no_record_is_left_out_and_named(index: ProvenanceIndex, spoiled
     assert file.records(["r1", "r2"]) == [record()]
 
 
+def test_no_id_below_zero_makes_a_root(index: ProvenanceIndex) -> None:
+    file = opened(index)
+    below = record(record_id="r2").model_dump_json().replace('"customer/1"', '"customer/-1"')
+    assert file.append([1, 2], [record().model_dump_json().encode(), below.replace(":1,", ":-1,", 1).encode()]) == [2]
+
+
+@given(values=st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=4).map(tuple))
+def test_lists_come_back_whatever_their_members_hold(shared_file: PartitionFile, values: tuple[str, ...]) -> None:
+    file, written = shared_file, record(record_id="r1", categories=values, elements=values[::-1], input_fields=values)
+    with pytest.raises(_Undo), file.transaction():
+        # as a writer in another language might: with escapes and spaces
+        line = json.dumps(written.model_dump(mode="json"), ensure_ascii=True, separators=(" , ", " : "))
+        assert file.append([1], [line.encode()]) == []
+        assert file.records(["r1"]) == [written]
+        raise _Undo
+
+
 def test_lines_hold_their_offsets_however_they_are_cut(index: ProvenanceIndex) -> None:
     file = opened(index)
     first, *others = [record(record_id=f"r{number}").model_dump_json().encode() for number in range(5)]
@@ -462,10 +483,13 @@ def test_lines_hold_their_offsets_however_they_are_cut(index: ProvenanceIndex) -
     assert file.roots_since(11) == ["customer/1"]
     assert file.roots_since(12) == []
     assert file.records(["r0", "r4"]) == [record(record_id="r0"), record(record_id="r4")]
+    long = record(record_id="long", run_id="x" * 1_000_000)
+    assert file.append([10, 12], [b"\n".join([long.model_dump_json().encode(), others[0]])]) == []
+    assert file.records(["long"]) == [long]
     with pytest.raises(Refused, match="1 offsets are no 2 lines"), file.batch():
-        file.append([12], [b"\n".join(others[:2])])
-    assert file.roots_since(12) == []
-    assert file.append([12, 13, 14], [b"\n".join(others[:2])]) == [14]
+        file.append([13], [b"\n".join(others[:2])])
+    assert file.roots_since(13) == []
+    assert file.append([13, 14, 15], [b"\n".join(others[:2])]) == [15]
 
 
 @pytest.mark.parametrize(("many", "kept"), [(1, True), (1000, False)])

@@ -7,9 +7,10 @@ import platform
 import resource
 from collections.abc import Iterator
 
+import _duckdb
 import pytest
 
-from bridge.runtime.allocation import collect_all_again, collect_seldom, keep_freed_memory
+from bridge.runtime.allocation import collect_all_again, collect_seldom, keep_freed_memory, keep_what_jemalloc_frees
 
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS = 6
@@ -31,6 +32,12 @@ def test_megabytes_taken_again_and_again_come_from_the_kernel_once() -> None:
         take_and_free()
     pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert pages < _PART_BYTES // resource.getpagesize(), "the kernel was asked for the same pages again"
+
+
+def test_a_library_without_a_jemalloc_of_its_own_is_told_from_one_with_it() -> None:
+    assert keep_what_jemalloc_frees(str(_duckdb.__file__), "duckdb_je_", 30)
+    assert not keep_what_jemalloc_frees(str(_duckdb.__file__), "no_such_", 30)
+    assert not keep_what_jemalloc_frees("no-such-library.so", "duckdb_je_", 30)
 
 
 @pytest.fixture
