@@ -65,6 +65,8 @@ RECEIPT_LEASE_SECONDS = 3
 """What a killed receiver had taken is there again after this."""
 GIVEN_UP_AFTER, REPEATED_AFTER, NEAR = timedelta(seconds=10), timedelta(seconds=12), timedelta(seconds=8)
 """A dead dispatcher's claim is given up and then repeated no sooner than this, with a receipt's time-out of 12 s or more."""
+_REPEATED = tables.attempt.c.state.in_(("planned", "commanded")) & (tables.attempt.c.send_count > 0)
+_IN_DOUBT = _REPEATED | tables.attempt.c.state.in_(("intended", "unknown"))
 NOBODYS = (OWN_MAILBOX, SIMULATED_PHONE)
 """Where canary messages go, beside SES's simulator."""
 
@@ -298,25 +300,28 @@ class Delivery:
             f"{stage} is started again",
         )
 
+    def until_nobody_is_in_doubt(self) -> None:
+        """Wait until what became of every call is known."""
+        self.until(lambda: not self._attempts_are(_IN_DOUBT), "nobody is in doubt")
+
     def until_no_repeat_is_near(self) -> None:
         """Wait, where what is done next might meet somebody whose first call met the last: of two calls nobody may have taken
         either, and there is no third.
         """
         a, now = tables.attempt.c, datetime.now(UTC)
-        repeated = a.state.in_(("planned", "commanded")) & (a.send_count > 0)
         near = (
-            repeated
+            _REPEATED
             | ((a.state == "unknown") & (a.state_at < now - REPEATED_AFTER + NEAR))
             | ((a.state == "intended") & (a.state_at < now - GIVEN_UP_AFTER - REPEATED_AFTER + NEAR))
         )
+        if self._attempts_are(near):
+            self.until_nobody_is_in_doubt()
 
-        def any_of(condition: sa.ColumnElement[bool]) -> bool:
-            with self.database.read() as connection:
-                return connection.execute(sa.select(a.attempt_id).where(condition).limit(1)).first() is not None
-
-        if any_of(near):
-            in_doubt = repeated | a.state.in_(("intended", "unknown"))
-            self.until(lambda: not any_of(in_doubt), "who was in doubt is not any more")
+    def _attempts_are(self, condition: sa.ColumnElement[bool]) -> bool:
+        with self.database.read() as connection:
+            return (
+                connection.execute(sa.select(tables.attempt.c.attempt_id).where(condition).limit(1)).first() is not None
+            )
 
     @contextmanager
     def locked(self, incident_id: str) -> Iterator[None]:
