@@ -18,6 +18,7 @@ from consumers.adapters.case_store.tables import (
     affected,
     attempt,
     hard_bounce,
+    incident,
     page,
     preflight_override,
     provider_circuit,
@@ -33,6 +34,7 @@ from consumers.domain.sending import ReceiptKind
 SILENT_AFTER = timedelta(seconds=15)
 """What a dispatcher told longer ago says nothing any more: it has ended, or lost the case store."""
 _FORGOTTEN_AFTER = timedelta(hours=1)
+_RECEIPTS_COME = timedelta(days=3)
 _READING = tuple(each.name for each in fields(CircuitReading))
 _ROWS_AT_ONCE = 2000
 
@@ -207,7 +209,10 @@ def _sent_through(connection: sa.Connection, since: datetime) -> Mapping[str, in
 
 def _reputation(connection: sa.Connection, provider: str, now: datetime) -> Reputation:
     ended = (AttemptState.DELIVERED, AttemptState.READ, AttemptState.COMPLAINED, AttemptState.BOUNCED)
-    recent = (attempt.c.provider == provider) & (attempt.c.state_at >= now - DAY)
+    # receipts come for some days after an incident was closed
+    late = incident.c.closed_at.is_(None) | (incident.c.closed_at >= now - _RECEIPTS_COME)
+    incidents = connection.execute(sa.select(incident.c.incident_id).where(late)).scalars().all()
+    recent = attempt.c.incident_id.in_(incidents) & (attempt.c.provider == provider) & (attempt.c.state_at >= now - DAY)
     counts: dict[str, int] = {
         row[0]: row[1]
         for row in connection.execute(

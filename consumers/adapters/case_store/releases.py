@@ -85,9 +85,11 @@ class ReleaseRows:
         self._connection.execute(sa.update(release).where(release.c.release_id == release_id).values(**changes))
 
     def withdraw_attempts(self, release_id: str) -> int:
+        incident_id = sa.select(release.c.incident_id).where(release.c.release_id == release_id).scalar_subquery()
         result = self._connection.execute(
             sa.delete(attempt).where(
-                (attempt.c.release_id == release_id)
+                (attempt.c.incident_id == incident_id)
+                & (attempt.c.release_id == release_id)
                 & (attempt.c.number == 1)
                 & (attempt.c.send_count == 0)
                 & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
