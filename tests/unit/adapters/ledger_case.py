@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, each_of
 from bridge.runtime.clock import SetClock
-from consumers.adapters.case_store import tables
+from consumers.adapters.case_store import metering, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
@@ -551,6 +551,35 @@ class LedgerCases:
         sweep(case, timedelta(minutes=5))
         case.ledger.meter(EMAIL_LANE)
         assert len(case.commands()) == 1
+
+    def test_what_may_wait_is_looked_at_only_when_it_is_asked_for(self, case: Case) -> None:
+        told = case.person(1)
+        case.hand_over(case.claim(EMAIL_LANE))
+        commanded = case.person(2)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        case.clock.at += timedelta(days=5)
+        long = timedelta(days=9)
+        wanted = partial(case.ledger.sweep, intent_patience=long, unknown_patience=long)
+        assert wanted(command_patience=None, expired=False) == 0
+        assert wanted(command_patience=timedelta(minutes=1), expired=False) == 1
+        assert case.states(commanded) == [("email", "planned")]
+        assert wanted(command_patience=None, expired=True) == 1
+        assert case.states(told) == [("email", "expired"), ("sms", "planned")]
+
+    def test_of_very_many_commands_those_counted_last_take_room_until_they_are_counted_anew(
+        self, case: Case, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(metering, "_MANY", 1)
+        for number in range(9):
+            case.person(number)
+        case.ledger.begin_attempts(100)
+        lane = Lane(Channel.EMAIL, belt=4, at_once=3)
+        assert case.ledger.meter(lane) == 3
+        case.ledger.intend(case.commands(), "d1", "dispatch", {})
+        assert case.ledger.meter(lane) == 1, "never too many: what was taken up since still takes room"
+        case.clock.at += timedelta(seconds=1)
+        assert case.ledger.meter(lane) == 3
 
     def test_the_belt_is_never_longer_than_allowed(self, case: Case) -> None:
         for number in range(20):
