@@ -24,6 +24,9 @@ how soon what was seen is forgotten.
 _PROBE = 0.1
 """Of a second of the lane: what lies on a belt from which nobody takes."""
 
+_LONG = 1000
+"""Commands: two packs."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 QueueKey = tuple[str, bool]
@@ -141,6 +144,14 @@ class Belt:
             return min(most, max(1, int(per_second)))
         # a few lie there in any case, or who took nothing up could never show that they do again
         return min(most, max(1, int(per_second * _PROBE), int(taken * most / per_second)))
+
+    def room(self, most: int, per_second: float, on_belt: int, now: datetime) -> int:
+        """Return how many more may be put there now. A long belt is filled up a quarter at a time: commands that come one by one
+        for each that was taken up travel in packs of a few, and each pack is claimed as a whole, for the work of a full one.
+        """
+        bound = self.bound(most, per_second, on_belt, now)
+        room = bound - on_belt
+        return 0 if bound >= _LONG and room < bound / 4 else max(room, 0)
 
     def note(self, on_belt: int, issued: int, now: datetime) -> None:
         """Take note that `on_belt` lay there and `issued` were put there, too."""

@@ -110,7 +110,7 @@ class Meter:
             nonlocal on_belt
             if not known:
                 on_belt = _on_belt(connection, lane.channel)
-            room = min(belt.bound(lane.belt, lane.per_second, on_belt, at) - on_belt, lane.at_once)
+            room = min(belt.room(lane.belt, lane.per_second, on_belt, at), lane.at_once)
             rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
             _command(connection, rows, now)
             issued: dict[str, int] = defaultdict(int)

@@ -129,7 +129,7 @@ def on_a_belt(taken_per_second: float, seconds: int, starts_after: float = 0.0) 
             taken = [waiting.popleft() for _ in range(min(max(1, int(2 * taken_per_second)), len(waiting)))]
             longest = max(longest, at - taken[0])
             free_at = max(free_at, at - 0.25) + len(taken) / taken_per_second
-        room = max(0, min(belt.bound(3000, 100, len(waiting), now) - len(waiting), 25))
+        room = min(belt.room(3000, 100, len(waiting), now), 25)
         belt.note(len(waiting), room, now)
         waiting.extend([at] * room)
         lay.append(len(waiting))
@@ -168,3 +168,11 @@ def test_a_belt_that_nobody_looked_at_is_as_one_that_nobody_has_watched() -> Non
     assert belt.bound(3000, 100, 100, NOW + timedelta(seconds=10)) == 10
     assert belt.bound(3000, 100, 100, NOW + timedelta(minutes=1)) == 100
     assert belt.bound(3000, 0, 100, NOW + timedelta(seconds=10)) == 3000
+
+
+def test_a_long_belt_is_filled_up_a_quarter_at_a_time_and_a_short_one_at_once() -> None:
+    def room(per_second: float, on_belt: int) -> int:
+        return Belt().room(100_000, per_second, on_belt, NOW)
+
+    assert [room(20_000, on_belt) for on_belt in (0, 15_000, 15_001, 20_000, 30_000)] == [20_000, 5_000, 0, 0, 0]
+    assert [room(100, on_belt) for on_belt in (0, 99, 100, 101)] == [100, 1, 0, 0]
