@@ -165,8 +165,9 @@ _ALTERED = "~altered-"
 """In the id of a record that holds what another one said before somebody altered it in the store."""
 _MERGE_AT = 100_000
 """Records that came since the last merge, before the next one; a larger file waits for as many as it holds."""
-_GROUP = 2 * 122_880
-"""Records that are written together while many wait: DuckDB writes whole row groups of 122,880 into the file past its log."""
+_GROUP = 4 * 122_880
+"""Records that are written together while many wait: DuckDB writes row groups of 122,880 into the file past its log. What is
+left over at the end goes by that way, too, if it is behind a whole one; alone it would be copied and compressed at the commit."""
 _MANY = 122_880 // 4
 """Records in one commit from which on smaller row groups are left as they are. DuckDB would put any that lie side by side
 together at each checkpoint, up to four into three: while many records come, that wrote all of them twice."""
