@@ -38,6 +38,7 @@ from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
 from bridge.magento.changelogs import ChangeBatch, View
 from bridge.magento.reader import Customers, InTurn, StoreReader
 from bridge.magento.snapshots import (
+    ALL_CHANNELS,
     FAULTS,
     Beat,
     CustomerState,
@@ -235,33 +236,31 @@ class StateMessages:
         ((key, _, event),) = self._written(
             [state.person()], seal, '"attribute_hmacs":{', [self._hashes_of(state)], "}", Counter()
         )
-        return key, event
+        return key, event.encode()
 
     def _order(self, state: OrderState, seal: Seal) -> tuple[bytes, bytes]:
         """Return key and JSON of an OrderChanged, in the same way."""
         ((key, _, event),) = self._written([state.person()], seal, '"order_id":', [str(state.order_id)], "", Counter())
-        return key, event
+        return key, event.encode()
 
     def _written(
         self, people: Iterable[Person], seal: Seal, name: str, members: Iterable[str], end: str, faults: Counter[str]
-    ) -> Iterator[tuple[bytes, bytes, bytes]]:
+    ) -> Iterator[tuple[bytes, bytes, str]]:
         """Yield key, root and JSON of the event of each of `people`, and count their faults.
 
         `name`, their own of `members`, and `end` are what the event has beside that.
         """
-        channels_of, email_hmac = self._channels.of, self._email_hmac
+        channels_of, email_hmac, all_channels = self._channels.of, self._email_hmac, _array(ALL_CHANNELS)
         for (root, customer_id, belonging, channels, contact, stored, faulty), own in zip(people, members, strict=True):
             key = root.encode()
             email_hash = f'"{email_hmac(stored)}"' if stored and not stored.isspace() else "null"
-            yield (
-                key,
-                key,
-                (
-                    f'{{"root":"{root}","customer_id":{customer_id},{belonging.members},"channels":{channels_of(channels)}'
-                    f',"contact":{seal(_contact_json(contact), key)},"email_hmac":{email_hash},{name}{own}{end}'
-                    f',"faults":{_array(faulty) if faulty else "[]"}}}'
-                ).encode(),
+            event = (
+                f'{{"root":"{root}","customer_id":{customer_id},{belonging.members}'
+                f',"channels":{all_channels if channels is ALL_CHANNELS else channels_of(channels)}'
+                f',"contact":{seal(_contact_json(contact), key)},"email_hmac":{email_hash},{name}{own}{end}'
+                f',"faults":{_array(faulty) if faulty else "[]"}}}'
             )
+            yield key, key, event
             if faulty:
                 faults.update(faulty)
 

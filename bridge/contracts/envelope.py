@@ -28,8 +28,10 @@ class Message(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-Record = tuple[bytes, bytes, bytes | None, dict[str, str | bytes | None]]
-"""The same for many at once: key and root in UTF-8, value, headers (as a mapping, which the client takes fastest)."""
+Record = tuple[bytes, bytes, str | bytes | None, dict[str, str | bytes | None]]
+"""The same for many at once: key and root in UTF-8, value (as text or in UTF-8, as it was written), and headers (as a mapping,
+which the client takes fastest).
+"""
 
 
 def seal_envelope(
@@ -90,7 +92,7 @@ class Envelopes:
         )  # fmt: skip
         return Message(key, root, value, headers)
 
-    def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Record]:
+    def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, str | bytes]]) -> Iterator[Record]:
         """Yield many events of one type, each given as key, root and JSON; what they share is made once.
 
         The headers are one mapping, which holds a record's own until the next one is asked for.

@@ -453,7 +453,7 @@ def _reached(
     contact, found = _contact(email, first_name, last_name, belonging.billing, billing, belonging.shipping, shipping)
     faults = tuple(dict.fromkeys((*belonging.faults, *found))) if found else belonging.faults
     if contact.email and contact.phone and contact.postal_address:
-        return _ALL_CHANNELS, contact, faults
+        return ALL_CHANNELS, contact, faults
     exist = contact.email is not None, contact.phone is not None, True, contact.postal_address != ()
     return _CHANNELS[exist], contact, faults
 
@@ -716,7 +716,7 @@ _CHANNELS = {
     for exist in itertools.product((False, True), repeat=4)
 }
 """By which of e-mail, telephone, account and postal address exist."""
-_ALL_CHANNELS = _CHANNELS[True, True, True, True]
+ALL_CHANNELS = _CHANNELS[True, True, True, True]
 
 
 def is_root(text: str) -> bool:

@@ -188,7 +188,9 @@ class Publisher:
                 # What is written of a customer is theirs again soon.
                 partition = known[root] = partition_of_bytes(root, count)
             try:
-                produce(name, value, key, partition, headers=headers)
+                # By place, not by name: that costs the client a third of the call. Before the headers stand two callbacks and
+                # the time.
+                produce(name, value, key, partition, None, None, 0, headers)
             except BufferError:
                 self.send_to(name, partition, key, value, list(headers.items()))
             except KafkaException as error:
@@ -217,7 +219,7 @@ class Publisher:
         name: str,
         partition: int,
         key: bytes,
-        value: bytes | None,
+        value: str | bytes | None,
         headers: Sequence[tuple[str, str | bytes | None]],
     ) -> None:
         """Queue a record on a topic given by its name on the cluster."""

@@ -71,7 +71,8 @@ class Topics:
     def send_records(self, topic: Topic, records: Iterable[Record]) -> None:
         for key, root, value, headers in records:
             written = [(name, each) for name, each in headers.items() if isinstance(each, bytes)]
-            self.send(topic, Message(key.decode(), root.decode(), value, written))
+            encoded = value.encode() if isinstance(value, str) else value
+            self.send(topic, Message(key.decode(), root.decode(), encoded, written))
 
     def send_to_all(self, topic: Topic, message: Message) -> None:
         self.beats.append((topic, message))
