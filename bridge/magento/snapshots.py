@@ -372,7 +372,7 @@ class ReadCustomers(Collection[CustomerState]):
         values: Mapping[str, Sequence[str | None]],
         belongings: Belongings,
     ) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         self._rows = rows
         self._billing = billing
         self._shipping = shipping
@@ -399,7 +399,7 @@ class ReadCustomers(Collection[CustomerState]):
         """Yield what the events say of each."""
         belongings = self._belongings
         for number, row, billed, shipped, order in zip(
-            self._numbers, self._rows, self._billing, self._shipping, self._orders, strict=True
+            self.numbers, self._rows, self._billing, self._shipping, self._orders, strict=True
         ):
             # Split here, one after the other: a batch's fields all at once would be megabytes of small objects.
             shop, email, first_name, last_name = row.split(UNIT)

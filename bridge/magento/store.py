@@ -7,7 +7,7 @@ transaction is long. Not here: the connection and who may lead (`bridge.magento.
 import itertools
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -72,6 +72,10 @@ _QUOTED = ("run_id", "dataset_version", "deleted_at", "supersedes", "storage_loc
 """Those of `statements.MAY_BE_NULL` that are written with quotation marks."""
 MANY_ROWS = 1000
 """Provenance rows that are worth a statement made for what they have in common."""
+SOME_CUSTOMERS = 30
+"""Customers that are worth writing them as one value."""
+MANY_CUSTOMERS = 1000
+"""Customers that, where they lie together, are worth several statements instead of one that joins all that belongs to them."""
 _TO_ESCAPE = bytes(range(0x20)) + b'"\\'
 
 
@@ -106,6 +110,7 @@ class SqlStore:
         self._warned_of: set[str] = set()
         self._belongings = Belongings(self._catalog, settings.default_country)
         self._customers = ""
+        self._all_customers: str | None = None
         self._batches_until_unbroken = 0
         self._look_back_at = 0.0
         self._alike = statements.ANY_ROWS
@@ -220,26 +225,68 @@ class SqlStore:
     def _customers_at_once(self, ids: Sequence[int]) -> tuple[set[int], Collection[CustomerState], Sequence[int]]:
         """Return who could be read at once, their states, and who must be read one by one."""
         nobody: tuple[set[int], Collection[CustomerState], Sequence[int]] = set(), (), ids
-        if not ids or not self._session.writes_events:
+        if len(ids) < SOME_CUSTOMERS or not self._session.writes_events:
             return nobody
-        ((count, numbers, billing, shipping, text),) = self._session.rows(statements.CUSTOMERS_AT_ONCE, ids)
-        if not count:
+        if len(ids) >= MANY_CUSTOMERS and max(ids) - min(ids) < 2 * len(ids):
+            read = self._customers_beside(ids)
+        else:
+            read = self._customers_joined(ids)
+        if read is None:
             return nobody
+        return set(ids) if len(read) == len(ids) else set(map(int, read.numbers)), read, ()
+
+    def _customers_joined(self, ids: Sequence[int]) -> ReadCustomers | None:
+        """Return the customers with all that is joined to them, or None if they must be read one by one."""
+        if self._all_customers is None:
+            return None
+        ((count, numbers, text, same, *said),) = self._session.rows(self._all_customers, ids)
         rows = _rows_in(text, count, units=3, within=1)
+        billing, shipping = (_rows_in(each, count, units=8, within=1) for each in said[:2])
+        if rows is None or billing is None or shipping is None:
+            return None
+        values: dict[str, Sequence[str | None]] = {}
+        for attribute, there, each in zip(self._catalog.attributes, said[2::2], said[3::2], strict=True):
+            theirs: Sequence[str | None] | None = _rows_in(each, count)
+            if theirs is None or theirs.count(statements.NOTHING) != count - there:
+                return None
+            if there < count:
+                theirs = [None if value == statements.NOTHING else value for value in theirs]
+            values[attribute.code] = theirs
+        shipping = [
+            one if each == "1" else other for each, one, other in zip(same.split(","), billing, shipping, strict=True)
+        ]
+        return self._read(ids, numbers.split(","), rows, billing, shipping, values)
+
+    def _customers_beside(self, ids: Sequence[int]) -> ReadCustomers | None:
+        """Return the same, for many who lie together, with what belongs to them asked for by itself."""
+        ((count, numbers, text, billed, shipped),) = self._session.rows(statements.CUSTOMERS_AT_ONCE, ids)
+        rows = _rows_in(text, count, units=3, within=1)
+        if rows is None:
+            return None
         # What is deleted or changed between these statements is in the changelog once more, and comes again.
-        addresses = self._default_addresses(_list_of(billing), _list_of(shipping))
-        if rows is None or addresses is None:
-            return nobody
+        addresses = self._default_addresses(_list_of(billed), _list_of(shipped))
+        if addresses is None:
+            return None
         customers = numbers.split(",")
         values: dict[str, Sequence[str | None]] = {}
         for attribute in self._catalog.attributes:
             theirs = self._values(attribute, ids, numbers, customers)
             if theirs is None:
-                return nobody
+                return None
             values[attribute.code] = theirs
+        return self._read(ids, customers, rows, *addresses, values)
+
+    def _read(
+        self,
+        ids: Sequence[int],
+        customers: Sequence[str],
+        rows: Sequence[str],
+        billing: Sequence[str | None],
+        shipping: Sequence[str | None],
+        values: Mapping[str, Sequence[str | None]],
+    ) -> ReadCustomers:
         orders = list(map(self._last_orders(ids).get, customers, itertools.repeat(statements.WITHIN)))
-        found = set(ids) if count == len(ids) else set(_list_of(numbers))
-        return found, ReadCustomers(customers, rows, *addresses, orders, values, self._belongings), ()
+        return ReadCustomers(customers, rows, billing, shipping, orders, values, self._belongings)
 
     def _default_addresses(
         self, billing: Sequence[int], shipping: Sequence[int]
@@ -248,8 +295,7 @@ class SqlStore:
         ids = {*billing, *shipping} - {0}
         said: dict[int, str] = {}
         if ids:
-            text = statements.ADDRESSES_AT_ONCE.replace("a.entity_id IN ({ids})", statements.near("a.entity_id", ids))
-            ((count, numbers, found),) = self._session.rows(text)
+            ((count, numbers, found),) = self._session.rows(statements.filled_near(statements.ADDRESSES_AT_ONCE, ids))
             rows = _rows_in(found, count, units=8, within=1) if count else []
             if rows is None:
                 return None
@@ -260,7 +306,9 @@ class SqlStore:
         self, attribute: Attribute, ids: Sequence[int], numbers: str, customers: Sequence[str]
     ) -> Sequence[str | None] | None:
         """Return the value of each of `customers`, whose ids are `numbers`, or None if they cannot be told apart."""
-        ((count, holders, said),) = self._session.rows(statements.values_at_once(attribute), ids)
+        ((count, holders, said),) = self._session.rows(
+            statements.filled_near(statements.values_at_once(attribute), ids)
+        )
         if not count:
             return [None] * len(customers)
         values = _rows_in(said, count)
@@ -444,6 +492,7 @@ class SqlStore:
         )
         self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)
+        self._all_customers = statements.customers_joined(attributes)
         self._catalog_read_at = self._clock.now().timestamp()
 
     def _registered(self, configured: Sequence[str]) -> tuple[Attribute, ...]:

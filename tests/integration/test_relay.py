@@ -497,7 +497,9 @@ def test_settling_waits_for_no_save(store: Store, shop: StoreRows, mariadb_datab
     reader.close()
 
 
-def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop: StoreRows) -> None:
+def test_customers_read_at_once_are_customers_read_one_by_one(
+    store: Store, shop: StoreRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     number = itertools.count(100)
     for text in _NASTY:
         shop.customer(next(number), email=f"{text}@shop.example.com", firstname=text, lastname=text)
@@ -525,17 +527,23 @@ def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop
     session = LeadSession(store)
     reader = SqlStore(store, SystemClock(), session)
     assert reader.take_lead()
+    both: list[dict[int, CustomerState]] = []
     batch = reader.next_batch(10_000)
-    read = reader.states_of(batch)
-    assert isinstance(read, InTurn)
-    assert [len(part) for part in read.parts if isinstance(part, ReadCustomers)] == [len(_NASTY) + 10]
-    at_once = {state.customer_id: state for state in read if isinstance(state, CustomerState)}
+    # joined, and beside each other
+    for many in (1000, 10):
+        monkeypatch.setattr(store_module, "MANY_CUSTOMERS", many)
+        read = reader.states_of(batch)
+        assert isinstance(read, InTurn)
+        (part,) = [part for part in read.parts if isinstance(part, ReadCustomers)]
+        assert len(part) == len(_NASTY) + 10
+        both.append({state.customer_id: state for state in part})
+    at_once, beside = both
     session.writes_events = False
     singly = {state.customer_id: state for state in reader.states_of(batch) if isinstance(state, CustomerState)}
     reader.close()
     assert len(at_once) == len(_NASTY) + 10
     assert at_once[last - 2].contact.postal_address
-    assert at_once == singly
+    assert at_once == beside == singly
     assert at_once[last].attribute_values == {"fraud_score": "0.5000", "income_band": ""}
     assert [(claim.code, claim.source) for claim in at_once[last].residence] == [
         ("US-CA", "default_billing"),
@@ -544,12 +552,17 @@ def test_customers_read_at_once_are_customers_read_one_by_one(store: Store, shop
     ]
 
 
-def test_a_customer_with_a_separator_in_a_field_is_read_all_the_same(store: Store, shop: StoreRows) -> None:
+def test_a_customer_with_a_separator_in_a_field_is_read_all_the_same(
+    store: Store, shop: StoreRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SOME_CUSTOMERS", 1)
     for number, name in enumerate(("a\x1fb", "c\x1ed", "e\x1df", "plain"), start=1):
         shop.customer(number, firstname=name)
     reader = SqlStore(store, SystemClock())
     assert reader.take_lead()
     states = list(reader.states_of(reader.next_batch(10)))
-    reader.close()
     names = [state.contact.first_name for state in states if isinstance(state, CustomerState)]
     assert names == ["a\x1fb", "c\x1ed", "e\x1df", "plain"]
+    monkeypatch.setattr(store_module, "MANY_CUSTOMERS", 1)
+    assert list(reader.states_of(reader.next_batch(10))) == states
+    reader.close()
