@@ -266,7 +266,7 @@ def test_a_rate_is_live_bounded_by_the_provider_and_taken_back(ledger: LedgerCas
     ledger.clock.at += timedelta(seconds=1)
     assert ledger.ledger.meter(lane) == 3
     assert rate(None) == 3
-    assert ledger.ledger.meter(lane) == 14
+    assert ledger.ledger.meter(lane) == 11, "a second of the lane, with the three that lie there"
 
 
 def canary(ledger: LedgerCase, people: int, *, per_segment: int = 2) -> None:
