@@ -114,6 +114,8 @@ BATCH = histogram(
 
 _LOOK_SECONDS = 0.5
 """How often a waiting relay shows that it lives, or looks whether it may lead."""
+_MADE_AT_ONCE = 50
+"""Events made ahead between two looks whether what is awaited has come."""
 _SWITCH_SECONDS = 0.001
 _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
@@ -147,6 +149,28 @@ _contact_json = msgspec.json.Encoder().encode
 _quoted = json.encoder.encode_basestring
 """Text as JSON, as the models write it: what is not ASCII stays as it is."""
 Outgoing = tuple[Topic, Message]
+
+
+class CustomerEvents:
+    """Key, root and JSON of customers' events, in their order: each made when it is asked for, or some of them ahead."""
+
+    def __init__(
+        self, states: Collection[State], events: Iterator[tuple[bytes, bytes, str]], faults: Counter[str]
+    ) -> None:
+        self.states = states
+        self.faults = faults
+        """What could not be understood, by name; whole once all events are made."""
+        self._events = events
+        self._made: list[tuple[bytes, bytes, str]] = []
+
+    def make(self, count: int) -> bool:
+        """Make the next `count`; return whether there were so many."""
+        made = list(itertools.islice(self._events, count))
+        self._made += made
+        return len(made) == count
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes, str]]:
+        return itertools.chain(self._made, self._events)
 
 
 class StateMessages:
@@ -186,8 +210,8 @@ class StateMessages:
         for name, number in faults.items():
             FAULTY.labels(name).inc(number)
 
-    def customers(self, states: Customers | ReadCustomers, at: datetime) -> Iterator[Record]:
-        """Yield the messages for customers."""
+    def events_of(self, states: Customers | ReadCustomers) -> CustomerEvents:
+        """Return the events for customers."""
         faults = Counter[str]()
         people: Iterable[Person]
         if isinstance(states, ReadCustomers):
@@ -197,10 +221,13 @@ class StateMessages:
             each = list(states)
             people, hashes = map(CustomerState.person, each), map(self._hashes_of, each)
         seal = self._sealer.seals(len(states))
-        written = self._written(people, seal, '"attribute_hmacs":{', hashes, "}", faults)
-        yield from Envelopes(SOURCE, at).records(_CUSTOMER, written)
-        RECORDS.labels("customer").inc(len(states))
-        for name, number in faults.items():
+        return CustomerEvents(states, self._written(people, seal, '"attribute_hmacs":{', hashes, "}", faults), faults)
+
+    def customers(self, events: CustomerEvents, at: datetime) -> Iterator[Record]:
+        """Yield the messages for customers."""
+        yield from Envelopes(SOURCE, at).records(_CUSTOMER, events)
+        RECORDS.labels("customer").inc(len(events.states))
+        for name, number in events.faults.items():
             FAULTY.labels(name).inc(number)
 
     def written(self, records: WrittenRecords, at: datetime) -> Iterator[Record]:
@@ -356,6 +383,13 @@ class _Prepared:
     began: float
     read_at: datetime
     published_at: float = 0.0
+    ahead: CustomerEvents | None = None
+    """Events of one of its parts, some of which are made before its transaction begins."""
+
+    @property
+    def parts(self) -> Sequence[Collection[State]]:
+        """The states, by how they were read."""
+        return self.states.parts if isinstance(self.states, InTurn) else (self.states,)
 
 
 class RelayStage:
@@ -505,18 +539,36 @@ class RelayStage:
         self, prepared: _Prepared, unsettled: _Prepared | None, publisher: Publishing, elsewhere: ThreadPoolExecutor
     ) -> _Prepared | None:
         """Publish a batch and settle the one before it; return the next one if it was worth reading meanwhile."""
-        published = elsewhere.submit(self._transact, publisher, prepared.states) if prepared.states else None
+        sent = threading.Event()
+        published = elsewhere.submit(self._transact, publisher, prepared, sent) if prepared.states else None
         try:
             self._settle(unsettled)
             # With a backlog, reading the next batch costs nothing now. Without, it is better read later: newer.
             if prepared.batch.full and self._may_publish():
-                return self._prepare(besides=prepared)
+                following = self._prepare(besides=prepared)
+                if published is not None:
+                    self._write_ahead(following, sent, published)
+                return following
             return None
         finally:
             # Also when settling or reading fails: nothing else may use the publisher before this transaction has ended.
             if published is not None:
                 self._attended(published)
-            prepared.published_at = time.monotonic()
+            prepared.published_at, prepared.ahead = time.monotonic(), None
+
+    def _write_ahead(self, following: _Prepared, sent: threading.Event, published: Future[None]) -> None:
+        """Make events of the next batch while the broker takes the one before it: else this process would only wait."""
+        part = max(
+            (part for part in following.parts if isinstance(part, Customers | ReadCustomers)), key=len, default=None
+        )
+        if not part:
+            return
+        while not sent.wait(_LOOK_SECONDS) and not published.done():
+            self._reader.keep_lead()
+        # The other thread makes none now, nor before this one ends: what makes them is not for two at once.
+        following.ahead = self._messages.events_of(part)
+        while not published.done() and following.ahead.make(_MADE_AT_ONCE):
+            pass
 
     def _settle(self, published: _Prepared | None) -> None:
         """Forget the changes of a batch that is published."""
@@ -550,21 +602,25 @@ class RelayStage:
             return Beat(state.relay, self._beat_at)
         return state
 
-    def _transact(self, publisher: Publishing, states: Collection[State]) -> None:
+    def _transact(self, publisher: Publishing, prepared: _Prepared, sent: threading.Event) -> None:
+        """Publish a batch in one transaction; `sent` is set once nothing is left but to wait for the broker."""
         now = self._clock.now()
         with publisher.transaction():
-            for part in states.parts if isinstance(states, InTurn) else (states,):
+            for part in prepared.parts:
                 match part:
                     case WrittenRecords():
                         publisher.send_records(STORE_CHANGES, self._messages.written(part, now))
                     case Customers() | ReadCustomers():
-                        publisher.send_records(STORE_CHANGES, self._messages.customers(part, now))
+                        ahead = prepared.ahead
+                        events = ahead if ahead is not None and ahead.states is part else self._messages.events_of(part)
+                        publisher.send_records(STORE_CHANGES, self._messages.customers(events, now))
                     case _:
                         for topic, message in self._messages.of(part, now):
                             if message.key == BEAT_KEY:
                                 publisher.send_to_all(topic, message)
                             else:
                                 publisher.send(topic, message)
+            sent.set()
 
     def _attended(self, work: Future[_T]) -> _T:
         """Wait for `work` on the other thread while showing the store that this relay lives."""

@@ -97,7 +97,10 @@ def test_customers_read_at_once_are_customers_read_one_by_one(rows: list[dict[st
     singly = [customer_state(7, document(row, 7), CATALOG, None) for row in rows]
     assert list(at_once) == singly
     messages, at = StateMessages(Unsealed(), JOIN_KEY), datetime(2026, 11, 27, tzinfo=UTC)
-    written = [(key, root, value, dict(headers)) for key, root, value, headers in messages.customers(at_once, at)]
+    written = [
+        (key, root, value, dict(headers))
+        for key, root, value, headers in messages.customers(messages.events_of(at_once), at)
+    ]
     modelled = [message for _, message in messages.of(singly, at)]
     said = [value.encode() if isinstance(value, str) else value for _, _, value, _ in written]
     assert said == [message.value for message in modelled]

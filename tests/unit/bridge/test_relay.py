@@ -27,7 +27,7 @@ from bridge.magento.catalog import AI_ATTRIBUTES_PATH
 from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
 from bridge.magento.store import open_store
-from bridge.relay import AGE, FAULTY, UNREADABLE, RelayStage
+from bridge.relay import AGE, FAULTY, UNREADABLE, CustomerEvents, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import Opener, Sealer, email_hmac, generate_sealing_keys, value_hmac
@@ -410,6 +410,37 @@ def test_a_backlog_is_read_ahead_and_nothing_is_read_twice(shop: StoreRows, topi
     drain(shop, start, batch_size=7)
     keys = [message.key for message in topics.messages()]
     assert keys == [f"provenance/r-{number}" for number in range(1, 101)]
+
+
+def test_what_follows_is_made_while_the_broker_takes_what_was_sent(
+    shop: StoreRows, topics: Topics, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+    make = CustomerEvents.make
+
+    def some(events: CustomerEvents, count: int) -> bool:
+        whole = make(events, count)
+        made.set()
+        return whole
+
+    def commit() -> None:
+        # nothing follows the last
+        if len(topics.transactions) < 2:
+            assert made.wait(10)
+            made.clear()
+
+    monkeypatch.setattr("bridge.relay._MADE_AT_ONCE", 3)
+    monkeypatch.setattr(CustomerEvents, "make", some)
+    topics.before_commit = commit
+    for number in range(1, 22):
+        shop.customer(number)
+    drain(shop, start, batch_size=7)
+    messages = topics.messages()
+    assert [message.key for message in messages] == [f"customer/{number}" for number in range(1, 22)]
+    assert len({dict(message.headers)["ce_id"] for message in messages}) == 21
+    assert [each.root for each in map(opened, messages) if isinstance(each, CustomerChanged)] == [
+        message.key for message in messages
+    ]
 
 
 def test_the_newest_event_of_a_key_is_the_newest_state(shop: StoreRows, topics: Topics, start: Start) -> None:
