@@ -55,7 +55,10 @@ def _followed(installation: Installation, provenance: Provenance, seconds: int) 
 
     def publish() -> None:
         publisher = Publisher(installation.kafka, transactional_id="store")
+        # Made in hundreds of thousands: the first of them take longer than a second of changes.
+        example = next(each for each in provenance.messages_once() if f'"{MODEL}"' in each[2])
         changes = _changes(provenance)
+        changes = itertools.chain([next(changes)], changes)
         began = time.monotonic()
         for batch in range(seconds * _BATCHES):
             time.sleep(max(0.0, began + batch / _BATCHES - time.monotonic()))
@@ -63,7 +66,7 @@ def _followed(installation: Installation, provenance: Provenance, seconds: int) 
                 for message in itertools.islice(changes, _RATE // _BATCHES):
                     publisher.send(STORE_CHANGES, message)
                 if batch % _BATCHES == 0:
-                    publisher.send(STORE_CHANGES, _probe(provenance, batch // _BATCHES))
+                    publisher.send(STORE_CHANGES, _probe(example, batch // _BATCHES))
             if batch % _BATCHES == 0:
                 with arrived:
                     published[batch // _BATCHES] = time.monotonic()
@@ -100,8 +103,8 @@ def _changes(provenance: Provenance) -> Iterator[Message]:
             yield envelopes.message(ProvenanceRecorded.ce_type, f"provenance/{new}", f"customer/{customer_id}", body)
 
 
-def _probe(provenance: Provenance, number: int) -> Message:
-    customer_id, record_id, value = next(each for each in provenance.messages_once() if f'"{MODEL}"' in each[2])
+def _probe(example: tuple[int, str, str], number: int) -> Message:
+    customer_id, record_id, value = example
     new = f"{record_id}-probe-{number}"
     body = value.replace(record_id, new, 1).replace(f'"{MODEL}"', f'"probe-{number}"', 1).encode()
     return Envelopes("/relay", PUBLISHED_AT).message(
