@@ -119,6 +119,10 @@ class Lease(Protocol):
     def release(self) -> None: ...
 
 
+_REST_AFTER_ALL = 50
+"""Times as long as it took: what looks over all attempts, of which there may be millions, is due again."""
+
+
 class _Paced:
     """Says when something is due again: after `seconds`, or `rest` times as long as it took where that is more. What looks
     over a million people takes a second, and must leave the rest of the time to those who send.
@@ -169,13 +173,13 @@ class ReleaseStage:
         self._releasing: frozenset[str] = frozenset()
         self._gathered_seconds = delivery.letter_batch_seconds
         # what lies on the belt, and what waits for receipts, are looked over whole
-        self._commands_due = _Paced(delivery.belt_seconds / 4, rest=50)
-        self._expired_due = _Paced(1.0, rest=50)
+        self._commands_due = _Paced(delivery.belt_seconds / 4, rest=_REST_AFTER_ALL)
+        self._expired_due = _Paced(1.0, rest=_REST_AFTER_ALL)
 
     def run(self, stop: threading.Event) -> None:
         """Meter until `stop`."""
         before = time.monotonic()
-        sweep, count, counted = _Paced(1.0), _Paced(_COUNT_EVERY_SECONDS, rest=50), False
+        sweep, count, counted = _Paced(1.0), _Paced(_COUNT_EVERY_SECONDS, rest=_REST_AFTER_ALL), False
         self._health.ready()
         try:
             while not stop.is_set():
@@ -194,7 +198,7 @@ class ReleaseStage:
                         # another process has the lease and counts: the sum over all of them stays right
                         show_attempts({})
                         show_lanes({}, {})
-                        count, counted = _Paced(_COUNT_EVERY_SECONDS, rest=50), False
+                        count, counted = _Paced(_COUNT_EVERY_SECONDS, rest=_REST_AFTER_ALL), False
                     self._health.ready("case store")
                 except Unreachable as error:
                     log.warning("release waits", reason=str(error))
@@ -274,8 +278,10 @@ class ReleaseStage:
                 expired=expired,
             )
         )
-        for paced in (self._commands_due,) * commands + (self._expired_due,) * expired:
-            paced.done()
+        if commands:
+            self._commands_due.done()
+        if expired:
+            self._expired_due.done()
         for incident_id, release_id, state in self._ledger.judge_canaries():
             CANARIES.labels(state.value).inc()
             log.warning("canary judged", incident=incident_id, release=release_id, state=state.value)
