@@ -4,6 +4,7 @@ A tombstone has no value; its headers still say what it removes (`ce_type` `tocs
 Source: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2.
 """
 
+import hashlib
 import itertools
 import json
 import uuid
@@ -68,6 +69,13 @@ def tombstone(*, key: str, root: str, source: str, at: datetime) -> Message:
     return Envelopes(source, at).tombstone(key, root)
 
 
+def event_id_of(namespace: bytes, name: str) -> bytes:
+    """Return the UUID of version 5 that `uuid.uuid5` gives `name`, in a third of the time; `namespace` as its 16 bytes."""
+    digest = hashlib.sha1(namespace + name.encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}".encode()
+
+
 class Envelopes:
     """Wraps many events of one source and moment: what their headers share is made once, and their ids are numbered."""
 
@@ -92,18 +100,21 @@ class Envelopes:
         )  # fmt: skip
         return Message(key, root, value, headers)
 
-    def records(self, ce_type: str, written: Iterable[tuple[bytes, bytes, str | bytes]]) -> Iterator[Record]:
+    def records(
+        self, ce_type: str, written: Iterable[tuple[bytes, bytes, str | bytes]], ids: Iterable[bytes] | None = None
+    ) -> Iterator[Record]:
         """Yield many events of one type, each given as key, root and JSON; what they share is made once.
 
-        The headers are one mapping, which holds a record's own until the next one is asked for.
+        `ids` are theirs in the same order, for events whose repeats must collapse. The headers are one mapping, which holds a
+        record's own until the next one is asked for.
         """
-        batch = self._batch
         headers: dict[str, str | bytes | None] = {
             "ce_specversion": b"1.0", "ce_id": b"", "ce_source": self._source[1], "ce_type": ce_type.encode(),
             "ce_time": self._time[1], "ce_subject": b"", "ce_root": b"", "content-type": self._content[1],
         }  # fmt: skip
-        for (key, root, value), number in zip(written, self._numbers, strict=False):
-            headers["ce_id"] = b"%b-%d" % (batch, number)
+        numbered = map((self._batch + b"-%d").__mod__, self._numbers) if ids is None else ids
+        for (key, root, value), event_id in zip(written, numbered, strict=False):
+            headers["ce_id"] = event_id
             headers["ce_subject"] = key
             headers["ce_root"] = root
             yield key, root, value, headers

@@ -91,27 +91,49 @@ _SETS_SAID = {
 }
 """Few lists differ among many records: to sort each of these, without repeats, costs next to nothing, where to sort every
 record's own took most of an answer's time."""
-_SAID = f"""(
-    SELECT hit.* EXCLUDE (sensitivity), list_position({_LEVELS}, sensitivity) AS rank,
+
+
+def _said(hit: str) -> str:
+    """Return the query for the records `hit` with the rank of their sensitivity, and their lists."""
+    return f"""(SELECT hit.* EXCLUDE (sensitivity), list_position({_LEVELS}, sensitivity) AS rank,
         categories, disclosures, elements, input_fields
-    FROM {{hit}} hit JOIN category_sets USING (kind, model_id, {text_of("categories")})
+    FROM {hit} hit JOIN category_sets USING (kind, model_id, {text_of("categories")})
     JOIN element_sets USING ({text_of("elements")}) JOIN field_sets USING ({text_of("input_fields")}))"""
 
-EVENT = f"""json_object(
-    'root', a.root, 'customer_id', a.customer_id, 'website_id', coalesce(p.website_id, 0),
-    'store_id', coalesce(p.store_id, 0), 'locale', coalesce(p.locale, ''),
-    'residence', coalesce(p.residence, '[]')::JSON, 'channels', coalesce(p.channels, []),
-    'incident_id', ?::VARCHAR, 'revision', ?::INTEGER, 'partition', ?::INTEGER, 'standing', a.standing,
-    'departed', p.root IS NULL OR p.departed_at IS NOT NULL, 'late', false,
-    'why', CASE WHEN a.record_ids IS NULL THEN NULL ELSE json_object(
-        {", ".join(f"'{name}', a.{name}" for name in WHY_LISTS)},
-        'highest_sensitivity', {level("a.rank")}) END)"""
-"""A row `a` of `answer` with its person `p` as the event `CustomerAffected`, sealed contact and keyed hash left out.
-Parameters: incident id, revision, partition."""
+
+# Most people have one record that matches, and what one record says need not be gathered into lists.
+_SUMMED_UP = f"""WITH several AS MATERIALIZED (SELECT root FROM hit GROUP BY root HAVING count(*) > 1),
+    {", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in _SETS_SAID.items())}
+    SELECT root, customer_id, {_STANDING.format("certain")}, {_WHY_OF_ONE}
+    FROM {_said("(FROM hit WHERE root NOT IN (FROM several))")}
+    UNION ALL BY NAME SELECT root, max(customer_id) AS customer_id, {_STANDING.format("bool_or(certain)")}, {_WHY}
+    FROM {_said("(FROM hit WHERE root IN (FROM several))")} GROUP BY root"""
+"""The query for those whom the records in `hit` are about."""
+
+OF_PERSON = "coalesce(p.customer_id, a.customer_id)"
+"""Whose a row `a` of `answer` is: a record about an order may not say so, where its person `p` does."""
 
 
-SAID_IN_EVENT = f"""json_extract_string(event, '$.why.disclosures[*]'), json_extract_string(event, '$.why.elements[*]'),
-    coalesce(list_position({_LEVELS}, json_extract_string(event, '$.why.highest_sensitivity')), 0)"""
+def _event() -> str:
+    lists = ", ',', ".join(f"""'"{name}":', to_json(a.{name})""" for name in WHY_LISTS)
+    return f"""concat('{{"root":', to_json(a.root), ',"customer_id":', coalesce({OF_PERSON}::VARCHAR, 'null'),
+    ',"website_id":', coalesce(p.website_id, 0), ',"store_id":', coalesce(p.store_id, 0),
+    ',"locale":', to_json(coalesce(p.locale, '')), ',"residence":', coalesce(p.residence, '[]'),
+    ',"channels":', to_json(coalesce(p.channels, [])), ',"incident_id":', to_json(?::VARCHAR), ',"revision":', ?::INTEGER,
+    ',"partition":', ?::INTEGER, ',"standing":"', a.standing,
+    '","departed":', p.root IS NULL OR p.departed_at IS NOT NULL, ',"late":false,"why":',
+    CASE WHEN a.record_ids IS NULL THEN 'null'
+    ELSE concat('{{', {lists}, ',"highest_sensitivity":"', {level("a.rank")}, '"}}') END, '}}')"""
+
+
+EVENT = _event()
+"""A row `a` of `answer` with its person `p` as the event `CustomerAffected` in JSON, sealed contact and keyed hash left out.
+Put together as text: DuckDB's own objects take twice as long. Parameters: incident id, revision, partition."""
+
+
+SAID_IN_EVENT = f"""json_extract_string(event, '$.why.disclosures[*]') AS disclosures,
+    json_extract_string(event, '$.why.elements[*]') AS elements,
+    coalesce(list_position({_LEVELS}, json_extract_string(event, '$.why.highest_sensitivity')), 0) AS rank"""
 """What such an event says of its person, as columns: disclosures, elements, and the rank of the highest sensitivity."""
 
 
@@ -131,7 +153,6 @@ def answer(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[
     lacks the fact that decides, or a registered attribute's value is held without any record and may come from what the
     scope names. *Why* sums up the records that decide; it is NULL where there is none.
     """
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE answer ({_COLUMNS})")
     _by_records(connection, scope, roots)
     _by_untagged_values(connection, scope, roots)
     if scope.everyone:
@@ -148,65 +169,48 @@ def found(row: dict[str, Any], person: Person | None) -> Found:
             highest_sensitivity=Sensitivity(SENSITIVITY_ORDER[row["rank"] - 1]),
             **lists,
         )
-    return Found(row["root"], row["customer_id"], row["standing"], why, person)
+    customer_id = row["customer_id"] if person is None or person.customer_id is None else person.customer_id
+    return Found(row["root"], customer_id, row["standing"], why, person)
 
 
 def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
-    predicate, parameters = compiled(connection, scope)
+    """Make `answer` of those whom matching records are about."""
+    predicate, parameters = compiled(connection, scope, narrowed=True)
     conditions, narrow = narrowing(scope)
     if roots is not None:
         conditions.append("r.root IN (SELECT unnest(?::VARCHAR[]))")
         narrow.append(list(roots))
     people = "LEFT JOIN person p ON p.root = r.root" if asks_for_people(scope) else ""
-    fresh = connection.execute("SELECT 1 FROM fresh LIMIT 1").fetchall()
-    # Statements of their own for what one could say at once: to plan it all together takes longer than to do it.
+    # Statements of their own for what one could say at once: in most cases the second one has nothing to do.
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE hit AS SELECT * FROM (
             SELECT {", ".join(f"r.{name}" for name in _NEEDED)}, {predicate} AS certain
-            FROM {"told" if fresh else "told_settled"} r {people}
+            FROM {told(connection)} r {people}
             {"WHERE " + " AND ".join(conditions) if conditions else ""}
         ) WHERE certain IS NOT FALSE""",
         [*parameters, *narrow],
     )
+    count, doubtful = connection.execute("SELECT count(*), count(*) FILTER (certain IS NULL) FROM hit").fetchall()[0]
+    if doubtful:
+        connection.execute("DELETE FROM hit WHERE certain IS NULL AND root IN (SELECT root FROM hit WHERE certain)")
     # Most changes of an open incident's people come to nothing.
-    if connection.execute("SELECT 1 FROM hit LIMIT 1").fetchall():
-        _sum_up(connection)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE answer {f'AS {_SUMMED_UP}' if count else f'({_COLUMNS})'}")
     connection.execute("DROP TABLE hit")
 
 
-def _sum_up(connection: duckdb.DuckDBPyConnection) -> None:
-    """Put those whom the records in `hit` are about into `answer`."""
-    if connection.execute("SELECT 1 FROM hit WHERE certain IS NULL LIMIT 1").fetchall():
-        connection.execute("DELETE FROM hit WHERE certain IS NULL AND root IN (SELECT root FROM hit WHERE certain)")
-    for name, query in _SETS_SAID.items():
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
-    connection.execute("CREATE OR REPLACE TEMP TABLE several AS SELECT root FROM hit GROUP BY root HAVING count(*) > 1")
-    # Most people have one record that matches, and what one record says need not be gathered into lists.
-    connection.execute(
-        f"""INSERT INTO answer BY NAME SELECT root, customer_id, {_STANDING.format("certain")}, {_WHY_OF_ONE}
-        FROM {_SAID.format(hit="(FROM hit WHERE root NOT IN (FROM several))")}"""
-    )
-    if connection.execute("SELECT 1 FROM several LIMIT 1").fetchall():
-        connection.execute("CREATE OR REPLACE TEMP TABLE many AS FROM hit WHERE root IN (FROM several)")
-        connection.execute(
-            f"""INSERT INTO answer BY NAME
-            SELECT root, max(customer_id) AS customer_id, {_STANDING.format("bool_or(certain)")}, {_WHY}
-            FROM {_SAID.format(hit="many")} GROUP BY root"""
-        )
-        connection.execute("DROP TABLE many")
-    # A record about an order may not say whose it was.
-    connection.execute(
-        """UPDATE answer SET customer_id = p.customer_id FROM person p
-        WHERE p.root = answer.root AND p.customer_id IS DISTINCT FROM answer.customer_id AND p.customer_id IS NOT NULL"""
-    )
-    for name in ("several", *_SETS_SAID):
-        connection.execute(f"DROP TABLE {name}")
+def told(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the name of the view of all records: while none is fresh, of one that need not look for what they replace."""
+    return "told" if connection.execute("SELECT 1 FROM fresh LIMIT 1").fetchall() else "told_settled"
+
+
+def has_untagged_values(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether there may be any: most stores register few attributes, and who has a value and no record is dear to ask."""
+    anything = "SELECT 1 FROM person WHERE len(attributes) > 0 UNION ALL SELECT 1 FROM untagged_write LIMIT 1"
+    return bool(connection.execute(anything).fetchall())
 
 
 def _by_untagged_values(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:
-    # Most stores register few attributes, and to ask who has a value and no record costs as much as all the rest.
-    anything = "SELECT 1 FROM person WHERE len(attributes) > 0 UNION ALL SELECT 1 FROM untagged_write LIMIT 1"
-    if not connection.execute(anything).fetchall():
+    if not has_untagged_values(connection):
         return
     values, given = untagged_within(scope)
     restriction = "" if roots is None else "WHERE root IN (SELECT unnest(?::VARCHAR[]))"
@@ -271,9 +275,9 @@ def _by_name(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequenc
     connection.execute("DROP TABLE named")
 
 
-def compiled(connection: duckdb.DuckDBPyConnection, scope: Scope) -> tuple[str, list[Any]]:
+def compiled(connection: duckdb.DuckDBPyConnection, scope: Scope, *, narrowed: bool = False) -> tuple[str, list[Any]]:
     """Return `scope` as an expression and its parameters, versions looked up where it asks for ranges of them."""
     if not asks_for_versions(scope):
-        return compile_scope(scope)
+        return compile_scope(scope, narrowed=narrowed)
     rows = connection.execute("SELECT DISTINCT model_version FROM provenance").fetchall()
-    return compile_scope(scope, [version for (version,) in rows])
+    return compile_scope(scope, [version for (version,) in rows], narrowed=narrowed)

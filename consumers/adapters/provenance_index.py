@@ -260,7 +260,9 @@ _LONGEST = 262_144
 which a batch of some thousand lines feels."""
 _NO_ROOM = ("No space left", "Could not write", "Disk quota exceeded", "File too large")
 """How DuckDB speaks of a full disk once it has closed the file for it, which is no damage."""
-_THAWED_AT_ONCE = 5000
+_FROZEN = "root, customer_id, standing, record_ids, residence, event"
+"""The columns of a frozen answer."""
+_EVENTS_AT_ONCE = 5000
 _DAMAGED = "damaged"
 """What the request for a rebuild says where the file itself gave cause: then it answers nothing more."""
 _NEWEST = f"""SELECT {_STORED} FROM (SELECT * REPLACE ({_AS_LISTS}) FROM ({{which}}))
@@ -460,35 +462,35 @@ class PartitionReader:
         models, attributes = named_models(scope), named_attributes(scope)
         since: dict[tuple[str, str], datetime | None] = {}
         loaded: dict[tuple[str, str], datetime] = {}
-        written: set[str] = set()
-        seen_models: set[str] = set()
+        wanted = [f"{name} IN ({', '.join('?' * len(names))})"
+                  for name, names in (("model_id", models), ("attribute", attributes)) if names]  # fmt: skip
         for row in self._rows(
-            """SELECT model_id, attribute, (SELECT max(kept_since) FROM meta) AS kept_since,
+            f"""SELECT model_id, attribute, (SELECT max(kept_since) FROM meta) AS kept_since,
                 min(generated_at) FILTER (loaded_at IS NULL) AS since, min(generated_at) FILTER (loaded_at IS NOT NULL) AS loaded
-            FROM provenance GROUP BY model_id, attribute"""
+            FROM {index_answers.told(self._connection)} WHERE {" AND ".join(wanted) or "TRUE"} GROUP BY model_id, attribute""",
+            *sorted(models),
+            *sorted(attributes),
         ):
-            written.add(row["attribute"])
-            seen_models.add(row["model_id"])
-            if (not models or row["model_id"] in models) and (not attributes or row["attribute"] in attributes):
-                key = (row["model_id"], row["attribute"])
-                kept = row["kept_since"]
-                since[key] = row["since"] and _in_utc(max(row["since"], kept or row["since"]))
-                if row["loaded"] is not None:
-                    loaded[key] = _in_utc(max(row["loaded"], kept or row["loaded"]))
-        values, window = index_answers.untagged_within(scope)
+            key = (row["model_id"], row["attribute"])
+            kept = row["kept_since"]
+            since[key] = row["since"] and _in_utc(max(row["since"], kept or row["since"]))
+            if row["loaded"] is not None:
+                loaded[key] = _in_utc(max(row["loaded"], kept or row["loaded"]))
         untagged: dict[str, int] = {}
         first_seen: dict[str, datetime] = {}
-        for row in self._rows(
-            f"SELECT attribute, count(DISTINCT root) AS people, min(seen_at) AS seen_at FROM ({values}) GROUP BY attribute",
-            *window,
-        ):
-            untagged[row["attribute"]] = row["people"]
-            if row["seen_at"] is not None:
-                first_seen[row["attribute"]] = _in_utc(row["seen_at"])
-        everyone_untagged = int(self._value(f"SELECT count(DISTINCT root) FROM ({values})", *window))
-        unexplained = {
-            attribute for attribute in untagged if attribute not in written and attribute in (attributes or {attribute})
-        }
+        everyone_untagged = 0
+        if index_answers.has_untagged_values(self._connection):
+            values, window = index_answers.untagged_within(scope)
+            for row in self._rows(
+                f"SELECT attribute, count(DISTINCT root) AS people, min(seen_at) AS seen_at FROM ({values}) GROUP BY attribute",
+                *window,
+            ):
+                untagged[row["attribute"]] = row["people"]
+                if row["seen_at"] is not None:
+                    first_seen[row["attribute"]] = _in_utc(row["seen_at"])
+            everyone_untagged = int(self._value(f"SELECT count(DISTINCT root) FROM ({values})", *window))
+        seen_models, written = {model for model, _ in since}, {attribute for _, attribute in since}
+        unexplained = self._never_written(untagged.keys() & (attributes or untagged.keys()))
         for model in models or {ANY_ATTRIBUTE}:
             for attribute in unexplained | attributes:
                 if models or attribute not in written:
@@ -508,6 +510,16 @@ class PartitionReader:
             )
             for (model, attribute), at in sorted(since.items())
         )
+
+    def _never_written(self, attributes: Iterable[str]) -> set[str]:
+        """Return those of `attributes` that no record at all is about."""
+        asked = set(attributes)
+        if not asked:
+            return asked
+        rows = self._rows(
+            "SELECT DISTINCT attribute FROM provenance WHERE attribute IN (SELECT unnest(?::VARCHAR[]))", sorted(asked)
+        )
+        return asked - {row["attribute"] for row in rows}
 
     def watched(self) -> list[WatchStarted]:
         """Return since when what is watched, as far as it is known here."""
@@ -1212,10 +1224,15 @@ class PartitionFile(PartitionReader):
         self._connection.execute("INSERT INTO beat VALUES (?, ?)", [stored(written_at), stored(visible_at)])
 
     def mark_resolved(self, incident_id: str, revision: int) -> None:
-        """Remember that this revision is answered, by what was thawed last."""
+        """Remember that this revision is answered, by what was frozen or thawed last."""
         self._connection.execute("INSERT OR IGNORE INTO resolved VALUES (?, ?)", [incident_id, revision])
+        # To look for what is there already takes as long as all the rest, and nearly always nothing is.
+        known = self._value(
+            "SELECT 1 FROM member WHERE incident_id = ? AND revision = ? LIMIT 1", incident_id, revision
+        )
         self._connection.execute(
-            f"""INSERT INTO member SELECT ?, ?, root, standing, {index_answers.SAID_IN_EVENT} FROM thawed {_SAID_ANEW}""",
+            f"""INSERT INTO member SELECT ?, ?, root, standing, disclosures, elements, rank FROM frozen
+                {_SAID_ANEW if known else ""}""",
             [incident_id, revision],
         )
 
@@ -1241,7 +1258,7 @@ class PartitionFile(PartitionReader):
             )
 
     def freeze(self, header: Mapping[str, Any]) -> bytes:
-        """Return what `find` found as a Parquet file: one row for each member, `header` as its metadata.
+        """Return what `find` found as a Parquet file, a row for each member, `header` as its metadata, and keep it for `events`.
 
         Sealed contacts and keyed hashes are left out: the frozen answer outlives the person's own data.
         """
@@ -1250,13 +1267,18 @@ class PartitionFile(PartitionReader):
         with self._watched():
             try:
                 self._connection.execute(
-                    f"""COPY (
-                        SELECT a.root, a.customer_id, a.standing, coalesce(a.record_ids, []) AS record_ids,
+                    f"""CREATE OR REPLACE TEMP TABLE frozen AS
+                        SELECT a.root, {index_answers.OF_PERSON} AS customer_id, a.standing,
+                            coalesce(a.record_ids, []) AS record_ids,
                             coalesce(json_extract_string(p.residence, '$[*].code'), []) AS residence,
-                            {index_answers.EVENT}::VARCHAR AS event
-                        FROM answer a LEFT JOIN person p ON p.root = a.root ORDER BY a.root
-                    ) TO {_quoted(str(target))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{tocsin: '{metadata}'}})""",
+                            {index_answers.EVENT} AS event, coalesce(a.disclosures, []) AS disclosures,
+                            coalesce(a.elements, []) AS elements, coalesce(a.rank, 0) AS rank
+                        FROM answer a LEFT JOIN person p ON p.root = a.root ORDER BY a.root""",
                     [header["incident_id"], header["revision"], header["partition"]],
+                )
+                self._connection.execute(
+                    f"""COPY (SELECT {_FROZEN} FROM frozen) TO {_quoted(str(target))}
+                        (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, KV_METADATA {{tocsin: '{metadata}'}})"""
                 )
                 return target.read_bytes()
             finally:
@@ -1264,7 +1286,7 @@ class PartitionFile(PartitionReader):
                 self._connection.execute("DROP TABLE IF EXISTS answer")
 
     def thaw(self, content: bytes) -> tuple[dict[str, Any], Iterator[Member]]:
-        """Return header and members of a frozen answer, sorted by root, and keep it for `thawed`.
+        """Return header and members of a frozen answer, sorted by root, and keep it, see `events`.
 
         Raises Refused if it is none.
         """
@@ -1274,7 +1296,8 @@ class PartitionFile(PartitionReader):
             name = _quoted(str(target))
             header = self._value(f"SELECT decode(value) FROM parquet_kv_metadata({name}) WHERE decode(key) = 'tocsin'")
             self._connection.execute(
-                f"CREATE OR REPLACE TEMP TABLE thawed AS SELECT * FROM read_parquet({name}, file_row_number = true)"
+                f"""CREATE OR REPLACE TEMP TABLE frozen AS
+                    SELECT {_FROZEN}, {index_answers.SAID_IN_EVENT} FROM read_parquet({name}) ORDER BY root"""
             )
         except duckdb.Error as error:
             raise Refused(f"a frozen answer cannot be read: {error}") from error
@@ -1282,26 +1305,26 @@ class PartitionFile(PartitionReader):
             target.unlink(missing_ok=True)
         if header is None:
             raise Refused("a frozen answer has no header: not written by Tocsin")
-        return json.loads(header), self._members("thawed")
+        return json.loads(header), self._members("frozen")
 
-    def thawed(self) -> Iterator[tuple[str, bytes]]:
-        """Yield root and event (`CustomerAffected` as JSON) of each member of what was thawed last, sorted by root.
+    def events(self) -> Iterator[Sequence[tuple[str, str]]]:
+        """Yield root and event (`CustomerAffected` as JSON) of each member of what was frozen or thawed last, sorted by root,
+        some thousands at a time.
 
         The sealed contact is the person's present one; who is gone for good has none.
         """
-        start = 0
+        last = ""
         # Some thousands at once: DuckDB holds a whole result, and all of a large one twice, sorted and as JSON.
         while rows := self._connection.execute(
             # put together as text: both are JSON, and to parse them costs more than all the rest
-            """SELECT t.root, concat(left(t.event, -1), ',"contact":', coalesce(p.contact, 'null'),
-                    ',"email_hmac":', coalesce(to_json(p.email_hmac), 'null'), '}')
-                FROM (FROM thawed WHERE file_row_number >= ? AND file_row_number < ?) t
-                LEFT JOIN person p ON p.root = t.root ORDER BY t.root""",
-            [start, start + _THAWED_AT_ONCE],
+            f"""SELECT f.root, concat(left(f.event, -1), ',"contact":', coalesce(p.contact, 'null'),
+                    ',"email_hmac":', coalesce(to_json(p.email_hmac), 'null'), '}}')
+                FROM (SELECT root, event FROM frozen WHERE root > ? ORDER BY root LIMIT {_EVENTS_AT_ONCE}) f
+                LEFT JOIN person p ON p.root = f.root ORDER BY f.root""",
+            [last],
         ).fetchall():
-            start += _THAWED_AT_ONCE
-            for root, event in rows:
-                yield root, event.encode()
+            last = rows[-1][0]
+            yield rows
 
     def _scratch(self, purpose: str) -> Path:
         return self.path.with_suffix(f".{purpose}.partial")

@@ -70,10 +70,11 @@ def narrowing(scope: Scope) -> tuple[list[str], list[Any]]:
     return conditions, parameters
 
 
-def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list[Any]]:
+def compile_scope(scope: Scope, versions: Iterable[str] = (), *, narrowed: bool = False) -> tuple[str, list[Any]]:
     """Return a Boolean expression and its positional parameters.
 
-    `versions`: every version that a record has, where the scope `asks_for_versions`.
+    `versions`: every version that a record has, where the scope `asks_for_versions`. `narrowed`: it is asked only of records
+    that pass what `narrowing` says, so that what is decided there is not decided again.
     """
     versions = tuple(versions)
     terms: list[str] = []
@@ -84,7 +85,7 @@ def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list
         parameters.extend(values)
 
     for name, column in _SCALARS.items():
-        if wanted := getattr(scope, name):
+        if (wanted := getattr(scope, name)) and not (narrowed and name in _NEVER_NULL):
             add(_among(column, "VARCHAR"), list(wanted))
     for name, column in _NUMBERS.items():
         if wanted := getattr(scope, name):
@@ -123,10 +124,10 @@ def compile_scope(scope: Scope, versions: Iterable[str] = ()) -> tuple[str, list
             "(CASE WHEN p.root IS NULL THEN NULL ELSE coalesce(list_contains(?::VARCHAR[], p.email_hmac), FALSE) END)",
             list(scope.email_hmacs),
         )
-    for term, *values in _windows(scope):
+    for term, *values in () if narrowed else _windows(scope):
         add(term, *values)
     for part in scope.all_of:
-        term, values = compile_scope(part, versions)
+        term, values = compile_scope(part, versions, narrowed=narrowed)
         add(term, *values)
     if scope.any_of:
         compiled = [compile_scope(part, versions) for part in scope.any_of]

@@ -10,15 +10,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from typing import Any, Protocol
+from itertools import islice, zip_longest
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from bridge.contracts.envelope import Envelopes, Message, seal_envelope, tombstone
+from bridge.contracts.envelope import Envelopes, Message, Record, event_id_of, seal_envelope, tombstone
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import (
     Coverage,
@@ -55,7 +57,7 @@ from consumers.domain.coverage import resumed
 from consumers.domain.resolution import Found, Member, Person, affected, member_leaf
 from consumers.domain.standing import Published, concern_of
 from consumers.domain.untagged import Held, Seen, on_record, on_value
-from consumers.evidence.merkle import GrowingRoot, leaf_hash
+from consumers.evidence.merkle import leaf_hashes, root_over
 
 log = structlog.get_logger()
 
@@ -71,6 +73,10 @@ _CAREFUL_SECONDS = 60.0
 """For so long after a record that the database cannot read, each batch becomes durable by itself."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
+_POLL_SECONDS = 0.05
+"""For changes, before incidents are looked for."""
+_LEAVES_AT_ONCE = 4096
+"""A power of two: so many leaves make a whole subtree."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
 _PROVENANCE_PREFIX = "provenance/"
 _ERASED_PREFIX = "erased/"
@@ -173,7 +179,7 @@ class PartitionFile(Protocol):
     def find(self, scope: Scope) -> Iterable[Member]: ...
     def freeze(self, header: Mapping[str, Any]) -> bytes: ...
     def thaw(self, content: bytes) -> tuple[dict[str, Any], Iterable[Member]]: ...
-    def thawed(self) -> Iterable[tuple[str, bytes]]: ...
+    def events(self) -> Iterable[Sequence[tuple[str, str]]]: ...
     def mark_resolved(self, incident_id: str, revision: int) -> None: ...
 
 
@@ -235,6 +241,10 @@ class Outgoing(Protocol):
 
     def partition_count(self, topic: Topic) -> int: ...
     def send(self, topic: Topic, message: Message) -> None: ...
+    def send_records(self, topic: Topic, records: Iterable[Record], *, partition: int | None = None) -> None:
+        """Send many; `partition` says where all their roots lie, if that is known."""
+        ...
+
     def send_raw(
         self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> None:
@@ -258,6 +268,23 @@ class _ReadAgain(Exception):
 
 class _RebuildAsked(Exception):
     """Somebody asked for a rebuild: leave the group and join it again, which opens the files anew."""
+
+
+class _Due(NamedTuple):
+    """A revision that a partition may answer now."""
+
+    partition: int
+    file: PartitionFile
+    incident: IncidentRevised
+    scope: Scope
+
+
+class _Answer(NamedTuple):
+    """What a partition answers: frozen, and kept by its file to be published."""
+
+    resolved: PartitionResolved
+    just_found: bool
+    started: float
 
 
 @dataclass(slots=True)
@@ -403,6 +430,7 @@ class IndexStage:
         self._careful_until = 0.0
         self._merge_due = 0.0
         self._unopened = Unopened(STORE_CHANGES, _PROVENANCE_PREFIX)
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="find")
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
@@ -421,6 +449,7 @@ class IndexStage:
                         dead_letters=self._dead_letters,
                         health=self._health,
                         batch_size=_BATCH,
+                        poll_seconds=_POLL_SECONDS,
                         unopened=self._unopened,
                     )
                 except _ReadAgain as reason:
@@ -440,6 +469,7 @@ class IndexStage:
                     self.prepare(stop)
         finally:
             self._api.stop()
+            self._finder.shutdown()
             self._index.close()
 
     def prepare(self, stop: threading.Event) -> None:
@@ -582,19 +612,21 @@ class IndexStage:
         self._settle()
         for incident in self._incidents.poll():
             self._take(incident)
-        pending = 0
-        for partition, file in self._files.items():
-            for incident in self._open_incidents():
+        due: list[_Due] = []
+        behind: list[int] = []
+        for incident in self._open_incidents():
+            for partition, file in self._files.items():
                 target = self._targets.get((incident.incident_id, incident.revision, partition))
-                if target is None:
+                if target is None or incident.scope is None:
                     continue
                 if self._reached(partition, file, target):
-                    self._resolve(partition, file, incident)
+                    due.append(_Due(partition, file, incident, incident.scope))
                 else:
-                    pending += 1
-            if pending:
-                self._stood_at[partition] = file.positions()
-        PENDING.set(pending)
+                    behind.append(partition)
+        for partition in set(behind):
+            self._stood_at[partition] = self._files[partition].positions()
+        self._resolve(due)
+        PENDING.set(len(behind))
         if not self._is_busy() and time.monotonic() >= self._merge_due:
             self._merge_due = time.monotonic() + _MERGE_SECONDS
             for file in self._files.values():
@@ -843,31 +875,57 @@ class IndexStage:
             return True
         return False
 
-    def _resolve(self, partition: int, file: PartitionFile, incident: IncidentRevised) -> None:
-        """Freeze the partition's answer, publish it, and only then call it answered."""
+    def _resolve(self, due: Sequence[_Due]) -> None:
+        """Answer what is due, and publish each answer while the next one is being found."""
+        ahead: Future[_Answer] | None = None
+        try:
+            for each, following in zip_longest(due, due[1:]):
+                found = ahead
+                # A file is used by one thread at a time.
+                is_free = following is not None and following.partition != each.partition
+                ahead = self._finder.submit(self._answer, following) if following is not None and is_free else None
+                self._publish(each, self._answer(each) if found is None else found.result())
+        finally:
+            if ahead is not None:
+                # Whoever closes the files because of an error must not do so under the other thread.
+                wait([ahead])
+
+    def _answer(self, due: _Due) -> _Answer:
+        """Freeze the partition's answer, unless that was done before, and have its file keep it; in whatever thread."""
         started = time.monotonic()
+        partition, file, incident, scope = due
         key = self._artefact_key(partition, incident)
-        scope = incident.scope
-        assert scope is not None
         sha256 = self._artefacts.find(key)
         just_found = False
         if sha256 is None:
-            frozen = self._frozen(partition, file, incident, started)
+            header = self._header(partition, file, incident, scope, started)
+            frozen = file.freeze(header)
             # A crash before the next line leaves nothing: the answer is found anew, at the position of that time.
             sha256 = self._artefacts.put_once(key, frozen)
             just_found = sha256 == hashlib.sha256(frozen).hexdigest()
-        # From here on a crash, a lost file or another owner finds the frozen answer and publishes the same people again
-        # under the same ids, so that planning never sees two answers of one partition.
-        header, members = file.thaw(self._artefacts.get(sha256))
+        if not just_found:
+            # A crash after that, a lost file or another owner finds the frozen answer and publishes the same people again
+            # under the same ids, so that planning never sees two answers of one partition.
+            header, members = file.thaw(self._artefacts.get(sha256))
+            if _summed_up(members)[2] != header["merkle_root"]:
+                raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
         resolved = PartitionResolved(**header, artefact=key, artefact_sha256=sha256, exercise=incident.exercise)
-        if not just_found and _summed_up(members)[2] != resolved.merkle_root:
-            raise Refused(f"artefact {key} does not hold what its header says; restore it from the store's backup")
-        envelopes = Envelopes(SOURCE, self._clock.now())
-        for root, event in file.thawed():
-            event_id = str(uuid.uuid5(_AFFECTED_NAMESPACE, f"{incident.incident_id}/{root}/{incident.revision}"))
-            key = f"{incident.incident_id}/{root}"
-            self._outgoing.send(
-                AFFECTED_CUSTOMERS, envelopes.message(CustomerAffected.ce_type, key, root, event, event_id)
+        return _Answer(resolved, just_found, started)
+
+    def _publish(self, due: _Due, answer: _Answer) -> None:
+        """Publish what is frozen, and only then call it answered."""
+        partition, file, incident, scope = due
+        resolved = answer.resolved
+        # Everybody found here lives on this partition of the topic, too, if it has as many.
+        same = self._outgoing.partition_count(AFFECTED_CUSTOMERS) == self._partition_count
+        envelopes, prefix = Envelopes(SOURCE, self._clock.now()), f"{incident.incident_id}/"
+        for some in file.events():
+            written = (((prefix + root).encode(), root.encode(), event) for root, event in some)
+            ids = [event_id_of(_AFFECTED_NAMESPACE.bytes, f"{prefix}{root}/{incident.revision}") for root, _ in some]
+            self._outgoing.send_records(
+                AFFECTED_CUSTOMERS,
+                envelopes.records(CustomerAffected.ce_type, written, ids),
+                partition=partition if same else None,
             )
         # A crash before the flush leaves some people published and no record: planning waits, and all are sent again.
         self._outgoing.flush()
@@ -880,14 +938,14 @@ class IndexStage:
         self._outgoing.flush()
         with file.transaction():
             file.mark_resolved(incident.incident_id, incident.revision)
-            if not just_found:
+            if not answer.just_found:
                 # What changed since that answer (a restart, a rebuilt file, another owner) was never held against it.
                 self._publish_late(partition, file, incident, file.answer(scope))
                 self._outgoing.flush()
         # A crash before this commit publishes people and record once more, with the same content.
         del self._targets[incident.incident_id, incident.revision, partition]
         if not incident.exercise:
-            RESOLUTION.observe(time.monotonic() - started)
+            RESOLUTION.observe(time.monotonic() - answer.started)
         log.info(
             "resolved",
             incident=incident.incident_id,
@@ -897,15 +955,17 @@ class IndexStage:
             possible=resolved.possible_count,
         )
 
-    def _frozen(self, partition: int, file: PartitionFile, incident: IncidentRevised, started: float) -> bytes:
-        assert incident.scope is not None
-        affected_count, possible_count, root = _summed_up(file.find(incident.scope))
-        header = {
+    def _header(
+        self, partition: int, file: PartitionFile, incident: IncidentRevised, scope: Scope, started: float
+    ) -> dict[str, Any]:
+        """Find the partition's answer; return what its record says of it, and leave it to be frozen."""
+        affected_count, possible_count, root = _summed_up(file.find(scope))
+        return {
             "incident_id": incident.incident_id,
             "revision": incident.revision,
             "partition": partition,
             "partition_count": self._partition_count,
-            "scope_sha256": incident.scope.sha256(),
+            "scope_sha256": scope.sha256(),
             "position_topic": STORE_CHANGES.name,
             "position_offset": file.positions().get(STORE_CHANGES.name, 0),
             "departed_offset": file.positions().get(DEPARTED_CUSTOMERS.name, 0),
@@ -913,7 +973,7 @@ class IndexStage:
             "possible_count": possible_count,
             "people_count": file.people_count(),
             "merkle_root": root,
-            "coverage": [each.model_dump(mode="json") for each in file.coverage(incident.scope)],
+            "coverage": [each.model_dump(mode="json") for each in file.coverage(scope)],
             "code_version": _code_version(),
             "rules_sha256": self._rules_sha256(),
             "retention": f"records, until {self._settings.index.retention_days} d after their deletion",
@@ -921,7 +981,6 @@ class IndexStage:
             "resolved_at": self._clock.now().isoformat(),
             "rewriting": None if incident.rewriting is None else incident.rewriting.model_dump(mode="json"),
         }
-        return file.freeze(header)
 
     def _artefact_key(self, partition: int, incident: IncidentRevised) -> str:
         assert incident.scope is not None
@@ -1014,11 +1073,12 @@ class IndexStage:
 def _summed_up(members: Iterable[Member]) -> tuple[int, int, str]:
     """Return how many members there are, how many of them only possible, and their Merkle root, in hex."""
     counts: Counter[str] = Counter()
-    tree = GrowingRoot()
-    for member in members:
-        counts[member[2]] += 1
-        tree.extend([leaf_hash(member_leaf(*member))])
-    return counts.total(), counts["possible"], tree.root().hex()
+    subtrees: list[bytes] = []
+    ahead = iter(members)
+    while some := list(islice(ahead, _LEAVES_AT_ONCE)):
+        counts.update(standing for _, _, standing in some)
+        subtrees.append(root_over(leaf_hashes(member_leaf(*member) for member in some)))
+    return counts.total(), counts["possible"], root_over(subtrees).hex()
 
 
 def _departing(person: CustomerChanged | OrderChanged, left_at: datetime, expires_at: datetime) -> CustomerDeparted:

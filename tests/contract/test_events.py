@@ -1,6 +1,7 @@
 """The published language: every kept sample of every version parses and says the same again; malformed input is named."""
 
 import json
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.envelope import open_envelope, seal_envelope, tombstone
+from bridge.contracts.envelope import event_id_of, open_envelope, seal_envelope, tombstone
 from bridge.contracts.errors import BadInput
 from bridge.contracts.events import EVENTS, AlertReceived, EntityRemoved, NoticeRead
 from bridge.contracts.scope import Scope
@@ -75,6 +76,11 @@ def test_the_error_names_the_field_and_never_the_value() -> None:
     with pytest.raises(BadInput, match="detected_at") as refused:
         open_envelope(b"k", value, {"ce_type": AlertReceived.ce_type.encode()})
     assert "jane" not in str(refused.value)
+
+
+@given(st.uuids(), st.text())
+def test_the_id_of_an_event_that_repeats_is_the_uuid_of_its_name(namespace: uuid.UUID, name: str) -> None:
+    assert event_id_of(namespace.bytes, name) == str(uuid.uuid5(namespace, name)).encode()
 
 
 def test_a_scope_has_one_canonical_form() -> None:

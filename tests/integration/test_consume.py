@@ -17,7 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as TheirPartition
 
-from bridge.contracts.envelope import Message, open_envelope, seal_envelope, tombstone
+from bridge.contracts.envelope import Envelopes, Message, open_envelope, seal_envelope, tombstone
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, Topic
@@ -347,12 +347,17 @@ def test_who_was_fenced_publishes_nothing_more(kafka: Kafka) -> None:
     assert their_records(kafka, TOPIC) == []
 
 
-def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Kafka) -> None:
+def narrow_topic(kafka: Kafka) -> None:
+    """Make the topic of account notices, whose broker takes no more than 1,000 bytes at once."""
     admin = AdminClient(client_settings(kafka))
     small = NewTopic(kafka.topic_prefix + ACCOUNT_NOTICES.name, 1, 1, config={"max.message.bytes": "1000"})
     for future in admin.create_topics([small]).values():
         future.result(timeout=60)
     known_to_the_broker(admin, kafka.topic_prefix + ACCOUNT_NOTICES.name)
+
+
+def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Kafka) -> None:
+    narrow_topic(kafka)
     publisher = Publisher(kafka, transactional_id="one")
     # what does not compress
     bulky = read(2)._replace(value=secrets.token_bytes(5000))
@@ -364,6 +369,25 @@ def test_one_record_that_the_broker_refuses_ends_its_whole_transaction(kafka: Ka
     with successor.transaction():
         successor.send(ACCOUNT_NOTICES, read(4))
     assert [record.key for record in their_records(kafka, ACCOUNT_NOTICES)] == [b"notice/4"]
+
+
+def test_many_records_go_where_they_are_said_to_lie_and_one_that_the_broker_refuses_is_told(kafka: Kafka) -> None:
+    publisher = Publisher(kafka)
+    envelopes = Envelopes("/index", NOW)
+    ids = [f"id-{number}".encode() for number in range(300)]
+    roots = [f"customer/{number}".encode() for number in range(300)]
+    publisher.send_records(TOPIC, envelopes.records("x", ((root, root, "{}") for root in roots), ids), partition=1)
+    publisher.flush()
+    records = their_records(kafka, TOPIC)
+    assert {record.partition for record in records} == {1}
+    assert [(record.key, dict(record.headers)["ce_id"]) for record in records] == list(zip(roots, ids, strict=True))
+    narrow_topic(kafka)
+    bulky = secrets.token_hex(5000)
+    publisher.send_records(ACCOUNT_NOTICES, envelopes.records("x", [(b"k", b"k", bulky)]))
+    with pytest.raises(NotPublished, match="1 records were not published"):
+        publisher.flush()
+    publisher.flush()
+    assert their_records(kafka, ACCOUNT_NOTICES) == []
 
 
 # other clients

@@ -302,7 +302,7 @@ def _compare_frozen(file: PartitionFile, scope: Scope) -> None:
     found = file.answer(scope)
     members = list(file.find(scope))
     file.thaw(file.freeze({"incident_id": "INC-2026-0001", "revision": 1, "partition": 0}))
-    events = [CustomerAffected.model_validate_json(event) for _, event in file.thawed()]
+    events = [CustomerAffected.model_validate_json(event) for some in file.events() for _, event in some]
     assert events == [affected(each, incident_id="INC-2026-0001", revision=1, partition=0) for each in found]
     assert members_root(members) == set_root(events)
     preview = file.preview(scope)
@@ -613,7 +613,7 @@ def test_two_processes_never_hold_the_same_partition(tmp_path: Path) -> None:
 def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(
     index: ProvenanceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance_index, "_THAWED_AT_ONCE", 1)
+    monkeypatch.setattr(provenance_index, "_EVENTS_AT_ONCE", 1)
     file = opened(index)
     file.put_persons([customer(1), customer(2)])
     file.put_records(numbered([record(), record(record_id="it's", root="customer/2", customer_id=2)]))
@@ -627,7 +627,7 @@ def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(
     read, thawed = file.thaw(content)
     assert read == header
     assert members_root(thawed) == set_root(members)
-    assert [CustomerAffected.model_validate_json(event) for _, event in file.thawed()] == members
+    assert [CustomerAffected.model_validate_json(event) for some in file.events() for _, event in some] == members
     with pytest.raises(Refused):
         file.thaw(content[:100])
     assert list(file.path.parent.glob("*.partial")) == []

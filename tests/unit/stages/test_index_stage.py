@@ -2,14 +2,14 @@
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.contracts.envelope import Message, open_envelope, seal_envelope
+from bridge.contracts.envelope import Message, Record, open_envelope, seal_envelope
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import (
     CustomerAffected,
@@ -63,12 +63,19 @@ class Broker:
         self.failing = False
         self.markers_only = False
         self.lines: dict[int, Line] = {}
+        self.partitions = 1
 
     def partition_count(self, topic: Topic) -> int:
-        return 1
+        return self.partitions
 
     def send(self, topic: Topic, message: Message) -> None:
         self.queued.append((topic.name, message))
+
+    def send_records(self, topic: Topic, records: Iterable[Record], *, partition: int | None = None) -> None:
+        for key, root, value, headers in records:
+            content = value.encode() if isinstance(value, str) else value
+            pairs = tuple((name, each) for name, each in headers.items() if isinstance(each, bytes))
+            self.queued.append((topic.name, Message(key.decode(), root.decode(), content, pairs)))
 
     def send_raw(
         self, topic: Topic, partition: int, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]
@@ -155,7 +162,7 @@ class NoApi:
 class Bench:
     """One worker that owns partition 0; `restart` is a crash with everything durable kept."""
 
-    def __init__(self, folder: Path, retention_days: int = 30) -> None:
+    def __init__(self, folder: Path, retention_days: int = 30, partitions: int = 1) -> None:
         self.folder = folder
         self.settings = Settings(
             paths=Paths(data=folder),
@@ -163,6 +170,7 @@ class Bench:
         )
         self.clock = SetClock(NOW)
         self.broker = Broker()
+        self.broker.partitions = partitions
         self.incidents = Incidents()
         self.offset = 0
         self.start()
@@ -184,7 +192,13 @@ class Bench:
             upkeep_seconds=0,
         )
         self.stage.prepare(threading.Event())
-        positions = self.stage.assigned([(STORE_CHANGES.name, 0), (DEPARTED_CUSTOMERS.name, 0)])
+        positions = self.stage.assigned(
+            [
+                (name, each)
+                for name in (STORE_CHANGES.name, DEPARTED_CUSTOMERS.name)
+                for each in range(self.broker.partitions)
+            ]
+        )
         self.offset = positions.get((STORE_CHANGES.name, 0), 0)
 
     def restart(self, *, lose_file: bool = False) -> None:
@@ -280,6 +294,36 @@ def test_an_incident_is_answered_with_its_people_and_a_record_that_fits_them(ben
     assert bench.affected()[0].contact == customer(1).contact
     bench.ticks()
     assert len(bench.resolutions()) == 1
+
+
+def test_every_partition_answers_and_a_broker_that_fails_meanwhile_loses_none_of_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, partitions=4)
+    for partition in range(4):
+        bench.stage.handle([placed(records_of(partition), partition)], {(STORE_CHANGES.name, partition): 1})
+    bench.broker.high = 1
+    bench.broker.failing = True
+    with pytest.raises(NotPublished):
+        bench.alert()
+    # the next answer was being found: nothing of it is at work any more when the error comes out
+    bench.index.close()
+    assert bench.resolutions() == []
+    bench.broker.failing = False
+    bench.restart()
+    bench.alert()
+    bench.alert(incident_id="INC-2026-0002")
+    answers = {(each.incident_id, each.partition): each for each in bench.resolutions()}
+    assert {key: each.affected_count for key, each in answers.items()} == {
+        (incident, partition): 1 for incident in ("INC-2026-0001", "INC-2026-0002") for partition in range(4)
+    }
+    for (incident, partition), answer in answers.items():
+        (person,) = [each for each in bench.affected() if (each.incident_id, each.partition) == (incident, partition)]
+        assert person.root == f"customer/{partition}"
+        assert answer.merkle_root == set_root([person])
+    bench.index.close()
+
+
+def placed(event: Event, partition: int) -> Received:
+    return Received(STORE_CHANGES.name, partition, 0, "", event, tombstone=False, headers={}, value=b"")
 
 
 def test_nobody_answers_before_having_read_what_was_published_when_the_incident_came(bench: Bench) -> None:
