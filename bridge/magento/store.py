@@ -74,7 +74,7 @@ MANY_ROWS = 1000
 """Provenance rows that are worth a statement made for what they have in common."""
 SOME_CUSTOMERS = 30
 """Customers that are worth writing them as one value."""
-MANY_CUSTOMERS = 1000
+MANY_CUSTOMERS = 400
 """Customers that, where they lie together, are worth several statements instead of one that joins all that belongs to them."""
 _TO_ESCAPE = bytes(range(0x20)) + b'"\\'
 
