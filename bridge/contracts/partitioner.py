@@ -41,6 +41,7 @@ def _scrambled(word: bytes) -> int:
     return ((k ^ (k >> 24)) * _M) & _MASK
 
 
+@lru_cache(maxsize=8192)
 def partition_of(root: str, partition_count: int) -> int:
     """Return the partition of `root` among `partition_count`."""
     return partition_of_bytes(root.encode(), partition_count)

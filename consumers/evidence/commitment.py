@@ -25,7 +25,7 @@ def incident_key(person_key: bytes, incident_id: str) -> bytes:
     So the leaves of two incidents cannot be told to be about one person, and who was given a package cannot open more
     than its incident. Erasing the person's key takes all of them with it.
     """
-    return bytes.fromhex(commit(person_key, f"tocsin incident key v1/{incident_id}"))
+    return _hmac(person_key, f"tocsin incident key v1/{incident_id}")
 
 
 def roots_text(roots: Iterable[str]) -> str:
@@ -47,9 +47,13 @@ def body_text(body_sha256: str) -> str:
 
 def commit(person_key: bytes, subject: str) -> str:
     """Return HMAC-SHA256(person_key, UTF-8 subject) as 64 hexadecimal digits."""
+    return _hmac(person_key, subject).hex()
+
+
+def _hmac(person_key: bytes, subject: str) -> bytes:
     if len(person_key) != KEY_BYTES:
         raise Malformed(f"a person's key has {KEY_BYTES} bytes, not {len(person_key)}")
-    return hmac.digest(person_key, subject.encode(), "sha256").hex()
+    return hmac.digest(person_key, subject.encode(), "sha256")
 
 
 @dataclass(frozen=True, slots=True)

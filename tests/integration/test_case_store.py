@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import CaseEvent, Channel, DeliverNotice, DeliverNotices
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import CASE_EVENTS, DELIVERY_COMMANDS
-from consumers.adapters.case_store import outbox, tables
+from consumers.adapters.case_store import engine, outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseWork
+from consumers.adapters.case_store.ledger import Ledger
 from consumers.adapters.case_store.lineage import LineageTables
 from consumers.adapters.case_store.outbox import Outbox, Outgoing, Written
 from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
@@ -34,7 +36,7 @@ from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.unit.adapters import test_comparing as comparing
 from tests.unit.adapters import test_erasures as erasing
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
-from tests.unit.adapters.ledger_case import EMAIL_LANE, Case, LedgerCases, receipt_of
+from tests.unit.adapters.ledger_case import EMAIL_LANE, SMS_LANE, Case, LedgerCases, receipt_of
 from tests.unit.adapters.packed_case import PackedCases
 from tests.unit.stages import test_planning as planning
 from tests.unit.stages import test_planning_late as late_planning
@@ -258,6 +260,26 @@ def test_the_locks_of_a_process_that_froze_in_a_transaction_are_given_up(databas
         assert connection.execute(sa.text("SELECT @@idle_transaction_timeout")).scalar_one() == 120
 
 
+@pytest.mark.parametrize("rested", [True, False], ids=["rested", "just used"])
+def test_a_connection_that_the_server_closed_is_replaced(
+    database: CaseDatabase, monkeypatch: pytest.MonkeyPatch, *, rested: bool
+) -> None:
+    monkeypatch.setattr(engine, "_SURELY_THERE_SECONDS", 0.0 if rested else 3600.0)
+    number = sa.text("SELECT CONNECTION_ID()")
+    administrator = sa.create_engine(database.engine.url)
+    for begin in (database.read, database.write):
+        with begin() as connection:
+            closed = connection.execute(number).scalar_one()
+        with administrator.connect() as other:
+            other.execute(sa.text(f"KILL {closed}"))
+            listed = sa.text("SELECT COUNT(*) FROM information_schema.processlist WHERE id = :closed")
+            while other.execute(listed, {"closed": closed}).scalar_one():
+                pass
+        with begin() as connection:
+            assert connection.execute(number).scalar_one() != closed
+    administrator.dispose()
+
+
 def test_a_lease_that_nobody_ever_had_has_one_first_holder(database: CaseDatabase) -> None:
     for round_number in range(20):
         name = f"lease-{round_number}"
@@ -405,6 +427,36 @@ def test_a_report_of_one_and_a_receipt_of_the_other_dispatcher_agree(case: Case)
         lambda: case.receive(intent, ReceiptKind.DELIVERED),
     )
     assert (case.end(person), case.states(person)) == ("reached", [("email", "delivered")])
+
+
+@pytest.mark.parametrize("commits_first", ["report", "receipt"])
+def test_a_receipt_without_a_tag_finds_a_message_that_is_reported_at_the_same_moment(
+    case: Case, database: CaseDatabase, commits_first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = case.person(1, ("sms",))
+    (intent,) = case.claim(SMS_LANE)
+    untagged = replace(receipt_of(intent, ReceiptKind.DELIVERED, "", case.clock.now()), attempt_id=None)
+    reporting, receiving = case.ledger, Ledger(database, case.clock, case.ledger._policy)
+    report = SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, provider_message_id=untagged.provider_message_id)
+    slow, looked = (receiving, "_owners") if commits_first == "report" else (reporting, "_match_strays")
+    first = iter([True])
+    look = getattr(slow, looked)
+
+    def looks_and_is_overtaken(*given: Any) -> Any:
+        found = look(*given)
+        if next(first, False):
+            if commits_first == "report":
+                reporting.report([report])
+            else:
+                receiving.settle_receipts([untagged])
+        return found
+
+    monkeypatch.setattr(slow, looked, looks_and_is_overtaken)
+    if commits_first == "report":
+        receiving.settle_receipts([untagged])
+    else:
+        reporting.report([report])
+    assert (case.end(person), case.states(person)) == ("reached", [("sms", "delivered")])
 
 
 def test_names_that_a_collation_would_make_one_stay_apart_in_registry_and_lineage(database: CaseDatabase) -> None:

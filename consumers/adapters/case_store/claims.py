@@ -2,13 +2,13 @@
 columns, and kept in memory until then. The table of attempts stays the truth: who uses a claim checks its row first.
 """
 
-import hashlib
 import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
@@ -195,30 +195,39 @@ def outcome_of(row: Mapping[str, Any], happened: Happened, now: datetime) -> Wri
 
     `row` is the attempt after it, with the person's commitment and, if the text is known, their key.
     """
-    message_id, attempt_id = row["provider_message_id"], row["attempt_id"]
-    # an attempt may pass through the same state twice (throttled, repeated): the call's number tells them apart
-    identity = (
-        f"{attempt_id}/{happened.before}/{happened.after}/{happened.trigger}/{row['send_count']}/"
-        f"{_isoformat(happened.occurred_at)}"
-    )
-    outcome_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    digest = None
-    if message_id is not None:
-        digest = hashlib.sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest()
-    before, between, after = _of_many_outcomes(
-        happened, now, row["incident_id"], row["number"], row["round"], row["channel"], row["provider"],
-        bool(row["exercise"]),
-    )  # fmt: skip
-    body = _body_commitment(row["person_key"], row["incident_id"], row["body_sha256"])
-    value = (
-        f'{{"outcome_id":"{outcome_id}",{before},"recipient_id":{_text(row["recipient_id"])},"subject_commitment":'
-        f'{_text(row["subject_commitment"])},"attempt_id":{_text(attempt_id)},{between},"body_commitment":{_digest(body)},'
-        f'"bundle_sha256":{_optional(row["bundle_sha256"])},"provider_message_sha256":{_digest(digest)},{after}'
-    )
-    return Written(row["recipient_id"], row["recipient_id"], outcome_id, value)
+    (outcome,) = outcomes_of([row], happened, now)
+    return outcome
 
 
-@lru_cache(maxsize=256)
+def outcomes_of(rows: Iterable[Mapping[str, Any]], happened: Happened, now: datetime) -> list[Written]:
+    """Return what `outcome_of` does of many attempts to which the same happened."""
+    known: dict[tuple[object, ...], tuple[str, str, str, str, str]] = {}
+    outcomes = []
+    for row in rows:
+        incident_id, attempt_id, message_id = row["incident_id"], row["attempt_id"], row["provider_message_id"]
+        alike = (
+            incident_id, row["number"], row["round"], row["channel"], row["provider"], row["bundle_sha256"],
+            row["send_count"], bool(row["exercise"]),
+        )  # fmt: skip
+        parts = known.get(alike)
+        if parts is None:
+            parts = known[alike] = _of_many_outcomes(happened, now, *alike)
+        happening, before, between, bundle, after = parts
+        outcome_id = sha256(f"{attempt_id}{happening}".encode()).hexdigest()[:32]
+        digest = None
+        if message_id is not None:
+            digest = sha256(f"{row['message_salt']}{message_id}".encode()).hexdigest()
+        body = _body_commitment(row["person_key"], incident_id, row["body_sha256"])
+        recipient_id = row["recipient_id"]
+        value = (
+            f'{{"outcome_id":"{outcome_id}",{before},"recipient_id":{_text(recipient_id)},"subject_commitment":'
+            f'{_text(row["subject_commitment"])},"attempt_id":{_text(attempt_id)},{between},"body_commitment":'
+            f"{_digest(body)},{bundle}{_digest(digest)},{after}"
+        )
+        outcomes.append(Written(recipient_id, recipient_id, outcome_id, value))
+    return outcomes
+
+
 def _of_many_outcomes(
     happened: Happened,
     now: datetime,
@@ -227,11 +236,18 @@ def _of_many_outcomes(
     round_number: int,
     channel: str,
     provider: str,
+    bundle_sha256: str | None,
+    send_count: int,
     exercise: bool,
-) -> tuple[str, str, str]:
-    """Return the parts of an outcome's JSON that those of a batch have alike: between its first member and the person, behind
-    the attempt, and behind the digest of the provider's message.
+) -> tuple[str, str, str, str, str]:
+    """Return what the outcomes of a batch have alike: what their ids are made of besides the attempt, and the parts of their JSON
+    between its first member and the person, behind the attempt, behind the text's commitment, and behind the digest of the
+    provider's message.
     """
+    # an attempt may pass through the same state twice (throttled, repeated): the call's number tells them apart
+    happening = (
+        f"/{happened.before}/{happened.after}/{happened.trigger}/{send_count}/{_isoformat(happened.occurred_at)}"
+    )
     between = {
         "attempt_number": number,
         "round": round_number,
@@ -247,7 +263,8 @@ def _of_many_outcomes(
         "recorded_at": instant(now),
         "exercise": exercise,
     }
-    return _encode({"incident_id": incident_id})[1:-1], _encode(between)[1:-1], _encode(after)[1:]
+    bundle = f'"bundle_sha256":{_optional(bundle_sha256)},"provider_message_sha256":'
+    return happening, _encode({"incident_id": incident_id})[1:-1], _encode(between)[1:-1], bundle, _encode(after)[1:]
 
 
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
@@ -260,7 +277,7 @@ def finished_of(
 ) -> Written:
     """Return the end of a person as `CaseEvent` writes it; a test compares. `body` says which end, and of whom."""
     # somebody may end more than once: a bounce takes an end back, and a late delivery mends one
-    event_id = hashlib.sha256(f"{recipient_id}/{body['state']}/{_isoformat(now)}".encode()).hexdigest()[:32]
+    event_id = sha256(f"{recipient_id}/{body['state']}/{_isoformat(now)}".encode()).hexdigest()[:32]
     before, after = _of_many_ends(incident_id, now, exercise)
     value = f'{{"case_event_id":"{event_id}",{before},"body":{_encode(body)},{after}'
     return Written(incident_id, incident_id, event_id, value)

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -42,6 +42,7 @@ from consumers.adapters.case_store.claims import (
     finished_of,
     intent_of,
     outcome_of,
+    outcomes_of,
     person_keys,
     set_alike,
 )
@@ -52,7 +53,10 @@ from consumers.adapters.case_store.engine import (
     CaseDatabase,
     in_parts,
     insert_many,
+    is_mariadb,
     literals_of,
+    update_alike,
+    update_joined,
     update_many,
     upsert,
 )
@@ -185,6 +189,10 @@ class _Change:
     sub_type: str | None = None
     send_count: int | None = None
     """Of a dispatcher's report: which call it speaks of."""
+
+
+class _Overtaken(Exception):
+    """Something has happened to an attempt that was taken to stand as it was claimed."""
 
 
 class Ledger:
@@ -872,7 +880,7 @@ class Ledger:
         for count, ids in by_count.items():
             set_alike(connection, ids, AttemptState.COMMANDED, {**intended, "send_count": count})
         happened = Happened(AttemptState.COMMANDED, AttemptState.INTENDED, Trigger.INTEND, now)
-        outcomes = [outcome_of(row, happened, now) for row in rows]
+        outcomes = outcomes_of(rows, happened, now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         self._claims.keep(rows)
 
@@ -971,10 +979,10 @@ class Ledger:
         """
         now = self._clock.now()
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection, *, looking: bool) -> None:
             changes: list[_Change] = []
             notices: list[outbox.Outgoing] = []
-            simple = self._hand_over(connection, reports, now)
+            simple = self._hand_over(connection, reports, now, looking=looking)
             for item in reports:
                 if item.attempt_id in simple:
                     continue
@@ -1001,23 +1009,45 @@ class Ledger:
             self._apply(connection, changes, now)
             self._match_strays(connection, [item for item in reports if item.provider_message_id], now)
 
-        self._database.writing(work)
+        try:
+            self._database.writing(lambda connection: work(connection, looking=False))
+        except _Overtaken:
+            self._database.writing(lambda connection: work(connection, looking=True))
         self._claims.forget(item.attempt_id for item in reports)
+        # Whoever stored a receipt meanwhile could not see these messages yet, nor we the receipt: each looks again after its
+        # commit. A crash before that leaves such a receipt aside, and the attempt to its timeout.
+        self._database.writing(
+            lambda connection: self._match_strays(
+                connection, [item for item in reports if item.provider_message_id], now
+            )
+        )
 
-    def _hand_over(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> Collection[str]:
+    def _hand_over(
+        self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime, *, looking: bool
+    ) -> Collection[str]:
         """Settle what a provider took at once and of which nothing else has happened meanwhile; return these attempts.
 
-        What the claim told is still true of them: one look, with a lock, says that it is still the same call's.
+        What the claim told is still true of those that are still the same call's. `looking` for these first, with a lock,
+        costs as much again as to change them: without, it raises _Overtaken where something has happened to one.
         """
         claims = {
             item.attempt_id: (item, row)
             for item in reports
             if item.trigger is Trigger.ACCEPTED and item.notice is None and (row := self._claims.get(item.attempt_id))
         }
+        at_once = is_mariadb(connection) and not looking
+        stand: Iterable[Sequence[Any]] = (
+            [
+                (attempt_id, AttemptState.INTENDED, claim["send_count"], claim["provider"])
+                for attempt_id, (_, claim) in sorted(claims.items())
+            ]
+            if at_once
+            else _CLAIMED.of(connection, sorted(claims))
+        )
         rows: list[dict[str, Any]] = []
         # of very many people few deadlines differ
         expiry: dict[tuple[object, ...], datetime] = {}
-        for attempt_id, state, count, provider in _CLAIMED.of(connection, sorted(claims)):
+        for attempt_id, state, count, provider in stand:
             item, claim = claims[attempt_id]
             if state != AttemptState.INTENDED or count != item.send_count or claim["send_count"] != count:
                 continue
@@ -1037,32 +1067,38 @@ class Ledger:
             "state": AttemptState.HANDED_OVER.value, "state_at": now, "handed_over_at": now,
         }  # fmt: skip
         each = ("body_sha256", "provider_message_id", "provider", "expires_at")
-        update_many(connection, attempt, rows, each=each, alike=handed_over)
+        if at_once:
+            still = f"`attempt`.`state` = '{AttemptState.INTENDED.value}'"
+            same = ("send_count",)
+            if len(rows) != update_joined(
+                connection, attempt, rows, each=each, alike=handed_over, where=still, same=same
+            ):
+                raise _Overtaken
+        else:
+            update_many(connection, attempt, rows, each=each, alike=handed_over)
         keys = person_keys(connection, [row["root"] for row in rows])
-        happened: dict[str | None, Happened] = {}
-        outcomes = []
+        by_code: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             row["person_key"] = keys.get(row["root"])
-            code = claims[row["attempt_id"]][0].code
-            if code not in happened:
-                happened[code] = Happened(
-                    AttemptState.INTENDED, AttemptState.HANDED_OVER, Trigger.ACCEPTED, now, sub_type=code
-                )
-            outcomes.append(outcome_of(row, happened[code], now))
-        outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
+            by_code[claims[row["attempt_id"]][0].code].append(row)
+        for code, some in by_code.items():
+            happened = Happened(AttemptState.INTENDED, AttemptState.HANDED_OVER, Trigger.ACCEPTED, now, sub_type=code)
+            outcomes = outcomes_of(some, happened, now)
+            outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         return {row["attempt_id"] for row in rows}
 
     def _match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
         if connection.execute(_STRAY).first() is None:
             # nearly always: to look for each message took longer than to write what became of it
             return
-        for some in in_parts(reports):
-            by_message = {item.provider_message_id: item.attempt_id for item in some}
+        self._match(connection, {str(item.provider_message_id): item.attempt_id for item in reports}, now)
+
+    def _match(self, connection: sa.Connection, by_message: Mapping[str, str], now: datetime) -> None:
+        """Apply the receipts that were kept aside of messages whose attempts are known now."""
+        for some in in_parts(sorted(by_message)):
             strays = (
                 connection.execute(
-                    sa.select(receipt).where(
-                        receipt.c.provider_message_id.in_(list(by_message)) & receipt.c.attempt_id.is_(None)
-                    )
+                    sa.select(receipt).where(receipt.c.provider_message_id.in_(some) & receipt.c.attempt_id.is_(None))
                 )
                 .mappings()
                 .all()
@@ -1093,10 +1129,12 @@ class Ledger:
         One of a message that we do not know (yet) is kept aside and matched when its attempt learns its message id.
         """
         now = self._clock.now()
+        aside: list[Receipt] = []
 
         def work(connection: sa.Connection) -> Handed:
             fresh = self._unseen(connection, receipts)
             owners = self._owners(connection, fresh)
+            aside[:] = [item for item in fresh if item.provider_event_id not in owners]
             changes: list[_Change] = []
             rows: list[dict[str, Any]] = []
             for item in fresh:
@@ -1129,7 +1167,23 @@ class Ledger:
                 exercises=_of_exercises(connection, owners),
             )  # fmt: skip
 
-        return self._database.writing(work)
+        handed = self._database.writing(work)
+        if aside:
+            # see `report`: what was on its way to the ledger then may be there now
+            self._database.writing(lambda connection: self._match_aside(connection, aside, now))
+        return handed
+
+    def _match_aside(self, connection: sa.Connection, receipts: Sequence[Receipt], now: datetime) -> None:
+        owners = self._owners(connection, receipts)
+        self._match(
+            connection,
+            {
+                item.provider_message_id: owners[item.provider_event_id]
+                for item in receipts
+                if item.provider_event_id in owners
+            },
+            now,
+        )
 
     @staticmethod
     def _unseen(connection: sa.Connection, receipts: Sequence[Receipt]) -> list[Receipt]:
@@ -1382,12 +1436,7 @@ class Ledger:
         for recipient_id, end, _ in final:
             by_end[end].append(recipient_id)
         for end, ids in by_end.items():
-            for some in in_parts(ids):
-                connection.execute(
-                    sa.update(recipient)
-                    .where(recipient.c.recipient_id.in_(some))
-                    .values(final_state=end.value, final_at=now)
-                )
+            update_alike(connection, recipient, ids, {"final_state": end.value, "final_at": now})
         who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
         written = [
             finished_of(

@@ -1,5 +1,6 @@
-"""Reads hundreds of rows with each row's columns joined to one text: what a driver written in Python takes for one column, it
-then takes for ten. For the few reads that delivery and planning make of everybody.
+"""Reads hundreds of rows with each row's columns joined to one text, and those that are found by their keys all in one: what a
+driver written in Python takes for one value, it then takes for thousands. For the few reads that delivery and planning make of
+everybody.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,11 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, literals_of
+from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, is_mariadb, literals_of
 from consumers.adapters.case_store.tables import Instant
 
-_BETWEEN, _NULL = "\x1f", "\x1e"
-"""Between two columns, and for one that is null. No JSON holds them as they stand, and nothing that a shop names."""
+_BETWEEN, _NULL, _END = "\x1f", "\x1e", "\x1d"
+"""Between two columns, for one that is null, and after the last one of a row where rows are joined, too. No JSON holds them as
+they stand, and nothing that a shop names.
+"""
 
 _Decode = Callable[[Any], Any]
 
@@ -46,9 +49,22 @@ class PackedColumns:
 
     def expression(self, connection: sa.Connection) -> str:
         """Return the columns as one, in a server's SQL."""
-        is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
-        every = ", ".join(_expression(column, is_mariadb=is_mariadb) for column in self._columns)
-        return f"CONCAT_WS('{_BETWEEN}', {every})"
+        return f"CONCAT_WS('{_BETWEEN}', {self._every(connection)})"
+
+    def joined(self, connection: sa.Connection) -> str:
+        """Return, in a server's SQL, how many rows there are and the text of all of them, each with an end by which a text that
+        the server cut is known.
+        """
+        return f"COUNT(*), GROUP_CONCAT(CONCAT_WS('{_BETWEEN}', {self._every(connection)}, '{_END}') SEPARATOR '')"
+
+    def apart(self, count: int, joined: str | None) -> list[list[Any]] | None:
+        """Return the rows that `joined` found as `unpacked` does; None also where not all of the text is there."""
+        *lines, rest = (joined or "").split(_BETWEEN + _END)
+        return self.unpacked(lines) if len(lines) == count and not rest else None
+
+    def _every(self, connection: sa.Connection) -> str:
+        mariadb = is_mariadb(connection)
+        return ", ".join(_expression(column, mariadb=mariadb) for column in self._columns)
 
     def unpacked(self, lines: Iterable[str]) -> list[list[Any]] | None:
         """Return the rows as lists of the columns' values; None where a value holds what is between two of them."""
@@ -91,8 +107,8 @@ class PackedRows:
             where = f" FROM `{self._table}` WHERE `{self._by}` IN ({listed}{tail}"  # names of our own columns
             rows = None
             if not is_sqlite:
-                text = f"SELECT {self._packed.expression(connection)}{where}"
-                rows = self._packed.unpacked(connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars())
+                text = f"SELECT {self._packed.joined(connection)}{where}"
+                rows = self._packed.apart(*connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).one())
             yield from self._apart(connection, where) if rows is None else rows
 
     def _apart(self, connection: sa.Connection, where: str) -> Iterator[list[Any]]:
@@ -108,11 +124,11 @@ class PackedRows:
             yield row
 
 
-def _expression(column: sa.Column[Any], *, is_mariadb: bool) -> str:
+def _expression(column: sa.Column[Any], *, mariadb: bool) -> str:
     text = f"`{column.table.name}`.`{column.name}`"
     if isinstance(column.type, sa.LargeBinary):
         text = f"HEX({text})"
-    elif isinstance(column.type, sa.JSON) and not is_mariadb:
+    elif isinstance(column.type, sa.JSON) and not mariadb:
         # a type of its own on MySQL
         text = f"CAST({text} AS CHAR)"
     return f"IFNULL({text}, '{_NULL}')" if column.nullable else text

@@ -519,6 +519,17 @@ class LedgerCases:
         assert case.states(person) == [("email", "intended")]
         assert set(case.ledger.standing([again])) == {again.attempt_id}
 
+    def test_what_happened_to_one_meanwhile_keeps_no_other_of_the_same_report_back(self, case: Case) -> None:
+        people = [case.person(number) for number in range(4)]
+        intents = {intent.recipient_id: intent for intent in case.claim(EMAIL_LANE)}
+        delivered, lost, *others = (intents[person] for person in people)
+        case.receive(delivered, ReceiptKind.DELIVERED)
+        case.ledger.report([SentReport(lost.attempt_id, Trigger.LOST, lost.send_count)])
+        case.hand_over([delivered, lost, *others])
+        assert [case.states(person) for person in people] == [
+            [("email", "delivered")], *[[("email", "handed_over")]] * 3,
+        ]  # fmt: skip
+
     def test_a_throttled_call_does_not_use_up_the_repeat(self, case: Case) -> None:
         person = case.person(1)
         for _ in range(5):

@@ -66,6 +66,18 @@ class PackedCases:
         ]  # fmt: skip
         assert found["bare"][2:] == [None, 0, None, None, "de_ÄT"]
 
+    def test_rows_come_back_whole_also_where_a_server_cuts_what_it_joins(self, database: CaseDatabase) -> None:
+        rows = [{"root": f"customer/{n:03}", "key": b"k", "made_at": NOW, "erased_at": None} for n in range(100)]
+        with database.write() as connection:
+            insert_many(connection, person_key, rows)
+            wanted = [str(row["root"]) for row in rows]
+            # in the middle of a row, and right after one
+            for longest in (3001, 3002, 38 * 20, 16 * 1024 * 1024):
+                if connection.dialect.name != "sqlite":
+                    connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+                found = list(PackedRows(person_key, ("root", "key"), by="root").of(connection, wanted))
+                assert found == [[root, b"k"] for root in wanted]
+
     def test_nobody_asked_for_is_nobody_found(self, database: CaseDatabase) -> None:
         with database.write() as connection:
             rows = PackedRows(person_key, _KEYS, by="root")
