@@ -42,6 +42,17 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """How many people had their turn."""
+
+    people: int
+    commanded: Mapping[Channel, int]
+    """Whose commands are on the belt already, by channel; all others wait for the meter."""
+    more: bool
+    """There may be others."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneAge:
     """How one channel stands over all releases that run, exercises left out."""
 

@@ -7,6 +7,7 @@ nothing about who may be told: approvals, gates and segments were decided before
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import Lane, LaneAge
+from consumers.domain.ledger import Begun, Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Rates
 
 log = structlog.get_logger()
@@ -93,7 +94,7 @@ class ReleaseLedger(Protocol):
     """What release asks of the ledger."""
 
     def releasing(self) -> Collection[str]: ...
-    def begin_attempts(self, limit: int) -> int: ...
+    def begin_attempts(self, limit: int, lanes: Sequence[Lane] = ()) -> Begun: ...
     def waiting_channels(self) -> Collection[Channel]: ...
     def meter(self, lane: Lane) -> int: ...
     def sweep(
@@ -212,33 +213,41 @@ class ReleaseStage:
         """Begin attempts and meter each lane for `elapsed_seconds`; return how many commands were issued."""
         if self._stands_still is not None and self._stands_still():
             return 0
+        lanes = [self._lane(channel, most, elapsed_seconds) for channel, most in self._rates()]
         releasing = frozenset(self._ledger.releasing())
         self._releasing &= releasing
+        begun: Mapping[Channel, int] = {}
         # what has just been approved does not wait for the next look for late ones
         if self._begin.due() or releasing - self._releasing:
+            found = self._ledger.begin_attempts(_BEGUN_AT_ONCE, lanes)
             # while there are more, at once; else looking for late ones must not cost more than all else
-            self._begin.done(again=self._ledger.begin_attempts(_BEGUN_AT_ONCE) >= _BEGUN_AT_ONCE)
-            self._releasing = releasing
+            self._begin.done(again=found.more)
+            self._releasing, begun = releasing, found.commanded
         issued = 0
         waiting = self._ledger.waiting_channels()
-        for channel, most in self._rates():
-            allowed = NO_BOUND if self._live is None else self._live.allowance(channel)
-            rate = most if allowed.per_second is None else min(most, allowed.per_second)
-            # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
-            credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
-            belt, at_once = max(1, int(rate * self._delivery.belt_seconds)), int(credit)
-            if allowed.at_most is not None:
-                # what lies on the belt already uses up the bound, too
-                belt, at_once = min(belt, allowed.at_most), min(at_once, allowed.at_most)
-            lane = Lane(channel, belt=belt, at_once=at_once, per_second=rate)
-            count = self._ledger.meter(lane) if at_once and channel in waiting else 0
+        for lane in lanes:
+            channel, count = lane.channel, begun.get(lane.channel, 0)
+            if lane.at_once > count and channel in waiting:
+                count += self._ledger.meter(replace(lane, at_once=lane.at_once - count))
             if self._live is not None:
                 self._live.issued(channel, count)
-            self._credit[channel] = credit - count
-            self._rate_now[channel] = rate
+            self._credit[channel] -= count
             COMMANDED.labels(channel.value).inc(count)
             issued += count
         return issued + self._gather_letters(elapsed_seconds, wait=Channel.LETTER in waiting)
+
+    def _lane(self, channel: Channel, most: float, elapsed_seconds: float) -> Lane:
+        """Return what a lane that may carry `most` a second may carry now."""
+        allowed = NO_BOUND if self._live is None else self._live.allowance(channel)
+        rate = most if allowed.per_second is None else min(most, allowed.per_second)
+        # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
+        credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
+        self._credit[channel], self._rate_now[channel] = credit, rate
+        belt, at_once = max(1, int(rate * self._delivery.belt_seconds)), int(credit)
+        if allowed.at_most is not None:
+            # what lies on the belt already uses up the bound, too
+            belt, at_once = min(belt, allowed.at_most), min(at_once, allowed.at_most)
+        return Lane(channel, belt=belt, at_once=at_once, per_second=rate)
 
     def _gather_letters(self, elapsed_seconds: float, *, wait: bool) -> int:
         """Let letters go together, so that the printer gets batches and not a folder for each."""

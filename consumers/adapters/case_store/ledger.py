@@ -63,12 +63,14 @@ from consumers.adapters.case_store.engine import (
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import (
+    FreeLanes,
     Meter,
     insert_attempts,
     lane_ages,
     open_gates,
     order_of,
     real_release_running,
+    write_commands,
 )
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
@@ -99,6 +101,7 @@ from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.ledger import (
+    Begun,
     ChannelCount,
     Command,
     Counts,
@@ -134,7 +137,7 @@ STRANGERS = counter(
 
 _TURN = (
     "recipient_id", "root", "channels", "late", "subject_commitment", "deadline_at", "segment_id", "final_state",
-    "held_reason",
+    "held_reason", "residence", "controller",
 )  # fmt: skip
 _TURNS = PackedRows(recipient, _TURN, by="recipient_id", locked=True)
 _BEGUN = PackedRows(attempt, ("recipient_id",), by="recipient_id")
@@ -150,6 +153,8 @@ _CONCERNED = PackedRows(
     by="recipient_id",
 )
 _ENDED = ("dismissed", "closed")
+_WORTH_A_PORTION = 1000
+"""For so many a transaction of their own costs each of them next to nothing."""
 _PORTIONS_IN_LINE = 50
 """Half a million ids: to put a million in order takes seconds, and tens of megabytes to remember."""
 _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
@@ -220,32 +225,42 @@ class Ledger:
                 .all()
             )
 
-    def begin_attempts(self, limit: int) -> int:
-        """Give up to `limit` recipients of running releases their first attempt, or their end; return how many."""
+    def begin_attempts(self, limit: int, lanes: Sequence[Lane] = ()) -> Begun:
+        """Give up to `limit` recipients of running releases their first attempt, or their end.
+
+        Where nobody else could have their turn before, attempts on `lanes` are written with their commands, as the meter would
+        do a moment later: in one transaction, so that a crash leaves neither or both.
+        """
         now = self._clock.now()
 
         seen, first = self._publications_seen, True
 
-        def work(connection: sa.Connection) -> int:
+        def work(connection: sa.Connection) -> tuple[Begun, FreeLanes | None]:
             nonlocal seen, first
-            begun = 0
+            begun, most = 0, limit
+            commanded = Counter[Channel]()
             rows = connection.execute(_beginning_releases()).mappings().all()
             # of a transaction that was rolled back nobody has had their turn
             self._lines = {row["release_id"]: self._lines.get(row["release_id"], []) for row in rows if first}
             first = False
+            free = self._meter.free_lanes(connection, lanes, now) if rows else None
+            if free is not None and free.most >= _WORTH_A_PORTION:
+                # what is left goes at once, too, in a moment
+                most = min(limit, free.most)
             for row in rows:
                 if row["mode"] != Mode.BREAK_GLASS:
                     self._adopt(connection, row)
-                begun += self._begin_release(connection, row, limit - begun, now)
-                if begun >= limit:
-                    return begun
+                begun += self._begin_release(connection, row, most - begun, now, free, commanded)
+                if begun >= most:
+                    return Begun(begun, commanded, more=True), free
             self._page_waiting(connection, [row for row in rows if row["mode"] != Mode.BREAK_GLASS], now)
             seen = self._follow_publications(connection, now)
-            return begun
+            return Begun(begun, commanded, more=False), free
 
-        begun = self._database.writing(work)
+        begun, free = self._database.writing(work)
         # only what is committed has been looked at: after a crash the next process looks again
         self._publications_seen = seen
+        self._meter.note_begun(free, begun.commanded)
         return begun
 
     @staticmethod
@@ -332,7 +347,15 @@ class Ledger:
                 ],
             )
 
-    def _begin_release(self, connection: sa.Connection, row: Mapping[Any, Any], limit: int, now: datetime) -> int:
+    def _begin_release(
+        self,
+        connection: sa.Connection,
+        row: Mapping[Any, Any],
+        limit: int,
+        now: datetime,
+        free: FreeLanes | None,
+        commanded: Counter[Channel],
+    ) -> int:
         late_used = connection.execute(
             sa.select(sa.func.count())
             .select_from(recipient)
@@ -393,6 +416,10 @@ class Ledger:
             )  # fmt: skip
             if following.end is not None:
                 ended.append((person["recipient_id"], following.end, person["subject_commitment"]))
+        if free is not None and row["incident_id"] == free.incident_id and row["state"] == "releasing":
+            self._command_at_once(
+                connection, row, {each["recipient_id"]: each for each in rows}, attempts, free, commanded
+            )
         insert_many(connection, attempt, attempts)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
@@ -404,6 +431,36 @@ class Ledger:
                 .values(state="releasing", finished_at=None)
             )
         return len(attempts) + len(ended) + len(elsewhere)
+
+    def _command_at_once(
+        self,
+        connection: sa.Connection,
+        row: Mapping[Any, Any],
+        people: Mapping[str, Mapping[str, Any]],
+        attempts: Sequence[dict[str, Any]],
+        free: FreeLanes,
+        commanded: Counter[Channel],
+    ) -> None:
+        """Make those of new attempts `commanded` for which free lanes have room and nothing speaks against their going now."""
+        commands = []
+        for each in attempts:
+            channel, person = Channel(each["channel"]), people[each["recipient_id"]]
+            place = free.places.get(channel)
+            if place is None or commanded[channel] >= place.room:
+                continue
+            concerned = {**person, "incident_id": row["incident_id"], "channel": channel}
+            if self._kept_back(connection, concerned, ()):
+                continue
+            commanded[channel] += 1
+            each |= {"state": AttemptState.COMMANDED.value, "commanded_at": each["state_at"]}
+            commands.append(
+                {
+                    **each, "current_epoch": row["epoch"], "lane": person["lane"], "deadline_at": person["deadline_at"],
+                    "exercise": row["exercise"],
+                }
+            )  # fmt: skip
+        if commands:
+            write_commands(connection, commands, commands[0]["state_at"])
 
     def _whose_turn_it_is(
         self,
@@ -447,9 +504,9 @@ class Ledger:
                 )
             }
         segments = {
-            row.segment_id: {"bundle_sha256": row.bundle_sha256, "priority": row.priority}
+            row.segment_id: {"bundle_sha256": row.bundle_sha256, "priority": row.priority, "lane": row.lane}
             for row in connection.execute(
-                sa.select(segment.c.segment_id, segment.c.bundle_sha256, segment.c.priority).where(
+                sa.select(segment.c.segment_id, segment.c.bundle_sha256, segment.c.priority, segment.c.lane).where(
                     segment.c.segment_id.in_(sorted({each["segment_id"] or "" for each in locked.values()}))
                 )
             )
@@ -554,6 +611,7 @@ class Ledger:
             "provider": self._policy.provider_of[channel],
             "state": AttemptState.PLANNED.value,
             "state_at": now,
+            "commanded_at": None,
             "epoch": epoch,
             "send_count": 0,
             "timeout_seconds": _seconds(policy.timeouts.get(channel)),

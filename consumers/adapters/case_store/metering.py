@@ -78,6 +78,28 @@ class _Running:
     """Release and policy of one that is still being tried on a few."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What there is room for on a belt, and how many lay there when."""
+
+    room: int
+    on_belt: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FreeLanes:
+    """Lanes on which nothing waits while one incident alone is told: whose turn it is may go at once."""
+
+    incident_id: str
+    places: Mapping[Channel, _Place]
+
+    @property
+    def most(self) -> int:
+        """For how many there is room on the freest."""
+        return max((place.room for place in self.places.values()), default=0)
+
+
 class Meter:
     """Fills the belt. What it remembers between portions is fairness and pace only: a crash forgets no message."""
 
@@ -101,41 +123,81 @@ class Meter:
         a crash leaves either a planned attempt or a command that will be published.
         """
         now = self._clock.now()
-        belt = self._belts[lane.channel]
-        # of very many, those counted last and what was put there since: never too few, and counted anew within a second
-        known = belt.left >= _MANY and timedelta(0) <= now - belt.counted_at < _MANY_FOR
-        on_belt, at = (belt.left, belt.counted_at) if known else (0, now)
 
-        def work(connection: sa.Connection) -> Mapping[str, int]:
-            nonlocal on_belt
-            if not known:
-                on_belt = _on_belt(connection, lane.channel)
-            room = min(belt.room(lane.belt, lane.per_second, on_belt, at), lane.at_once)
-            rows = self._most_urgent(connection, lane, room, now) if room > 0 else []
-            _command(connection, rows, now)
+        def work(connection: sa.Connection) -> tuple[_Place, Mapping[str, int]]:
+            place = self._place(connection, lane, now)
+            rows = self._most_urgent(connection, lane, place.room, now) if place.room > 0 else []
+            by_epoch: dict[int, list[str]] = defaultdict(list)
+            for row in rows:
+                by_epoch[row["current_epoch"]].append(row["attempt_id"])
+            for epoch, ids in by_epoch.items():
+                commanded = {
+                    "state": AttemptState.COMMANDED.value,
+                    "state_at": now,
+                    "commanded_at": now,
+                    "epoch": epoch,
+                }
+                set_alike(connection, ids, AttemptState.PLANNED, commanded)
+            write_commands(connection, rows, now)
             issued: dict[str, int] = defaultdict(int)
             for row in rows:
                 issued[row["incident_id"]] += 1
-            return issued
+            return place, issued
 
-        issued = self._database.writing(work)
+        place, issued = self._database.writing(work)
         # only now: a transaction that was rolled back and run again has spent nothing
-        belt.note(on_belt, sum(issued.values()), at)
-        for incident_id, count in issued.items():
-            self._issued[incident_id, lane.channel] += count
-            if (incident_id, lane.channel) in self._credit:
-                credit, at = self._credit[incident_id, lane.channel]
-                self._credit[incident_id, lane.channel] = credit - count, at
+        self._note(lane.channel, place, issued)
         return sum(issued.values())
+
+    def _place(self, connection: sa.Connection, lane: Lane, now: datetime) -> _Place:
+        belt = self._belts[lane.channel]
+        # of very many, those counted last and what was put there since: never too few, and counted anew within a second
+        known = belt.left >= _MANY and timedelta(0) <= now - belt.counted_at < _MANY_FOR
+        on_belt, at = (belt.left, belt.counted_at) if known else (_on_belt(connection, lane.channel), now)
+        return _Place(min(belt.room(lane.belt, lane.per_second, on_belt, at), lane.at_once), on_belt, at)
+
+    def _note(self, channel: Channel, place: _Place, issued: Mapping[str, int]) -> None:
+        self._belts[channel].note(place.on_belt, sum(issued.values()), place.at)
+        for incident_id, count in issued.items():
+            self._issued[incident_id, channel] += count
+            if (incident_id, channel) in self._credit:
+                credit, at = self._credit[incident_id, channel]
+                self._credit[incident_id, channel] = credit - count, at
+
+    def free_lanes(self, connection: sa.Connection, lanes: Sequence[Lane], now: datetime) -> FreeLanes | None:
+        """Return those of `lanes` on which nobody's turn could come before that of who begins now; None where somebody must
+        choose: between incidents, or for a hold, a canary or a rate of its own.
+        """
+        running = running_incidents(connection)
+        if not lanes or len(running) != 1 or running[0].exercise or running[0].canary is not None:
+            return None
+        (each,) = running
+        if open_gates(connection, each.incident_id):
+            return None
+        taken = _waiting_channels(connection, [each.incident_id])
+        taken |= set(
+            connection.execute(
+                sa.select(lane_rate.c.channel).where(lane_rate.c.incident_id == each.incident_id)
+            ).scalars()
+        )
+        places = {
+            lane.channel: place
+            for lane in lanes
+            if lane.channel not in taken and (place := self._place(connection, lane, now)).room > 0
+        }
+        return FreeLanes(each.incident_id, places)
+
+    def note_begun(self, free: FreeLanes | None, commanded: Mapping[Channel, int]) -> None:
+        """Take note of what went onto free lanes at once, when it is committed."""
+        for channel, count in commanded.items():
+            if free is not None:
+                self._note(channel, free.places[channel], {free.incident_id: count})
 
     def waiting_channels(self) -> Collection[Channel]:
         """Return the channels for which something waits, of releases that run; a look at the index for each."""
         with self._database.read() as connection:
             ids = [each.incident_id for each in running_incidents(connection)]
-            if not ids:
-                return ()
-            found = connection.execute(_WAITS, {"incident_ids": ids}).one()
-            return {channel for channel, some in zip(Channel, found, strict=True) if some}
+            return _waiting_channels(connection, ids) if ids else ()
 
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
         """Write how fast each running incident has gone since the last time, for whoever watches; `lanes` says how fast
@@ -412,13 +474,13 @@ def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: dat
         connection.execute(sa.update(attempt).where(attempt.c.attempt_id.in_(some)).values(kept_until=until))
 
 
-def _command(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
-    by_epoch: dict[int, list[str]] = defaultdict(list)
-    for row in rows:
-        by_epoch[row["current_epoch"]].append(row["attempt_id"])
-    for epoch, ids in by_epoch.items():
-        commanded = {"state": AttemptState.COMMANDED.value, "state_at": now, "commanded_at": now, "epoch": epoch}
-        set_alike(connection, ids, AttemptState.PLANNED, commanded)
+def _waiting_channels(connection: sa.Connection, incident_ids: Sequence[str]) -> set[Channel]:
+    found = connection.execute(_WAITS, {"incident_ids": incident_ids}).one()
+    return {channel for channel, some in zip(Channel, found, strict=True) if some}
+
+
+def write_commands(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    """Write the commands of attempts that are made `commanded` in the same transaction."""
     outbox.append_many(connection, DELIVERY_COMMANDS, DeliverNotice.ce_type, [command_of(row) for row in rows], now)
 
 

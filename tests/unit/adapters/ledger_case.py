@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, each_of
 from bridge.runtime.clock import SetClock
-from consumers.adapters.case_store import metering, tables
+from consumers.adapters.case_store import ledger, metering, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
@@ -279,7 +279,7 @@ class LedgerCases:
                 third = tables.recipient.c.recipient_id == people[2]
                 connection.execute(sa.update(tables.recipient).where(third).values(held_reason=reason))
 
-        assert case.ledger.begin_attempts(2) == 2
+        assert case.ledger.begin_attempts(2).people == 2
         assert begun() == people[:2]
         hold("asked for")
         sooner = case.person(9, deadline_at=NOW + timedelta(hours=1))
@@ -287,7 +287,7 @@ class LedgerCases:
             case.ledger.begin_attempts(2)
         assert begun() == [*people[:2], *people[3:], sooner]
         hold(None)
-        assert case.ledger.begin_attempts(2) == 1
+        assert case.ledger.begin_attempts(2).people == 1
         assert begun() == [*people, sooner]
 
     def test_all_attempts_are_counted_where_they_stand(self, case: Case) -> None:
@@ -599,6 +599,73 @@ class LedgerCases:
         lane = Lane(Channel.EMAIL, belt=5, at_once=3)
         assert [case.ledger.meter(lane) for _ in range(4)] == [3, 2, 0, 0]
 
+    def test_whose_turn_it_is_goes_at_once_while_nobody_else_waits(self, case: Case) -> None:
+        people = [case.person(number, deadline_at=NOW + timedelta(hours=50 - number)) for number in range(4)]
+        begun = case.ledger.begin_attempts(10, [replace(EMAIL_LANE, at_once=3)])
+        assert (begun.people, begun.commanded, begun.more) == (4, {Channel.EMAIL: 3}, False)
+        assert [case.states(person) for person in reversed(people)] == [
+            *[[("email", "commanded")]] * 3, [("email", "planned")],
+        ]  # fmt: skip
+        commands = case.commands()
+        assert {command.recipient_id for command in commands} == set(people[1:])
+        intents = case.ledger.intend(commands, "d1", "dispatch", {})
+        case.hand_over(list(intents))
+        assert [case.states(person) for person in people[1:]] == [[("email", "handed_over")]] * 3
+        assert case.ledger.meter(EMAIL_LANE) == 1
+        assert [command.recipient_id for command in case.commands()] == people[:1]
+
+    def test_a_belt_takes_at_once_what_it_has_room_for(self, case: Case) -> None:
+        for number in range(9):
+            case.person(number)
+        lane = Lane(Channel.EMAIL, belt=4, at_once=3)
+        assert case.ledger.begin_attempts(3, [lane]).commanded == {Channel.EMAIL: 3}
+        assert case.ledger.begin_attempts(3, [lane]).commanded == {Channel.EMAIL: 1}
+        assert case.ledger.begin_attempts(3, [lane]).commanded == {}, "two wait, and their turn comes first"
+        assert case.ledger.meter(lane) == 0
+
+    def test_a_free_lane_of_very_many_begins_as_many_as_go(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ledger, "_WORTH_A_PORTION", 2)
+        for number in range(5):
+            case.person(number)
+        lane = Lane(Channel.EMAIL, belt=100, at_once=2)
+        seen = [case.ledger.begin_attempts(10, [lane]) for _ in range(4)]
+        assert [(begun.commanded.get(Channel.EMAIL, 0), begun.more) for begun in seen] == [
+            (2, True), (2, True), (1, False), (0, False),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "why", ["another incident", "a hold", "a rate of its own", "a canary", "somebody waits", "paused"]
+    )
+    def test_nobody_goes_at_once_where_somebody_must_choose(self, case: Case, why: str) -> None:
+        if why == "somebody waits":
+            case.person(9)
+            case.ledger.begin_attempts(1)
+        person = case.person(1)
+        with case.database.write() as connection:
+            if why == "a hold":
+                values = {"gate_id": "g", "incident_id": INCIDENT, "kind": "authority_first", "covers": ["US-CA"]}
+                connection.execute(sa.insert(tables.gate).values(**values, set_at=NOW, set_by="d"))
+            elif why == "a rate of its own":
+                rate: dict[str, Any] = {
+                    "incident_id": INCIDENT,
+                    "channel": "email",
+                    "per_second": 2,
+                    "set_at": NOW,
+                    "set_by": "d",
+                }
+                connection.execute(sa.insert(tables.lane_rate).values(**rate))
+            elif why == "a canary":
+                canary = {"per_segment": 1, "wait_seconds": 60, "bound_percent": 5}
+                policy = {"segments": {"s1": APPROVED}, "canary": canary}
+                connection.execute(sa.update(tables.release).values(policy=policy, canary_state="testing"))
+            elif why == "paused":
+                connection.execute(sa.update(tables.release).values(state="paused"))
+        if why == "another incident":
+            case.second_incident()
+        begun = case.ledger.begin_attempts(10, [EMAIL_LANE])
+        assert (begun.commanded, case.commands()) == ({}, [])
+        assert case.states(person) == ([] if why == "paused" else [("email", "planned")])
+
     def test_the_most_urgent_deadline_goes_first(self, case: Case) -> None:
         case.person(1, deadline_at=NOW + timedelta(hours=90))
         urgent = case.person(2, deadline_at=NOW + timedelta(hours=1))
@@ -663,7 +730,7 @@ class LedgerCases:
                 )
             )  # fmt: skip
         person = case.person(1, segment_id="s2")
-        assert case.ledger.begin_attempts(10) == 0
+        assert case.ledger.begin_attempts(10).people == 0
         assert case.end(person) is None
 
     def test_break_glass_reaches_only_those_whose_deadline_is_near(self, case: Case) -> None:
@@ -673,14 +740,14 @@ class LedgerCases:
             connection.execute(sa.update(tables.release).values(mode="break_glass"))
         assert [intent.recipient_id for intent in case.claim(EMAIL_LANE)] == [near]
         case.clock.at += timedelta(hours=48)
-        assert case.ledger.begin_attempts(10) == 0
+        assert case.ledger.begin_attempts(10).people == 0
 
     @pytest.mark.parametrize("change", [{"bundle_sha256": "c" * 64}, {"channels": ["sms"]}])
     def test_a_text_or_channels_other_than_approved_reach_nobody(self, case: Case, change: dict[str, Any]) -> None:
         case.person(1)
         with case.database.write() as connection:
             connection.execute(sa.update(tables.segment).values(**change))
-        assert case.ledger.begin_attempts(10) == 0
+        assert case.ledger.begin_attempts(10).people == 0
 
     def test_somebody_without_any_channel_ends_at_once_as_unreachable(self, case: Case) -> None:
         person = case.person(1, channels=())
@@ -757,8 +824,8 @@ class LedgerCases:
             )  # fmt: skip
         case.person(1, segment_id="s2", deadline_at=NOW + timedelta(hours=1))
         case.person(2, deadline_at=NOW + timedelta(hours=2))
-        assert case.ledger.begin_attempts(1) == 1
-        assert case.ledger.begin_attempts(1) == 0
+        assert case.ledger.begin_attempts(1).people == 1
+        assert case.ledger.begin_attempts(1).people == 0
         assert case.pages() == ["release.people_wait"]
         case.ledger.begin_attempts(1)
         assert case.pages() == ["release.people_wait"]
@@ -787,7 +854,7 @@ class LedgerCases:
         with case.database.write() as connection:
             connection.execute(sa.update(tables.incident).values(revision=2))
         case.person(2)
-        assert case.ledger.begin_attempts(10) == 0
+        assert case.ledger.begin_attempts(10).people == 0
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.claim(SMS_LANE) == []
 
@@ -868,7 +935,7 @@ class LedgerCases:
         assert case.pages() == [], "nobody waits for an approval"
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
-        assert case.ledger.begin_attempts(10) == 1
+        assert case.ledger.begin_attempts(10).people == 1
         assert case.end(second) == "reached"
         assert case.states(second) == []
         with case.database.read() as connection:

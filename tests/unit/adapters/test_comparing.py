@@ -118,7 +118,7 @@ def test_what_a_restored_store_does_before_it_is_reconciled_does_not_hide_whom_i
     assert restored.ledger.sweep(
         command_patience=patience, intent_patience=patience, unknown_patience=timedelta(hours=9)
     )
-    assert restored.ledger.begin_attempts(10)
+    assert restored.ledger.begin_attempts(10).people
     restored.commands()
     comparison = comparison_of(restored)
     # 2's second channel was never begun there, and each of the other three attempts looks newer than what the log has

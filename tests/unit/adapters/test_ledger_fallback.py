@@ -53,7 +53,7 @@ def test_terms_that_nobody_approved_reach_nobody(case: Case, terms: dict[str, An
     case.person(1)
     with case.database.write() as connection:
         connection.execute(sa.update(tables.segment).values(key=terms))
-    assert case.ledger.begin_attempts(10) == 0
+    assert case.ledger.begin_attempts(10).people == 0
 
 
 def test_the_policys_own_time_decides_when_the_next_channel_begins(case: Case) -> None:

@@ -64,6 +64,12 @@ def test_who_waits_takes_no_room_from_those_behind(case: Case) -> None:
     assert all(case.states(each) == [("email", "planned")] for each in waiting)
 
 
+def test_who_passes_no_region_does_not_go_at_once_either(case: Case) -> None:
+    german, american = case.person(1), case.person(2, **home("US"))
+    assert ledger(case, "eu-central-1").begin_attempts(10, [EMAIL_LANE]).commanded == {Channel.EMAIL: 1}
+    assert (case.states(german), case.states(american)) == ([("email", "commanded")], [("email", "planned")])
+
+
 def test_an_uncovered_pair_is_refused_by_name_before_the_belt_and_before_the_call(case: Case) -> None:
     german, french = case.person(1), case.person(2, **home("FR"))
     case.ledger.begin_attempts(10)

@@ -107,7 +107,7 @@ def test_each_gets_a_correction_of_their_own_that_two_people_approve(world: Worl
     releasing.approve(store, INCIDENT, policy, APPROVER, NOW, mode=Mode.TWO_APPROVERS)
     assert releasing.approve(store, INCIDENT, policy, COUNSEL, NOW, mode=Mode.TWO_APPROVERS).releasing
     by = DeliveryPolicy(dict.fromkeys(Channel, "ses"), dict.fromkeys(Channel, timedelta(hours=4)))
-    assert Ledger(world.database, world.clock, by).begin_attempts(100) == 2
+    assert Ledger(world.database, world.clock, by).begin_attempts(100).people == 2
     begun = {row["recipient_id"] for row in world.rows(tables.attempt, release_id=prepared.release.release_id)}
     assert begun == {row["recipient_id"] for row in rows.values()}
     assert "correction.started" in world.kinds()

@@ -14,7 +14,7 @@ from bridge.contracts.events import Channel
 from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health
 from consumers.domain.canary import CanaryState
-from consumers.domain.ledger import Lane, LaneAge
+from consumers.domain.ledger import Begun, Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Allowance
 from consumers.stages.release import ATTEMPTS, LATENESS, PROJECTED_END, WAITING, ReleaseStage
 
@@ -32,13 +32,17 @@ class FakeLedger:
         self.paces: list[dict[Channel, float]] = []
         self.on_begin: Callable[[], None] = lambda: None
         self.running: set[str] = set()
+        self.free_lanes: list[Lane] = []
+        self.at_once: dict[Channel, int] = {}
 
     def releasing(self) -> Collection[str]:
         return set(self.running)
 
-    def begin_attempts(self, limit: int) -> int:
+    def begin_attempts(self, limit: int, lanes: Sequence[Lane] = ()) -> Begun:
         self.on_begin()
-        return 0
+        self.free_lanes = list(lanes)
+        self.issued.update({channel: self.issued[channel] + count for channel, count in self.at_once.items()})
+        return Begun(0, self.at_once, more=False)
 
     def waiting_channels(self) -> Collection[Channel]:
         return {channel for channel, count in self.planned.items() if count}
@@ -114,6 +118,17 @@ def test_no_pause_ever_makes_a_burst(pauses: list[float], rate: float) -> None:
         stage.tick(pause)
         assert ledger.issued[Channel.EMAIL] - before <= max(rate, 1.0)
     assert ledger.issued[Channel.EMAIL] <= rate * sum(pauses) + 1e-6
+
+
+def test_what_begins_at_once_uses_up_its_lane() -> None:
+    ledger = FakeLedger()
+    ledger.at_once = {Channel.EMAIL: 7}
+    assert stage_of(ledger).tick(1.0) == 10 + 4 + 500 + 200
+    assert {lane.channel: lane.at_once for lane in ledger.free_lanes}[Channel.EMAIL] == 10
+    assert {lane.channel: lane.at_once for lane in ledger.lanes}[Channel.EMAIL] == 3
+    ledger.at_once, ledger.lanes = {Channel.EMAIL: 10}, []
+    stage_of(ledger).tick(1.0)
+    assert Channel.EMAIL not in {lane.channel for lane in ledger.lanes}
 
 
 def test_less_than_one_a_second_still_gets_through() -> None:
