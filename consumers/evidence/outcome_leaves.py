@@ -41,14 +41,14 @@ def encode(
         f'{{"attempt_number":{event.attempt_number}'
         f"{'' if body is None else _member('body_digest', body)}"
         f"{'' if bundle is None else _member('bundle_sha256', bundle)}"
-        f',"channel":"{event.channel.value}","exercise":{"true" if event.exercise else "false"}'
+        f',"channel":"{event.channel}","exercise":{"true" if event.exercise else "false"}'
         f',"incident_id":"{event.incident_id}","occurred_at":"{_instant(event.occurred_at)}"'
-        f',"previous_state":"{event.previous_state.value}","provider":"{provider}"'
+        f',"previous_state":"{event.previous_state}","provider":"{provider}"'
         f"{'' if message is None else _member('provider_message_digest', message)}"
         f"{'' if kind is None else _member('receipt_kind', kind)}"
         f',"recorded_at":"{_instant(event.recorded_at)}"'
         f'{of_round},"source":{before}{offset},"partition":{partition}{after}'
-        f',"state":"{event.state.value}"{"" if sub_type is None else _member("sub_type", sub_type)}'
+        f',"state":"{event.state}"{"" if sub_type is None else _member("sub_type", sub_type)}'
         f',"subject":"{event.subject_commitment}",{_END}'
     )
     return text.encode()
