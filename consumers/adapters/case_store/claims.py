@@ -61,7 +61,17 @@ _CHANGEABLE = PackedRows(
 )  # fmt: skip
 _CHANGED_PEOPLE = PackedRows(
     recipient,
-    ("recipient_id", "root", "round", "deadline_at", "subject_commitment"),
+    (
+        "recipient_id",
+        "root",
+        "roots",
+        "round",
+        "deadline_at",
+        "subject_commitment",
+        "segment_id",
+        "channels",
+        "final_state",
+    ),
     by="recipient_id",
     # what follows for somebody depends on all their attempts: two channels' receipts at once take turns
     locked=True,
@@ -102,7 +112,9 @@ def claimable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str
 
 
 def changeable(connection: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return attempts by id, locked, each with what its outcome says of the person, and whether it is an exercise's."""
+    """Return attempts by id, locked, each with what its outcome and what follows say of the person, locked as well, and whether
+    it is an exercise's.
+    """
     whole = _with_people(connection, attempt_ids, _CHANGEABLE, _CHANGED_PEOPLE)
     keys = person_keys(connection, [row["root"] for row in whole.values()])
     ids = {row["incident_id"] for row in whole.values()}

@@ -161,11 +161,11 @@ _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
 """Channels that leave through no provider's region."""
 _SURELY_OURS = timedelta(seconds=5)
 """Half of the least time after which the sweeper gives up a claim."""
-# asked before each call: to compose it anew took longer than to ask
+# asked before each call, as text: to compose it took longer than to ask
 _RUNNING = (
-    sa.select(release.c.incident_id, release.c.release_id, incident.c.epoch)
-    .join(incident, incident.c.incident_id == release.c.incident_id)
-    .where(release.c.release_id.in_(sa.bindparam("releases", expanding=True)) & (release.c.state == "releasing"))
+    "SELECT `release`.incident_id, `release`.release_id, incident.epoch FROM `release` "
+    "JOIN incident ON incident.incident_id = `release`.incident_id "
+    "WHERE `release`.state = 'releasing' AND `release`.release_id IN "
 )
 _STRAY = sa.select(receipt.c.provider_event_id).where(receipt.c.attempt_id.is_(None)).limit(1)
 
@@ -998,6 +998,8 @@ class Ledger:
         """Return the attempts of `intents` that may be sent at this moment: still this very claim, in the same epoch, of a
         release that runs. A dispatcher that was slow may find that the sweeper gave its claim to another.
         """
+        if not intents:
+            return ()
         now = self._clock.now()
         claims = {item.attempt_id: item.send_count for item in intents}
         releases = {item.attempt_id: (item.incident_id, item.release_id, item.epoch) for item in intents}
@@ -1012,10 +1014,10 @@ class Ledger:
         }
         ids = sorted(claims.keys() - young)
         with self._database.read() as connection:
-            running = {
-                (row.incident_id, row.release_id, row.epoch)
-                for row in connection.execute(_RUNNING, {"releases": sorted({item.release_id for item in intents})})
-            }
+            named = ", ".join(literals_of(connection, sorted({item.release_id for item in intents})))
+            running = set(
+                map(tuple, connection.exec_driver_sql(f"{_RUNNING}({named})", execution_options=AS_IT_STANDS))
+            )
             ours = {
                 row.attempt_id
                 for some in in_parts(ids)
@@ -1383,15 +1385,23 @@ class Ledger:
 
     def _advance(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
         """Give everybody whose attempt arrived or failed what follows: the next channel, or an end."""
-        people = sorted({row["recipient_id"] for row in rows if AttemptState(row["state"]) in ARRIVED | FAILED})
-        for some in in_parts(people):
-            self._advance_people(connection, some, now)
+        people = {row["recipient_id"]: row for row in rows if AttemptState(row["state"]) in ARRIVED | FAILED}
+        for some in in_parts(sorted(people)):
+            self._advance_people(connection, some, now, people)
 
-    def _advance_people(self, connection: sa.Connection, people: Sequence[str], now: datetime) -> None:
+    def _advance_people(
+        self,
+        connection: sa.Connection,
+        people: Sequence[str],
+        now: datetime,
+        read: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Give people what follows. `read`: all of them as `changeable` has just read and locked them."""
         tried: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in sorted(_TRIED.named(connection, people), key=itemgetter("number")):
             tried[row["recipient_id"]].append(row)
-        known = [person for person in _CONCERNED.named(connection, people) if person["segment_id"] is not None]
+        concerned = _CONCERNED.named(connection, people) if read is None else (read[each] for each in people)
+        known = [person for person in concerned if person["segment_id"] is not None]
         columns = [incident.c.epoch, incident.c.exercise, incident.c.state]
         incidents = by_id(connection, incident.c.incident_id, columns, {person["incident_id"] for person in known})
         policies = _policies(connection, {person["segment_id"] for person in known})
@@ -1464,7 +1474,7 @@ class Ledger:
                 .values(state="releasing", finished_at=None)
             )
         for (incident_id, exercise), ended in ends.items():
-            self._end_people(connection, incident_id, ended, now, exercise=exercise)
+            self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
         self._apply(connection, superfluous, now)
 
     @staticmethod
@@ -1482,6 +1492,7 @@ class Ledger:
         now: datetime,
         *,
         exercise: bool,
+        read: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         if not ended:
             return
@@ -1495,7 +1506,7 @@ class Ledger:
             by_end[end].append(recipient_id)
         for end, ids in by_end.items():
             update_alike(connection, recipient, ids, {"final_state": end.value, "final_at": now})
-        who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final])
+        who = who_they_are(connection, incident_id, [recipient_id for recipient_id, _, _ in final], read)
         written = [
             finished_of(
                 incident_id,

@@ -69,7 +69,7 @@ class PackedColumns:
     def unpacked(self, lines: Iterable[str]) -> list[list[Any]] | None:
         """Return the rows as lists of the columns' values; None where a value holds what is between two of them."""
         rows: list[list[Any]] = [line.split(_BETWEEN) for line in lines]
-        if any(len(row) != len(self._names) for row in rows):
+        if not set(map(len, rows)) <= {len(self._names)}:
             return None
         for place, nullable, decode in self._decoders:
             if nullable:
