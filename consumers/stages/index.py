@@ -8,14 +8,14 @@ import hashlib
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import structlog
@@ -75,6 +75,8 @@ _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
 _POLL_SECONDS = 0.05
 """For changes, before incidents are looked for."""
+_FINDERS = 2
+"""Answers that are found at a time, while the one before them is published: it is for DuckDB to do most of the work."""
 _LEAVES_AT_ONCE = 4096
 """A power of two: so many leaves make a whole subtree."""
 _AFFECTED_NAMESPACE = uuid.UUID("6f1d2f0a-4f7e-5b43-9a35-8c8f6f4f2a11")
@@ -430,7 +432,7 @@ class IndexStage:
         self._careful_until = 0.0
         self._merge_due = 0.0
         self._unopened = Unopened(STORE_CHANGES, _PROVENANCE_PREFIX)
-        self._finder = ThreadPoolExecutor(1, thread_name_prefix="find")
+        self._finders = ThreadPoolExecutor(_FINDERS, thread_name_prefix="find")
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what makes going on unsafe; a restart reads the last batch again."""
@@ -469,7 +471,7 @@ class IndexStage:
                     self.prepare(stop)
         finally:
             self._api.stop()
-            self._finder.shutdown()
+            self._finders.shutdown()
             self._index.close()
 
     def prepare(self, stop: threading.Event) -> None:
@@ -876,19 +878,22 @@ class IndexStage:
         return False
 
     def _resolve(self, due: Sequence[_Due]) -> None:
-        """Answer what is due, and publish each answer while the next one is being found."""
-        ahead: Future[_Answer] | None = None
+        """Answer what is due, and publish each answer, in this order, while the next ones are being found."""
+        waiting, ahead = deque(due), deque[tuple[_Due, Future[_Answer]]]()
         try:
-            for each, following in zip_longest(due, due[1:]):
-                found = ahead
+            while waiting or ahead:
                 # A file is used by one thread at a time.
-                is_free = following is not None and following.partition != each.partition
-                ahead = self._finder.submit(self._answer, following) if following is not None and is_free else None
-                self._publish(each, self._answer(each) if found is None else found.result())
+                in_use = {each.partition for each, _ in ahead}
+                while waiting and len(ahead) <= _FINDERS and waiting[0].partition not in in_use:
+                    each = waiting.popleft()
+                    ahead.append((each, self._finders.submit(self._answer, each)))
+                    in_use.add(each.partition)
+                each, answer = ahead[0]
+                self._publish(each, answer.result())
+                ahead.popleft()
         finally:
-            if ahead is not None:
-                # Whoever closes the files because of an error must not do so under the other thread.
-                wait([ahead])
+            # Whoever closes the files because of an error must not do so under the other threads.
+            wait([answer for _, answer in ahead])
 
     def _answer(self, due: _Due) -> _Answer:
         """Freeze the partition's answer, unless that was done before, and have its file keep it; in whatever thread."""
