@@ -73,8 +73,6 @@ _CAREFUL_SECONDS = 60.0
 """For so long after a record that the database cannot read, each batch becomes durable by itself."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
-_POLL_SECONDS = 0.05
-"""For changes, before incidents are looked for."""
 _FINDERS = 2
 """Answers that are found at a time, while the one before them is published: it is for DuckDB to do most of the work."""
 _LEAVES_AT_ONCE = 4096
@@ -451,7 +449,6 @@ class IndexStage:
                         dead_letters=self._dead_letters,
                         health=self._health,
                         batch_size=_BATCH,
-                        poll_seconds=_POLL_SECONDS,
                         unopened=self._unopened,
                     )
                 except _ReadAgain as reason:
