@@ -169,8 +169,7 @@ def found(row: dict[str, Any], person: Person | None) -> Found:
             highest_sensitivity=Sensitivity(SENSITIVITY_ORDER[row["rank"] - 1]),
             **lists,
         )
-    customer_id = row["customer_id"] if person is None or person.customer_id is None else person.customer_id
-    return Found(row["root"], customer_id, row["standing"], why, person)
+    return Found(row["root"], row["customer_id"], row["standing"], why, person)
 
 
 def _by_records(connection: duckdb.DuckDBPyConnection, scope: Scope, roots: Sequence[str] | None) -> None:

@@ -895,12 +895,11 @@ class IndexStage:
     def _answer(self, due: _Due) -> _Answer:
         """Freeze the partition's answer, unless that was done before, and have its file keep it; in whatever thread."""
         started = time.monotonic()
-        partition, file, incident, scope = due
-        key = self._artefact_key(partition, incident)
+        key, file, incident = self._artefact_key(due), due.file, due.incident
         sha256 = self._artefacts.find(key)
         just_found = False
         if sha256 is None:
-            header = self._header(partition, file, incident, scope, started)
+            header = self._header(due, started)
             frozen = file.freeze(header)
             # A crash before the next line leaves nothing: the answer is found anew, at the position of that time.
             sha256 = self._artefacts.put_once(key, frozen)
@@ -957,10 +956,9 @@ class IndexStage:
             possible=resolved.possible_count,
         )
 
-    def _header(
-        self, partition: int, file: PartitionFile, incident: IncidentRevised, scope: Scope, started: float
-    ) -> dict[str, Any]:
+    def _header(self, due: _Due, started: float) -> dict[str, Any]:
         """Find the partition's answer; return what its record says of it, and leave it to be frozen."""
+        partition, file, incident, scope = due
         affected_count, possible_count, root = _summed_up(file.find(scope))
         return {
             "incident_id": incident.incident_id,
@@ -984,10 +982,10 @@ class IndexStage:
             "rewriting": None if incident.rewriting is None else incident.rewriting.model_dump(mode="json"),
         }
 
-    def _artefact_key(self, partition: int, incident: IncidentRevised) -> str:
-        assert incident.scope is not None
+    def _artefact_key(self, due: _Due) -> str:
+        partition, _, incident, asked = due
         # The scope's hash keeps an answer apart from one to another scope under the same number (a case store restored).
-        scope = incident.scope.sha256()[:16]
+        scope = asked.sha256()[:16]
         return f"resolutions/{incident.incident_id}/{incident.revision}/p{partition}-of-{self._partition_count}-{scope}.parquet"
 
     # Upkeep

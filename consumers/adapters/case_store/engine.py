@@ -557,7 +557,7 @@ def _literals(
     more: Sequence[str],
 ) -> list[str]:
     """Return each row as SQL literals, escaped by the driver. What all of them have alike is escaped once, and so is an
-    object that several have in common.
+    object that several have in common, if it has to be converted first.
     """
     columns: list[Sequence[str]] = []
     for name in names:
@@ -572,7 +572,7 @@ def _literals(
             continue
         # the rows hold all of them, so none takes over the id of another
         distinct = {id(value): value for value in values}
-        literals = literals_of(connection, [each if process is None else process(each) for each in distinct.values()])
+        literals = literals_of(connection, [process(each) for each in distinct.values()])
         by_id = dict(zip(distinct, literals, strict=True))
         columns.append([by_id[id(value)] for value in values])
     columns += [[text] * len(rows) for text in more]

@@ -1038,6 +1038,7 @@ class Ledger:
         A crash before this leaves `intended`: the receipts, which carry the attempt's tag, settle it.
         """
         now = self._clock.now()
+        named = [item for item in reports if item.provider_message_id]
 
         def work(connection: sa.Connection, *, looking: bool) -> None:
             changes: list[_Change] = []
@@ -1067,7 +1068,7 @@ class Ledger:
                     )
             outbox.append(connection, notices, now)
             self._apply(connection, changes, now)
-            self._match_strays(connection, [item for item in reports if item.provider_message_id], now)
+            self._match_strays(connection, named, now)
 
         try:
             self._database.writing(lambda connection: work(connection, looking=False))
@@ -1076,11 +1077,7 @@ class Ledger:
         self._claims.forget(item.attempt_id for item in reports)
         # Whoever stored a receipt meanwhile could not see these messages yet, nor we the receipt: each looks again after its
         # commit. A crash before that leaves such a receipt aside, and the attempt to its timeout.
-        self._database.writing(
-            lambda connection: self._match_strays(
-                connection, [item for item in reports if item.provider_message_id], now
-            )
-        )
+        self._database.writing(lambda connection: self._match_strays(connection, named, now))
 
     def _hand_over(
         self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime, *, looking: bool
