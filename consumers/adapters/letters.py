@@ -5,6 +5,7 @@ Not for what the letter says (`notice_renderer`) nor for printing and posting.
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +15,14 @@ import typst
 from bridge.contracts.errors import Refused
 from bridge.contracts.events import Contact
 from consumers.domain.notices import Language, Sender, fill
+from consumers.domain.sending import NotPrintable
 
 _SOURCE = Path(__file__).with_name("letter.typ")
 PAPERS = ("a4", "us-letter")
 _MAX_LINES = 8
 """Of an address: what the window of an envelope shows."""
+_AS_PICTURE = "\ufe0f"
+"""Asks for the character before it as a picture."""
 
 
 @lru_cache(maxsize=1)
@@ -69,13 +73,37 @@ def letter_pdf(
 ) -> bytes:
     """Return the PDF of `letter` to the address lines of `recipient`. The same words give the same bytes.
 
-    Raises Refused for an address that the window does not show, a paper that is not known or a slot without a value.
+    Raises Refused for an address that the window does not show, a paper that is not known or a slot without a value, and
+    NotPrintable where somebody's name or address has characters of a script that the page's fonts lack.
     """
     if paper not in PAPERS:
         raise Refused(f"no paper is named {paper!r}; there are {', '.join(PAPERS)}")
     lines = _shown(recipient)
     if len(lines) > _MAX_LINES:
         raise Refused(f"an address of {len(lines)} lines; the window of an envelope shows {_MAX_LINES}")
+    pdf = _set(letter, slots, language, sender, lines, paper)
+    if pdf is None:
+        # a flower in a name keeps nobody from a letter
+        bare = {name: _bare(value) or language.unnamed for name, value in slots.items()}
+        pdf = _set(letter, bare, language, sender, _shown([_bare(line) for line in lines]), paper)
+    if pdf is not None:
+        return pdf
+    # which words are at fault? ours are the same for everybody, and what is theirs is in the slots and on the envelope
+    if _set(letter, dict.fromkeys(slots, "x"), language, sender, ["x"], paper) is not None:
+        raise NotPrintable("a name or an address has characters that the letter's fonts lack")
+    raise Refused(f"the letter in {language.locale} cannot be set: its own words have characters that its fonts lack")
+
+
+def _bare(words: str) -> str:
+    """Return `words` without pictures and what has no form of its own: letters, numbers and punctuation are left."""
+    kept = "".join(char for char in words if unicodedata.category(char)[0] in "LMNPZ" and char != _AS_PICTURE)
+    return " ".join(kept.split())
+
+
+def _set(
+    letter: str, slots: Mapping[str, str], language: Language, sender: Sender, recipient: Sequence[str], paper: str
+) -> bytes | None:
+    """Return the PDF, or None where it cannot be set. What typst says of it holds words of the letter: it goes nowhere."""
     blocks = letter_source(letter, slots)
     title = next((block["lines"] for block in blocks if block["tag"] == "h1"), [sender.name])
     content = {
@@ -83,7 +111,7 @@ def letter_pdf(
         "language": language.locale.partition("_")[0],
         "paper": paper,
         "sender": [part for part in (sender.name, sender.address) if part],
-        "recipient": lines,
+        "recipient": recipient,
         "blocks": blocks,
     }
     try:
@@ -94,6 +122,6 @@ def letter_pdf(
             pdf_standards=["ua-1"],
             timestamp=0,
         )
-    except typst.TypstError as error:
-        raise Refused(f"letter: cannot be set: {error}") from None
+    except typst.TypstError:
+        return None
     return pdf

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from bridge.contracts.errors import Refused
 from bridge.contracts.events import Channel
 from consumers.domain.simulators import SIMULATED_PHONE, simulated_email
 
@@ -138,6 +139,10 @@ class Letter:
     send_count: int
     pdf: bytes = field(repr=False)
     address: Sequence[str] = field(repr=False)
+
+
+class NotPrintable(Refused):
+    """Somebody's own name or address cannot stand in their letter: they are told by another channel."""
 
 
 class LetterWriter(Protocol):

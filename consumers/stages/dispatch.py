@@ -36,6 +36,7 @@ from consumers.domain.sending import (
     EmailTemplate,
     Letter,
     LetterWriter,
+    NotPrintable,
     PreparedAccountNotice,
     PreparedEmail,
     PreparedLetter,
@@ -113,7 +114,9 @@ class ContactOpener(Protocol):
 
 
 class NoticeTexts(Protocol):
-    """The approved texts, filled for one person. Raises TocsinError when a text cannot be had."""
+    """The approved texts, filled for one person. Raises TocsinError when a text cannot be had, NotPrintable for a letter
+    whose reader's own name or address keeps it from being set.
+    """
 
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail: ...
     def sms(self, intent: Intent, contact: Contact) -> PreparedText: ...
@@ -459,6 +462,9 @@ class Dispatch:
                 made = self._texts.letter(intent, contact)
             except _NoAddress as lack:
                 reports.append(_unsendable(intent, lack))
+                continue
+            except NotPrintable:
+                reports.append(_unsendable(intent, _NoAddress("NOT_PRINTABLE")))
                 continue
             except TocsinError as fault:
                 reports.append(_held_back(intent, fault))

@@ -10,6 +10,7 @@ from bridge.contracts.events import Contact
 from consumers.adapters.letters import letter_pdf, letter_source
 from consumers.adapters.notice_renderer import FULL_SENDER, compose, sample_key, slots_for
 from consumers.adapters.template_catalog import read_bundle
+from consumers.domain.sending import NotPrintable
 
 BUNDLE = read_bundle(Path(__file__).parents[3] / "templates", "derived-scores")
 NOTICE = compose(BUNDLE, sample_key(BUNDLE, "de"))
@@ -50,3 +51,26 @@ def test_what_cannot_be_set_is_refused() -> None:
         letter_pdf(NOTICE.letter, slots(), NOTICE.language, FULL_SENDER, [], paper="a5")
     with pytest.raises(Refused, match="no value for the slot 'name'"):
         letter_pdf(NOTICE.letter, {"date": "x", "case_number": "y"}, NOTICE.language, FULL_SENDER, [])
+
+
+@pytest.mark.parametrize(
+    "name", ["Ann \N{BOUQUET}", "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}", "Ann \N{HEAVY BLACK HEART}\ufe0f"]
+)
+def test_a_picture_in_a_name_keeps_nobody_from_a_letter(name: str) -> None:
+    pdf = letter_pdf(NOTICE.letter, slots(name), NOTICE.language, FULL_SENDER, [name, "Lange Straße 1", "DE"])
+    assert pdf.startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize(("name", "line"), [("王小明", "Lange Straße 1"), ("Ann", "ถนนสุขุมวิท")])
+def test_a_name_or_an_address_of_a_script_that_is_not_here_is_that_persons_alone_and_not_repeated(
+    name: str, line: str
+) -> None:
+    with pytest.raises(NotPrintable) as found:
+        letter_pdf(NOTICE.letter, slots(name), NOTICE.language, FULL_SENDER, [name, line, "DE"])
+    assert not set(str(found.value)) & set("王小明ถนนสุขุมวิท")
+
+
+def test_a_letter_whose_own_words_cannot_be_set_is_no_fault_of_its_reader() -> None:
+    with pytest.raises(Refused, match="its own words") as found:
+        letter_pdf("# 王\n\nDear {{name}}", slots("Ann"), NOTICE.language, FULL_SENDER, ["Ann", "DE"])
+    assert not isinstance(found.value, NotPrintable)

@@ -24,6 +24,7 @@ from consumers.domain.sending import (
     EmailProvider,
     EmailTemplate,
     Letter,
+    NotPrintable,
     PreparedAccountNotice,
     PreparedEmail,
     PreparedLetter,
@@ -215,6 +216,8 @@ class Texts:
 
     def letter(self, intent: Intent, contact: Contact) -> PreparedLetter:
         self._fault()
+        if contact.first_name == UNPRINTABLE:
+            raise NotPrintable("a name has characters that the letter's fonts lack")
         return PreparedLetter(b"%PDF", contact.postal_address, body_of(intent))
 
     def _fault(self) -> None:
@@ -515,6 +518,7 @@ def test_commands_of_a_channel_without_a_turn_are_put_back_before_anybody_claims
 
 
 HOME = Contact(postal_address=(NAME, "1 Road", "GB"))
+UNPRINTABLE = "王小明"
 
 
 def test_letters_of_an_incident_are_one_batch_and_who_has_no_address_is_refused(world: World) -> None:
@@ -531,6 +535,18 @@ def test_letters_of_an_incident_are_one_batch_and_who_has_no_address_is_refused(
     assert world.reports[one].trigger is Trigger.ACCEPTED
     assert world.reports[one].provider_message_id == f"m-{one}"
     assert (world.reports[homeless].trigger, world.reports[homeless].code) == (Trigger.REFUSED, "NO_POSTAL_ADDRESS")
+
+
+def test_who_cannot_be_written_to_in_any_font_goes_to_the_next_channel_and_costs_nobody_else_the_letter(
+    world: World,
+) -> None:
+    one = world.person(1, Channel.LETTER, HOME)
+    other = world.person(
+        2, Channel.LETTER, Contact(first_name=UNPRINTABLE, postal_address=(UNPRINTABLE, "1 Road", "GB"))
+    )
+    world.run()
+    assert [letter.attempt_id for letter in world.letters[0][1]] == [one]
+    assert (world.reports[other].trigger, world.reports[other].code) == (Trigger.REFUSED, "NOT_PRINTABLE")
 
 
 def test_letters_that_cannot_be_written_wait_and_are_said(world: World) -> None:
