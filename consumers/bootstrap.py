@@ -897,7 +897,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
             settings.delivery.from_address,
             settings.delivery.reply_to,
             process.clock,
-            may_not_send=SesIdentities(config).objection,
+            may_not_send=SesIdentities(replace(config, read_timeout_seconds=5, retries=1)).known_objection,
         ),
         Addresses(settings.delivery.mode, test_store=settings.delivery.test_store),
         email,

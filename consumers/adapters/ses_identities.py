@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from botocore.exceptions import ClientError
 
+from bridge.contracts.errors import Unreachable
 from consumers.adapters.aws import AwsConfig, client, unreachable
+
+log = structlog.get_logger()
 
 
 class SesIdentities:
@@ -18,6 +22,7 @@ class SesIdentities:
         *,
         remember_seconds: float = 300.0,
         forget_no_seconds: float = 5.0,
+        silence_seconds: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ses = client(config, "sesv2", may_repeat=True)
@@ -25,6 +30,8 @@ class SesIdentities:
         self._remember = {True: remember_seconds, False: forget_no_seconds}
         self._monotonic = monotonic
         self._known: dict[str, tuple[float, str | None]] = {}
+        self._silence_seconds = silence_seconds
+        self._ask_again_at = 0.0
 
     def objection(self, address: str) -> str | None:
         """Return why no mail may come from `address`, and what to do; None: it may. Raises Unreachable."""
@@ -35,6 +42,19 @@ class SesIdentities:
             known = (now + self._remember[answer is None], answer)
             self._known[address] = known
         return known[1]
+
+    def known_objection(self, address: str) -> str | None:
+        """Return the same for whoever sends: while SES is silent there is none. Whether SES takes a message it says then, and
+        another provider may take it; SES is asked again only after a while, and nobody's message waits for that.
+        """
+        if self._monotonic() < self._ask_again_at:
+            return None
+        try:
+            return self.objection(address)
+        except Unreachable as error:
+            self._ask_again_at = self._monotonic() + self._silence_seconds
+            log.warning("whether SES may send from an address is not known", reason=str(error))
+            return None
 
     def _ask(self, address: str) -> str | None:
         # SES takes an address whose own identity is verified, else one whose domain is

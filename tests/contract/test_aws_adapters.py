@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_an_address_may_send_if_it_or_its_domain_is_verified(aws: Aws) -> None:
     nowhere = SesIdentities(AwsConfig("eu-central-1", "http://127.0.0.1:9"))
     with pytest.raises(Unreachable, match="SES"):
         nowhere.objection(SENDER)
+
+
+def test_while_ses_is_silent_nobodys_mail_waits_for_its_word_on_the_sender(aws: Aws) -> None:
+    now = [0.0]
+    identities = SesIdentities(replace(aws.config, retries=1), monotonic=lambda: now[0])
+    assert identities.known_objection(SENDER) is None
+    assert "neither" in str(identities.known_objection("privacy@other.example.com"))
+    now[0] += 301
+    aws.control("faults", {"sesv2": "500"})
+    with pytest.raises(Unreachable, match="SES"):
+        identities.objection(SENDER)
+    assert identities.known_objection(SENDER) is None, "the second provider may take it"
+    aws.control("faults", {})
+    assert identities.known_objection("privacy@other.example.com") is None, "not asked again for each message"
+    now[0] += 60
+    assert "neither" in str(identities.known_objection("privacy@other.example.com"))
 
 
 def test_a_missing_slot_is_accepted_and_reported_as_a_rendering_failure(aws: Aws) -> None:
