@@ -142,7 +142,7 @@ def account_findings(seen: ChannelReadiness) -> Iterable[Finding]:
     for channel, each in troubles:
         if not seen.at_most.get(channel, 0):
             continue
-        second = standing.second.get(channel)
+        second = standing.second.get(channel) if each.takes_nothing else None
         # an SMS that fails has the next channel behind it; without any e-mail the release had better wait
         blocks = each.critical and channel is Channel.EMAIL and second is None and each.kind != "account-probation"
         instead = "" if second is None else f"; {second.name} takes over"

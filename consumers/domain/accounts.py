@@ -105,11 +105,19 @@ class Trouble:
     says: str
     critical: bool = False
     next: str = "tocsin delivery circuits"
+    takes_nothing: bool = False
+    """The provider takes no message while it lasts, so that a second one gets them. Else it takes them, whatever becomes of
+    them: no circuit opens and no lane moves.
+    """
 
 
 def month_began(now: datetime) -> datetime:
     """Return the beginning of the calendar month in UTC: budgets count from there."""
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+_SES_TAKES_NOTHING = frozenset({"account-suspended", "account-paused", "set-missing", "set-paused"})
+"""Kinds of trouble in which an account is not `usable`."""
 
 
 def email_troubles(account: EmailAccount, *, live: bool) -> list[Trouble]:
@@ -141,7 +149,9 @@ def email_troubles(account: EmailAccount, *, live: bool) -> list[Trouble]:
         found.append(
             ("email-sandbox", "the SES account is in SES's own sandbox: only verified addresses get mail", True)
         )
-    return [Trouble(kind, "ses", says, critical) for kind, says, critical in found]
+    return [
+        Trouble(kind, "ses", says, critical, takes_nothing=kind in _SES_TAKES_NOTHING) for kind, says, critical in found
+    ]
 
 
 def sms_troubles(account: SmsAccount, *, live: bool) -> list[Trouble]:
@@ -158,7 +168,7 @@ def sms_troubles(account: SmsAccount, *, live: bool) -> list[Trouble]:
             ("sms-status", "SNS does not log what becomes of every SMS (delivery status role, success sampling 100 %): each "
              "would run into its time limit", True)
         )  # fmt: skip
-    return [Trouble(kind, "sns", says, critical) for kind, says, critical in found]
+    return [Trouble(kind, "sns", says, critical, takes_nothing=kind == "sms-limit") for kind, says, critical in found]
 
 
 @dataclass(frozen=True, slots=True)

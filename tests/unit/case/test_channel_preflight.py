@@ -69,10 +69,10 @@ def test_a_well_account_and_enough_time_are_no_finding() -> None:
         ({"enforcement": "SHUTDOWN"}, "account-suspended"),
         ({"sending_enabled": False}, "account-paused"),
         ({"set_exists": False}, "set-missing"),
-        ({"events_missing": ("BOUNCE", "DELIVERY")}, "events-missing"),
+        ({"set_sending_enabled": False}, "set-paused"),
     ],
 )
-def test_what_keeps_all_mail_back_or_its_receipts_blocks_unless_a_second_provider_takes_over(
+def test_what_keeps_all_mail_back_blocks_unless_a_second_provider_takes_over(
     change: Mapping[str, Any], code: str
 ) -> None:
     account = replace(SES, **change)
@@ -81,6 +81,26 @@ def test_what_keeps_all_mail_back_or_its_receipts_blocks_unless_a_second_provide
     assert (second.blocks, second.level) == (False, DECIDE)
     assert "smtp takes over" in second.says
     assert code not in by_code(seen(ProviderStanding(account), at_most={Channel.SMS: 5})), "nobody gets mail"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"events_missing": ("BOUNCE", "DELIVERY")}, "events-missing"), ({"production_access": False}, "email-sandbox")],
+)
+def test_where_the_first_provider_takes_mail_all_the_same_no_second_one_takes_over(
+    change: Mapping[str, Any], code: str
+) -> None:
+    standing = ProviderStanding(replace(SES, **change), second=SECOND, live=True)
+    finding = by_code(seen(standing))[code]
+    assert (finding.blocks, finding.level) == (True, STOPS)
+    assert "takes over" not in finding.says
+
+
+def test_what_is_said_of_a_second_provider_for_sms_is_true_of_it_only_past_the_spend_limit() -> None:
+    texts = replace(SNS, in_sandbox=True, status_logged=False, spent=100)
+    gateway = {Channel.SMS: SecondProvider("sms_gateway", Price(0.05, None))}
+    found = by_code(seen(ProviderStanding(SES, texts, second=gateway, live=True)))
+    assert {code for code, each in found.items() if "sms_gateway takes over" in each.says} == {"sms-limit"}
 
 
 def test_probation_tracking_and_sms_accounts_are_said_and_block_nothing() -> None:
