@@ -208,9 +208,18 @@ class ProviderWatch:
             # the second provider takes what the first does not: its quota is no bound, and its rate only while it has a turn
             closed = [each.state is CircuitState.CLOSED for each in own if each.provider == FIRST[channel]]
             first_has_turn = first.at_most != 0 and (any(closed) or not closed)
-            return Allowance(first.per_second if first_has_turn else None, through)
+            takes = [self._takes(each, own, now) for each in (FIRST[channel], self._policy.second[channel])]
+            return Allowance(
+                first.per_second if first_has_turn else None,
+                None if None in takes else max(filter(None, takes), default=0),
+            )
         bounds = [each for each in (through, first.at_most) if each is not None]
         return Allowance(first.per_second, min(bounds, default=None))
+
+    def _takes(self, provider: str, readings: Sequence[CircuitReading], now: datetime) -> int | None:
+        """Return how many messages `provider` takes now, by its circuits and by its account; None: as many as there are."""
+        through = let_through([each for each in readings if each.provider == provider], now)
+        return min((each for each in (through, self.bound(provider).at_most) if each is not None), default=None)
 
     def issued(self, channel: Channel, count: int) -> None:
         """Note what was put on the belt of `channel`."""
@@ -257,11 +266,10 @@ class ProviderWatch:
             found += email_troubles(self._email, live=self._policy.live)
             left, quota = self._email.left, self._email.quota
             if left is not None and quota and left * 10 < quota:
-                found.append(
-                    Trouble(
-                        "quota-low", "ses", f"{left:,} of {quota:,} e-mails are left of SES's 24-hour quota", left == 0
-                    )
-                )
+                # two kinds: who was warned is told once more when it ends
+                kind = "quota-low" if left else "quota-used-up"
+                says = f"{left:,} of {quota:,} e-mails are left of SES's 24-hour quota"
+                found.append(Trouble(kind, "ses", says, not left))
         if self._sms is not None:
             found += sms_troubles(self._sms, live=self._policy.live)
         if self._level != "ok":
@@ -288,11 +296,13 @@ class ProviderWatch:
             own = [each for each in self._readings if each.channel == channel.value]
             for provider in sorted({each.provider for each in own if each.state is CircuitState.OPEN}):
                 other = self._policy.second.get(channel) if provider == first else first
-                lane = f"its lane runs over {other}" if other else "its messages wait until it is well again"
+                goes_on = other is not None and self._takes(other, own, now) != 0
+                lane = f"its lane runs over {other}" if goes_on else "its messages wait until it is well again"
                 found.append(
                     Trouble("circuit-open", provider, f"{provider} is ill or was taken out of service: {lane}")
                 )
-            if own and let_through(own, now) == 0:
+            stands_still = channel in self._policy.second and self.allowance(channel).at_most == 0
+            if stands_still or (own and let_through(own, now) == 0):
                 found.append(
                     Trouble(
                         "lane-still",

@@ -29,7 +29,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.case.store import CircuitOrder, OverrideRecord, PageRecord
 from consumers.domain.accounts import DAY, Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
-from consumers.domain.sending import ReceiptKind
+from consumers.domain.sending import SUPPRESSED, ReceiptKind
 
 SILENT_AFTER = timedelta(seconds=15)
 """What a dispatcher told longer ago says nothing any more: it has ended, or lost the case store."""
@@ -221,10 +221,13 @@ def _reputation(connection: sa.Connection, provider: str, now: datetime) -> Repu
             .group_by(attempt.c.state)
         )
     }
-    # a full mailbox is no reason for a provider to think ill of us: only hard bounces count
+    # a full mailbox is no reason for a provider to think ill of us, nor what it took and never tried: only hard bounces count
+    tried = receipt.c.sub_type.is_(None) | (receipt.c.sub_type != SUPPRESSED)
     hard = connection.execute(
         sa.select(sa.func.count(sa.distinct(attempt.c.attempt_id)))
         .join(receipt, receipt.c.attempt_id == attempt.c.attempt_id)
-        .where(recent & (attempt.c.state == AttemptState.BOUNCED) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD))
+        .where(
+            recent & (attempt.c.state == AttemptState.BOUNCED) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD) & tried
+        )
     ).scalar_one()
     return Reputation(sum(counts.values()), int(hard), counts.get(AttemptState.COMPLAINED, 0))

@@ -177,3 +177,39 @@ def test_past_its_budget_a_second_provider_is_paged_and_stops_only_by_policy(sto
     assert there.watch.bound("smtp") == bound
     [page] = there.pages
     assert (page.kind, page.body["provider"]) == ("provider.over_budget", "smtp")
+
+
+def test_nothing_is_put_on_the_belt_while_one_provider_is_ill_and_the_other_one_may_take_nothing_and_it_is_said() -> (
+    None
+):
+    there = Accounts(second={Channel.EMAIL: "smtp"}, prices={"smtp": Price(0.001, 10)}, stop_over_budget=True)
+    there.circuit("ses", "email", CircuitState.OPEN, try_at=NOW + 60 * MINUTE)
+    there.circuit("smtp", "email", CircuitState.CLOSED)
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL) == Allowance(None, None)
+    there.sent = {"smtp": 10_001}
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL).at_most == 0, "over budget, and its circuit is closed"
+    assert "provider.lane_still" in {page.kind for page in there.pages}
+    assert ["wait" in each.says for each in there.watch.troubles() if each.kind == "circuit-open"] == [True]
+    there.sent = {}
+    there.email = replace(there.email, sent=50_000)
+    there.circuits = [replace(each, state=CircuitState.CLOSED) for each in there.circuits]
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL).at_most is None, "no quota left, and the other one is well"
+    there.circuits[1] = replace(there.circuits[1], state=CircuitState.OPEN, try_at=NOW + 60 * MINUTE)
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL).at_most == 0
+    there.after(60 * MINUTE)
+    assert there.watch.allowance(Channel.EMAIL).at_most == 5, "it is due to be tried"
+
+
+def test_who_was_warned_that_the_quota_ends_is_told_when_it_has_ended() -> None:
+    there = Accounts()
+    there.email = replace(there.email, sent=45_001)
+    there.after()
+    there.email = replace(there.email, sent=50_000)
+    there.after()
+    assert [(page.kind, page.severity) for page in there.pages] == [
+        ("provider.quota_low", "warning"), ("provider.quota_used_up", "critical"),
+    ]  # fmt: skip

@@ -1,6 +1,7 @@
 """How providers stand in the case store: circuits, orders, what was sent and bounced, who is suppressed, what is put back."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from consumers.case.store import CircuitOrder, OverrideRecord
 from consumers.domain.accounts import Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.ledger import Lane
-from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
+from consumers.domain.sending import SUPPRESSED, ReceiptKind
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, receipt_of, sqlite_case
 
 
 @pytest.fixture
@@ -76,6 +77,15 @@ def test_hard_bounces_and_complaints_of_a_day_make_the_reputation(case: Case) ->
     case.clock.at = NOW + timedelta(hours=25)
     assert book.reputation("ses") == Reputation(0, 0, 0)
     assert book.sent_through(NOW + timedelta(hours=1)) == {}
+
+
+def test_a_bounce_of_a_mail_that_ses_never_tried_does_not_count_against_us(case: Case) -> None:
+    case.person(1, ("email",))
+    intents = case.claim(EMAIL_LANE)
+    case.hand_over(intents)
+    never_tried = replace(receipt_of(intents[0], ReceiptKind.BOUNCED_HARD, "", NOW), sub_type=SUPPRESSED)
+    case.ledger.settle_receipts([never_tried])
+    assert ProviderTables(case.database, case.clock).reputation("ses") == Reputation(1, 0, 0)
 
 
 def test_suppressed_people_are_found_by_the_hash_of_their_address(case: Case) -> None:
