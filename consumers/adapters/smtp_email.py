@@ -23,6 +23,8 @@ from consumers.adapters.delivery_reports import ReturnPath
 from consumers.domain.notices import fill
 from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
+_PATIENCE_SECONDS = 2.0
+
 Encryption = Literal["starttls", "tls", "none"]
 
 
@@ -49,7 +51,10 @@ class SmtpEmail:
     """An EmailProvider (`consumers.domain.sending`)."""
 
     name = "smtp"
-    max_entries = 50
+    max_entries = 5
+    """Each is a conversation of its own with the server: of more a hold would come too late, and all together would pass for
+    one slow answer.
+    """
     calls_at_once = 1
 
     def __init__(self, server: SmtpServer, clock: Clock, return_path: ReturnPath | None = None) -> None:
@@ -61,8 +66,16 @@ class SmtpEmail:
         self._used_at = 0.0
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
-        """Return one result for each entry, in order."""
-        return [self._send(message, entry) for entry in message.entries]
+        """Return one result for each entry, in order. A server that has let one wait in vain is not waited for by the others."""
+        began = time.monotonic()
+        results: list[SendResult] = []
+        for entry in message.entries:
+            failed = bool(results) and results[-1].state in (SendState.UNKNOWN, SendState.UNAVAILABLE)
+            if failed and time.monotonic() - began >= min(_PATIENCE_SECONDS, self.server.timeout_seconds):
+                results.append(SendResult(entry.attempt_id, SendState.UNAVAILABLE, code="NOT_TRIED"))
+            else:
+                results.append(self._send(message, entry))
+        return results
 
     def close(self) -> None:
         """Say good-bye to the server."""

@@ -1,5 +1,6 @@
 """The e-mail lane when SES is ill: it moves to SMTP without human help, and back once a few real messages got through."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -103,6 +104,25 @@ class Book:
 
     def orders(self) -> Mapping[str, tuple[CircuitState, object]]:
         return self.wanted
+
+
+def test_a_server_that_takes_its_time_for_each_mail_is_not_ill_and_leaves_room_for_a_hold(
+    smtp: tuple[Inbox, SmtpEmail],
+) -> None:
+    box, second = smtp
+    box.thinks_seconds = 0.05
+    patient = CircuitPolicy(in_a_row=1, slow_after=timedelta(seconds=2))
+    lane: CircuitLane[EmailProvider] = CircuitLane(Channel.EMAIL, [second], patient, SetClock(AT))
+    waiting = [entry(f"a-{number}", f"p{number}@x.example.com") for number in range(40)]
+    while waiting:
+        turn = lane.turn()
+        assert turn is not None, "it took all of them, one after the other"
+        some, waiting = waiting[: turn.provider.max_entries], waiting[turn.provider.max_entries :]
+        began = time.monotonic()
+        results = turn.provider.send_bulk(bulk(*some))
+        lane.record(turn.provider, results, timedelta(seconds=time.monotonic() - began))
+    assert lane.turn() is not None
+    assert len(box.mails) == 40
 
 
 def test_a_person_takes_a_provider_out_of_service_and_back(aws: Aws, smtp: tuple[Inbox, SmtpEmail]) -> None:

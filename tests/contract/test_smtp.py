@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,7 @@ class Inbox:
         self.envelopes: list[Envelope] = []
         self.connections = 0
         self.hang_up_after_text = False
+        self.thinks_seconds = 0.0
 
     async def handle_EHLO(  # noqa: N802  aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
@@ -64,6 +66,7 @@ class Inbox:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         assert isinstance(envelope.content, bytes)
+        await asyncio.sleep(self.thinks_seconds)
         if b"spam" in envelope.content:
             return "554 5.6.0 content refused"
         self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
@@ -209,6 +212,17 @@ def test_a_server_that_says_nothing_took_nothing() -> None:
         assert states(sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))) == [
             (SendState.UNAVAILABLE, "SMTPServerDisconnected")
         ]
+
+
+def test_a_server_that_says_nothing_lets_one_wait_and_not_all() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sender = SmtpEmail(SmtpServer("127.0.0.1", silent.getsockname()[1], "none", timeout_seconds=0.5), SetClock(AT))
+        began = time.monotonic()
+        results = sender.send_bulk(bulk(*(entry(f"a-{n}", f"p{n}@x.example.com") for n in range(5))))
+    assert time.monotonic() - began < 1.0
+    assert states(results) == [
+        (SendState.UNAVAILABLE, "SMTPServerDisconnected"), *[(SendState.UNAVAILABLE, "NOT_TRIED")] * 4,
+    ]  # fmt: skip
 
 
 def test_clear_text_is_for_loopback_only() -> None:
