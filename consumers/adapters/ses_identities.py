@@ -1,4 +1,7 @@
-"""Whether SES may send from an address: it, or its domain, must be a verified identity of the account and region."""
+"""Whether SES may send from an address: it, its domain or one above that must be a verified identity of the account and region.
+
+https://docs.aws.amazon.com/ses/latest/dg/creating-identities.html: a verified domain covers its subdomains.
+"""
 
 import time
 from collections.abc import Callable
@@ -57,8 +60,9 @@ class SesIdentities:
             return None
 
     def _ask(self, address: str) -> str | None:
-        # SES takes an address whose own identity is verified, else one whose domain is
-        for identity in (address, address.rpartition("@")[2]):
+        # SES takes an address whose own identity is verified, else one whose domain is, or the domain above it
+        labels = address.rpartition("@")[2].split(".")
+        for identity in (address, *(".".join(labels[n:]) for n in range(max(1, len(labels) - 1)))):
             found = self._identity(identity)
             if found is not None:
                 if found.get("VerifiedForSendingStatus"):

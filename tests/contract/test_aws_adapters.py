@@ -97,6 +97,7 @@ def test_an_address_may_send_if_it_or_its_domain_is_verified(aws: Aws) -> None:
     now = [0.0]
     identities = SesIdentities(aws.config, monotonic=lambda: now[0])
     assert identities.objection(SENDER) is None
+    assert identities.objection("privacy@notices.shop.example.com") is None, "its domain lies below a verified one"
     refused = identities.objection("privacy@other.example.com")
     assert refused is not None
     assert "neither privacy@other.example.com nor its domain is an identity of SES in eu-central-1" in refused
@@ -176,7 +177,7 @@ def test_an_sms_is_sent_and_its_status_comes_back(aws: Aws) -> None:
     kinds = {r.provider_message_id: (r.provider, r.kind, r.sub_type) for d in drain(status, 2) for r in d.receipts}
     assert kinds == {
         results[0].provider_message_id: ("sns", ReceiptKind.DELIVERED, None),
-        results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD, "unknown"),
+        results[1].provider_message_id: ("sns", ReceiptKind.BOUNCED_HARD, "invalid_number"),
     }
     assert status.receive(10, 0) == []
     assert aws.sms.send("s-3", "no number", "x", exercise=False).state is SendState.REJECTED
