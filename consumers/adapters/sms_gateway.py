@@ -255,7 +255,9 @@ def _receipts(form: dict[str, str], attempt_id: str | None, raw_sha256: str, clo
     kind, word = FINAL[status], None
     if kind is ReceiptKind.BOUNCED_HARD:
         code = form.get("ErrorCode", "")
-        kind, word = FAILURES.get(int(code) if code.isdecimal() else 0, (kind, "unlisted"))
+        # as with SNS: no number is written off on a guess
+        unlisted = (ReceiptKind.BOUNCED_SOFT, "unlisted")
+        kind, word = FAILURES.get(int(code) if code.isdecimal() else 0, unlisted)
     receipt = Receipt(
         provider=NAME,
         provider_event_id=f"{message_id}/{status}",

@@ -38,12 +38,13 @@ FAILURES: dict[str, tuple[ReceiptKind, str]] = {
     "Phone has blocked SMS": (ReceiptKind.BOUNCED_HARD, "sms_blocked"),
     "Phone number is opted out": (ReceiptKind.BOUNCED_HARD, "opted_out"),
     "Invalid phone number": (ReceiptKind.BOUNCED_HARD, "invalid_number"),
-    "Unknown error attempting to reach phone": (ReceiptKind.BOUNCED_HARD, "unknown"),
+    "Unknown error attempting to reach phone": (ReceiptKind.BOUNCED_SOFT, "unknown"),
     "Phone is currently unreachable/unavailable": (ReceiptKind.BOUNCED_SOFT, "phone_unreachable"),
     "Phone carrier is currently unreachable/unavailable": (ReceiptKind.BOUNCED_SOFT, "carrier_unreachable"),
 }
 """Every failure that AWS documents -> what it says about the message, and our word for it. The message did not arrive in
-any of them; `REJECTED` blames the account or the text, a soft bounce the moment, a hard one the number."""
+any of them; `REJECTED` blames the account or the text, a soft bounce the moment, a hard one the number. Where AWS does not
+know, and for words that it does not document, a soft one: no number is written off on a guess."""
 
 
 class CloudWatchSmsStatus:
@@ -171,5 +172,5 @@ def _meaning(status: str, response: str) -> tuple[ReceiptKind, str | None]:
     if status == "SUCCESS":
         return ReceiptKind.DELIVERED, None
     if status == "FAILURE":
-        return FAILURES.get(response, (ReceiptKind.BOUNCED_HARD, "unlisted"))
+        return FAILURES.get(response, (ReceiptKind.BOUNCED_SOFT, "unlisted"))
     raise ValueError(status)

@@ -230,7 +230,7 @@ class TestSmsStatus:
             for receipt in delivery.receipts
         }
         assert found == {
-            "bounce": (ReceiptKind.BOUNCED_HARD, "unknown"),
+            "bounce": (ReceiptKind.BOUNCED_HARD, "invalid_number"),
             "softbounce": (ReceiptKind.BOUNCED_SOFT, "phone_unreachable"),
             "reject": (ReceiptKind.REJECTED, "carrier_filter"),
             "delay": (ReceiptKind.DELIVERED, None),
@@ -316,9 +316,11 @@ def test_late_lines_of_another_implementation_are_found_by_the_overlap_or_the_ho
             found: list[str | None] = []
             while batch := status.receive(50, 0):
                 status.settle([delivery.handle for delivery in batch])
+                kinds.extend(receipt.kind for delivery in batch for receipt in delivery.receipts)
                 found += [delivery.error or delivery.receipts[0].provider_message_id for delivery in batch]
             return found
 
+        kinds: list[ReceiptKind] = []
         status = CloudWatchSmsStatus(config, clock)
         assert look() == []  # SNS makes its groups with the first line
         logs.create_log_group(logGroupName=group)
@@ -331,6 +333,13 @@ def test_late_lines_of_another_implementation_are_found_by_the_overlap_or_the_ho
         write(3, LOOK_BACK / 2)
         write(4, timedelta(), '{"notification": {}, "delivery": {}, "status": "MAYBE"}')
         assert look() == ["SMS status: unknown or missing 'messageId'"]
+        for number, words in ((5, "Unknown error attempting to reach phone"), (6, "The carrier has gone fishing")):
+            write(number, timedelta(), (
+                f'{{"notification": {{"messageId": "m-{number}", "timestamp": "2026-03-01 12:00:00.000"}},'
+                f' "delivery": {{"providerResponse": "{words}"}}, "status": "FAILURE"}}'
+            ))  # fmt: skip
+        assert look() == ["m-5", "m-6"]
+        assert kinds[-2:] == [ReceiptKind.BOUNCED_SOFT] * 2, "no number is written off on a guess"
         clock.at += timedelta(hours=1)
         assert "m-3" in look()
         assert "m-3" not in look()

@@ -163,6 +163,17 @@ def test_a_report_is_answered_only_once_it_is_settled_and_an_unreadable_one_is_k
     assert statuses == [204]
 
 
+def test_a_failure_for_a_reason_that_nobody_knows_writes_off_no_number(gateway: Gateway) -> None:
+    form = [("MessageSid", "SM9"), ("MessageStatus", "undelivered"), ("ErrorCode", "39999")]
+    claimed = signature(TOKEN, callback_address(str(gateway.account.callback_url), "s-1"), form)
+    caller = threading.Thread(target=lambda: gateway.post(form, claimed))
+    caller.start()
+    (delivery,) = gateway.callbacks.receive(10, 10)
+    gateway.callbacks.settle([delivery.handle])
+    caller.join(20)
+    assert [(each.kind, each.sub_type) for each in delivery.receipts] == [(ReceiptKind.BOUNCED_SOFT, "unlisted")]
+
+
 def test_only_https_or_loopback_and_no_secret_in_words() -> None:
     with pytest.raises(BadInput, match="https"):
         GatewayAccount("http://api.example.com", "AC1", TOKEN, "+4915199999999")
