@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from bridge.contracts.envelope import CONTENT_TYPE
 from bridge.contracts.events import EVENTS, EntityRemoved, Event
-from bridge.contracts.topics import TOPICS, Topic
+from bridge.contracts.topics import MOST_BYTES, TOPICS, Topic
 
 DOCUMENT = Path(__file__).with_name("asyncapi.json")
 LANGUAGE_VERSION = "1.1.0"
@@ -56,7 +56,7 @@ def as_text() -> str:
 
 
 def _channel(topic: Topic) -> dict[str, Any]:
-    configuration: dict[str, Any] = {"cleanup.policy": [topic.cleanup]}
+    configuration: dict[str, Any] = {"cleanup.policy": [topic.cleanup], "max.message.bytes": MOST_BYTES}
     if topic.retention_ms is not None:
         configuration["retention.ms"] = topic.retention_ms
     configuration |= {name: int(value) if value.isdigit() else value for name, value in topic.settings.items()}

@@ -33,6 +33,11 @@ from bridge.contracts.events import (
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
+MOST_BYTES = 8 * 1024 * 1024
+"""Of one message, on every topic; managed brokers grant as much. An alert of a megabyte makes an incident that is larger, a
+dead letter is a third larger than what it keeps, and somebody may have tens of thousands of records.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:

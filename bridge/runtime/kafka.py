@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from bridge.contracts.envelope import Message, Record
 from bridge.contracts.errors import Refused, TocsinError, Unreachable
 from bridge.contracts.partitioner import partition_of, partition_of_bytes
-from bridge.contracts.topics import Topic
+from bridge.contracts.topics import MOST_BYTES, Topic
 from bridge.runtime.generations import (
     GENERATIONAL,
     LOOK_SECONDS,
@@ -113,6 +113,8 @@ class Publisher:
             # Java's, as `bridge.contracts.partitioner`: for what is written under its root.
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 200_000,
+            # The client's own bound is a megabyte, and what is above it would be refused for ever, with all that waits behind it.
+            "message.max.bytes": MOST_BYTES,
             # Who waits for all of them asks for none but those that failed: to be told of each costs a third of sending it.
             "delivery.report.only.error": True,
         }
@@ -164,9 +166,19 @@ class Publisher:
     def send(self, topic: Topic, message: Message) -> None:
         """Queue `message`; `flush` or the end of the transaction waits for it."""
         key, root, value, headers = message
-        encoded = key.encode()
+        self.send_under(topic, root, key.encode(), value, headers)
+
+    def send_under(
+        self,
+        topic: Topic,
+        root: str,
+        key: bytes,
+        value: str | bytes | None,
+        headers: Sequence[tuple[str, str | bytes | None]],
+    ) -> None:
+        """Queue a record where its root lies, in each generation that is written."""
         for name in self._written(topic):
-            self.send_to(name, partition_of(root, self._count(name)), encoded, value, headers)
+            self.send_to(name, partition_of(root, self._count(name)), key, value, headers)
 
     def send_records(self, topic: Topic, records: Iterable[Record], *, partition: int | None = None) -> None:
         """Queue many messages of one topic, as `send` does one; `partition` says where all their roots lie, if that is known."""

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented 
 )
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable, nearest
-from bridge.contracts.topics import STORE_CHANGES, TOPICS, Topic
+from bridge.contracts.topics import MOST_BYTES, STORE_CHANGES, TOPICS, Topic
 from bridge.runtime.generations import (
     GENERATIONAL,
     Generations,
@@ -61,7 +61,7 @@ class TopicAsIs:
 
 def declared_settings(topic: Topic, copies: int, imposed: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the configuration that `topic` must have with so many `copies`; `imposed` is what a managed broker demands."""
-    settings = {"cleanup.policy": topic.cleanup} | topic.settings
+    settings = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MOST_BYTES)} | topic.settings
     if topic.retention_ms is not None:
         settings["retention.ms"] = str(topic.retention_ms)
     if copies >= 3:

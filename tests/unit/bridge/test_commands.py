@@ -145,7 +145,7 @@ def test_the_embedded_kafka_needs_nothing(call: Run, verb: str) -> None:
     assert "nothing to do" in result.output
 
 
-AS_DECLARED = TopicAsIs(6, 1, {"cleanup.policy": "compact"} | STORE_CHANGES.settings)
+AS_DECLARED = TopicAsIs(6, 1, {"cleanup.policy": "compact", "max.message.bytes": "8388608"} | STORE_CHANGES.settings)
 
 
 def changed(**changes: Any) -> TopicAsIs:
