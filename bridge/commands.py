@@ -22,7 +22,7 @@ from bridge.runtime.acls import acls, as_command
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
-from bridge.runtime.redrive import dead_letters, find, original_value, redrive, refuse_older_states
+from bridge.runtime.redrive import dead_letters, find, original_value, reasons_against, redrive
 from bridge.runtime.sealing import load_join_key
 from bridge.runtime.settings import Kafka, Settings, Store
 from bridge.runtime.topics_admin import Difference, TopicsAdmin
@@ -367,18 +367,21 @@ def dead_letters_redrive(
     kafka = parts.get(Settings).kafka
     letters = list(dead_letters(kafka))
     chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
-    if everything:
-        # --all means all that may go back; a state of the store, named by its id, is refused with what to do instead
-        states = [letter for letter in chosen if letter.topic == STORE_CHANGES.name and topic is None]
-        if states:
-            click.echo(
-                f"{len(states)} states of the store left out; `tocsin relay verify --repair` publishes those of now"
-            )
-        chosen = [letter for letter in chosen if letter not in states]
+    against = reasons_against(kafka, chosen)
+    if not everything or (topic is not None and len(against) == len(chosen)):
+        for reason in against.values():
+            raise Refused(reason)
+    # --all means all that may go back: one that may not keeps none of the others here
+    states = sum(letter.topic == STORE_CHANGES.name for letter in chosen)
+    if states:
+        click.echo(f"{states} states of the store left out; `tocsin relay verify --repair` publishes those of now")
+    for letter in chosen:
+        if letter.dead_letter_id in against and letter.topic != STORE_CHANGES.name:
+            click.echo(f"left out: {against[letter.dead_letter_id]}")
+    chosen = [letter for letter in chosen if letter.dead_letter_id not in against]
     for letter in chosen:
         click.echo(f"{letter.dead_letter_id} -> {letter.topic} [{letter.partition}]")
     if dry_run:
-        refuse_older_states(kafka, chosen)
         click.echo(f"{len(chosen)} to put back")
         return
     if not chosen:

@@ -4,15 +4,18 @@ import base64
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as _TopicPartition
 
 from bridge.contracts.envelope import open_envelope
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
+from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
 from bridge.runtime.consume import headers_of
+from bridge.runtime.generations import has_generations, pinned, read_name
 from bridge.runtime.kafka import Publisher, new_consumer, partition_count
 from bridge.runtime.settings import Kafka
 
@@ -69,15 +72,18 @@ def bounds(consumer: Consumer, partition: _TopicPartition) -> tuple[int, int]:
 
 
 def find(letters: Sequence[DeadLettered], wanted: Sequence[str]) -> list[DeadLettered]:
-    """Return the letters whose id starts with one of `wanted`. Raises BadInput if one names none, or several."""
-    found = []
+    """Return the letters whose id starts with one of `wanted`, each once and in the order in which they are kept.
+
+    Raises BadInput if one names none, or several.
+    """
+    found = set()
     for start in wanted:
-        fitting = [letter for letter in letters if letter.dead_letter_id.startswith(start)]
+        fitting = [letter.dead_letter_id for letter in letters if letter.dead_letter_id.startswith(start)]
         if len(fitting) != 1:
             count = "no dead letter" if not fitting else f"{len(fitting)} dead letters"
             raise BadInput(f"{start!r} names {count}; `tocsin dead-letters list` shows the ids")
-        found += fitting
-    return found
+        found.update(fitting)
+    return [letter for letter in letters if letter.dead_letter_id in found]
 
 
 def original_key(letter: DeadLettered) -> bytes | None:
@@ -105,63 +111,102 @@ class Redriven:
 
 
 _ENTITIES = {"customer": "customers", "order": "orders", "provenance": "provenance"}
+_TOPICS = {topic.name: topic for topic in TOPICS}
+_QUEUE = "queue:"
+"""Before the name of a provider's queue, where a letter came from no topic."""
 
 
-def refuse_older_states(kafka: Kafka, letters: Sequence[DeadLettered]) -> None:
-    """Raise Refused if putting back one of `letters` could put an older state over a newer one.
+def reasons_against(kafka: Kafka, letters: Sequence[DeadLettered]) -> dict[str, str]:
+    """Return why some of `letters` are not put back, by their ids.
 
     The store's changes are never put back: the store itself knows the newest state. On other compacted topics a letter
-    goes back only while nothing newer has its key.
+    goes back only while nothing newer has its key. Raises Unreachable.
     """
-    topics = {topic.name: topic for topic in TOPICS}
-    for letter in letters:
-        if letter.topic == STORE_CHANGES.name:
-            key = (original_key(letter) or b"").decode(errors="replace")
-            entity = _ENTITIES.get(key.partition("/")[0])
-            named = f" --entity {entity}" if entity else ""
-            raise Refused(
-                f"dead letter {letter.dead_letter_id} is a state of the store as it was on {letter.failed_at:%Y-%m-%d %H:%M}Z; "
-                f"put back, it could hide a newer one. Run `tocsin relay verify --repair`, or `tocsin relay backfill{named}`: "
-                "they publish the state of now"
-            )
-    compacted = [letter for letter in letters if letter.topic in topics and topics[letter.topic].cleanup == "compact"]
-    if not compacted:
-        return
-    consumer = new_consumer(kafka, "dead-letters-reader")
+    consumer = new_consumer(kafka, "dead-letters-reader", enable_partition_eof=True)
     try:
-        for letter in compacted:
-            newer = _newer(consumer, kafka, letter)
-            if newer is not None:
-                raise Refused(
-                    f"dead letter {letter.dead_letter_id}: {letter.topic} partition {letter.partition} holds a newer message of "
-                    f"the same key at offset {newer}; put back, this one would hide it"
-                )
+        counts = cache(partial(partition_count, consumer))
+        found = ((letter.dead_letter_id, _reason_against(consumer, kafka, letter, counts)) for letter in letters)
+        return {each: f"dead letter {each}{reason}" for each, reason in found if reason is not None}
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     finally:
         consumer.close()
 
 
-def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> int | None:
-    """Return the offset of a newer message with the letter's key on its partition, if there is one."""
-    place = _TopicPartition(kafka.topic_prefix + letter.topic, letter.partition)
-    _, high = bounds(consumer, place)
-    key, position = original_key(letter), letter.offset + 1
+def _reason_against(
+    consumer: Consumer, kafka: Kafka, letter: DeadLettered, partition_count_of: Callable[[str], int]
+) -> str | None:
+    topic = _TOPICS.get(letter.topic)
+    if letter.topic == STORE_CHANGES.name:
+        key = (original_key(letter) or b"").decode(errors="replace")
+        entity = _ENTITIES.get(key.partition("/")[0])
+        named = f" --entity {entity}" if entity else ""
+        return (
+            f" is a state of the store as it was on {letter.failed_at:%Y-%m-%d %H:%M}Z; put back, it could hide a newer one. "
+            f"Run `tocsin relay verify --repair`, or `tocsin relay backfill{named}`: they publish the state of now"
+        )
+    if letter.topic.startswith(_QUEUE):
+        return (
+            f" came from the queue of {letter.topic.removeprefix(_QUEUE)}, sealed, and no queue takes it back; "
+            "`tocsin dead-letters show` says why it could not be read"
+        )
+    if topic is None:
+        return f" is of topic {letter.topic!r}, which is not declared any more"
+    if not has_generations(topic) and letter.partition >= partition_count_of(kafka.topic_prefix + topic.name):
+        return f": {letter.topic} has no partition {letter.partition} any more"
+    newer = _newer(consumer, kafka, letter) if topic.cleanup == "compact" else None
+    if newer is None:
+        return None
+    partition, offset, redriven = newer
+    if redriven:
+        return f" was put back already: {letter.topic} partition {partition} holds it at offset {offset}"
+    return (
+        f": {letter.topic} partition {partition} holds a newer message of the same key at offset {offset}; put back, this one "
+        "would hide it"
+    )
+
+
+def root_of(letter: DeadLettered) -> str:
+    """Return the root under which the original lies."""
+    return original_headers(letter).get("ce_root", original_key(letter) or b"").decode(errors="replace")
+
+
+def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> tuple[int, int, bool] | None:
+    """Return partition and offset of a newer message with the letter's key, and whether it is this letter, put back."""
+    name, partition, first = kafka.topic_prefix + letter.topic, letter.partition, letter.offset + 1
+    # In a later generation a root lies elsewhere, and offsets say nothing: what was copied there tells by when it was said.
+    by_time = has_generations(_TOPICS[letter.topic]) and pinned(kafka) > 1
+    if by_time:
+        name = read_name(kafka, letter.topic)
+        partition, first = partition_of(root_of(letter), partition_count(consumer, name)), 0
+    place = _TopicPartition(name, partition)
+    low, high = bounds(consumer, place)
+    key, position = original_key(letter), max(low, first)
     if position >= high:
         return None
-    consumer.assign([_TopicPartition(place.topic, place.partition, position)])
+    consumer.assign([_TopicPartition(name, partition, position)])
     while position < high:
         message = consumer.poll(_SILENCE_SECONDS)
-        if message is None:
+        error = message.error() if message is not None else None
+        if message is None or (error is not None and error.code() == KafkaError._PARTITION_EOF):
             # What is left are marks of transactions: nothing that could be hidden.
             return None
-        error = message.error()
         if error is not None:
-            raise Unreachable(f"{place.topic}: {error.str()}")
+            raise Unreachable(f"{name}: {error.str()}")
         position = int(message.offset() or 0) + 1
-        if message.key() == key:
-            return position - 1
+        if message.key() != key or (by_time and _is_not_newer(message, letter)):
+            continue
+        redriven = headers_of(message).get(REDRIVEN_HEADER) == letter.dead_letter_id.encode()
+        return partition, position - 1, redriven
     return None
+
+
+def _is_not_newer(message: Message, letter: DeadLettered) -> bool:
+    """Whether a message of the letter's key was said before it, or is a copy of it."""
+    theirs, ours = headers_of(message), original_headers(letter)
+    return theirs.get("ce_time", b"~") < ours.get("ce_time", b"") or (
+        theirs == ours and message.value() == original_value(letter)
+    )
 
 
 class _Returning:
@@ -211,29 +256,23 @@ def redrive(
     hide something newer; and in between when more than `stop_after` come back: the cause is still there. A crash in between
     repeats some: consumers pass over what they have seen, or dead-letter it again.
     """
-    refuse_older_states(kafka, letters)
-    topics = {topic.name: topic for topic in TOPICS}
+    for reason in reasons_against(kafka, letters).values():
+        raise Refused(reason)
     publisher = Publisher(kafka)
     returning = None
     came_back: list[str] = []
     try:
-        for letter in letters:
-            topic = topics.get(letter.topic)
-            if topic is None:
-                raise Refused(
-                    f"dead letter {letter.dead_letter_id} is of topic {letter.topic!r}, which is not declared any more"
-                )
-            if letter.partition >= publisher.partition_count(topic):
-                raise Refused(
-                    f"dead letter {letter.dead_letter_id}: {letter.topic} has no partition {letter.partition} any more"
-                )
         returning = _Returning(kafka, [letter.dead_letter_id for letter in letters])
         for start in range(0, len(letters), per_second):
             batch = letters[start : start + per_second]
             for letter in batch:
                 headers = {**original_headers(letter), REDRIVEN_HEADER: letter.dead_letter_id.encode()}
                 key, value = original_key(letter) or b"", original_value(letter)
-                publisher.send_raw(topics[letter.topic], letter.partition, key, value, list(headers.items()))
+                topic = _TOPICS[letter.topic]
+                if has_generations(topic):
+                    publisher.send_under(topic, root_of(letter), key, value, list(headers.items()))
+                else:
+                    publisher.send_raw(topic, letter.partition, key, value, list(headers.items()))
             publisher.flush()
             progress(len(batch))
             done = start + len(batch)

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,19 +23,24 @@ from bridge.account_notices import AccountNoticesStage
 from bridge.commands import COMMANDS
 from bridge.contracts.envelope import Message, seal_envelope
 from bridge.contracts.errors import BadInput, Refused
-from bridge.contracts.events import AccountNotice
+from bridge.contracts.events import AccountNotice, IncidentRevised
+from bridge.contracts.partitioner import partition_of
+from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     ACCOUNT_NOTICES,
     DEAD_LETTERS,
+    DEPARTED_CUSTOMERS,
     INCIDENTS,
     LEAK_ALERTS,
     STORE_CHANGES,
     TOPICS,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES as OUTCOMES
+from bridge.generation_switch import TopicReader
 from bridge.magento.notices import AccountNoticeTable
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.generations import topic_name, unpin
 from bridge.runtime.kafka import Publisher, new_consumer
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Kafka, Paths, Settings, Store
@@ -112,6 +118,7 @@ def test_a_setting_is_altered_and_a_partition_count_never(kafka: Kafka) -> None:
         "cleanup.policy",
         "delete.retention.ms",
         "max.compaction.lag.ms",
+        "max.message.bytes",
     ]
     wait_for("the broker has it", lambda: TopicsAdmin(kafka).differences() == [])
 
@@ -197,6 +204,110 @@ def test_a_redrive_stops_when_too_many_come_back_and_hides_nothing_newer(kafka: 
     refused = call("dead-letters", "redrive", "--all", "--topic", INCIDENTS.name)
     assert isinstance(refused.exception, Refused)
     assert "newer message of the same key at offset 0" in str(refused.exception)
+
+
+def their_messages(kafka: Kafka, name: str) -> list[Any]:
+    """Return all that a topic, by its name on the cluster, holds."""
+    reader = TopicReader(kafka, name)
+    try:
+        return [message for messages in reader.to_end() for message in messages]
+    finally:
+        reader.close()
+
+
+def letters_of(call: Call) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(call("dead-letters", "list", "--json").output)
+    return found
+
+
+def test_letters_that_may_not_go_back_keep_no_other_one_here(kafka: Kafka, call: Call) -> None:
+    TopicsAdmin(kafka).apply()
+    letters = DeadLetters(lambda: Publisher(kafka), "receipts", SystemClock())
+    letters.put_raw("queue:ses", 0, 77, None, b"sealed", [], "no receipt")
+    letters.put_raw(ACCOUNT_NOTICES.name, 2, -1, b"notice/1", b"{}", [], "not JSON")
+    letters.put_raw(OUTCOMES.name, 5, 9, b"k", b"{}", [], "not JSON")
+    letters.flush()
+    result = call("dead-letters", "redrive", "--all")
+    assert result.exit_code == 0, result.exception
+    assert "came from the queue of ses, sealed, and no queue takes it back" in result.output
+    assert "\n2 put back; 0 of them are dead letters again\n" in result.output
+    # what comes later goes back, too, whatever lies there of before
+    letters.put_raw(OUTCOMES.name, 5, 10, b"k", b"{}", [], "not JSON")
+    letters.flush()
+    result = call("dead-letters", "redrive", "--all", "--dry-run")
+    assert result.exit_code == 0, result.exception
+    assert f"was put back already: {ACCOUNT_NOTICES.name} partition 2 holds it at offset 0" in result.output
+    assert result.output.endswith("2 to put back\n")
+    (queued,) = [row["id"] for row in letters_of(call) if row["topic"] == "queue:ses"]
+    refused = call("dead-letters", "redrive", queued)
+    assert isinstance(refused.exception, Refused)
+    assert "no queue takes it back" in str(refused.exception)
+
+
+def test_letters_go_back_in_the_order_in_which_they_came_however_they_are_named(kafka: Kafka, call: Call) -> None:
+    TopicsAdmin(kafka).apply()
+    letters = DeadLetters(lambda: Publisher(kafka), "receipts", SystemClock())
+    for offset in (7, 8):
+        letters.put_raw(OUTCOMES.name, 5, offset, b"k", str(offset).encode(), [], "not JSON")
+    letters.flush()
+    first, second = (row["id"] for row in letters_of(call))
+    assert call("dead-letters", "redrive", second, first, second).exit_code == 0
+    found = their_messages(kafka, kafka.topic_prefix + OUTCOMES.name)
+    assert [message.value() for message in found] == [b"7", b"8"]
+
+
+def test_a_letter_goes_where_its_root_lies_in_the_generation_of_now(kafka: Kafka, call: Call) -> None:
+    admin = TopicsAdmin(kafka)
+    admin.apply()
+    letters = DeadLetters(lambda: Publisher(kafka), "index", SystemClock())
+
+    def at(minute: int) -> list[tuple[str, bytes]]:
+        return [("ce_root", b"customer/1"), ("ce_time", f"2026-03-01T10:{minute:02}:00Z".encode())]
+
+    before = partition_of("customer/1", 6)
+    for number, key in enumerate((b"customer/1", b"untagged/1")):
+        letters.put_raw(DEPARTED_CUSTOMERS.name, before, number, key, b"{}", at(5), "not JSON")
+    letters.flush()
+    admin.create_generation(2, 11)
+    admin.activate(2)
+    unpin(kafka)
+    assert partition_of("customer/1", 11) != before
+    target = topic_name(kafka.topic_prefix, DEPARTED_CUSTOMERS.name, 2)
+    # something older of the one key, something newer of the other
+    publisher = Publisher(kafka)
+    publisher.send_to(target, partition_of("customer/1", 11), b"customer/1", b"old", at(4))
+    publisher.send_to(target, partition_of("customer/1", 11), b"untagged/1", b"new", at(6))
+    publisher.flush()
+    publisher.close()
+    result = call("dead-letters", "redrive", "--all")
+    assert result.exit_code == 0, result.exception
+    assert "would hide it" in result.output
+    assert "\n1 put back" in result.output
+    found = [(message.partition(), message.key(), message.value()) for message in their_messages(kafka, target)]
+    assert found[2:] == [(partition_of("customer/1", 11), b"customer/1", b"{}")]
+    assert their_messages(kafka, kafka.topic_prefix + DEPARTED_CUSTOMERS.name) == []
+
+
+def test_what_is_larger_than_a_megabyte_stops_nobody(kafka: Kafka, call: Call) -> None:
+    """An alert's body may have a megabyte, the incident that it makes has more, and so has the letter that keeps an alert."""
+    TopicsAdmin(kafka).apply()
+    scope = Scope(record_ids=tuple(uuid.uuid4().hex for _ in range(40_000)))
+    revised = IncidentRevised(
+        incident_id="INC-2026-0001", revision=1, status="open", scope=scope, scope_sha256=scope.sha256(), detected_at=AT
+    )
+    outbox = Publisher(kafka, transactional_id="outbox")
+    with outbox.transaction():
+        outbox.send(INCIDENTS, seal_envelope(revised, key="INC-2026-0001", root="INC-2026-0001", source="/case", at=AT))
+    outbox.close()
+    (message,) = their_messages(kafka, kafka.topic_prefix + INCIDENTS.name)
+    assert json.loads(message.value())["scope_sha256"] == scope.sha256()
+    alert = os.urandom(1_040_000)
+    letters = DeadLetters(lambda: Publisher(kafka), "intake", SystemClock())
+    letters.put_raw(LEAK_ALERTS.name, 0, 3, b"monitor", alert, [], "neither signed nor readable")
+    letters.flush()
+    assert call("dead-letters", "redrive", "--all").exit_code == 0
+    (message,) = their_messages(kafka, kafka.topic_prefix + LEAK_ALERTS.name)
+    assert message.value() == alert
 
 
 def notice(notice_id: str, **changes: Any) -> Message:
