@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from consumers.adapters.case_store.held_contacts import SqlHeldContacts
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.case_store.ledger import Ledger
+    from consumers.adapters.case_store.positions import Silence
     from consumers.adapters.case_store.progress import SqlProgress
     from consumers.adapters.case_store.third_parties import ThirdPartyTables
     from consumers.adapters.correction_texts import ApprovedCorrections
@@ -606,15 +607,18 @@ class HeldLease:
         self._clock = clock
         self._seconds = seconds
         self._renew_after = 0.0
+        self._silence: Silence | None = None
 
     def take(self) -> bool:
         """Return whether this process holds the lease now."""
-        from consumers.adapters.case_store.positions import take_lease
+        from consumers.adapters.case_store.positions import Silence, take_lease
 
         if time.monotonic() < self._renew_after:
             return True
-        asked = time.monotonic()
-        held = take_lease(self._database, self._name, self._holder, self._clock.now(), self._seconds) is not None
+        if self._silence is None:
+            self._silence = Silence()
+        asked, now = time.monotonic(), self._clock.now()
+        held = take_lease(self._database, self._name, self._holder, now, self._seconds, self._silence) is not None
         self._renew_after = asked + self._seconds / 3 if held else 0.0
         return held
 

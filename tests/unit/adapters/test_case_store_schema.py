@@ -21,7 +21,7 @@ from consumers.adapters.case_store.engine import (
     newest_revision,
     upsert,
 )
-from consumers.adapters.case_store.positions import read_positions, release_lease, take_lease, write_positions
+from consumers.adapters.case_store.positions import Silence, read_positions, release_lease, take_lease, write_positions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -89,6 +89,28 @@ def test_a_lease_has_one_holder_and_a_rising_fencing_number(database: CaseDataba
     assert take_lease(database, "outbox", "b", NOW + timedelta(seconds=11), 10) == 2
     release_lease(database, "outbox", "b")
     assert take_lease(database, "outbox", "a", NOW + timedelta(seconds=12), 10) == 3
+
+
+def test_a_holder_who_died_while_its_clock_was_ahead_blocks_nobody(database: CaseDatabase) -> None:
+    """A machine starts two hours ahead of the time, is set right, and loses a process: nobody waits for those two hours."""
+    ahead = NOW + timedelta(hours=2)
+    seconds = [0.0]
+    silence = Silence(lambda: seconds[0])
+
+    def asked(at: float) -> int | None:
+        seconds[0] = at
+        return take_lease(database, "outbox", "b", NOW + timedelta(seconds=at), 10, silence)
+
+    assert take_lease(database, "outbox", "a", ahead, 10) == 1
+    assert asked(0) is None
+    assert asked(9) is None
+    # it lives, and renews
+    assert take_lease(database, "outbox", "a", ahead + timedelta(seconds=9), 10) == 1
+    assert asked(12) is None
+    assert asked(22) is None
+    assert asked(22.5) == 2
+    # whoever wakes finds another one, by its own clock, too
+    assert take_lease(database, "outbox", "a", NOW + timedelta(seconds=23), 10) is None
 
 
 def test_processes_that_start_together_all_get_the_file(tmp_path: Path) -> None:
