@@ -275,13 +275,16 @@ class GenerationSwitch:
         now = self._admin.partitions_of(found.active)
         if partitions <= now:
             raise Refused(f"generation {found.active} has {now} partitions already; a new one is made to have more")
-        open_incidents = self._open_incidents()
-        if open_incidents:
-            raise Refused(
-                f"{', '.join(open_incidents)} {'is' if len(open_incidents) == 1 else 'are'} open: answers of the old partitions "
-                "would meet those of the new ones. Close them first"
-            )
+        self._refuse_while_incidents_are_open()
         return generation, partitions
+
+    def _refuse_while_incidents_are_open(self) -> None:
+        found = self._open_incidents()
+        if found:
+            raise Refused(
+                f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} open: answers of the old partitions would meet those "
+                "of the new ones. Nothing was switched; close them first and run this again"
+            )
 
     def _open_incidents(self) -> list[str]:
         reader = TopicReader(self._kafka, self._kafka.topic_prefix + INCIDENTS.name)
@@ -341,6 +344,8 @@ class GenerationSwitch:
             self._follows(self._admin.generations().active),
         )
         self._copy_departed(generation)
+        # Filling takes its time: an incident that was opened meanwhile is being answered from the old partitions.
+        self._refuse_while_incidents_are_open()
         self._admin.activate(generation)
         self._say(f"6 switched: generation {generation} is read from now on")
         self._await(

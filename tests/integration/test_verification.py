@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 
+from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.events import IncidentRevised
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import INCIDENTS
+from bridge.runtime.kafka import Publisher
+from bridge.runtime.settings import Kafka
 from tests.integration.whole_way import Installation, wait_for
 from tests.servers.kafka import KafkaServer
 from tests.servers.mariadb import StoreDatabase
@@ -64,7 +71,31 @@ def causes(report: Any) -> dict[tuple[str, str], list[str]]:
     return {(each["entity"], each["cause"].partition(",")[0]): each["examples"] for each in report["differences"]}
 
 
-def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop: StoreRows) -> None:
+def tell(kafka: Kafka, status: str) -> None:
+    """Tell the index of an incident that nobody is concerned by."""
+    scope = Scope(model_ids=("nobody-knows-it",))
+    at = datetime(2026, 4, 1, tzinfo=UTC)
+    event = IncidentRevised.model_validate(
+        {
+            "incident_id": "INC-2026-0001",
+            "revision": 1 if status == "open" else 2,
+            "status": status,
+            "scope": scope,
+            "scope_sha256": scope.sha256(),
+            "detected_at": at,
+        }
+    )
+    publisher = Publisher(kafka)
+    publisher.send(INCIDENTS, seal_envelope(event, key="INC-2026-0001", root="INC-2026-0001", source="/case", at=at))
+    publisher.flush()
+    publisher.close()
+
+
+def test_what_differs_is_named_by_cause_and_repaired(
+    tocsin: Installation, shop: StoreRows, kafka_server: KafkaServer, topic_prefix: str
+) -> None:
+    incidents = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
+
     def agrees() -> bool:
         done = tocsin.tocsin("relay", "verify", "--patience", "10", "--json")
         return done.returncode == 0
@@ -167,6 +198,15 @@ def test_what_differs_is_named_by_cause_and_repaired(tocsin: Installation, shop:
         assert any(line.startswith("3 copied") for line in killed.stdout)
         killed.kill()
     assert tocsin.facts("index", "status")[1]["partition_count"] == 6
+    # an incident that is opened while they are filled is answered from the old partitions: nothing is switched before its end
+    with tocsin.popen("topics", "switch-generation") as refused_switch:
+        assert refused_switch.stdout is not None
+        for line in refused_switch.stdout:
+            if line.startswith("3 copied"):
+                tell(incidents, "open")
+    assert refused_switch.returncode == 1
+    assert tocsin.facts("index", "status")[1]["partition_count"] == 6
+    tell(incidents, "closed")
     # the index is behind, and knows somebody who is deleted before the new partitions hear of them
     tocsin.send_signal("index", signal.SIGSTOP)
     shop.run("DELETE FROM customer_entity WHERE entity_id = 13")
