@@ -21,7 +21,7 @@ from bridge.contracts.envelope import open_envelope, open_in_parts
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import Event, Pack
 from bridge.contracts.topics import TOPICS, Topic
-from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.generations import (
     LOOK_SECONDS,
     GenerationSwitched,
@@ -252,8 +252,9 @@ def consume(
     What `unopened` collects is not in the batches, but counted in their positions.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
-    the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters, and
-    GenerationSwitched once another generation of one of the topics is to be read.
+    the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters (as soon as the
+    bound lets one more through, having left the group meanwhile), and GenerationSwitched once another generation of one of the
+    topics is to be read.
     """
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
@@ -261,6 +262,7 @@ def consume(
     progress = _Progress(consumer, names)
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
+    stopped_seconds = 0.0
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
         return [(names[p.topic], p.partition) for p in partitions]
@@ -315,11 +317,18 @@ def consume(
             if time.monotonic() >= look_due:
                 look_due = time.monotonic() + LOOK_SECONDS
                 _follow_generation(kafka, consumer)
+    except TooManyDeadLetters as error:
+        # A new process counts anew: this one ends only when the bound lets one more through, or restarts would undo it.
+        stopped_seconds = dead_letters.seconds_until_room()
+        health.missing("dead letters", str(error))
+        log.error("stopped: too many dead letters", reason=str(error), seconds=round(stopped_seconds))
+        raise
     finally:
         for name in names.values():
             LAG.labels(name).set(0)
         progress.show()
         consumer.close()
+        stop.wait(stopped_seconds)
 
 
 def _show_lag(consumer: Any, names: Mapping[str, str]) -> None:

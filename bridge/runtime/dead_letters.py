@@ -127,6 +127,12 @@ class DeadLetters:
             "dead letter", dead_letter=dead_letter_id, topic=topic, partition=partition, offset=offset, reason=reason
         )
 
+    def seconds_until_room(self) -> float:
+        """Return how long it takes until the bound lets one more through."""
+        now = self._monotonic()
+        recent = [at for at in self._recent if now - at <= 60]
+        return 60 - (now - recent[0]) if len(recent) >= self._limit else 0.0
+
     def flush(self) -> None:
         """Wait until every dead letter is stored; only then may the position move past it."""
         if self._publisher is not None:

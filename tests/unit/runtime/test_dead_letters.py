@@ -126,6 +126,19 @@ def test_the_bound_is_for_any_sixty_seconds() -> None:
     assert len(world.publisher.sent) == 4
 
 
+def test_it_is_told_when_the_bound_lets_one_more_through() -> None:
+    world = World(limit=2)
+    world.put(0)
+    world.seconds = 40
+    assert world.letters.seconds_until_room() == 0
+    world.put(1)
+    assert world.letters.seconds_until_room() == 20
+    world.seconds = 61
+    assert world.letters.seconds_until_room() == 0
+    world.put(2)
+    assert world.letters.seconds_until_room() == 39
+
+
 def test_no_publisher_is_opened_while_all_can_be_read() -> None:
     world = World()
     world.letters.flush()
