@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -31,12 +31,20 @@ from bridge.contracts.errors import BadInput, nearest
 class Section(BaseModel):
     """One table of the settings file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # No setting is infinite: who waits for ever, or gets an error far from here, is not told why.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Kafka(Section):
     bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma separated")
-    topic_prefix: str = Field(default="", description="put before every topic name, for several Tocsins on one cluster")
+    topic_prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="put before every topic name, for several Tocsins on one cluster",
+    )
     auth: Literal["msk_iam"] | None = Field(
         default=None,
         description="msk_iam: sign in to Amazon MSK with this machine's AWS credentials; else sasl_* say how, if at all",
@@ -66,7 +74,8 @@ class Kafka(Section):
     @classmethod
     def _named_with_ports(cls, servers: str) -> str:
         for server in servers.split(","):
-            if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/,]+):\d{1,5}", server.strip()):
+            found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/,]+):(\d{1,5})", server.strip())
+            if found is None or int(found[2]) > 65_535:
                 raise ValueError("write host:port, several with commas between: kafka-1:9092,kafka-2:9092")
         return servers
 
@@ -201,7 +210,7 @@ class Relay(Section):
 
 class Intake(Section):
     host: str = "127.0.0.1"
-    port: int = Field(default=8480, description="0 picks a free port, written to data/run/intake.json")
+    port: Port = Field(default=8480, description="0 picks a free port, written to data/run/intake.json")
     secrets: dict[str, Path] = Field(
         default_factory=dict, description="source name -> file with its Standard Webhooks secret (whsec_...)"
     )
@@ -258,7 +267,7 @@ class ThirdParty(Section):
 
 class Smtp(Section):
     host: str = Field(description="the second e-mail provider, for when SES is ill")
-    port: int = 587
+    port: Port = 587
     encryption: Literal["starttls", "tls", "none"] = Field(default="starttls", description="none on loopback only")
     username: str | None = None
     password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_DELIVERY__SMTP__PASSWORD")
@@ -289,7 +298,7 @@ class SmsGateway(Section):
     sender: str = Field(description="a number in E.164, or a messaging service (MG...)")
     callback_url: str | None = Field(default=None, description="public address of our listener, as the gateway sees it")
     callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
-    callback_port: int = 8481
+    callback_port: Port = 8481
     timeout_seconds: float = Field(default=30, gt=0)
     price_per_message: float | None = Field(
         default=None, ge=0, description="what one SMS of ours costs there, all its parts, in delivery.price_currency"
@@ -512,10 +521,8 @@ class Evidence(Section):
     )
     batch_seconds: float = Field(default=0.5, gt=0)
     host: str = "127.0.0.1"
-    port: int | None = Field(
+    port: Port | None = Field(
         default=None,
-        ge=0,
-        le=65535,
         description="serves the log for reading (c2sp.org/tlog-tiles); off without it; 0: a free one, see data/run/log.json",
     )
     public_tiles: bool = Field(
@@ -533,7 +540,7 @@ class Evidence(Section):
 class Metrics(Section):
     host: str = "127.0.0.1"
     port_base: int = Field(
-        default=9480, description="stage n listens on port_base + n; 0 picks free ports, see data/run"
+        default=9480, ge=0, le=65_500, description="stage n listens on port_base + n; 0 picks free ports, see data/run"
     )
 
 

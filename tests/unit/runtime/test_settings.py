@@ -1,5 +1,6 @@
 """Settings: unknown keys, wrong values, the environment, masking, and the file that init writes."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -91,6 +92,26 @@ def test_a_broken_file_says_the_line(tmp_path: Path) -> None:
 )
 def test_delivery_that_could_reach_the_wrong_people_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
+        load_settings(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[metrics]\nport_base = 99999\n", "metrics.port_base"),
+        ("[intake]\nport = -1\n", "intake.port"),
+        ("[evidence]\nport = 65536\n", "evidence.port"),
+        ("[relay]\nidle_seconds = inf\n", "relay.idle_seconds"),
+        ("[delivery]\nemail_per_second = inf\n", "delivery.email_per_second"),
+        ("[delivery.canary_messages]\nevery_minutes = inf\n", "delivery.canary_messages.every_minutes"),
+        ('[kafka]\nbootstrap_servers = "kafka:65536"\n', "kafka.bootstrap_servers"),
+        ('[kafka]\ntopic_prefix = "shop one/"\n', "kafka.topic_prefix"),
+    ],
+)
+def test_a_number_or_name_that_nothing_can_work_with_is_refused_where_it_stands(
+    tmp_path: Path, text: str, place: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"tocsin\.toml:2: {re.escape(place)}: "):
         load_settings(written(tmp_path, text))
 
 
