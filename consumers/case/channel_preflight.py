@@ -4,7 +4,7 @@ Pure. What keeps notices from leaving in time blocks a release until somebody ov
 the law and the plan keep back says `preflight`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -56,7 +56,7 @@ class ChannelReadiness:
     standing: ProviderStanding
     now: datetime
     first: Mapping[Channel, int]
-    """By first channel."""
+    """By first channel; who is told by two together is counted with each."""
     at_most: Mapping[Channel, int]
     """Who could be told by a channel: first or as a fallback."""
     due: Sequence[tuple[datetime | None, int]]
@@ -73,6 +73,8 @@ class ChannelReadiness:
     """Parts of all SMS that are sent first."""
     part_price: float | None
     currency: str
+    texts_due: Sequence[tuple[datetime | None, int]] = ()
+    """How many are to get a first SMS, by deadline."""
     bounced: Mapping[str, int] = field(default_factory=dict)
     """Whose contact bounced for good in an earlier incident and has not changed since, by channel."""
     canary: CanaryPolicy | None = None
@@ -89,10 +91,18 @@ class Sending:
     late: timedelta
     """By how much the last of those who are due at `deadline_at` are told after it; zero or less: in time."""
     deadline_at: datetime | None
+    channel: Channel = Channel.EMAIL
+    """Whose rate that is: of the channel by which somebody is told too late, else e-mail."""
 
 
 def sending_of(seen: ChannelReadiness) -> Sending:
-    """Return how long sending takes if it began now: most urgent first, within the live rate and the quota."""
+    """Return how long sending takes if it began now, of the channel by which somebody is told latest."""
+    mails, texts = _sendings(seen)
+    return texts if texts.late > max(mails.late, timedelta(0)) else mails
+
+
+def _sendings(seen: ChannelReadiness) -> tuple[Sending, Sending]:
+    """Return the same of mails and of texts: most urgent first, within the live rate and the quota."""
     account = seen.standing.email
     rate = seen.per_second[Channel.EMAIL]
     overflow = rate if Channel.EMAIL in seen.standing.second else None
@@ -106,18 +116,30 @@ def sending_of(seen: ChannelReadiness) -> Sending:
         )  # fmt: skip
         return timedelta(seconds=min(seconds, 10 * 365 * 86_400))
 
+    def texts_end(count: int) -> timedelta:
+        return timedelta(seconds=count / seen.per_second[Channel.SMS])
+
+    takes = max(ends(seen.first.get(Channel.EMAIL, 0)), texts_end(seen.first.get(Channel.SMS, 0)))
+    return (
+        Sending(takes, rate, *_worst(seen.due, seen.now, ends)),
+        Sending(takes, seen.per_second[Channel.SMS], *_worst(seen.texts_due, seen.now, texts_end), Channel.SMS),
+    )
+
+
+def _worst(
+    due: Sequence[tuple[datetime | None, int]], now: datetime, ends: Callable[[int], timedelta]
+) -> tuple[timedelta, datetime | None]:
+    """Return by how much the worst deadline is missed, and which; the most urgent go first."""
     late, worst, done = timedelta.min, None, 0
-    for deadline, count in sorted(((at, n) for at, n in seen.due if at is not None), key=lambda pair: pair[0]):
+    for deadline, count in sorted(((at, n) for at, n in due if at is not None), key=lambda pair: pair[0]):
         done += count
-        if deadline <= seen.now:
+        if deadline <= now:
             # it has passed already: nothing that anybody could raise now meets it
             continue
-        after = seen.now + ends(done) - deadline
+        after = now + ends(done) - deadline
         if after > late:
             late, worst = after, deadline
-    texts = seen.first.get(Channel.SMS, 0) / seen.per_second[Channel.SMS]
-    takes = max(ends(seen.first.get(Channel.EMAIL, 0)), timedelta(seconds=texts))
-    return Sending(takes, rate, late if worst is not None else timedelta(0), worst)
+    return (late, worst) if worst is not None else (timedelta(0), None)
 
 
 def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:
@@ -156,7 +178,17 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
     if passed:
         yield Finding(NOTE, "deadline", "the deadline of some has passed already: every hour counts", "",
                       code="deadline-passed", live=f"{people_in_words(passed)}")  # fmt: skip
-    sending = sending_of(seen)
+    sending, texts = _sendings(seen)
+    if texts.late > timedelta(0):
+        yield Finding(
+            STOPS,
+            "sms",
+            f"at {texts.per_second:g} SMS a second this ends after a deadline; have the rate raised (delivery.sms_per_second)",
+            "",
+            code="sms-too-late",
+            blocks=True,
+            live=f"begun now it ends {in_hours(texts.late)} after the deadline",
+        )
     if sending.late <= timedelta(0):
         return
     account = seen.standing.email

@@ -218,6 +218,11 @@ class _Audience:
         return self.policy.order
 
     @property
+    def begun(self) -> tuple[Channel, ...]:
+        """Those by which they are told first: several where a law asks for two."""
+        return what_next((), self.policy, self.channels).channels
+
+    @property
     def going(self) -> bool:
         return self.row.held_reason is None and self.row.final_state is None
 
@@ -545,16 +550,17 @@ def doubtful_media(
 
 
 def _first(audience: _Audience) -> Channel | None:
-    return what_next((), audience.policy, audience.channels).channel
+    return audience.begun[0] if audience.begun else None
 
 
 def _firsts(groups: Iterable[_Audience]) -> Counter[str]:
-    """Return by which channel how many are told first; `none` are those for whom no channel exists."""
+    """Return by which channel how many are told first, by each of two that are begun together; `none` are those for whom no
+    channel exists.
+    """
     counts: Counter[str] = Counter()
     for each in groups:
         if each.going:
-            first = _first(each)
-            counts["none" if first is None else first.value] += each.row.count
+            counts.update(dict.fromkeys([channel.value for channel in each.begun] or ["none"], each.row.count))
     return counts
 
 
@@ -562,8 +568,8 @@ def _channels(groups: Sequence[_Audience], means: Means) -> dict[str, Any]:
     firsts = _firsts(groups)
     later: Counter[str] = Counter()
     for each in groups:
-        for channel in each.channels[1:] if each.going else ():
-            later[channel.value] += each.row.count
+        if each.going:
+            later.update({channel.value: each.row.count for channel in each.channels if channel not in each.begun})
     rates = {Channel.EMAIL.value: means.email_per_second, Channel.SMS.value: means.sms_per_second}
     slowest = max((count / rates[name] for name, count in firsts.items() if name in rates), default=0.0)
     return {
@@ -586,7 +592,7 @@ def _cost(
         emails += each.row.count if Channel.EMAIL in each.channels else 0
         own = each.row.count * sample.sms_parts if Channel.SMS in each.channels else 0
         parts_at_most += own
-        parts += own if each.channels[0] is Channel.SMS else 0
+        parts += own if Channel.SMS in each.begun else 0
     email_price, sms_price = means.email_price_per_thousand, means.sms_price_per_part
     return {
         "currency": means.currency,
@@ -686,17 +692,15 @@ def _channel_readiness(
     at_most: Counter[Channel] = Counter()
     lacking: Counter[Channel] = Counter()
     homes: Counter[str] = Counter()
-    due: Counter[datetime | None] = Counter()
+    due: dict[Channel, Counter[datetime | None]] = {Channel.EMAIL: Counter(), Channel.SMS: Counter()}
     parts = 0
     for each in groups:
         if not each.going:
             continue
         count = each.row.count
-        begins = _first(each)
-        if begins is not None:
-            first[begins] += count
-        if begins is Channel.EMAIL:
-            due[each.row.earliest_deadline_at] += count
+        first.update(dict.fromkeys(each.begun, count))
+        for channel in due.keys() & set(each.begun):
+            due[channel][each.row.earliest_deadline_at] += count
         at_most.update(dict.fromkeys(each.channels, count))
         segment = segments.get(each.row.segment_id or "")
         lacking.update(
@@ -709,7 +713,7 @@ def _channel_readiness(
         if Channel.SMS in each.channels:
             homes.update({home.partition("-")[0]: count for home in each.homes})
         sample = rendered.get(each.row.segment_id or "")
-        if begins is Channel.SMS and isinstance(sample, Sample):
+        if Channel.SMS in each.begun and isinstance(sample, Sample):
             parts += count * sample.sms_parts
     prepared = next((each for each in case.releases(incident.incident_id) if each.state == "prepared"), None)
     return ChannelReadiness(
@@ -719,7 +723,8 @@ def _channel_readiness(
         now=now,
         first=first,
         at_most=at_most,
-        due=list(due.items()),
+        due=list(due[Channel.EMAIL].items()),
+        texts_due=list(due[Channel.SMS].items()),
         per_second={Channel.EMAIL: means.email_per_second, Channel.SMS: means.sms_per_second},
         lacking=lacking,
         suppressed=case.suppressed_people(incident.incident_id, incident.revision, means.standing.suppressed),

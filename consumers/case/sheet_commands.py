@@ -9,6 +9,7 @@ from typing import Protocol
 import click
 
 from bridge.contracts.errors import TocsinError, Unreachable
+from bridge.contracts.events import Channel
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import in_words, print_json
@@ -211,9 +212,11 @@ def sentence_of(sending: Sending, earliest: datetime | None, now: datetime) -> s
     if earliest is None:
         return f"sending takes about {took}; nobody who is not held has a deadline"
     if sending.late > timedelta(0):
+        texts = sending.channel is Channel.SMS
+        raised = "have the rate of SMS raised" if texts else "raise the quota or add the second provider"
         return (
             f"at {sending.per_second:g} a second sending takes about {took}; begun now it ends {in_hours(sending.late)} after "
-            "the deadline; raise the quota or add the second provider"
+            f"the deadline; {raised}"
         )
     order = "after" if ends_at > earliest else "before"
     apart = in_words(max(earliest, ends_at), min(earliest, ends_at)).removeprefix("in ")

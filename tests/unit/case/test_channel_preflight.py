@@ -26,7 +26,7 @@ from consumers.case.channel_preflight import (
 from consumers.case.events import CASE_EVENT_KINDS
 from consumers.case.preflight import DECIDE, STOPS, Finding
 from consumers.case.sheet import Artefacts, NoticeSamples
-from consumers.case.sheet_commands import MailSenders, Providers, SheetPage
+from consumers.case.sheet_commands import MailSenders, Providers, SheetPage, sentence_of
 from consumers.case.store import CircuitOrder
 from consumers.domain.accounts import EmailAccount, Price, SmsAccount
 from consumers.domain.canary import CanaryPolicy
@@ -128,6 +128,19 @@ def test_quota_against_deadline_in_one_sentence() -> None:
     assert by_code(seen(ProviderStanding(replace(SES, per_second=1), second=SECOND), emails=60_000)).keys() == {
         "second-cost-smtp"
     }
+
+
+def test_texts_that_would_come_too_late_block_a_release_as_mails_do_and_the_sentence_says_so() -> None:
+    texts = {Channel.SMS: 10 * 3600 * 78}
+    late = seen(emails=10, first=texts, texts_due=[(NOW + 72 * HOUR, texts[Channel.SMS])])
+    finding = by_code(late)["sms-too-late"]
+    assert (finding.blocks, finding.level, finding.live) == (True, STOPS, "begun now it ends 6 h after the deadline")
+    sentence = sentence_of(sending_of(late), NOW + 72 * HOUR, NOW)
+    assert sentence.startswith("at 10 a second sending takes about 3")
+    assert sentence.endswith("begun now it ends 6 h after the deadline; have the rate of SMS raised")
+    both = seen(emails=14 * 3600 * 78, texts_due=late.texts_due)
+    assert {"sms-too-late", "quota-too-late"} <= by_code(both).keys()
+    assert "sms-too-late" not in by_code(seen(texts_due=[(NOW + 72 * HOUR, 100), (NOW - HOUR, 100)]))
 
 
 def test_those_whose_deadline_is_near_are_told_first_and_one_that_has_passed_blocks_nothing() -> None:

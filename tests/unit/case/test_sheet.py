@@ -110,6 +110,21 @@ def test_two_people_approve_one_sheet(case: Case, desk: Desk, tmp_path: Path) ->
     assert told == [made["sheet_sha256"]] * 2
 
 
+def test_two_channels_that_a_law_wants_at_once_are_both_counted_as_first_and_paid_for(case: Case, desk: Desk) -> None:
+    name = prepared(case, desk, people=4)
+    case.execute(sa.update(tables.recipient).values(channels=["email", "sms"]))
+    alone = sheet(desk, name)["content"]
+    assert (alone["channels"]["first"]["sms"], alone["channels"]["later_at_most"]["sms"]) == (0, 4)
+    assert alone["cost"]["sms_parts"] == 0
+    [segment] = case.rows(tables.segment)
+    case.execute(sa.update(tables.segment).values(key={**segment["key"], "together": [["email", "sms"]]}))
+    both = sheet(desk, name)["content"]
+    assert both["channels"]["first"] == {"email": 4, "sms": 4, "account_notice": 0, "letter": 0}
+    assert both["channels"]["later_at_most"]["sms"] == 0
+    assert both["cost"]["sms_parts"] == both["cost"]["sms_parts_at_most"] == 8
+    assert both["people"]["people"] == 4
+
+
 def test_what_stands_on_it(case: Case, desk: Desk) -> None:
     name = prepared(case, desk, people=4)
     rows = tables.recipient
