@@ -34,6 +34,7 @@ from bridge.runtime.clock import Clock
 DATA_KEY_LIFETIME = timedelta(hours=1)
 KEY_LOOK_SECONDS = 2.0
 """How often a sealer looks whether there is a new public key, and an opener for a private key that it lacks."""
+_KEY_LOOK = timedelta(seconds=KEY_LOOK_SECONDS)
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SIXTEEN = re.compile(".{16}").findall
@@ -60,7 +61,7 @@ def key_id_of(public_key: bytes) -> str:
 class _DataKey:
     cipher: AESGCM = field(repr=False)
     wrapped: str
-    good_until: datetime
+    made_at: datetime
 
 
 class Sealer:
@@ -81,7 +82,7 @@ class Sealer:
         self._clock = clock
         self._join_key = join_key
         self._reload = reload
-        self._look_at = clock.now() + timedelta(seconds=KEY_LOOK_SECONDS)
+        self._looked_at = clock.now()
         self._take(public_key)
 
     def _take(self, public_key: bytes) -> None:
@@ -97,7 +98,7 @@ class Sealer:
     def _new_data_key(self) -> _DataKey:
         secret = AESGCM.generate_key(256)
         wrapped = _SUITE.encrypt(secret, self._public_key, info=_INFO)
-        return _DataKey(AESGCM(secret), base64.b64encode(wrapped).decode(), self._clock.now() + DATA_KEY_LIFETIME)
+        return _DataKey(AESGCM(secret), base64.b64encode(wrapped).decode(), self._clock.now())
 
     def seal(self, contact: Contact, root: str) -> SealedContact:
         """Return `contact` sealed for `root`."""
@@ -114,12 +115,13 @@ class Sealer:
         nonces, each of which is taken once.
         """
         now = self._clock.now()
-        if self._reload is not None and now >= self._look_at:
-            self._look_at = now + timedelta(seconds=KEY_LOOK_SECONDS)
+        # The clock may have been set back: then what it said before says nothing any more.
+        if self._reload is not None and not timedelta(0) <= now - self._looked_at < _KEY_LOOK:
+            self._looked_at = now
             public_key = self._reload()
             if key_id_of(public_key) != self.key_id:
                 self._take(public_key)
-        if now >= self._data_key.good_until:
+        if not timedelta(0) <= now - self._data_key.made_at < DATA_KEY_LIFETIME:
             self._data_key = self._new_data_key()
         encrypt = self._data_key.cipher.encrypt
         # hex and base64: nothing of it needs an escape

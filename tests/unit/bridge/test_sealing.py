@@ -126,6 +126,20 @@ def test_the_data_key_changes_every_hour() -> None:
     assert opener.open(first, "customer/1") == opener.open(second, "customer/1") == CONTACT
 
 
+def test_a_clock_set_back_holds_up_no_change_of_keys() -> None:
+    clock, public = SetClock(CLOCK.at), [KEYS.public]
+    sealer = Sealer(KEYS.public, clock, reload=lambda: public[0])
+    first = sealer.seal(CONTACT, "customer/1")
+    clock.at -= timedelta(days=1)
+    second = sealer.seal(CONTACT, "customer/1")
+    assert second.wrapped_key != first.wrapped_key
+    clock.at += timedelta(hours=1)
+    assert sealer.seal(CONTACT, "customer/1").wrapped_key != second.wrapped_key
+    public[0] = generate_sealing_keys().public
+    clock.at -= timedelta(minutes=10)
+    assert sealer.seal(CONTACT, "customer/1").key_id == hashlib.sha256(public[0]).hexdigest()[:16]
+
+
 def test_equal_contacts_do_not_look_equal() -> None:
     sealer = Sealer(KEYS.public, CLOCK)
     one, other = sealer.seal(CONTACT, "customer/1"), sealer.seal(CONTACT, "customer/1")
