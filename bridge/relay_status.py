@@ -25,6 +25,7 @@ BEAT_IS_OLD_SECONDS = 15.0
 """A leader beats every five seconds: three missed ones are a finding."""
 _TIMEOUT_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
+_STAND_STILL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Status:
     waiting_is_more: bool = False
     visible_seconds: float | None = None
     """From written in the store to visible in the index, by the newest heartbeat, of the slowest partition."""
+    moving: bool = False
+    """Whether the numbers differ and went on changing while they were looked at: then they say nothing."""
     visible_at: datetime | None = None
     faults: Faults | None = None
     verified: Verified | None = None
@@ -88,9 +91,7 @@ class Status:
         if beat is None and "store" not in self.missing:
             found.append("no relay has ever led here; start one with `tocsin run relay`")
         elif beat is not None and beat > BEAT_IS_OLD_SECONDS:
-            found.append(
-                f"no relay leads: the last heartbeat is {in_short(beat)} old; start one with `tocsin run relay`"
-            )
+            found.append(f"no relay leads: the last heartbeat is {in_short(beat)} old; {self._remedy()}")
         if self.relay is not None and self.relay.unreadable_rows:
             found.append(
                 f"{self.relay.unreadable_rows} provenance rows say of nobody that they are about them, so nothing of them is in"
@@ -98,7 +99,7 @@ class Status:
             )
         if self.silent_partitions:
             found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
-        if self.counts_agree is False and not self.waiting:
+        if self.counts_agree is False and not self.waiting and not self.moving:
             found.append("store and index hold different numbers and nothing waits; see `tocsin relay verify`")
         if self.verified is not None and not self.verified.agree:
             found.append("the last verification found differences; see `tocsin relay verify`")
@@ -109,9 +110,28 @@ class Status:
             )
         return found
 
+    def _remedy(self) -> str:
+        if self.relay is None:
+            return "start one with `tocsin run relay`"
+        if self.relay.publish_errors or self.relay.store_errors:
+            errors = f"{self.relay.publish_errors} publish errors and {self.relay.store_errors} store errors"
+            return f"the relay of this installation runs and tries again after {errors}; its log says which"
+        return "the relay of this installation runs and waits for a lead that somebody else holds, or for Kafka"
 
-def status(look: StoreLook, index: IndexAnswers, run_directory: Path, verified: Path) -> Status:
-    """Ask everybody. Never raises for a part that is away: it is named in `missing`."""
+
+def status(
+    look: StoreLook,
+    index: IndexAnswers,
+    run_directory: Path,
+    verified: Path,
+    *,
+    stand_still_seconds: float = _STAND_STILL_SECONDS,
+) -> Status:
+    """Ask everybody. Never raises for a part that is away: it is named in `missing`.
+
+    Numbers that differ while nothing waits are looked at once more after `stand_still_seconds`, in which the index shows what
+    was published: each side is counted at a moment of its own.
+    """
     found = Status()
     relay, error = _relay_numbers(run_directory)
     found.relay = relay
@@ -119,10 +139,7 @@ def status(look: StoreLook, index: IndexAnswers, run_directory: Path, verified: 
         found.missing["relay"] = error
     try:
         look.open()
-        found.store_counts = look.counts()
-        waiting = look.waiting()
-        found.waiting = sum(waiting.values())
-        found.waiting_is_more = MOST_COUNTED in waiting.values()
+        _add_store(found, look)
         beat = look.heartbeat()
         if beat is not None:
             found.leader, found.beat_at = beat
@@ -130,6 +147,8 @@ def status(look: StoreLook, index: IndexAnswers, run_directory: Path, verified: 
         found.missing["store"] = str(away)
     try:
         _add_index(found, index.status())
+        if found.counts_agree is False and not found.waiting:
+            _look_again(found, look, index, stand_still_seconds)
         found.faults = index.faults()
     except Unreachable as away:
         found.missing["index"] = str(away)
@@ -137,6 +156,28 @@ def status(look: StoreLook, index: IndexAnswers, run_directory: Path, verified: 
         last = json.loads(verified.read_text(encoding="utf-8"))
         found.verified = Verified(datetime.fromisoformat(last["at"]), bool(last["agree"]))
     return found
+
+
+def _add_store(found: Status, look: StoreLook) -> None:
+    found.store_counts = look.counts()
+    waiting = look.waiting()
+    found.waiting = sum(waiting.values())
+    found.waiting_is_more = MOST_COUNTED in waiting.values()
+
+
+def _look_again(found: Status, look: StoreLook, index: IndexAnswers, seconds: float) -> None:
+    before = found.store_counts, found.index_counts
+    time.sleep(seconds)
+    try:
+        _add_store(found, look)
+    except Unreachable as away:
+        found.missing["store"] = str(away)
+        return
+    _add_index(found, index.status())
+    found.moving = before != (found.store_counts, found.index_counts)
+    if found.counts_agree is False and not found.moving:
+        records = found.store_counts["provenance"] + look.otherwise_read()
+        found.store_counts = {**found.store_counts, "provenance": records}
 
 
 def _add_index(found: Status, index: IndexStatus) -> None:

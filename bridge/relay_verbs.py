@@ -218,8 +218,9 @@ def _lines(parts: Parts, found: Status) -> list[str]:
 
 def _agreement(found: Status) -> str:
     if found.counts_agree is None:
+        silent = ["not all partitions of the index answer"] if found.silent_partitions else []
         return "unknown: " + "; ".join(
-            found.missing.get(part, "") for part in ("store", "index") if part in found.missing
+            [*(found.missing[part] for part in ("store", "index") if part in found.missing), *silent]
         )
     parts = []
     for entity in get_args(Entity):
@@ -228,7 +229,11 @@ def _agreement(found: Status) -> str:
         parts.append(
             f"{here:,} {plural}" if here == there else f"{here:,} {plural} in the store, {there:,} in the index"
         )
-    return ("store and index hold the same numbers: " if found.counts_agree else "numbers differ: ") + ", ".join(parts)
+    if found.counts_agree:
+        verdict = "store and index hold the same numbers"
+    else:
+        verdict = "numbers differ while they change" if found.moving else "numbers differ"
+    return f"{verdict}: {', '.join(parts)}"
 
 
 def _waiting(found: Status) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from pydantic import ValidationError
 
 from bridge.contracts.events import ProvenanceRecorded
@@ -36,9 +35,23 @@ _RECORD_IDS = (
     "SELECT id, record_id FROM {p}tocsin_provenance WHERE id > {after} AND id < {before} ORDER BY id LIMIT {limit}"
 )
 _ORDERS_THERE = "SELECT o.entity_id FROM {p}sales_order o WHERE o.entity_id IN ({ids})"
-_ROWS_OF_RECORDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.record_id IN :words"
+_ORDERS_WITH_RECORDS = "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.order_id IN ({ids})"
 _ROWS_OF_ROOTS = "SELECT MIN(r.id) FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
 _PENDING = "SELECT DISTINCT l.entity_id FROM {p}{changelog} l WHERE l.entity_id IN ({ids})"
+# What of another table an entity's state says, and so waits with that table's changes.
+_PENDING_BY_ORDER = (
+    "SELECT DISTINCT o.customer_id FROM {p}tocsin_order_cl l JOIN {p}sales_order o ON o.entity_id = l.entity_id"
+    " WHERE o.customer_id IN ({ids})"
+)
+_PENDING_BY_RECORD = (
+    "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance_cl l JOIN {p}tocsin_provenance r ON r.id = l.entity_id"
+    " WHERE r.order_id IN ({ids})"
+)
+_PENDING_BY_ROOT = "SELECT DISTINCT l.root FROM {p}tocsin_provenance_cl l WHERE l.root IN :words"
+_PENDING_BY_CUSTOMER = (
+    "SELECT DISTINCT r.order_id FROM {p}tocsin_customer_cl l JOIN {p}tocsin_provenance r ON r.customer_id = l.entity_id"
+    " WHERE r.order_id IN ({ids})"
+)
 _PENDING_RECORDS = "SELECT DISTINCT l.record_id FROM {p}tocsin_provenance_cl l WHERE l.record_id IN :words"
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM {p}{changelog} LIMIT {limit}) l"
 _COUNTS = {
@@ -47,6 +60,20 @@ _COUNTS = {
     " JOIN {p}sales_order o ON o.entity_id = r.order_id",
     "provenance": "SELECT COUNT(r.id) FROM {p}tocsin_provenance r WHERE r.deleted_at IS NULL",
 }
+_OTHERWISE_READ = """
+SELECT r.id, r.deleted_at IS NULL FROM {p}tocsin_provenance r WHERE r.id > {after} AND (
+    r.deleted_at IS NOT NULL AND (
+        r.deleted_at < r.generated_at OR r.generated_at > r.created_at
+        OR CAST(r.deleted_at AS CHAR) LIKE '%-00%' OR CAST(r.generated_at AS CHAR) LIKE '%-00%'
+    )
+    OR IFNULL(r.customer_id, 0) = 0 AND IFNULL(r.order_id, 0) = 0 AND (
+        HEX({without_digits}) NOT IN (HEX('customer/'), HEX('order/')) OR r.root IN ('customer/', 'order/')
+        OR LENGTH(r.root) > 24
+    )
+    OR r.record_id = ''
+) ORDER BY r.id LIMIT {limit}
+""".replace("{without_digits}", "REPLACE(" * 10 + "r.root" + "".join(f",'{digit}','')" for digit in range(10)))
+"""Rows of which the relay may say something else than their columns do, as to whether there is a record and it is deleted."""
 _ENQUEUE = "INSERT INTO {p}{changelog} (entity_id) VALUES {rows}"
 _RECORDS_TO_ENQUEUE = (
     "SELECT r.id AS row_id, r.record_id, r.root FROM {p}tocsin_provenance r WHERE r.id IN ({ids}) ORDER BY r.id"
@@ -64,19 +91,6 @@ class _LookSession(LeadSession):
         if self.engine.dialect.name != "sqlite":
             prepare_session(self._opened())
         return True
-
-    def rows_with(self, text: str, words: Sequence[str]) -> Sequence[Any]:
-        """Return the rows of a query with a list of words."""
-        return self.rows_bound(text, {"words": list(words)})
-
-    def rows_bound(self, text: str, values: Mapping[str, Any]) -> Sequence[Any]:
-        """Return the rows of a query with values by name; a list stands for all of its members."""
-        lists: list[sa.BindParameter[Any]] = [
-            sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)
-        ]
-        query = sa.text(statements.filled(text, self.prefix)).bindparams(*lists)
-        with self._running():
-            return self._opened().execute(query, values).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +161,9 @@ class StoreLook:
 
     def rows_of_records(self, record_ids: Sequence[str]) -> Mapping[str, int]:
         """Return row ids by record id."""
-        return {row[1]: row[0] for row in self._rows(_ROWS_OF_RECORDS, words=record_ids)} if record_ids else {}
+        return (
+            {row[1]: row[0] for row in self._rows(statements.ROWS_OF_RECORDS, words=record_ids)} if record_ids else {}
+        )
 
     def orders_there(self, ids: Sequence[int]) -> frozenset[int]:
         """Return which of these orders exist, whether or not they hold provenance."""
@@ -162,9 +178,14 @@ class StoreLook:
     def pending_numbers(self, entity: str, ids: Sequence[int]) -> frozenset[int]:
         """Return which of these customers or orders have a change that is not published yet."""
         views = CUSTOMER_VIEWS if entity == "customer" else (View.ORDER,)
-        return frozenset(
-            row[0] for view in views for row in self._session.rows(_PENDING.replace("{changelog}", view.changelog), ids)
-        )
+        texts = [_PENDING.replace("{changelog}", view.changelog) for view in views]
+        # A customer's newest order says where they live; an order is known by its records, and its customer may be gone.
+        texts += [_PENDING_BY_ORDER] if entity == "customer" else [_PENDING_BY_RECORD, _PENDING_BY_CUSTOMER]
+        pending = {row[0] for text in texts for row in self._session.rows(text, ids)}
+        if entity == "order" and ids:
+            roots = self._rows(_PENDING_BY_ROOT, words=[f"order/{number}" for number in ids])
+            pending |= {int(row[0].partition("/")[2]) for row in roots}
+        return frozenset(pending)
 
     def pending_records(self, record_ids: Sequence[str]) -> frozenset[str]:
         """Return which of these records have a change that is not published yet."""
@@ -184,6 +205,20 @@ class StoreLook:
         """Return how many customers, orders with provenance, and records that are not deleted there are."""
         return {entity: int(self._rows(text)[0][0]) for entity, text in _COUNTS.items()}
 
+    def otherwise_read(self) -> int:
+        """Return how many more records `counts` would name if it read each row as the relay does: fewer, if negative.
+
+        A row that names nobody is no record, and a deletion before the record, or at no time, is none. Reads the whole table.
+        """
+        more = after = 0
+        while rows := self._rows(_OTHERWISE_READ, after=after, limit=1000):
+            counted = {row[0]: bool(row[1]) for row in rows}
+            for row in self.records_of(list(counted)):
+                is_there = row.record is not None and row.record.deleted_at is None
+                more += is_there - counted[row.row_id]
+            after = rows[-1][0]
+        return more
+
     def heartbeat(self) -> tuple[str, datetime] | None:
         """Return which relay led last, and when it last said so (whole seconds, its clock)."""
         for row in self._rows(statements.HEARTBEAT):
@@ -200,6 +235,11 @@ class StoreLook:
         if ids:
             rows = ",".join(f"({int(number)})" for number in ids)
             self._session.change(_ENQUEUE.replace("{changelog}", view.changelog).replace("{rows}", rows))
+        if entity == "order":
+            # Of an order that is named by a record's root only, the relay hears by that record.
+            by_column = {row[0] for row in self._session.rows(_ORDERS_WITH_RECORDS, ids)}
+            roots = [f"order/{number}" for number in ids if number not in by_column]
+            self.enqueue_records([row[0] for row in self._rows(_ROWS_OF_ROOTS, words=roots)] if roots else [])
 
     def enqueue_records(self, row_ids: Sequence[int]) -> None:
         """Have provenance rows published again."""

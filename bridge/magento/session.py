@@ -144,6 +144,19 @@ class LeadSession:
         with self._running():
             return self._opened().exec_driver_sql(statements.filled(text, self.prefix, ids or (), limit)).all()
 
+    def rows_with(self, text: str, words: Sequence[str]) -> Sequence[Any]:
+        """Return the rows of a query with a list of words."""
+        return self.rows_bound(text, {"words": list(words)})
+
+    def rows_bound(self, text: str, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the rows of a query with values by name; a list stands for all of its members."""
+        lists: list[sa.BindParameter[Any]] = [
+            sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)
+        ]
+        query = sa.text(statements.filled(text, self.prefix)).bindparams(*lists)
+        with self._running():
+            return self._opened().execute(query, values).all()
+
     def change(self, text: str) -> int:
         """Run a statement that changes rows; return how many."""
         with self._running():

@@ -506,6 +506,7 @@ SELECT l.entity_id, l.record_id, l.root FROM {p}tocsin_provenance_cl l
 WHERE l.version_id BETWEEN {first} AND {last} AND l.entity_id IN ({ids}) ORDER BY l.version_id
 """
 """What the changelog says of rows that are no more."""
+ROWS_OF_RECORDS = "SELECT r.id, r.record_id FROM {p}tocsin_provenance r WHERE r.record_id IN :words"
 
 
 def settling(view: View, version_ids: Sequence[int]) -> list[str]:

@@ -354,7 +354,20 @@ class SqlStore:
         gone = [row_id for row_id in left if row_id not in found]
         removed, unknown = self._gone_provenance(batch, gone) if gone else ([], [])
         nothing = [*(Unreadable(row_id, ("root",)) for row_id in sorted(unreadable)), *unknown]
-        return written, [record for _, record in modelled], removed, nothing
+        records = [record for _, record in modelled]
+        return written, [*records, *self._written_anew(removed, row_ids)], removed, nothing
+
+    def _written_anew(self, removed: Sequence[Removed], besides: Collection[int]) -> list[ProvenanceRecorded]:
+        """Return the records of other rows that have the id of one of `removed`.
+
+        Their rows may have been published before a deletion that committed late: without them it would be the last word.
+        """
+        if not removed:
+            return []
+        ids = [each.key.partition("/")[2] for each in removed]
+        rows = [row[0] for row in self._session.rows_with(statements.ROWS_OF_RECORDS, ids)]
+        modelled, _ = self._modelled_provenance([row_id for row_id in rows if row_id not in besides])
+        return [record for _, record in modelled]
 
     def _written_provenance(self, row_ids: Sequence[int]) -> tuple[WrittenRecords, Sequence[int]]:
         """Return the records that the database could write, and the ids of the other rows: those that need the model, or are
@@ -470,8 +483,8 @@ class SqlStore:
     # What is the same for many
 
     def _refresh_catalog(self) -> None:
-        read_at = self._catalog_read_at
-        if read_at is None or self._clock.now().timestamp() - read_at > CATALOG_SECONDS:
+        # not by the clock, which may be set back
+        if self._catalog_read_at is None or time.monotonic() - self._catalog_read_at > CATALOG_SECONDS:
             self._read_catalog()
 
     def _read_catalog(self) -> None:
@@ -493,7 +506,7 @@ class SqlStore:
         self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)
         self._all_customers = statements.customers_joined(attributes)
-        self._catalog_read_at = self._clock.now().timestamp()
+        self._catalog_read_at = time.monotonic()
 
     def _registered(self, configured: Sequence[str]) -> tuple[Attribute, ...]:
         """Return the customer attributes named by our settings and by the module's configuration.

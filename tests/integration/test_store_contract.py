@@ -25,6 +25,7 @@ from bridge.magento.backfill import Backfill
 from bridge.magento.changelogs import View
 from bridge.magento.grants import grants, rights_on
 from bridge.magento.leads import LEAD_SECONDS
+from bridge.magento.look import StoreLook
 from bridge.magento.notices import AccountNoticeTable
 from bridge.magento.reader import LeadLost
 from bridge.magento.references import StoreReferences
@@ -37,7 +38,7 @@ from bridge.runtime.sealing import email_hmac
 from bridge.runtime.settings import Store
 from tests.integration.test_relay import nasty_rows
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
-from tests.store_rows import StoreRows, provenance_row
+from tests.store_rows import StoreRows, add, provenance_row, run
 
 REGISTERED = ("fraud_score", "income_band")
 MARCH_3 = datetime(2026, 3, 3, tzinfo=UTC)
@@ -159,6 +160,32 @@ def test_a_shop_is_read_with_the_printed_rights(reader: SqlStore, shop: StoreRow
     (read,) = [state for state in states if isinstance(state, NoticeReadState)]
     assert read == NoticeReadState("a-1", 42, datetime(2026, 3, 2, 8, tzinfo=UTC))
     assert not any(shop.changelog(view) for view in View)
+
+
+def test_records_are_counted_as_they_are_published(reader: SqlStore, account: Store, shop: StoreRows) -> None:
+    dates = ("2026-04-01 00:00:00", "2026-02-01 00:00:00", "0000-00-00 00:00:00", "2026-00-10 00:00:00", None)
+    made = ("2026-03-01 10:00:00", "0000-00-00 00:00:00", "2040-01-01 00:00:00")
+    rows = [
+        provenance_row(f"d-{deleted_at}-{generated_at}", "customer/1", deleted_at=deleted_at, generated_at=generated_at)
+        for deleted_at in dates
+        for generated_at in made
+    ]
+    for root in ("Customer/1", "customer/", "order/1x", "elsewhere/1", "order/1"):
+        for customer_id in (None, 0, 42):
+            row = provenance_row(f"n-{root}-{customer_id}", "customer/1", customer_id=customer_id, order_id=0)
+            rows.append(row | {"root": root})
+    rows.append(provenance_row("", "customer/1"))
+    with shop.engine.begin() as connection:
+        # as Magento's own sessions
+        run(connection, "SET SESSION sql_mode = ''")
+        for row in rows:
+            add(connection, "tocsin_provenance", row)
+    records = records_of(everything(reader))
+    look = StoreLook(account, SystemClock())
+    look.open()
+    counted = look.counts()["provenance"]
+    assert counted + look.otherwise_read() == sum(record.deleted_at is None for record in records) != counted
+    look.close()
 
 
 def test_a_large_batch_comes_whole(reader: SqlStore, shop: StoreRows) -> None:
@@ -647,7 +674,8 @@ def test_the_store_answers_a_scope_with_the_printed_rights_as_the_relay_would_pu
         assert presence.roots == {"customer/42", "order/8"}
         assert presence.records == {"r-1", "r-7"}
         assert presence.pending_records == {"r-7"}
-        assert presence.pending_roots == {"order/8"}
+        # the customer too: their newest order says where they live
+        assert presence.pending_roots == {"customer/42", "order/8"}
         with pytest.raises(TocsinError, match=r"1792|READ ONLY"):
             answers._look.enqueue_numbers("customer", [42])
     finally:

@@ -122,6 +122,7 @@ def test_what_differs_is_named_by_cause_and_repaired(
     )
     behind_the_triggers(shop, "UPDATE tocsin_provenance SET deleted_at = '2026-04-01 00:00:00' WHERE record_id = 'r-5'")
     behind_the_triggers(shop, "DELETE FROM tocsin_provenance WHERE record_id = 'r-6'")
+    behind_the_triggers(shop, "UPDATE sales_order SET customer_email = 'other@shop.example.com' WHERE entity_id = 8")
     # told, and against the append-only rule all the same
     shop.run("UPDATE tocsin_provenance SET model_version = '8' WHERE record_id = 'r-7'")
     # deleted by SQL, told: the index keeps it as deleted
@@ -139,6 +140,7 @@ def test_what_differs_is_named_by_cause_and_repaired(
         ("customer", "the index holds another state"): ["customer/3"],
         ("customer", "in the index"): ["customer/4"],
         ("customer", "in the store"): ["customer/99"],
+        ("order", "the index holds another state"): ["order/8"],
         ("provenance", "the index holds another state"): ["provenance/r-5"],
         ("provenance", "in the index"): ["provenance/r-6"],
         ("provenance", "changed by SQL after it was recorded; records are append-only"): ["provenance/r-7"],
@@ -148,7 +150,7 @@ def test_what_differs_is_named_by_cause_and_repaired(
 
     done = tocsin.tocsin("relay", "verify", "--repair", "--patience", "10")
     assert done.returncode == 1, done.stdout
-    assert "5 were published again and agree now" in done.stdout
+    assert "6 were published again and agree now" in done.stdout
     assert "provenance/r-7" in done.stdout
     assert "r-5" not in done.stdout
     code, report = tocsin.facts("relay", "verify", "--entity", "customers")

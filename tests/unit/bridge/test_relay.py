@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,12 +23,14 @@ from bridge.contracts.events import (
     StoreBeat,
 )
 from bridge.contracts.topics import DELIVERY_OUTCOMES, STORE_CHANGES, Topic
+from bridge.magento import store as store_module
 from bridge.magento.catalog import AI_ATTRIBUTES_PATH
 from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
+from bridge.magento.snapshots import CustomerState
 from bridge.magento.store import open_store
 from bridge.relay import AGE, FAULTY, UNREADABLE, CustomerEvents, RelayStage
-from bridge.runtime.clock import SystemClock
+from bridge.runtime.clock import SetClock, SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import Opener, Sealer, email_hmac, generate_sealing_keys, value_hmac
 from bridge.runtime.settings import Relay, Store
@@ -309,6 +311,42 @@ def test_a_record_written_anew_under_its_id_stays(shop: StoreRows, topics: Topic
     shop.provenance("r-1", "customer/42", model_version="8")
     drain(shop, start)
     assert isinstance(topics.newest()["provenance/r-1"], ProvenanceRecorded)
+
+
+@pytest.mark.parametrize("root", ["customer/42", "customer/43"])
+def test_a_record_written_anew_stays_also_if_its_deletion_is_read_after_it(
+    shop: StoreRows, topics: Topics, start: Start, root: str
+) -> None:
+    shop.provenance("r-1", "customer/42")
+    drain(shop, start)
+    shop.run("DELETE FROM tocsin_provenance")
+    ((version, row_id),) = shop.run("SELECT version_id, entity_id FROM tocsin_provenance_cl")
+    shop.run("DELETE FROM tocsin_provenance_cl")
+    shop.provenance("r-1", root, model_version="8")
+    drain(shop, start)
+    # a deletion that committed late
+    shop.add("tocsin_provenance_cl", version_id=version, entity_id=row_id, record_id="r-1", root="customer/42")
+    drain(shop, start)
+    record = topics.newest()["provenance/r-1"]
+    assert isinstance(record, ProvenanceRecorded)
+    assert (record.root, record.model_version) == (root, "8")
+    removed = [message for message in topics.messages() if isinstance(opened(message), EntityRemoved)]
+    assert [opened(message) for message in removed] == [EntityRemoved(root="customer/42", key="provenance/r-1")]
+
+
+def test_a_clock_set_back_hides_no_store_view(shop: StoreRows, store_settings: Store, monkeypatch: Any) -> None:
+    clock = SetClock(datetime(2026, 3, 2, tzinfo=UTC))
+    reader = open_store(store_settings, clock)
+    assert reader.take_lead()
+    shop.customer(42, store_id=2)
+    batch = reader.next_batch(10)
+    (before,) = [state for state in reader.states_of(batch) if isinstance(state, CustomerState)]
+    clock.at -= timedelta(days=1)
+    shop.add("core_config_data", scope="stores", scope_id=2, path="general/locale/code", value="fr_FR")
+    monkeypatch.setattr(store_module, "CATALOG_SECONDS", 0.0)
+    (after,) = [state for state in reader.states_of(batch) if isinstance(state, CustomerState)]
+    reader.close()
+    assert (before.locale, after.locale) == ("en_GB", "fr_FR")
 
 
 def test_a_bad_row_delays_nobody(shop: StoreRows, topics: Topics, start: Start) -> None:

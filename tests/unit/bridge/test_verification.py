@@ -127,6 +127,33 @@ def test_a_last_look_that_ends_before_its_heartbeat_proves_nothing_of_who_moved_
     assert causes(look, index, patience_seconds=0.3) == {Cause.WAITING: (KEY,)}
 
 
+def test_a_customer_whose_order_waits_was_not_lost(look: StoreLook, shop: StoreRows) -> None:
+    """The newest order says where they live; a heartbeat overtakes what waits among many orders."""
+    settle(shop)
+    shop.order(7, customer_id=1, country="FR")
+    index = Index()
+    index.beat_at = CLOCK.now() + timedelta(hours=1)
+    assert causes(look, index, patience_seconds=0.1) == {Cause.WAITING: (KEY,)}
+    shop.run("DELETE FROM tocsin_order_cl")
+    assert causes(look, index, patience_seconds=0.1) == {Cause.OLDER: (KEY,)}
+
+
+@pytest.mark.parametrize("named", ["order_id", "root", "customer_id"])
+def test_an_order_whose_record_or_customer_waits_was_not_lost(look: StoreLook, shop: StoreRows, named: str) -> None:
+    """An order is known by its records, and loses its customer with them."""
+    shop.order(7, customer_id=1)
+    settle(shop)
+    shop.run("DELETE FROM tocsin_order_cl")
+    shop.provenance("r-1", "order/7", order_id=None if named == "root" else 7, customer_id=1)
+    if named == "customer_id":
+        shop.run("DELETE FROM tocsin_provenance_cl")
+        shop.run("DELETE FROM customer_entity")
+    assert look.pending_numbers("order", [7, 8]) == {7}
+    settle(shop)
+    shop.run("DELETE FROM tocsin_provenance_cl")
+    assert look.pending_numbers("order", [7, 8]) == frozenset()
+
+
 def test_without_any_heartbeat_what_differs_is_said_and_not_proven(look: StoreLook, shop: StoreRows) -> None:
     settle(shop)
     verification = Verification(look, Index(), bytes(32), CLOCK, patience_seconds=0.1)
