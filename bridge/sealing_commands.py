@@ -4,12 +4,15 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import click
 
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.queries import HeldContacts, IndexAnswers
+from bridge.contracts.topics import AFFECTED_CUSTOMERS
 from bridge.magento.backfill import Backfill
+from bridge.runtime.kafka import partition_bounds
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
 from bridge.runtime.redrive import dead_letters, original_value
@@ -27,6 +30,9 @@ from bridge.runtime.settings import Settings
 
 _RESEALED = ("customers", "orders", "orders-by-root")
 _PATIENCE_SECONDS = 60.0
+_HEAD_PATIENCE_SECONDS = 90.0
+"""A worker looks every half minute whether it holds everything."""
+_HEAD_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +213,42 @@ def _await_resealed(parts: Parts, present: str) -> None:
     )
 
 
+def _await_head(parts: Parts) -> None:
+    """Wait until every partition of the index holds all that was published before now, the departed too."""
+    index, until = parts.get(IndexAnswers), time.monotonic() + _HEAD_PATIENCE_SECONDS
+    began: dict[int, datetime] = {}
+    behind: list[int] = []
+    while time.monotonic() < until:
+        for each in (partitions := index.status().partitions):
+            began.setdefault(each.partition, each.head_at)
+        # By the workers' own clock; a file that is built anew shows where the old one stands, which reads no more.
+        behind = [each.partition for each in partitions if each.rebuilding or each.head_at <= began[each.partition]]
+        if partitions and not behind:
+            return
+        time.sleep(_HEAD_LOOK_SECONDS)
+    raise Refused(
+        f"partitions {', '.join(map(str, behind)) or 'of the index'} have not read all that is published within"
+        f" {_HEAD_PATIENCE_SECONDS:.0f} s, and what they have not read may be sealed to an old key; see `tocsin index status`"
+    )
+
+
+def _await_stored(parts: Parts) -> None:
+    """Wait until the case store holds everybody whom the index found before now: their contacts are counted there."""
+    kafka, held = parts.get(Settings).kafka, parts.get(HeldContacts)
+    bounds, until = partition_bounds(kafka, AFFECTED_CUSTOMERS.name), time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        stored = held.stored_up_to()
+        left = sum(max(0, high - max(low, stored.get(partition, 0))) for partition, (low, high) in bounds.items())
+        if not left:
+            return
+        if time.monotonic() >= until:
+            raise Refused(
+                f"{left:,} messages about people whom an incident concerns are not stored yet, and may be sealed to an old key;"
+                " they are once `tocsin run planning` has read them"
+            )
+        time.sleep(_HEAD_LOOK_SECONDS)
+
+
 def _finish(parts: Parts, *, dry_run: bool) -> None:
     settings = parts.get(Settings)
     uses = {each.key_id: each for each in key_uses(parts)}
@@ -214,6 +256,11 @@ def _finish(parts: Parts, *, dry_run: bool) -> None:
     old = [key for key in keys if uses[key_id_of(public_key_of(key))].state == "old"]
     if not old:
         raise Refused("there is no old key: nothing to finish. `tocsin sealing rotate` begins a rotation")
+    if any(not uses[key_id_of(public_key_of(key))].carried for key in old):
+        # What an index has not read yet, as one that is built anew, it does not count.
+        _await_head(parts)
+        _await_stored(parts)
+        uses = {each.key_id: each for each in key_uses(parts)}
     removable = [key for key in old if not uses[key_id_of(public_key_of(key))].carried]
     for key in old:
         key_id = key_id_of(public_key_of(key))

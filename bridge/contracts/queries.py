@@ -460,3 +460,7 @@ class HeldContacts(Protocol):
     def counts_by_key(self) -> Mapping[str, int]:
         """Return how many are sealed to each key id. Raises Unreachable."""
         ...
+
+    def stored_up_to(self) -> Mapping[int, int]:
+        """Return the next offset of `affected-customers` to be stored, for each partition of which something is."""
+        ...

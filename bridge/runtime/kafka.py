@@ -358,6 +358,21 @@ def partition_count(client: Any, name: str) -> int:
     return len(topic.partitions)
 
 
+def partition_bounds(kafka: Kafka, name: str) -> dict[int, tuple[int, int]]:
+    """Return the first and the next offset of each partition of topic `name`. Raises Unreachable."""
+    asker = new_consumer(kafka, "asker")
+    try:
+        on_cluster = read_name(kafka, name)
+        return {
+            partition: asker.get_watermark_offsets(_TopicPartition(on_cluster, partition), timeout=15)
+            for partition in range(partition_count(asker, on_cluster))
+        }
+    except KafkaException as error:
+        raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
+    finally:
+        asker.close()
+
+
 def new_consumer(kafka: Kafka, group: str, **overrides: Any) -> Consumer:
     """Return a consumer that commits nothing by itself and reads committed records only."""
     config = client_settings(kafka) | {

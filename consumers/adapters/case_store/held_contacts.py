@@ -6,8 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bridge.contracts.topics import AFFECTED_CUSTOMERS
 from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.adapters.case_store.tables import affected, recipient
+from consumers.adapters.case_store.tables import affected, kafka_position, recipient
 
 _AT_ONCE = 1000
 
@@ -28,6 +29,14 @@ class SqlHeldContacts:
             for contact in connection.execute(held.execution_options(yield_per=_AT_ONCE)).scalars():
                 _count(counts, contact)
         return counts
+
+    def stored_up_to(self) -> Mapping[int, int]:
+        """Return the next offset of `affected-customers` to be stored, for each partition of which something is."""
+        query = sa.select(kafka_position.c.partition, kafka_position.c.next_offset).where(
+            (kafka_position.c.stage == "planning") & (kafka_position.c.topic == AFFECTED_CUSTOMERS.name)
+        )
+        with self._database.read() as connection:
+            return {row.partition: row.next_offset for row in connection.execute(query)}
 
 
 def _count(counts: dict[str, int], contact: Any) -> None:

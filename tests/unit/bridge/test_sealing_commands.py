@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from bridge import sealing_commands
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import Contact, DeadLettered
-from bridge.contracts.queries import HeldContacts, IndexAnswers, Seals
+from bridge.contracts.queries import HeldContacts, IndexAnswers, IndexStatus, PartitionStatus, Seals
 from bridge.runtime.clock import SetClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.sealing import (
@@ -43,6 +43,19 @@ class Around:
         self.held: dict[str, int] = {}
         self.letters: list[DeadLettered] = []
         self.silent: tuple[int, ...] = ()
+        self.head_at = datetime(2026, 3, 1, tzinfo=UTC)
+        self.rebuilding = False
+        self.stored = {0: 5}
+        self.bounds = {0: (0, 5), 1: (7, 7)}
+        self.reads_on: Callable[[], None] = lambda: None
+
+    def status(self) -> IndexStatus:
+        self.reads_on()
+        partition = PartitionStatus(
+            partition=0, position_offset=1, customer_count=1, order_count=0, departed_count=0, record_count=0,
+            head_at=self.head_at, resolved=(), file_bytes=1, rebuilding=self.rebuilding,
+        )  # fmt: skip
+        return IndexStatus(partition_count=1, silent_partitions=(), partitions=(partition,))
 
     def seals(self) -> Seals:
         return Seals(partition_count=6, silent_partitions=self.silent, present=self.present, departed=self.departed)
@@ -50,11 +63,18 @@ class Around:
     def counts_by_key(self) -> Mapping[str, int]:
         return self.held
 
+    def stored_up_to(self) -> Mapping[int, int]:
+        return self.stored
+
 
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Around:
     around = Around()
     monkeypatch.setattr(sealing_commands, "dead_letters", lambda _kafka: iter(around.letters))
+    monkeypatch.setattr(sealing_commands, "partition_bounds", lambda _kafka, _topic: around.bounds)
+    monkeypatch.setattr(sealing_commands, "_HEAD_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(sealing_commands, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sealing_commands, "_HEAD_PATIENCE_SECONDS", 0.2)
     return around
 
 
@@ -108,7 +128,54 @@ def test_an_old_key_stays_while_anything_carries_its_id(
     assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
 
 
-def test_an_old_key_that_nothing_carries_is_removed(call: Callable[..., Result], keys: Path) -> None:
+def reading(around: Around) -> Callable[[], None]:
+    """Return what has the index come to the end of its topics, as it says from its third answer on."""
+    answers: list[None] = []
+
+    def read_on() -> None:
+        answers.append(None)
+        if len(answers) > 2:
+            around.head_at += timedelta(seconds=30)
+
+    return read_on
+
+
+def test_an_index_that_has_not_read_everything_removes_no_key(
+    call: Callable[..., Result], around: Around, keys: Path
+) -> None:
+    """A file that was lost is built anew: until it has read them it counts no contact, and none of the departed."""
+    refused = call("rotate", "--finish")
+    assert isinstance(refused.exception, Refused)
+    assert "partitions 0 have not read all" in str(refused.exception)
+    around.rebuilding = True
+    around.reads_on = reading(around)
+    assert isinstance(call("rotate", "--finish").exception, Refused)
+    around.rebuilding = False
+
+    def finds_somebody() -> None:
+        around.head_at += timedelta(seconds=30)
+        around.departed = {OLD_ID: 340}
+
+    around.reads_on = finds_somebody
+    refused = call("rotate", "--finish")
+    assert "340 departed customers, who would be lost" in refused.output
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+
+
+def test_affected_people_who_are_not_stored_yet_remove_no_key(
+    call: Callable[..., Result], around: Around, keys: Path
+) -> None:
+    """What the index found is counted only once planning has stored it."""
+    around.reads_on = reading(around)
+    around.bounds = {0: (0, 25), 1: (7, 7)}
+    refused = call("rotate", "--finish")
+    assert isinstance(refused.exception, Refused)
+    assert "20 messages" in str(refused.exception)
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+
+
+def test_an_old_key_that_nothing_carries_is_removed(call: Callable[..., Result], around: Around, keys: Path) -> None:
+    around.reads_on = reading(around)
     assert "would be removed" in call("rotate", "--finish", "--dry-run").output
     assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
     assert call("rotate", "--finish").exit_code == 0
