@@ -118,6 +118,8 @@ class SentReport(msgspec.Struct, frozen=True):
     notice: AccountNotice | None = None
     exercise: bool = False
     """Left out of what is measured."""
+    not_before: datetime | None = None
+    """Of one that goes back to waiting: until then others go first."""
 
     def __repr__(self) -> str:
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"

@@ -7,7 +7,7 @@ nor by which channel.
 
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Protocol
 
 import structlog
+from msgspec import structs
 
 from bridge.contracts.errors import Refused, TocsinError
 from bridge.contracts.events import AccountNotice, Channel, Contact, DeliverNotice, each_of
@@ -43,6 +44,7 @@ from consumers.domain.sending import (
     PreparedText,
     ProviderLane,
     SendResult,
+    SendState,
     SmsProvider,
 )
 
@@ -167,6 +169,7 @@ class Dispatch:
         self._dispatcher = dispatcher
         self._pace = _Pace()
         self._work = _Work()
+        self._refusals = _Refusals()
         self._called = 0
         self._callers = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
         self._unreported: list[tuple[Channel, SentReport]] = []
@@ -391,14 +394,19 @@ class Dispatch:
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
             began = time.monotonic()
-            result = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
+            answer = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             self._called += 1
             took = time.monotonic() - began
+            result = self._refusals.judged(turn.provider.name, answer)
             CALL_SECONDS.labels("sms").observe(took)
             self._sms.record(turn.provider, [result], timedelta(seconds=took))
             if not intent.exercise:
                 ANSWERS.labels(turn.provider.name, OF_SEND[result.state].value, "none").inc()
-            self._report(Channel.SMS, [_reported(intent, result, prepared.body_sha256, turn.provider.name)])
+            report = _reported(intent, result, prepared.body_sha256, turn.provider.name)
+            if result.state is SendState.UNAVAILABLE:
+                wait = self._refusals.wait(turn.provider.name, intent.attempt_id)
+                report = structs.replace(report, not_before=self._clock.now() + wait)
+            self._report(Channel.SMS, [report])
         return faults
 
     def _post_notices(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
@@ -561,6 +569,56 @@ class _Work:
         """Take note of how long so many took together."""
         if count:
             self._seconds[channel] = (self.seconds(channel) + seconds / count) / 2
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """Since when an SMS was not taken, how often, and in how many of these times others had been taken since the last."""
+
+    since: float
+    others_taken: int
+    times: int = 0
+    while_others_went: int = 0
+
+
+class _Refusals:
+    """Which SMS a provider refuses again and again while it takes others: it is not ill then, it cannot serve that number,
+    for a reason that we do not know. Such an SMS would be called ill and close the lane, and be the first again each time.
+    """
+
+    _OFTEN = 3
+    _SECONDS = 30.0
+    _WAIT, _LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=10)
+    _REMEMBERED = 10_000
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+        self._known: OrderedDict[tuple[str, str], _Refusal] = OrderedDict()
+
+    def wait(self, provider: str, attempt_id: str) -> timedelta:
+        """Return how long others go first: twice as long after each refusal, as a circuit waits."""
+        known = self._known.get((provider, attempt_id))
+        times = 1 if known is None else known.times
+        return min(self._LONGEST_WAIT, self._WAIT * (1 << min(times - 1, 10)))
+
+    def judged(self, provider: str, answer: SendResult) -> SendResult:
+        """Return the answer, and a refusal for good in place of one that is too many."""
+        if answer.state is SendState.ACCEPTED:
+            self._taken[provider] += 1
+        key, taken = (provider, answer.attempt_id), self._taken[provider]
+        if answer.state is not SendState.UNAVAILABLE:
+            self._known.pop(key, None)
+            return answer
+        known = self._known.setdefault(key, _Refusal(time.monotonic(), taken))
+        known.times += 1
+        known.while_others_went += taken > known.others_taken
+        known.others_taken = taken
+        if known.while_others_went >= self._OFTEN and time.monotonic() - known.since >= self._SECONDS:
+            del self._known[key]
+            return structs.replace(answer, state=SendState.REJECTED)
+        while len(self._known) > self._REMEMBERED:
+            self._known.popitem(last=False)
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1068,6 +1068,13 @@ class Ledger:
                     )
             outbox.append(connection, notices, now)
             self._apply(connection, changes, now)
+            for item in reports:
+                if item.not_before is not None:
+                    connection.execute(
+                        sa.update(attempt)
+                        .where((attempt.c.attempt_id == item.attempt_id) & (attempt.c.state == AttemptState.PLANNED))
+                        .values(kept_until=item.not_before)
+                    )
             self._match_strays(connection, named, now)
 
         try:

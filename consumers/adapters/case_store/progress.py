@@ -138,7 +138,7 @@ class SqlProgress:
             found = releases.get(release_id)
             state = "void" if found is None else found.state
             if held:
-                why_not["are kept back by a hold or a region's rule"] += count
+                why_not["are kept back by a hold or a region's rule, or tried again soon"] += count
             elif state == "releasing":
                 testing = found is not None and found.canary_state == "testing"
                 why_not[f"wait for {'the canary' if testing else f'their turn ({channel})'}"] += count

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from bridge.contracts.errors import Unreachable
@@ -24,7 +25,7 @@ from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
 from consumers.domain.accounts import EmailAccount, SmsAccount
 from consumers.domain.circuit import CircuitPolicy
 from consumers.domain.sending import BulkEmail, EmailProvider, SendResult, SendState, SmsProvider
-from consumers.stages.dispatch import Dispatch
+from consumers.stages.dispatch import Dispatch, _Refusals
 from consumers.stages.release import ReleaseStage
 from tests.unit.adapters.ledger_case import INCIDENT, sqlite_case
 from tests.unit.stages.test_dispatch import Addresses, Sms, Texts, World
@@ -84,10 +85,10 @@ class Opened:
 class House:
     """Meter, belt, dispatcher and watch, turned by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, channel: str = "email", people: int = PEOPLE) -> None:
         self.case = sqlite_case(folder)
-        for number in range(PEOPLE):
-            self.case.person(number, ("email",), contact=SEALED)
+        for number in range(people):
+            self.case.person(number, (channel,), contact=SEALED)
         clock, book = self.case.clock, ProviderTables(self.case.database, self.case.clock)
         self.first, self.second = Mails("ses"), Mails("smtp")
         world = World()
@@ -127,6 +128,13 @@ class House:
             rows = connection.execute(sa.select(tables.attempt.c.state, tables.attempt.c.send_count))
             return Counter((row.state, row.send_count) for row in rows)
 
+    def states_of(self, root: str) -> list[str]:
+        with self.case.database.read() as connection:
+            found = connection.execute(
+                sa.select(tables.attempt.c.state).where(tables.attempt.c.recipient_id.endswith(f":{root}"))
+            )
+            return list(found.scalars())
+
 
 def test_messages_wait_without_a_trace_and_go_by_themselves_when_a_provider_is_well(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -155,3 +163,70 @@ def test_messages_wait_without_a_trace_and_go_by_themselves_when_a_provider_is_w
     assert house.states() == {(AttemptState.HANDED_OVER.value, 1): PEOPLE}
     assert (len(house.second.taken), set(house.second.taken.values())) == (PEOPLE, {1})
     assert house.case.end(f"{INCIDENT}:customer/0") is None
+
+
+class Texting:
+    """A gateway that takes every SMS but those to one number, with a code that nobody has heard of."""
+
+    name = "sns"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.refused: list[str] = []
+
+    def send(self, attempt_id: str, phone_e164: str, text: str, *, exercise: bool) -> SendResult:
+        if phone_e164 == UNHEARD_OF:
+            self.refused.append(attempt_id)
+            return SendResult(attempt_id, SendState.UNAVAILABLE, code="GATEWAY_21999")
+        self.taken.append(attempt_id)
+        return SendResult(attempt_id, SendState.ACCEPTED, f"m-{attempt_id}")
+
+
+class Phones:
+    """Opens every contact to a number; the most urgent person's is the one that no provider serves."""
+
+    def open_json(self, sealed: str, root: str) -> Contact:
+        return Contact(phone=UNHEARD_OF if root == "customer/0" else "+4915112345678")
+
+
+UNHEARD_OF = "+4915100000000"
+
+
+def test_a_number_that_is_refused_for_an_unknown_reason_neither_stops_the_lane_nor_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, channel="sms", people=25)
+    began = house.case.clock.at
+    monkeypatch.setattr("time.monotonic", lambda: (house.case.clock.at - began).total_seconds() + 1000)
+    gateway = Texting()
+    clock, book = house.case.clock, ProviderTables(house.case.database, house.case.clock)
+    world = World()
+    sms: CircuitLane[SmsProvider] = CircuitLane(Channel.SMS, [gateway], CircuitPolicy(), clock)
+    email: CircuitLane[EmailProvider] = CircuitLane(Channel.EMAIL, [house.first], CircuitPolicy(), clock)
+    house.teller = CircuitTeller([sms], book, "d1")
+    house.dispatch = Dispatch(house.case.ledger, Phones(), Texts(world), Addresses(), email, sms, clock, "d1")
+    house.meter = ReleaseStage(
+        house.case.ledger, FakeLease(), Delivery(sms_per_second=1, belt_seconds=4), Health(), rates=house.watch
+    )
+    for _ in range(35):
+        house.turn()
+    assert len(gateway.taken) == 24
+    assert house.states_of("customer/0") == [AttemptState.REJECTED.value], (
+        "the next channel follows, where there is one"
+    )
+    assert len(gateway.refused) == 4
+
+
+def test_while_the_provider_is_ill_nobody_s_number_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    refusals = _Refusals()
+    waits = []
+    for _ in range(10):
+        now[0] += 60
+        assert refusals.judged("other", SendResult("b", SendState.ACCEPTED, "m-b")).state is SendState.ACCEPTED
+        assert refusals.judged("sns", SendResult("a", SendState.UNAVAILABLE)).state is SendState.UNAVAILABLE
+        waits.append(refusals.wait("sns", "a").total_seconds())
+    assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]
+    assert refusals.judged("sns", SendResult("a", SendState.ACCEPTED, "m-a")).state is SendState.ACCEPTED
+    assert refusals.wait("sns", "a").total_seconds() == 5
