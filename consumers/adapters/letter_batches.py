@@ -122,7 +122,7 @@ class LetterBatches:
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  a folder has no wait
         """Return batches that have not been settled, at most `limit` letters (one batch at least); looks once a second."""
         now = self._clock.now()
-        if now - self._looked_at < _LOOK_EVERY:
+        if timedelta(0) <= now - self._looked_at < _LOOK_EVERY:
             return ()
         self._looked_at = now
         found: list[ReceiptDelivery] = []

@@ -130,7 +130,8 @@ class LiveGuard:
             return True
 
     def _older_than(self, age: timedelta) -> bool:
-        return self._compared_at is None or self._clock.now() - self._compared_at >= age
+        # also when the clock was set back
+        return self._compared_at is None or not timedelta(0) <= self._clock.now() - self._compared_at < age
 
     def _compare(self) -> TocsinError | None:
         """Ask both; return what kept one of them from answering. What an earlier answer found stands while they are silent."""

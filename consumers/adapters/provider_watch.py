@@ -153,7 +153,8 @@ class ProviderWatch:
     def read_accounts(self) -> None:
         """Read what is due. Never raises for what a provider or the case store says."""
         now = self._clock.now()
-        if self._looked_at is not None and now - self._looked_at < self._policy.account_every:
+        # also when the clock was set back
+        if self._looked_at is not None and timedelta(0) <= now - self._looked_at < self._policy.account_every:
             return
         self._looked_at = now
         self._try("ses", self._read_email)
@@ -253,7 +254,9 @@ class ProviderWatch:
     def _not_yet_counted(self, read_at: datetime) -> int:
         """Return how many were put on the belt since the quota was read, or before and may have lain there still."""
         since = read_at - 2 * self._policy.belt
-        while self._issued and self._issued[0][0] < since:
+        until = self._clock.now()
+        # what lies ahead was noted before the clock was set back
+        while self._issued and not since <= self._issued[0][0] <= until:
             self._issued.popleft()
         return sum(count for _, count in tuple(self._issued))
 

@@ -71,7 +71,8 @@ class CloudWatchSmsStatus:
         """Return up to `limit` lines not yet settled; at once, even if there are none. Raises Unreachable."""
         while not self._waiting:
             if self._look is None:
-                if self._clock.now() < self._next_look_at:
+                # not longer than that, also when the clock was set back
+                if timedelta(0) < self._next_look_at - self._clock.now() <= self._every:
                     return []
                 self._look = self._begin()
             try:
@@ -96,7 +97,7 @@ class CloudWatchSmsStatus:
 
     def _begin(self) -> Iterator[list[dict[str, Any]]]:
         now = self._clock.now()
-        full = now >= self._next_full_look_at
+        full = not timedelta(0) < self._next_full_look_at - now <= FULL_LOOK_EVERY
         since = int((now - LOOK_BACK).timestamp() * 1000)
         if full:
             self._next_full_look_at = now + FULL_LOOK_EVERY

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from consumers.domain.sending import SendResult, SendState
 
+_APART = timedelta(seconds=5)
+"""So far two threads' instants may be out of order."""
+
 
 class CircuitState(StrEnum):
     """A circuit that is closed lets everything through."""
@@ -102,7 +105,8 @@ class Circuit:
 
     def state(self, now: datetime) -> CircuitState:
         """Return the state at `now`; an open circuit becomes half open by itself, unless a person opened it."""
-        due = self._open_until is not None and now >= self._open_until
+        # also when the clock was set back
+        due = self._open_until is not None and not self._open_until - self._open_for - _APART <= now < self._open_until
         if self._state is CircuitState.OPEN and due and not self._ordered:
             self._enter(CircuitState.HALF_OPEN, now)
             self._probes_left, self._well_probes = self._policy.probes, 0

@@ -343,6 +343,9 @@ def test_late_lines_of_another_implementation_are_found_by_the_overlap_or_the_ho
         clock.at += timedelta(hours=1)
         assert "m-3" in look()
         assert "m-3" not in look()
+        write(7, timedelta())
+        clock.at -= timedelta(hours=2)
+        assert "m-7" in look(), "a clock that is set back hides nothing"
     finally:
         server.stop()
 

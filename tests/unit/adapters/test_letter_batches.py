@@ -118,6 +118,15 @@ def test_what_a_dying_dispatcher_wrote_is_found_and_not_printed_twice(case: Case
     assert LetterBatches(tmp_path / "letters", SetClock(NOW)).receive(200, 0) == []
 
 
+def test_a_clock_that_is_set_back_hides_no_letters(case: Case, tmp_path: Path) -> None:
+    source = LetterBatches(tmp_path / "letters", case.clock)
+    assert source.receive(200, 0) == []
+    case.person(1, ("letter",))
+    written(case, tmp_path / "letters", reported=False)
+    case.clock.at -= timedelta(hours=1)
+    assert len(source.receive(200, 0)) == 1
+
+
 def test_a_manifest_that_is_none_is_said_and_kept(tmp_path: Path) -> None:
     folder = tmp_path / INCIDENT / "abc"
     folder.mkdir(parents=True)

@@ -165,6 +165,14 @@ def test_it_compares_before_each_release_and_in_between_no_more_often_than_twice
     assert shop.asked == 4
 
 
+def test_a_clock_that_is_set_back_hides_no_difference(tmp_path: Path) -> None:
+    shop = Installation(tmp_path)
+    assert shop.guard.may_hand_over(["r1"])
+    shop.case.clock.at -= timedelta(hours=1)
+    shop.base_url = "https://staging.shop.example/"
+    assert not shop.guard.may_hand_over(["r1"])
+
+
 def test_a_release_begins_only_when_both_have_answered_and_goes_on_for_an_hour_while_they_are_silent(
     tmp_path: Path,
 ) -> None:

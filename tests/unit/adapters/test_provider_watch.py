@@ -213,3 +213,14 @@ def test_who_was_warned_that_the_quota_ends_is_told_when_it_has_ended() -> None:
     assert [(page.kind, page.severity) for page in there.pages] == [
         ("provider.quota_low", "warning"), ("provider.quota_used_up", "critical"),
     ]  # fmt: skip
+
+
+def test_a_clock_that_is_set_back_neither_stops_the_watch_nor_uses_up_the_quota() -> None:
+    there = Accounts()
+    there.email = replace(there.email, quota=200)
+    there.after()
+    there.watch.issued(Channel.EMAIL, 150)
+    assert there.watch.allowance(Channel.EMAIL).at_most == 50
+    there.email = replace(there.email, sent=190)
+    there.after(timedelta(hours=-1))
+    assert there.watch.allowance(Channel.EMAIL).at_most == 10, "read again, and what was sent is counted once"

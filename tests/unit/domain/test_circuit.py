@@ -54,6 +54,11 @@ def test_after_a_while_a_few_messages_try_it_and_close_it() -> None:
     assert (circuit.state(at), circuit.allowance(at)) == (CircuitState.CLOSED, None)
 
 
+def test_a_clock_that_is_set_back_keeps_no_provider_out_of_service() -> None:
+    assert opened().state(NOW - SECOND) is CircuitState.OPEN, "two threads' instants may be out of order"
+    assert opened().state(NOW - timedelta(hours=1)) is CircuitState.HALF_OPEN
+
+
 def test_a_failed_probe_waits_twice_as_long_each_time_and_not_for_ever() -> None:
     circuit, at, waits = opened(), NOW, []
     for _ in range(8):
