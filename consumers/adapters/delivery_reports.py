@@ -13,7 +13,7 @@ import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, message_from_string, policy
 from email.message import Message
 from email.utils import getaddresses, parsedate_to_datetime
@@ -144,7 +144,8 @@ def receipts_in(mail: Message, attempt_id: str, raw_sha256: str, now: datetime) 
         raise BadInput("SMTP report without a machine-readable part (RFC 3464, RFC 5965)")
     found: dict[str, Receipt] = {}
     for what, word, occurred in _READERS[kind](_blocks(machine_readable), _date(mail.get("Date"), now)):
-        at = min(occurred, now)
+        # a server may date it as it likes
+        at = max(min(occurred, now), now - _LONGEST_AGO)
         # the same report may be mailed twice, and under another Message-ID
         event_id = f"{attempt_id}/{what.value}/{word}" + (f"/{at.isoformat()}" if what in _MAY_RECUR else "")
         found[event_id] = Receipt(
@@ -164,6 +165,7 @@ def _mailbox(machine_readable: Message) -> str:
     return "none"
 
 
+_LONGEST_AGO = timedelta(days=90)
 _MAY_RECUR = frozenset({ReceiptKind.DELAYED})
 
 _What = tuple[ReceiptKind, str, datetime]
@@ -248,6 +250,6 @@ def _word(block: Message, name: str) -> str:
 def _date(words: object, otherwise: datetime) -> datetime:
     try:
         at = parsedate_to_datetime(str(words))
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError, IndexError):
         return otherwise
-    return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -162,6 +162,15 @@ def test_dates_of_reports_are_not_believed_into_the_future(box: Path) -> None:
     put(box, report(date="Tue, 01 Jan 2999 00:00:00 +0000"), "1")
     put(box, report("Action: failed\nStatus: 5.2.1\nLast-Attempt-Date: 99999999999999", date="soon"), "2")
     assert [receipt.occurred_at for receipt in read(box)] == [AT, AT]
+
+
+@pytest.mark.parametrize(
+    "date", ["Fri, 31 Dec 9999 23:59:59 -1200", "Sat, 01 Jan 0101 00:00:00 +1400", "Thu, 01 Jan 1970 00:00:00 +0000"]
+)
+def test_a_date_that_cannot_be_breaks_nothing_and_makes_no_receipt_old(box: Path, date: str) -> None:
+    put(box, report(f"Action: failed\nStatus: 5.1.1\nLast-Attempt-Date: {date}", date=date))
+    (receipt,) = read(box)
+    assert timedelta(0) <= AT - receipt.occurred_at <= timedelta(days=90)
 
 
 def test_a_maildir_that_is_not_there_is_said_by_name(tmp_path: Path) -> None:
