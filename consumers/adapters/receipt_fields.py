@@ -4,6 +4,7 @@ A report may hold somebody's address; no message that comes from here does.
 """
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -28,15 +29,29 @@ def readable(what: str, read: Callable[[], Any]) -> Any:
         return read()
     except KeyError as error:
         raise BadInput(f"{what}: unknown or missing {error.args[0]!r}") from None
-    except (TypeError, ValueError, AttributeError, IndexError):
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError):
         raise BadInput(f"{what}: a member has the wrong type or form") from None
 
 
+LONGEST = 90
+"""Characters of a name in a report: of two, with an event's type between them, the ledger makes an id of at most 200."""
+
+
 def text(value: object) -> str:
-    """Return `value`, which must be text. Raises TypeError."""
+    """Return `value`, which must be printable text of at most LONGEST characters. Raises TypeError or ValueError."""
     if not isinstance(value, str):
         raise TypeError("expected text")
+    if len(value) > LONGEST or not value.isprintable():
+        raise ValueError("expected a word")
     return value
+
+
+def word(value: object) -> str:
+    """Return `value`, which says more about an event, as ledger and evidence log take it: `not-spam` is `not_spam`. Some come
+    from whoever keeps the mailbox; what is no word is `unlisted`.
+    """
+    found = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,39}", text(value).replace("-", "_"))
+    return found[0] if found else "unlisted"
 
 
 def instant(words: str) -> datetime:

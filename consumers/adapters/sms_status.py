@@ -148,7 +148,7 @@ def _delivery(event: dict[str, Any]) -> ReceiptDelivery:
 
 def _receipt(status: dict[str, Any], written_at: int, raw_sha256: str) -> Receipt:
     message_id = text(status["notification"]["messageId"])
-    kind, word = _meaning(text(status["status"]), text(status["delivery"]["providerResponse"]))
+    kind, word = _meaning(text(status["status"]), status["delivery"]["providerResponse"])
     return Receipt(
         provider=SnsSms.name,
         provider_event_id=f"{message_id}/{status['status']}",
@@ -169,7 +169,9 @@ def _occurred(status: dict[str, Any], written_at: int) -> datetime:
     return max(sent, datetime.fromtimestamp(written_at / 1000, UTC))
 
 
-def _meaning(status: str, response: str) -> tuple[ReceiptKind, str | None]:
+def _meaning(status: str, response: object) -> tuple[ReceiptKind, str | None]:
+    if not isinstance(response, str):
+        raise TypeError("expected text")
     if status == "SUCCESS":
         return ReceiptKind.DELIVERED, None
     if status == "FAILURE":

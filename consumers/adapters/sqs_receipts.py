@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from consumers.adapters.aws import AwsConfig, client, is_loopback, unreachable
-from consumers.adapters.receipt_fields import instant, json_object, readable, text
+from consumers.adapters.receipt_fields import instant, json_object, readable, text, word
 from consumers.adapters.ses import ATTEMPT_TAG
 from consumers.adapters.ses import SesEmail as _Ses
 from consumers.domain.contacts import mailbox_provider
@@ -226,16 +226,17 @@ def _ses_receipt(event: dict[str, Any], raw_sha256: str) -> Receipt | None:
         sub_type = detail.get(sub_type_member) if sub_type_member else None
     else:
         raise BadInput("SES event of an unknown type")
-    occurred = detail.get("timestamp", mail["timestamp"])
+    occurred = text(detail.get("timestamp", mail["timestamp"]))
+    message_id = text(mail["messageId"])
     attempts = mail.get("tags", {}).get(ATTEMPT_TAG, [])
     return Receipt(
         provider=_Ses.name,
         # SES may publish one event twice under two SNS ids; this names the event itself.
-        provider_event_id=f"{mail['messageId']}/{event_type}/{detail.get('feedbackId', occurred)}",
-        provider_message_id=text(mail["messageId"]),
+        provider_event_id=f"{message_id}/{event_type}/{text(detail.get('feedbackId', occurred))}",
+        provider_message_id=message_id,
         attempt_id=text(attempts[0]) if attempts else None,
         kind=kind,
-        sub_type=text(sub_type) if sub_type is not None else None,
+        sub_type=word(sub_type) if sub_type is not None else None,
         occurred_at=instant(occurred),
         raw_sha256=raw_sha256,
         mailbox=_mailbox(mail.get("destination")),
