@@ -244,7 +244,9 @@ class ProviderWatch:
                 left if account.usable else 0,
             )
         if provider == "sns":
-            sms = self._sms
+            # without a second provider nobody waits for another month: SNS takes an SMS past the limit and reports it as failed,
+            # so that its reader's next channel begins
+            sms = self._sms if Channel.SMS in self._policy.second else None
             exhausted = sms is not None and now - sms.read_at <= _KEPT and sms.exhausted
             return Allowance(at_most=0) if exhausted else NO_BOUND
         price = self._policy.prices.get(provider)

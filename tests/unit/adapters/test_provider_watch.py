@@ -113,6 +113,14 @@ def test_a_second_provider_takes_what_the_quota_does_not_let_through() -> None:
     assert there.watch.bound("smtp") == NO_BOUND
 
 
+def test_past_the_spend_limit_a_second_provider_takes_the_sms() -> None:
+    there = Accounts(second={Channel.SMS: "sms_gateway"})
+    there.sms = replace(there.sms, spent=20)
+    there.after()
+    assert there.watch.bound("sns").at_most == 0
+    assert there.watch.bound("sms_gateway") == there.watch.allowance(Channel.SMS) == NO_BOUND
+
+
 @pytest.mark.parametrize(
     ("bounced", "complained", "rate", "kind"),
     [(50, 0, 7.0, "provider.reputation_review"), (0, 5, 1.4, "provider.reputation_pause")],
@@ -136,7 +144,8 @@ def test_an_account_that_is_shut_holds_its_channel_and_says_why() -> None:
     there.email = replace(there.email, enforcement="SHUTDOWN")
     there.sms = replace(there.sms, spent=20)
     there.after()
-    assert (there.watch.allowance(Channel.EMAIL).at_most, there.watch.allowance(Channel.SMS).at_most) == (0, 0)
+    assert there.watch.allowance(Channel.EMAIL).at_most == 0
+    assert there.watch.allowance(Channel.SMS) == there.watch.bound("sns") == NO_BOUND, "the next channel begins"
     assert {page.kind: page.severity for page in there.pages} == {
         "provider.account_suspended": "critical",
         "provider.sms_limit": "critical",
