@@ -83,6 +83,9 @@ class GatewayAccount:
         parts = urlsplit(self.url)
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
             raise BadInput(f"SMS gateway {self.url!r}: https, or http on loopback")
+        if self.callback_url is not None and {"?", "#"} & set(self.callback_url):
+            # the attempt is named there, and all of the address is signed
+            raise BadInput(f"delivery.sms_gateway.callback_url {self.callback_url!r}: write it without ? and #")
 
 
 class GatewaySms:

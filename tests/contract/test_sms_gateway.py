@@ -178,5 +178,8 @@ def test_only_https_or_loopback_and_no_secret_in_words() -> None:
     with pytest.raises(BadInput, match="https"):
         GatewayAccount("http://api.example.com", "AC1", TOKEN, "+4915199999999")
     assert TOKEN not in repr(GatewayAccount("https://api.example.com", "AC1", TOKEN, "+4915199999999"))
+    for more in ("?token=1", "#rc=5"):
+        with pytest.raises(BadInput, match="without"):
+            GatewayAccount("https://api.example.com", "AC1", TOKEN, "x", f"https://shop.example.com/sms{more}")
     with pytest.raises(BadInput, match="callback_url"):
         GatewayCallbacks(GatewayAccount("https://api.example.com", "AC1", TOKEN, "x"), "127.0.0.1", 0, SystemClock())
