@@ -218,8 +218,11 @@ class ProviderWatch:
         return Allowance(first.per_second, min(bounds, default=None))
 
     def _takes(self, provider: str, readings: Sequence[CircuitReading], now: datetime) -> int | None:
-        """Return how many messages `provider` takes now, by its circuits and by its account; None: as many as there are."""
-        through = let_through([each for each in readings if each.provider == provider], now)
+        """Return how many messages `provider` takes now, by its circuits and by its account; None: as many as there are; of one
+        that no dispatcher names beside the others 0, as nobody sends anything over it.
+        """
+        own = [each for each in readings if each.provider == provider]
+        through = let_through(own, now) if own or not readings else 0
         return min((each for each in (through, self.bound(provider).at_most) if each is not None), default=None)
 
     def issued(self, channel: Channel, count: int) -> None:

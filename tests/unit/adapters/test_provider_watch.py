@@ -209,6 +209,10 @@ def test_nothing_is_put_on_the_belt_while_one_provider_is_ill_and_the_other_one_
     there.circuits[1] = replace(there.circuits[1], state=CircuitState.OPEN, try_at=NOW + 60 * MINUTE)
     there.after()
     assert there.watch.allowance(Channel.EMAIL).at_most == 0
+    there.circuits.pop()
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL).at_most == 0, "dispatchers that know no second provider yet"
+    there.circuit("smtp", "email", CircuitState.OPEN, try_at=NOW + 60 * MINUTE)
     there.after(60 * MINUTE)
     assert there.watch.allowance(Channel.EMAIL).at_most == 5, "it is due to be tried"
 
