@@ -120,6 +120,8 @@ _SWITCH_SECONDS = 0.001
 _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
 _LEAST_LIMIT = 50
+_COMMIT_TARGETS = 10
+"""How often its target time a batch may wait for its commit before it counts as too large."""
 _PROVENANCE = ProvenanceRecorded.ce_type
 _CUSTOMER = CustomerChanged.ce_type
 _ORDER = OrderChanged.ce_type
@@ -356,15 +358,20 @@ class _Kept(Generic[_T]):
 
 
 class BatchSize:
-    """How many changes to ask for: as many as keep a batch near `target_seconds`, up to `largest`."""
+    """How many changes to ask for, up to `largest`: as many as keep a batch's work near `target_seconds`.
+
+    The broker's commit takes its time for any batch: smaller ones would only wait for it more often.
+    """
 
     def __init__(self, largest: int, target_seconds: float) -> None:
         self._largest = largest
         self._target_seconds = target_seconds
         self.limit = min(largest, _FIRST_LIMIT)
 
-    def took(self, seconds: float, *, full: bool) -> None:
+    def took(self, seconds: float, committing_seconds: float, *, full: bool) -> None:
         """Learn how long a batch took; one that was not `full` says nothing about a larger one."""
+        # So long a commit comes of much that was sent; a transaction must not outlast its time either.
+        seconds += max(0.0, committing_seconds - _COMMIT_TARGETS * self._target_seconds)
         if seconds > self._target_seconds:
             # at once, and in proportion: the store or Kafka is slow now
             self.limit = max(
@@ -382,7 +389,10 @@ class _Prepared:
     states: Collection[State]
     began: float
     read_at: datetime
-    published_at: float = 0.0
+    read_seconds: float = 0.0
+    sending_seconds: float = 0.0
+    """How long its events were made and sent."""
+    committing_seconds: float = 0.0
     ahead: CustomerEvents | None = None
     """Events of one of its parts, some of which are made before its transaction begins."""
 
@@ -554,7 +564,7 @@ class RelayStage:
             # Also when settling or reading fails: nothing else may use the publisher before this transaction has ended.
             if published is not None:
                 self._attended(published)
-            prepared.published_at, prepared.ahead = time.monotonic(), None
+            prepared.ahead = None
 
     def _write_ahead(self, following: _Prepared, sent: threading.Event, published: Future[None]) -> None:
         """Make events of the next batch while the broker takes the one before it: else this process would only wait."""
@@ -580,7 +590,9 @@ class RelayStage:
         for view, version_ids in published.batch.version_ids.items():
             CHANGES.labels(view.value).inc(len(version_ids))
         BATCH.observe(time.monotonic() - published.began)
-        self._batch_size.took(published.published_at - published.began, full=published.batch.full)
+        self._batch_size.took(
+            published.read_seconds + published.sending_seconds, published.committing_seconds, full=published.batch.full
+        )
         if not published.batch.full:
             self._complete_until = published.read_at
         self._show_age()
@@ -589,7 +601,8 @@ class RelayStage:
         began, read_at = time.monotonic(), self._clock.now()
         batch = self._reader.next_batch(self._batch_size.limit, besides.batch if besides is not None else None)
         states = self._reader.states_of(batch) if batch else ()
-        return _Prepared(batch, self._with_instants(states) if batch.beat else states, began, read_at)
+        timed = self._with_instants(states) if batch.beat else states
+        return _Prepared(batch, timed, began, read_at, read_seconds=time.monotonic() - began)
 
     def _with_instants(self, states: Collection[State]) -> Collection[State]:
         # A heartbeat stands among what was read as a list, not among what is made of rows later.
@@ -604,7 +617,7 @@ class RelayStage:
 
     def _transact(self, publisher: Publishing, prepared: _Prepared, sent: threading.Event) -> None:
         """Publish a batch in one transaction; `sent` is set once nothing is left but to wait for the broker."""
-        now = self._clock.now()
+        now, began = self._clock.now(), time.monotonic()
         with publisher.transaction():
             for part in prepared.parts:
                 match part:
@@ -621,6 +634,8 @@ class RelayStage:
                             else:
                                 publisher.send(topic, message)
             sent.set()
+            sent_at = time.monotonic()
+        prepared.sending_seconds, prepared.committing_seconds = sent_at - began, time.monotonic() - sent_at
 
     def _attended(self, work: Future[_T]) -> _T:
         """Wait for `work` on the other thread while showing the store that this relay lives."""

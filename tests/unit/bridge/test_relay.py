@@ -29,7 +29,7 @@ from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
 from bridge.magento.snapshots import CustomerState
 from bridge.magento.store import open_store
-from bridge.relay import AGE, FAULTY, UNREADABLE, CustomerEvents, RelayStage
+from bridge.relay import AGE, FAULTY, UNREADABLE, BatchSize, CustomerEvents, RelayStage
 from bridge.runtime.clock import SetClock, SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
 from bridge.runtime.sealing import Opener, Sealer, email_hmac, generate_sealing_keys, value_hmac
@@ -142,10 +142,11 @@ def start(topics: Topics, store_settings: Store) -> Iterator[Start]:
         reader: StoreReader | None = None,
         may_publish: Callable[[], bool] = lambda: True,
         health: Health | None = None,
+        batch_seconds: float = 0.5,
     ) -> Running:
         clock = SystemClock()
         reader = reader or open_store(store_settings, clock)
-        settings = Relay(batch_size=batch_size, idle_seconds=0.005)
+        settings = Relay(batch_size=batch_size, batch_seconds=batch_seconds, idle_seconds=0.005)
         stage = RelayStage(
             reader, topics.open, Sealer(KEYS.public, clock), JOIN_KEY, settings, clock, health or Health(),
             may_publish=may_publish,
@@ -332,6 +333,44 @@ def test_a_record_written_anew_stays_also_if_its_deletion_is_read_after_it(
     assert (record.root, record.model_version) == (root, "8")
     removed = [message for message in topics.messages() if isinstance(opened(message), EntityRemoved)]
     assert [opened(message) for message in removed] == [EntityRemoved(root="customer/42", key="provenance/r-1")]
+
+
+@pytest.mark.parametrize(
+    ("commit_seconds", "change_seconds", "least", "most"),
+    [
+        (0.01, 0.00002, 5000, 5000),
+        # a broker that is slow with each commit
+        (0.6, 0.00002, 5000, 5000),
+        (4.0, 0.00002, 5000, 5000),
+        # a store that is slow with each change
+        (0.01, 0.002, 125, 250),
+        (0.6, 0.002, 125, 250),
+        # commits so slow that their transaction may not last
+        (20.0, 0.00002, 50, 50),
+    ],
+)
+def test_a_batch_is_as_large_as_its_work_allows(
+    commit_seconds: float, change_seconds: float, least: int, most: int
+) -> None:
+    size = BatchSize(5000, 0.5)
+    for _ in range(60):
+        size.took(change_seconds * size.limit, commit_seconds, full=True)
+    assert least <= size.limit <= most
+
+
+def test_a_slow_commit_makes_no_batch_smaller(shop: StoreRows, topics: Topics, start: Start) -> None:
+    """Each batch waits for the broker as long as the last one: in smaller ones a backlog would take many times as long."""
+    topics.before_commit = lambda: time.sleep(0.25)
+    running = start(batch_size=400, batch_seconds=0.2)
+    for number in range(1, 11):
+        shop.customer(number)
+        wait_for("it is settled", lambda: is_empty(shop))
+    before = len(topics.transactions)
+    rows = ", ".join(f"({number}, 'p{number}@shop.example.com', 1, 1)" for number in range(1001, 1401))
+    shop.run(f"INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES {rows}")
+    wait_for("all settled", lambda: is_empty(shop))
+    running.end()
+    assert len(topics.transactions) - before <= 3
 
 
 def test_a_clock_set_back_hides_no_store_view(shop: StoreRows, store_settings: Store, monkeypatch: Any) -> None:
