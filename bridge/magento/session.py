@@ -23,6 +23,7 @@ from bridge.magento.leads import LEAD_SECONDS, Lead, Lease, NamedLock
 from bridge.magento.reader import LeadLost
 from bridge.magento.servers import check_tables, prepare_session
 from bridge.magento.statements import checked_prefix
+from bridge.runtime.mysql import connects_so
 from bridge.runtime.settings import Store
 
 log = structlog.get_logger()
@@ -223,6 +224,7 @@ def store_engine(settings: Store) -> sa.Engine:
         execution_options={"no_parameters": True},
         connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
     )
+    connects_so(engine)
 
     @sa.event.listens_for(engine, "connect")
     def _read_anything(connection: Any, _record: object) -> None:

@@ -3,6 +3,9 @@ and both leaves on disk, on MariaDB and Kafka, each stage its own process.
 
 Against listmonk (`LISTMONK=path`), which keeps no ledger row and no proof, in the same run; and once more at 40 ms latency.
 `BENCH_PEOPLE` says how many, `BENCH_DISPATCHERS` how many processes send. At toy size the sandbox stands in for AWS.
+
+A smaller release goes before, uncounted: a broker that has just started compiles what it does often, at more than the cost of
+doing it, and whoever is told of a leak is told over one that has run for long.
 """
 
 import os
@@ -17,6 +20,7 @@ from tests.bench.stand.servers import Stand
 _PEOPLE = {"full": 100_000, "middle": 20_000, "toy": 120}
 _FASTER, _PER_SECOND, _WITH_LATENCY, _MOST_MB = 1.5, 15_000, 10_000, 500
 _LATENCY_MS = 40
+_BEFORE = 40_000
 
 
 def main(size: str) -> dict[str, object]:
@@ -28,6 +32,7 @@ def main(size: str) -> dict[str, object]:
         return {"recipients": people, "recipients/s": round(people / seen.seconds)}
     with servers.stand(small=False, binary_log=False) as stand, delivery.go_stand_in() as aws:
         dispatchers = int(os.environ.get("BENCH_DISPATCHERS", "2"))
+        _run(stand, aws, min(people, _BEFORE), dispatchers)
         seen = _run(stand, aws, people, dispatchers)
         aws.post(f"/latency?ms={_LATENCY_MS}")
         late = _run(stand, aws, people, dispatchers)

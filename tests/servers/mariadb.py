@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pymysql
-from pymysql.connections import Connection
 from pymysql.constants import CLIENT
 from sqlalchemy import make_url
 from testcontainers.core.container import DockerContainer
 
+from bridge.runtime.mysql import Connection
 from tests.servers import mview
 from tests.servers.choice import Way, find_program
 from tests.servers.local import ContainerPlug, Plug, ServerDidNotStart, free_port, run_to_end, running, scratch_folder
@@ -54,9 +54,9 @@ class MariaDbServer:
     plug: Plug | None = field(default=None, repr=False, compare=False)
     """None for one that is not ours to pull."""
 
-    def connect(self, database: str | None = None, *, autocommit: bool = True) -> "Connection[pymysql.cursors.Cursor]":
+    def connect(self, database: str | None = None, *, autocommit: bool = True) -> Connection:
         """Open a connection as the administrator, in UTC."""
-        return pymysql.connect(
+        return Connection(
             host=self.host,
             port=self.port,
             user=self.user,
@@ -82,15 +82,16 @@ class StoreDatabase:
         server = self.server
         return f"mysql+pymysql://{server.user}:{server.password}@{server.host}:{server.port}/{self.name}?{server.query}"
 
-    def connect(self, *, autocommit: bool = True) -> "Connection[pymysql.cursors.Cursor]":
+    def connect(self, *, autocommit: bool = True) -> Connection:
         """Open a connection to the database, in UTC."""
         return self.server.connect(self.name, autocommit=autocommit)
 
 
 @contextmanager
-def mariadb_server(way: Way, *, binary_log: bool = True) -> Iterator[MariaDbServer]:
-    """Yield a server that answers. Raises ServerDidNotStart."""
+def mariadb_server(way: Way, *, binary_log: bool = True, more: Sequence[str] = ()) -> Iterator[MariaDbServer]:
+    """Yield a server that answers; `more` are settings of its own. Raises ServerDidNotStart."""
     settings = SETTINGS if binary_log else tuple(each for each in SETTINGS if each not in BINARY_LOG)
+    settings += tuple(more)
     with _in_docker(IMAGE, settings) if way is Way.DOCKER else _as_process(settings) as server:
         yield server
 
@@ -149,7 +150,7 @@ def fresh_database(
             cursor.execute(f"DROP DATABASE `{store.name}`")
 
 
-def create_tables(connection: "Connection[pymysql.cursors.Cursor]") -> None:
+def create_tables(connection: Connection) -> None:
     """Create the store's tables and then the triggers that Magento would make for the module's views."""
     with connection.cursor() as cursor:
         for statement in TABLES.read_text(encoding="utf-8").split(";\n"):

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
+from bridge.runtime.mysql import connects_so
 from consumers.adapters.case_store.tables import Instant
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class CaseDatabase:
                 hide_parameters=True,
             )
             for engine in (self.engine, self._reader):
+                connects_so(engine)
                 sa.event.listen(engine, "connect", _configure_server_session)
                 sa.event.listen(engine, "checkin", _note_use)
                 sa.event.listen(engine, "checkout", _ask_if_doubtful)
