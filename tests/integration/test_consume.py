@@ -117,6 +117,18 @@ def running(kafka: Kafka, member: Member, *, batch_size: int = 100) -> Iterator[
         raise errors[0]
 
 
+class Waits(threading.Event):
+    """One that tells for how many seconds it was waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0)
+        return super().wait(timeout)
+
+
 def consume_until(
     kafka: Kafka,
     member: Member,
@@ -224,7 +236,7 @@ def test_a_message_that_cannot_be_read_is_a_dead_letter_before_the_position_move
 def test_past_the_bound_the_consumer_stops_and_nothing_is_skipped(kafka: Kafka) -> None:
     garbage = [Message(f"k{number}", "customer/1", b"{}", []) for number in range(10)]
     publish(kafka, read(1), *garbage, read(2), partition=0)
-    shelf, stop, health = Shelf(), threading.Event(), Health()
+    shelf, stop, health = Shelf(), Waits(), Health()
 
     def stopped() -> bool:
         return "nothing skipped" in health.reasons().get("dead letters", "")
@@ -233,9 +245,9 @@ def test_past_the_bound_the_consumer_stops_and_nothing_is_skipped(kafka: Kafka) 
         consuming = elsewhere.submit(consume_until, kafka, Member(shelf), stop, limit=3, health=health)
         wait_for("it has stopped", stopped)
         # whoever came after it would count anew: it does not end before the minute has
-        time.sleep(3)
+        wait_for("it waits for what is left of the minute", lambda: max(stop.waits, default=0) > 30)
+        wait_for("three are stored", lambda: len(their_records(kafka, DEAD_LETTERS)) == 3)
         assert not consuming.done()
-        assert len(their_records(kafka, DEAD_LETTERS)) == 3
         stop.set()
         with pytest.raises(TooManyDeadLetters, match="nothing skipped"):
             consuming.result(30)
