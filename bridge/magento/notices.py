@@ -13,6 +13,7 @@ from bridge.magento.session import store_engine, translated
 from bridge.magento.statements import checked_prefix
 from bridge.runtime.settings import Store
 
+_LARGEST_ID = 4_294_967_295
 _LIMITS = {"notice_id": 64, "incident_id": 32, "title": 255, "locale": 16}
 
 
@@ -26,10 +27,15 @@ class AccountNoticeTable:
 
     @staticmethod
     def check(notice: AccountNotice) -> None:
-        """Raise BadInput, naming the field, if `notice` does not fit the table: nothing is ever cut."""
+        """Raise BadInput, naming the field, if `notice` does not fit the table: nothing is ever cut.
+
+        What the server would refuse looks like a store that does not answer, and would be tried for ever.
+        """
         for name, limit in _LIMITS.items():
             if len(getattr(notice, name)) > limit:
                 raise BadInput(f"account notice: {name} is longer than {limit} characters")
+        if not 0 < notice.customer_id <= _LARGEST_ID:
+            raise BadInput(f"account notice: no customer has the id {notice.customer_id}")
 
     def write(self, notices: Sequence[AccountNotice], withdrawn: Sequence[tuple[str, datetime]] = ()) -> None:
         """Write `notices`, and take back those of `withdrawn` (notice id, instant). Raises Unreachable or Refused.

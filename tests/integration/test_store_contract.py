@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from bridge.contracts.errors import Refused, TocsinError
+from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from bridge.contracts.events import AccountNotice, Channel, ProvenanceRecorded
 from bridge.contracts.scope import Scope
 from bridge.magento.answers import SqlStoreAnswers
@@ -457,7 +457,18 @@ def test_notices_and_backfill_with_the_printed_rights(
     )  # fmt: skip
     table.write([notice, notice])
     table.write([], [("a-1", datetime(2026, 3, 2, tzinfo=UTC))])
+    # what the server refuses, the check does, too: it would be tried for ever
+    largest = notice.model_copy(update={"notice_id": "a-2", "customer_id": 2**32 - 1})
+    table.check(largest)
+    table.write([largest])
+    for customer_id in (2**32, -1):
+        refused = notice.model_copy(update={"notice_id": "a-3", "customer_id": customer_id})
+        with pytest.raises(Unreachable):
+            table.write([refused])
+        with pytest.raises(BadInput):
+            table.check(refused)
     table.close()
+    shop.run("DELETE FROM tocsin_account_notice WHERE notice_id = 'a-2'")
     ((withdrawn,),) = shop.run("SELECT withdrawn_at IS NOT NULL FROM tocsin_account_notice")
     assert withdrawn
     shop.customer(42)

@@ -122,6 +122,16 @@ def test_what_does_not_fit_is_kept_aside_and_nothing_is_cut(shop: StoreRows, tab
     assert letters.flushed == 1
 
 
+@pytest.mark.parametrize("customer_id", [2**32, 0, -1])
+def test_what_the_server_would_refuse_is_kept_aside_and_delays_nobody(
+    shop: StoreRows, table: AccountNoticeTable, customer_id: int
+) -> None:
+    letters = DeadLetterBox()
+    handler(table, letters).handle([received(notice("a-2", customer_id=customer_id)), received(notice())], {})
+    assert [row[0] for row in rows(shop)] == ["a-1"]
+    assert [each[3] for each in letters.kept] == [b"notice/a-2"]
+
+
 def test_it_waits_for_a_store_that_does_not_answer() -> None:
     class Away:
         left = 2
