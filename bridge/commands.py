@@ -195,7 +195,7 @@ def topics_switch_generation(
         settings.kafka,
         look,
         backfill,
-        lambda contents: Verification(look, contents, join_key, clock, per_second=per_second),
+        lambda contents: Verification(look, contents, join_key, per_second=per_second),
         parts.get(IndexAnswers),
         settings.paths.data,
         click.echo,

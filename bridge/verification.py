@@ -34,7 +34,6 @@ from bridge.contracts.queries import (
 from bridge.magento.look import RecordRow, StoreLook
 from bridge.magento.snapshots import CustomerState, OrderState
 from bridge.relay import StateMessages
-from bridge.runtime.clock import Clock
 from bridge.runtime.sealing import Seal, contact_digest
 
 ENTITIES: tuple[Entity, ...] = ("customer", "provenance", "order")
@@ -184,7 +183,6 @@ class Verification:
         look: StoreLook,
         index: IndexAnswers,
         join_key: bytes,
-        clock: Clock,
         *,
         chunk: int = 1000,
         per_second: int = 20_000,
@@ -195,7 +193,6 @@ class Verification:
         self._look = look
         self._index = index
         self._prints = _Prints(join_key)
-        self._clock = clock
         self._chunk = chunk
         self._per_second = per_second
         self._patience_seconds = patience_seconds
@@ -324,7 +321,7 @@ class Verification:
             stored = self._stored(entity, left)
             waiting = self._waiting(entity, left)
             # Only now: a heartbeat from before may have been published before a change that was settled since.
-            beaten = self._await_beat_after(self._clock.now(), give_up_at)
+            beaten = self._await_beat_after(self._look.heartbeat(), give_up_at)
             ever_beaten |= beaten
             indexed = {
                 key: each for keys in _chunks(left, _KEYS_AT_ONCE) for key, each in self._held(entity, keys).items()
@@ -350,11 +347,14 @@ class Verification:
                 time.sleep(_PAUSE_SECONDS)
         return certain
 
-    def _await_beat_after(self, at: datetime, give_up_at: float) -> bool:
-        """Return whether every partition holds a heartbeat that was written after `at`: all that was published before, too."""
+    def _await_beat_after(self, newest: tuple[str, datetime] | None, give_up_at: float) -> bool:
+        """Return whether every partition holds a later heartbeat than the store's `newest`: all that was published before, too.
+
+        Both are written by the relay's clock, so nothing depends on the one here; the store keeps whole seconds.
+        """
         while True:
-            status = self._complete(self._index.status())
-            if all(each.beat_written_at is not None and each.beat_written_at > at for each in status.partitions):
+            written = [each.beat_written_at for each in self._complete(self._index.status()).partitions]
+            if newest is not None and all(at is not None and at.replace(microsecond=0) > newest[1] for at in written):
                 return True
             if time.monotonic() >= give_up_at:
                 return False

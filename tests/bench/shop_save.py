@@ -248,7 +248,6 @@ class _Bench:
                     look,
                     _LostIndex(),
                     os.urandom(32),
-                    SystemClock(),
                     per_second=50_000,
                     patience_seconds=self._size.patience_seconds,
                     most_keys=_MOST_KEYS,

@@ -62,10 +62,15 @@ class Index:
 @pytest.fixture
 def look(shop: StoreRows, store_settings: Store) -> Iterator[StoreLook]:
     shop.customer(1)
+    beat_in_store(shop, BEFORE)
     look = StoreLook(store_settings, CLOCK)
     look.open()
     yield look
     look.close()
+
+
+def beat_in_store(shop: StoreRows, at: datetime) -> None:
+    shop.run("UPDATE tocsin_heartbeat SET relay = 'somewhere:1', beat_at = :at", at=f"{at:%Y-%m-%d %H:%M:%S}")
 
 
 def settle(shop: StoreRows) -> None:
@@ -74,7 +79,7 @@ def settle(shop: StoreRows) -> None:
 
 
 def causes(look: StoreLook, index: Index, *, patience_seconds: float) -> dict[Cause, tuple[str, ...]]:
-    verification = Verification(look, index, bytes(32), CLOCK, patience_seconds=patience_seconds)
+    verification = Verification(look, index, bytes(32), patience_seconds=patience_seconds)
     return {each.cause: each.examples for each in verification.run(["customer"]).differences}
 
 
@@ -89,6 +94,7 @@ def test_a_heartbeat_from_before_the_changelog_was_asked_proves_nothing(
     def published_behind_the_heartbeat(entity: str, ids: Any) -> frozenset[int]:
         # The relay wrote a heartbeat and published it, then the deletion, and settled that: the index has the first alone.
         index.beat_at = CLOCK.now()
+        beat_in_store(shop, index.beat_at)
         settle(shop)
         return pending(entity, ids)
 
@@ -127,6 +133,21 @@ def test_a_last_look_that_ends_before_its_heartbeat_proves_nothing_of_who_moved_
     assert causes(look, index, patience_seconds=0.3) == {Cause.WAITING: (KEY,)}
 
 
+@pytest.mark.parametrize("clocks_differ", [timedelta(hours=-1), timedelta(hours=1)])
+def test_what_a_heartbeat_proves_does_not_depend_on_the_clock_here(
+    look: StoreLook, shop: StoreRows, clocks_differ: timedelta
+) -> None:
+    settle(shop)
+    index = Index()
+    index.beat_at = CLOCK.now() + clocks_differ
+    beat_in_store(shop, index.beat_at)
+    verification = Verification(look, index, bytes(32), patience_seconds=0.1)
+    assert not verification.run(["customer"]).proven
+    index.beat_at += timedelta(seconds=1)
+    report = verification.run(["customer"])
+    assert (report.proven, [each.cause for each in report.differences]) == (True, [Cause.OLDER])
+
+
 def test_a_customer_whose_order_waits_was_not_lost(look: StoreLook, shop: StoreRows) -> None:
     """The newest order says where they live; a heartbeat overtakes what waits among many orders."""
     settle(shop)
@@ -156,7 +177,7 @@ def test_an_order_whose_record_or_customer_waits_was_not_lost(look: StoreLook, s
 
 def test_without_any_heartbeat_what_differs_is_said_and_not_proven(look: StoreLook, shop: StoreRows) -> None:
     settle(shop)
-    verification = Verification(look, Index(), bytes(32), CLOCK, patience_seconds=0.1)
+    verification = Verification(look, Index(), bytes(32), patience_seconds=0.1)
     report = verification.run(["customer"])
     assert [(each.cause, each.examples) for each in report.differences] == [(Cause.OLDER, (KEY,))]
     assert not report.proven
