@@ -6,7 +6,7 @@ Asks four places, each of which may be away: the store, the relay's own metrics,
 import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.contracts.errors import Unreachable
+from bridge.contracts.fingerprints import Entity
 from bridge.contracts.queries import Faults, IndexAnswers, IndexStatus
 from bridge.magento.look import MOST_COUNTED, StoreLook
 from bridge.runtime.run_files import write_run_file
-from bridge.verification import Report
+from bridge.verification import ENTITIES, Report
 
 BEAT_IS_OLD_SECONDS = 15.0
 """A leader beats every five seconds: three missed ones are a finding."""
@@ -45,10 +46,12 @@ class RelayNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The last verification."""
+    """What was verified last, of each entity; those that never were are not in `entities`."""
 
     at: datetime
+    """When the one was verified whose verification is the oldest."""
     agree: bool
+    entities: tuple[Entity, ...] = ENTITIES
 
 
 @dataclass(slots=True)
@@ -152,9 +155,12 @@ def status(
         found.faults = index.faults()
     except Unreachable as away:
         found.missing["index"] = str(away)
-    with suppress(OSError, ValueError, KeyError):
-        last = json.loads(verified.read_text(encoding="utf-8"))
-        found.verified = Verified(datetime.fromisoformat(last["at"]), bool(last["agree"]))
+    if results := _results(verified):
+        found.verified = Verified(
+            min(at for at, _ in results.values()),
+            all(agree for _, agree in results.values()),
+            tuple(entity for entity in ENTITIES if entity in results),
+        )
     return found
 
 
@@ -198,9 +204,24 @@ def _add_index(found: Status, index: IndexStatus) -> None:
         found.visible_at = min(at for _, at in delays)
 
 
-def remember(report: Report, verified: Path, at: datetime) -> None:
-    """Keep a verification's result for `status`."""
-    write_run_file(verified, {"at": at.isoformat(), "agree": report.agree})
+def remember(report: Report, entities: Sequence[Entity], verified: Path, at: datetime) -> None:
+    """Keep the result of verifying `entities` for `status`, beside those of the others."""
+    differing = {each.entity for each in report.differences}
+    results = _results(verified) | {entity: (at, entity not in differing) for entity in entities}
+    write_run_file(
+        verified, {name: {"at": when.isoformat(), "agree": agree} for name, (when, agree) in results.items()}
+    )
+
+
+def _results(verified: Path) -> dict[Entity, tuple[datetime, bool]]:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(verified.read_text(encoding="utf-8"))
+        return {
+            entity: (datetime.fromisoformat(kept[entity]["at"]), bool(kept[entity]["agree"]))
+            for entity in ENTITIES
+            if entity in kept
+        }
+    return {}
 
 
 def oldest_unpublished_seconds(run_directory: Path) -> float | None:

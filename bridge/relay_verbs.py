@@ -74,7 +74,7 @@ def verify(parts: Parts, plurals: Sequence[str], repair: bool, per_second: int, 
             report = verification.run(chosen, repair=repair)
     finally:
         look.close()
-    remember(report, _verified_file(settings), clock.now())
+    remember(report, chosen, _verified_file(settings), clock.now())
     oldest = oldest_unpublished_seconds(settings.paths.run)
     if as_json:
         print_json(
@@ -186,7 +186,9 @@ def _lines(parts: Parts, found: Status) -> list[str]:
         lines.append("verified    never; `tocsin relay verify` compares every row")
     else:
         outcome = "store and index agreed" if found.verified.agree else "DIFFERENCES were found"
-        lines.append(f"verified    {in_words(found.verified.at, now)}: {outcome}")
+        never = [PLURALS[entity] for entity in ENTITIES if entity not in found.verified.entities]
+        but = f"; never of {' and '.join(never)}" if never else ""
+        lines.append(f"verified    {in_words(found.verified.at, now)}: {outcome}{but}")
     beat = found.beat_seconds(now)
     leader = "no relay has led yet" if beat is None else f"{found.leader} leads, last heartbeat {in_short(beat)} ago"
     own = ""

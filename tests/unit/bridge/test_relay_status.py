@@ -11,9 +11,10 @@ import pytest
 from bridge.contracts.queries import Faults, IndexStatus, Keys, KeysAsked, PartitionStatus, Ranges, RangesAsked, Seals
 from bridge.magento.changelogs import View
 from bridge.magento.look import StoreLook
-from bridge.relay_status import RelayNumbers, Status, status
+from bridge.relay_status import RelayNumbers, Status, Verified, remember, status
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.settings import Store
+from bridge.verification import ENTITIES, Cause, Difference, Report
 from tests.store_rows import StoreRows, provenance_row
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -105,6 +106,22 @@ def test_rows_that_the_relay_reads_otherwise_are_counted_as_it_publishes_them(
     published(shop)
     found = seen(look, Index((2, 5)), tmp_path)
     assert (found.store_counts["provenance"], found.counts_agree, troubled(found)) == (5, True, False)
+
+
+def test_verifying_some_says_nothing_of_the_others(look: StoreLook, shop: StoreRows, tmp_path: Path) -> None:
+    published(shop)
+    verified = tmp_path / "verified.json"
+    lost = Report(differences=[Difference("provenance", Cause.MISSING, 1)])
+    remember(lost, ENTITIES, verified, NOW)
+    remember(Report(), ["customer"], verified, NOW + timedelta(hours=1))
+    found = seen(look, Index((2, 1)), tmp_path)
+    assert found.verified == Verified(NOW, agree=False)
+    assert any("last verification found differences" in each for each in found.troubles(NOW))
+    remember(Report(), ["provenance", "order"], verified, NOW + timedelta(hours=2))
+    assert seen(look, Index((2, 1)), tmp_path).verified == Verified(NOW + timedelta(hours=1), agree=True)
+    verified.unlink()
+    remember(Report(), ["order"], verified, NOW)
+    assert seen(look, Index((2, 1)), tmp_path).verified == Verified(NOW, agree=True, entities=("order",))
 
 
 def test_a_relay_that_runs_and_does_not_lead_is_not_to_be_started() -> None:
