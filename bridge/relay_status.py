@@ -24,6 +24,8 @@ from bridge.verification import ENTITIES, Report
 
 BEAT_IS_OLD_SECONDS = 15.0
 """A leader beats every five seconds: three missed ones are a finding."""
+VISIBLE_IS_OLD_SECONDS = 30.0
+"""Beside three missed heartbeats as long again for the way to a busy index."""
 _TIMEOUT_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
 _STAND_STILL_SECONDS = 3.0
@@ -72,6 +74,7 @@ class Status:
     moving: bool = False
     """Whether the numbers differ and went on changing while they were looked at: then they say nothing."""
     visible_at: datetime | None = None
+    """When it became visible there, in the partition that saw one the longest ago."""
     faults: Faults | None = None
     verified: Verified | None = None
     missing: dict[str, str] = field(default_factory=dict)
@@ -86,6 +89,14 @@ class Status:
     def beat_seconds(self, now: datetime) -> float | None:
         """Return the age of the newest heartbeat in the store."""
         return None if self.beat_at is None else max(0.0, (now - self.beat_at).total_seconds())
+
+    def unseen_seconds(self, now: datetime) -> float | None:
+        """Return for how long some partition has seen no heartbeat though a relay leads; None while all see each."""
+        beat = self.beat_seconds(now)
+        if self.visible_at is None or beat is None or beat > BEAT_IS_OLD_SECONDS:
+            return None
+        seconds = (now - self.visible_at).total_seconds()
+        return seconds if seconds > VISIBLE_IS_OLD_SECONDS else None
 
     def troubles(self, now: datetime) -> list[str]:
         """Return what a person should look at; empty when all is as it should be."""
@@ -102,6 +113,11 @@ class Status:
             )
         if self.silent_partitions:
             found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
+        if (unseen := self.unseen_seconds(now)) is not None:
+            found.append(
+                f"the index is behind: a partition has seen no heartbeat for {in_short(unseen)} though a relay leads; see"
+                " `tocsin index status`"
+            )
         if self.counts_agree is False and not self.waiting and not self.moving:
             found.append("store and index hold different numbers and nothing waits; see `tocsin relay verify`")
         if self.verified is not None and not self.verified.agree:

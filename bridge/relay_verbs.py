@@ -198,12 +198,14 @@ def _lines(parts: Parts, found: Status) -> list[str]:
         own = f"; {found.missing['relay']}"
     lines.append(f"relay       {leader}{own}")
     lines.append(f"waiting     {_waiting(found)}")
+    unseen = found.unseen_seconds(now)
     if found.visible_seconds is None:
         lines.append("visible     not measured yet: no heartbeat has reached every partition of the index")
     else:
         lines.append(
             f"visible     {in_short(found.visible_seconds)} from a commit in the store to the index, "
             f"slowest of {found.partition_count} partitions"
+            + ("" if unseen is None else f"; but none has come for {in_short(unseen)}")
         )
     if found.relay is not None:
         batch = (

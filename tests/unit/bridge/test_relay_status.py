@@ -124,6 +124,17 @@ def test_verifying_some_says_nothing_of_the_others(look: StoreLook, shop: StoreR
     assert seen(look, Index((2, 1)), tmp_path).verified == Verified(NOW, agree=True, entities=("order",))
 
 
+def test_an_index_that_sees_no_heartbeats_any_more_is_behind() -> None:
+    """How long the last one took says nothing of those that do not come."""
+    found = Status(beat_at=NOW, visible_seconds=0.5, visible_at=NOW - timedelta(seconds=20))
+    assert found.troubles(NOW) == []
+    found.visible_at = NOW - timedelta(hours=2)
+    assert found.troubles(NOW)[0].startswith("the index is behind: a partition has seen no heartbeat for 2 h")
+    # without a relay there is none to be seen
+    found.beat_at = NOW - timedelta(hours=2)
+    assert not any("behind" in each for each in found.troubles(NOW))
+
+
 def test_a_relay_that_runs_and_does_not_lead_is_not_to_be_started() -> None:
     numbers = RelayNumbers(
         active=False, oldest_unpublished_seconds=0, changes_per_second=0, batch_seconds=None, publish_errors=0,
