@@ -25,6 +25,11 @@ class Acl:
     name: str
     operations: tuple[str, ...]
 
+    @property
+    def is_prefix(self) -> bool:
+        """Whether names that begin so are meant, too: those of later generations do."""
+        return self.resource == "topic" and any(self.name.endswith(topic.name) for topic in GENERATIONAL)
+
 
 def acls(prefix: str = "") -> list[Acl]:
     """Return all rights, by process; `prefix` is `kafka.topic_prefix`."""
@@ -52,6 +57,10 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
         if topic in GENERATIONAL:
             # an old generation goes when a new one is read
             yield COMMANDS, "topic", topic.name, "Delete"
+    for process in sorted({each for topic in GENERATIONAL for each in (*topic.writers, *topic.readers)}):
+        # whoever does not see both topics of a generation takes it for one that is being made, and stays with the old one
+        for topic in GENERATIONAL:
+            yield process, "topic", topic.name, "Describe"
     for group in GROUPS:
         yield group, "group", group, "Read"
         yield group, "topic", DEAD_LETTERS.name, "Write"
@@ -68,8 +77,7 @@ def as_command(acl: Acl, bootstrap_servers: str) -> str:
     principal = acl.process if acl.process in _OUTSIDE else f"tocsin-{acl.process}"
     operations = " ".join(f"--operation {operation}" for operation in acl.operations)
     resource = "--cluster" if acl.resource == "cluster" else f"--{acl.resource} {acl.name}"
-    if acl.resource == "topic" and any(acl.name.endswith(topic.name) for topic in GENERATIONAL):
-        # later generations begin with the same name
+    if acl.is_prefix:
         resource += " --resource-pattern-type prefixed"
     who = f"--add --allow-principal User:{principal}"
     return f"kafka-acls.sh --bootstrap-server {bootstrap_servers} {who} {operations} {resource}"

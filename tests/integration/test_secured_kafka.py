@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +35,7 @@ from bridge.contracts.events import StoreBeat
 from bridge.contracts.topics import INCIDENTS, STORE_CHANGES
 from bridge.runtime.acls import acls
 from bridge.runtime.consume import headers_of
+from bridge.runtime.generations import Generations, ask_generations
 from bridge.runtime.kafka import Publisher, as_topic_partition, new_consumer
 from bridge.runtime.kafka_auth import TOKEN_SOURCES, Token, independent_auth
 from bridge.runtime.settings import Kafka
@@ -106,7 +108,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaSer
         rights = [
             ACL(
                 f"User:tocsin-{each.process}", "*", _OPERATIONS[operation], ACLPermissionType.ALLOW,
-                ResourcePattern(_RESOURCES[each.resource], each.name),
+                ResourcePattern(
+                    _RESOURCES[each.resource], each.name,
+                    ACLResourcePatternType.PREFIXED if each.is_prefix else ACLResourcePatternType.LITERAL,
+                ),
             )
             for each in acls()
             for operation in each.operations
@@ -127,6 +132,26 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaSer
             time.sleep(0.05)
         admin.close()
         yield server, ca_file
+
+
+def test_whoever_writes_or_reads_a_generation_sees_it_with_its_own_rights(
+    secured: tuple[KafkaServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = TopicsAdmin(Kafka(bootstrap_servers=secured[0].bootstrap_servers))
+    admin.create_generation(2, 7)
+    try:
+        for process in ("relay", "index", "outbox", "commands"):
+            monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka, name=process: Tokens(f"tocsin-{name}"))
+            assert ask_generations(settings_of(secured)) == Generations(1, 2), process
+        admin.activate(2)
+        for process in ("relay", "index", "outbox", "commands"):
+            monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka, name=process: Tokens(f"tocsin-{name}"))
+            assert ask_generations(settings_of(secured)) == Generations(2), process
+    finally:
+        server = AdminClient({"bootstrap.servers": secured[0].bootstrap_servers})
+        made = [name for name in server.list_topics(timeout=15).topics if ".g2" in name]
+        for future in server.delete_topics(made).values():
+            future.result(timeout=15)
 
 
 def settings_of(secured: tuple[KafkaServer, Path]) -> Kafka:
@@ -185,7 +210,8 @@ def test_both_clients_sign_in_and_go_on_when_their_tokens_end(
         assert read_one().key == f"beat/{number}".encode()
     reader.close()
     # a right that the declaration does not give is not there
-    with pytest.raises(TocsinError, match=r"tocsin\.incidents"), publisher.transaction():
+    refused = r"this account may not see topic tocsin\.incidents; `tocsin topics show --acls`"
+    with pytest.raises(TocsinError, match=refused), publisher.transaction():
         publisher.send(INCIDENTS, message(0))
     publisher.close()
 
