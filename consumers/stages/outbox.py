@@ -117,6 +117,9 @@ class OutboxStage(Generic[Row]):
             while not stop.is_set():
                 if not self._lease.take():
                     publisher = None
+                    # whoever holds it says how much waits: what this process saw last would be shown for ever
+                    DEPTH.set(0)
+                    AGE.set(0)
                     self._health.ready()
                     stop.wait(1.0)
                     continue
@@ -131,6 +134,8 @@ class OutboxStage(Generic[Row]):
                     publisher = None
                     log.warning("outbox waits", reason=str(error))
                     self._health.missing("kafka", str(error))
+                    # it grows above all while nothing leaves
+                    self._observe()
                     stop.wait(1.0)
                     continue
                 if time.monotonic() - observed > 1:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bridge.contracts.envelope import Message, open_envelope
+from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import CaseEvent
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import CASE_EVENTS, DELIVERY_COMMANDS, Topic
@@ -222,6 +223,35 @@ def test_after_losing_the_lease_the_publisher_is_opened_anew() -> None:
     table, topics = Table(25), Topics()
     run_until_empty(stage_of(table, topics, Lease(True, False, True)), table)
     assert (numbers(topics), topics.opened) == (list(range(1, 26)), 2)
+
+
+def test_while_nothing_leaves_it_is_shown_how_long_the_oldest_waits() -> None:
+    """The page for an outbox that is behind hangs on it; what is not published because Kafka is away counts above all."""
+    table, topics, stop = Table(3), Topics(), threading.Event()
+
+    def cannot() -> Publisher:
+        stop.set()
+        raise Unreachable("Kafka does not answer")
+
+    DEPTH.set(0)
+    AGE.set(0)
+    topics.open = cannot  # type: ignore[method-assign]  # a broker that is away
+    stage_of(table, topics).run(stop)
+    assert (DEPTH._value.get(), AGE._value.get()) == (3, 5)
+
+
+def test_whoever_lost_the_lease_shows_nothing_of_what_it_saw() -> None:
+    table, topics, stop = Table(3), Topics(), threading.Event()
+    DEPTH.set(3)
+    AGE.set(500)
+
+    class Taken(Lease):
+        def take(self) -> bool:
+            stop.set()
+            return False
+
+    stage_of(table, topics, Taken()).run(stop)
+    assert (DEPTH._value.get(), AGE._value.get()) == (0, 0)
 
 
 def test_depth_and_age_are_shown() -> None:
