@@ -31,7 +31,7 @@ from bridge.runtime.generations import (
     read_name,
     unpin,
 )
-from bridge.runtime.kafka import Positions, new_consumer
+from bridge.runtime.kafka import RIGHTS_HINT, Positions, is_forbidden, new_consumer
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, gauge
 
@@ -465,7 +465,7 @@ def _raise_unless_passing(error: KafkaError) -> None:
         return
     if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
         raise Unreachable(f"{error.str()}; run `tocsin topics apply` first")
-    raise Unreachable(f"Kafka: {error.str()}")
+    raise Unreachable(f"Kafka: {error.str()}" + (f"; {RIGHTS_HINT}" if is_forbidden(error) else ""))
 
 
 def _after(messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> dict[tuple[str, int], int]:

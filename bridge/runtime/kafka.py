@@ -41,6 +41,7 @@ class Fenced(Refused):
     """Another process took over this transactional id: this one must publish and delete nothing more."""
 
 
+RIGHTS_HINT = "`tocsin topics show --acls` prints the rights that each process needs"
 _POLL_EVERY = 100
 """Records between looks at what the client has to report."""
 _THE_KEYS = -1
@@ -320,11 +321,7 @@ class Publisher:
             return Fenced("another process took over this publisher; this one stops and publishes nothing more")
         if kafka_error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
             return Unreachable(f"Kafka does not answer: {kafka_error.str()}; check kafka.bootstrap_servers")
-        hint = (
-            "; `tocsin topics show --acls` prints the rights that each process needs"
-            if _is_forbidden(kafka_error)
-            else ""
-        )
+        hint = f"; {RIGHTS_HINT}" if is_forbidden(kafka_error) else ""
         return NotPublished(f"Kafka refused a record: {kafka_error.str()}{hint}")
 
     def close(self) -> None:
@@ -338,9 +335,11 @@ class Publisher:
             self._producer.flush(5)
 
 
-def _is_forbidden(error: KafkaError) -> bool:
+def is_forbidden(error: KafkaError) -> bool:
+    """Return whether the broker knows who asks, and that they may not."""
     return error.code() in (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     )
@@ -353,6 +352,8 @@ def partition_count(client: Any, name: str) -> int:
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     topic = metadata.topics.get(name)
+    if topic is not None and topic.error is not None and is_forbidden(topic.error):
+        raise Unreachable(f"this account may not see topic {name}; {RIGHTS_HINT}")
     if topic is None or topic.error is not None or not topic.partitions:
         raise Unreachable(f"topic {name} does not exist; run `tocsin topics apply` first")
     return len(topic.partitions)

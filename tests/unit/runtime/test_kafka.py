@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -79,6 +80,19 @@ def test_a_topic_that_is_not_there_names_the_command_that_makes_it() -> None:
             return Metadata()
 
     with pytest.raises(Unreachable, match=r"topic p\.x does not exist; run `tocsin topics apply`"):
+        partition_count(Client(), "p.x")
+
+
+def test_a_topic_that_this_account_may_not_see_is_not_called_absent() -> None:
+    class Hidden:
+        error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        partitions: dict[int, object] = {}  # noqa: RUF012  an answer as the client gives it
+
+    class Client:
+        def list_topics(self, name: str, timeout: float) -> SimpleNamespace:
+            return SimpleNamespace(topics={name: Hidden()})
+
+    with pytest.raises(Unreachable, match=r"this account may not see topic p\.x; `tocsin topics show --acls` prints"):
         partition_count(Client(), "p.x")
 
 
