@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as _TopicPartition
 
@@ -18,6 +19,8 @@ from bridge.runtime.consume import headers_of
 from bridge.runtime.generations import has_generations, pinned, read_name
 from bridge.runtime.kafka import Publisher, new_consumer, partition_count
 from bridge.runtime.settings import Kafka
+
+log = structlog.get_logger()
 
 REDRIVEN_HEADER = "tocsin-redriven"
 """Says on the message which dead letter it was."""
@@ -46,14 +49,24 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
                 if error is not None:
                     raise Unreachable(f"{name}: {error.str()}")
                 position = int(message.offset() or 0) + 1
-                event = open_envelope(message.key(), message.value(), headers_of(message))
-                if isinstance(event, DeadLettered) and event.dead_letter_id not in seen:
+                event = _letter_in(message)
+                if event is not None and event.dead_letter_id not in seen:
                     seen.add(event.dead_letter_id)
                     yield event
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     finally:
         consumer.close()
+
+
+def _letter_in(message: Message) -> DeadLettered | None:
+    """Return the dead letter in a message; None for one that is none, which keeps nobody from the others."""
+    try:
+        event = open_envelope(message.key(), message.value(), headers_of(message))
+    except BadInput as fault:
+        log.error("a message among the dead letters is none", offset=message.offset(), reason=str(fault))
+        return None
+    return event if isinstance(event, DeadLettered) else None
 
 
 def bounds(consumer: Consumer, partition: _TopicPartition) -> tuple[int, int]:
@@ -229,8 +242,8 @@ class _Returning:
             message = self._consumer.poll(min(left, 0.2))
             if message is None or message.error() is not None:
                 continue
-            event = open_envelope(message.key(), message.value(), headers_of(message))
-            if not isinstance(event, DeadLettered) or event.dead_letter_id in self._seen:
+            event = _letter_in(message)
+            if event is None or event.dead_letter_id in self._seen:
                 continue
             if original_headers(event).get(REDRIVEN_HEADER, b"").decode(errors="replace") in self._ids:
                 self._seen.add(event.dead_letter_id)
