@@ -8,6 +8,11 @@ from bridge.runtime.generations import GENERATIONAL
 
 GROUPS = ("index", "planning", "dispatch", "receipts", "evidence", "account-notices", "intake")
 """Consumer groups, named as the process that joins them."""
+READERS = {
+    "index": ("index-incidents", "index-heads"),
+    "commands": ("dead-letters-reader", "generation-switch"),
+}
+"""Groups that nobody joins, by process: who reads so says itself where, but its client asks for the group's coordinator."""
 TRANSACTIONAL = ("relay", "outbox")
 """Processes that publish under a transactional id of their own name."""
 COMMANDS = "commands"
@@ -65,6 +70,9 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
         yield group, "group", group, "Read"
         yield group, "topic", DEAD_LETTERS.name, "Write"
         yield group, "topic", DEAD_LETTERS.name, "Describe"
+    for process, names in READERS.items():
+        for name in names:
+            yield process, "group", name, "Describe"
     for process in TRANSACTIONAL:
         yield process, "transactional-id", process, "Write"
         yield process, "transactional-id", process, "Describe"

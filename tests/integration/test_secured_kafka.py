@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,15 +32,21 @@ from pydantic import SecretStr
 
 from bridge.contracts.envelope import open_envelope, seal_envelope
 from bridge.contracts.errors import Refused, TocsinError
-from bridge.contracts.events import StoreBeat
-from bridge.contracts.topics import INCIDENTS, STORE_CHANGES
+from bridge.contracts.events import IncidentRevised, StoreBeat
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import DELIVERY_OUTCOMES, INCIDENTS, STORE_CHANGES
+from bridge.generation_switch import TopicReader
 from bridge.runtime.acls import acls
+from bridge.runtime.clock import SystemClock
 from bridge.runtime.consume import headers_of
+from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import Generations, ask_generations
 from bridge.runtime.kafka import Publisher, as_topic_partition, new_consumer
 from bridge.runtime.kafka_auth import TOKEN_SOURCES, Token, independent_auth
+from bridge.runtime.redrive import dead_letters, redrive
 from bridge.runtime.settings import Kafka
 from bridge.runtime.topics_admin import TopicsAdmin
+from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
 from tests.conftest import way_or_skip
 from tests.servers import kafka as kafka_servers
 from tests.servers.kafka import KafkaServer, Secured
@@ -70,6 +77,11 @@ class Tokens:
         parts = (json.dumps(part).encode() for part in ({"alg": "none"}, claims))
         encoded = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
         return Token(encoded + ".", now + TOKEN_SECONDS)
+
+
+def sign_in(monkeypatch: pytest.MonkeyPatch, process: str) -> None:
+    """Have each client from now on sign in as `process`."""
+    monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka: Tokens(f"tocsin-{process}"))
 
 
 def certificate() -> tuple[str, str]:
@@ -141,17 +153,62 @@ def test_whoever_writes_or_reads_a_generation_sees_it_with_its_own_rights(
     admin.create_generation(2, 7)
     try:
         for process in ("relay", "index", "outbox", "commands"):
-            monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka, name=process: Tokens(f"tocsin-{name}"))
+            sign_in(monkeypatch, process)
             assert ask_generations(settings_of(secured)) == Generations(1, 2), process
         admin.activate(2)
         for process in ("relay", "index", "outbox", "commands"):
-            monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka, name=process: Tokens(f"tocsin-{name}"))
+            sign_in(monkeypatch, process)
             assert ask_generations(settings_of(secured)) == Generations(2), process
     finally:
         server = AdminClient({"bootstrap.servers": secured[0].bootstrap_servers})
         made = [name for name in server.list_topics(timeout=15).topics if ".g2" in name]
         for future in server.delete_topics(made).values():
             future.result(timeout=15)
+
+
+def test_each_reader_outside_of_a_group_may_read(
+    secured: tuple[KafkaServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client asks for the coordinator of the group that it names, and one that may not is an error in place of a message."""
+    plain = Kafka(bootstrap_servers=secured[0].bootstrap_servers)
+    letters = DeadLetters(lambda: Publisher(plain), "receipts", SystemClock())
+    for offset in range(3):
+        letters.put_raw(DELIVERY_OUTCOMES.name, 0, offset, b"k", b"{}", [], "not JSON")
+    letters.flush()
+    scope = Scope(model_ids=("m",))
+    incident = IncidentRevised(
+        incident_id="INC-2026-0001", revision=1, status="open", scope=scope, scope_sha256=scope.sha256(), detected_at=AT
+    )
+    outbox = Publisher(plain)
+    outbox.send(INCIDENTS, seal_envelope(incident, key="INC-2026-0001", root="INC-2026-0001", source="/case", at=AT))
+    outbox.flush()
+    outbox.close()
+    kafka = settings_of(secured)
+
+    sign_in(monkeypatch, "commands")
+    kept = list(dead_letters(kafka))
+    assert len(kept) == 3
+    assert redrive(kafka, kept, per_second=10, stop_after=0).put_back == 3
+    reader = TopicReader(kafka, INCIDENTS.name)
+    assert [len(messages) for messages in reader.to_end()] == [1]
+    assert list(reader.to_end()) == []
+    reader.close()
+
+    sign_in(monkeypatch, "index")
+    aside = Publisher(kafka)
+    feed = IncidentFeed(kafka, DeadLetters(lambda: aside, "index", SystemClock()))
+    assert feed.read_to_end(INCIDENTS.partitions, threading.Event()) == [incident]
+    heads = TopicHeads(kafka)
+    assert heads.bounds(INCIDENTS, 0) == (0, 1)
+    assert heads.nothing_between(INCIDENTS, 0, 0, 1) is False
+    assert [message.offset() for message in heads.messages(INCIDENTS, 0, [0])] == [0]
+    feed.close()
+    heads.close()
+    # and may keep aside what it cannot read
+    letters = DeadLetters(lambda: aside, "index", SystemClock())
+    letters.put_raw(INCIDENTS.name, 0, 7, b"k", b"{}", [], "not JSON")
+    letters.flush()
+    aside.close()
 
 
 def settings_of(secured: tuple[KafkaServer, Path]) -> Kafka:
