@@ -673,7 +673,18 @@ class Settings(BaseSettings):
             dumped[section]["url"] = _without_password(url)
         if self.store.replica_url is not None:
             dumped["store"]["replica_url"] = _without_password(self.store.replica_url.get_secret_value())
-        return dumped
+        return {section: _masked(values) for section, values in dumped.items()}
+
+
+def _masked(value: Any) -> Any:
+    """Return `value` without the passwords of addresses in it: also where no secret is expected, somebody may write one."""
+    if isinstance(value, dict):
+        return {key: _masked(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_masked(each) for each in value]
+    if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*:[^/?#]*@", value):
+        return _without_password(value)
+    return value
 
 
 def _without_password(url: str) -> str:

@@ -115,6 +115,16 @@ def test_a_number_or_name_that_nothing_can_work_with_is_refused_where_it_stands(
         load_settings(written(tmp_path, text))
 
 
+def test_a_password_in_any_address_is_masked(tmp_path: Path) -> None:
+    text = (
+        '[registry]\nkind = "mlflow"\nuri = "https://user:hunter2@mlflow/x"\n'
+        '[pager]\nalertmanager_urls = ["http://am:9093/a@b", "http://user:hunter2@am:9093"]\n'
+    )
+    shown = load_settings(written(tmp_path, text)).masked()
+    assert shown["registry"]["uri"] == "https://user:**********@mlflow/x"
+    assert shown["pager"]["alertmanager_urls"] == ["http://am:9093/a@b", "http://user:**********@am:9093"]
+
+
 def test_passwords_are_masked_and_never_echoed(tmp_path: Path) -> None:
     path = written(tmp_path, '[store]\nurl = "mysql+pymysql://user:hunter2@db/magento"\n')
     shown = str(load_settings(path).masked())
