@@ -28,7 +28,7 @@ from consumers.adapters.case_store.outbox import Outbox, Outgoing, Written
 from consumers.adapters.case_store.positions import read_positions, take_lease, write_positions
 from consumers.adapters.case_store.registry import RegistryTables
 from consumers.domain.delivery import Trigger
-from consumers.domain.ledger import Intent, SentReport
+from consumers.domain.ledger import Counts, Intent, SentReport
 from consumers.domain.openlineage import DatasetFact, Role, RunFact
 from consumers.domain.registry import RegisteredVersion, RegistrySnapshot, alias_at, observe
 from consumers.domain.sending import ReceiptKind
@@ -77,6 +77,49 @@ def case(database: CaseDatabase) -> Case:
 
 class TestOnMariaDb(LedgerCases):
     """Every promise of the ledger on MariaDB."""
+
+
+def test_a_bounce_that_is_written_while_the_last_people_are_counted_is_carried_on(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To count a million takes a second, and asynchronous bounces keep coming."""
+    person = case.person(1)
+    (intent,) = case.claim(EMAIL_LANE)
+    case.hand_over([intent])
+    case.receive(intent, ReceiptKind.DELIVERED)
+    count = Ledger._counts
+
+    def counted(connection: sa.Connection, incident_id: str) -> Counts:
+        found = count(connection, incident_id)
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "_counts", staticmethod(counted))
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
+    assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+    assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
+
+
+def test_a_release_that_is_stopped_while_its_people_are_counted_stays_stopped(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.person(1)
+    (intent,) = case.claim(EMAIL_LANE)
+    case.hand_over([intent])
+    case.receive(intent, ReceiptKind.DELIVERED)
+    count = Ledger._counts
+
+    def counted(connection: sa.Connection, incident_id: str) -> Counts:
+        found = count(connection, incident_id)
+        case.set_release("r1", "cancelled")
+        return found
+
+    monkeypatch.setattr(Ledger, "_counts", staticmethod(counted))
+    assert case.ledger.finish_releases() == []
+    with case.database.read() as connection:
+        assert connection.execute(sa.select(tables.release.c.state)).scalar_one() == "cancelled"
+    assert "release.finished" not in {event["kind"] for event in case.case_events()}
 
 
 class TestPackedOnMariaDb(PackedCases):

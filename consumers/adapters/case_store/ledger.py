@@ -250,6 +250,8 @@ class Ledger:
             for row in rows:
                 if row["mode"] != Mode.BREAK_GLASS:
                     self._adopt(connection, row)
+                if row["state"] == "finished":
+                    self._go_on(connection, row)
                 begun += self._begin_release(connection, row, most - begun, now, free, commanded)
                 if begun >= most:
                     return Begun(begun, commanded, more=True), free
@@ -265,15 +267,20 @@ class Ledger:
 
     @staticmethod
     def _adopt(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
-        """Take over what waits under a void or cancelled release, for people who are still affected and whose text is
-        approved here; with that text.
+        """Take over what waits under a release that carries nothing any more, for people who are still affected and whose
+        text is approved here; with that text.
 
-        Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever.
+        Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever. A
+        release that was finished when the scope was corrected is not voided: a bounce may come long after its end.
         """
         void = (
             connection.execute(
                 sa.select(release.c.release_id).where(
-                    (release.c.incident_id == row["incident_id"]) & release.c.state.in_(("void", "cancelled"))
+                    (release.c.incident_id == row["incident_id"])
+                    & (
+                        release.c.state.in_(("void", "cancelled"))
+                        | ((release.c.state == "finished") & (release.c.revision < row["revision"]))
+                    )
                 )
             )
             .scalars()
@@ -312,6 +319,25 @@ class Ledger:
                 )
                 .values(release_id=row["release_id"], bundle_sha256=approved["bundle_sha256"])
             )
+
+    @staticmethod
+    def _go_on(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
+        """Let a finished release run again if somebody's next channel waits under it: taken over, or begun by a bounce that was
+        written while the last people were counted.
+        """
+        waits = (
+            sa.select(attempt.c.attempt_id)
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .where(
+                (attempt.c.incident_id == row["incident_id"])
+                & (attempt.c.state == AttemptState.PLANNED)
+                & (attempt.c.release_id == row["release_id"])
+                & recipient.c.final_state.is_(None)
+            )
+            .limit(1)
+        )
+        if connection.execute(waits).first() is not None:
+            _run_again(connection, [row["release_id"]])
 
     @staticmethod
     def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
@@ -421,15 +447,13 @@ class Ledger:
                 connection, row, {each["recipient_id"]: each for each in rows}, attempts, free, commanded
             )
         insert_many(connection, attempt, attempts)
+        begun = {each["recipient_id"] for each in attempts}
+        _withdraw_elsewhere(connection, [person["recipient_id"] for person in rows if person["twin"]], begun)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
             # a late addition within the cap was approved with all others, however late
-            connection.execute(
-                sa.update(release)
-                .where(release.c.release_id == row["release_id"])
-                .values(state="releasing", finished_at=None)
-            )
+            _run_again(connection, [row["release_id"]])
         return len(attempts) + len(ended) + len(elsewhere)
 
     def _command_at_once(
@@ -515,6 +539,7 @@ class Ledger:
             {
                 **person, **segments[person["segment_id"]],
                 "channels": json.loads(person["channels"]), "told_in": told_in.get(recipient_id),
+                "twin": recipient_id in twins,
             }
             for recipient_id in ids
             if (person := locked.get(recipient_id)) is not None
@@ -750,11 +775,14 @@ class Ledger:
                 counts = self._counts(connection, row["incident_id"])
                 if counts.people == 0 or counts.open or counts.held or counts.supplements_open:
                     continue
-                connection.execute(
+                finishes = connection.execute(
                     sa.update(release)
-                    .where(release.c.release_id == row["release_id"])
+                    .where((release.c.release_id == row["release_id"]) & (release.c.state == "releasing"))
                     .values(state="finished", finished_at=now)
                 )
+                if not finishes.rowcount:
+                    # somebody has stopped it while its people were counted
+                    continue
                 outbox.append(
                     connection,
                     [
@@ -1338,6 +1366,11 @@ class Ledger:
                 bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), now))
+            if after is AttemptState.PLANNED and row["final_state"] is not None:
+                # another channel has reached them meanwhile: what would leave again need not
+                gone = next_state(after, Trigger.CANCEL)
+                row["state"] = gone.value
+                outcomes.append(outcome_of(row, Happened(after, gone, Trigger.CANCEL, now), now))
         self._store(connection, [(stood[attempt_id], rows[attempt_id]) for attempt_id in sorted(touched)])
         keep_hard_bounces(connection, list(bounced.values()), now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
@@ -1420,6 +1453,7 @@ class Ledger:
 
         reopened: set[str] = set()
         undone: list[str] = []
+        not_reached: list[str] = []
         new_attempts: list[dict[str, Any]] = []
         fallbacks = Counter[Channel]()
         ends: dict[tuple[str, bool], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
@@ -1450,6 +1484,8 @@ class Ledger:
                 if person["final_state"] is not None:
                     undone.append(person["recipient_id"])
             elif following.end is not None and person["final_state"] not in _same_end(following.end):
+                if person["final_state"] == PersonEnd.REACHED:
+                    not_reached.append(person["recipient_id"])
                 key = (person["incident_id"], bool(exercise))
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
@@ -1479,6 +1515,7 @@ class Ledger:
             )
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
+        _take_back_elsewhere(connection, [*undone, *not_reached])
         self._apply(connection, superfluous, now)
 
     @staticmethod
@@ -1611,6 +1648,59 @@ def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
     return twin, same
 
 
+def _withdraw_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str], begun: Collection[str]) -> None:
+    """Take back what another incident has planned for those of the recipients who are `begun` here and has not sent, as it is
+    held there, or its release stopped: it has its turn again there, and by then they have been told, or could not be.
+    """
+    twin, same = _twin()
+    for some in in_parts([each for each in recipient_ids if each in begun]):
+        planned = (
+            sa.select(twin.c.recipient_id)
+            .select_from(recipient.join(twin, same).join(attempt, attempt.c.recipient_id == twin.c.recipient_id))
+            .where(recipient.c.recipient_id.in_(some) & twin.c.final_state.is_(None))
+            .distinct()
+        )
+        waiting: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for row in connection.execute(
+            # locked: the meter there must not put on the belt what is being withdrawn
+            sa.select(attempt.c.recipient_id, attempt.c.state, attempt.c.send_count)
+            .where(attempt.c.recipient_id.in_(connection.execute(planned).scalars().all()))
+            .with_for_update()
+        ):
+            waiting[row.recipient_id].append((row.state, row.send_count))
+        unsent = [name for name, of_name in waiting.items() if set(of_name) == {(AttemptState.PLANNED, 0)}]
+        connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(unsent)))
+
+
+def _take_back_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
+    """Take back the end of whoever another incident ended because these had been reached, which they are not any more: they
+    have their turn there as if nobody had told them. An incident that has ended tells nobody.
+    """
+    here = recipient.alias("here")
+    for some in in_parts(sorted(recipient_ids)):
+        ended = (
+            connection.execute(
+                sa.select(recipient.c.recipient_id)
+                .join(
+                    here,
+                    (here.c.root == recipient.c.root)
+                    & (here.c.notice_sha256 == recipient.c.notice_sha256)
+                    & (here.c.recipient_id == recipient.c.told_in),
+                )
+                .join(incident, incident.c.incident_id == recipient.c.incident_id)
+                .where(here.c.recipient_id.in_(some) & incident.c.state.not_in(_ENDED))
+            )
+            .scalars()
+            .all()
+        )
+        if ended:
+            connection.execute(
+                sa.update(recipient)
+                .where(recipient.c.recipient_id.in_(ended))
+                .values(final_state=None, final_at=None, told_in=None)
+            )
+
+
 def _with_twins(connection: sa.Connection, recipient_ids: Sequence[str]) -> Collection[str]:
     """Return those of the recipients of whom another incident knows, too."""
     found: set[str] = set()
@@ -1698,6 +1788,12 @@ def _beginning_releases() -> sa.Select[Any]:
         .order_by(release.c.released_at)
         # with the incident: planning, which locks it, must not redraw people whose attempts are being written
         .with_for_update(of=(release, incident))
+    )
+
+
+def _run_again(connection: sa.Connection, release_ids: Sequence[str]) -> None:
+    connection.execute(
+        sa.update(release).where(release.c.release_id.in_(release_ids)).values(state="releasing", finished_at=None)
     )
 
 

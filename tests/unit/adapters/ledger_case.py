@@ -202,13 +202,31 @@ class Case:
         with self.database.write() as connection:
             connection.execute(sa.update(tables.incident).values(revision=2, epoch=2))
 
-    def release_anew(self) -> None:
+    def release_anew(self, revision: int = 2) -> None:
         """Let the corrected scope's release run, its policy with the same segment."""
         with self.database.write() as connection:
             old = connection.execute(sa.select(tables.release)).mappings().one()
             connection.execute(
-                sa.insert(tables.release).values(**{**old, "release_id": "r2", "revision": 2, "state": "releasing"})
+                sa.insert(tables.release).values(
+                    **{**old, "release_id": "r2", "revision": revision, "state": "releasing", "finished_at": None}
+                )
             )
+
+    def set_release(self, release_id: str, state: str) -> None:
+        with self.database.write() as connection:
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == release_id).values(state=state)
+            )
+
+    def affect(self, number: int, revision: int) -> None:
+        """Let the scope of `revision` be about a person."""
+        with self.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.affected).values(
+                    incident_id=INCIDENT, revision=revision, root=f"customer/{number}", partition=0,
+                    standing="recorded", departed=False, late=False, member_leaf="0" * 64, event="{}",
+                )
+            )  # fmt: skip
 
     def end(self, recipient_id: str) -> str | None:
         with self.database.read() as connection:
@@ -765,6 +783,64 @@ class LedgerCases:
         assert case.end(person) is None
         assert case.ledger.meter(SMS_LANE) == 1
 
+    @pytest.mark.parametrize("others_told", [False, True])
+    def test_a_bounce_after_the_end_goes_on_under_the_release_of_the_corrected_scope(
+        self, case: Case, others_told: bool
+    ) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
+        case.void()
+        case.affect(1, revision=2)
+        case.release_anew()
+        if others_told:
+            assert case.ledger.finish_releases() == [(INCIDENT, "r2")]
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        (again,) = case.claim(SMS_LANE)
+        assert (again.recipient_id, again.release_id) == (person, "r2")
+        case.hand_over([again])
+        case.receive(again, ReceiptKind.DELIVERED)
+        assert case.end(person) == "reached"
+        assert case.ledger.finish_releases() == [(INCIDENT, "r2")]
+
+    def test_a_bounce_under_a_cancelled_release_goes_on_under_the_next_one_though_that_is_finished(
+        self, case: Case
+    ) -> None:
+        person = case.person(1)
+        case.affect(1, revision=1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.set_release("r1", "cancelled")
+        case.release_anew(revision=1)
+        assert case.ledger.finish_releases() == [(INCIDENT, "r2")]
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
+
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_nothing_is_tried_again_with_whom_another_channel_has_reached_meanwhile(
+        self, case: Case, lost: bool
+    ) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        sweep(case, timedelta(hours=5))
+        (text,) = case.claim(SMS_LANE)
+        if lost:
+            case.ledger.report([SentReport(text.attempt_id, Trigger.LOST, text.send_count)])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.end(person) == "reached"
+        if lost:
+            sweep(case, timedelta(minutes=10))
+        else:
+            case.ledger.report([SentReport(text.attempt_id, Trigger.THROTTLED, text.send_count)])
+        assert case.states(person) == [("email", "delivered"), ("sms", "cancelled")]
+        assert case.claim(SMS_LANE) == []
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person], "it is needed after all"
+
     def test_the_next_channel_is_the_one_that_was_approved(self, case: Case) -> None:
         person = case.person(1, ("email", "sms", "account_notice"))
         (intent,) = case.claim(EMAIL_LANE)
@@ -799,13 +875,7 @@ class LedgerCases:
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.claim(SMS_LANE) == []
         if still_affected:
-            with case.database.write() as connection:
-                connection.execute(
-                    sa.insert(tables.affected).values(
-                        incident_id=INCIDENT, revision=2, root="customer/1", partition=0, standing="recorded",
-                        departed=False, late=False, member_leaf="0" * 64, event="{}",
-                    )
-                )  # fmt: skip
+            case.affect(1, revision=2)
         case.release_anew()
         assert [each.recipient_id for each in case.claim(SMS_LANE)] == ([person] if still_affected else [])
         counts = case.ledger.counts(INCIDENT)
@@ -960,6 +1030,50 @@ class LedgerCases:
         assert case.end(first) == "unreachable_reported"
         (again,) = case.claim(EMAIL_LANE)
         assert again.recipient_id == second
+
+    @pytest.mark.parametrize("why", ["gate", "paused"])
+    def test_who_was_told_elsewhere_while_their_notice_waited_is_not_told_again(self, case: Case, why: str) -> None:
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        alone = case.person(2)
+        case.ledger.begin_attempts(10)
+        second = case.twin(1, other)
+        store = SqlCaseStore(case.database, case.clock)
+        if why == "gate":
+            with case.database.write() as connection:
+                values = {"gate_id": "g", "incident_id": INCIDENT, "kind": "law_enforcement_hold", "covers": ["DE"]}
+                connection.execute(sa.insert(tables.gate).values(**values, set_at=NOW, set_by="d"))
+        else:
+            case.set_release("r1", "paused")
+        (intent,) = case.claim(EMAIL_LANE)
+        assert intent.recipient_id == second
+        case.hand_over([intent])
+        if why == "gate":
+            store.change(lambda work: work.lift_gate("g", by="d", at=NOW))
+        else:
+            case.set_release("r1", "releasing")
+        assert [each.recipient_id for each in case.claim(EMAIL_LANE)] == [alone], "it may arrive yet"
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.claim(EMAIL_LANE) == []
+        assert (case.end(first), case.states(first)) == ("reached", [])
+
+    def test_who_was_told_elsewhere_and_was_not_after_all_is_told_here(self, case: Case) -> None:
+        other = case.second_incident()
+        first = case.person(1, ("email", "account_notice"), notice_sha256="d" * 64)
+        second = case.twin(1, other)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.ledger.begin_attempts(10)
+        assert case.end(second) == "reached"
+        assert len(case.ledger.finish_releases()) == 2
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert (case.end(first), case.end(second)) == (None, None)
+        assert case.claim(SMS_LANE) == [], "the next channel there may reach them"
+        (notice,) = case.claim(Lane(Channel.ACCOUNT_NOTICE, belt=10, at_once=10))
+        case.ledger.report([SentReport(notice.attempt_id, Trigger.REFUSED, notice.send_count)])
+        assert case.end(first) == "unreachable_reported"
+        assert [each.recipient_id for each in case.claim(SMS_LANE)] == [second]
 
     def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
         other = case.second_incident()
