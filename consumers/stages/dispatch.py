@@ -10,6 +10,7 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -171,6 +172,8 @@ class Dispatch:
         self._work = _Work()
         self._refusals = _Refusals()
         self._called = 0
+        self._untouched: dict[str, Intent] = {}
+        """Claims of the batch in hand that no provider was asked for, and of which nothing is noted."""
         self._callers = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
         self._unreported: list[tuple[Channel, SentReport]] = []
         self._unreported_since = 0.0
@@ -191,7 +194,9 @@ class Dispatch:
         them: the release stage turns them to `unknown`, receipts or one repeat settle them.
 
         A contact without an address fails that person's attempt. A fault of our own (a key that is not here, a text that
-        cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised.
+        cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised. An
+        error that nobody thought of costs those whom it met, as a crash would, and nobody else: whoever no provider was asked
+        for goes back to waiting.
         """
         events = [event for each in batch for event in each_of(each.event) if isinstance(event, DeliverNotice)]
         commands = [
@@ -202,15 +207,38 @@ class Dispatch:
         by_channel: dict[Channel, list[Intent]] = defaultdict(list)
         for intent in intents:
             by_channel[intent.channel].append(intent)
-        faults = [
-            *self._worked(Channel.EMAIL, self._send_emails, by_channel[Channel.EMAIL]),
-            *self._worked(Channel.SMS, self._send_texts, by_channel[Channel.SMS]),
-            *self._post_notices(by_channel[Channel.ACCOUNT_NOTICE]),
-            *self._write_letters(by_channel[Channel.LETTER]),
-        ]
+        self._untouched = {intent.attempt_id: intent for intent in intents}
+        try:
+            faults = [
+                *self._worked(Channel.EMAIL, self._send_emails, by_channel[Channel.EMAIL]),
+                *self._worked(Channel.SMS, self._send_texts, by_channel[Channel.SMS]),
+                *self._post_notices(by_channel[Channel.ACCOUNT_NOTICE]),
+                *self._write_letters(by_channel[Channel.LETTER]),
+            ]
+        except Exception:
+            self._leave_off()
+            raise
         if faults:
             # the supervisor's growing pause before a restart is what keeps this from spinning
             raise faults[0]
+
+    def _leave_off(self) -> None:
+        """Let whoever nobody was asked for wait again. Where the ledger cannot take it, the sweeper does so later."""
+        with suppress(TocsinError):
+            self._ledger.report([_recalled(intent) for intent in self._untouched.values()])
+
+    def _left(self, intent: Intent, error: Exception) -> Exception:
+        """Leave somebody over whom we stumbled as a crash would: to one more try, and then to their next channel. Were they to
+        wait for a mend, every batch would stumble over them again.
+        """
+        self._untouched.pop(intent.attempt_id, None)
+        log.error(
+            "attempt met an error of ours",
+            attempt=intent.attempt_id,
+            incident=intent.incident_id,
+            fault=type(error).__name__,
+        )
+        return error
 
     def weight_of(self, received: Received) -> float:
         """Return which part of a batch the commands in a message make up, by how long it takes to carry them out."""
@@ -218,8 +246,8 @@ class Dispatch:
         return sum(self._work.seconds(event.channel) for event in commands) / _CLAIMED_SECONDS
 
     def _worked(
-        self, channel: Channel, send: Callable[[Sequence[Intent]], Sequence[TocsinError]], intents: Sequence[Intent]
-    ) -> Sequence[TocsinError]:
+        self, channel: Channel, send: Callable[[Sequence[Intent]], Sequence[Exception]], intents: Sequence[Intent]
+    ) -> Sequence[Exception]:
         """Send, and learn how long it took for each who was sent to."""
         began, called = time.monotonic(), self._called
         faults = send(intents)
@@ -247,10 +275,10 @@ class Dispatch:
         self._ledger.put_back([event.attempt_id for event in events if event.channel in still])
         return [event for event in events if event.channel not in still]
 
-    def _send_emails(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
+    def _send_emails(self, intents: Sequence[Intent]) -> Sequence[Exception]:
         audiences: dict[tuple[str, EmailTemplate], list[_Addressed]] = defaultdict(list)
         failed: list[SentReport] = []
-        faults: list[TocsinError] = []
+        faults: list[Exception] = []
         for intent in intents:
             try:
                 contact = self._contact(intent)
@@ -267,6 +295,9 @@ class Dispatch:
             except TocsinError as fault:
                 failed.append(_held_back(intent, fault))
                 faults.append(fault)
+                continue
+            except Exception as error:
+                faults.append(self._left(intent, error))
                 continue
             entry = EmailEntry(intent.attempt_id, address, prepared.slots)
             audiences[(intent.incident_id, prepared.template)].append((intent, entry, prepared.body_sha256))
@@ -327,6 +358,8 @@ class Dispatch:
         entries = [entry for intent, entry, _ in people if intent.attempt_id in standing]
         if not entries:
             return _Answer(provider, standing, (), 0.0)
+        for entry in entries:
+            self._untouched.pop(entry.attempt_id, None)
         message = BulkEmail(
             from_address=template.from_address,
             reply_to=template.reply_to,
@@ -367,8 +400,8 @@ class Dispatch:
             ],
         )
 
-    def _send_texts(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
-        faults: list[TocsinError] = []
+    def _send_texts(self, intents: Sequence[Intent]) -> Sequence[Exception]:
+        faults: list[Exception] = []
         for intent in intents:
             try:
                 contact = self._contact(intent)
@@ -386,6 +419,9 @@ class Dispatch:
                 self._report(Channel.SMS, [_held_back(intent, fault)])
                 faults.append(fault)
                 continue
+            except Exception as error:
+                faults.append(self._left(intent, error))
+                continue
             if intent.attempt_id not in self._ledger.standing([intent]):
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
@@ -394,6 +430,7 @@ class Dispatch:
                 self._report(Channel.SMS, [_recalled(intent)])
                 continue
             began = time.monotonic()
+            self._untouched.pop(intent.attempt_id, None)
             answer = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             self._called += 1
             took = time.monotonic() - began
@@ -409,9 +446,9 @@ class Dispatch:
             self._report(Channel.SMS, [report])
         return faults
 
-    def _post_notices(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
+    def _post_notices(self, intents: Sequence[Intent]) -> Sequence[Exception]:
         reports: list[SentReport] = []
-        faults: list[TocsinError] = []
+        faults: list[Exception] = []
         # e-mails of the same batch may have taken a while: a pause in between counts for these, too
         standing = self._standing(intents)
         for intent in intents:
@@ -428,6 +465,9 @@ class Dispatch:
             except TocsinError as fault:
                 reports.append(_held_back(intent, fault))
                 faults.append(fault)
+                continue
+            except Exception as error:
+                faults.append(self._left(intent, error))
                 continue
             notice = AccountNotice(
                 notice_id=intent.attempt_id,
@@ -454,9 +494,9 @@ class Dispatch:
             self._report(Channel.ACCOUNT_NOTICE, reports)
         return faults
 
-    def _write_letters(self, intents: Sequence[Intent]) -> Sequence[TocsinError]:
+    def _write_letters(self, intents: Sequence[Intent]) -> Sequence[Exception]:
         reports: list[SentReport] = []
-        faults: list[TocsinError] = []
+        faults: list[Exception] = []
         batches: dict[str, list[tuple[Intent, Letter, str]]] = defaultdict(list)
         standing = self._standing(intents)
         for intent in intents:
@@ -478,10 +518,15 @@ class Dispatch:
                 reports.append(_held_back(intent, fault))
                 faults.append(fault)
                 continue
+            except Exception as error:
+                faults.append(self._left(intent, error))
+                continue
             letter = Letter(intent.attempt_id, intent.send_count, made.pdf, made.address)
             batches[intent.incident_id].append((intent, letter, made.body_sha256))
         for incident_id, batch in batches.items():
             assert self._letters is not None
+            for intent, _, _ in batch:
+                self._untouched.pop(intent.attempt_id, None)
             try:
                 results = self._letters.write(
                     incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise
@@ -520,6 +565,8 @@ class Dispatch:
         """Report soon: with more, or once a second has passed since the first."""
         if not self._unreported:
             self._unreported_since = time.monotonic()
+        for item in reports:
+            self._untouched.pop(item.attempt_id, None)
         self._unreported += [(channel, item) for item in reports]
         if len(self._unreported) >= _REPORTED_AT_ONCE or time.monotonic() - self._unreported_since > 1:
             self._flush()
@@ -640,7 +687,7 @@ def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:
     return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack), exercise=intent.exercise)
 
 
-def _held_back(intent: Intent, fault: TocsinError) -> SentReport:
+def _held_back(intent: Intent, fault: Exception) -> SentReport:
     log.error(
         "attempt waits for a fault to be mended",
         attempt=intent.attempt_id,

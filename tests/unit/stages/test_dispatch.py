@@ -63,6 +63,7 @@ class World:
         self.texts: list[tuple[str, str, str]] = []
         self.answers: dict[str, SendResult] = {}
         self.text_fault: Exception | None = None
+        self.stumbles_over = ""
         self.letters: list[tuple[str, list[Letter]]] = []
         self.letter_fault: Exception | None = None
         self.positions_after: Positions | None = None
@@ -201,26 +202,28 @@ class Texts:
         self._world = world
 
     def email(self, intent: Intent, contact: Contact) -> PreparedEmail:
-        self._fault()
+        self._fault(intent)
         subject = f"Subject {intent.segment_id}"
         template = EmailTemplate(TEMPLATE.from_address, None, subject, TEMPLATE.html, TEMPLATE.text)
         return PreparedEmail(template, {"name": str(contact.first_name)}, body_of(intent))
 
     def sms(self, intent: Intent, contact: Contact) -> PreparedText:
-        self._fault()
+        self._fault(intent)
         return PreparedText("Please log in.", body_of(intent))
 
     def account_notice(self, intent: Intent) -> PreparedAccountNotice:
-        self._fault()
+        self._fault(intent)
         return PreparedAccountNotice("Title", "Body", body_of(intent))
 
     def letter(self, intent: Intent, contact: Contact) -> PreparedLetter:
-        self._fault()
+        self._fault(intent)
         if contact.first_name == UNPRINTABLE:
             raise NotPrintable("a name has characters that the letter's fonts lack")
         return PreparedLetter(b"%PDF", contact.postal_address, body_of(intent))
 
-    def _fault(self) -> None:
+    def _fault(self, intent: Intent) -> None:
+        if intent.attempt_id == self._world.stumbles_over:
+            raise RuntimeError("an error that nobody thought of")
         if self._world.text_fault is not None:
             raise self._world.text_fault
 
@@ -635,6 +638,32 @@ def test_a_fault_in_one_call_loses_no_answer_of_the_others() -> None:
     assert {world.reports[attempt].trigger for attempt in answered} == {Trigger.ACCEPTED}
     assert len(lost) == 50
     assert lost < set(attempts)
+
+
+@pytest.mark.parametrize("channel", list(Channel))
+def test_an_error_that_nobody_thought_of_costs_nobody_but_whom_it_met(world: World, channel: Channel) -> None:
+    attempts = [world.person(n, channel, contact(postal_address=("Street 1",))) for n in range(3)]
+    world.stumbles_over = attempts[1]
+    with pytest.raises(RuntimeError, match="nobody thought of"):
+        world.run()
+    assert {name: each.trigger for name, each in world.reports.items()} == {
+        attempts[0]: Trigger.ACCEPTED, attempts[2]: Trigger.ACCEPTED,
+    }, "the other one stays intended, as after a crash"  # fmt: skip
+
+
+def test_whoever_was_not_called_when_a_call_fails_by_an_error_of_ours_waits_again() -> None:
+    """Else two such batches would give up hundreds whom nobody has written to."""
+    world = Far(together=1, fails_at=3)
+    mails = [world.person(n, Channel.EMAIL, Contact(email=f"p{n}@mail.example.com")) for n in range(600)]
+    others = [world.person(n, channel, contact()) for n, channel in enumerate([Channel.SMS, Channel.LETTER], 900)]
+    with pytest.raises(RuntimeError, match="our own"):
+        world.run()
+    lost = {entry.attempt_id for entry in world.mails[2].entries}
+    assert {*mails, *others} - world.reports.keys() == lost
+    called = {entry.attempt_id for mail in world.mails for entry in mail.entries} - lost
+    assert len(called) < 300
+    for attempt in {*mails, *others} - lost:
+        assert world.reports[attempt].trigger is (Trigger.ACCEPTED if attempt in called else Trigger.RECALL)
 
 
 def test_a_provider_that_takes_one_call_at_a_time_gets_no_second_one() -> None:
