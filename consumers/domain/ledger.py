@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -64,6 +64,14 @@ class LaneAge:
     """How long ago the oldest message without a final receipt was handed over."""
     seconds_to_deadline: float | None = None
     """Until the earliest deadline of those that wait; None: none is owed. Below 0 it has passed."""
+
+    def joined(self, waiting: int, queue_seconds: float, seconds_to_deadline: float | None) -> "LaneAge":
+        """Return how it stands with so many more waiting."""
+        deadlines = [each for each in (self.seconds_to_deadline, seconds_to_deadline) if each is not None]
+        return replace(
+            self, waiting=self.waiting + waiting, queue_seconds=max(self.queue_seconds, queue_seconds),
+            seconds_to_deadline=min(deadlines, default=None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class ReleaseLedger(Protocol):
     def attempts(self) -> Mapping[tuple[str, str], int]: ...
     def remind_of_holds(self) -> None: ...
     def note_pace(self, lanes: Mapping[Channel, float]) -> None: ...
-    def lane_ages(self) -> Mapping[Channel, LaneAge]: ...
+    def lane_ages(self, *, beginning: bool = False) -> Mapping[Channel, LaneAge]: ...
 
 
 class Lease(Protocol):
@@ -172,6 +172,7 @@ class ReleaseStage:
         self._rate_now: dict[Channel, float] = {}
         self._begin = _Paced(0.0)
         self._releasing: frozenset[str] = frozenset()
+        self._beginning = False
         self._gathered_seconds = delivery.letter_batch_seconds
         # what lies on the belt, and what waits for receipts, are looked over whole
         self._commands_due = _Paced(delivery.belt_seconds / 4, rest=_REST_AFTER_ALL)
@@ -222,6 +223,7 @@ class ReleaseStage:
             found = self._ledger.begin_attempts(_BEGUN_AT_ONCE, lanes)
             # while there are more, at once; else looking for late ones must not cost more than all else
             self._begin.done(again=found.more)
+            self._beginning = found.more
             self._releasing, begun = releasing, found.commanded
         issued = 0
         waiting = self._ledger.waiting_channels()
@@ -272,7 +274,7 @@ class ReleaseStage:
         """Say where attempts stand, how old the oldest are and when each lane ends, in metrics and for whoever watches."""
         show_attempts(self._ledger.attempts())
         self._ledger.note_pace(self._rate_now)
-        show_lanes(self._ledger.lane_ages(), self._rate_now)
+        show_lanes(self._ledger.lane_ages(beginning=self._beginning), self._rate_now)
         self._ledger.remind_of_holds()
 
     def _sweep(self) -> None:

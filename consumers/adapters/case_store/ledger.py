@@ -70,6 +70,7 @@ from consumers.adapters.case_store.metering import (
     open_gates,
     order_of,
     real_release_running,
+    running_incidents,
     write_commands,
 )
 from consumers.adapters.case_store.packed import PackedRows
@@ -652,11 +653,14 @@ class Ledger:
         """Return the channels for which something waits to be put on the belt."""
         return self._meter.waiting_channels()
 
-    def lane_ages(self) -> Mapping[Channel, LaneAge]:
-        """Return how each channel stands over all releases that run."""
+    def lane_ages(self, *, beginning: bool = False) -> Mapping[Channel, LaneAge]:
+        """Return how each channel stands over all releases that run. `beginning`: with those whose turn to begin has not come,
+        where some are left of the last look; to count them takes a look at everybody.
+        """
         now = self._clock.now()
         with self._database.read() as connection:
-            return lane_ages(connection, now)
+            ages = lane_ages(connection, now)
+            return _with_unbegun(connection, ages, now) if beginning else ages
 
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
         """Write how fast each running incident goes; `lanes`: how fast each lane may go now, in messages a second."""
@@ -1627,14 +1631,53 @@ def _somebody_is_open(connection: sa.Connection, incident_id: str) -> bool:
 
 def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:
     """People whom nobody has begun to tell, although nothing but an approval keeps them waiting."""
+    return [*_without_attempt(incident_id), ~_being_told_elsewhere()]
+
+
+def _without_attempt(incident_id: str) -> list[sa.ColumnElement[bool]]:
     return [
         recipient.c.incident_id == incident_id,
         recipient.c.final_state.is_(None),
         recipient.c.held_reason.is_(None),
         recipient.c.segment_id.is_not(None),
         ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
-        ~_being_told_elsewhere(),
     ]
+
+
+def _with_unbegun(
+    connection: sa.Connection, ages: Mapping[Channel, LaneAge], now: datetime
+) -> Mapping[Channel, LaneAge]:
+    """Return `ages` with the first messages of those who have none yet, of releases that run."""
+    found = dict(ages)
+    for each in running_incidents(connection):
+        if each.exercise:
+            continue
+        released_at = {
+            segment_id: row.released_at
+            for row in connection.execute(
+                sa.select(release.c.policy, release.c.released_at).where(release.c.release_id.in_(each.release_ids))
+            )
+            for segment_id in row.policy.get("segments", {})
+        }
+        policies = _policies(connection, released_at.keys())
+        alike = (recipient.c.segment_id, recipient.c.channels)
+        for row in connection.execute(
+            sa.select(
+                *alike,
+                sa.func.count().label("number"),
+                sa.func.min(recipient.c.added_at, type_=recipient.c.added_at.type).label("added_at"),
+                sa.func.min(recipient.c.deadline_at, type_=recipient.c.deadline_at.type).label("deadline_at"),
+            )
+            .where(*_without_attempt(each.incident_id), recipient.c.segment_id.in_(sorted(released_at)))
+            .group_by(*alike)
+        ):
+            since = max(at for at in (released_at[row.segment_id], row.added_at) if at is not None)
+            due = None if row.deadline_at is None else (row.deadline_at - now).total_seconds()
+            for channel in what_next((), policies[row.segment_id], _channels(row.channels)).channels:
+                found[channel] = found.get(channel, LaneAge()).joined(
+                    row.number, max((now - since).total_seconds(), 0.0), due
+                )
+    return found
 
 
 def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:

@@ -457,3 +457,20 @@ def test_lanes_say_how_old_their_oldest_is_and_when_they_end(ledger: LedgerCase)
     assert (age.waiting, age.queue_seconds, age.silent_seconds, age.seconds_to_deadline) == (3, 180, 180, 4.95 * 3600)
     steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
     assert ledger.ledger.lane_ages()[Channel.EMAIL].waiting == 0, "what is paused is in nobody's queue"
+
+
+def test_lanes_know_those_whose_turn_to_begin_has_not_come(ledger: LedgerCase) -> None:
+    assert ledger.ledger.lane_ages(beginning=True) == {}
+    for number in range(4):
+        ledger.person(number, ("email", "sms"), deadline_at=NOW + timedelta(hours=5 - number))
+    ledger.person(8, ("sms",), deadline_at=NOW + timedelta(hours=9))
+    ledger.person(9, ("sms",), held_reason="asked for")
+    ledger.clock.at += timedelta(minutes=1)
+    assert ledger.ledger.begin_attempts(1, [EMAIL_LANE]).more
+    ages = ledger.ledger.lane_ages(beginning=True)
+    assert {channel: age.waiting for channel, age in ages.items()} == {Channel.EMAIL: 4, Channel.SMS: 1}
+    email = ages[Channel.EMAIL]
+    assert (email.queue_seconds, email.seconds_to_deadline) == (60, 2 * 3600 - 60)
+    assert ages[Channel.SMS].seconds_to_deadline == 9 * 3600 - 60
+    steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
+    assert ledger.ledger.lane_ages(beginning=True) == {}

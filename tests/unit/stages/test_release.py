@@ -16,7 +16,7 @@ from bridge.runtime.telemetry import Health
 from consumers.domain.canary import CanaryState
 from consumers.domain.ledger import Begun, Lane, LaneAge
 from consumers.domain.sending import NO_BOUND, Allowance
-from consumers.stages.release import ATTEMPTS, LATENESS, PROJECTED_END, WAITING, ReleaseStage
+from consumers.stages.release import ATTEMPTS, LATENESS, PROJECTED_END, WAITING, ReleaseStage, show_lanes
 
 
 class FakeLedger:
@@ -34,6 +34,7 @@ class FakeLedger:
         self.running: set[str] = set()
         self.free_lanes: list[Lane] = []
         self.at_once: dict[Channel, int] = {}
+        self.more = False
 
     def releasing(self) -> Collection[str]:
         return set(self.running)
@@ -42,7 +43,7 @@ class FakeLedger:
         self.on_begin()
         self.free_lanes = list(lanes)
         self.issued.update({channel: self.issued[channel] + count for channel, count in self.at_once.items()})
-        return Begun(0, self.at_once, more=False)
+        return Begun(0, self.at_once, more=self.more)
 
     def waiting_channels(self) -> Collection[Channel]:
         return {channel for channel, count in self.planned.items() if count}
@@ -64,8 +65,8 @@ class FakeLedger:
     def note_pace(self, lanes: Mapping[Channel, float]) -> None:
         self.paces.append(dict(lanes))
 
-    def lane_ages(self) -> Mapping[Channel, LaneAge]:
-        return {Channel.EMAIL: LaneAge(200, 60.0, 30.0, 5.0)}
+    def lane_ages(self, *, beginning: bool = False) -> Mapping[Channel, LaneAge]:
+        return {Channel.EMAIL: LaneAge(1000 if beginning else 200, 60.0, 30.0, 5.0)}
 
     def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]:
         return ()
@@ -129,6 +130,18 @@ def test_what_begins_at_once_uses_up_its_lane() -> None:
     ledger.at_once, ledger.lanes = {Channel.EMAIL: 10}, []
     stage_of(ledger).tick(1.0)
     assert Channel.EMAIL not in {lane.channel for lane in ledger.lanes}
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_who_waits_to_begin_waits_for_their_lane_too(more: bool) -> None:
+    ledger = FakeLedger()
+    ledger.more = more
+    stage = stage_of(ledger)
+    stage.tick(0.25)
+    stage._count()
+    assert WAITING.labels("email")._value.get() == (1000 if more else 200)
+    assert PROJECTED_END.labels("email")._value.get() == (100 if more else 20)
+    show_lanes({}, {})
 
 
 def test_less_than_one_a_second_still_gets_through() -> None:
