@@ -86,13 +86,24 @@ class ReleaseRows:
 
     def withdraw_attempts(self, release_id: str) -> int:
         incident_id = sa.select(release.c.incident_id).where(release.c.release_id == release_id).scalar_subquery()
+        unsent = (attempt.c.send_count == 0) & attempt.c.state.in_(
+            (AttemptState.PLANNED.value, AttemptState.COMMANDED.value)
+        )
+        sent = (
+            sa.select(attempt.c.recipient_id)
+            .where((attempt.c.incident_id == incident_id) & ~unsent)
+            .distinct()
+            # as a table of its own: MySQL does not look into the one that it deletes from
+            .subquery("sent")
+        )
         result = self._connection.execute(
             sa.delete(attempt).where(
                 (attempt.c.incident_id == incident_id)
                 & (attempt.c.release_id == release_id)
-                & (attempt.c.number == 1)
-                & (attempt.c.send_count == 0)
-                & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
+                & (attempt.c.fallback == sa.false())
+                & unsent
+                # what begins together goes together: who keeps one of two has begun, and never gets the other again
+                & attempt.c.recipient_id.not_in(sa.select(sent.c.recipient_id))
             )
         )
         return int(result.rowcount)

@@ -864,6 +864,28 @@ class LedgerCases:
         case.release_anew()
         assert {intent.recipient_id for intent in case.claim(EMAIL_LANE)} == {waiting, on_belt}
 
+    @pytest.mark.parametrize("sent", [None, "email", "sms"])
+    def test_a_void_release_leaves_both_channels_that_begin_together_or_none(
+        self, case: Case, sent: str | None
+    ) -> None:
+        together = {"channels": ["email", "sms"], "together": [["email", "sms"]]}
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.segment).values(channels=["email", "sms"], key=together))
+            connection.execute(
+                sa.update(tables.release).values(policy={"segments": {"s1": {"bundle_sha256": "b" * 64, **together}}})
+            )
+        person = case.person(1)
+        case.affect(1, revision=2)
+        case.ledger.begin_attempts(10)
+        lanes = {"email": EMAIL_LANE, "sms": SMS_LANE}
+        if sent is not None:
+            case.hand_over(case.claim(lanes[sent]))
+        case.void()
+        case.release_anew()
+        told = {each.channel.value for channel in lanes if channel != sent for each in case.claim(lanes[channel])}
+        assert told == lanes.keys() - {sent}
+        assert [channel for channel, _ in case.states(person)] == ["email", "sms"]
+
     @pytest.mark.parametrize("still_affected", [True, False])
     def test_the_next_channel_after_a_corrected_scope_needs_the_new_approval(
         self, case: Case, still_affected: bool
