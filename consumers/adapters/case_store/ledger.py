@@ -252,7 +252,7 @@ class Ledger:
                 if row["mode"] != Mode.BREAK_GLASS:
                     self._adopt(connection, row)
                 if row["state"] == "finished":
-                    self._go_on(connection, row)
+                    self._go_on(connection, row, now)
                 begun += self._begin_release(connection, row, most - begun, now, free, commanded)
                 if begun >= most:
                     return Begun(begun, commanded, more=True), free
@@ -322,7 +322,7 @@ class Ledger:
             )
 
     @staticmethod
-    def _go_on(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
+    def _go_on(connection: sa.Connection, row: Mapping[Any, Any], now: datetime) -> None:
         """Let a finished release run again if somebody's next channel waits under it: taken over, or begun by a bounce that was
         written while the last people were counted.
         """
@@ -338,7 +338,7 @@ class Ledger:
             .limit(1)
         )
         if connection.execute(waits).first() is not None:
-            _run_again(connection, [row["release_id"]])
+            _run_again(connection, [row["release_id"]], now)
 
     @staticmethod
     def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
@@ -454,7 +454,7 @@ class Ledger:
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
             # a late addition within the cap was approved with all others, however late
-            _run_again(connection, [row["release_id"]])
+            _run_again(connection, [row["release_id"]], now)
         return len(attempts) + len(ended) + len(elsewhere)
 
     def _command_at_once(
@@ -1506,17 +1506,7 @@ class Ledger:
             connection.execute(
                 sa.update(recipient).where(recipient.c.recipient_id.in_(undone)).values(final_state=None, final_at=None)
             )
-            connection.execute(
-                sa.update(release)
-                .where(
-                    release.c.release_id.in_(sorted(reopened))
-                    & (release.c.state == "finished")
-                    & sa.exists().where(
-                        (incident.c.incident_id == release.c.incident_id) & (incident.c.revision == release.c.revision)
-                    )
-                )
-                .values(state="releasing", finished_at=None)
-            )
+            _run_again(connection, sorted(reopened), now)
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
         _take_back_elsewhere(connection, [*undone, *not_reached])
@@ -1834,10 +1824,28 @@ def _beginning_releases() -> sa.Select[Any]:
     )
 
 
-def _run_again(connection: sa.Connection, release_ids: Sequence[str]) -> None:
-    connection.execute(
-        sa.update(release).where(release.c.release_id.in_(release_ids)).values(state="releasing", finished_at=None)
-    )
+def _run_again(connection: sa.Connection, release_ids: Sequence[str], now: datetime) -> None:
+    """Let those of the releases that are finished, under the scope in force, run again; as paused where another one of their
+    incident is: a pause holds for all of it.
+    """
+    other = release.alias("other")
+    paused = sa.exists().where((other.c.incident_id == release.c.incident_id) & (other.c.state == "paused"))
+    finished = connection.execute(
+        sa.select(release.c.release_id, paused.label("paused"))
+        .join(incident, incident.c.incident_id == release.c.incident_id)
+        .where(
+            release.c.release_id.in_(release_ids)
+            & (release.c.state == "finished")
+            & (release.c.revision == incident.c.revision)
+        )
+        # locked: one that is being finished in this moment is waited for
+        .with_for_update(of=release)
+    ).all()
+    for each in finished:
+        state = {"state": "paused", "stopped_at": now} if each.paused else {"state": "releasing"}
+        connection.execute(
+            sa.update(release).where(release.c.release_id == each.release_id).values(**state, finished_at=None)
+        )
 
 
 def _running_releases() -> sa.Select[Any]:

@@ -819,6 +819,28 @@ class LedgerCases:
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
 
+    @pytest.mark.parametrize("why", ["a bounce", "a late addition"])
+    def test_a_finished_release_goes_on_as_paused_while_another_one_of_its_incident_is(
+        self, case: Case, why: str
+    ) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
+        case.release_anew(revision=1)
+        case.set_release("r2", "paused")
+        if why == "a bounce":
+            case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        else:
+            person = case.person(2, late=True)
+        assert case.claim(EMAIL_LANE) == []
+        assert case.claim(SMS_LANE) == []
+        for release_id in ("r1", "r2"):
+            case.set_release(release_id, "releasing")
+        told = case.claim(EMAIL_LANE) + case.claim(SMS_LANE)
+        assert [each.recipient_id for each in told] == [person]
+
     @pytest.mark.parametrize("lost", [True, False])
     def test_nothing_is_tried_again_with_whom_another_channel_has_reached_meanwhile(
         self, case: Case, lost: bool
