@@ -128,6 +128,8 @@ class SentReport(msgspec.Struct, frozen=True):
     """Left out of what is measured."""
     not_before: datetime | None = None
     """Of one that goes back to waiting: until then others go first."""
+    called: bool = False
+    """The ledger was told that a provider is asked."""
 
     def __repr__(self) -> str:
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"

@@ -107,6 +107,7 @@ class DispatchLedger(Protocol):
     ) -> Sequence[Intent]: ...
     def put_back(self, attempt_ids: Sequence[str]) -> None: ...
     def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
+    def note_calls(self, intents: Sequence[Intent]) -> None: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
 
 
@@ -173,7 +174,9 @@ class Dispatch:
         self._refusals = _Refusals()
         self._called = 0
         self._untouched: dict[str, Intent] = {}
-        """Claims of the batch in hand that no provider was asked for, and of which nothing is noted."""
+        """Claims of the batch in hand that no provider was asked for, and of which nothing is reported."""
+        self._noted: set[str] = set()
+        """Those of which the ledger has been told that a provider is about to be asked."""
         self._callers = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
         self._unreported: list[tuple[Channel, SentReport]] = []
         self._unreported_since = 0.0
@@ -208,6 +211,7 @@ class Dispatch:
         for intent in intents:
             by_channel[intent.channel].append(intent)
         self._untouched = {intent.attempt_id: intent for intent in intents}
+        self._noted.clear()
         try:
             faults = [
                 *self._worked(Channel.EMAIL, self._send_emails, by_channel[Channel.EMAIL]),
@@ -225,7 +229,17 @@ class Dispatch:
     def _leave_off(self) -> None:
         """Let whoever nobody was asked for wait again. Where the ledger cannot take it, the sweeper does so later."""
         with suppress(TocsinError):
-            self._ledger.report([_recalled(intent) for intent in self._untouched.values()])
+            self._ledger.report(
+                [_recalled(each, called=each.attempt_id in self._noted) for each in self._untouched.values()]
+            )
+
+    def _about_to_call(self, intents: Sequence[Intent]) -> Collection[str]:
+        """Let the ledger know before a provider does, and return who may still be called: asked last, as whoever stops a release
+        counts on it. What a crash leaves without this note was not called, and is not given up for it.
+        """
+        self._ledger.note_calls(intents)
+        self._noted.update(intent.attempt_id for intent in intents)
+        return self._ledger.standing(intents)
 
     def _left(self, intent: Intent, error: Exception) -> Exception:
         """Leave somebody over whom we stumbled as a crash would: to one more try, and then to their next channel. Were they to
@@ -354,7 +368,7 @@ class Dispatch:
         self, provider: EmailProvider, incident_id: str, template: EmailTemplate, people: Sequence[_Addressed]
     ) -> "_Answer":
         """Ask the ledger who may still be sent to, and send; in whatever thread."""
-        standing = self._ledger.standing([intent for intent, _, _ in people])
+        standing = self._about_to_call([intent for intent, _, _ in people])
         entries = [entry for intent, entry, _ in people if intent.attempt_id in standing]
         if not entries:
             return _Answer(provider, standing, (), 0.0)
@@ -395,7 +409,7 @@ class Dispatch:
             [
                 _reported(intent, next(results), body, answer.provider.name)
                 if intent.attempt_id in answer.standing
-                else _recalled(intent)
+                else _recalled(intent, called=True)
                 for intent, _, body in people
             ],
         )
@@ -422,15 +436,15 @@ class Dispatch:
             except Exception as error:
                 faults.append(self._left(intent, error))
                 continue
-            if intent.attempt_id not in self._ledger.standing([intent]):
-                self._report(Channel.SMS, [_recalled(intent)])
+            if intent.attempt_id not in self._about_to_call([intent]):
+                self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue
             turn = self._sms.turn()
             if turn is None:
-                self._report(Channel.SMS, [_recalled(intent)])
+                self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue
-            began = time.monotonic()
             self._untouched.pop(intent.attempt_id, None)
+            began = time.monotonic()
             answer = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             self._called += 1
             took = time.monotonic() - began
@@ -525,6 +539,7 @@ class Dispatch:
             batches[intent.incident_id].append((intent, letter, made.body_sha256))
         for incident_id, batch in batches.items():
             assert self._letters is not None
+            self._ledger.note_calls([intent for intent, _, _ in batch])
             for intent, _, _ in batch:
                 self._untouched.pop(intent.attempt_id, None)
             try:
@@ -532,7 +547,7 @@ class Dispatch:
                     incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise
                 )
             except TocsinError as fault:
-                reports.extend(_held_back(intent, fault) for intent, _, _ in batch)
+                reports.extend(_held_back(intent, fault, called=True) for intent, _, _ in batch)
                 faults.append(fault)
                 continue
             reports.extend(
@@ -687,18 +702,19 @@ def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:
     return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack), exercise=intent.exercise)
 
 
-def _held_back(intent: Intent, fault: Exception) -> SentReport:
+def _held_back(intent: Intent, fault: Exception, *, called: bool = False) -> SentReport:
     log.error(
         "attempt waits for a fault to be mended",
         attempt=intent.attempt_id,
         incident=intent.incident_id,
         fault=type(fault).__name__,
     )
-    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise)
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise, called=called)
 
 
-def _recalled(intent: Intent) -> SentReport:
-    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise)
+def _recalled(intent: Intent, *, called: bool = False) -> SentReport:
+    """Return that somebody waits again; `called`: a call of theirs was noted, which has come to nothing."""
+    return SentReport(intent.attempt_id, Trigger.RECALL, intent.send_count, exercise=intent.exercise, called=called)
 
 
 def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: str) -> SentReport:
@@ -711,6 +727,7 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: st
         code=result.code,
         provider=provider if provider != intent.provider else None,
         exercise=intent.exercise,
+        called=True,
     )
 
 

@@ -51,7 +51,7 @@ class Attempt:
     attempt_id: str
     channel: str
     state: str
-    send_count: int
+    call_count: int
 
 
 _MOST_LOST_TWICE = 2
@@ -85,7 +85,7 @@ def _lost_twice(person: Scripted, tried: Sequence[Attempt], taken_by_address: Co
         each.channel
         for each in tried
         if each.channel in person.disturbed
-        and (each.send_count, each.state) == (2, "expired")
+        and (each.call_count, each.state) == (2, "expired")
         and not taken_by_address[person.addresses[each.channel]]
     )
 
@@ -125,9 +125,9 @@ def judge(
                 faults.append(f"{who}: {taken_by_address[address]} by {channel}, allowed are {fewest} to {most}")
         for attempt in tried:
             # the ledger counts each call that may have left the house, so a provider never has more than it says
-            if taken_by_attempt[attempt.attempt_id] > attempt.send_count or attempt.send_count > 2:
+            if taken_by_attempt[attempt.attempt_id] > attempt.call_count or attempt.call_count > 2:
                 faults.append(
-                    f"{who}: {taken_by_attempt[attempt.attempt_id]} taken, the ledger knows of {attempt.send_count} calls"
+                    f"{who}: {taken_by_attempt[attempt.attempt_id]} taken, the ledger knows of {attempt.call_count} calls"
                 )
     if unlucky > _MOST_LOST_TWICE:
         faults.append(f"{unlucky} people's message was taken by nobody, twice")

@@ -384,7 +384,7 @@ class Delivery:
         """Return all attempts in their order."""
         a, r = tables.attempt.c, tables.recipient.c
         query = (
-            sa.select(r.incident_id, r.root, a.attempt_id, a.channel, a.state, a.send_count)
+            sa.select(r.incident_id, r.root, a.attempt_id, a.channel, a.state, a.called_count)
             .join(tables.recipient, r.recipient_id == a.recipient_id)
             .order_by(a.recipient_id, a.number)
         )

@@ -409,7 +409,7 @@ def frozen_and_replaced(delivery: Delivery) -> None:
         delivery.until_without_dispatch(partial(delivery.none_in, shared, "intended"), "its claims are given up")
         delivery.dispatcher.send(signal.SIGCONT)
         delivery.until(partial(delivery.has_ended, shared), "everybody of it has an end", 180)
-        assert max(row.attempt.send_count for row in delivery.rows(shared)) <= 2
+        assert max(row.attempt.call_count for row in delivery.rows(shared)) <= 2
     finally:
         delivery.dispatcher.send(signal.SIGCONT)
         assert second.end() == 0

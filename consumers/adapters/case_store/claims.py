@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
-from consumers.adapters.case_store.engine import in_parts, update_alike
+from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, literals_of, update_alike
 from consumers.adapters.case_store.outbox import Written
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.tables import attempt, incident, person_key, recipient, release, segment
@@ -46,8 +46,8 @@ _CLAIMABLE = PackedRows(attempt, _ATTEMPT, by="attempt_id", locked=True)
 _PEOPLE = PackedRows(recipient, _PERSON, by="recipient_id")
 _KEYS = PackedRows(person_key, ("root", "key"), by="root")
 CHANGING = (
-    "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count", "provider",
-    "provider_message_id", "body_sha256",
+    "state", "state_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "send_count", "called_count",
+    "provider", "provider_message_id", "body_sha256",
 )  # fmt: skip
 """What a change of an attempt may write."""
 _CHANGEABLE = PackedRows(
@@ -282,6 +282,17 @@ def _of_many_outcomes(
 def set_alike(connection: sa.Connection, ids: Sequence[str], before: AttemptState, values: Mapping[str, Any]) -> None:
     """Set the same values in all attempts of `ids` that are in the state `before`."""
     update_alike(connection, attempt, ids, values, where=f"state = '{before.value}'")
+
+
+def count_calls(connection: sa.Connection, ids: Sequence[str], send_count: int) -> None:
+    """Count one more call of those of the attempts of which this is the claim."""
+    for some in in_parts(ids):
+        listed = ", ".join(literals_of(connection, some))
+        claimed = f"`state` = '{AttemptState.INTENDED.value}' AND `send_count` = {int(send_count)}"
+        text = (
+            f"UPDATE `attempt` SET `called_count` = `called_count` + 1 WHERE `attempt_id` IN ({listed}) AND {claimed}"  # noqa: S608  literals
+        )
+        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
 
 
 def finished_of(

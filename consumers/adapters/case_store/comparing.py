@@ -418,9 +418,9 @@ def _write_attempts(
             .where((attempt.c.recipient_id == recipient_id) & (attempt.c.number == number))
             .values(
                 **values,
-                send_count=sa.case(
-                    (attempt.c.send_count > int(logged.begun), attempt.c.send_count), else_=int(logged.begun)
-                ),
+                send_count=_at_least(attempt.c.send_count, int(logged.begun)),
+                # the log knows of claims, and nobody of calls
+                called_count=_at_least(attempt.c.called_count, int(logged.begun)),
             )
         ).rowcount
         if not done:
@@ -437,12 +437,17 @@ def _write_attempts(
                 sa.insert(attempt).values(
                     attempt_id=attempt_id_of(recipient_id, number),
                     recipient_id=recipient_id, number=number, incident_id=name, release_id=release_id,
-                    epoch=epochs[name], send_count=int(logged.begun), message_salt=secrets.token_hex(16),
+                    epoch=epochs[name], send_count=int(logged.begun), called_count=int(logged.begun),
+                    message_salt=secrets.token_hex(16),
                     bundle_sha256=logged.bundle_sha256, **values,
                 )
             )  # fmt: skip
         people.add(recipient_id)
     return sorted(people)
+
+
+def _at_least(column: sa.Column[int], count: int) -> sa.ColumnElement[int]:
+    return sa.case((column > count, column), else_=count)
 
 
 _Attempts = Mapping[tuple[str, int, int], Any]

@@ -39,6 +39,7 @@ from consumers.adapters.case_store.claims import (
     by_id,
     changeable,
     claimable,
+    count_calls,
     finished_of,
     intent_of,
     outcome_of,
@@ -160,6 +161,8 @@ _PORTIONS_IN_LINE = 50
 """Half a million ids: to put a million in order takes seconds, and tens of megabytes to remember."""
 _PASSES_NO_REGION = (Channel.ACCOUNT_NOTICE, Channel.LETTER)
 """Channels that leave through no provider's region."""
+_MOST_CLAIMS = 6
+"""So often somebody is claimed and lost again without a call before their next channel begins: it may be another that works."""
 _SURELY_OURS = timedelta(seconds=5)
 """Half of the least time after which the sweeper gives up a claim."""
 # asked before each call, as text: to compose it took longer than to ask
@@ -194,7 +197,9 @@ class _Change:
     learned: dict[str, Any] = field(default_factory=dict)
     sub_type: str | None = None
     send_count: int | None = None
-    """Of a dispatcher's report: which call it speaks of."""
+    """Of a dispatcher's report: which claim it speaks of."""
+    uncalled: bool = False
+    """The call that was begun has come to nothing, and counts for none."""
 
 
 class _Overtaken(Exception):
@@ -640,6 +645,7 @@ class Ledger:
             "commanded_at": None,
             "epoch": epoch,
             "send_count": 0,
+            "called_count": 0,
             "timeout_seconds": _seconds(policy.timeouts.get(channel)),
             "message_salt": secrets.token_hex(16),
             "bundle_sha256": bundle_sha256,
@@ -719,18 +725,19 @@ class Ledger:
         """Settle what has waited too long; return how many attempts moved.
 
         A command nobody took goes back to planned (losing the whole topic loses no notice); an intent whose dispatcher
-        fell silent is unknown; an unknown one is repeated once, then given up; a message without a final receipt has
-        expired. Each of them takes the person to the next channel where one is due.
+        fell silent is unknown; an unknown one is repeated once, then given up, and where no call was begun that was none;
+        a message without a final receipt has expired. Each of them takes the person to the next channel where one is due.
 
         There may be very many commands, and messages without a receipt: `command_patience` None and `expired` False leave
         them for another time.
         """
         now = self._clock.now()
-        called = attempt.c.state_at < now - unknown_patience
+        long_ago = attempt.c.state_at < now - unknown_patience
+        over = (attempt.c.called_count >= 2) | (attempt.c.send_count >= _MOST_CLAIMS)
         stale = [
             (AttemptState.INTENDED, attempt.c.state_at < now - intent_patience, Trigger.LOST),
-            (AttemptState.UNKNOWN, called & (attempt.c.send_count < 2), Trigger.REPEAT),
-            (AttemptState.UNKNOWN, called & (attempt.c.send_count >= 2), Trigger.EXPIRE),
+            (AttemptState.UNKNOWN, long_ago & ~over, Trigger.REPEAT),
+            (AttemptState.UNKNOWN, long_ago & over, Trigger.EXPIRE),
         ]
         if command_patience is not None:
             stale.append((AttemptState.COMMANDED, attempt.c.state_at < now - command_patience, Trigger.RECALL))
@@ -1064,6 +1071,22 @@ class Ledger:
             yielding = exercises if exercises and real_release_running(connection) is not None else set()
         return {attempt_id for attempt_id in (ours | young) - yielding if releases[attempt_id] in running}
 
+    def note_calls(self, intents: Sequence[Intent]) -> None:
+        """Write that a provider is being asked for these claims, right before it is.
+
+        A crash before this leaves claims of which it is known that nobody was called; after it, nobody knows.
+        """
+        by_count: dict[int, list[str]] = defaultdict(list)
+        for item in intents:
+            by_count[item.send_count].append(item.attempt_id)
+
+        def work(connection: sa.Connection) -> None:
+            for send_count, ids in by_count.items():
+                count_calls(connection, sorted(ids), send_count)
+
+        if by_count:
+            self._database.writing(work)
+
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
 
@@ -1087,7 +1110,10 @@ class Ledger:
                 if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
                     # nothing left the house: this call does not count against the one repeat
                     learned["send_count"] = item.send_count - 1
-                changes.append(_Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count))
+                uncalled = item.called and "send_count" in learned
+                changes.append(
+                    _Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count, uncalled)
+                )
                 if item.notice is not None:
                     notices.append(
                         outbox.Outgoing(
@@ -1352,6 +1378,7 @@ class Ledger:
             before = AttemptState(row["state"])
             after = next_state(before, change.trigger)
             row.update(change.learned)
+            row["called_count"] -= change.uncalled and row["called_count"] > 0
             touched.add(change.attempt_id)
             if change.trigger is ReceiptKind.DELAYED and after is AttemptState.HANDED_OVER:
                 # the provider is still trying: the wait for its last word starts anew

@@ -119,6 +119,7 @@ class SteeringRows:
                     "state": AttemptState.PLANNED.value,
                     "state_at": now,
                     "send_count": 0,
+                    "called_count": 0,
                     "message_salt": secrets.token_hex(16),
                     "bundle_sha256": each.bundle_sha256,
                 }

@@ -585,7 +585,7 @@ attempt = sa.Table(
     sa.Column("dispatcher", _id(64)),
     sa.Column("handed_over_at", Instant),
     sa.Column("expires_at", Instant, comment="no final receipt by then: the next channel"),
-    sa.Column("send_count", sa.Integer, nullable=False, comment="provider calls begun for this attempt; at most 2"),
+    sa.Column("send_count", sa.Integer, nullable=False, comment="claims of this attempt; tells one from the next"),
     sa.Column("timeout_seconds", sa.Integer, comment="for a final receipt, by the segment's policy; null: settings"),
     sa.Column("provider_message_id", _id(200)),
     sa.Column("message_salt", _id(64)),
@@ -604,6 +604,13 @@ attempt = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False, server_default="0", comment="the segment's: lower goes first"),
     sa.Column(
         "kept_until", Instant, comment="somebody may not be told now, says a gate or a region; looked at again then"
+    ),
+    sa.Column(
+        "called_count",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        comment="claims of which a provider call was begun; at most 2",
     ),
     sa.UniqueConstraint("recipient_id", "number"),
     # what waits for one lane, in the order in which it goes; also all that is asked by incident and state

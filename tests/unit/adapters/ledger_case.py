@@ -168,6 +168,12 @@ class Case:
         self.ledger.meter(lane)
         return list(self.ledger.intend(self.commands(), "d1", "dispatch", {("tocsin.delivery-commands", 0): 1}))
 
+    def lose(self, lane: Lane) -> list[Intent]:
+        """Claim and begin to call, as somebody who is killed in it."""
+        intents = self.claim(lane)
+        self.ledger.note_calls(intents)
+        return intents
+
     def hand_over(self, intents: list[Intent]) -> None:
         self.ledger.report(
             [
@@ -515,13 +521,51 @@ class LedgerCases:
         person = case.person(1)
         for expected in ("unknown", "planned"):
             if expected == "unknown":
-                case.claim(EMAIL_LANE)
+                case.lose(EMAIL_LANE)
             sweep(case, timedelta(minutes=10))
             assert case.states(person) == [("email", expected)]
-        case.claim(EMAIL_LANE)
+        case.lose(EMAIL_LANE)
         sweep(case, timedelta(minutes=10))
         sweep(case, timedelta(minutes=10))
         assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+    def test_who_was_claimed_and_not_called_is_not_given_up_for_it(self, case: Case) -> None:
+        person = case.person(1)
+        for _ in range(3):
+            assert len(case.claim(EMAIL_LANE)) == 1
+            sweep(case, timedelta(minutes=10))
+            sweep(case, timedelta(minutes=10))
+            assert case.states(person) == [("email", "planned")]
+        case.lose(EMAIL_LANE)
+        sweep(case, timedelta(minutes=10))
+        sweep(case, timedelta(minutes=10))
+        (again,) = case.lose(EMAIL_LANE)
+        case.ledger.report([SentReport(again.attempt_id, Trigger.THROTTLED, again.send_count, called=True)])
+        assert case.states(person) == [("email", "planned")], "called once, and once for nothing"
+        case.lose(EMAIL_LANE)
+        sweep(case, timedelta(minutes=10))
+        sweep(case, timedelta(minutes=10))
+        assert case.states(person) == [("email", "expired"), ("sms", "planned")], "called twice"
+
+    def test_who_is_claimed_again_and_again_and_never_called_has_their_next_channel(self, case: Case) -> None:
+        person = case.person(1)
+        for _ in range(ledger._MOST_CLAIMS):
+            assert case.states(person) in ([], [("email", "planned")])
+            case.claim(EMAIL_LANE)
+            sweep(case, timedelta(minutes=10))
+            sweep(case, timedelta(minutes=10))
+        assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+    def test_a_slow_dispatchers_note_counts_no_call_of_another(self, case: Case) -> None:
+        case.person(1)
+        slow = case.claim(EMAIL_LANE)
+        for _ in range(2):
+            sweep(case, timedelta(minutes=10))
+        (again,) = case.claim(EMAIL_LANE)
+        case.ledger.note_calls(slow)
+        with case.database.read() as connection:
+            counts = connection.execute(sa.select(tables.attempt.c.send_count, tables.attempt.c.called_count)).one()
+        assert (tuple(counts), again.send_count) == ((2, 0), 2)
 
     def test_a_slow_dispatcher_finds_its_claim_gone_and_cannot_undo_the_next_one(self, case: Case) -> None:
         person = case.person(1)

@@ -132,7 +132,7 @@ def test_one_repeat_is_allowed_where_an_answer_may_have_been_lost_and_the_ledger
     lost = frozenset({"email"})
     assert all_.faults(lost), "the ledger does not know of the second call"
     one = all_.attempts["INC-1", "customer/1"]
-    one[0] = replace(one[0], send_count=2)
+    one[0] = replace(one[0], call_count=2)
     assert all_.faults(lost) == []
     assert all_.faults(), "without a lost answer there is no reason for a second one"
     tell_twice(all_)

@@ -60,6 +60,7 @@ class World:
         self.reports: dict[str, SentReport] = {}
         self.mails: list[BulkEmail] = []
         self.waiting: list[str] = []
+        self.noted: list[str] = []
         self.texts: list[tuple[str, str, str]] = []
         self.answers: dict[str, SendResult] = {}
         self.text_fault: Exception | None = None
@@ -117,6 +118,10 @@ class World:
             for intent in intents
             if self.epoch_of.get(intent.incident_id) == intent.epoch and intent.attempt_id not in self.taken_over
         }
+
+    def note_calls(self, intents: Sequence[Intent]) -> None:
+        self.journal.append("note calls")
+        self.noted.extend(intent.attempt_id for intent in intents)
 
     def report(self, reports: Sequence[SentReport]) -> None:
         self.journal.append("report")
@@ -298,8 +303,24 @@ def test_every_state_of_a_provider_was_tried_above() -> None:
 def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: World) -> None:
     world.person(1, Channel.EMAIL, contact())
     world.run()
-    assert world.journal == ["intend", "standing", "call", "report"]
+    assert world.journal == ["intend", "note calls", "standing", "call", "report"]
     assert world.positions_after == AFTER
+
+
+@pytest.mark.parametrize("channel", [Channel.EMAIL, Channel.SMS, Channel.LETTER])
+def test_a_call_is_noted_before_it_is_made_and_taken_back_where_it_is_not(world: World, channel: Channel) -> None:
+    attempt = world.person(1, channel, contact(postal_address=("Street 1",)))
+    world.run()
+    assert world.journal.index("note calls") < world.journal.index("call")
+    assert (world.noted, world.reports.pop(attempt).called) == ([attempt], True)
+    world.epoch_of[INCIDENT] = 2
+    world.run()
+    assert world.journal.count("call") == 1
+    # a letter is asked for before it is made
+    assert (world.reports[attempt].trigger, world.reports[attempt].called) == (
+        Trigger.RECALL,
+        channel != Channel.LETTER,
+    )
 
 
 def test_commands_in_a_pack_are_carried_out_as_those_that_come_alone(world: World) -> None:
