@@ -31,6 +31,18 @@ _PROBED_EVERY_SECONDS = 2.0
 _MOST_FRAMES = 100
 
 
+class LoggedHttpServer(ThreadingHTTPServer):
+    """Says in one line of the log what became of a call that broke off: the library prints a traceback, which is no JSON."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  socketserver's signature
+        error = sys.exc_info()[1]
+        hung_up = isinstance(error, ConnectionError | TimeoutError)
+        tell = structlog.get_logger().info if hung_up else structlog.get_logger().error
+        tell("a caller hung up" if hung_up else "a call failed", error=type(error).__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """One metric as declared."""
@@ -273,8 +285,7 @@ class TelemetryServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Say nothing: a scrape every few seconds is no news."""
 
-        self._server = ThreadingHTTPServer((host, port), _Handler)
-        self._server.daemon_threads = True
+        self._server = LoggedHttpServer((host, port), _Handler)
         self.port: int = self._server.server_address[1]
         # Looks that often whether it is to end: by default every half second, which each stage's end waited for.
         self._thread = threading.Thread(

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +27,7 @@ from bridge.contracts.queries import (
     WorkerAnswer,
 )
 from bridge.runtime.run_files import write_run_file
+from bridge.runtime.telemetry import LoggedHttpServer
 from consumers.adapters import index_comparison
 from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
 
@@ -44,7 +45,7 @@ class IndexServer:
         self._host = host
         self._run_file = run_directory / f"index-{os.getpid()}.json"
         self._index = index
-        self._server: ThreadingHTTPServer | None = None
+        self._server: LoggedHttpServer | None = None
         self._thread: threading.Thread | None = None
         self._partition_count = 0
 
@@ -131,8 +132,7 @@ class IndexServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Say nothing: paths name customers."""
 
-        self._server = ThreadingHTTPServer((self._host, 0), _Handler)
-        self._server.daemon_threads = True
+        self._server = LoggedHttpServer((self._host, 0), _Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="index-api", daemon=True
         )

@@ -11,7 +11,7 @@ import hmac
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from queue import Empty, SimpleQueue
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
@@ -21,7 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import Clock
-from bridge.runtime.telemetry import counter
+from bridge.runtime.telemetry import LoggedHttpServer, counter
 from consumers.adapters.aws import is_loopback
 from consumers.adapters.receipt_fields import json_object, readable, text
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState, wire_phone
@@ -194,10 +194,9 @@ class GatewayCallbacks:
                 """Write nothing: a request holds a telephone number."""
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = LoggedHttpServer((host, port), Handler)
         except OSError as error:
             raise BadInput(f"SMS reports cannot be received on {host}:{port}: {error.strerror}") from None
-        self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="sms-callbacks", daemon=True).start()
 

@@ -3,10 +3,13 @@
 import json
 import logging
 import re
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ import consumers.stages.outbox
 import consumers.stages.receipts
 import consumers.stages.release  # noqa: F401  declares metrics
 from bridge.contracts.errors import Unreachable
-from bridge.runtime.telemetry import DECLARATIONS, Health, TelemetryServer, configure_logs
+from bridge.runtime.telemetry import DECLARATIONS, Health, LoggedHttpServer, TelemetryServer, configure_logs
 
 
 @pytest.fixture
@@ -140,3 +143,27 @@ def test_a_process_asks_for_what_it_works_with_and_never_repeats_what_a_client_s
     hangs.set()
     health.missing("case store", "seen by the stage itself")
     assert health.reasons()["case store"] == "seen by the stage itself"
+
+
+@pytest.mark.parametrize(
+    ("fails_with", "said"), [(ConnectionResetError, "a caller hung up"), (KeyError, "a call failed")]
+)
+def test_a_call_that_breaks_off_is_one_line_of_the_log_and_no_traceback(
+    fails_with: type[Exception], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            raise fails_with("ann@x.example.com")
+
+    server = LoggedHttpServer(("127.0.0.1", 0), Failing)
+    serving = threading.Thread(target=server.handle_request)
+    serving.start()
+    socket.create_connection(server.server_address[:2]).close()  # type: ignore[arg-type]
+    serving.join(10)
+    server.server_close()
+    told, until = "", time.monotonic() + 10
+    while fails_with.__name__ not in told and time.monotonic() < until:
+        told += "".join(capsys.readouterr())
+    assert said in told
+    assert "Traceback" not in told
+    assert "ann@" not in told
