@@ -6,6 +6,7 @@ it arrives where they know RFC 3461: see `delivery_reports`. Without a report th
 next channel begins. Never repeats.
 """
 
+import re
 import smtplib
 import ssl
 import time
@@ -24,6 +25,9 @@ from consumers.domain.notices import fill
 from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
 _PATIENCE_SECONDS = 2.0
+_LOG_IN_FIRST = 530
+_POLICY = re.compile(rb"5\.7\.\d")
+"""RFC 3463, 3.8: refused for security or policy, as a server says that does not relay for us."""
 
 Encryption = Literal["starttls", "tls", "none"]
 
@@ -64,6 +68,8 @@ class SmtpEmail:
         self._clock = clock
         self._connection: smtplib.SMTP | None = None
         self._used_at = 0.0
+        self._relays = False
+        """Whether it has taken a recipient ever: until then its policy is against us, and not against somebody's address."""
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
         """Return one result for each entry, in order. A server that has let one wait in vain is not waited for by the others."""
@@ -113,9 +119,11 @@ class SmtpEmail:
             code, _ = connection.mail(sender, options)
             if code != 250:
                 return self._refused(entry, code, SendState.UNAVAILABLE)
-            code, _ = connection.rcpt(address, wanted)
+            code, said = connection.rcpt(address, wanted)
             if code not in (250, 251):
-                return self._refused(entry, code, SendState.REJECTED)
+                ours = not self._relays and (code == _LOG_IN_FIRST or _POLICY.match(said) is not None)
+                return self._refused(entry, code, SendState.UNAVAILABLE if ours else SendState.REJECTED)
+            self._relays = True
             began_data = True
             code, _ = connection.data(mail.as_bytes())
         except smtplib.SMTPDataError as error:  # refused before the text: 354 did not come

@@ -38,6 +38,7 @@ class Inbox:
         self.connections = 0
         self.hang_up_after_text = False
         self.thinks_seconds = 0.0
+        self.relays = True
 
     async def handle_EHLO(  # noqa: N802  aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
@@ -58,6 +59,8 @@ class Inbox:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         word = address.partition("@")[0]
+        if not self.relays:
+            return "554 5.7.1 Relay access denied"
         if word.isdecimal():
             return f"{word} no such user {address}"
         envelope.rcpt_tos.append(address)
@@ -160,6 +163,19 @@ def test_a_refused_sender_is_ours_to_mend_and_no_fault_of_the_recipient(inbox: t
         **{n: getattr(message, n) for n in message.__slots__} | {"from_address": "unverified@shop.example.com"}
     )
     assert states(sender.send_bulk(unverified)) == [(SendState.UNAVAILABLE, "SMTP_550")]
+
+
+def test_a_server_that_does_not_relay_for_us_is_no_fault_of_the_recipients(inbox: tuple[Inbox, SmtpEmail]) -> None:
+    box, sender = inbox
+    box.relays = False
+    assert states(sender.send_bulk(bulk(*(entry(f"a-{n}", f"p{n}@x.example.com") for n in range(2))))) == [
+        (SendState.UNAVAILABLE, "SMTP_554"), (SendState.UNAVAILABLE, "SMTP_554"),
+    ]  # fmt: skip
+    box.relays = True
+    assert states(sender.send_bulk(bulk(entry("a-3", "550@x.example.com")))) == [(SendState.REJECTED, "SMTP_550")]
+    assert states(sender.send_bulk(bulk(entry("a-4", "ann@x.example.com")))) == [(SendState.ACCEPTED, None)]
+    box.relays = False
+    assert states(sender.send_bulk(bulk(entry("a-5", "bo@x.example.com")))) == [(SendState.REJECTED, "SMTP_554")]
 
 
 def test_a_refused_text_is_a_rejection(inbox: tuple[Inbox, SmtpEmail]) -> None:
