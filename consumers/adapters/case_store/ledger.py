@@ -909,7 +909,23 @@ class Ledger:
     # --- dispatch: intent before send, outcome after -----------------------------------------------------------
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
-        """Return where `stage` left off."""
+        """Return where `stage` left off, having done what its crash may have left undone: the look after a commit, by which
+        receipts that were kept aside meet their messages (see `report`).
+        """
+        met = (
+            sa.select(receipt.c.provider_message_id, attempt.c.attempt_id)
+            .join(
+                attempt,
+                (attempt.c.provider == receipt.c.provider)
+                & (attempt.c.provider_message_id == receipt.c.provider_message_id),
+            )
+            .where(receipt.c.attempt_id.is_(None))
+        )
+        with self._database.read() as connection:
+            left = {str(message): str(attempt_id) for message, attempt_id in connection.execute(met)}
+        if left:
+            now = self._clock.now()
+            self._database.writing(lambda connection: self._match(connection, left, now))
         return positions.read_positions(self._database, stage, partitions)
 
     def intend(self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions) -> Sequence[Intent]:
@@ -975,7 +991,8 @@ class Ledger:
             "dispatcher": dispatcher,
         }
         for count, ids in by_count.items():
-            set_alike(connection, ids, AttemptState.COMMANDED, {**intended, "send_count": count})
+            called = {"called_count": 1} if count == 1 else {}
+            set_alike(connection, ids, AttemptState.COMMANDED, {**intended, **called, "send_count": count})
         happened = Happened(AttemptState.COMMANDED, AttemptState.INTENDED, Trigger.INTEND, now)
         outcomes = outcomes_of(rows, happened, now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
@@ -1072,13 +1089,15 @@ class Ledger:
         return {attempt_id for attempt_id in (ours | young) - yielding if releases[attempt_id] in running}
 
     def note_calls(self, intents: Sequence[Intent]) -> None:
-        """Write that a provider is being asked for these claims, right before it is.
+        """Write that a provider is being asked for these claims, right before it is: for all but first ones, which count as
+        called from the beginning. So nobody's last try is one for which nobody was asked, and most pay nothing for it.
 
         A crash before this leaves claims of which it is known that nobody was called; after it, nobody knows.
         """
         by_count: dict[int, list[str]] = defaultdict(list)
         for item in intents:
-            by_count[item.send_count].append(item.attempt_id)
+            if item.send_count > 1:
+                by_count[item.send_count].append(item.attempt_id)
 
         def work(connection: sa.Connection) -> None:
             for send_count, ids in by_count.items():
@@ -1110,7 +1129,7 @@ class Ledger:
                 if item.trigger in (Trigger.THROTTLED, Trigger.RECALL):
                     # nothing left the house: this call does not count against the one repeat
                     learned["send_count"] = item.send_count - 1
-                uncalled = item.called and "send_count" in learned
+                uncalled = (item.called or item.send_count == 1) and "send_count" in learned
                 changes.append(
                     _Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count, uncalled)
                 )
@@ -1141,7 +1160,7 @@ class Ledger:
             self._database.writing(lambda connection: work(connection, looking=True))
         self._claims.forget(item.attempt_id for item in reports)
         # Whoever stored a receipt meanwhile could not see these messages yet, nor we the receipt: each looks again after its
-        # commit. A crash before that leaves such a receipt aside, and the attempt to its timeout.
+        # commit. A crash before that leaves such a receipt aside until a dispatcher or receipts begins (`positions`).
         self._database.writing(lambda connection: self._match_strays(connection, named, now))
 
     def _hand_over(

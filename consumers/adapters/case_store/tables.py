@@ -610,7 +610,7 @@ attempt = sa.Table(
         sa.Integer,
         nullable=False,
         server_default="0",
-        comment="claims of which a provider call was begun; at most 2",
+        comment="provider calls that may have been made: of the first claim, and of later ones once begun; at most 2",
     ),
     sa.UniqueConstraint("recipient_id", "number"),
     # what waits for one lane, in the order in which it goes; also all that is asked by incident and state

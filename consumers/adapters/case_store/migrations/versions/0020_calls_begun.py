@@ -15,7 +15,7 @@ def upgrade() -> None:
             sa.Integer(),
             server_default="0",
             nullable=False,
-            comment="claims of which a provider call was begun; at most 2",
+            comment="provider calls that may have been made: of the first claim, and of later ones once begun; at most 2",
         ),
     )
     # of those from before nobody knows better than that each was called
