@@ -105,7 +105,7 @@ class DispatchLedger(Protocol):
     def intend(
         self, commands: Sequence[Command], dispatcher: str, stage: str, after: Positions
     ) -> Sequence[Intent]: ...
-    def put_back(self, attempt_ids: Sequence[str]) -> None: ...
+    def put_back(self, commands: Sequence[Command]) -> None: ...
     def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
     def note_calls(self, intents: Sequence[Intent]) -> None: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
@@ -202,10 +202,7 @@ class Dispatch:
         for goes back to waiting.
         """
         events = [event for each in batch for event in each_of(each.event) if isinstance(event, DeliverNotice)]
-        commands = [
-            Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch, event.exercise)
-            for event in self._those_with_a_turn(events)
-        ]
+        commands = [_command(event) for event in self._those_with_a_turn(events)]
         intents = self._ledger.intend(commands, self._dispatcher, STAGE, positions)
         by_channel: dict[Channel, list[Intent]] = defaultdict(list)
         for intent in intents:
@@ -286,7 +283,7 @@ class Dispatch:
             still = {channel for channel in asked if lanes[channel].stands_still()}
         if not still:
             return events
-        self._ledger.put_back([event.attempt_id for event in events if event.channel in still])
+        self._ledger.put_back([_command(event) for event in events if event.channel in still])
         return [event for event in events if event.channel not in still]
 
     def _send_emails(self, intents: Sequence[Intent]) -> Sequence[Exception]:
@@ -695,6 +692,10 @@ class _Answer:
 
 class _NoAddress(TocsinError):
     """The contact has nothing for this channel; the message is a code, never a value."""
+
+
+def _command(event: DeliverNotice) -> Command:
+    return Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch, event.exercise)
 
 
 def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:

@@ -1033,20 +1033,35 @@ class Ledger:
             ],
         )
 
-    def put_back(self, attempt_ids: Sequence[str]) -> None:
+    def put_back(self, commands: Sequence[Command]) -> None:
         """Let commanded attempts wait again, unclaimed: no provider of their channel takes messages at this moment.
 
-        Not logged, as commands are not: nothing has happened to anybody.
+        Not logged, as commands are not: nothing has happened to anybody. Commands that are not ours are told of, as by `intend`.
         """
         now = self._clock.now()
 
         def work(connection: sa.Connection) -> None:
-            for some in in_parts(attempt_ids):
+            recipients: dict[str, str] = {}
+            for some in in_parts([each.attempt_id for each in commands]):
                 connection.execute(
                     sa.update(attempt)
                     .where(attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.COMMANDED))
                     .values(state=AttemptState.PLANNED.value, state_at=now)
                 )
+                recipients.update(
+                    (row.attempt_id, row.recipient_id)
+                    for row in connection.execute(
+                        sa.select(attempt.c.attempt_id, attempt.c.recipient_id).where(attempt.c.attempt_id.in_(some))
+                    )
+                )
+            strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in recipients])
+            strangers += [
+                each.attempt_id
+                for each in commands
+                if recipients.get(each.attempt_id, each.recipient_id) != each.recipient_id
+            ]
+            if strangers:
+                self._report_strangers(connection, strangers, now)
 
         self._database.writing(work)
 

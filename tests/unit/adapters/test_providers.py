@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.incidents import SqlCaseStore
+from consumers.adapters.case_store.ledger import STRANGERS
 from consumers.adapters.case_store.providers import SILENT_AFTER, ProviderTables
 from consumers.case.store import CircuitOrder, OverrideRecord
 from consumers.domain.accounts import Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
-from consumers.domain.ledger import Lane
+from consumers.domain.ledger import Command, Lane
 from consumers.domain.sending import SUPPRESSED, ReceiptKind
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, receipt_of, sqlite_case
 
@@ -106,13 +107,28 @@ def test_suppressed_people_are_found_by_the_hash_of_their_address(case: Case) ->
     assert store.look(lambda work: work.suppressed_people(INCIDENT, 1, {})) == {}
 
 
+def test_a_command_that_is_not_ours_raises_a_page_while_every_provider_is_ill_too(case: Case) -> None:
+    case.person(1)
+    case.person(2)
+    case.ledger.begin_attempts(100)
+    case.ledger.meter(EMAIL_LANE)
+    one, other = case.commands()
+    case.ledger.put_back([one, other])
+    assert case.pages() == []
+    before = STRANGERS._value.get()
+    case.ledger.put_back([one, Command("forged", other.recipient_id, other.release_id, other.epoch)])
+    assert (case.pages(), STRANGERS._value.get() - before) == (["delivery.command_not_in_ledger"], 1)
+    case.ledger.put_back([Command(one.attempt_id, other.recipient_id, one.release_id, one.epoch), other])
+    assert (case.pages(), STRANGERS._value.get() - before) == (["delivery.command_not_in_ledger"] * 2, 2)
+
+
 def test_while_every_provider_is_ill_messages_go_round_without_a_trace_and_without_a_lost_attempt(case: Case) -> None:
     people = [case.person(number) for number in range(5)]
     case.ledger.begin_attempts(100)
     for _ in range(3):
         assert case.ledger.meter(EMAIL_LANE) == 5
         commands = case.commands()
-        case.ledger.put_back([each.attempt_id for each in commands])
+        case.ledger.put_back(commands)
         # the same commands once more, as after a crash between the two: nobody claims what was put back
         assert list(case.ledger.intend(commands, "d1", "dispatch", {})) == []
     with case.database.read() as connection:
@@ -125,5 +141,5 @@ def test_while_every_provider_is_ill_messages_go_round_without_a_trace_and_witho
     assert (set(rows), len(rows), logged) == ({(AttemptState.PLANNED.value, 0)}, len(people), 0)
     # of what a dispatcher has claimed nothing is put back
     [first, *_] = case.claim(Lane(Channel.EMAIL, belt=1, at_once=1))
-    case.ledger.put_back([first.attempt_id])
+    case.ledger.put_back([Command(first.attempt_id, first.recipient_id, first.release_id, first.epoch, exercise=False)])
     assert case.states(first.recipient_id) == [("email", "intended")]

@@ -107,9 +107,9 @@ class World:
         assert (dispatcher, stage) == ("d1", "dispatch")
         return [self.intents[command.attempt_id] for command in commands]
 
-    def put_back(self, attempt_ids: Sequence[str]) -> None:
+    def put_back(self, commands: Sequence[Command]) -> None:
         self.journal.append("put back")
-        self.waiting.extend(attempt_ids)
+        self.waiting.extend(each.attempt_id for each in commands)
 
     def standing(self, intents: Sequence[Intent]) -> Collection[str]:
         self.journal.append("standing")
