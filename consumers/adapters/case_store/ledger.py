@@ -279,19 +279,7 @@ class Ledger:
         Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever. A
         release that was finished when the scope was corrected is not voided: a bounce may come long after its end.
         """
-        void = (
-            connection.execute(
-                sa.select(release.c.release_id).where(
-                    (release.c.incident_id == row["incident_id"])
-                    & (
-                        release.c.state.in_(("void", "cancelled"))
-                        | ((release.c.state == "finished") & (release.c.revision < row["revision"]))
-                    )
-                )
-            )
-            .scalars()
-            .all()
-        )
+        void = connection.execute(_carrying_nothing(row["incident_id"], row["revision"])).scalars().all()
         if not void:
             return
         waiting = connection.execute(
@@ -348,13 +336,28 @@ class Ledger:
     @staticmethod
     def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
         """Page the approvers, once for each set of releases, when people wait whom none of these may tell."""
-        by_incident: dict[str, list[str]] = defaultdict(list)
+        by_incident: dict[tuple[str, int], list[str]] = defaultdict(list)
         for row in rows:
-            by_incident[row["incident_id"]].append(row["release_id"])
-        for incident_id, release_ids in by_incident.items():
+            by_incident[row["incident_id"], row["revision"]].append(row["release_id"])
+        for (incident_id, revision), release_ids in by_incident.items():
             waiting = connection.execute(
                 sa.select(sa.func.count()).select_from(recipient).where(*_unbegun(incident_id))
             ).scalar_one()
+            over = connection.execute(_carrying_nothing(incident_id, revision)).scalars().all()
+            if over:
+                # whose next channel none of these could take over
+                waiting += connection.execute(
+                    sa.select(sa.func.count(sa.distinct(attempt.c.recipient_id)))
+                    .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                    .where(
+                        (attempt.c.incident_id == incident_id)
+                        & (attempt.c.state == AttemptState.PLANNED)
+                        & attempt.c.release_id.in_(over)
+                        & recipient.c.final_state.is_(None)
+                        & recipient.c.held_reason.is_(None)
+                        & still_concerned()
+                    )
+                ).scalar_one()
             if not waiting:
                 continue
             mark = "/".join(["release.people_wait", incident_id, *sorted(release_ids)])
@@ -1615,6 +1618,14 @@ class Ledger:
             for recipient_id, end, commitment in final
         ]
         outbox.append_many(connection, CASE_EVENTS, CaseEvent.ce_type, written, now)
+
+
+def _carrying_nothing(incident_id: str, revision: int) -> sa.Select[tuple[str]]:
+    """An incident's releases under which nothing leaves any more; of an older scope those that are finished, too."""
+    over = (release.c.state == "finished") & (release.c.revision < revision)
+    return sa.select(release.c.release_id).where(
+        (release.c.incident_id == incident_id) & (release.c.state.in_(("void", "cancelled")) | over)
+    )
 
 
 def _same_end(end: PersonEnd) -> tuple[PersonEnd, ...]:

@@ -991,6 +991,23 @@ class LedgerCases:
             work = SqlCaseWork(connection, NOW)
             assert work.without_end_count(INCIDENT) == (1 if still_affected else 0)
 
+    def test_approvers_hear_of_a_next_channel_that_no_release_may_take_over(self, case: Case) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.void()
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        case.affect(1, revision=2)
+        case.release_anew()
+        with case.database.write() as connection:
+            # the new approval knows other texts only
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == "r2").values(policy={"segments": {}})
+            )
+        assert case.claim(SMS_LANE) == []
+        assert case.pages() == ["release.people_wait"]
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+
     def test_who_waits_for_another_approval_takes_nobodys_turn(self, case: Case) -> None:
         with case.database.write() as connection:
             connection.execute(
