@@ -35,8 +35,8 @@ class SqlProgress:
         self._clock = clock
 
     def progress(self, incident_id: str) -> Progress:
-        """Return how far an incident's release is, read in one transaction. Raises BadInput for an unknown incident."""
-        with self._database.read() as connection:
+        """Return how far an incident's release is, as of one moment. Raises BadInput for an unknown incident."""
+        with self._database.snapshot() as connection:
             row = connection.execute(
                 sa.select(incident.c.state, incident.c.exercise).where(incident.c.incident_id == incident_id)
             ).first()
