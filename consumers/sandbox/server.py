@@ -181,11 +181,11 @@ class Sandbox:
         """Let the call wait until another table of faults is posted, or the sandbox stops."""
         with self._state.changed:
             table = self._state.fault_tables
-            self._state.held[call.service] += 1
+            self._state.held[table, call.service] += 1
             self._state.changed.notify_all()
             while self._state.fault_tables == table and not self._sqs.closing:
                 self._state.changed.wait()
-            self._state.held[call.service] -= 1
+            self._state.held[table, call.service] -= 1
 
     def _handle(self, call: Call) -> dict[str, Any]:
         if call.service == "sqs" and call.operation == "ReceiveMessage":
@@ -214,7 +214,11 @@ class Sandbox:
             return Streamed(JSON, chunks, mailbox.SECURITY_HEADERS)
         if route == ("GET", "/_control/faults"):
             with self._state.changed:
-                held = {service: count for service, count in self._state.held.items() if count}
+                now = self._state.fault_tables
+                # of an earlier table none is held any more, though its thread may not have woken yet
+                held = {
+                    service: count for (table, service), count in self._state.held.items() if count and table == now
+                }
             return Response(200, JSON, json.dumps({"held": held}).encode())
         if request.method == "POST" and path in self._controls:
             return self._control(request, self._controls[path])

@@ -105,8 +105,8 @@ class State:
         self.faults: dict[str, Fault] = {}
         self.fault_tables = 0
         """How many were posted: a held call waits for the next one."""
-        self.held: Counter[str] = Counter()
-        """Calls that are held at this moment, by service; in memory only."""
+        self.held: Counter[tuple[int, str]] = Counter()
+        """Calls that are held, by number of the table and service; in memory only."""
         self.limits = Limits()
         self.sms_attributes: dict[str, str] = {}
         self.opted_out: set[str] = set()

@@ -146,6 +146,7 @@ def test_a_held_call_is_answered_once_the_hold_ends(aws: Aws, answer: str, taken
             assert time.monotonic() < until
         assert (sending.done(), len(aws.mailbox()["messages"])) == (False, taken)
         aws.control("faults", {})
+        assert json.loads(get(f"{aws.url}/_control/faults")) == {"held": {}}, "whether it has woken yet or not"
         assert sending.result()[0].state is SendState.ACCEPTED
     assert len(aws.mailbox()["messages"]) == 1
 
