@@ -1,19 +1,13 @@
 """Connections to MariaDB: over TLS where the server has it, checked where an authority is named, and cheap to make."""
 
-import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from bridge.contracts.errors import Unreachable
@@ -22,6 +16,7 @@ from bridge.runtime.settings import Store
 from consumers.adapters.case_store.engine import CaseDatabase
 from tests.conftest import missing
 from tests.servers import mariadb
+from tests.servers.certificates import certificate_in
 from tests.servers.choice import Missing, look_around, way_to
 from tests.servers.mariadb import StoreDatabase
 
@@ -36,32 +31,6 @@ def cipher(url: str) -> str:
             return str(connection.execute(CIPHER).one()[1])
     finally:
         database.close()
-
-
-def certificate_in(folder: Path) -> Path:
-    """Write a certificate for this host, signed by itself, and its key beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "database")])
-    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(host, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(secret)
-    (folder / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return folder / "certificate.pem"
 
 
 @pytest.fixture(scope="module")
