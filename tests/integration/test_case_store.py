@@ -79,6 +79,18 @@ class TestOnMariaDb(LedgerCases):
     """Every promise of the ledger on MariaDB."""
 
 
+def after_counting(patched: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen each time that people have been counted, before the ledger acts on it."""
+    count = Ledger._counts
+
+    def counted(connection: sa.Connection, incident_id: str) -> Counts:
+        found = count(connection, incident_id)
+        happens()
+        return found
+
+    patched.setattr(Ledger, "_counts", staticmethod(counted))
+
+
 def test_a_bounce_that_is_written_while_the_last_people_are_counted_is_carried_on(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,15 +99,8 @@ def test_a_bounce_that_is_written_while_the_last_people_are_counted_is_carried_o
     (intent,) = case.claim(EMAIL_LANE)
     case.hand_over([intent])
     case.receive(intent, ReceiptKind.DELIVERED)
-    count = Ledger._counts
-
-    def counted(connection: sa.Connection, incident_id: str) -> Counts:
-        found = count(connection, incident_id)
-        case.receive(intent, ReceiptKind.BOUNCED_HARD)
-        return found
-
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "_counts", staticmethod(counted))
+        after_counting(patched, lambda: case.receive(intent, ReceiptKind.BOUNCED_HARD))
         assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
     assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
     assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
@@ -108,14 +113,7 @@ def test_a_release_that_is_stopped_while_its_people_are_counted_stays_stopped(
     (intent,) = case.claim(EMAIL_LANE)
     case.hand_over([intent])
     case.receive(intent, ReceiptKind.DELIVERED)
-    count = Ledger._counts
-
-    def counted(connection: sa.Connection, incident_id: str) -> Counts:
-        found = count(connection, incident_id)
-        case.set_release("r1", "cancelled")
-        return found
-
-    monkeypatch.setattr(Ledger, "_counts", staticmethod(counted))
+    after_counting(monkeypatch, lambda: case.set_release("r1", "cancelled"))
     assert case.ledger.finish_releases() == []
     with case.database.read() as connection:
         assert connection.execute(sa.select(tables.release.c.state)).scalar_one() == "cancelled"
