@@ -25,7 +25,7 @@ from consumers.domain.notices import fill
 from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
 _PATIENCE_SECONDS = 2.0
-_LOG_IN_FIRST = 530
+_CLOSING, _LOG_IN_FIRST = 421, 530
 _POLICY = re.compile(rb"5\.7\.\d")
 """RFC 3463, 3.8: refused for security or policy, as a server says that does not relay for us."""
 
@@ -122,12 +122,13 @@ class SmtpEmail:
             code, said = connection.rcpt(address, wanted)
             if code not in (250, 251):
                 ours = not self._relays and (code == _LOG_IN_FIRST or _POLICY.match(said) is not None)
-                return self._refused(entry, code, SendState.UNAVAILABLE if ours else SendState.REJECTED)
+                state = SendState.UNAVAILABLE if ours else SendState.REJECTED
+                return self._refused(entry, code, state, SendState.DEFERRED)
             self._relays = True
             began_data = True
             code, _ = connection.data(mail.as_bytes())
         except smtplib.SMTPDataError as error:  # refused before the text: 354 did not come
-            return self._refused(entry, error.smtp_code, SendState.REJECTED)
+            return self._refused(entry, error.smtp_code, SendState.REJECTED, SendState.DEFERRED)
         except (OSError, smtplib.SMTPException) as error:
             connection.close()
             self._connection = None
@@ -135,12 +136,19 @@ class SmtpEmail:
             return SendResult(entry.attempt_id, state, code=_word(error))
         self._used_at = time.monotonic()
         if code != 250:
-            return self._refused(entry, code, SendState.REJECTED)
+            return self._refused(entry, code, SendState.REJECTED, SendState.DEFERRED)
         return SendResult(entry.attempt_id, SendState.ACCEPTED, str(mail["Message-ID"]))
 
-    def _refused(self, entry: EmailEntry, code: int, if_permanent: SendState) -> SendResult:
-        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1)."""
-        state = SendState.THROTTLED if 400 <= code < 500 else if_permanent
+    def _refused(
+        self,
+        entry: EmailEntry,
+        code: int,
+        if_permanent: SendState,
+        if_transient: SendState = SendState.THROTTLED,
+    ) -> SendResult:
+        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1); 421 is never about a recipient."""
+        transient = SendState.THROTTLED if code == _CLOSING else if_transient
+        state = transient if 400 <= code < 500 else if_permanent
         if self._connection is not None:
             try:
                 self._connection.rset()

@@ -116,6 +116,7 @@ _STAGE_OF_ANSWER = {
     # it may have been taken: receipts say
     SendState.UNKNOWN: CanaryStage.SENT,
     SendState.THROTTLED: CanaryStage.YIELDED,
+    SendState.DEFERRED: CanaryStage.YIELDED,
     SendState.UNAVAILABLE: CanaryStage.FAILED,
     SendState.REJECTED: CanaryStage.FAILED,
 }

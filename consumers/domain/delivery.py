@@ -126,6 +126,7 @@ LIVE = frozenset({_S.PLANNED, _S.COMMANDED, _S.INTENDED, _S.HANDED_OVER, _S.UNKN
 OF_SEND: dict[SendState, Trigger] = {
     SendState.ACCEPTED: Trigger.ACCEPTED,
     SendState.THROTTLED: Trigger.THROTTLED,
+    SendState.DEFERRED: Trigger.THROTTLED,
     SendState.UNAVAILABLE: Trigger.THROTTLED,
     SendState.REJECTED: Trigger.REFUSED,
     SendState.UNKNOWN: Trigger.LOST,
@@ -180,6 +181,16 @@ def what_next(tried: Sequence[Tried], policy: Fallback, available: Collection[Ch
         if waiting := tuple(channel for channel in step if channel not in begun):
             return Next(waiting)
     return Next(end=PersonEnd.UNREACHABLE_REPORTED)
+
+
+def deferred_until(first_at: datetime, now: datetime, expires_at: datetime) -> datetime | None:
+    """Return when a message is tried again that is not taken for its recipient's sake, since `first_at`; None once the
+    channel has had its time (`expires_at`, counted from then), so that the next one begins.
+    """
+    if now >= expires_at:
+        return None
+    wait = min(max(now - first_at, timedelta(minutes=1)), timedelta(minutes=15))
+    return min(now + wait, expires_at)
 
 
 def expires_at(

@@ -27,6 +27,10 @@ class SendState(StrEnum):
     ACCEPTED = "accepted"
     THROTTLED = "throttled"
     """Not taken, as it came too fast: goes back to waiting, never failed."""
+    DEFERRED = "deferred"
+    """Not taken now, for a reason of this recipient's own (a greylist, a full mailbox): tried again for as long as the channel
+    may take.
+    """
     UNAVAILABLE = "unavailable"
     """Not taken, as the provider or our account there cannot send at all: goes back to waiting, or to another provider."""
     REJECTED = "rejected"

@@ -729,6 +729,7 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: st
         provider=provider if provider != intent.provider else None,
         exercise=intent.exercise,
         called=True,
+        deferred=result.state is SendState.DEFERRED,
     )
 
 

@@ -141,7 +141,7 @@ def test_each_recipient_gets_a_mail_of_their_own_with_slots_filled(inbox: tuple[
     [
         ("550@x.example.com", SendState.REJECTED, "SMTP_550"),
         ("553@x.example.com", SendState.REJECTED, "SMTP_553"),
-        ("451@x.example.com", SendState.THROTTLED, "SMTP_451"),
+        ("451@x.example.com", SendState.DEFERRED, "SMTP_451"),
         ("421@x.example.com", SendState.THROTTLED, "SMTP_421"),
     ],
 )

@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec import structs
 
 from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import (
@@ -96,6 +97,7 @@ from consumers.domain.delivery import (
     PersonEnd,
     Tried,
     Trigger,
+    deferred_until,
     next_state,
     what_next,
 )
@@ -171,6 +173,8 @@ _RUNNING = (
     "JOIN incident ON incident.incident_id = `release`.incident_id "
     "WHERE `release`.state = 'releasing' AND `release`.release_id IN "
 )
+_ASKED = (Trigger.ACCEPTED, Trigger.LOST)
+"""What a dispatcher reports of a text that a provider has, or may have."""
 _STRAY = sa.select(receipt.c.provider_event_id).where(receipt.c.attempt_id.is_(None)).limit(1)
 
 
@@ -1136,7 +1140,8 @@ class Ledger:
             changes: list[_Change] = []
             notices: list[outbox.Outgoing] = []
             simple = self._hand_over(connection, reports, now, looking=looking)
-            for item in reports:
+            told = self._with_deferrals(connection, reports, now)
+            for item in told:
                 if item.attempt_id in simple:
                     continue
                 learned: dict[str, Any] = {"body_sha256": item.body_sha256}
@@ -1163,7 +1168,7 @@ class Ledger:
                     )
             outbox.append(connection, notices, now)
             self._apply(connection, changes, now)
-            for item in reports:
+            for item in told:
                 if item.not_before is not None:
                     connection.execute(
                         sa.update(attempt)
@@ -1180,6 +1185,47 @@ class Ledger:
         # Whoever stored a receipt meanwhile could not see these messages yet, nor we the receipt: each looks again after its
         # commit. A crash before that leaves such a receipt aside until a dispatcher or receipts begins (`positions`).
         self._database.writing(lambda connection: self._match_strays(connection, named, now))
+
+    def _with_deferrals(
+        self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime
+    ) -> Sequence[SentReport]:
+        """Return the reports, those of messages that a recipient's own server puts off with when they are tried again; once the
+        channel has had its time since the first such answer they are refused, and the next channel begins.
+        """
+        deferred = [item.attempt_id for item in reports if item.deferred]
+        if not deferred:
+            return reports
+        known: dict[str, Mapping[str, Any]] = {}
+        for some in in_parts(deferred):
+            ours = attempt.c.attempt_id.in_(some)
+            connection.execute(
+                sa.update(attempt).where(ours & attempt.c.deferred_at.is_(None)).values(deferred_at=now)
+            )
+            for row in connection.execute(
+                sa.select(
+                    attempt.c.attempt_id,
+                    attempt.c.channel,
+                    attempt.c.timeout_seconds,
+                    attempt.c.deferred_at,
+                    recipient.c.deadline_at,
+                )
+                .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                .where(ours)
+            ).mappings():
+                known[row["attempt_id"]] = row
+        found = []
+        for item in reports:
+            row = known.get(item.attempt_id) if item.deferred else None
+            if row is not None:
+                first = row["deferred_at"]
+                again = deferred_until(first, now, self._expires_at(row, first))
+                item = (
+                    structs.replace(item, trigger=Trigger.REFUSED)
+                    if again is None
+                    else structs.replace(item, not_before=again)
+                )
+            found.append(item)
+        return found
 
     def _hand_over(
         self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime, *, looking: bool
@@ -1414,6 +1460,7 @@ class Ledger:
                 continue
             before = AttemptState(row["state"])
             after = next_state(before, change.trigger)
+            first_text = row["body_sha256"] is None and change.learned.get("body_sha256") is not None
             row.update(change.learned)
             row["called_count"] -= change.uncalled and row["called_count"] > 0
             touched.add(change.attempt_id)
@@ -1421,6 +1468,9 @@ class Ledger:
                 # the provider is still trying: the wait for its last word starts anew
                 row["expires_at"] = self._expires_at(row, now)
             if after is before:
+                if first_text and change.trigger in _ASKED:
+                    # the receipt was here first and could not say which text it is about: the proof has both
+                    outcomes.append(outcome_of(row, _happened(before, after, change), now))
                 continue
             row["state"] = after.value
             row["state_at"] = now

@@ -4,6 +4,7 @@
 
 import atexit
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, each_of
+from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, DeliveryOutcome, each_of
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import ledger, metering, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
@@ -147,6 +148,16 @@ class Case:
                 .order_by(tables.outbox.c.outbox_id)
             )
             return [json.loads(event.value) for row in rows for event in unpacked(row)]
+
+    def outcomes(self) -> list[DeliveryOutcome]:
+        """Return what was told of attempts so far, of what the outbox still holds."""
+        with self.database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.outbox)
+                .where(tables.outbox.c.topic == "tocsin.delivery-outcomes")
+                .order_by(tables.outbox.c.outbox_id)
+            ).all()
+        return [DeliveryOutcome.model_validate_json(event.value) for row in rows for event in unpacked(row)]
 
     def commands(self) -> list[Command]:
         """Take the delivery commands out of the outbox."""
@@ -340,6 +351,38 @@ class LedgerCases:
         case.receive(intent, ReceiptKind.DELIVERED)
         case.hand_over([intent])
         assert case.states(person) == [("email", "delivered")]
+
+    @pytest.mark.parametrize("trigger", [Trigger.ACCEPTED, Trigger.LOST])
+    def test_the_text_is_proven_also_where_the_receipt_was_first(self, case: Case, trigger: Trigger) -> None:
+        case.person(1)
+        key = {"root": "customer/1", "key": b"k" * 32, "made_at": NOW}
+        with case.database.write() as connection:
+            connection.execute(sa.insert(tables.person_key).values(**key))
+        (intent,) = case.claim(EMAIL_LANE)
+        case.receive(intent, ReceiptKind.DELIVERED)
+        case.receive(intent, ReceiptKind.READ)
+        report = SentReport(intent.attempt_id, trigger, 1, body_sha256="e" * 64)
+        case.ledger.report([report])
+        case.ledger.report([report])
+        said = [each for each in case.outcomes() if each.body_commitment is not None]
+        assert [(each.state, each.previous_state) for each in said] == [(AttemptState.READ, AttemptState.READ)]
+
+    def test_whom_their_own_server_puts_off_gets_the_next_channel_when_the_first_has_had_its_time(
+        self, case: Case
+    ) -> None:
+        person, urgent = case.person(1), case.person(2, deadline_at=NOW + timedelta(hours=2, minutes=30))
+        tries: dict[str, list[datetime]] = {person: [], urgent: []}
+        while case.clock.at <= NOW + timedelta(hours=5):
+            for intent in case.claim(EMAIL_LANE):
+                tries[intent.recipient_id].append(case.clock.at)
+                case.ledger.report([SentReport(intent.attempt_id, Trigger.THROTTLED, 1, code="SMTP_451", deferred=True)])
+            case.clock.at += timedelta(minutes=15)
+        assert case.states(person) == case.states(urgent) == [("email", "rejected"), ("sms", "planned")]
+        assert tries[person][0] == NOW
+        assert tries[person][-1] == NOW + timedelta(hours=4), "the channel's own time"
+        assert tries[urgent][-1] == NOW + timedelta(hours=1, minutes=30), "less what the next channel needs"
+        assert max(later - earlier for earlier, later in itertools.pairwise(tries[person])) <= timedelta(minutes=15)
+        assert len(tries[person]) < 25
 
     def test_a_receipt_of_an_unknown_message_is_kept_and_matched_later(self, case: Case) -> None:
         person = case.person(1)
