@@ -146,7 +146,7 @@ class SmtpEmail:
         if_permanent: SendState,
         if_transient: SendState = SendState.THROTTLED,
     ) -> SendResult:
-        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1); 421 is never about a recipient."""
+        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1), and 421 is about nobody."""
         transient = SendState.THROTTLED if code == _CLOSING else if_transient
         state = transient if 400 <= code < 500 else if_permanent
         if self._connection is not None:

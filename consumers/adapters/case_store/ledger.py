@@ -80,7 +80,6 @@ from consumers.adapters.case_store.publications import publications_of, publishe
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
-    gate,
     incident,
     page,
     receipt,
@@ -88,6 +87,15 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
     still_concerned,
+)
+from consumers.adapters.case_store.twins import (
+    ENDED,
+    being_told_elsewhere,
+    standing_elsewhere,
+    take_back_elsewhere,
+    told_elsewhere,
+    with_twins,
+    withdraw_elsewhere,
 )
 from consumers.domain.approvals import Mode, reach_until
 from consumers.domain.canary import CanaryState
@@ -156,7 +164,6 @@ _CONCERNED = PackedRows(
     ("recipient_id", "incident_id", "channels", "final_state", "subject_commitment", "segment_id"),
     by="recipient_id",
 )
-_ENDED = ("dismissed", "closed")
 _WORTH_A_PORTION = 1000
 """For so many a transaction of their own costs each of them next to nothing."""
 _PORTIONS_IN_LINE = 50
@@ -219,7 +226,7 @@ class Ledger:
         self._policy = policy
         self._publications_seen: Mapping[str, Any] = {}
         self._lines: dict[str, list[str]] = {}
-        self._meter = Meter(database, clock, self._kept_back)
+        self._meter = Meter(database, clock, self._kept_back, self._end_as_told)
         self._claims = Claims()
         self._objections: dict[tuple[str, str], str | None] = {}
         self._objections_due = 0.0
@@ -461,7 +468,7 @@ class Ledger:
             )
         insert_many(connection, attempt, attempts)
         begun = {each["recipient_id"] for each in attempts}
-        _withdraw_elsewhere(connection, [person["recipient_id"] for person in rows if person["twin"]], begun)
+        withdraw_elsewhere(connection, [person["recipient_id"] for person in rows if person["twin"]], begun)
         self._end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
@@ -528,14 +535,14 @@ class Ledger:
         # planning must not regroup somebody while their first attempt is being written
         locked = {person["recipient_id"]: person for person in _TURNS.named(connection, ids)}
         begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, list(locked))}
-        twins = _with_twins(connection, list(locked))
+        twins = with_twins(connection, list(locked))
         told_in: dict[str, str | None] = {}
         for some in in_parts(sorted(twins)):
             # rare, and worth asking with all that is asked
             told_in |= {
                 row.recipient_id: row.told_in
                 for row in connection.execute(
-                    sa.select(recipient.c.recipient_id, _told_elsewhere().label("told_in"))
+                    sa.select(recipient.c.recipient_id, told_elsewhere().label("told_in"))
                     .join(segment, segment.c.segment_id == recipient.c.segment_id)
                     .where(recipient.c.recipient_id.in_(some), *conditions)
                 )
@@ -589,6 +596,38 @@ class Ledger:
                 _case_event("people.told_in_other_incident", incident_id, event_id, now, body, exercise=exercise)
             )
         outbox.append(connection, events, now)
+
+    def _end_as_told(self, connection: sa.Connection, told_in: Mapping[str, str], now: datetime) -> None:
+        """Withdraw what has not left of people whom another incident's notice has told the same, and end them as told there."""
+        waiting = (AttemptState.PLANNED, AttemptState.COMMANDED)
+        superfluous: list[_Change] = []
+        by_incident: dict[tuple[str, bool], list[tuple[str, str, str]]] = defaultdict(list)
+        for some in in_parts(sorted(told_in)):
+            superfluous += [
+                _Change(attempt_id, Trigger.CANCEL, now)
+                for attempt_id in connection.execute(
+                    sa.select(attempt.c.attempt_id).where(
+                        attempt.c.recipient_id.in_(some) & attempt.c.state.in_(waiting)
+                    )
+                ).scalars()
+            ]
+            for row in connection.execute(
+                sa.select(
+                    recipient.c.recipient_id,
+                    recipient.c.subject_commitment,
+                    recipient.c.incident_id,
+                    incident.c.exercise,
+                )
+                .join(incident, incident.c.incident_id == recipient.c.incident_id)
+                .where(recipient.c.recipient_id.in_(some) & recipient.c.final_state.is_(None))
+                # locked: a receipt of their own may end them in this moment
+                .with_for_update(of=recipient)
+            ):
+                those = by_incident[row.incident_id, bool(row.exercise)]
+                those.append((row.recipient_id, told_in[row.recipient_id], row.subject_commitment))
+        self._apply(connection, superfluous, now)
+        for (incident_id, exercise), elsewhere in by_incident.items():
+            self._end_told_elsewhere(connection, incident_id, elsewhere, now, exercise=exercise)
 
     def _follow_publications(self, connection: sa.Connection, now: datetime) -> Mapping[str, Any]:
         """Let what has come to stand in public stand in for those whom nothing else reached, and no longer for anybody
@@ -753,7 +792,7 @@ class Ledger:
 
         def work(connection: sa.Connection) -> int:
             incidents = connection.execute(sa.select(incident.c.incident_id, incident.c.state)).all()
-            every, ended = [row[0] for row in incidents], [row[0] for row in incidents if row[1] in _ENDED]
+            every, ended = [row[0] for row in incidents], [row[0] for row in incidents if row[1] in ENDED]
             changes = [
                 _Change(attempt_id, trigger, now)
                 for state, condition, trigger in stale
@@ -976,6 +1015,12 @@ class Ledger:
             if strangers:
                 self._report_strangers(connection, strangers, now)
             self._apply(connection, recalled, now)
+            again = [row["recipient_id"] for row in claims if row["number"] > 1 or row["send_count"] > 0]
+            told_in, _, _ = standing_elsewhere(connection, again)
+            if told_in:
+                # since the command was written; nobody's first notice: their turn does not begin while another is at it
+                self._end_as_told(connection, told_in, now)
+                claims = [row for row in claims if row["recipient_id"] not in told_in]
             self._claim(connection, claims, dispatcher, now)
             positions.write_positions(connection, stage, after)
             return tuple(intent_of(row) for row in claims)
@@ -1195,12 +1240,10 @@ class Ledger:
         deferred = [item.attempt_id for item in reports if item.deferred]
         if not deferred:
             return reports
-        known: dict[str, Mapping[str, Any]] = {}
+        known: dict[str, dict[str, Any]] = {}
         for some in in_parts(deferred):
             ours = attempt.c.attempt_id.in_(some)
-            connection.execute(
-                sa.update(attempt).where(ours & attempt.c.deferred_at.is_(None)).values(deferred_at=now)
-            )
+            connection.execute(sa.update(attempt).where(ours & attempt.c.deferred_at.is_(None)).values(deferred_at=now))
             for row in connection.execute(
                 sa.select(
                     attempt.c.attempt_id,
@@ -1212,13 +1255,13 @@ class Ledger:
                 .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
                 .where(ours)
             ).mappings():
-                known[row["attempt_id"]] = row
+                known[row["attempt_id"]] = dict(row)
         found = []
         for item in reports:
-            row = known.get(item.attempt_id) if item.deferred else None
-            if row is not None:
-                first = row["deferred_at"]
-                again = deferred_until(first, now, self._expires_at(row, first))
+            put_off = known.get(item.attempt_id) if item.deferred else None
+            if put_off is not None:
+                first = put_off["deferred_at"]
+                again = deferred_until(first, now, self._expires_at(put_off, first))
                 item = (
                     structs.replace(item, trigger=Trigger.REFUSED)
                     if again is None
@@ -1586,7 +1629,7 @@ class Ledger:
                 policy,
                 # the contacts of a closed incident are gone: what fails after the end stays failed, and says so
                 ()
-                if incident_state in _ENDED
+                if incident_state in ENDED
                 else _channels(_texts_in(person["channels"]), dead.get(person["recipient_id"], ())),
             )
             if following.channels:
@@ -1618,12 +1661,17 @@ class Ledger:
                 FALLBACKS.labels(channel.value).inc(count)
             # a bounce after the end (asynchronous ones take days) takes end and finish back
             connection.execute(
-                sa.update(recipient).where(recipient.c.recipient_id.in_(undone)).values(final_state=None, final_at=None)
+                sa.update(recipient)
+                .where(recipient.c.recipient_id.in_(undone))
+                .values(final_state=None, final_at=None, told_in=None)
             )
             _run_again(connection, sorted(reopened), now)
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
-        _take_back_elsewhere(connection, [*undone, *not_reached])
+        back = take_back_elsewhere(connection, [*undone, *not_reached])
+        if back:
+            # whom nothing was begun for has their turn; who had been tried there before goes on from there
+            self.resume(connection, back)
         self._apply(connection, superfluous, now)
 
     @staticmethod
@@ -1743,7 +1791,7 @@ def _somebody_is_open(connection: sa.Connection, incident_id: str) -> bool:
 
 def _unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:
     """People whom nobody has begun to tell, although nothing but an approval keeps them waiting."""
-    return [*_without_attempt(incident_id), ~_being_told_elsewhere()]
+    return [*_without_attempt(incident_id), ~being_told_elsewhere()]
 
 
 def _without_attempt(incident_id: str) -> list[sa.ColumnElement[bool]]:
@@ -1792,130 +1840,6 @@ def _with_unbegun(
     return found
 
 
-def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
-    """Return another incident's notice to the same person, of the very same facts, and the condition that it is one."""
-    twin = recipient.alias("twin")
-    same = (
-        (twin.c.notice_sha256 == recipient.c.notice_sha256)
-        & (twin.c.root == recipient.c.root)
-        & (twin.c.incident_id != recipient.c.incident_id)
-    )
-    return twin, same
-
-
-def _withdraw_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str], begun: Collection[str]) -> None:
-    """Take back what another incident has planned for those of the recipients who are `begun` here and has not sent, as it is
-    held there, or its release stopped: it has its turn again there, and by then they have been told, or could not be.
-    """
-    twin, same = _twin()
-    for some in in_parts([each for each in recipient_ids if each in begun]):
-        planned = (
-            sa.select(twin.c.recipient_id)
-            .select_from(recipient.join(twin, same).join(attempt, attempt.c.recipient_id == twin.c.recipient_id))
-            .where(recipient.c.recipient_id.in_(some) & twin.c.final_state.is_(None))
-            .distinct()
-        )
-        waiting: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        for row in connection.execute(
-            # locked: the meter there must not put on the belt what is being withdrawn
-            sa.select(attempt.c.recipient_id, attempt.c.state, attempt.c.send_count)
-            .where(attempt.c.recipient_id.in_(connection.execute(planned).scalars().all()))
-            .with_for_update()
-        ):
-            waiting[row.recipient_id].append((row.state, row.send_count))
-        unsent = [name for name, of_name in waiting.items() if set(of_name) == {(AttemptState.PLANNED, 0)}]
-        connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(unsent)))
-
-
-def _take_back_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
-    """Take back the end of whoever another incident ended because these had been reached, which they are not any more: they
-    have their turn there as if nobody had told them. An incident that has ended tells nobody.
-    """
-    here = recipient.alias("here")
-    for some in in_parts(sorted(recipient_ids)):
-        ended = (
-            connection.execute(
-                sa.select(recipient.c.recipient_id)
-                .join(
-                    here,
-                    (here.c.root == recipient.c.root)
-                    & (here.c.notice_sha256 == recipient.c.notice_sha256)
-                    & (here.c.recipient_id == recipient.c.told_in),
-                )
-                .join(incident, incident.c.incident_id == recipient.c.incident_id)
-                .where(here.c.recipient_id.in_(some) & incident.c.state.not_in(_ENDED))
-            )
-            .scalars()
-            .all()
-        )
-        if ended:
-            connection.execute(
-                sa.update(recipient)
-                .where(recipient.c.recipient_id.in_(ended))
-                .values(final_state=None, final_at=None, told_in=None)
-            )
-
-
-def _with_twins(connection: sa.Connection, recipient_ids: Sequence[str]) -> Collection[str]:
-    """Return those of the recipients of whom another incident knows, too."""
-    found: set[str] = set()
-    for some in in_parts(recipient_ids):
-        # as text, without SQLAlchemy's compiling of each id
-        listed = ", ".join(literals_of(connection, some))
-        text = f"{_WITH_TWIN} AND recipient.recipient_id IN ({listed})"
-        found.update(connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars())
-    return found
-
-
-_WITH_TWIN = (
-    "SELECT recipient.recipient_id FROM recipient WHERE EXISTS (SELECT 1 FROM recipient AS twin "
-    "WHERE twin.notice_sha256 = recipient.notice_sha256 AND twin.root = recipient.root "
-    "AND twin.incident_id <> recipient.incident_id)"
-)
-
-
-def _told_elsewhere() -> sa.ScalarSelect[str]:
-    """Return the recipient id under which another incident has told a person the same and reached them, or NULL."""
-    twin, same = _twin()
-    return (
-        sa.select(sa.func.min(twin.c.recipient_id))
-        .where(same & (twin.c.final_state == PersonEnd.REACHED) & twin.c.told_in.is_(None))
-        .correlate(recipient)
-        .scalar_subquery()
-    )
-
-
-def _being_told_elsewhere() -> sa.ColumnElement[bool]:
-    """Say that another incident is at it: whether it arrives there decides whether anything leaves here.
-
-    What is only planned there counts while nothing holds it back: nobody waits here for somebody else's gate, or for a
-    release that will never run.
-    """
-    twin, same = _twin()
-    tried, running, held = attempt.alias("twin_attempt"), release.alias("twin_release"), gate.alias("twin_gate")
-    going = tried.c.state.in_(
-        [AttemptState.COMMANDED, AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN]
-    ) | (
-        (tried.c.state == AttemptState.PLANNED)
-        & (running.c.state == "releasing")
-        & ~sa.exists().where((held.c.incident_id == twin.c.incident_id) & held.c.lifted_at.is_(None))
-    )
-    return (
-        sa.select(sa.literal(1))
-        # in this order whatever the statistics say: they call `attempt` empty while its first thousands are being written
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
-        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
-        .select_from(
-            twin.join(tried, tried.c.recipient_id == twin.c.recipient_id).join(
-                running, running.c.release_id == tried.c.release_id
-            )
-        )
-        .where(same & twin.c.final_state.is_(None) & going)
-        .correlate(recipient)
-        .exists()
-    )
-
-
 def _beginning_releases() -> sa.Select[Any]:
     """Releases that may begin attempts, locked: one that is voided meanwhile must not leave attempts behind."""
     return (
@@ -1938,7 +1862,7 @@ def _beginning_releases() -> sa.Select[Any]:
                 | ((release.c.state == "finished") & (release.c.mode != Mode.BREAK_GLASS.value))
             )
             & (release.c.revision == incident.c.revision)
-            & incident.c.state.not_in(_ENDED)
+            & incident.c.state.not_in(ENDED)
         )
         .order_by(release.c.released_at)
         # with the incident: planning, which locks it, must not redraw people whose attempts are being written

@@ -30,6 +30,7 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
 )
+from consumers.adapters.case_store.twins import standing_elsewhere
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import Lane, LaneAge
@@ -64,6 +65,8 @@ _WAITS = sa.select(
 )
 
 KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], bool]
+EndAsTold = Callable[[sa.Connection, Mapping[str, str], datetime], None]
+"""Ends people whom another incident has told the same; in which of its recipients, by theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +106,11 @@ class FreeLanes:
 class Meter:
     """Fills the belt. What it remembers between portions is fairness and pace only: a crash forgets no message."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock, kept_back: KeptBack) -> None:
+    def __init__(self, database: CaseDatabase, clock: Clock, kept_back: KeptBack, end_as_told: EndAsTold) -> None:
         self._database = database
         self._clock = clock
         self._kept_back = kept_back
+        self._end_as_told = end_as_told
         self._carry: dict[Channel, MutableMapping[QueueKey, float]] = defaultdict(dict)
         self._credit: dict[tuple[str, Channel], tuple[float, datetime]] = {}
         self._backlog: Mapping[tuple[str, str, bool], int] = {}
@@ -127,6 +131,7 @@ class Meter:
         def work(connection: sa.Connection) -> tuple[_Place, Mapping[str, int]]:
             place = self._place(connection, lane, now)
             rows = self._most_urgent(connection, lane, place.room, now) if place.room > 0 else []
+            rows = self._not_told_elsewhere(connection, rows, now)
             by_epoch: dict[int, list[str]] = defaultdict(list)
             for row in rows:
                 by_epoch[row["current_epoch"]].append(row["attempt_id"])
@@ -251,6 +256,31 @@ class Meter:
         )  # fmt: skip
         chosen = [row for key, count in counts.items() for row in ready[key][:count]]
         return sorted(chosen, key=lambda row: (row["due_at"], row["priority"]))
+
+    def _not_told_elsewhere(
+        self, connection: sa.Connection, rows: list[Mapping[str, Any]], now: datetime
+    ) -> list[Mapping[str, Any]]:
+        """Return who of these is not told the same by another incident, or about to be: of next channels and repeats, as it
+        may have begun since the first one. Whose turn begins was asked then, and has no part in this.
+        """
+        again = [row["recipient_id"] for row in rows if row["fallback"] or row["send_count"] > 0]
+        told_in, others, going = standing_elsewhere(connection, again)
+        if told_in:
+            self._end_as_told(connection, told_in, now)
+        # of two incidents' messages in one portion the more urgent goes
+        taken = {row["recipient_id"] for row in rows} - set(again)
+        found, waits = [], []
+        for row in rows:
+            name = row["recipient_id"]
+            if name in told_in:
+                continue
+            if name in going or taken.intersection(others.get(name, ())):
+                waits.append(row["attempt_id"])
+                continue
+            taken.add(name)
+            found.append(row)
+        _mark_kept(connection, waits, now + _KEPT_FOR)
+        return found
 
     def _own_rates(
         self, connection: sa.Connection, channel: Channel, incident_ids: Sequence[str], now: datetime
@@ -465,6 +495,7 @@ def _waiting(
             running.epoch,
             running.exercise,
         )
+        row["fallback"] = fallback
     # an attempt of somebody whom planning has just taken out of their segment waits for planning
     return [row for row in rows if row["lane"] is not None]
 

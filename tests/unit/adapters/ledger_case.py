@@ -375,7 +375,9 @@ class LedgerCases:
         while case.clock.at <= NOW + timedelta(hours=5):
             for intent in case.claim(EMAIL_LANE):
                 tries[intent.recipient_id].append(case.clock.at)
-                case.ledger.report([SentReport(intent.attempt_id, Trigger.THROTTLED, 1, code="SMTP_451", deferred=True)])
+                case.ledger.report(
+                    [SentReport(intent.attempt_id, Trigger.THROTTLED, 1, code="SMTP_451", deferred=True)]
+                )
             case.clock.at += timedelta(minutes=15)
         assert case.states(person) == case.states(urgent) == [("email", "rejected"), ("sms", "planned")]
         assert tries[person][0] == NOW
@@ -1241,6 +1243,69 @@ class LedgerCases:
         case.ledger.report([SentReport(notice.attempt_id, Trigger.REFUSED, notice.send_count)])
         assert case.end(first) == "unreachable_reported"
         assert [each.recipient_id for each in case.claim(SMS_LANE)] == [second]
+
+    def fallback_in_a_paused_incident(self, case: Case) -> tuple[str, str, Intent]:
+        """Let somebody's next channel wait in a paused incident, while another one's first notice of the same is on its way."""
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        (mail,) = case.claim(EMAIL_LANE)
+        case.hand_over([mail])
+        case.receive(mail, ReceiptKind.BOUNCED_SOFT)
+        case.set_release("r1", "paused")
+        second = case.twin(1, other)
+        (theirs,) = case.claim(EMAIL_LANE)
+        assert theirs.recipient_id == second
+        case.hand_over([theirs])
+        case.set_release("r1", "releasing")
+        return first, second, theirs
+
+    def test_a_next_channel_waits_for_another_incidents_notice_and_is_not_sent_once_it_arrived(
+        self, case: Case
+    ) -> None:
+        first, second, theirs = self.fallback_in_a_paused_incident(case)
+        assert case.claim(SMS_LANE) == [], "the other notice may arrive yet"
+        case.clock.at += timedelta(minutes=2)
+        case.receive(theirs, ReceiptKind.DELIVERED)
+        assert case.claim(SMS_LANE) == []
+        assert case.states(first) == [("email", "bounced"), ("sms", "cancelled")]
+        assert (case.end(first), case.end(second)) == ("reached", "reached")
+        with case.database.read() as connection:
+            of_first = tables.recipient.c.recipient_id == first
+            assert connection.execute(sa.select(tables.recipient.c.told_in).where(of_first)).scalar_one() == second
+        assert {each for _, each in case.ledger.finish_releases()} == {"r1", "q1"}
+        # what arrived there did not after all: both go on, and one message leaves
+        case.receive(theirs, ReceiptKind.BOUNCED_SOFT)
+        assert (case.end(first), case.end(second)) == (None, None)
+        (text,) = case.claim(SMS_LANE)
+        assert case.states(first) == [("email", "bounced"), ("sms", "cancelled"), ("sms", "planned")] or (
+            case.states(second) == [("email", "bounced"), ("sms", "planned")]
+        )
+        case.hand_over([text])
+        case.receive(text, ReceiptKind.DELIVERED)
+        case.clock.at += timedelta(minutes=2)
+        assert case.claim(SMS_LANE) == []
+        assert (case.end(first), case.end(second)) == ("reached", "reached")
+
+    def test_a_next_channel_that_was_commanded_is_not_claimed_once_another_notice_has_arrived(self, case: Case) -> None:
+        first, _, theirs = self.fallback_in_a_paused_incident(case)
+        case.set_release("q1", "paused")
+        sweep(case, timedelta(hours=6))
+        case.ledger.meter(SMS_LANE)
+        assert case.states(first)[-1] == ("sms", "commanded")
+        case.receive(theirs, ReceiptKind.DELIVERED)
+        assert case.ledger.intend(case.commands(), "d1", "dispatch", {}) == ()
+        assert (case.end(first), case.states(first)[-1]) == ("reached", ("sms", "cancelled"))
+
+    def test_a_next_channel_goes_when_the_other_incidents_notice_fails(self, case: Case) -> None:
+        first, second, theirs = self.fallback_in_a_paused_incident(case)
+        case.clock.at += timedelta(minutes=2)
+        case.receive(theirs, ReceiptKind.BOUNCED_SOFT)
+        assert case.states(second) == [("email", "bounced"), ("sms", "planned")]
+        (text,) = case.claim(SMS_LANE)
+        case.clock.at += timedelta(minutes=2)
+        case.hand_over([text])
+        assert case.claim(SMS_LANE) == [], "one of the two, not both"
+        assert {case.states(each)[-1][1] for each in (first, second)} == {"handed_over", "planned"}
 
     def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
         other = case.second_incident()
