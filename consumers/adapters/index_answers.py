@@ -18,7 +18,6 @@ from consumers.domain.resolution import UNSPECIFIED, Found, Person
 from consumers.domain.scope_matching import named_models
 
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
-
 WHY_LISTS = (
     "record_ids", "attributes", "models", "kinds", "disclosures", "categories", "elements", "input_fields",
 )  # fmt: skip

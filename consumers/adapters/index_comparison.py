@@ -15,7 +15,7 @@ from bridge.contracts.queries import (
     RangesAsked,
 )
 from bridge.contracts.topics import STORE_CHANGES
-from consumers.adapters.provenance_index import PartitionReader
+from consumers.adapters.index_reader import PartitionReader
 
 _EXAMPLES = 5
 """Keys named for each field that could not be understood."""

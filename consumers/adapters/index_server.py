@@ -29,7 +29,8 @@ from bridge.contracts.queries import (
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.telemetry import LoggedHttpServer
 from consumers.adapters import index_comparison
-from consumers.adapters.provenance_index import PartitionReader, ProvenanceIndex
+from consumers.adapters.index_reader import PartitionReader
+from consumers.adapters.provenance_index import ProvenanceIndex
 
 log = structlog.get_logger()
 

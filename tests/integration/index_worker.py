@@ -20,8 +20,9 @@ from bridge.runtime.settings import load_settings
 from bridge.runtime.telemetry import Health, configure_logs
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
+from consumers.adapters.index_file import PartitionFile
 from consumers.adapters.index_server import IndexServer
-from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from consumers.adapters.provenance_index import ProvenanceIndex
 from consumers.stages.index import IndexStage
 
 STEPS = ("appended", "beside", "whole", "found", "frozen", "published")

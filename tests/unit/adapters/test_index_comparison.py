@@ -29,7 +29,8 @@ from bridge.contracts.fingerprints import (
 )
 from bridge.contracts.queries import KeyPrint, KeysAsked, RangesAsked
 from consumers.adapters import index_comparison
-from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from consumers.adapters.index_file import PartitionFile
+from consumers.adapters.provenance_index import ProvenanceIndex
 from tests.unit.adapters.test_provenance_index import numbered
 
 AT = datetime(2026, 3, 1, 10, tzinfo=UTC)

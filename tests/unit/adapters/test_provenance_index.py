@@ -30,8 +30,9 @@ from bridge.contracts.events import (
 )
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import STORE_CHANGES
-from consumers.adapters import provenance_index
-from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from consumers.adapters import index_file
+from consumers.adapters.index_file import PartitionFile
+from consumers.adapters.provenance_index import ProvenanceIndex
 from consumers.domain.coverage import EVERYTHING
 from consumers.domain.resolution import ANY_ATTRIBUTE, Person, affected, members_root, set_root, why_of
 from consumers.domain.scope_matching import UntaggedValue, named_attributes, named_models, verdict
@@ -496,7 +497,7 @@ def test_lines_hold_their_offsets_however_they_are_cut(index: ProvenanceIndex) -
 def test_row_groups_of_bulk_are_not_written_twice_and_those_of_live_changes_are_put_together(
     index: ProvenanceIndex, monkeypatch: pytest.MonkeyPatch, many: int, kept: bool
 ) -> None:
-    monkeypatch.setattr("consumers.adapters.provenance_index._MANY", many)
+    monkeypatch.setattr("consumers.adapters.index_file._MANY", many)
     file = opened(index)
     for _ in range(3):
         with file.transaction():
@@ -613,7 +614,7 @@ def test_two_processes_never_hold_the_same_partition(tmp_path: Path) -> None:
 def test_a_frozen_answer_holds_no_contact_and_thaws_to_the_same_set(
     index: ProvenanceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance_index, "_EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(index_file, "_EVENTS_AT_ONCE", 1)
     file = opened(index)
     file.put_persons([customer(1), customer(2)])
     file.put_records(numbered([record(), record(record_id="it's", root="customer/2", customer_id=2)]))

@@ -44,7 +44,8 @@ from bridge.runtime.settings import Paths, Relay, Settings
 from bridge.runtime.telemetry import Health
 from consumers.adapters import index_comparison
 from consumers.adapters.artefact_store import DirectoryArtefactStore
-from consumers.adapters.provenance_index import PartitionFile, ProvenanceIndex
+from consumers.adapters.index_file import PartitionFile
+from consumers.adapters.provenance_index import ProvenanceIndex
 from consumers.domain.resolution import set_root
 from consumers.stages.index import VISIBLE, IndexStage, _ReadAgain
 from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
@@ -794,7 +795,7 @@ def test_records_in_bulk_become_durable_by_whole_row_groups_and_the_rest_is_read
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumers.stages.index._BUSY", 0)
-    monkeypatch.setattr("consumers.adapters.provenance_index._GROUP", 3)
+    monkeypatch.setattr("consumers.adapters.index_file._GROUP", 3)
     lines = [Line(offset, records_of(offset)) for offset in (2, 3, 5, 7, 8, 9, 12, 13)]
     bench.broker.high = 14
     bench.feed_lines(*lines[:2])
