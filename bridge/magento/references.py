@@ -1,4 +1,4 @@
-"""Whom order numbers and carts are about: one read-only query on the store, for logs that name no customer.
+"""Whom order numbers and carts are about: read-only queries on the store, for logs that name no customer.
 
 Reads the columns of `tocsin relay grants` and no other; values are put into the statement only in the narrow form that is
 checked here. Not for what an order or a customer is (`bridge.magento.store`).
@@ -41,7 +41,7 @@ class StoreReferences:
         self._prefix = checked_prefix(settings.table_prefix)
 
     def look_up(self, order_numbers: Sequence[str], quote_ids: Sequence[str]) -> list[Referred]:
-        """Return what the store holds of these, in one statement for each 900 references.
+        """Return what the store holds of these, in one statement a table for each 900 references.
 
         References in another form than numbers have are passed over. Raises Unreachable, or Refused for a missing right.
         """
@@ -59,15 +59,14 @@ class StoreReferences:
                 return [
                     Referred(row.kind, str(row.reference), row.order_id, row.customer_id or None, row.email or None)
                     for start in range(0, len(asked), _AT_ONCE)
-                    for row in connection.exec_driver_sql(self._statement(asked[start : start + _AT_ONCE]))
+                    for statement in self._statements(asked[start : start + _AT_ONCE])
+                    for row in connection.exec_driver_sql(statement)
                 ]
         finally:
             engine.dispose()
 
-    def _statement(self, asked: Sequence[tuple[str, str]]) -> str:
-        return " UNION ALL ".join(self._parts(asked))
-
-    def _parts(self, asked: Sequence[tuple[str, str]]) -> Iterator[str]:
+    def _statements(self, asked: Sequence[tuple[str, str]]) -> Iterator[str]:
+        # No UNION: an upgraded store's tables differ in collation, and a server takes no mixture.
         numbers = ", ".join(f"'{each}'" for kind, each in asked if kind == "order_number")
         carts = ", ".join(each for kind, each in asked if kind == "quote")
         # A guest's address alone is needed: who has an account is known by it.

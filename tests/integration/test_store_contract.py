@@ -704,3 +704,12 @@ def test_order_numbers_and_carts_are_looked_up_with_the_printed_rights(account: 
     assert sorted((each.kind, each.reference, each.order_id or 0, each.customer_id or 0, each.email) for each in found) == [
         ("order_number", "000000007", 7, 3, None), ("quote", "70", 7, 3, None), ("quote", "71", 0, 0, "g@mail.example"),
     ]  # fmt: skip
+
+
+def test_order_numbers_and_carts_are_looked_up_where_tables_differ_in_collation(
+    account: Store, shop: StoreRows
+) -> None:
+    shop.run("ALTER TABLE quote MODIFY customer_email VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
+    shop.run("INSERT INTO quote (entity_id, customer_email) VALUES (71, 'g@mail.example')")
+    found = StoreReferences(account).look_up(["000000007"], ["71"])
+    assert [(each.kind, each.email) for each in found] == [("quote", "g@mail.example")]
