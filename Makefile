@@ -31,7 +31,7 @@ soak: ## the tests' assertions at length: every kill point, thousands of mutatio
 mysql-check: ## URL=mysql+pymysql://root:...@host/ the store's contract on that MySQL, in databases of its own
 	@.ci/venv dev
 	@test -n "$(URL)" || { echo "make mysql-check URL=mysql+pymysql://ADMIN:PASSWORD@HOST:3306/ (MySQL 8.0 or later)" >&2; exit 2; }
-	@TOCSIN_TEST_MYSQL_URL='$(URL)' .venv/bin/python -m pytest -q tests/integration/test_store_contract.py -k mysql
+	@TOCSIN_TEST_MYSQL_URL='$(URL)' .venv/bin/python -m pytest -q tests/integration/test_store_contract.py tests/integration/test_case_store.py -k mysql
 
 bench: ## NAME=... one benchmark, without it all; BENCH_SIZE=middle takes less of everything
 	@.ci/venv dev

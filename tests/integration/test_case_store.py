@@ -214,6 +214,16 @@ def test_migrations_make_exactly_the_declared_tables(database: CaseDatabase) -> 
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
 
 
+def test_each_kind_of_server_takes_all_migrations(store_server: MariaDbServer) -> None:
+    with fresh_database(store_server, with_tables=False) as own:
+        database = CaseDatabase(own.url)
+        migrate(database)
+        migrate(database)
+        with database.read() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+        database.close()
+
+
 def test_three_processes_may_migrate_at_once(empty_mariadb_database: StoreDatabase, opened: CaseDatabase) -> None:
     program = (
         "import sys; from consumers.adapters.case_store.engine import CaseDatabase, migrate; "
