@@ -140,6 +140,12 @@ _WATCHED: tuple[tuple[View, str, str, tuple[str, ...]], ...] = (
     (View.HEARTBEAT, "tocsin_heartbeat", "id", ("relay", "beat_at")),
 )
 """What the module's mview.xml watches: view, table, the column that becomes `entity_id`, and whose change is told."""
+_FORMER_CUSTOMERS = """
+CREATE TRIGGER trg_sales_order_{name}_former AFTER {event} ON sales_order FOR EACH ROW WHEN {changed}
+    EXISTS (SELECT 1 FROM customer_entity WHERE entity_id = OLD.customer_id)
+BEGIN INSERT INTO tocsin_customer_cl (entity_id) VALUES (OLD.customer_id); END
+"""
+"""Whose order it was, which the module adds."""
 
 _PARENTS = {
     "customer_address_entity": ("parent_id", "customer_entity"),
@@ -173,6 +179,10 @@ def _schema() -> list[str]:
         statements.append(_CHANGELOG.replace("{view}", view).replace("{additional}", additional))
     for view, table, entity_column, told in _WATCHED:
         statements += [_trigger(view, table, entity_column, told, event) for event in ("INSERT", "UPDATE", "DELETE")]
+    for event, changed in (("UPDATE", "NEW.customer_id IS NOT OLD.customer_id AND"), ("DELETE", "")):
+        statements.append(
+            _FORMER_CUSTOMERS.replace("{event}", event).replace("{name}", event.lower()).replace("{changed}", changed)
+        )
     return statements
 
 

@@ -187,7 +187,7 @@ class SqlStore:
         self._refresh_catalog()
         removed: list[State] = []
         customer_ids = dict.fromkeys(batch.customer_ids)
-        # An order may be its customer's newest address. (Of a deleted order nobody knows whose it was.)
+        # An order may be its customer's newest address. (Whose it was before it was deleted or moved, its trigger told.)
         if batch.order_ids:
             customer_ids |= dict.fromkeys(
                 row[0] for row in self._session.rows(statements.CUSTOMERS_OF_ORDERS, batch.order_ids)

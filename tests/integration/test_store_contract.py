@@ -447,6 +447,23 @@ def test_the_shops_own_account_is_accepted_and_its_excess_said(database: StoreDa
     assert warning["excess"]
 
 
+def test_a_customer_who_loses_an_order_lives_no_more_where_it_was_billed(reader: SqlStore, shop: StoreRows) -> None:
+    for number in (42, 43, 44):
+        shop.customer(number)
+    shop.order(7, customer_id=42, country="FR")
+    shop.order(8, customer_id=44, country="FR")
+    everything(reader)
+    shop.run("UPDATE sales_order SET customer_id = 43 WHERE entity_id = 7")
+    shop.run("DELETE FROM sales_order WHERE entity_id = 8")
+    residences = {
+        state.customer_id: {(each.code, each.source) for each in state.residence}
+        for state in everything(reader)
+        if isinstance(state, CustomerState)
+    }
+    home = ("DE", "default_billing")
+    assert residences == {42: {home}, 43: {home, ("FR", "last_order")}, 44: {home}}
+
+
 def test_notices_and_backfill_with_the_printed_rights(
     account: Store, reader: SqlStore, shop: StoreRows, tmp_path: Path
 ) -> None:

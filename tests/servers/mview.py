@@ -3,7 +3,8 @@
 Written after the behaviour of `Magento\\Framework\\Mview\\View\\Subscription` in 2.4.7: one AFTER trigger for each event
 of a table, with a statement for every view that watches it; an UPDATE is told only if a column that is not ignored has
 another value (`<=>`, so NULL is a value like any other); and after the module's own `NarrowTriggerStatement`, which tells
-of some tables only what its reader needs. Not for a real store: there Magento does it, and `make magento-check` compares.
+of some tables only what its reader needs, and of some whose a row was before. Not for a real store: there Magento does it,
+and `make magento-check` compares.
 """
 
 import xml.etree.ElementTree as ET
@@ -30,6 +31,8 @@ class Subscription:
     """Columns whose change alone is not told."""
     told: frozenset[str] | None = None
     """The only columns whose change is told, if they are named."""
+    former: tuple[tuple[str, str], ...] = ()
+    """Columns that name whose the row is, each with the view that is told of whom it named before."""
 
 
 def shipped_views() -> list[Subscription]:
@@ -37,6 +40,13 @@ def shipped_views() -> list[Subscription]:
     di = ET.parse(MODULE / "etc" / "di.xml").getroot()
     ignored = _columns(di, "ignoredUpdateColumnsBySubscription")
     told = _columns(di, "toldColumns")
+    former = {
+        (view.attrib["name"], table.attrib["name"]): tuple(
+            (c.attrib["name"], str(c.text)) for c in table.iterfind("item")
+        )
+        for view in di.iterfind("type/arguments/argument[@name='formerOwners']/item")
+        for table in view.iterfind("item")
+    }
     return [
         Subscription(
             view=view.attrib["id"],
@@ -47,6 +57,7 @@ def shipped_views() -> list[Subscription]:
             ),
             ignored=ignored.get((view.attrib["id"], table.attrib["name"]), frozenset()),
             told=told.get((view.attrib["id"], table.attrib["name"])),
+            former=former.get((view.attrib["id"], table.attrib["name"]), ()),
         )
         for view in ET.parse(MODULE / "etc" / "mview.xml").getroot().iterfind("view")
         for table in view.iterfind("subscriptions/table")
@@ -91,10 +102,21 @@ def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -
         f"{row}.`{column}`" for column in (subscription.entity_column, *(name for name, _ in subscription.additional))
     ]
     insert = f"INSERT IGNORE INTO `{subscription.view}_cl` ({', '.join(names)}) VALUES ({', '.join(values)});"
-    if event != "UPDATE":
+    if event == "INSERT":
         return insert
+    if event == "DELETE":
+        return insert + _former(subscription, "OLD.`{column}` IS NOT NULL")
     told = [column for column in columns if column not in subscription.ignored | ALWAYS_IGNORED]
     if subscription.told is not None:
         told = [column for column in columns if column in subscription.told] or told
     changed = " OR ".join(f"NOT(NEW.`{column}` <=> OLD.`{column}`)" for column in told)
-    return f"IF ({changed}) THEN {insert} END IF;" if told else insert
+    narrowed = f"IF ({changed}) THEN {insert} END IF;" if told else insert
+    return narrowed + _former(subscription, "OLD.`{column}` IS NOT NULL AND NOT(NEW.`{column}` <=> OLD.`{column}`)")
+
+
+def _former(subscription: Subscription, condition: str) -> str:
+    return "".join(
+        f" IF ({condition.replace('{column}', column)}) THEN"
+        f" INSERT IGNORE INTO `{view}_cl` (`entity_id`) VALUES (OLD.`{column}`); END IF;"
+        for column, view in subscription.former
+    )

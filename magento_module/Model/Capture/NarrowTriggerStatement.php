@@ -14,21 +14,27 @@ use Magento\Framework\Mview\View\SubscriptionStatementPostprocessorInterface;
  * Magento asks every postprocessor for every statement that it puts into a trigger, also when another module's view makes
  * a shared trigger anew: what is narrowed here stays narrow, which a subscription model of our own could not promise.
  * An ignore list cannot name columns that other modules add; so for some tables it is told here whose change counts.
+ *
+ * One thing is added: who a row belonged to until now. Magento's own statements know only whose it is, and a customer who
+ * loses an order does not change otherwise.
  */
 class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterface
 {
     /**
      * @param ResourceConnection $resource
      * @param array<string, array<string, string[]>> $toldColumns by view and table: the only columns whose change is told
+     * @param array<string, array<string, array<string, string>>> $formerOwners by view, table and column that names whose
+     *     the row is: the view that is told of whom it named before
      */
     public function __construct(
         private readonly ResourceConnection $resource,
-        private readonly array $toldColumns = []
+        private readonly array $toldColumns = [],
+        private readonly array $formerOwners = []
     ) {
     }
 
     /**
-     * Return the statement, narrowed if it writes one of our changelogs.
+     * Return the statement, narrowed and with former owners if it writes one of our changelogs.
      *
      * @param string $tableName
      * @param string $event
@@ -42,7 +48,41 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
                 $statement = $this->tellOnly($tables[$tableName], $tableName, $view, $statement);
             }
         }
+        foreach ($this->formerOwners as $view => $tables) {
+            $changelog = $this->resource->getTableName($view . '_cl');
+            if (isset($tables[$tableName]) && str_contains($statement, "INSERT IGNORE INTO `$changelog` ")) {
+                $statement .= $this->tellFormer($tables[$tableName], $event);
+            }
+        }
         return $statement;
+    }
+
+    /**
+     * Return the statements that tell of the owners whom the row had before `$event`.
+     *
+     * @param array<string, string> $owners
+     * @param string $event
+     * @return string
+     */
+    private function tellFormer(array $owners, string $event): string
+    {
+        $conditions = [
+            Trigger::EVENT_UPDATE => 'OLD.%1$s IS NOT NULL AND NOT(NEW.%1$s <=> OLD.%1$s)',
+            Trigger::EVENT_DELETE => 'OLD.%1$s IS NOT NULL',
+        ];
+        if (!isset($conditions[$event])) {
+            return '';
+        }
+        $connection = $this->resource->getConnection();
+        $told = '';
+        foreach ($owners as $column => $view) {
+            $told .= sprintf(
+                ' IF (' . $conditions[$event] . ') THEN INSERT IGNORE INTO %2$s (`entity_id`) VALUES (OLD.%1$s); END IF;',
+                $connection->quoteIdentifier($column),
+                $connection->quoteIdentifier($this->resource->getTableName($view . '_cl'))
+            );
+        }
+        return $told;
     }
 
     /**

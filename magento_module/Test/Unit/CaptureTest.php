@@ -151,6 +151,30 @@ class CaptureTest extends TestCase
         ];
     }
 
+    public function testWhoseTheRowWasIsToldWhereItChangesHands(): void
+    {
+        $connection = $this->connection([]);
+        $connection->method('describeTable')->willReturn(array_fill_keys(['entity_id', 'customer_id'], []));
+        $narrow = new NarrowTriggerStatement(
+            new ResourceConnection($connection, 'shop_'),
+            ['tocsin_order' => ['sales_order' => ['customer_id' => 'customer_id']]],
+            ['tocsin_order' => ['sales_order' => ['customer_id' => 'tocsin_customer']]]
+        );
+        $moved = 'NOT(NEW.`customer_id` <=> OLD.`customer_id`)';
+        $former = 'INSERT IGNORE INTO `shop_tocsin_customer_cl` (`entity_id`) VALUES (OLD.`customer_id`); END IF;';
+        self::assertSame(
+            "IF ($moved) THEN " . self::INSERT . " END IF; IF (OLD.`customer_id` IS NOT NULL AND $moved) THEN $former",
+            $narrow->process('sales_order', 'UPDATE', self::INSERT)
+        );
+        self::assertSame(
+            self::INSERT . " IF (OLD.`customer_id` IS NOT NULL) THEN $former",
+            $narrow->process('sales_order', 'DELETE', self::INSERT)
+        );
+        self::assertSame(self::INSERT, $narrow->process('sales_order', 'INSERT', self::INSERT));
+        $others = str_replace('tocsin_order', 'sales_feed', self::INSERT);
+        self::assertSame($others, $narrow->process('sales_order', 'DELETE', $others));
+    }
+
     public function testFromALinkItRefusesToBeInstalled(): void
     {
         $view = new FakeView('tocsin_customer', 'customer_entity');

@@ -39,7 +39,10 @@ def test_its_changelogs_are_the_modules() -> None:
 def test_it_watches_what_the_module_watches(shop: StoreRows) -> None:
     triggers = {name for (name,) in shop.run("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
     watched = {subscription.table for subscription in mview.shipped_views()}
-    assert triggers == {f"trg_{table}_after_{event}" for table in watched for event in ("insert", "update", "delete")}
+    former = {"trg_sales_order_update_former", "trg_sales_order_delete_former"}
+    assert triggers == former | {
+        f"trg_{table}_after_{event}" for table in watched for event in ("insert", "update", "delete")
+    }
 
 
 def test_a_log_in_is_not_told_and_a_change_is(shop: StoreRows) -> None:
@@ -78,6 +81,20 @@ def test_what_a_person_removes_or_nulls_is_told(shop: StoreRows) -> None:
     assert shop.changelog("tocsin_customer_address") == [42]
     assert shop.changelog("tocsin_customer_eav") == [42]
     assert shop.changelog("tocsin_order") == [9, 9]
+
+
+def test_a_customer_is_told_of_an_order_that_is_theirs_no_more(shop: StoreRows) -> None:
+    for number in (42, 43):
+        shop.customer(number)
+    shop.order(7, customer_id=42)
+    shop.order(8, customer_id=43)
+    shop.order(9)
+    shop.run("DELETE FROM tocsin_customer_cl")
+    shop.run("UPDATE sales_order SET customer_email = NULL")
+    assert shop.changelog("tocsin_customer") == []
+    shop.run("UPDATE sales_order SET customer_id = 43 WHERE entity_id IN (7, 9)")
+    shop.run("DELETE FROM sales_order WHERE entity_id = 8")
+    assert shop.changelog("tocsin_customer") == [42, 43]
 
 
 def test_a_deleted_record_leaves_its_id_and_root(shop: StoreRows) -> None:

@@ -57,3 +57,13 @@ def test_an_order_tells_of_no_column_that_another_module_adds() -> None:
     order = next(one for one in shipped_views() if one.table == "sales_order")
     _, update, _ = triggers([order], {"sales_order": ["entity_id", "status", "customer_email", "erp_state"]})
     assert "IF (NOT(NEW.`customer_email` <=> OLD.`customer_email`)) THEN" in update
+
+
+def test_an_order_tells_of_the_customer_whose_it_was() -> None:
+    order = next(one for one in shipped_views() if one.table == "sales_order")
+    insert, update, delete = triggers([order], {"sales_order": ["entity_id", "customer_id"]})
+    former = "THEN INSERT IGNORE INTO `tocsin_customer_cl` (`entity_id`) VALUES (OLD.`customer_id`); END IF;"
+    changed = "OLD.`customer_id` IS NOT NULL AND NOT(NEW.`customer_id` <=> OLD.`customer_id`)"
+    assert f"IF ({changed}) {former}" in update
+    assert f"IF (OLD.`customer_id` IS NOT NULL) {former}" in delete
+    assert "tocsin_customer_cl" not in insert
