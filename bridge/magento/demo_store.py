@@ -67,6 +67,8 @@ CREATE TABLE sales_order (entity_id INTEGER PRIMARY KEY AUTOINCREMENT, state TEX
     UNIQUE (increment_id, store_id));
 CREATE INDEX SALES_ORDER_CUSTOMER_ID ON sales_order (customer_id);
 CREATE INDEX SALES_ORDER_QUOTE_ID ON sales_order (quote_id);
+CREATE TABLE sales_order_grid (entity_id INTEGER PRIMARY KEY, customer_id INTEGER);
+CREATE INDEX SALES_ORDER_GRID_CUSTOMER_ID ON sales_order_grid (customer_id);
 CREATE TABLE quote (entity_id INTEGER PRIMARY KEY AUTOINCREMENT, store_id INTEGER, is_active INTEGER DEFAULT 1,
     customer_id INTEGER, customer_email TEXT);
 CREATE TABLE sales_order_address (entity_id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -312,6 +312,18 @@ CUSTOMERS_OF_ORDERS = (
 ORDERS_OF_CUSTOMERS = (
     "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.customer_id IN ({ids}) AND r.order_id IS NOT NULL"
 )
+ORDERS_ONCE_OF_CUSTOMERS = (
+    "SELECT g.entity_id FROM {p}sales_order_grid g JOIN {p}sales_order o ON o.entity_id = g.entity_id"
+    " WHERE g.customer_id IN ({ids}) AND o.customer_id IS NULL"
+)
+"""The same where an order was assigned after its records were written: Magento's list of orders has no foreign key, and goes
+on naming its customer.
+"""
+GRID_COLUMNS = (
+    "SELECT COUNT(*) FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
+    " AND TABLE_NAME = '{p}sales_order_grid' AND COLUMN_NAME IN ('entity_id', 'customer_id')"
+)
+"""How many of the two this account may read."""
 
 STORES = "SELECT t.store_id, t.website_id FROM {p}store t"
 CONFIGURATION = (

@@ -116,6 +116,8 @@ class SqlStore:
         self._alike = statements.ANY_ROWS
         """What the rows of the batch before had in common."""
         self._batches_until_alike = 0
+        self._may_read_grid: bool | None = None
+        """None until it is asked."""
 
     # Leading
 
@@ -125,6 +127,7 @@ class SqlStore:
         taken = self._session.take_lead()
         if taken:
             self._read_catalog()
+            self._may_read_grid = None
             log.info("this relay reads the store now")
         return taken
 
@@ -199,6 +202,9 @@ class SqlStore:
         order_ids = dict.fromkeys(batch.order_ids)
         if gone:
             order_ids |= dict.fromkeys(row[0] for row in self._session.rows(statements.ORDERS_OF_CUSTOMERS, gone))
+            if self.reads_grid():
+                once = self._session.rows(statements.ORDERS_ONCE_OF_CUSTOMERS, gone)
+                order_ids |= dict.fromkeys(row[0] for row in once)
         written, modelled, gone_records, nothing = self._provenance_states(batch)
         removed += [*gone_records, *nothing]
         # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
@@ -212,6 +218,19 @@ class SqlStore:
         beats = [beat_of(*row) for row in self._session.rows(statements.HEARTBEAT)] if batch.beat else []
         beaten = [beat for beat in beats if beat is not None]
         return InTurn(removed, *customers, orders, written, modelled, reads, beaten)
+
+    def reads_grid(self) -> bool:
+        """Return whether the store shows which orders a deleted customer had, though no record says so."""
+        if self._may_read_grid is None:
+            self._may_read_grid = (
+                not self._session.writes_events or self._session.rows(statements.GRID_COLUMNS)[0][0] == 2
+            )
+            if not self._may_read_grid:
+                log.warning(
+                    "guests' orders that were assigned to a customer keep that customer when the account is deleted: give the"
+                    " store's account what `tocsin relay grants` prints, then run `tocsin relay verify --repair`"
+                )
+        return self._may_read_grid
 
     def _customer_states(self, ids: Sequence[int]) -> tuple[set[int], list[Collection[CustomerState]]]:
         """Return the ids of those who are there, and their states, which are made when they are asked for."""

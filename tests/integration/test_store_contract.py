@@ -447,6 +447,48 @@ def test_the_shops_own_account_is_accepted_and_its_excess_said(database: StoreDa
     assert warning["excess"]
 
 
+def assign(shop: StoreRows) -> None:
+    """A guest's order with a record, which is then assigned to a customer."""
+    shop.customer(42)
+    shop.order(7)
+    shop.provenance("r-1", "order/7")
+    # as Magento does it, for which the list of orders has no foreign key
+    shop.run("UPDATE sales_order SET customer_id = 42, customer_is_guest = 0 WHERE entity_id = 7")
+    shop.run("INSERT INTO sales_order_grid (entity_id, customer_id) VALUES (7, 42)")
+
+
+def test_an_order_that_was_assigned_to_a_customer_is_nobodys_once_that_account_is_deleted(
+    account: Store, reader: SqlStore, shop: StoreRows
+) -> None:
+    assign(shop)
+    orders = [state for state in everything(reader) if isinstance(state, OrderState)]
+    assert [(order.order_id, order.customer_id) for order in orders] == [(7, 42)]
+    look = StoreLook(account, SystemClock())
+    look.open()
+    shop.run("DELETE FROM customer_entity WHERE entity_id = 42")
+    assert look.pending_numbers("order", [7]) == {7}
+    look.close()
+    orders = [state for state in everything(reader) if isinstance(state, OrderState)]
+    assert [(order.order_id, order.customer_id) for order in orders] == [(7, None)]
+    assert Channel.ACCOUNT_NOTICE not in orders[0].channels
+
+
+def test_an_account_without_the_list_of_orders_reads_all_the_same_and_is_told(
+    account: Store, database: StoreDatabase, reader: SqlStore, shop: StoreRows
+) -> None:
+    user = sa.make_url(account.url.get_secret_value()).username
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"REVOKE SELECT (entity_id, customer_id) ON `{database.name}`.sales_order_grid FROM '{user}'@'%'"
+        )
+    assign(shop)
+    everything(reader)
+    with capture_logs() as logs:
+        shop.run("DELETE FROM customer_entity WHERE entity_id = 42")
+        assert Removed("customer/42", "customer/42") in everything(reader)
+    assert ["relay grants" in line["event"] for line in logs if line["log_level"] == "warning"] == [True]
+
+
 def test_a_customer_who_loses_an_order_lives_no_more_where_it_was_billed(reader: SqlStore, shop: StoreRows) -> None:
     for number in (42, 43, 44):
         shop.customer(number)

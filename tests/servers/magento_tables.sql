@@ -457,6 +457,52 @@ CREATE TABLE `quote` (
     KEY `QUOTE_CUSTOMER_ID_STORE_ID_IS_ACTIVE` (`customer_id`, `store_id`, `is_active`)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_general_ci;
 
+CREATE TABLE `sales_order_grid` (
+    `entity_id` INT UNSIGNED NOT NULL,
+    `status` VARCHAR(32),
+    `store_id` SMALLINT UNSIGNED,
+    `store_name` VARCHAR(255),
+    `customer_id` INT UNSIGNED,
+    `base_grand_total` DECIMAL(20,4),
+    `base_total_paid` DECIMAL(20,4),
+    `grand_total` DECIMAL(20,4),
+    `total_paid` DECIMAL(20,4),
+    `increment_id` VARCHAR(50),
+    `base_currency_code` VARCHAR(3),
+    `order_currency_code` VARCHAR(255),
+    `shipping_name` VARCHAR(255),
+    `billing_name` VARCHAR(255),
+    `created_at` TIMESTAMP NULL,
+    `updated_at` TIMESTAMP NULL,
+    `billing_address` VARCHAR(255),
+    `shipping_address` VARCHAR(255),
+    `shipping_information` VARCHAR(255),
+    `customer_email` VARCHAR(255),
+    `customer_group` VARCHAR(255),
+    `subtotal` DECIMAL(20,4),
+    `shipping_and_handling` DECIMAL(20,4),
+    `customer_name` VARCHAR(255),
+    `payment_method` VARCHAR(255),
+    `total_refunded` DECIMAL(20,4),
+    PRIMARY KEY (`entity_id`),
+    UNIQUE KEY `SALES_ORDER_GRID_INCREMENT_ID_STORE_ID` (`increment_id`, `store_id`),
+    KEY `SALES_ORDER_GRID_STATUS` (`status`),
+    KEY `SALES_ORDER_GRID_STORE_ID` (`store_id`),
+    KEY `SALES_ORDER_GRID_BASE_GRAND_TOTAL` (`base_grand_total`),
+    KEY `SALES_ORDER_GRID_BASE_TOTAL_PAID` (`base_total_paid`),
+    KEY `SALES_ORDER_GRID_GRAND_TOTAL` (`grand_total`),
+    KEY `SALES_ORDER_GRID_TOTAL_PAID` (`total_paid`),
+    KEY `SALES_ORDER_GRID_SHIPPING_NAME` (`shipping_name`),
+    KEY `SALES_ORDER_GRID_BILLING_NAME` (`billing_name`),
+    KEY `SALES_ORDER_GRID_CREATED_AT` (`created_at`),
+    KEY `SALES_ORDER_GRID_CUSTOMER_ID` (`customer_id`),
+    KEY `SALES_ORDER_GRID_UPDATED_AT` (`updated_at`),
+    FULLTEXT KEY `FTI_65B9E9925EC58F0C7C2E2F6379C233E7` (
+        `increment_id`, `billing_name`, `shipping_name`, `shipping_address`, `billing_address`, `customer_name`,
+        `customer_email`
+    )
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
 CREATE TABLE `sales_order_address` (
     `entity_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
     `parent_id` INT UNSIGNED,
