@@ -56,7 +56,7 @@ from bridge.runtime.kafka import Publisher, new_consumer
 from bridge.runtime.redrive import bounds
 from bridge.runtime.settings import Kafka
 from bridge.runtime.topics_admin import TopicsAdmin
-from bridge.verification import Report, Verification
+from bridge.verification import Report, Verification, enqueue_kept_orders
 
 _FILLED = ("customers", "provenance", "orders")
 _PATIENCE_SECONDS = 120.0
@@ -343,11 +343,16 @@ class GenerationSwitch:
             "the index to read the old generation to its end; is `tocsin run index` at work?",
             self._follows(self._admin.generations().active),
         )
+        # Until the switch the relay publishes them to both generations, after it to the new one.
+        kept = enqueue_kept_orders(self._look, self._index)
         self._copy_departed(generation)
         # Filling takes its time: an incident that was opened meanwhile is being answered from the old partitions.
         self._refuse_while_incidents_are_open()
         self._admin.activate(generation)
-        self._say(f"6 switched: generation {generation} is read from now on")
+        self._say(
+            f"6 switched: generation {generation} is read from now on"
+            + (f"; {kept:,} orders follow whose records were deleted" if kept else "")
+        )
         self._await(
             "the index to be built from the new generation; see `tocsin index status`",
             self._follows(generation),

@@ -12,6 +12,8 @@ from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.queries import HeldContacts, IndexAnswers
 from bridge.contracts.topics import AFFECTED_CUSTOMERS
 from bridge.magento.backfill import Backfill
+from bridge.magento.look import StoreLook
+from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import partition_bounds
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
@@ -27,6 +29,7 @@ from bridge.runtime.sealing import (
     sealed_bytes_key_id,
 )
 from bridge.runtime.settings import Settings
+from bridge.verification import enqueue_kept_orders
 
 _RESEALED = ("customers", "orders", "orders-by-root")
 _PATIENCE_SECONDS = 60.0
@@ -193,6 +196,12 @@ def _reseal(parts: Parts, per_second: int) -> None:
                     time.sleep(count / per_second)
     finally:
         backfill.close()
+    look = StoreLook(settings.store, parts.get(Clock))
+    try:
+        look.open()
+        enqueue_kept_orders(look, parts.get(IndexAnswers))
+    finally:
+        look.close()
 
 
 def _await_resealed(parts: Parts, present: str) -> None:

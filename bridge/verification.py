@@ -43,6 +43,7 @@ EXAMPLES = 20
 MOST_KEYS = 400_000
 """Beyond so many keys in ranges that differ, one by one is the wrong way: the entity is backfilled instead."""
 _KEYS_AT_ONCE = 2_000
+_RANGES_AT_ONCE = 20
 _PAUSE_SECONDS = 0.5
 _NO_END = 1 << 62
 _G = TypeVar("_G", bound=Gathered)
@@ -369,7 +370,8 @@ class Verification:
             elif entity == "customer":
                 found |= dict(map(self._prints.customer, self._look.customers_of([int(_name(key)) for key in chunk])))
             else:
-                found |= dict(map(self._prints.order, self._look.orders_of([int(_name(key)) for key in chunk])))
+                ids = [int(_name(key)) for key in chunk]
+                found |= dict(map(self._prints.order, [*self._look.orders_of(ids), *self._look.orders_kept(ids)]))
         return found
 
     def _waiting(self, entity: Entity, keys: Iterable[str]) -> set[str]:
@@ -383,12 +385,6 @@ class Verification:
         return waiting
 
     def _note(self, entity: Entity, causes: dict[str, Cause]) -> None:
-        if entity == "order":
-            # An order whose provenance is gone stays as it was last seen: nothing publishes it any more.
-            kept = self._look.orders_there([int(_name(key)) for key, cause in causes.items() if cause is Cause.GONE])
-            causes = {
-                key: cause for key, cause in causes.items() if cause is not Cause.GONE or int(_name(key)) not in kept
-            }
         if entity == "provenance":
             known = self._asked(KeysAsked(entity=entity, altered=True))
             causes |= {key: Cause.ALTERED for key in known if causes.get(key) is not Cause.WAITING}
@@ -437,6 +433,25 @@ class Verification:
                 f"answer; without {silent} nothing can be compared: start their worker with `tocsin run index`"
             )
         return answer
+
+
+def enqueue_kept_orders(look: StoreLook, index: IndexAnswers) -> int:
+    """Have the orders published again that hold no record any more and are in the index still; return how many.
+
+    A walk over the store's records, as a backfill is, does not come to them. Raises Unreachable.
+    """
+    complete = Verification._complete
+    left: list[int] = []
+    for numbers in _chunks(sorted(complete(index.ranges(RangesAsked(entity="order"))).ranges), _RANGES_AT_ONCE):
+        keys = complete(index.keys(KeysAsked(entity="order", ranges=tuple(numbers)))).keys
+        for chunk in _chunks(keys, _KEYS_AT_ONCE):
+            left += look.orders_not_named([int(_name(key)) for key in chunk])
+    count = 0
+    for ids in _chunks(left, _KEYS_AT_ONCE):
+        kept = [state.order_id for state in look.orders_kept(ids)]
+        look.enqueue_numbers("order", kept)
+        count += len(kept)
+    return count
 
 
 def _both(each: RangePrint | None) -> tuple[int, int]:

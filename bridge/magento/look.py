@@ -36,7 +36,7 @@ _RECORD_IDS = (
 )
 _ORDERS_THERE = "SELECT o.entity_id FROM {p}sales_order o WHERE o.entity_id IN ({ids})"
 _ORDERS_WITH_RECORDS = "SELECT DISTINCT r.order_id FROM {p}tocsin_provenance r WHERE r.order_id IN ({ids})"
-_ROWS_OF_ROOTS = "SELECT MIN(r.id) FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
+_ROWS_OF_ROOTS = "SELECT MIN(r.id), r.root FROM {p}tocsin_provenance r WHERE r.root IN :words GROUP BY r.root"
 _PENDING = "SELECT DISTINCT l.entity_id FROM {p}{changelog} l WHERE l.entity_id IN ({ids})"
 # What of another table an entity's state says, and so waits with that table's changes.
 _PENDING_BY_ORDER = (
@@ -153,9 +153,7 @@ class StoreLook:
     def orders_of(self, ids: Sequence[int]) -> Sequence[OrderState]:
         """Return the states of those of `ids` that hold provenance, also where only a record's root names them."""
         found = {state.order_id: state for state in self._orders(ids)}
-        roots = [f"order/{order_id}" for order_id in ids if order_id not in found]
-        rows = self._rows(_ROWS_OF_ROOTS, words=roots) if roots else ()
-        named = [row[0] for row in rows]
+        named = list(self._rows_of_roots([order_id for order_id in ids if order_id not in found]).values())
         states = self._reader.states_of(ChangeBatch(provenance_row_ids=named)) if named else ()
         return [*found.values(), *(state for state in states if isinstance(state, OrderState))]
 
@@ -168,6 +166,24 @@ class StoreLook:
         return (
             {row[1]: row[0] for row in self._rows(statements.ROWS_OF_RECORDS, words=record_ids)} if record_ids else {}
         )
+
+    def orders_kept(self, ids: Sequence[int]) -> Sequence[OrderState]:
+        """Return the states of those of `ids` that exist and hold no provenance any more: once known, they stay so."""
+        left = self.orders_not_named(ids)
+        by_root = self._rows_of_roots(left)
+        kept = [number for number in left if number not in by_root]
+        states = self._reader.orders_of(kept) if kept else ()
+        return [state for state in states if isinstance(state, OrderState)]
+
+    def orders_not_named(self, ids: Sequence[int]) -> list[int]:
+        """Return which of `ids` no record names by its column."""
+        by_column = {row[0] for row in self._session.rows(_ORDERS_WITH_RECORDS, ids)}
+        return [number for number in ids if number not in by_column]
+
+    def _rows_of_roots(self, ids: Sequence[int]) -> Mapping[int, int]:
+        """Return a row id for each of these orders that a record's root names. Reads all of provenance: ask for many."""
+        rows = self._rows(_ROWS_OF_ROOTS, words=[f"order/{number}" for number in ids]) if ids else ()
+        return {int(root.partition("/")[2]): row_id for row_id, root in rows}
 
     def orders_there(self, ids: Sequence[int]) -> frozenset[int]:
         """Return which of these orders exist, whether or not they hold provenance."""
@@ -242,10 +258,12 @@ class StoreLook:
             rows = ",".join(f"({int(number)})" for number in ids)
             self._session.change(_ENQUEUE.replace("{changelog}", view.changelog).replace("{rows}", rows))
         if entity == "order":
-            # Of an order that is named by a record's root only, the relay hears by that record.
-            by_column = {row[0] for row in self._session.rows(_ORDERS_WITH_RECORDS, ids)}
-            roots = [f"order/{number}" for number in ids if number not in by_column]
-            self.enqueue_records([row[0] for row in self._rows(_ROWS_OF_ROOTS, words=roots)] if roots else [])
+            # Of an order that is named by a record's root only, the relay hears by that record; of one without any, by a
+            # change that names the order alone.
+            left = self.orders_not_named(ids)
+            by_root = self._rows_of_roots(left)
+            self.enqueue_records(list(by_root.values()))
+            self.enqueue_gone_records([("", f"order/{number}") for number in left if number not in by_root])
 
     def enqueue_records(self, row_ids: Sequence[int]) -> None:
         """Have provenance rows published again."""
@@ -254,7 +272,7 @@ class StoreLook:
             self._session.change_with(_ENQUEUE_RECORD, [dict(row._mapping) for row in rows])
 
     def enqueue_gone_records(self, gone: Sequence[tuple[str, str]]) -> None:
-        """Have records (record id, root) marked as deleted that have no row any more."""
+        """Have records (record id, root) marked as deleted that have no row any more; without a record id, their order."""
         for number, (record_id, root) in enumerate(gone):
             values = {"row_id": _NO_ROW - number, "record_id": record_id, "root": root}
             self._session.change_with(_ENQUEUE_RECORD, values)

@@ -205,10 +205,10 @@ class SqlStore:
             if self.reads_grid():
                 once = self._session.rows(statements.ORDERS_ONCE_OF_CUSTOMERS, gone)
                 order_ids |= dict.fromkeys(row[0] for row in once)
-        written, modelled, gone_records, nothing = self._provenance_states(batch)
+        written, modelled, gone_records, asked, nothing = self._provenance_states(batch)
         removed += [*gone_records, *nothing]
         # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
-        named = [*(each.root for each in modelled), *(each.root for each in gone_records), *written.orders()]
+        named = [*(each.root for each in modelled), *(each.root for each in gone_records), *asked, *written.orders()]
         roots = dict.fromkeys(int(root[6:]) for root in named if _IS_ORDER(root))
         orders = self._order_states(list(order_ids | roots), list(roots), removed)
         reads = [
@@ -348,6 +348,11 @@ class SqlStore:
             return {str(row[0]): statements.WITHIN.join(map(_without_separator, row[1:])) for row in rows}
         return dict(zip(customers.split(","), places, strict=True))
 
+    def orders_of(self, ids: Sequence[int]) -> list[State]:
+        """Return the states of those orders that exist, whether or not they hold provenance."""
+        self._refresh_catalog()
+        return self._order_states(ids, ids, [])
+
     def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
         country = self._settings.default_country
         found = {row[0]: row[1] for row in self._session.rows(statements.orders(), ids)}
@@ -363,18 +368,18 @@ class SqlStore:
 
     def _provenance_states(
         self, batch: ChangeBatch
-    ) -> tuple[WrittenRecords, Sequence[ProvenanceRecorded], Sequence[Removed], Sequence[Unreadable]]:
+    ) -> tuple[WrittenRecords, Sequence[ProvenanceRecorded], Sequence[Removed], Sequence[str], Sequence[Unreadable]]:
         row_ids = batch.provenance_row_ids
         written, left = self._written_provenance(row_ids)
         if not left:
-            return written, (), (), ()
+            return written, (), (), (), ()
         modelled, unreadable = self._modelled_provenance(left)
         found = {row_id for row_id, _ in modelled} | unreadable
         gone = [row_id for row_id in left if row_id not in found]
-        removed, unknown = self._gone_provenance(batch, gone) if gone else ([], [])
+        removed, asked, unknown = self._gone_provenance(batch, gone) if gone else ([], [], [])
         nothing = [*(Unreadable(row_id, ("root",)) for row_id in sorted(unreadable)), *unknown]
         records = [record for _, record in modelled]
-        return written, [*records, *self._written_anew(removed, row_ids)], removed, nothing
+        return written, [*records, *self._written_anew(removed, row_ids)], removed, asked, nothing
 
     def _written_anew(self, removed: Sequence[Removed], besides: Collection[int]) -> list[ProvenanceRecorded]:
         """Return the records of other rows that have the id of one of `removed`.
@@ -462,26 +467,28 @@ class SqlStore:
                 modelled.append((row_id, record))
         return modelled, unreadable
 
-    def _gone_provenance(self, batch: ChangeBatch, row_ids: Sequence[int]) -> tuple[list[Removed], list[Unreadable]]:
+    def _gone_provenance(
+        self, batch: ChangeBatch, row_ids: Sequence[int]
+    ) -> tuple[list[Removed], list[str], list[Unreadable]]:
+        """Return what is to be removed, the orders that are asked for without a record, and of whom nothing is said."""
         version_ids = batch.version_ids.get(View.PROVENANCE, ())
         if not version_ids:
             # asked for beside the changelog
-            return [], []
+            return [], [], []
         text = statements.GONE_PROVENANCE.replace("{first}", str(version_ids[0])).replace(
             "{last}", str(version_ids[-1])
         )
-        # The same row twice: the later one is newer.
-        said = {row_id: (record_id, root) for row_id, record_id, root in self._session.rows(text, row_ids)}
-        removed: list[Removed] = []
-        unknown: list[Unreadable] = []
-        for row_id in row_ids:
-            record_id, root = said.get(row_id, (None, None))
-            if record_id and root and is_root(root):
-                removed.append(Removed(f"provenance/{record_id}", root))
-            else:
-                log.error("a provenance row is gone and its changelog does not say which record", row_id=row_id)
-                unknown.append(Unreadable(row_id, ("record_id",)))
-        return removed, unknown
+        # Each counts: a row may have named another record before, and what has no row is told of under ids that repeat.
+        said: dict[int, dict[tuple[str, str], None]] = {}
+        for row_id, record_id, root in self._session.rows(text, row_ids):
+            if root and is_root(root) and (record_id or _IS_ORDER(root)):
+                said.setdefault(row_id, {})[record_id or "", root] = None
+        unknown = [Unreadable(row_id, ("record_id",)) for row_id in row_ids if row_id not in said]
+        for each in unknown:
+            log.error("a provenance row is gone and its changelog does not say which record", row_id=each.row_id)
+        told = [each for of_row in said.values() for each in of_row]
+        removed = [Removed(f"provenance/{record_id}", root) for record_id, root in told if record_id]
+        return removed, [root for record_id, root in told if not record_id], unknown
 
     # Settling
 

@@ -447,6 +447,41 @@ def test_the_shops_own_account_is_accepted_and_its_excess_said(database: StoreDa
     assert warning["excess"]
 
 
+def test_an_order_is_published_again_though_no_record_of_it_is_left(
+    account: Store, reader: SqlStore, shop: StoreRows
+) -> None:
+    shop.order(7)
+    shop.order(8)
+    shop.order(9)
+    shop.provenance("r-1", "order/7")
+    shop.provenance("r-2", "order/8", order_id=None)
+    everything(reader)
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-1'")
+    everything(reader)
+    look = StoreLook(account, SystemClock())
+    look.open()
+    assert [state.order_id for state in look.orders_kept([7, 8, 9, 10])] == [7, 9]
+    look.enqueue_numbers("order", [7, 8])
+    assert look.pending_numbers("order", [7, 8, 9]) == {7, 8}
+    look.enqueue_numbers("order", [10])
+    look.close()
+    states = everything(reader)
+    assert {state.order_id for state in states if isinstance(state, OrderState)} == {7, 8}
+    assert {state for state in states if isinstance(state, Removed)} == {Removed("order/10", "order/10")}
+
+
+def test_records_without_a_row_are_all_removed_however_often_they_are_told(
+    account: Store, reader: SqlStore, shop: StoreRows
+) -> None:
+    look = StoreLook(account, SystemClock())
+    look.open()
+    look.enqueue_gone_records([("r-1", "customer/1"), ("r-2", "customer/2")])
+    look.enqueue_gone_records([("r-3", "customer/3")])
+    look.close()
+    removed = {state.key for state in everything(reader) if isinstance(state, Removed)}
+    assert removed == {"provenance/r-1", "provenance/r-2", "provenance/r-3"}
+
+
 def assign(shop: StoreRows) -> None:
     """A guest's order with a record, which is then assigned to a customer."""
     shop.customer(42)

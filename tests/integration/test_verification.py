@@ -38,6 +38,9 @@ def shop(mariadb_database: StoreDatabase) -> Iterator[StoreRows]:
     # a writer that names the order in the root only, where no index finds it
     rows.order(8)
     rows.provenance("o-8", "order/8", order_id=None)
+    # and one whose only record somebody deletes
+    rows.order(9)
+    rows.provenance("o-9", "order/9")
     yield rows
     engine.dispose()
 
@@ -69,6 +72,10 @@ def behind_the_triggers(shop: StoreRows, statement: str) -> None:
 
 def causes(report: Any) -> dict[tuple[str, str], list[str]]:
     return {(each["entity"], each["cause"].partition(",")[0]): each["examples"] for each in report["differences"]}
+
+
+def person_of(tocsin: Installation, root: str) -> Any:
+    return tocsin.facts("index", "inspect", root)[1]["person"]
 
 
 def tell(kafka: Kafka, status: str) -> None:
@@ -104,7 +111,7 @@ def test_what_differs_is_named_by_cause_and_repaired(
     done = tocsin.tocsin("relay", "verify")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        "store and index agree: 40 customers, 42 records, 1 orders, age of the oldest unpublished"
+        "store and index agree: 40 customers, 43 records, 2 orders, age of the oldest unpublished"
     )
     code, status = tocsin.facts("relay", "status")
     assert code == 0, status
@@ -126,7 +133,10 @@ def test_what_differs_is_named_by_cause_and_repaired(
     # told, and against the append-only rule all the same
     shop.run("UPDATE tocsin_provenance SET model_version = '8' WHERE record_id = 'r-7'")
     # deleted by SQL, told: the index keeps it as deleted
-    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-8'")
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id IN ('r-8', 'o-9')")
+    # whose order stays known all the same: what is not told of it any more is found
+    wait_for("the deletion is published", lambda: shop.changelog("tocsin_provenance") == [])
+    shop.run("UPDATE sales_order SET customer_email = 'moved@shop.example.com' WHERE entity_id = 9")
     # a bad row is seen, and agrees
     shop.run("UPDATE customer_entity SET email = 'no address' WHERE entity_id = 9")
     with shop.engine.connect() as holder, holder.begin():
@@ -140,17 +150,17 @@ def test_what_differs_is_named_by_cause_and_repaired(
         ("customer", "the index holds another state"): ["customer/3"],
         ("customer", "in the index"): ["customer/4"],
         ("customer", "in the store"): ["customer/99"],
-        ("order", "the index holds another state"): ["order/8"],
+        ("order", "the index holds another state"): ["order/8", "order/9"],
         ("provenance", "the index holds another state"): ["provenance/r-5"],
         ("provenance", "in the index"): ["provenance/r-6"],
         ("provenance", "changed by SQL after it was recorded; records are append-only"): ["provenance/r-7"],
     }
-    assert report["deleted_by_sql"] == 1
+    assert report["deleted_by_sql"] == 2
     assert report["proven"] is True
 
     done = tocsin.tocsin("relay", "verify", "--repair", "--patience", "10")
     assert done.returncode == 1, done.stdout
-    assert "6 were published again and agree now" in done.stdout
+    assert "7 were published again and agree now" in done.stdout
     assert "provenance/r-7" in done.stdout
     assert "r-5" not in done.stdout
     code, report = tocsin.facts("relay", "verify", "--entity", "customers")
@@ -188,8 +198,8 @@ def test_what_differs_is_named_by_cause_and_repaired(
     # customer 4 is gone from the store: nothing can seal that contact anew
     assert "1 departed customers, who would be lost" in done.stdout
     code, keys = tocsin.facts("sealing", "status")
-    # two orders' contacts beside the customers'
-    assert [(key["state"], key["contacts"], key["departed"]) for key in keys] == [("present", 42, 0), ("old", 0, 1)]
+    # three orders' contacts beside the customers'
+    assert [(key["state"], key["contacts"], key["departed"]) for key in keys] == [("present", 43, 0), ("old", 0, 1)]
     refused = tocsin.tocsin("sealing", "rotate", "--finish")
     assert (refused.returncode, "1 departed" in refused.stdout) == (1, True)
 
@@ -227,7 +237,8 @@ def test_what_differs_is_named_by_cause_and_repaired(
     assert finished.stdout.count("deleted: ") == 2
     # what the store itself does not know any more came along
     for number in (11, 13):
-        assert tocsin.facts("index", "inspect", f"customer/{number}")[1]["person"]["state"] == "departed"
+        assert person_of(tocsin, f"customer/{number}")["state"] == "departed"
+    wait_for("the order without records follows", lambda: person_of(tocsin, "order/9")["state"] == "present")
     shop.run("UPDATE customer_entity SET lastname = 'Later' WHERE entity_id = 12")
     code, report = tocsin.facts("relay", "verify", "--patience", "10")
     # the record that was altered in the store is known as such in the new partitions, too
