@@ -25,7 +25,8 @@ _ENTITY_OF = {plural: entity for entity, plural in PLURALS.items()}
 _REMEDIES = {
     Cause.MISSING: "lost on the way: --repair has it published again",
     Cause.GONE: "a deletion was lost on the way: --repair has it published",
-    Cause.OLDER: "a change was lost on the way, or Tocsin was upgraded since: --repair has it published again",
+    Cause.OLDER: "a change was lost on the way, or Tocsin was upgraded or store views were changed since: --repair has it"
+    " published again",
     Cause.ALTERED: "find out who writes there: a correction is a new record that names what it supersedes",
     Cause.WAITING: "the relay is behind, or does not run: see `tocsin relay status`",
     Cause.TOO_MANY: "run `tocsin relay backfill --entity {plural}`, then verify again",

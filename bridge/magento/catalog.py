@@ -93,6 +93,19 @@ class Catalog:
         self._views[store_id, website_id] = found
         return found
 
+    def says_more_than(self, later: "Catalog") -> bool:
+        """Return whether `later` says something else, or nothing, of a store view, a website or a region that is known here."""
+        views = self.website_of_store.items() | {(0, website) for website in self.website_of_store.values()}
+        there = later.website_of_store.items() | {(0, website) for website in later.website_of_store.values()}
+        return (
+            not views <= there
+            or any(
+                (self.locale(*view), self.country(*view)) != (later.locale(*view), later.country(*view))
+                for view in views
+            )
+            or any(later.regions.get(number) != region for number, region in self.regions.items())
+        )
+
     def website(self, store_id: int, website_id: int | None = None) -> int:
         """Return the website of a person: their own, else their store view's, else 0."""
         return website_id if website_id is not None else self.website_of_store.get(store_id, 0)

@@ -516,19 +516,25 @@ class SqlStore:
     def _read_catalog(self) -> None:
         configuration = {(row[0], row[1], row[2]): row[3] for row in self._session.rows(statements.CONFIGURATION)}
         attributes = self._registered(ai_written(configuration.get((AI_ATTRIBUTES_PATH, "default", 0)), "customer"))
-        before = self._catalog.attributes
-        if self._catalog_read_at is not None and attributes != before:
-            # Those who do not change from now on keep the hashes of before.
-            log.warning(
-                "which attributes AI systems write has changed: run `tocsin relay backfill --entity customers`",
-                attributes=[attribute.code for attribute in attributes],
-            )
+        before = self._catalog
         self._catalog = Catalog(
             website_of_store=dict(tuple(row) for row in self._session.rows(statements.STORES)),
             configuration=configuration,
             regions={row[0]: (row[1], row[2]) for row in self._session.rows(statements.REGIONS)},
             attributes=attributes,
         )
+        if self._catalog_read_at is not None:
+            # Those who do not change from now on keep the hashes, and what their store view said, of before.
+            if attributes != before.attributes:
+                log.warning(
+                    "which attributes AI systems write has changed: run `tocsin relay backfill --entity customers`",
+                    attributes=[attribute.code for attribute in attributes],
+                )
+            if before.says_more_than(self._catalog):
+                log.warning(
+                    "a store view, its locale or country, or a region was changed or removed: run `tocsin relay backfill`, or"
+                    " whoever belonged to it is told as before"
+                )
         self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)
         self._all_customers = statements.customers_joined(attributes)
