@@ -1,10 +1,14 @@
 """`tocsin sealing`: which keys contacts are sealed to, and the way from an old key to a new one."""
 
+import fcntl
+import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 import click
 
@@ -144,9 +148,30 @@ def rotate(parts: Parts, finish: bool, dry_run: bool, per_second: int) -> None:
     The relay and dispatch take up the new key by themselves within seconds. Relays on other machines need the new
     sealing.pub there, and dispatch on other machines the new sealing.key, before --finish.
     """
-    if finish:
-        _finish(parts, dry_run=dry_run)
-        return
+    with _alone(parts.get(Settings).paths.sealing_private_key):
+        if finish:
+            _finish(parts, dry_run=dry_run)
+        else:
+            _rotate(parts, per_second, dry_run=dry_run)
+
+
+@contextmanager
+def _alone(private_file: Path) -> Iterator[None]:
+    """Keep any other rotation of these keys out: each writes all keys that it read, and would lose what the other one made."""
+    folder = os.open(private_file.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                "another `tocsin sealing rotate` is at work on these keys: run this again when it has ended"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def _rotate(parts: Parts, per_second: int, *, dry_run: bool) -> None:
     settings = parts.get(Settings)
     private_file, public_file = settings.paths.sealing_private_key, settings.paths.sealing_public_key
     keys, public = load_private_keys(private_file), load_public_key(public_file)

@@ -19,9 +19,12 @@ from bridge.runtime.sealing import (
     KeyNotHeld,
     Opener,
     Sealer,
+    SealingKeys,
     generate_sealing_keys,
     key_id_of,
     load_private_keys,
+    load_public_key,
+    public_key_of,
     replace_key_file,
     seal_bytes,
     sealed_bytes_key_id,
@@ -181,6 +184,32 @@ def test_an_old_key_that_nothing_carries_is_removed(call: Callable[..., Result],
     assert call("rotate", "--finish").exit_code == 0
     assert load_private_keys(keys / "sealing.key") == [PRESENT.private]
     assert isinstance(call("rotate", "--finish").exception, Refused)
+
+
+def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(
+    call: Callable[..., Result], keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (keys / "sealing.key").unlink()
+    write_key_file(keys / "sealing.key", PRESENT.private)
+    for name in ("_await_takeover", "_reseal", "_await_resealed"):
+        monkeypatch.setattr(sealing_commands, name, lambda *_: None)
+    begun: list[bool] = []
+    others: list[Result] = []
+    sealed_to: set[bytes] = set()
+
+    def made_while_another_is_at_work() -> SealingKeys:
+        if not begun:
+            begun.append(True)
+            others.append(call("rotate"))
+            sealed_to.add(load_public_key(keys / "sealing.pub"))
+        return generate_sealing_keys()
+
+    monkeypatch.setattr(sealing_commands, "generate_sealing_keys", made_while_another_is_at_work)
+    assert call("rotate").exit_code == 0
+    sealed_to.add(load_public_key(keys / "sealing.pub"))
+    assert sealed_to <= {public_key_of(key) for key in load_private_keys(keys / "sealing.key")}
+    assert isinstance(others[0].exception, Refused)
+    assert "at work" in str(others[0].exception)
 
 
 def test_a_partition_that_does_not_answer_removes_nothing(
