@@ -503,7 +503,7 @@ class _AskedProviders:
         from consumers.domain.accounts import month_began
 
         settings, clock = self._parts.get(Settings), self._parts.get(Clock)
-        policy = watch_policy(settings)
+        policy, regions = watch_policy(settings), second_regions(settings)
         sent = (
             ProviderTables(_database(self._parts), clock).sent_through(month_began(clock.now()))
             if policy.second
@@ -511,7 +511,7 @@ class _AskedProviders:
         )
         standing = ProviderStanding(
             second={
-                channel: SecondProvider(name, policy.prices[name], sent.get(name, 0))
+                channel: SecondProvider(name, policy.prices[name], sent.get(name, 0), regions[name])
                 for channel, name in policy.second.items()
             },
             numbers_needed=settings.delivery.sms_numbers_needed,
@@ -648,17 +648,21 @@ def _database(parts: Parts) -> "CaseDatabase":
     return parts.get(CaseDatabase)
 
 
-def _ledger(parts: Parts, process: Process) -> "Ledger":
+def _ledger(parts: Parts, process: Process, takers: Callable[[Channel], Collection[str]] | None = None) -> "Ledger":
     from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
 
     delivery = parts.get(Settings).delivery
     receipts = timedelta(seconds=delivery.receipt_timeout_seconds)
     reading = timedelta(seconds=delivery.account_notice_timeout_seconds)
     posting = timedelta(seconds=delivery.letter_timeout_seconds)
+    asks = process.name in ("release", "dispatch")
     policy = DeliveryPolicy(
         {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store", Channel.LETTER: "post"},
         {Channel.EMAIL: receipts, Channel.SMS: receipts, Channel.ACCOUNT_NOTICE: reading, Channel.LETTER: posting},
-        region_objection=_region_objection(parts) if process.name in ("release", "dispatch") else None,
+        region_objection=_region_objection(parts) if asks else None,
+        second=watch_policy(parts.get(Settings)).second,
+        objection_to_second=_objection_to_second(parts) if asks else None,
+        takers=takers,
     )
     return Ledger(_database(parts), process.clock, policy)
 
@@ -675,6 +679,24 @@ def _region_objection(parts: Parts) -> Callable[[Collection[str], str], str | No
         return regions.objection(homes, controller, settings.delivery.aws_region, settings.case_store.region)
 
     return objection
+
+
+def _objection_to_second(parts: Parts) -> Callable[[Collection[str], str, str], str | None]:
+    """Return what refuses notices that no rule lets pass through the region of a second provider."""
+    from consumers.domain.duties import LawInForce
+
+    law, regions = parts.get(LawInForce), second_regions(parts.get(Settings))
+
+    def objection(homes: Collection[str], controller: str, name: str) -> str | None:
+        return law().regions.objection_to_second(homes, controller, name, regions[name])
+
+    return objection
+
+
+def second_regions(settings: Settings) -> Mapping[str, str | None]:
+    """Return where the second providers of the settings are, by name; None: nobody has said."""
+    seconds = {"smtp": settings.delivery.smtp, "sms_gateway": settings.delivery.sms_gateway}
+    return {name: each.region for name, each in seconds.items() if each is not None}
 
 
 def aws_config(settings: Settings) -> "AwsConfig":
@@ -893,8 +915,9 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     email, sms = _email_lane(settings, config, process.clock, bound), _sms_lane(settings, config, process.clock, bound)
     teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
     private_keys = partial(load_private_keys, settings.paths.sealing_private_key)
+    lanes: Mapping[Channel, CircuitLane[Any]] = {Channel.EMAIL: email, Channel.SMS: sms}
     handler = Dispatch(
-        _ledger(parts, process),
+        _ledger(parts, process, lambda channel: lanes[channel].takers()),
         Opener(private_keys(), reload=private_keys),
         ApprovedTexts(
             _bundles(settings),
@@ -915,10 +938,10 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
     if guard is not None:
         companions.append(guard.run)
-    if lanes := _canary_lanes(settings, process.clock):
-        canaries = CanaryTables(_database(parts), process.clock, [lane.route for lane in lanes])
+    if canary_lanes := _canary_lanes(settings, process.clock):
+        canaries = CanaryTables(_database(parts), process.clock, [lane.route for lane in canary_lanes])
         lease = HeldLease(_database(parts), "canary-messages", process.holder, process.clock)
-        companions.append(CanaryMessages(canaries, lanes, _OnlyWhileLive(lease, guard), process.clock).run)
+        companions.append(CanaryMessages(canaries, canary_lanes, _OnlyWhileLive(lease, guard), process.clock).run)
     if compared is not None:
         companions.append(compared.follow)
     if settings.delivery.third_parties and settings.delivery.mode != "simulator":
@@ -997,8 +1020,10 @@ def _provider_watch(parts: Parts, process: Process, config: "AwsConfig", *, anno
     from consumers.adapters.provider_watch import ProviderWatch
     from consumers.adapters.ses_account import SesAccount
     from consumers.adapters.sns_account import SnsAccount
+    from consumers.domain.duties import LawInForce
 
-    settings = parts.get(Settings)
+    settings, law = parts.get(Settings), parts.get(LawInForce)
+    regions = second_regions(settings)
     config = replace(config, read_timeout_seconds=10, retries=2)
     return ProviderWatch(
         SesAccount(config, settings.delivery.configuration_set, process.clock),
@@ -1007,6 +1032,7 @@ def _provider_watch(parts: Parts, process: Process, config: "AwsConfig", *, anno
         process.clock,
         watch_policy(settings),
         announces=announces,
+        closed_to=lambda name: law().regions.closed_to(regions[name]),
     )
 
 
@@ -1236,7 +1262,7 @@ def _release(parts: Parts, process: Process) -> Stage:
         watch = _provider_watch(parts, process, config, announces=True)
         guard = live_guard(parts, process, config)
     stage = ReleaseStage(
-        _ledger(parts, process),
+        _ledger(parts, process, None if watch is None else watch.takers),
         HeldLease(_database(parts), "release", process.holder, process.clock),
         settings.delivery,
         process.health,

@@ -272,6 +272,10 @@ class Smtp(Section):
     username: str | None = None
     password: SecretStr | None = Field(default=None, description="by environment: TOCSIN_DELIVERY__SMTP__PASSWORD")
     timeout_seconds: float = Field(default=30, gt=0)
+    region: str | None = Field(
+        default=None,
+        description="where it is, as regions.yaml writes it (eu-central-1); without it only what may pass everywhere goes there",
+    )
     price_per_thousand: float | None = Field(
         default=None, ge=0, description="what a thousand e-mails cost there, in delivery.price_currency"
     )
@@ -300,6 +304,7 @@ class SmsGateway(Section):
     callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
     callback_port: Port = 8481
     timeout_seconds: float = Field(default=30, gt=0)
+    region: str | None = Field(default=None, description="where it is; as delivery.smtp.region")
     price_per_message: float | None = Field(
         default=None, ge=0, description="what one SMS of ours costs there, all its parts, in delivery.price_currency"
     )

@@ -6,7 +6,7 @@ Not for deciding who is told, nor by which channel.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,11 +74,13 @@ class CircuitLane(Generic[P]):
         self.changed = threading.Event()
         """Set when a circuit has changed its state; whoever tells the case store clears it."""
 
-    def turn(self) -> Turn[P] | None:
-        """Return who is called next; None while every provider is ill, so that messages had better wait."""
+    def turn(self, refused: Collection[str] = ()) -> Turn[P] | None:
+        """Return who is called next of those that are not `refused`; None while each is ill, so that messages had better wait."""
         now = self._clock.now()
         with self._lock:
             for provider in self._providers:
+                if provider.name in refused:
+                    continue
                 allowed = self._circuits[provider.name].allowance(now)
                 self._say(provider.name)
                 bound = self._bound(provider.name)
@@ -93,6 +95,16 @@ class CircuitLane(Generic[P]):
     def stands_still(self) -> bool:
         """Return whether no provider may be called now; nobody's probes are used up by asking."""
         return self.turn() is None
+
+    def takers(self) -> Collection[str]:
+        """Return the names of the providers that take messages now."""
+        now = self._clock.now()
+        with self._lock:
+            return [
+                each.name
+                for each in self._providers
+                if self._circuits[each.name].allowance(now) != 0 and self._bound(each.name).at_most != 0
+            ]
 
     def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
         """Learn from the answer to one call."""

@@ -7,7 +7,7 @@ answer bounds nothing: what it would refuse goes back to waiting anyway. Not for
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -122,7 +122,10 @@ class ProviderWatch:
         policy: WatchPolicy,
         *,
         announces: bool,
+        closed_to: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> None:
+        """`closed_to`: of whom, in words, no notice may pass through a second provider's region."""
+        self._closed_to = closed_to
         self._email_accounts = email
         self._sms_accounts = sms
         self._book = book
@@ -225,6 +228,13 @@ class ProviderWatch:
         through = let_through(own, now) if own or not readings else 0
         return min((each for each in (through, self.bound(provider).at_most) if each is not None), default=None)
 
+    def takers(self, channel: Channel) -> Collection[str]:
+        """Return the names of the providers of `channel` that take messages now."""
+        now = self._clock.now()
+        own = [each for each in self._readings if each.channel == channel.value]
+        names = (FIRST[channel], self._policy.second.get(channel)) if channel in FIRST else ()
+        return [each for each in names if each is not None and self._takes(each, own, now) != 0]
+
     def issued(self, channel: Channel, count: int) -> None:
         """Note what was put on the belt of `channel`."""
         if channel is Channel.EMAIL and count:
@@ -306,6 +316,9 @@ class ProviderWatch:
                 other = self._policy.second.get(channel) if provider == first else first
                 goes_on = other is not None and self._takes(other, own, now) != 0
                 lane = f"its lane runs over {other}" if goes_on else "its messages wait until it is well again"
+                closed = self._closed_to(other) if goes_on and other is not None and provider == first else ()
+                if closed:
+                    lane += f"; notices to {' and to '.join(closed)} may not pass there and wait (regions.yaml)"
                 found.append(
                     Trouble("circuit-open", provider, f"{provider} is ill or was taken out of service: {lane}")
                 )

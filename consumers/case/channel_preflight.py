@@ -21,6 +21,7 @@ from consumers.domain.accounts import (
 )
 from consumers.domain.canary import CanaryPolicy
 
+_NAMES = {Channel.EMAIL: "e-mails", Channel.SMS: "SMS"}
 _REASONS = {"BOUNCE": "after a hard bounce", "COMPLAINT": "after a complaint"}
 
 
@@ -31,6 +32,8 @@ class SecondProvider:
     name: str
     price: Price
     sent: int = 0
+    region: str | None = None
+    """As regions.yaml knows it; None: nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,12 @@ class ChannelReadiness:
     canary: CanaryPolicy | None = None
     """Of what is prepared."""
     prepared: bool = False
+    refused_by_second: Mapping[Channel, Mapping[str, int]] = field(default_factory=dict)
+    """Who could be told by a channel and not over its second provider, by why no rule lets their notice pass there."""
+    first_refused: Mapping[Channel, int] = field(default_factory=dict)
+    """Those of them who are told by that channel first."""
+    beside: Mapping[Channel, Sequence[tuple[datetime | None, int]]] = field(default_factory=dict)
+    """Messages of other releases that run and wait for the same lane, by deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,10 @@ class Sending:
     deadline_at: datetime | None
     channel: Channel = Channel.EMAIL
     """Whose rate that is: of the channel by which somebody is told too late, else e-mail."""
+    before: int = 0
+    """Messages of other releases that go before the last of ours, as their deadlines are earlier."""
+    others_late: timedelta = timedelta(0)
+    """By how much the worst deadline of the other releases is missed that would be met without this one."""
 
 
 def sending_of(seen: ChannelReadiness) -> Sending:
@@ -109,32 +122,65 @@ def _sendings(seen: ChannelReadiness) -> tuple[Sending, Sending]:
     if account is not None and account.per_second > 0:
         rate = min(rate, account.per_second)
 
+    quota = None if account is None else account.quota
+    left = None if account is None else account.left
+    refused = seen.first_refused.get(Channel.EMAIL, 0)
+
     def ends(count: int) -> timedelta:
-        seconds = seconds_to_send(
-            count, rate, quota=None if account is None else account.quota,
-            left=None if account is None else account.left, overflow=overflow,
-        )  # fmt: skip
+        seconds = seconds_to_send(count, rate, quota=quota, left=left, overflow=overflow)
+        # who may not pass through the second provider has their part of what the quota leaves, and waits for the next one
+        stays = min(count, refused) if overflow is not None else 0
+        if stays:
+            part = None if left is None else left * stays // count
+            seconds = max(seconds, seconds_to_send(stays, rate, quota=quota, left=part))
         return timedelta(seconds=min(seconds, 10 * 365 * 86_400))
 
     def texts_end(count: int) -> timedelta:
         return timedelta(seconds=count / seen.per_second[Channel.SMS])
 
-    takes = max(ends(seen.first.get(Channel.EMAIL, 0)), texts_end(seen.first.get(Channel.SMS, 0)))
-    return (
-        Sending(takes, rate, *_worst(seen.due, seen.now, ends)),
-        Sending(takes, seen.per_second[Channel.SMS], *_worst(seen.texts_due, seen.now, texts_end), Channel.SMS),
+    mails, texts = seen.beside.get(Channel.EMAIL, ()), seen.beside.get(Channel.SMS, ())
+    mails_before, texts_before = _before(seen.due, mails), _before(seen.texts_due, texts)
+    takes = max(
+        _ends(ends, seen.first.get(Channel.EMAIL, 0), mails_before),
+        _ends(texts_end, seen.first.get(Channel.SMS, 0), texts_before),
     )
+    per_second = seen.per_second[Channel.SMS]
+    return (
+        Sending(takes, rate, *_worst(seen.due, mails, seen.now, ends), Channel.EMAIL, mails_before,
+                _worsened(seen.due, mails, seen.now, ends)),
+        Sending(takes, per_second, *_worst(seen.texts_due, texts, seen.now, texts_end), Channel.SMS, texts_before,
+                _worsened(seen.texts_due, texts, seen.now, texts_end)),
+    )  # fmt: skip
+
+
+_Due = Sequence[tuple[datetime | None, int]]
+
+
+def _ends(ends: Callable[[int], timedelta], own: int, before: int) -> timedelta:
+    return ends(own + before) if own else timedelta(0)
+
+
+def _before(due: _Due, beside: _Due) -> int:
+    """Return how many of `beside` go before the last of `due`: whose deadline is no later, or all before who is owed none."""
+    if not due:
+        return 0
+    deadlines = [at for at, _ in due]
+    last = None if None in deadlines else max(at for at in deadlines if at is not None)
+    return sum(count for at, count in beside if last is None or (at is not None and at <= last))
 
 
 def _worst(
-    due: Sequence[tuple[datetime | None, int]], now: datetime, ends: Callable[[int], timedelta]
+    due: _Due, beside: _Due, now: datetime, ends: Callable[[int], timedelta]
 ) -> tuple[timedelta, datetime | None]:
-    """Return by how much the worst deadline is missed, and which; the most urgent go first."""
+    """Return by how much the worst deadline of `due` is missed, and which; the most urgent go first, of both."""
     late, worst, done = timedelta.min, None, 0
-    for deadline, count in sorted(((at, n) for at, n in due if at is not None), key=lambda pair: pair[0]):
+    both = [(at, count, True) for at, count in due if at is not None]
+    both += [(at, count, False) for at, count in beside if at is not None]
+    # of the same deadline others were there before
+    for deadline, count, ours in sorted(both, key=lambda each: (each[0], each[2])):
         done += count
-        if deadline <= now:
-            # it has passed already: nothing that anybody could raise now meets it
+        if deadline <= now or not ours:
+            # one that has passed already nothing that anybody could raise now meets
             continue
         after = now + ends(done) - deadline
         if after > late:
@@ -142,10 +188,18 @@ def _worst(
     return (late, worst) if worst is not None else (timedelta(0), None)
 
 
+def _worsened(due: _Due, beside: _Due, now: datetime, ends: Callable[[int], timedelta]) -> timedelta:
+    """Return by how much a deadline of `beside` is missed that would be met without `due`; zero: none is."""
+    alone, _ = _worst(beside, (), now, ends)
+    together, _ = _worst(beside, due, now, ends)
+    return together if together > timedelta(0) >= alone else timedelta(0)
+
+
 def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:
     """Yield what there is to say of channels and providers."""
     yield from account_findings(seen)
     yield from _in_time(seen)
+    yield from _regions(seen)
     yield from _contacts(seen)
     yield from _money(seen)
     yield from _canary(seen)
@@ -165,9 +219,15 @@ def account_findings(seen: ChannelReadiness) -> Iterable[Finding]:
         if not seen.at_most.get(channel, 0):
             continue
         second = standing.second.get(channel) if each.takes_nothing else None
+        staying = sum(seen.refused_by_second.get(channel, {}).values())
+        if staying >= seen.at_most[channel]:
+            # it is in a region where nobody's notice may pass
+            second = None
         # an SMS that fails has the next channel behind it; without any e-mail the release had better wait
         blocks = each.critical and channel is Channel.EMAIL and second is None and each.kind != "account-probation"
         instead = "" if second is None else f"; {second.name} takes over"
+        if second is not None and staying:
+            instead += f", of all but {people_in_words(staying)}, who wait: regions.yaml"
         yield Finding(
             STOPS if blocks else DECIDE, each.provider, f"{each.says}{instead}", "", code=each.kind, blocks=blocks
         )
@@ -179,6 +239,13 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
         yield Finding(NOTE, "deadline", "the deadline of some has passed already: every hour counts", "",
                       code="deadline-passed", live=f"{people_in_words(passed)}")  # fmt: skip
     sending, texts = _sendings(seen)
+    for channel, each in ((Channel.EMAIL, sending), (Channel.SMS, texts)):
+        if each.others_late > timedelta(0):
+            name = _NAMES[channel]
+            yield Finding(DECIDE, "deadline", f"with this release {name} of another one that runs end after their deadline; "
+                          f"have the rate raised (delivery.{channel.value}_per_second and what the provider grants)", "",
+                          code=f"others-too-late-{channel.value}",
+                          live=f"{in_hours(each.others_late)} after it")  # fmt: skip
     if texts.late > timedelta(0):
         yield Finding(
             STOPS,
@@ -187,7 +254,7 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
             "",
             code="sms-too-late",
             blocks=True,
-            live=f"begun now it ends {in_hours(texts.late)} after the deadline",
+            live=f"begun now it ends {in_hours(texts.late)} after the deadline{_behind(texts)}",
         )
     if sending.late <= timedelta(0):
         return
@@ -201,8 +268,23 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
         "",
         code="quota-too-late",
         blocks=True,
-        live=f"begun now it ends {in_hours(sending.late)} after the deadline",
+        live=f"begun now it ends {in_hours(sending.late)} after the deadline{_behind(sending)}",
     )
+
+
+def _behind(sending: Sending) -> str:
+    name = _NAMES[sending.channel]
+    return f", behind {sending.before:,} {name} of other releases" if sending.before else ""
+
+
+def _regions(seen: ChannelReadiness) -> Iterable[Finding]:
+    for channel, objections in sorted(seen.refused_by_second.items()):
+        name = seen.standing.second[channel].name
+        for objection, count in sorted(objections.items()):
+            says = f"{people_in_words(count)} wait while only {name} takes messages: {objection}"
+            yield Finding(
+                DECIDE, "regions", says, "tocsin delivery circuits", code=f"second-region-{name.replace('_', '-')}"
+            )
 
 
 def in_hours(span: timedelta) -> str:

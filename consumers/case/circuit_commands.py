@@ -12,27 +12,29 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import instant, print_json, print_table
 from bridge.runtime.settings import Settings
-from consumers.case.circuits import ProviderView, look, order_circuit
+from consumers.case.circuits import Known, ProviderView, look, order_circuit
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
 from consumers.case.store import CaseStore
 from consumers.domain.accounts import Price
 from consumers.domain.circuit import CircuitState
+from consumers.domain.duties import LawInForce
 
 
-def known_providers(settings: Settings) -> dict[str, tuple[str, bool, Price]]:
-    """Return the providers of the settings: channel, whether it is the second one, price and budget, by name."""
+def known_providers(settings: Settings) -> dict[str, Known]:
+    """Return the providers of the settings by name."""
     delivery = settings.delivery
     thousand = delivery.email_price_per_thousand
-    known = {"ses": (Channel.EMAIL.value, False, Price(None if thousand is None else thousand / 1000, None))}
+    price, aws = Price(None if thousand is None else thousand / 1000, None), delivery.aws_region
+    known = {"ses": Known(Channel.EMAIL.value, False, price, aws)}
     if delivery.smtp is not None:
         thousand = delivery.smtp.price_per_thousand
         price = Price(None if thousand is None else thousand / 1000, delivery.smtp.budget_per_month)
-        known["smtp"] = (Channel.EMAIL.value, True, price)
-    known["sns"] = (Channel.SMS.value, False, Price(None, None))
+        known["smtp"] = Known(Channel.EMAIL.value, True, price, delivery.smtp.region)
+    known["sns"] = Known(Channel.SMS.value, False, Price(None, None), aws)
     if delivery.sms_gateway is not None:
         price = Price(delivery.sms_gateway.price_per_message, delivery.sms_gateway.budget_per_month)
-        known["sms_gateway"] = (Channel.SMS.value, True, price)
+        known["sms_gateway"] = Known(Channel.SMS.value, True, price, delivery.sms_gateway.region)
     return known
 
 
@@ -47,7 +49,7 @@ def circuits(context: click.Context, token_file: Path | None, as_json: bool) -> 
     parts: Parts = context.obj
     authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
     settings, now = parts.get(Settings), parts.get(Clock).now()
-    seen = look(parts.get(CaseStore), known_providers(settings), now)
+    seen = look(parts.get(CaseStore), known_providers(settings), parts.get(LawInForce)().regions, now)
     if as_json:
         print_json([asdict(each) for each in seen])
         return
@@ -57,6 +59,7 @@ def circuits(context: click.Context, token_file: Path | None, as_json: bool) -> 
             {
                 "provider": each.provider + (" (second)" if each.second else ""),
                 "channel": each.channel,
+                "region": each.region or "not said",
                 "circuit": each.state.replace("_", " "),
                 "since": "-" if each.since is None else instant(each.since, now),
                 "errors": "-" if each.error_share is None else f"{each.error_share:.0%} of {each.calls:,}",
@@ -66,7 +69,7 @@ def circuits(context: click.Context, token_file: Path | None, as_json: bool) -> 
             }
             for each in seen
         ],
-        ("provider", "channel", "circuit", "since", "errors", "a call", "this month", "spent"),
+        ("provider", "channel", "region", "circuit", "since", "errors", "a call", "this month", "spent"),
     )
     for line in _remarks(seen, now):
         click.echo(line)
@@ -89,6 +92,13 @@ def _remarks(seen: Sequence[ProviderView], now: datetime) -> list[str]:
             )
         elif each.state == CircuitState.OPEN.value and each.try_at is not None:
             lines.append(f"{each.provider} is tried with a few messages {instant(each.try_at, now)}")
+    for each in seen:
+        if each.closed_to:
+            first = next(other.provider for other in seen if other.channel == each.channel and not other.second)
+            also = f"; they wait while {first} takes nothing" if each.second else ""
+            unsaid = f"nobody has said where {each.provider} is (delivery.{each.provider}.region)"
+            where = f"{each.provider} is in {each.region}" if each.region else unsaid
+            lines.append(f"{where}: regions.yaml lets no notice to {' nor to '.join(each.closed_to)} pass there{also}")
     if not any(each.dispatchers for each in seen):
         lines.append("no dispatcher says anything: tocsin run dispatch")
     return lines

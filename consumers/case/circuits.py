@@ -4,7 +4,7 @@ Dispatchers obey within about two seconds. What makes a provider ill decides `co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from bridge.contracts.errors import BadInput, nearest
@@ -13,6 +13,7 @@ from consumers.case.permissions import Act
 from consumers.case.store import CaseStore, CaseWork, CircuitOrder
 from consumers.domain.accounts import Price, month_began
 from consumers.domain.circuit import CircuitReading, CircuitState
+from consumers.domain.regions import Regions
 
 _WORST_FIRST = (CircuitState.OPEN, CircuitState.HALF_OPEN, CircuitState.CLOSED)
 
@@ -37,18 +38,35 @@ class ProviderView:
     budget: float | None
     over_budget: bool
     order: CircuitOrder | None
+    region: str | None = None
+    """As regions.yaml knows it; None: nobody has said."""
+    closed_to: Sequence[str] = ()
+    """Of whom, in words, no notice may pass there."""
 
 
-def look(store: CaseStore, known: Mapping[str, tuple[str, bool, Price]], now: datetime) -> Sequence[ProviderView]:
-    """Return every provider of the settings. `known`: channel, whether it is the second one, and price, by name."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the settings say of a provider."""
+
+    channel: str
+    second: bool
+    price: Price
+    region: str | None
+
+
+def look(store: CaseStore, known: Mapping[str, Known], regions: Regions, now: datetime) -> Sequence[ProviderView]:
+    """Return every provider of the settings, by `known`."""
 
     def work(case: CaseWork) -> Sequence[ProviderView]:
         readings = [each for _, each in case.circuits()]
         orders, sent = case.circuit_orders(), case.sent_through(month_began(now))
         return [
-            _view(name, channel, second, price, [each for each in readings if each.provider == name], orders.get(name),
-                  sent.get(name, 0))
-            for name, (channel, second, price) in known.items()
+            replace(
+                _view(name, each.channel, each.second, each.price, [r for r in readings if r.provider == name],
+                      orders.get(name), sent.get(name, 0)),
+                region=each.region, closed_to=regions.closed_to(each.region),
+            )
+            for name, each in known.items()
         ]  # fmt: skip
 
     return store.look(work)

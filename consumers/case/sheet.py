@@ -365,7 +365,7 @@ def preflight_of(
     }
     rendered = {segment_id: _sample(samples, each, exercise=incident.exercise) for segment_id, each in segments.items()}
     readiness = _readiness(case, incident, frozen, gates, law, means, approvals, segments)
-    channels = _channel_readiness(case, incident, frozen, segments, rendered, means, now)
+    channels = _channel_readiness(case, incident, frozen, segments, rendered, law, means, now)
     deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
     return Preflight(
         segments=segments,
@@ -685,6 +685,7 @@ def _channel_readiness(
     groups: Sequence[_Audience],
     segments: Mapping[str, SegmentRecord],
     rendered: Mapping[str, Sample | str],
+    law: Law,
     means: Means,
     now: datetime,
 ) -> ChannelReadiness:
@@ -693,11 +694,19 @@ def _channel_readiness(
     lacking: Counter[Channel] = Counter()
     homes: Counter[str] = Counter()
     due: dict[Channel, Counter[datetime | None]] = {Channel.EMAIL: Counter(), Channel.SMS: Counter()}
+    refused: dict[Channel, Counter[str]] = defaultdict(Counter)
+    stays: Counter[Channel] = Counter()
     parts = 0
     for each in groups:
         if not each.going:
             continue
         count = each.row.count
+        for channel in means.standing.second.keys() & set(each.channels):
+            second = means.standing.second[channel]
+            to_second = law.regions.objection_to_second(each.homes, each.row.controller, second.name, second.region)
+            if to_second is not None:
+                refused[channel][to_second] += count
+                stays[channel] += count if channel in each.begun else 0
         first.update(dict.fromkeys(each.begun, count))
         for channel in due.keys() & set(each.begun):
             due[channel][each.row.earliest_deadline_at] += count
@@ -725,6 +734,9 @@ def _channel_readiness(
         at_most=at_most,
         due=list(due[Channel.EMAIL].items()),
         texts_due=list(due[Channel.SMS].items()),
+        refused_by_second=refused,
+        first_refused=stays,
+        beside=case.waiting_beside(incident.incident_id, exercise=incident.exercise),
         per_second={Channel.EMAIL: means.email_per_second, Channel.SMS: means.sms_per_second},
         lacking=lacking,
         suppressed=case.suppressed_people(incident.incident_id, incident.revision, means.standing.suppressed),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from bridge.contracts.events import CaseEvent, Coverage, IncidentRevised, PartitionResolved
+from bridge.contracts.events import CaseEvent, Channel, Coverage, IncidentRevised, PartitionResolved
 from consumers.domain.accounts import Reputation
 from consumers.domain.circuit import CircuitReading
 from consumers.domain.duties import DutyRow, Exposure, Movement
@@ -783,6 +783,14 @@ class CaseWork(Protocol):
     def update_release(self, release_id: str, changes: Mapping[str, Any]) -> None: ...
     def withdraw_attempts(self, release_id: str) -> int:
         """Remove the first attempts of a release of which nothing has left; return how many."""
+        ...
+
+    def waiting_beside(
+        self, incident_id: str, *, exercise: bool
+    ) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
+        """Return how many messages of all other incidents' running releases wait, by channel and deadline. `exercise`: with
+        those of exercises.
+        """
         ...
 
     def attempt_counts(self, incident_id: str) -> Mapping[tuple[str, str], int]:

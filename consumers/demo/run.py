@@ -271,6 +271,7 @@ class _Demo:
                     "account_sid": "AC" + "0" * 32,
                     "auth_token": os.urandom(16).hex(),
                     "sender": "+15005550006",
+                    "region": "eu-central-1",
                     "callback_url": f"http://127.0.0.1:{callback_port}/sms",
                     "callback_port": callback_port,
                 },

@@ -107,6 +107,8 @@ class Intent(msgspec.Struct, frozen=True):
     deadline_at: datetime | None
     detected_at: datetime
     exercise: bool
+    refused: tuple[str, ...] = ()
+    """Providers in whose region no rule lets this person's notices pass."""
 
     def __repr__(self) -> str:
         return f"Intent({self.attempt_id!r})"

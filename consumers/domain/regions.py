@@ -5,7 +5,7 @@ if each of them is. Somebody whose residence nobody knows is covered by a rule t
 none does, every rule of the controller must allow it. Pure; `consumers.law` reads the file.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -45,13 +45,7 @@ class Regions:
 
         `storage` is where this installation keeps its data; None: nobody has said. The reason names the uncovered pair.
         """
-        for home in sorted(homes) or [UNKNOWN_RESIDENCE]:
-            named = [rule for rule in self.rules if rule.names(home, controller)]
-            if not named and home == UNKNOWN_RESIDENCE:
-                named = [rule for rule in self.rules if {EVERYBODY, controller} & rule.controllers]
-            else:
-                named = named[:1]
-            pair = f"people in {home} of controller {controller}"
+        for pair, named in self._ruling(homes, controller):
             if not named:
                 return f"regions.yaml has no rule for {pair}"
             if not all(_allows(rule.providers, provider) for rule in named):
@@ -61,6 +55,44 @@ class Regions:
             if storage is not None and not all(_allows(rule.storage, storage) for rule in named):
                 return f"regions.yaml does not let data on {pair} lie in {storage}"
         return None
+
+    def objection_to_second(self, homes: Collection[str], controller: str, name: str, region: str | None) -> str | None:
+        """Return why a notice may not pass through the provider `name`, which is in `region`, or None.
+
+        Of one whose region nobody has said only what may pass everywhere does. Where data may lie is no matter of it.
+        """
+        for pair, named in self._ruling(homes, controller):
+            if not named:
+                return f"regions.yaml has no rule for {pair}"
+            if region is None and not all(EVERYBODY in rule.providers for rule in named):
+                return (
+                    f"regions.yaml limits where notices to {pair} may pass; say where {name} is: delivery.{name}.region"
+                )
+            if region is not None and not all(_allows(rule.providers, region) for rule in named):
+                return f"regions.yaml does not let notices to {pair} pass through {region} ({name})"
+        return None
+
+    def closed_to(self, region: str | None) -> list[str]:
+        """Return in words of whom no notice may pass through a provider in `region` (None: nobody has said where it is)."""
+        return [
+            f"{_listed(rule.residences, 'everybody', 'people in ')}{_listed(rule.controllers, '', ' of controller ')}"
+            for rule in self.rules
+            if (EVERYBODY not in rule.providers if region is None else not _allows(rule.providers, region))
+        ]
+
+    def _ruling(self, homes: Collection[str], controller: str) -> Iterable[tuple[str, Sequence[RegionRule]]]:
+        """Yield each place where somebody may live, in words, with the rules that decide about it."""
+        for home in sorted(homes) or [UNKNOWN_RESIDENCE]:
+            named = [rule for rule in self.rules if rule.names(home, controller)]
+            if not named and home == UNKNOWN_RESIDENCE:
+                named = [rule for rule in self.rules if {EVERYBODY, controller} & rule.controllers]
+            else:
+                named = named[:1]
+            yield f"people in {home} of controller {controller}", named
+
+
+def _listed(names: Collection[str], everybody: str, before: str) -> str:
+    return everybody if EVERYBODY in names else before + ", ".join(sorted(names))
 
 
 def _allows(patterns: Sequence[str], region: str) -> bool:

@@ -5,7 +5,7 @@ module under `consumers/adapters/` and one line in `consumers/bootstrap.py`, whe
 Objects here may hold an address or a number in memory; nothing here is logged, stored or published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -202,8 +202,10 @@ class Turn(Generic[P]):
 class ProviderLane(Protocol[P]):
     """One channel's providers: who is called next."""
 
-    def turn(self) -> Turn[P] | None:
-        """Return whose turn it is; None while every provider is ill, so that messages had better wait."""
+    def turn(self, refused: Collection[str] = ()) -> Turn[P] | None:
+        """Return whose turn it is; None while every provider is ill, so that messages had better wait. `refused`: the names of
+        those in whose region these messages may not pass.
+        """
         ...
 
     def stands_still(self) -> bool:

@@ -287,7 +287,7 @@ class Dispatch:
         return [event for event in events if event.channel not in still]
 
     def _send_emails(self, intents: Sequence[Intent]) -> Sequence[Exception]:
-        audiences: dict[tuple[str, EmailTemplate], list[_Addressed]] = defaultdict(list)
+        audiences: dict[tuple[str, EmailTemplate, tuple[str, ...]], list[_Addressed]] = defaultdict(list)
         failed: list[SentReport] = []
         faults: list[Exception] = []
         for intent in intents:
@@ -311,17 +311,21 @@ class Dispatch:
                 faults.append(self._left(intent, error))
                 continue
             entry = EmailEntry(intent.attempt_id, address, prepared.slots)
-            audiences[(intent.incident_id, prepared.template)].append((intent, entry, prepared.body_sha256))
+            audiences[(intent.incident_id, prepared.template, intent.refused)].append(
+                (intent, entry, prepared.body_sha256)
+            )
         if failed:
             self._report(Channel.EMAIL, failed)
         try:
-            for (incident_id, template), people in audiences.items():
-                self._send_audience(incident_id, template, people)
+            for (incident_id, template, refused), people in audiences.items():
+                self._send_audience(incident_id, template, people, refused)
         finally:
             self._flush()
         return faults
 
-    def _send_audience(self, incident_id: str, template: EmailTemplate, people: Sequence[_Addressed]) -> None:
+    def _send_audience(
+        self, incident_id: str, template: EmailTemplate, people: Sequence[_Addressed], refused: Collection[str]
+    ) -> None:
         """Send one text to `people`, with as many calls in flight as the provider's latency needs, and no more: threads make
         this process slower than they make it wait less.
         """
@@ -329,7 +333,7 @@ class Dispatch:
         waiting = people
         try:
             while waiting:
-                turn = self._email.turn()
+                turn = self._email.turn(refused)
                 if turn is None:
                     self._collect(Channel.EMAIL, [_recalled(intent) for intent, _, _ in waiting])
                     break
@@ -436,7 +440,7 @@ class Dispatch:
             if intent.attempt_id not in self._about_to_call([intent]):
                 self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue
-            turn = self._sms.turn()
+            turn = self._sms.turn(intent.refused)
             if turn is None:
                 self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue

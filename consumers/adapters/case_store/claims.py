@@ -187,6 +187,7 @@ def intent_of(row: Mapping[str, Any]) -> Intent:
         deadline_at=row["deadline_at"],
         detected_at=row["detected_at"],
         exercise=bool(row["exercise"]),
+        refused=row.get("refused", ()),
     )
 
 

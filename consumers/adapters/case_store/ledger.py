@@ -66,6 +66,7 @@ from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_ha
 from consumers.adapters.case_store.holds import remind_of_holds
 from consumers.adapters.case_store.metering import (
     FreeLanes,
+    KeptWhy,
     Meter,
     insert_attempts,
     lane_ages,
@@ -196,6 +197,12 @@ class DeliveryPolicy:
     """What the next channel needs before a deadline."""
     region_objection: Callable[[Collection[str], str], str | None] | None = None
     """Why no notice to people of these homes and this controller may pass our provider's region; None: nobody asks."""
+    second: Mapping[Channel, str] = field(default_factory=dict)
+    """The second provider of a channel that has one."""
+    objection_to_second: Callable[[Collection[str], str, str], str | None] | None = None
+    """The same of a second provider, by its name."""
+    takers: Callable[[Channel], Collection[str]] | None = None
+    """Which providers of a channel take messages at this moment; None: nobody knows, and it is the first one."""
 
 
 @dataclass(slots=True)
@@ -228,7 +235,7 @@ class Ledger:
         self._lines: dict[str, list[str]] = {}
         self._meter = Meter(database, clock, self._kept_back, self._end_as_told)
         self._claims = Claims()
-        self._objections: dict[tuple[str, str], str | None] = {}
+        self._objections: dict[tuple[str, str, str], tuple[str | None, str | None]] = {}
         self._objections_due = 0.0
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
@@ -718,28 +725,46 @@ class Ledger:
         """Write how fast each running incident goes; `lanes`: how fast each lane may go now, in messages a second."""
         self._meter.note_pace(lanes)
 
-    def _kept_back(self, connection: sa.Connection, row: Mapping[Any, Any], gates: Sequence[Gate]) -> bool:
-        """Say whether somebody may not be told now: a gate covers them, or no rule lets their notice pass our region.
+    def _kept_back(self, connection: sa.Connection, row: Mapping[Any, Any], gates: Sequence[Gate]) -> KeptWhy | None:
+        """Say why somebody may not be told now: a gate covers them, or no rule lets their notice pass the region of a provider
+        that takes messages.
 
-        Planning holds those whom no region covers; this is for rules that have changed since, and is said by name.
+        Planning holds those whom the first provider's region does not cover; this is for rules that have changed since, and for
+        the second one, while the first is ill or its quota used up. Both are said by name.
         """
         residence = row["residence"]
         claims = _claims_in(residence) if isinstance(residence, str) else residence
         if gates and gate_for(_codes(claims), gates, row["controller"], segment_id=row["segment_id"], root=row["root"]):
-            return True
-        objection = None
-        if row["channel"] not in _PASSES_NO_REGION and self._policy.region_objection is not None:
-            # asked once a second for all who live alike
-            if time.monotonic() > self._objections_due:
-                self._objections, self._objections_due = {}, time.monotonic() + 1
-            alike = (row["controller"], residence if isinstance(residence, str) else json.dumps(residence))
-            if alike not in self._objections:
-                homes = homes_of([Residence.model_validate(claim) for claim in claims])
-                self._objections[alike] = self._policy.region_objection(homes, row["controller"])
-            objection = self._objections[alike]
-        if objection is not None:
-            self._page_region(connection, row["incident_id"], objection)
-        return objection is not None
+            return KeptWhy.GATE
+        objection, to_second = self._objections_to(row)
+        if objection is None and to_second is not None and self._policy.takers is not None:
+            channel = Channel(row["channel"])
+            takers = self._policy.takers(channel)
+            # where nobody takes anything the lane stands still for all
+            objection = to_second if takers and set(takers) <= {self._policy.second[channel]} else None
+        if objection is None:
+            return None
+        self._page_region(connection, row["incident_id"], objection)
+        return KeptWhy.REGION
+
+    def _objections_to(self, row: Mapping[Any, Any]) -> tuple[str | None, str | None]:
+        """Return why somebody's notice may not pass the regions of a channel's first and second provider."""
+        channel = Channel(row["channel"])
+        if channel in _PASSES_NO_REGION or self._policy.region_objection is None:
+            return None, None
+        residence = row["residence"]
+        # asked once a second for all who live alike
+        if time.monotonic() > self._objections_due:
+            self._objections, self._objections_due = {}, time.monotonic() + 1
+        alike = (channel.value, row["controller"], residence if isinstance(residence, str) else json.dumps(residence))
+        if alike not in self._objections:
+            claims = _claims_in(residence) if isinstance(residence, str) else residence
+            homes = homes_of([Residence.model_validate(claim) for claim in claims])
+            second, to_second = self._policy.second.get(channel), None
+            if second is not None and self._policy.objection_to_second is not None:
+                to_second = self._policy.objection_to_second(homes, row["controller"], second)
+            self._objections[alike] = self._policy.region_objection(homes, row["controller"]), to_second
+        return self._objections[alike]
 
     def _page_region(self, connection: sa.Connection, incident_id: str, objection: str) -> None:
         title = f"{incident_id}: a notice is kept back: {objection}"
@@ -1011,6 +1036,8 @@ class Ledger:
                 if stale or self._kept_back(connection, row, gates[row["incident_id"]]):
                     recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
                 else:
+                    refused = self._objections_to(row)[1] is not None
+                    row["refused"] = (self._policy.second[Channel(row["channel"])],) if refused else ()
                     claims.append(row)
             if strangers:
                 self._report_strangers(connection, strangers, now)
@@ -1218,7 +1245,7 @@ class Ledger:
                     connection.execute(
                         sa.update(attempt)
                         .where((attempt.c.attempt_id == item.attempt_id) & (attempt.c.state == AttemptState.PLANNED))
-                        .values(kept_until=item.not_before)
+                        .values(kept_until=item.not_before, kept_why=KeptWhy.DEFERRED if item.deferred else None)
                     )
             self._match_strays(connection, named, now)
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from operator import itemgetter
 from typing import Any
 
@@ -64,7 +65,17 @@ _WAITS = sa.select(
     )
 )
 
-KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], bool]
+
+class KeptWhy(StrEnum):
+    """Why somebody's message is not put on the belt for a while."""
+
+    GATE = "gate"
+    REGION = "region"
+    TOLD_ELSEWHERE = "told_elsewhere"
+    DEFERRED = "deferred"
+
+
+KeptBack = Callable[[sa.Connection, Mapping[Any, Any], Sequence[Gate]], KeptWhy | None]
 EndAsTold = Callable[[sa.Connection, Mapping[str, str], datetime], None]
 """Ends people whom another incident has told the same; in which of its recipients, by theirs."""
 
@@ -279,7 +290,7 @@ class Meter:
                 continue
             taken.add(name)
             found.append(row)
-        _mark_kept(connection, waits, now + _KEPT_FOR)
+        _mark_kept(connection, {KeptWhy.TOLD_ELSEWHERE: waits}, now + _KEPT_FOR)
         return found
 
     def _own_rates(
@@ -359,10 +370,13 @@ class Meter:
             # once somebody is kept back there may be very many
             wanted = limit - len(found) if number == 0 else max(limit - len(found), IN_LIST)
             page = _waiting(connection, channel, running, now, seen, fallback, wanted, segment_id)
-            kept = [row for row in page if self._kept_back(connection, row, gates)]
-            _mark_kept(connection, [row["attempt_id"] for row in kept], now + _KEPT_FOR)
+            kept: dict[KeptWhy, list[str]] = defaultdict(list)
+            for row in page:
+                if (why := self._kept_back(connection, row, gates)) is not None:
+                    kept[why].append(row["attempt_id"])
+            _mark_kept(connection, kept, now + _KEPT_FOR)
             seen |= {row["attempt_id"] for row in page}
-            kept_ids = {row["attempt_id"] for row in kept}
+            kept_ids = {attempt_id for those in kept.values() for attempt_id in those}
             found += [row for row in page if row["attempt_id"] not in kept_ids]
             if len(page) < wanted:
                 break
@@ -500,9 +514,12 @@ def _waiting(
     return [row for row in rows if row["lane"] is not None]
 
 
-def _mark_kept(connection: sa.Connection, attempt_ids: Sequence[str], until: datetime) -> None:
-    for some in in_parts(attempt_ids):
-        connection.execute(sa.update(attempt).where(attempt.c.attempt_id.in_(some)).values(kept_until=until))
+def _mark_kept(connection: sa.Connection, attempt_ids: Mapping[KeptWhy, Sequence[str]], until: datetime) -> None:
+    for why, those in attempt_ids.items():
+        for some in in_parts(those):
+            connection.execute(
+                sa.update(attempt).where(attempt.c.attempt_id.in_(some)).values(kept_until=until, kept_why=why.value)
+            )
 
 
 def _waiting_channels(connection: sa.Connection, incident_ids: Sequence[str]) -> set[Channel]:

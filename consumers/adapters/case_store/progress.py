@@ -10,7 +10,7 @@ from bridge.contracts.errors import BadInput, nearest
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.adapters.case_store.metering import real_release_running
+from consumers.adapters.case_store.metering import KeptWhy, real_release_running
 from consumers.adapters.case_store.tables import (
     attempt,
     incident,
@@ -25,6 +25,13 @@ from consumers.case.progress import Pace, Progress
 from consumers.domain.delivery import ARRIVED, PersonEnd
 
 _WITH = (AttemptState.INTENDED.value, AttemptState.UNKNOWN.value, AttemptState.HANDED_OVER.value)
+
+_KEPT = {
+    KeptWhy.GATE: "are kept back by a hold",
+    KeptWhy.REGION: "wait for a provider in a region through which regions.yaml lets their notices pass",
+    KeptWhy.TOLD_ELSEWHERE: "wait for what becomes of another incident's notice of the same",
+    KeptWhy.DEFERRED: "are put off by their own mail server, and tried again",
+}
 
 
 class SqlProgress:
@@ -130,15 +137,15 @@ class SqlProgress:
                 read = channel == Channel.ACCOUNT_NOTICE
                 why_not[f"wait for {'them to read it' if read else 'a receipt'} ({channel})"] += count
         kept = sa.func.coalesce(attempt.c.kept_until > now, sa.false())
-        for channel, release_id, held, count in connection.execute(
-            sa.select(attempt.c.channel, attempt.c.release_id, kept.label("held"), sa.func.count())
+        for channel, release_id, why, held, count in connection.execute(
+            sa.select(attempt.c.channel, attempt.c.release_id, attempt.c.kept_why, kept.label("held"), sa.func.count())
             .where(of_incident & (attempt.c.state == AttemptState.PLANNED))
-            .group_by(attempt.c.channel, attempt.c.release_id, kept)
+            .group_by(attempt.c.channel, attempt.c.release_id, attempt.c.kept_why, kept)
         ):
             found = releases.get(release_id)
             state = "void" if found is None else found.state
             if held:
-                why_not["are kept back by a hold or a region's rule, or tried again soon"] += count
+                why_not[_KEPT.get(why, "are tried again soon")] += count
             elif state == "releasing":
                 testing = found is not None and found.canary_state == "testing"
                 why_not[f"wait for {'the canary' if testing else f'their turn ({channel})'}"] += count

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
+from consumers.adapters.case_store.ahead import waiting_beside
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.tables import (
@@ -117,6 +118,11 @@ class ProviderRows:
         people = list(self._connection.execute(query).scalars())
         dead = bounced_channels(self._connection, people)
         return Counter(channel.value for channels in dead.values() for channel in channels)
+
+    def waiting_beside(
+        self, incident_id: str, *, exercise: bool
+    ) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
+        return waiting_beside(self._connection, incident_id, exercise=exercise)
 
     def overrides(self, release_id: str) -> Sequence[OverrideRecord]:
         rows = self._connection.execute(

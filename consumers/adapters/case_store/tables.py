@@ -605,6 +605,9 @@ attempt = sa.Table(
     sa.Column(
         "kept_until", Instant, comment="somebody may not be told now, says a gate or a region; looked at again then"
     ),
+    sa.Column(
+        "kept_why", _id(16), comment="gate, region, told_elsewhere, deferred: why until then; null: another reason"
+    ),
     sa.Column("deferred_at", Instant, comment="since then its recipient's own server puts it off; null: it does not"),
     sa.Column(
         "called_count",

@@ -1307,6 +1307,35 @@ class LedgerCases:
         assert case.claim(SMS_LANE) == [], "one of the two, not both"
         assert {case.states(each)[-1][1] for each in (first, second)} == {"handed_over", "planned"}
 
+    def test_what_waits_beside_a_release_is_counted_by_channel_and_deadline(self, case: Case) -> None:
+        other = case.second_incident()
+        far, near = NOW + timedelta(hours=72), NOW + timedelta(hours=9)
+        case.person(1)
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(Lane(Channel.EMAIL, belt=1, at_once=1))
+        for number, due in ((2, far), (3, near), (4, None)):
+            case.twin(number, other, f"{number:064d}", deadline_at=due)
+        case.twin(5, other, f"{5:064d}", channels=("sms",), deadline_at=near)
+        case.twin(6, other, f"{6:064d}", held_reason="asked for", deadline_at=near)
+        store = SqlCaseStore(case.database, case.clock)
+
+        def beside(incident_id: str, *, exercise: bool = False) -> dict[Channel, set[tuple[datetime | None, int]]]:
+            found = store.look(lambda work: work.waiting_beside(incident_id, exercise=exercise))
+            return {channel: set(counted) for channel, counted in found.items()}
+
+        theirs = {Channel.EMAIL: {(far, 1), (near, 1), (None, 1)}, Channel.SMS: {(near, 1)}}
+        assert beside(INCIDENT) == theirs, "before they are begun"
+        assert beside(other) == {Channel.EMAIL: {(far, 1)}}, "what lies on the belt, too"
+        case.ledger.begin_attempts(10)
+        assert beside(INCIDENT) == theirs, "and when they are"
+        case.set_release("q1", "paused")
+        assert beside(INCIDENT) == {}
+        case.set_release("q1", "releasing")
+        with case.database.write() as connection:
+            ours = tables.incident.c.incident_id == other
+            connection.execute(sa.update(tables.incident).where(ours).values(exercise=True))
+        assert (beside(INCIDENT), beside(INCIDENT, exercise=True)) == ({}, theirs)
+
     def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
         other = case.second_incident()
         first = case.person(1, notice_sha256="d" * 64)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from bridge.contracts.events import Channel
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+from consumers.adapters.case_store.progress import SqlProgress
 from consumers.domain.ledger import Lane
 from consumers.domain.regions import RegionRule, Regions
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
@@ -86,6 +87,46 @@ def test_an_uncovered_pair_is_refused_by_name_before_the_belt_and_before_the_cal
     assert ledger(case, "eu-central-1").meter(EMAIL_LANE) == 2
     assert ledger(case, "us-east-1").intend(case.commands(), "d1", "dispatch", {}) == ()
     assert (case.states(german), case.states(french)) == ([("email", "planned")], [("email", "planned")])
+
+
+def test_while_only_a_provider_in_a_forbidden_region_takes_messages_whoever_it_is_forbidden_for_waits(
+    case: Case,
+) -> None:
+    taking = ["ses", "smtp"]
+    rules = Regions((*EUROPE_ONLY.rules, RegionRule(frozenset({"*"}), frozenset({"*"}), ("*",), ("*",))))
+    policy = DeliveryPolicy(
+        {Channel.EMAIL: "ses", Channel.SMS: "sns"},
+        dict.fromkeys(Channel, timedelta(hours=4)),
+        region_objection=lambda homes, controller: rules.objection(homes, controller, "eu-central-1", None),
+        second={Channel.EMAIL: "smtp"},
+        objection_to_second=lambda homes, controller, name: rules.objection_to_second(
+            homes, controller, name, "us-east-1"
+        ),
+        takers=lambda _: taking,
+    )
+    kept = Ledger(case.database, case.clock, policy)
+    german, american = case.person(1), case.person(2, **home("US"))
+    kept.begin_attempts(10)
+    assert kept.meter(EMAIL_LANE) == 2
+    commands = case.commands()
+    taking.remove("ses")
+    (intent,) = kept.intend(commands, "d1", "dispatch", {})
+    assert (intent.recipient_id, intent.refused) == (american, ()), "whoever was commanded before is not claimed either"
+    assert kept.meter(EMAIL_LANE) == 0
+    assert SqlProgress(case.database, case.clock).progress(INCIDENT).why_not == {
+        "wait for a receipt (email)": 1,
+        "wait for a provider in a region through which regions.yaml lets their notices pass": 1,
+    }
+    with case.database.read() as connection:
+        reasons = connection.execute(sa.select(tables.page.c.body)).scalars().all()
+    assert [each["reason"] for each in reasons] == [
+        "regions.yaml does not let notices to people in DE of controller c pass through us-east-1 (smtp)"
+    ]
+    taking.append("ses")
+    case.clock.at += timedelta(minutes=1)
+    assert kept.meter(EMAIL_LANE) == 1
+    (intent,) = kept.intend(case.commands(), "d1", "dispatch", {})
+    assert (intent.recipient_id, intent.refused) == (german, ("smtp",))
 
 
 def test_an_account_notice_passes_no_providers_region(case: Case) -> None:

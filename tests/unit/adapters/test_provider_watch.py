@@ -217,6 +217,22 @@ def test_nothing_is_put_on_the_belt_while_one_provider_is_ill_and_the_other_one_
     assert there.watch.allowance(Channel.EMAIL).at_most == 5, "it is due to be tried"
 
 
+def test_who_may_not_pass_the_second_providers_region_is_named_where_its_lane_moves() -> None:
+    accounts = Accounts(second={Channel.EMAIL: "smtp"})
+    accounts.watch._closed_to = {"smtp": ["people in EEA"], "ses": []}.__getitem__
+    accounts.circuit("ses", "email", CircuitState.CLOSED)
+    accounts.circuit("smtp", "email", CircuitState.CLOSED)
+    accounts.after()
+    assert list(accounts.watch.takers(Channel.EMAIL)) == ["ses", "smtp"]
+    accounts.circuits.clear()
+    accounts.circuit("ses", "email", CircuitState.OPEN, NOW + timedelta(hours=1))
+    accounts.circuit("smtp", "email", CircuitState.CLOSED)
+    accounts.after()
+    assert list(accounts.watch.takers(Channel.EMAIL)) == ["smtp"]
+    (said,) = [each.says for each in accounts.watch.troubles() if each.kind == "circuit-open"]
+    assert "its lane runs over smtp; notices to people in EEA may not pass there and wait" in said
+
+
 def test_who_was_warned_that_the_quota_ends_is_told_when_it_has_ended() -> None:
     there = Accounts()
     there.email = replace(there.email, sent=45_001)

@@ -63,6 +63,49 @@ def test_a_well_account_and_enough_time_are_no_finding() -> None:
     assert sending_of(seen()).takes == timedelta(seconds=1000 / 14)
 
 
+def test_a_second_provider_where_no_notice_may_pass_takes_over_nobody() -> None:
+    down, why = replace(SES, enforcement="SHUTDOWN"), "regions.yaml does not let ... pass through us-east-1 (smtp)"
+    standing = ProviderStanding(down, second=SECOND)
+    some = by_code(seen(standing, refused_by_second={Channel.EMAIL: {why: 400}}))
+    assert not some["account-suspended"].blocks
+    assert some["account-suspended"].says.endswith("smtp takes over, of all but 400 people, who wait: regions.yaml")
+    assert some["second-region-smtp"].says == f"400 people wait while only smtp takes messages: {why}"
+    everybody = by_code(seen(standing, refused_by_second={Channel.EMAIL: {why: 1000}}))
+    assert everybody["account-suspended"].blocks
+
+
+def test_what_the_quota_leaves_is_not_made_up_for_by_a_provider_that_may_not_take_it() -> None:
+    account = replace(SES, quota=2000, sent=1500)
+    assert "quota-too-late" not in by_code(seen(ProviderStanding(account, second=SECOND), due=[(NOW + HOUR, 1000)]))
+    why = {Channel.EMAIL: {"x": 1000}}
+    late = by_code(
+        seen(
+            ProviderStanding(account, second=SECOND), due=[(NOW + HOUR, 1000)], refused_by_second=why,
+            first_refused={Channel.EMAIL: 1000},
+        )
+    )  # fmt: skip
+    assert late["quota-too-late"].blocks
+
+
+def test_what_other_releases_still_have_to_send_goes_before_ours() -> None:
+    alone = seen(emails=50_400, due=[(NOW + 2 * HOUR, 50_400)], standing=ProviderStanding(replace(SES, quota=None)))
+    assert sending_of(alone).takes == HOUR
+    assert by_code(alone) == {}
+    beside = replace(alone, beside={Channel.EMAIL: [(NOW + HOUR, 100_800), (NOW + 9 * HOUR, 5), (None, 7)]})
+    assert (sending_of(beside).takes, sending_of(beside).late) == (3 * HOUR, HOUR)
+    said = by_code(beside)["quota-too-late"]
+    assert said.live == "begun now it ends 60 min after the deadline, behind 100,800 e-mails of other releases"
+    # they have no worse time for us: theirs is sooner, and was missed before
+    assert "others-too-late-email" not in by_code(beside)
+    later = replace(alone, beside={Channel.EMAIL: [(NOW + 2.5 * HOUR, 100_800)]})
+    assert by_code(later)["others-too-late-email"].live == "30 min after it"
+    texts = seen(
+        first={Channel.SMS: 36_000}, due=[], texts_due=[(NOW + 1.5 * HOUR, 36_000)],
+        beside={Channel.SMS: [(NOW + HOUR, 36_000)]},
+    )  # fmt: skip
+    assert by_code(texts)["sms-too-late"].live.endswith("behind 36,000 SMS of other releases")
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -357,6 +400,14 @@ def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Ca
     assert [(row["provider"], row["state"], row["budget"]) for row in rows] == [
         ("ses", "unknown", None), ("smtp", "unknown", 1), ("sns", "unknown", None),
     ]  # fmt: skip
+    assert [(row["region"], row["closed_to"]) for row in rows][:2] == [
+        ("eu-central-1", []),
+        (None, ["people in CH, EEA, GB"]),
+    ]
+    assert (
+        "nobody has said where smtp is (delivery.smtp.region): regions.yaml lets no notice to people in CH, EEA, GB pass there; "
+        "they wait while ses takes nothing"
+    ) in desk.ok("circuits", who="rae")
     assert "no provider smpt; did you mean 'smtp'" in str(
         desk.error("circuits", "open", "smpt", "--reason", "x", who="dan")
     )

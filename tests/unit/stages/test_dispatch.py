@@ -171,12 +171,14 @@ class Lane(Generic[P]):
     def __init__(self, providers: Sequence[P]) -> None:
         self.turns: Iterator[Turn[P] | None] = itertools.repeat(Turn(providers[0]))
         self.recorded: list[P] = []
+        self.refused: list[tuple[str, ...]] = []
         self.still = False
 
     def stands_still(self) -> bool:
         return self.still
 
-    def turn(self) -> Turn[P] | None:
+    def turn(self, refused: Collection[str] = ()) -> Turn[P] | None:
+        self.refused.append(tuple(refused))
         return next(self.turns)
 
     def record(self, provider: P, results: Sequence[SendResult], took: timedelta) -> None:
@@ -515,6 +517,20 @@ def test_messages_go_to_whose_turn_it_is_and_the_report_says_who_was_asked() -> 
     assert [len(mail.entries) for mail in second.mails] == [10, 7]
     assert [world.reports[attempt].provider for attempt in attempts] == [None] * 3 + ["second"] * 17
     assert world.email_lane.recorded == [world, second, second]
+
+
+def test_who_may_not_pass_the_second_providers_region_is_asked_for_apart() -> None:
+    world = World()
+    for number, refused in enumerate(((), ("smtp",), ())):
+        world.person(number, Channel.EMAIL, Contact(email=f"p{number}@mail.example.com"), refused=refused)
+    text = world.person(9, Channel.SMS, Contact(phone=PHONE), refused=("sms_gateway",))
+    world.email_lane.turns = iter([Turn(world), None])
+    world.sms_lane.turns = iter([None])
+    world.run()
+    assert (world.email_lane.refused, world.sms_lane.refused) == ([(), ("smtp",)], [("sms_gateway",)])
+    assert [len(mail.entries) for mail in world.mails] == [2]
+    assert [report.trigger for report in world.reports.values()].count(Trigger.RECALL) == 2
+    assert world.reports[text].trigger is Trigger.RECALL
 
 
 def test_while_no_provider_is_well_messages_go_back_to_waiting_and_nobody_is_called() -> None:

@@ -1,0 +1,74 @@
+"""What waits for the lanes of releases that run, by deadline: those before whom, or behind whom, another one would have its turn.
+
+For whoever looks before a release. Not for who goes next (`metering`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from bridge.contracts.events import AttemptState, Channel
+from consumers.adapters.case_store.metering import NEVER_DUE, running_incidents
+from consumers.adapters.case_store.tables import attempt, recipient, release, segment, still_concerned
+from consumers.domain.delivery import what_next
+from consumers.domain.fallback import fallback_of
+
+
+def waiting_beside(
+    connection: sa.Connection, incident_id: str, *, exercise: bool
+) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
+    """Return how many first and further messages wait of the releases of all other incidents, by channel and deadline (None:
+    none is owed). Exercises, which give way to everybody else, count for another `exercise` only.
+    """
+    running = [
+        each
+        for each in running_incidents(connection)
+        if each.incident_id != incident_id and (exercise or not each.exercise)
+    ]
+    found: dict[Channel, Counter[datetime | None]] = {channel: Counter() for channel in Channel}
+    if not running:
+        return {}
+    for row in connection.execute(
+        sa.select(attempt.c.channel, attempt.c.due_at, sa.func.count().label("number"))
+        .where(
+            attempt.c.incident_id.in_([each.incident_id for each in running])
+            & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
+            & attempt.c.release_id.in_([name for each in running for name in each.release_ids])
+        )
+        .group_by(attempt.c.channel, attempt.c.due_at)
+    ):
+        found[Channel(row.channel)][None if row.due_at >= NEVER_DUE else row.due_at] += row.number
+    for each in running:
+        approved = {
+            segment_id
+            for (policy,) in connection.execute(
+                sa.select(release.c.policy).where(release.c.release_id.in_(each.release_ids))
+            )
+            for segment_id in policy.get("segments", {})
+        }
+        policies = {
+            row.segment_id: fallback_of({**row.key, "channels": row.channels})
+            for row in connection.execute(
+                sa.select(segment.c.segment_id, segment.c.channels, segment.c.key).where(
+                    segment.c.segment_id.in_(sorted(approved))
+                )
+            )
+        }
+        alike = (recipient.c.segment_id, recipient.c.channels, recipient.c.deadline_at)
+        for row in connection.execute(
+            sa.select(*alike, sa.func.count().label("number"))
+            .where(
+                (recipient.c.incident_id == each.incident_id)
+                & recipient.c.final_state.is_(None)
+                & recipient.c.held_reason.is_(None)
+                & recipient.c.segment_id.in_(sorted(policies))
+                & still_concerned()
+                & ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id)
+            )
+            .group_by(*alike)
+        ):
+            for channel in what_next((), policies[row.segment_id], [Channel(name) for name in row.channels]).channels:
+                found[channel][row.deadline_at] += row.number
+    return {channel: list(counted.items()) for channel, counted in found.items() if counted}
