@@ -1342,9 +1342,10 @@ def _pager(parts: Parts, process: Process) -> Stage:
 def _receipts(parts: Parts, process: Process) -> Stage:
     from bridge.runtime.sealing import load_public_key, seal_bytes
     from consumers.adapters.case_store.canary_messages import CanaryTables
+    from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.delivery_reports import MaildirReports
     from consumers.adapters.letter_batches import LetterBatches
-    from consumers.adapters.sms_gateway import GatewayCallbacks
+    from consumers.adapters.sms_gateway import GatewayCallbacks, GatewayStatuses
     from consumers.adapters.sms_status import CloudWatchSmsStatus
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
     from consumers.stages.receipts import Receipts, ReceiptsStage
@@ -1363,6 +1364,10 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     gateway, account = settings.delivery.sms_gateway, _gateway_account(settings)
     if gateway is not None and account is not None and account.callback_url is not None:
         sources.append(GatewayCallbacks(account, gateway.callback_host, gateway.callback_port, process.clock))
+    if account is not None:
+        every = settings.delivery.sms_status_poll_seconds
+        messages = ProviderTables(_database(parts), process.clock)
+        sources.append(GatewayStatuses(account, messages, process.clock, every_seconds=every))
     smtp, return_path = settings.delivery.smtp, _return_path(settings)
     if smtp is not None and smtp.reports_maildir is not None and return_path is not None:
         sources.append(MaildirReports(smtp.reports_maildir, return_path, process.clock))

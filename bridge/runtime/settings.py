@@ -300,7 +300,10 @@ class SmsGateway(Section):
     account_sid: str
     auth_token: SecretStr = Field(description="by environment: TOCSIN_DELIVERY__SMS_GATEWAY__AUTH_TOKEN")
     sender: str = Field(description="a number in E.164, or a messaging service (MG...)")
-    callback_url: str | None = Field(default=None, description="public address of our listener, as the gateway sees it")
+    callback_url: str | None = Field(
+        default=None,
+        description="public address of our listener; where no call comes in the gateway is asked",
+    )
     callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
     callback_port: Port = 8481
     timeout_seconds: float = Field(default=30, gt=0)
@@ -415,7 +418,9 @@ class Delivery(Section):
         default=("sns.*.amazonaws.com",), description="hosts whose certificates may sign SNS messages"
     )
     sms_status_poll_seconds: float = Field(
-        default=5, gt=0, description="how often CloudWatch Logs is asked what became of SMS"
+        default=5,
+        gt=0,
+        description="how often CloudWatch Logs, and the second SMS provider, are asked what became of SMS",
     )
     aws_timeout_seconds: float = Field(
         default=30, gt=0, description="an SES or SNS call without an answer for so long may have been taken: unknown"

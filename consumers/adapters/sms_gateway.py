@@ -11,19 +11,22 @@ import hmac
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from queue import Empty, SimpleQueue
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from typing import Protocol
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 import structlog
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, TocsinError, Unreachable
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import LoggedHttpServer, counter
 from consumers.adapters.aws import is_loopback
 from consumers.adapters.receipt_fields import json_object, readable, text
+from consumers.domain.ledger import Unreported
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, SendResult, SendState, wire_phone
 
 log = structlog.get_logger()
@@ -76,7 +79,7 @@ class GatewayAccount:
     sender: str
     """A number in E.164, or a messaging service (`MG...`)."""
     callback_url: str | None = None
-    """Public address of our listener as the gateway sees it; without it a message runs into its time limit."""
+    """Public address of our listener as the gateway sees it; without it the gateway is asked about each message."""
     timeout_seconds: float = 30
 
     def __post_init__(self) -> None:
@@ -239,6 +242,125 @@ class GatewayCallbacks:
         for handle in handles:
             for waiting in self._lent.pop(handle, ()):
                 waiting.settled.set()
+
+
+class UnreportedMessages(Protocol):
+    """Knows which messages wait for their last word. Raises Unreachable."""
+
+    def unreported(self, provider: str) -> Sequence[Unreported]: ...
+
+
+_ASKED_AFTER = (0.25, 0.5, 0.75, 0.95)
+"""Parts of the time that a message has for its last word: the gateway is asked then, last before the next channel begins."""
+_ASKED_AT_ONCE = 50
+
+
+class GatewayStatuses:
+    """A ReceiptSource (`consumers.domain.sending`): asks the gateway about messages of which nobody called in what became.
+
+    A call that meets our restart, or a listener that the gateway does not reach, is not repeated by every gateway. Asked in a
+    thread of its own, so that no other receipt waits. A crash forgets what was asked, and asks again; an answer is offered until
+    it is settled, and the event id is that of the call, so that both together are one receipt.
+    """
+
+    name = f"{NAME}_status"
+
+    def __init__(
+        self, account: GatewayAccount, messages: UnreportedMessages, clock: Clock, *, every_seconds: float
+    ) -> None:
+        self._account = account
+        self._messages = messages
+        self._clock = clock
+        self._every_seconds = every_seconds
+        wait = min(5.0, account.timeout_seconds)
+        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=wait, read=wait))
+        self._headers = urllib3.make_headers(basic_auth=f"{account.account_sid}:{account.auth_token}")
+        self._asked: dict[str, int] = {}
+        self._waiting: dict[str, ReceiptDelivery] = {}
+        self._trouble = ""
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="sms-statuses", daemon=True).start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._over.set()
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  they are there or not
+        """Return up to `limit` answers that are not settled. Raises Unreachable while the gateway does not answer."""
+        with self._lock:
+            found = list(self._waiting.values())[:limit]
+        if not found and self._trouble:
+            raise Unreachable(f"SMS gateway: {self._trouble}")
+        return found
+
+    def settle(self, handles: Sequence[str]) -> None:
+        """Let go of what has been stored durably."""
+        with self._lock:
+            for handle in handles:
+                self._waiting.pop(handle, None)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_seconds):
+            try:
+                self.ask()
+            except TocsinError as error:
+                log.warning("SMS statuses wait", reason=str(error))
+            except Exception as error:
+                # a bug here must not end the asking
+                log.error("SMS statuses were not asked", error=type(error).__name__)
+
+    def ask(self) -> None:
+        """Ask about those messages whose time has come, and keep what is final. Raises Unreachable of the case store."""
+        now, silent = self._clock.now(), self._messages.unreported(NAME)
+        known = {each.attempt_id for each in silent}
+        self._asked = {attempt_id: mark for attempt_id, mark in self._asked.items() if attempt_id in known}
+        due = [(each, mark) for each in silent if (mark := _mark(each, now)) > self._asked.get(each.attempt_id, 0)]
+        for each, mark in due[:_ASKED_AT_ONCE]:
+            try:
+                answer = self._http.request("GET", self._address(each.message_id), headers=self._headers)
+            except HTTPError as error:
+                self._trouble = type(error).__name__
+                return
+            if answer.status == 429 or answer.status >= 500:
+                self._trouble = f"HTTP {answer.status}"
+                return
+            self._asked[each.attempt_id] = mark
+            if answer.status == 200:
+                self._keep(each, answer.data)
+            else:
+                log.warning("the SMS gateway does not tell of a message", attempt=each.attempt_id, status=answer.status)
+        self._trouble = ""
+
+    def _address(self, message_id: str) -> str:
+        account = self._account
+        return f"{account.url.rstrip('/')}/2010-04-01/Accounts/{account.account_sid}/Messages/{quote(message_id, safe='')}.json"
+
+    def _keep(self, message: Unreported, body: bytes) -> None:
+        try:
+            answer = json_object(body.decode("utf-8", "replace"), "SMS gateway's answer")
+            form = {
+                "MessageStatus": text(answer["status"]),
+                "MessageSid": message.message_id,
+                "ErrorCode": str(answer.get("error_code") or ""),
+            }
+            raw_sha256 = hashlib.sha256(body).hexdigest()
+            receipts = readable("SMS status", lambda: _receipts(form, message.attempt_id, raw_sha256, self._clock))
+        except (BadInput, KeyError) as error:
+            reason = str(error) if isinstance(error, BadInput) else "it names no status"
+            log.warning("an SMS status cannot be read", attempt=message.attempt_id, reason=reason)
+            return
+        if receipts:
+            handle = receipts[0].provider_event_id
+            with self._lock:
+                self._waiting[handle] = ReceiptDelivery(handle, receipts)
+
+
+def _mark(message: Unreported, now: datetime) -> int:
+    """Return how many of the moments at which the gateway is asked have passed."""
+    whole = (message.expires_at - message.handed_over_at).total_seconds()
+    passed = (now - message.handed_over_at).total_seconds()
+    return sum(passed >= part * whole for part in _ASKED_AFTER)
 
 
 def _delivery(form: dict[str, str], attempt_id: str | None, body: bytes, clock: Clock) -> ReceiptDelivery:

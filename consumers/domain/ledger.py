@@ -140,6 +140,17 @@ class SentReport(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Unreported:
+    """A message that a provider took, and of which it has not said for good what became."""
+
+    attempt_id: str
+    message_id: str
+    handed_over_at: datetime
+    expires_at: datetime
+    """The next channel begins then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """What became of a batch of receipts."""
 

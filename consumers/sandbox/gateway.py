@@ -1,4 +1,4 @@
-"""A Twilio-compatible SMS gateway as far as Tocsin uses it: taking messages, and calling back what became of them.
+"""A Twilio-compatible SMS gateway as far as Tocsin uses it: taking messages, calling back what became of them, and saying it.
 
 https://www.twilio.com/docs/messaging/api/message-resource and https://www.twilio.com/docs/usage/security. Any account is
 known by any token; the token that came with a message signs the reports about it. A report is called again until it is
@@ -28,7 +28,7 @@ from consumers.sandbox.texts import Text
 from consumers.sandbox.wire import Request, Response, Unanswered
 
 SERVICE = "sms-gateway"
-PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>[A-Za-z0-9]+)/Messages\.json")
+PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>[A-Za-z0-9]+)/Messages(?:/(?P<message>[A-Za-z0-9]+))?\.json")
 MAX_CALLS = 5
 CALL_AGAIN = timedelta(seconds=1)
 
@@ -36,7 +36,7 @@ _E164 = re.compile(r"\+[1-9]\d{6,14}")
 
 
 class SmsGateway:
-    """Answers `Messages.json`; a thread of its own calls back."""
+    """Answers `Messages.json` and `Messages/ID.json`; a thread of its own calls back."""
 
     def __init__(self, state: State, receipt_delay_seconds: float) -> None:
         self._state = state
@@ -52,9 +52,12 @@ class SmsGateway:
             self._state.changed.notify_all()
         self._thread.join()
 
-    def answer(self, request: Request, account: str) -> Response:
-        """Take one message, or say why not."""
+    def answer(self, request: Request, account: str, message_id: str | None) -> Response:
+        """Take one message, or say why not; or say what became of one."""
         token = _token(request.headers.get("authorization", ""), account)
+        if message_id is not None and request.method == "GET" and token is not None:
+            with self._state.changed:
+                return self._status(message_id)
         if request.method != "POST" or token is None:
             return _refusal(401 if request.method == "POST" else 405, 20003, "Authenticate")
         form = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
@@ -110,6 +113,18 @@ class SmsGateway:
             raise Unanswered
         taken = {"sid": message.id, "status": "queued", "to": to, "account_sid": account, "error_code": None}
         return Response(201, "application/json", json.dumps(taken).encode())
+
+    def _status(self, message_id: str) -> Response:
+        fault = self._met_fault()
+        if fault is not None:
+            return _refusal(500, 20500, "Internal Server Error")
+        message = next((each for each in self._state.messages if each.id == message_id), None)
+        if message is None or message.channel != "sms":
+            return _refusal(404, 20404, "The requested resource was not found")
+        over = message.due_at <= self._state.clock.now()
+        status, error = GATEWAY_STATUS.get(message.fate, ("sent", None)) if over else ("sent", None)
+        said = {"sid": message.id, "status": status, "to": message.to, "error_code": error}
+        return Response(200, "application/json", json.dumps(said).encode())
 
     def _met_fault(self) -> FaultyAnswer | None:
         fault = self._state.faults.get(SERVICE)

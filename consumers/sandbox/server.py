@@ -112,7 +112,7 @@ class Sandbox:
             if path.startswith(("/_mailbox", "/_control")) or path == self._signer.certificate_path:
                 return self._own_page(request, path)
             if (account := GATEWAY_PATH.fullmatch(path)) is not None:
-                return self._gateway.answer(request, account["account"])
+                return self._gateway.answer(request, account["account"], account["message"])
             if path == "/" and request.method == "GET" and "authorization" not in request.headers:
                 return Response(302, "text/plain", b"", {"Location": "/_mailbox"})
             return self._aws(request)

@@ -5,20 +5,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import pytest
 
-from bridge.contracts.errors import BadInput
-from bridge.runtime.clock import SystemClock
+from bridge.contracts.errors import BadInput, Unreachable
+from bridge.runtime.clock import SetClock, SystemClock
 from consumers.adapters.sms_gateway import (
     REFUSED,
     GatewayAccount,
     GatewayCallbacks,
     GatewaySms,
+    GatewayStatuses,
     callback_address,
     signature,
 )
+from consumers.domain.ledger import Unreported
 from consumers.domain.sending import ReceiptDelivery, ReceiptKind, SendState
 from tests.contract.aws_sandbox import Aws, running
 from tests.servers.local import free_port
@@ -172,6 +175,62 @@ def test_a_failure_for_a_reason_that_nobody_knows_writes_off_no_number(gateway: 
     gateway.callbacks.settle([delivery.handle])
     caller.join(20)
     assert [(each.kind, each.sub_type) for each in delivery.receipts] == [(ReceiptKind.BOUNCED_SOFT, "unlisted")]
+
+
+class Messages:
+    """What the ledger knows of messages without a last word."""
+
+    def __init__(self) -> None:
+        self.silent: list[Unreported] = []
+
+    def unreported(self, provider: str) -> list[Unreported]:
+        assert provider == "sms_gateway"
+        return self.silent
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_what_nobody_called_in_is_asked_for_before_the_next_channel_begins(gateway: Gateway) -> None:
+    uncalled = GatewayAccount(gateway.aws.url, "AC1", TOKEN, "+4915199999999")
+    fates = {"delivered": "+4915100000401", "softbounce": "+4915100000402", "silent": "+4915100000403"}
+    gateway.aws.script({number: fate for fate, number in fates.items()})
+    clock, messages, sender = SetClock(datetime.now(UTC)), Messages(), GatewaySms(uncalled)
+    for fate, number in fates.items():
+        sent = sender.send(f"q-{fate}", number, "x", exercise=False)
+        assert sent.provider_message_id is not None
+        messages.silent.append(Unreported(f"q-{fate}", sent.provider_message_id, clock.at, clock.at + HOUR))
+    messages.silent.append(Unreported("q-unknown", "SM404", clock.at, clock.at + HOUR))
+    statuses = GatewayStatuses(uncalled, messages, clock, every_seconds=3600)
+    statuses.ask()
+    assert statuses.receive(10, 0) == [], "nobody is asked at once: a call comes in by itself"
+    clock.at += HOUR / 4
+    gateway.aws.control("faults", {"sms-gateway": {"answer": "500", "calls": 1}})
+    statuses.ask()
+    with pytest.raises(Unreachable, match="HTTP 500"):
+        statuses.receive(10, 0)
+
+    def answered() -> bool:
+        clock.at += HOUR / 4
+        statuses.ask()
+        return len(statuses.receive(10, 0)) == 3
+
+    assert answered() or answered() or answered(), "until the last of four times"
+    found = statuses.receive(10, 0)
+    assert {(each.attempt_id, each.kind, each.sub_type) for one in found for each in one.receipts} == {
+        ("q-delivered", ReceiptKind.DELIVERED, None),
+        ("q-softbounce", ReceiptKind.BOUNCED_SOFT, "phone_unreachable"),
+        ("q-silent", ReceiptKind.SENT, None),
+    }
+    assert statuses.receive(10, 0) == found, "offered until it is settled"
+    # the id is that of a call: both together are one receipt
+    (delivered,) = [each for one in found for each in one.receipts if each.kind is ReceiptKind.DELIVERED]
+    assert delivered.provider_event_id == f"{messages.silent[0].message_id}/delivered"
+    statuses.settle([each.handle for each in found])
+    assert statuses.receive(10, 0) == []
+    statuses.ask()
+    assert statuses.receive(10, 0) == [], "once at each of four times"
+    statuses.close()
 
 
 def test_only_https_or_loopback_and_no_secret_in_words() -> None:

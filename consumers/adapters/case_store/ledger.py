@@ -70,6 +70,7 @@ from consumers.adapters.case_store.metering import (
     Meter,
     insert_attempts,
     lane_ages,
+    mark_kept,
     open_gates,
     order_of,
     real_release_running,
@@ -1013,6 +1014,7 @@ class Ledger:
             gates: dict[str, list[Gate]] = {}
             claims: list[dict[str, Any]] = []
             recalled: list[_Change] = []
+            kept: dict[KeptWhy, list[str]] = defaultdict(list)
             strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in by_id])
             yields = any(row["exercise"] for row in by_id.values()) and real_release_running(connection) is not None
             for command in commands:
@@ -1033,8 +1035,12 @@ class Ledger:
                     gates[row["incident_id"]] = open_gates(connection, row["incident_id"])
                 stale = row["release_state"] != "releasing" or row["current_epoch"] != command.epoch
                 stale = stale or (yields and row["exercise"])
-                if stale or self._kept_back(connection, row, gates[row["incident_id"]]):
+                why = None if stale else self._kept_back(connection, row, gates[row["incident_id"]])
+                if stale or why is not None:
                     recalled.append(_Change(row["attempt_id"], Trigger.RECALL, now))
+                    if why is not None:
+                        # the meter may see it otherwise, by another dispatcher's circuits, and command them again at once
+                        kept[why].append(row["attempt_id"])
                 else:
                     refused = self._objections_to(row)[1] is not None
                     row["refused"] = (self._policy.second[Channel(row["channel"])],) if refused else ()
@@ -1042,6 +1048,7 @@ class Ledger:
             if strangers:
                 self._report_strangers(connection, strangers, now)
             self._apply(connection, recalled, now)
+            mark_kept(connection, kept, now)
             again = [row["recipient_id"] for row in claims if row["number"] > 1 or row["send_count"] > 0]
             told_in, _, _ = standing_elsewhere(connection, again)
             if told_in:

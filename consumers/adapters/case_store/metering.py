@@ -290,7 +290,7 @@ class Meter:
                 continue
             taken.add(name)
             found.append(row)
-        _mark_kept(connection, {KeptWhy.TOLD_ELSEWHERE: waits}, now + _KEPT_FOR)
+        mark_kept(connection, {KeptWhy.TOLD_ELSEWHERE: waits}, now)
         return found
 
     def _own_rates(
@@ -374,7 +374,7 @@ class Meter:
             for row in page:
                 if (why := self._kept_back(connection, row, gates)) is not None:
                     kept[why].append(row["attempt_id"])
-            _mark_kept(connection, kept, now + _KEPT_FOR)
+            mark_kept(connection, kept, now)
             seen |= {row["attempt_id"] for row in page}
             kept_ids = {attempt_id for those in kept.values() for attempt_id in those}
             found += [row for row in page if row["attempt_id"] not in kept_ids]
@@ -514,11 +514,14 @@ def _waiting(
     return [row for row in rows if row["lane"] is not None]
 
 
-def _mark_kept(connection: sa.Connection, attempt_ids: Mapping[KeptWhy, Sequence[str]], until: datetime) -> None:
+def mark_kept(connection: sa.Connection, attempt_ids: Mapping[KeptWhy, Sequence[str]], now: datetime) -> None:
+    """Let these wait, and others go before them, until they are looked at again; and say why."""
     for why, those in attempt_ids.items():
         for some in in_parts(those):
             connection.execute(
-                sa.update(attempt).where(attempt.c.attempt_id.in_(some)).values(kept_until=until, kept_why=why.value)
+                sa.update(attempt)
+                .where(attempt.c.attempt_id.in_(some))
+                .values(kept_until=now + _KEPT_FOR, kept_why=why.value)
             )
 
 

@@ -30,6 +30,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.case.store import CircuitOrder, OverrideRecord, PageRecord
 from consumers.domain.accounts import DAY, Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
+from consumers.domain.ledger import Unreported
 from consumers.domain.sending import SUPPRESSED, ReceiptKind
 
 SILENT_AFTER = timedelta(seconds=15)
@@ -183,6 +184,32 @@ class ProviderTables:
         """Return how many messages each provider has taken since an instant."""
         with self._database.read() as connection:
             return _sent_through(connection, since)
+
+    def unreported(self, provider: str) -> Sequence[Unreported]:
+        """Return the messages of a provider that wait for a final receipt, whose next channel begins first in front."""
+        with self._database.read() as connection:
+            incidents = connection.execute(sa.select(incident.c.incident_id)).scalars().all()
+            return [
+                Unreported(row.attempt_id, row.provider_message_id, row.handed_over_at, row.expires_at)
+                for row in connection.execute(
+                    sa.select(
+                        attempt.c.attempt_id,
+                        attempt.c.provider_message_id,
+                        attempt.c.handed_over_at,
+                        attempt.c.expires_at,
+                    )
+                    .where(
+                        attempt.c.incident_id.in_(incidents)
+                        & (attempt.c.state == AttemptState.HANDED_OVER)
+                        & (attempt.c.channel == Channel.SMS)
+                        & (attempt.c.provider == provider)
+                        & attempt.c.provider_message_id.is_not(None)
+                        & attempt.c.handed_over_at.is_not(None)
+                        & attempt.c.expires_at.is_not(None)
+                    )
+                    .order_by(attempt.c.expires_at)
+                )
+            ]
 
     def raise_page(self, record: PageRecord) -> None:
         """Write a page; one of the same id is left as it is."""

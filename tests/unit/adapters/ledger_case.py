@@ -25,6 +25,7 @@ from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox, unpacked
 from consumers.adapters.case_store.progress import SqlProgress
+from consumers.adapters.case_store.providers import ProviderTables
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
@@ -1306,6 +1307,21 @@ class LedgerCases:
         case.hand_over([text])
         assert case.claim(SMS_LANE) == [], "one of the two, not both"
         assert {case.states(each)[-1][1] for each in (first, second)} == {"handed_over", "planned"}
+
+    def test_a_message_without_a_last_word_is_known_by_what_its_provider_calls_it(self, case: Case) -> None:
+        for number in (1, 2, 3):
+            case.person(number, ("sms",), deadline_at=NOW + timedelta(hours=number))
+        intents = case.claim(SMS_LANE)
+        case.hand_over(intents[:2])
+        case.ledger.report([SentReport(intents[2].attempt_id, Trigger.LOST, 1)])
+        tables_of = ProviderTables(case.database, case.clock)
+        found = tables_of.unreported("sns")
+        assert {each.message_id for each in found} == {f"m-{each.attempt_id}" for each in intents[:2]}
+        assert {each.handed_over_at for each in found} == {NOW}
+        assert [each.expires_at for each in found] == sorted(each.expires_at for each in found)
+        assert tables_of.unreported("sms_gateway") == []
+        case.receive(intents[0], ReceiptKind.DELIVERED)
+        assert [each.attempt_id for each in tables_of.unreported("sns")] == [intents[1].attempt_id]
 
     def test_what_waits_beside_a_release_is_counted_by_channel_and_deadline(self, case: Case) -> None:
         other = case.second_incident()

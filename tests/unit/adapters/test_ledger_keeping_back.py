@@ -112,6 +112,10 @@ def test_while_only_a_provider_in_a_forbidden_region_takes_messages_whoever_it_i
     taking.remove("ses")
     (intent,) = kept.intend(commands, "d1", "dispatch", {})
     assert (intent.recipient_id, intent.refused) == (american, ()), "whoever was commanded before is not claimed either"
+    taking.append("ses")
+    assert kept.meter(EMAIL_LANE) == 0, "the meter may know no better; not at once again"
+    taking.remove("ses")
+    case.clock.at += timedelta(minutes=1)
     assert kept.meter(EMAIL_LANE) == 0
     assert SqlProgress(case.database, case.clock).progress(INCIDENT).why_not == {
         "wait for a receipt (email)": 1,
