@@ -29,10 +29,19 @@ class LoggedAttempt:
     provider: str
     bundle_sha256: str | None
     recorded_at: datetime
-    begun: bool
-    """Whether a provider call was ever begun."""
+    called: bool
+    """Whether it was ever in a state of which a provider may know."""
     intended_at: datetime | None = None
-    """When its last call was begun."""
+    """When it was last claimed."""
+    let_go_at: datetime | None = None
+    """When a claim of it last came to nothing: it waited again, and no provider has it."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a provider was ever called, or may have been: claimed once more than let go."""
+        if self.called or self.intended_at is None:
+            return self.called
+        return self.let_go_at is None or self.let_go_at < self.intended_at
 
 
 @dataclass(slots=True)
@@ -47,6 +56,7 @@ class Tally:
 
 
 _NOT_BEGUN = ("planned", "commanded", "cancelled")
+_CLAIMED = "intended"
 _UNSENT = ("planned", "commanded")
 """Whoever moves an attempt from one of these knows of no call."""
 
@@ -82,16 +92,19 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
         if known is None:
             found.attempts[key] = each
         elif known.state in _NOT_BEGUN and each.recorded_at >= known.recorded_at:
-            found.attempts[key] = replace(each, begun=known.begun, intended_at=known.intended_at)
+            found.attempts[key] = replace(
+                each, called=known.called, intended_at=known.intended_at, let_go_at=known.let_go_at
+            )
         # else a store that was put back in time took for unsent what had been sent
     return found
 
 
 def _logged(leaf: dict[str, Any]) -> LoggedAttempt:
     at, state = datetime.fromisoformat(leaf["recorded_at"]), leaf["state"]
+    claimed, let_go = state == _CLAIMED, leaf["previous_state"] == _CLAIMED and state == "planned"
     return LoggedAttempt(
-        state, leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at, state not in _NOT_BEGUN,
-        at if state == "intended" else None,
+        state, leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at,
+        not claimed and state not in _NOT_BEGUN, at if claimed else None, at if let_go else None,
     )  # fmt: skip
 
 
@@ -100,8 +113,9 @@ def _newer(known: LoggedAttempt | None, each: LoggedAttempt) -> LoggedAttempt:
     if known is None:
         return each
     last = each if each.recorded_at >= known.recorded_at else known
-    begun = known.begun or each.begun
+    called = known.called or each.called
     intended_at = max(filter(None, (known.intended_at, each.intended_at)), default=None)
-    if last.begun == begun and last.intended_at == intended_at:
+    let_go_at = max(filter(None, (known.let_go_at, each.let_go_at)), default=None)
+    if (last.called, last.intended_at, last.let_go_at) == (called, intended_at, let_go_at):
         return last
-    return replace(last, begun=begun, intended_at=intended_at)
+    return replace(last, called=called, intended_at=intended_at, let_go_at=let_go_at)

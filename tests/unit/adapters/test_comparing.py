@@ -13,6 +13,7 @@ from consumers.adapters.case_store import comparing, tables
 from consumers.adapters.case_store.comparing import Comparison, Gap
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.erasures import Erasures
+from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.case.permissions import Role
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import SentReport
@@ -263,3 +264,38 @@ def test_a_difference_is_told_when_the_log_has_had_its_time_and_ends_by_itself(d
     assert comparison.reconcile_ended() == 1  # not looked at again at once
     case.clock.at += timedelta(seconds=31)
     assert comparison.reconcile_ended() == 0
+
+
+def recalled_case(root: Path) -> EvidenceCase:
+    """Return a case in which 1 was claimed and let wait again before anybody was called, and 2 was told."""
+    case = EvidenceCase(root)
+    case.known_person(1)
+    case.known_person(2)
+    case.resolve({"customer/1": ("r1",), "customer/2": ("r2",)})
+    intents = {each.root: each for each in case.claim(EMAIL_LANE)}
+    case.hand_over([intents["customer/2"]])
+    case.receive(intents["customer/2"], ReceiptKind.DELIVERED)
+    case.ledger.report([SentReport(intents["customer/1"].attempt_id, Trigger.RECALL, 1)])
+    case.commands()
+    return case
+
+
+def test_who_was_claimed_and_not_called_is_no_difference_when_the_incident_ends_without_them(tmp_path: Path) -> None:
+    case = recalled_case(tmp_path)
+    case.set_release("r1", "cancelled")
+    close(case)
+    case.ledger.sweep(
+        command_patience=timedelta(minutes=1), intent_patience=timedelta(minutes=1), unknown_patience=timedelta(hours=1)
+    )
+    case.commands()
+    assert case.states(f"{INCIDENT}:customer/1") == [("email", "cancelled")]
+    assert comparison_of(case).reconcile(INCIDENT).differences == []
+
+
+def test_who_was_claimed_and_not_called_is_no_gap_when_their_release_is_void(tmp_path: Path) -> None:
+    case = recalled_case(tmp_path)
+    store = SqlCaseStore(case.database, case.clock)
+    store.change(lambda work: work.withdraw_attempts("r1"))
+    case.commands()
+    assert comparison_of(case).gap() == Gap()
+    assert comparison_of(case).reconcile(INCIDENT).differences == []
