@@ -1703,9 +1703,10 @@ class Ledger:
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
         back = take_back_elsewhere(connection, [*undone, *not_reached])
-        if back:
-            # whom nothing was begun for has their turn; who had been tried there before goes on from there
-            self.resume(connection, back)
+        # whom nothing was begun for has their turn; who had been tried there before goes on from there
+        begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, back)}
+        for some in in_parts(sorted(begun)):
+            self._advance_people(connection, some, now)
         self._apply(connection, superfluous, now)
 
     @staticmethod

@@ -1297,6 +1297,27 @@ class LedgerCases:
         assert case.ledger.intend(case.commands(), "d1", "dispatch", {}) == ()
         assert (case.end(first), case.states(first)[-1]) == ("reached", ("sms", "cancelled"))
 
+    def test_a_repeat_that_another_notice_made_needless_is_owed_again_when_that_one_did_not_arrive(
+        self, case: Case
+    ) -> None:
+        other = case.second_incident()
+        first = case.person(1, notice_sha256="d" * 64)
+        case.lose(EMAIL_LANE)
+        case.set_release("r1", "paused")
+        sweep(case, timedelta(minutes=1))
+        sweep(case, timedelta(minutes=6))
+        assert case.states(first) == [("email", "planned")], "to be repeated once"
+        second = case.twin(1, other)
+        (theirs,) = case.claim(EMAIL_LANE)
+        case.hand_over([theirs])
+        case.receive(theirs, ReceiptKind.DELIVERED)
+        case.set_release("r1", "releasing")
+        assert case.claim(EMAIL_LANE) == []
+        assert (case.end(first), case.states(first)) == ("reached", [("email", "cancelled")])
+        case.receive(theirs, ReceiptKind.BOUNCED_SOFT)
+        assert (case.end(first), case.end(second)) == (None, None)
+        assert case.states(first) == [("email", "cancelled"), ("email", "planned")]
+
     def test_a_next_channel_goes_when_the_other_incidents_notice_fails(self, case: Case) -> None:
         first, second, theirs = self.fallback_in_a_paused_incident(case)
         case.clock.at += timedelta(minutes=2)
