@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState
 from consumers.adapters.case_store.engine import in_parts
+from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
 from consumers.case.store import FailedPerson, Retry, TriedOnce
@@ -82,13 +83,16 @@ class SteeringRows:
             (receipt.c.attempt_id == attempt.c.attempt_id) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD)
         )
         ids = [row.recipient_id for row in people]
+        # in whichever incident, while the contact is the same
+        dead = bounced_channels(self._connection, ids)
         for some in in_parts(ids):
             for row in self._connection.execute(
                 sa.select(attempt.c.recipient_id, attempt.c.channel, attempt.c.state, hard.label("hard"))
                 .where(attempt.c.recipient_id.in_(some))
                 .order_by(attempt.c.number)
             ):
-                tried[row.recipient_id].append(TriedOnce(row.channel, row.state, bool(row.hard)))
+                hard_here = bool(row.hard) or row.channel in dead.get(row.recipient_id, ())
+                tried[row.recipient_id].append(TriedOnce(row.channel, row.state, hard_here))
         return [
             FailedPerson(
                 row.recipient_id, row.segment_id, tuple(row.channels), row.contact is not None,

@@ -1373,6 +1373,22 @@ class LedgerCases:
             connection.execute(sa.update(tables.incident).where(ours).values(exercise=True))
         assert (beside(INCIDENT), beside(INCIDENT, exercise=True)) == ({}, theirs)
 
+    def test_what_bounced_for_good_in_another_incident_is_not_retried_here_either(self, case: Case) -> None:
+        other = case.second_incident()
+        failed = case.person(1, ("email",), notice_sha256="d" * 64)
+        full = case.person(2, ("email",))
+        intents = case.claim(EMAIL_LANE)
+        case.hand_over(intents)
+        for intent in intents:
+            case.receive(intent, ReceiptKind.BOUNCED_SOFT)
+        case.twin(1, other, "e" * 64)
+        (theirs,) = case.claim(EMAIL_LANE)
+        case.hand_over([theirs])
+        case.receive(theirs, ReceiptKind.BOUNCED_HARD)
+        people = SqlCaseStore(case.database, case.clock).look(lambda work: work.failed_people(INCIDENT))
+        dead = {each.recipient_id: [one.hard_bounce for one in each.tried] for each in people}
+        assert dead == {failed: [True], full: [False]}
+
     def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
         other = case.second_incident()
         first = case.person(1, notice_sha256="d" * 64)
