@@ -878,7 +878,7 @@ def _planning(parts: Parts, process: Process) -> Stage:
     senders.senders()  # as with the rules
 
     handler = Planning(
-        PlanningTables(database, process.clock, law),
+        PlanningTables(database, process.clock, law, _ledger(parts, process).take_back),
         law,
         TemplateCatalog(settings.paths.templates, _bundles(settings), NoticeBundles(database), process.clock),
         compose,

@@ -1702,12 +1702,17 @@ class Ledger:
             _run_again(connection, sorted(reopened), now)
         for (incident_id, exercise), ended in ends.items():
             self._end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
-        back = take_back_elsewhere(connection, [*undone, *not_reached])
-        # whom nothing was begun for has their turn; who had been tried there before goes on from there
+        self.take_back(connection, [*undone, *not_reached])
+        self._apply(connection, superfluous, now)
+
+    def take_back(self, connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
+        """Give their turn back to whom another incident ended as told by the notices of these recipients, which count no more:
+        whom nothing was begun for there as if nobody had told them, and who had been tried there goes on from there.
+        """
+        back = take_back_elsewhere(connection, recipient_ids)
         begun = {recipient_id for (recipient_id,) in _BEGUN.of(connection, back)}
         for some in in_parts(sorted(begun)):
-            self._advance_people(connection, some, now)
-        self._apply(connection, superfluous, now)
+            self._advance_people(connection, some, self._clock.now())
 
     @staticmethod
     def _approved_segments(connection: sa.Connection, release_ids: set[str]) -> Mapping[str, Mapping[str, Any]]:

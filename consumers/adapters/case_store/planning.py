@@ -6,7 +6,7 @@ SQL only; every decision was made before. Each method that writes is one transac
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -49,6 +49,7 @@ from consumers.adapters.case_store.tables import (
     resolution,
     segment,
 )
+from consumers.adapters.case_store.twins import take_back_elsewhere
 from consumers.case.duties import refresh
 from consumers.domain.duties import LawInForce
 from consumers.domain.planning import (
@@ -73,10 +74,17 @@ _READ_AT_ONCE = 1000
 _PERSON_KEYS = PackedRows(person_key, ("root", "key"), by="root")
 
 
+TakeBack = Callable[[sa.Connection, Sequence[str]], object]
+"""Gives their turn back to whom other incidents ended as told by these recipients' notices."""
+
+
 class PlanningTables:
     """Implements what the planning stage asks of the case store."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock, law: LawInForce) -> None:
+    def __init__(
+        self, database: CaseDatabase, clock: Clock, law: LawInForce, take_back: TakeBack = take_back_elsewhere
+    ) -> None:
+        self._take_back = take_back
         self._database = database
         self._clock = clock
         self._law = law
@@ -467,6 +475,9 @@ class PlanningTables:
             owed[correction].append(recipient_id)
         for correction, names in owed.items():
             update_alike(connection, recipient, names, {"correction": correction})
+            if correction is not None:
+                # what they are to hear was not true counts for no other incident's notice either
+                self._take_back(connection, names)
         for ids in in_parts(sorted(people.corrections)):
             # what was to put them right is about what is no longer so; one that somebody has begun to send stays
             connection.execute(

@@ -109,7 +109,13 @@ def told_elsewhere() -> sa.ScalarSelect[str]:
     twin, same = _twin()
     return (
         sa.select(sa.func.min(twin.c.recipient_id))
-        .where(same & (twin.c.final_state == PersonEnd.REACHED) & twin.c.told_in.is_(None))
+        .where(
+            same
+            & (twin.c.final_state == PersonEnd.REACHED)
+            & twin.c.told_in.is_(None)
+            # who is to be told that it was not true of them has been told nothing
+            & twin.c.correction.is_(None)
+        )
         .correlate(recipient)
         .scalar_subquery()
     )
@@ -155,12 +161,17 @@ def standing_elsewhere(
     twin, same = _twin()
     for some in in_parts(sorted(with_twins(connection, recipient_ids))):
         for row in connection.execute(
-            sa.select(recipient.c.recipient_id, twin.c.recipient_id.label("other"), twin.c.final_state, twin.c.told_in)
+            sa.select(
+                recipient.c.recipient_id,
+                twin.c.recipient_id.label("other"),
+                twin.c.final_state,
+                (twin.c.told_in.is_(None) & twin.c.correction.is_(None)).label("by_itself"),
+            )
             .select_from(recipient.join(twin, same))
             .where(recipient.c.recipient_id.in_(some))
             .order_by(twin.c.recipient_id)
         ):
-            if row.final_state == PersonEnd.REACHED and row.told_in is None:
+            if row.final_state == PersonEnd.REACHED and row.by_itself:
                 told.setdefault(row.recipient_id, row.other)
             elif row.final_state is None:
                 others[row.recipient_id].add(row.other)

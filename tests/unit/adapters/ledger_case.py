@@ -24,13 +24,16 @@ from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
 from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
 from consumers.adapters.case_store.outbox import Outbox, unpacked
+from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.adapters.case_store.providers import ProviderTables
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Command, Intent, Lane, SentReport
+from consumers.domain.planning import PeopleChange, PlanId
 from consumers.domain.sending import Receipt, ReceiptKind
+from tests.unit.shipped_law import shipped_law
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
@@ -1388,6 +1391,31 @@ class LedgerCases:
         people = SqlCaseStore(case.database, case.clock).look(lambda work: work.failed_people(INCIDENT))
         dead = {each.recipient_id: [one.hard_bounce for one in each.tried] for each in people}
         assert dead == {failed: [True], full: [False]}
+
+    @pytest.mark.parametrize("tried", [False, True])
+    def test_who_was_told_by_a_notice_that_is_put_right_is_told_by_the_other_incident(
+        self, case: Case, *, tried: bool
+    ) -> None:
+        if tried:
+            first, second, theirs = self.fallback_in_a_paused_incident(case)
+            other = theirs.incident_id
+        else:
+            other = case.second_incident()
+            second = case.twin(1, other)
+            (theirs,) = case.claim(EMAIL_LANE)
+            case.hand_over([theirs])
+            first = case.person(1, notice_sha256="d" * 64)
+        case.receive(theirs, ReceiptKind.DELIVERED)
+        case.clock.at += timedelta(minutes=2)
+        assert case.claim(SMS_LANE) == []
+        assert (case.end(first), case.end(second)) == ("reached", "reached")
+        change = PeopleChange((), {}, (), (), {second: "not_concerned"}, ())
+        planning = PlanningTables(case.database, case.clock, shipped_law, case.ledger.take_back)
+        with case.database.write() as connection:
+            planning._write_people(connection, PlanId(other, 1), change, case.clock.now())
+        assert (case.end(first), case.end(second)) == (None, "reached")
+        (again,) = case.claim(SMS_LANE if tried else EMAIL_LANE)
+        assert again.recipient_id == first
 
     def test_other_facts_in_another_incident_are_told_apart(self, case: Case) -> None:
         other = case.second_incident()
