@@ -992,6 +992,18 @@ class IndexStage:
 
     def _keep_up(self) -> None:
         now = self._clock.now()
+        # Asked of all before anything else: what comes while others are looked at is not read meanwhile, and whoever is looked at
+        # last would never be found at the head.
+        busy = self._is_busy()
+        ends = (
+            {}
+            if busy
+            else {
+                (topic.name, partition): self._heads.bounds(topic, partition)[1]
+                for partition in self._files
+                for topic in _SOURCES
+            }
+        )
         for partition, file in list(self._files.items()):
             if self._index.rebuild_asked(partition):
                 raise _RebuildAsked
@@ -1002,8 +1014,8 @@ class IndexStage:
             self._outgoing.flush()
             positions = file.positions()
             # To ask takes a second where markers of transactions lie behind: not while a backlog waits.
-            at_head = not self._is_busy() and all(
-                self._at_head(topic, partition, positions.get(topic.name, 0), self._heads.bounds(topic, partition)[1])
+            at_head = not busy and all(
+                self._at_head(topic, partition, positions.get(topic.name, 0), ends[topic.name, partition])
                 for topic in _SOURCES
             )
             with file.transaction():

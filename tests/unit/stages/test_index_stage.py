@@ -808,3 +808,25 @@ def test_records_in_bulk_become_durable_by_whole_row_groups_and_the_rest_is_read
     assert {each.record_id for each in bench.stage._files[0].records(asked)} == {"r2", "r3", "r5", "r7", "r8", "r9"}
     bench.feed_lines(*lines[6:])
     assert len(bench.stage._files[0].records(asked)) == 8
+
+
+def test_every_partition_is_found_at_the_head_though_heartbeats_come_while_others_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look takes up to a second a partition, and a heartbeat comes every five: of twenty-four partitions most would never be
+    at the head, and none of these could take the place of an old file.
+    """
+    bench = Bench(tmp_path, partitions=3)
+    broker = bench.broker
+    marks = broker.high = 1
+
+    def look(_topic: Topic, _partition: int, _position: int, upto: int) -> bool:
+        broker.high += 1
+        return upto <= marks
+
+    monkeypatch.setattr(broker, "nothing_between", look)
+    bench.clock.at += timedelta(minutes=5)
+    bench.stage.tick()
+    with bench.index.reading() as readers:
+        heads = {status.partition: status.head_at for status in (reader.status() for reader in readers)}
+    assert heads == dict.fromkeys(range(3), bench.clock.now())
