@@ -48,6 +48,10 @@ _THE_KEYS = -1
 """Instead of a partition: the one where the client's own partitioner puts the key."""
 _MOST_ROOTS = 60_000
 """Some 6 MB of them."""
+_LARGE = 100_000
+"""Bytes of a message whose fate is asked for by itself: a topic with an old or imposed bound may refuse it, and who mends that
+must know which. Of the others a commit says enough.
+"""
 
 
 class _Complaints:
@@ -130,6 +134,7 @@ class Publisher:
         self._roots_of = ""
         self._roots: dict[bytes, int] = {}
         self._failed: list[KafkaError] = []
+        self._too_large = ""
         self._sent = 0
         if self._transactional:
             self._call(self._producer.init_transactions, patience_seconds)
@@ -205,6 +210,9 @@ class Publisher:
             else:
                 # What is written of a customer is theirs again soon.
                 at = known[root] = partition_of_bytes(root, count)
+            if value is not None and len(value) > _LARGE:
+                self.send_to(name, at, key, value, list(headers.items()))
+                continue
             try:
                 # By place, not by name: that costs the client a third of the call. Before the headers stand two callbacks and
                 # the time.
@@ -243,10 +251,11 @@ class Publisher:
         headers: Sequence[tuple[str, str | bytes | None]],
     ) -> None:
         """Queue a record on a topic given by its name on the cluster."""
+        large = value is not None and len(value) > _LARGE
         while True:
             try:
                 # A commit says itself whether any record of its transaction failed: no report on each is needed then.
-                if self._transactional:
+                if self._transactional and not large:
                     self._producer.produce(name, value, key, partition, headers=list(headers))
                 else:
                     self._producer.produce(name, value, key, partition, self._delivered, headers=list(headers))
@@ -254,15 +263,25 @@ class Publisher:
                 self._producer.poll(0.05)
                 continue
             except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise NotPublished(
+                        f"a message of {len(value or b''):,} bytes for topic {name} is not published: {MOST_BYTES:,} are the "
+                        "most, with its key and headers"
+                    ) from error
                 raise self._translated(error) from error
             self._sent += 1
             if not self._sent % _POLL_EVERY:
                 self._producer.poll(0)
             return
 
-    def _delivered(self, error: KafkaError | None, _message: object) -> None:
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
             self._failed.append(error)
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._too_large = (
+                    f"topic {message.topic()} refuses a message of {len(message.value() or b''):,} bytes "
+                    "(max.message.bytes); run `tocsin topics apply`"
+                )
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
         """Wait until every queued record is acknowledged. Raises NotPublished if one is not."""
@@ -273,6 +292,7 @@ class Publisher:
             self._producer.flush(5)
             self._failed = []
             reason = failed[0].str() if failed else f"no acknowledgement within {timeout_seconds:.0f} s"
+            reason, self._too_large = self._too_large or reason, ""
             raise NotPublished(f"{left + len(failed)} records were not published: {reason}; they will be sent again")
 
     @contextmanager
@@ -288,6 +308,11 @@ class Publisher:
             self._call(self._producer.commit_transaction, self._patience_seconds)
         except Fenced:
             raise
+        except NotPublished as error:
+            # why is reported apart from the commit that failed with it
+            self._producer.poll(0)
+            self._abort()
+            raise NotPublished(self._too_large or str(error)) from error
         except BaseException:
             self._abort()
             raise

@@ -421,6 +421,51 @@ def test_many_records_go_where_they_are_said_to_lie_and_one_that_the_broker_refu
     assert their_records(kafka, ACCOUNT_NOTICES) == []
 
 
+def old_topic(kafka: Kafka) -> str:
+    """Make the topic of account notices as an earlier version did: its broker takes a megabyte at once."""
+    name = kafka.topic_prefix + ACCOUNT_NOTICES.name
+    admin = AdminClient(client_settings(kafka))
+    admin.create_topics([NewTopic(name, PARTITIONS, 1, config={"max.message.bytes": "1048588"})])[name].result(60)
+    known_to_the_broker(admin, name)
+    return name
+
+
+@pytest.mark.parametrize("transactional_id", [None, "one"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_a_topic_refuses_as_too_large_names_the_topic_and_the_command(
+    kafka: Kafka, transactional_id: str | None, many: bool
+) -> None:
+    name = old_topic(kafka)
+    bulky = secrets.token_hex(1_100_000)
+
+    def publish_one(value: str) -> None:
+        publisher = Publisher(kafka, transactional_id=transactional_id)
+
+        def send() -> None:
+            publisher.send(ACCOUNT_NOTICES, read(1))
+            if many:
+                records = Envelopes("/index", NOW).records("x", [(b"k", b"r", "{}"), (b"k", b"k", value)])
+                publisher.send_records(ACCOUNT_NOTICES, records)
+            else:
+                publisher.send(ACCOUNT_NOTICES, read(2)._replace(value=value.encode()))
+
+        if transactional_id is None:
+            send()
+            publisher.flush()
+        else:
+            with publisher.transaction():
+                send()
+
+    wanted = rf"topic {name} refuses a message of 2,200,000 bytes .*run `tocsin topics apply`"
+    with pytest.raises(NotPublished, match=wanted):
+        publish_one(bulky)
+    # what no topic takes is not the topic's fault
+    with pytest.raises(
+        NotPublished, match=rf"a message of 9,000,000 bytes for topic {name} is not published: 8,388,608"
+    ):
+        publish_one("x" * 9_000_000)
+
+
 # other clients
 
 
