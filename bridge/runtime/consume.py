@@ -254,7 +254,8 @@ def consume(
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
     the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters (as soon as the
     bound lets one more through, having left the group meanwhile), and GenerationSwitched once another generation of one of the
-    topics is to be read.
+    topics is to be read. The first batch, and each while dead letters are frequent, has no more messages than the bound lets
+    through: however many cannot be processed, that many a minute are passed.
     """
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group)
@@ -263,6 +264,7 @@ def consume(
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
     stopped_seconds = 0.0
+    handled = False
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
         return [(names[p.topic], p.partition) for p in partitions]
@@ -287,14 +289,16 @@ def consume(
     try:
         while not stop.is_set():
             began = time.monotonic()
-            piece = min(batch_size, records_at_once or _PIECE)
+            careful = not handled or dead_letters.are_frequent
+            most = min(batch_size, dead_letters.most_at_once) if careful else batch_size
+            piece = min(most, records_at_once or _PIECE)
             messages = consumer.consume(piece, timeout=poll_seconds)
             while True:
                 gathered.add(messages, names, dead_letters)
                 # Only for what waits already is a message held up, and not for long.
                 if (
                     len(messages) < piece
-                    or gathered.count + piece > batch_size
+                    or gathered.count + piece > most
                     or gathered.weight >= 1
                     or time.monotonic() - began >= _GATHER_SECONDS
                 ):
@@ -307,6 +311,7 @@ def consume(
             if positions:
                 handler.handle(batch, positions)
                 progress.reached(positions)
+                handled = True
             # Or the memory would hold this batch while it takes the next.
             del messages, batch
             handler.tick()
@@ -324,11 +329,12 @@ def consume(
         log.error("stopped: too many dead letters", reason=str(error), seconds=round(stopped_seconds))
         raise
     finally:
-        for name in names.values():
-            LAG.labels(name).set(0)
         progress.show()
         consumer.close()
+        # What is behind while it waits stays shown.
         stop.wait(stopped_seconds)
+        for name in names.values():
+            LAG.labels(name).set(0)
 
 
 def _show_lag(consumer: Any, names: Mapping[str, str]) -> None:

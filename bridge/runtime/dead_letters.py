@@ -1,6 +1,6 @@
 """Messages that can never be processed: kept with their bytes and the reason, at a bounded rate.
 
-Past the bound the consumer stops instead: a bad deploy must not turn a whole topic into dead letters.
+Past the bound the consumer waits instead: a bad deploy must not turn a whole topic into dead letters before somebody has looked.
 """
 
 import base64
@@ -34,7 +34,10 @@ class TooManyDeadLetters(Refused):
 
 
 class DeadLetters:
-    """Publishes dead letters for one consumer. `publisher` is asked for only when the first one occurs."""
+    """Publishes dead letters for one consumer. `publisher` is asked for only when the first one occurs.
+
+    The bound counts messages, however many events of one are spoilt: a pack must fit into it.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class DeadLetters:
         self._limit = limit_per_minute
         self._monotonic = monotonic
         self._recent: deque[float] = deque()
+        self._last: tuple[str, int, int] | None = None
 
     def put(self, topic: str, message: Any, reason: str) -> None:
         """Keep a confluent-kafka `message` of logical `topic`; `reason` holds no personal value."""
@@ -90,15 +94,14 @@ class DeadLetters:
 
         Raises TooManyDeadLetters past the bound, before anything is published.
         """
-        now = self._monotonic()
-        while self._recent and now - self._recent[0] > 60:
-            self._recent.popleft()
-        if len(self._recent) >= self._limit:
-            raise TooManyDeadLetters(
-                f"{self._consumer}: more than {self._limit} messages of {topic} a minute cannot be processed; stopped at "
-                f"partition {partition} offset {offset} with nothing skipped. Last reason: {reason}"
-            )
-        self._recent.append(now)
+        if (topic, partition, offset) != self._last:
+            if not self._left():
+                raise TooManyDeadLetters(
+                    f"{self._consumer}: more than {self._limit} messages of {topic} a minute cannot be processed; stopped at "
+                    f"partition {partition} offset {offset} with nothing skipped. Last reason: {reason}"
+                )
+            self._recent.append(self._monotonic())
+            self._last = (topic, partition, offset)
         whence = f"{self._consumer}/{topic}/{partition}/{offset}" + ("" if place is None else f"/{place}")
         dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, whence))
         event = DeadLettered(
@@ -129,9 +132,23 @@ class DeadLetters:
 
     def seconds_until_room(self) -> float:
         """Return how long it takes until the bound lets one more through."""
+        return 0.0 if self._left() else 60 - (self._monotonic() - self._recent[0])
+
+    @property
+    def most_at_once(self) -> int:
+        """How many messages may be processed together, so that they fit into the bound even if each of them is a dead letter."""
+        return max(1, self._left())
+
+    def _left(self) -> int:
         now = self._monotonic()
-        recent = [at for at in self._recent if now - at <= 60]
-        return 60 - (now - recent[0]) if len(recent) >= self._limit else 0.0
+        while self._recent and now - self._recent[0] > 60:
+            self._recent.popleft()
+        return self._limit - len(self._recent)
+
+    @property
+    def are_frequent(self) -> bool:
+        """Whether the last minute had so many that the bound may be near."""
+        return self._limit - self._left() >= self._limit / 10
 
     def flush(self) -> None:
         """Wait until every dead letter is stored; only then may the position move past it."""

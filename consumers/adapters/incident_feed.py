@@ -14,7 +14,7 @@ from bridge.contracts.envelope import open_envelope
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import IncidentRevised
 from bridge.contracts.topics import INCIDENTS, Topic
-from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import as_topic_partition, new_consumer
 from bridge.runtime.settings import Kafka
 
@@ -51,8 +51,20 @@ class IncidentFeed:
                 if error is not None and error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition())
                 else:
-                    found += self._incident(message)
+                    found += self._once_there_is_room(message, stop)
         return found
+
+    def _once_there_is_room(self, message: _KafkaMessage, stop: threading.Event) -> list[IncidentRevised]:
+        """Return the incident in `message`. All are read at each start: a process that ended at the bound of dead letters
+        would never begin.
+        """
+        while not stop.is_set():
+            try:
+                return self._incident(message)
+            except TooManyDeadLetters as error:
+                log.error("the index waits: too many dead letters", reason=str(error))
+                stop.wait(self._dead_letters.seconds_until_room())
+        return []
 
     def poll(self) -> list[IncidentRevised]:
         """Return what has arrived since; does not wait."""

@@ -41,7 +41,7 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
-from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.draining import DrainingServer
 from bridge.runtime.kafka import new_consumer
 from bridge.runtime.run_files import write_run_file
@@ -455,7 +455,14 @@ class TopicIntake:
                 log.warning("intake waits", reason=str(error))
                 stop.wait(1.0)
                 continue
+            except TooManyDeadLetters as error:
+                # whoever floods the topic must not end the taking of alerts over HTTP
+                health.missing("dead letters", str(error))
+                log.error("the topic waits: too many dead letters", reason=str(error))
+                stop.wait(self._dead_letters.seconds_until_room())
+                continue
             health.ready("case store")
+            health.ready("dead letters")
             return
 
     def handle(

@@ -17,7 +17,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.topics import DELIVERY_OUTCOMES
 from bridge.runtime.consume import PassedOver, Received, consume
-from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
@@ -95,6 +95,7 @@ class Receipts:
         self._health = health
         self._behind: dict[str, float] = {}
         self._look_at: dict[str, float] = {}
+        self._held_back: set[str] = set()
         self._passed: dict[tuple[str, int], int] = {}
         self._write_at = 0.0
 
@@ -132,7 +133,7 @@ class Receipts:
                     self._look_at[source.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
 
     def drain_once(self, source: ReceiptSource) -> int:
-        """Settle up to 1,000 deliveries of `source`; return how many there were.
+        """Settle up to 1,000 deliveries of `source`; return how many.
 
         They are removed from the queue only after the ledger has them: a crash between delivers them again, and the
         event id makes the repeat harmless.
@@ -147,11 +148,8 @@ class Receipts:
         if not deliveries:
             self._show_behind(source.name, ())
             return 0
+        deliveries = self._readable_or_kept(source.name, deliveries)
         receipts: Sequence[Receipt] = [receipt for delivery in deliveries for receipt in delivery.receipts]
-        for delivery in deliveries:
-            if delivery.error is not None:
-                self._keep(source.name, delivery)
-        self._dead_letters.flush()
         if self._canaries is not None:
             # a crash between the two delivers all of them again, and neither counts anything twice
             receipts = self._canaries.settle(receipts)
@@ -159,6 +157,34 @@ class Receipts:
         source.settle([delivery.handle for delivery in deliveries])
         self._show_behind(source.name, receipts)
         return len(deliveries)
+
+    def _readable_or_kept(self, source: str, deliveries: Sequence[ReceiptDelivery]) -> list[ReceiptDelivery]:
+        """Return `deliveries` without those that the bound of dead letters does not let through: they stay in the queue, and hold
+        up no other.
+        """
+        done: list[ReceiptDelivery] = []
+        reason = None
+        for delivery in deliveries:
+            if delivery.error is not None:
+                if reason is not None:
+                    continue
+                try:
+                    self._keep(source, delivery)
+                except TooManyDeadLetters as error:
+                    reason = str(error)
+                    continue
+            done.append(delivery)
+        self._dead_letters.flush()
+        subject = f"dead letters of {source}"
+        if reason is None:
+            self._health.ready(subject)
+            self._held_back.discard(source)
+            return done
+        self._health.missing(subject, reason)
+        if source not in self._held_back:
+            self._held_back.add(source)
+            log.error("receipts stay in the queue: too many dead letters", source=source, reason=reason)
+        return done
 
     def _show_behind(self, source: str, receipts: Sequence[Receipt]) -> None:
         ages = [receipt.occurred_at.timestamp() for receipt in receipts]

@@ -6,9 +6,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,15 +20,17 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as TheirPartition
 
 from bridge.contracts.envelope import Envelopes, Message, open_envelope, seal_envelope, tombstone
-from bridge.contracts.events import NoticeRead
+from bridge.contracts.events import IncidentRevised, NoticeRead
 from bridge.contracts.partitioner import partition_of
-from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, Topic
+from bridge.contracts.scope import Scope
+from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, INCIDENTS, Topic
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received, consume
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Fenced, NotPublished, Positions, Publisher, client_settings
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
+from consumers.adapters.incident_feed import IncidentFeed
 from tests.servers.kafka import KafkaServer
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -75,6 +78,7 @@ class Member:
         self.shelf = shelf
         self.owned: set[tuple[str, int]] = set()
         self.before_handling: Callable[[Sequence[Received], Positions], None] = lambda batch, positions: None
+        self.letters: DeadLetters | None = None
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         self.owned.update(partitions)
@@ -138,7 +142,7 @@ def consume_until(
     batch_size: int = 100,
     health: Health | None = None,
 ) -> None:
-    letters = DeadLetters(lambda: Publisher(kafka), "test", SetClock(NOW), limit_per_minute=limit)
+    letters = member.letters = DeadLetters(lambda: Publisher(kafka), "test", SetClock(NOW), limit_per_minute=limit)
     consume(
         kafka, "group", [TOPIC], member, stop=stop, dead_letters=letters, health=health or Health(), batch_size=batch_size,
         poll_seconds=0.05,
@@ -257,6 +261,117 @@ def test_past_the_bound_the_consumer_stops_and_nothing_is_skipped(kafka: Kafka) 
     assert sorted(set(shelf.ids)) == ["n1", "n2"]
     letters = {json.loads(record.value)["offset"] for record in their_records(kafka, DEAD_LETTERS)}
     assert letters == set(range(1, 11))
+
+
+class Impatient(threading.Event):
+    """Ends what would wait for the rest of a minute."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if (timeout or 0) > 30:
+            self.set()
+        return super().wait(0 if self.is_set() else timeout)
+
+
+def passes_at_the_bound(kafka: Kafka, member: Member, shelf: Shelf, *, end: int) -> list[int]:
+    """Start the loop again and again, as a supervisor does, until `end` is reached; return where each stood."""
+    stood: list[int] = []
+    while not stood or stood[-1] < end:
+        assert len(stood) < 12, stood
+        stop = Impatient()
+        before = shelf.positions.get((TOPIC.name, 0), 0)
+        with ThreadPoolExecutor() as elsewhere:
+            consuming = elsewhere.submit(consume_until, kafka, member, stop, limit=10, batch_size=100)
+            try:
+                wait_for("it stops or comes to the end", partial(_over, consuming, shelf, end))
+            finally:
+                stop.set()
+            with suppress(TooManyDeadLetters):
+                consuming.result(30)
+        stood.append(_reached(shelf))
+        assert stood[-1] > before, "not one message was passed"
+        member.owned.clear()
+    return stood
+
+
+def _over(consuming: "Future[None]", shelf: Shelf, end: int) -> bool:
+    return consuming.done() or _reached(shelf) >= end
+
+
+def _reached(shelf: Shelf) -> int:
+    with shelf.lock:
+        return shelf.positions.get((TOPIC.name, 0), 0)
+
+
+def test_however_many_cannot_be_read_they_are_passed_at_the_bound_and_none_is_lost(kafka: Kafka) -> None:
+    garbage = [Message(f"k{number}", "customer/1", b"{}", []) for number in range(35)]
+    publish(kafka, *garbage, read(1), partition=0)
+    shelf = Shelf()
+    stood = passes_at_the_bound(kafka, Member(shelf), shelf, end=36)
+    assert stood == [10, 20, 30, 36]
+    assert shelf.ids == ["n1"]
+    offsets = [json.loads(record.value)["offset"] for record in their_records(kafka, DEAD_LETTERS)]
+    assert sorted(offsets) == list(range(35))
+
+
+def test_however_many_a_handler_refuses_they_are_passed_at_the_bound(kafka: Kafka) -> None:
+    """It keeps them aside while it handles their batch: a batch with more of them than the bound would never be handled."""
+    publish(kafka, *(read(number) for number in range(35)), partition=0)
+
+    class Refusing(Member):
+        def handle(self, batch: Sequence[Received], positions: Positions) -> None:
+            assert self.letters is not None
+            for each in batch:
+                key = each.key.encode()
+                self.letters.put_raw(each.topic, each.partition, each.offset, key, each.value, [], "refused")
+            self.letters.flush()
+            with self.shelf.lock:
+                self.shelf.positions.update(positions)
+
+    shelf = Shelf()
+    member = Refusing(shelf)
+    stood = passes_at_the_bound(kafka, member, shelf, end=35)
+    assert stood == [10, 20, 30, 35]
+    offsets = {json.loads(record.value)["offset"] for record in their_records(kafka, DEAD_LETTERS)}
+    assert offsets == set(range(35))
+
+
+def test_incidents_that_cannot_be_read_hold_up_the_others_only_as_the_bound_does(kafka: Kafka) -> None:
+    """All are read at each start: an index that ended at the bound would never begin."""
+    seconds = 0.0
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal seconds
+            seconds += (timeout or 0) + 0.1
+            return False
+
+    admin = AdminClient(client_settings(kafka))
+    admin.create_topics([NewTopic(kafka.topic_prefix + INCIDENTS.name, 1, 1)])[
+        kafka.topic_prefix + INCIDENTS.name
+    ].result(60)
+    known_to_the_broker(admin, kafka.topic_prefix + INCIDENTS.name)
+    publisher = Publisher(kafka)
+    for number in range(5):
+        publisher.send_raw(INCIDENTS, 0, f"k{number}".encode(), b"{}", [])
+    scope = Scope(model_ids=("m",))
+    incident = IncidentRevised(
+        incident_id="INC-2026-0001",
+        revision=1,
+        status="open",
+        scope=scope,
+        scope_sha256=scope.sha256(),
+        detected_at=NOW,
+    )
+    publisher.send(INCIDENTS, seal_envelope(incident, key="INC-2026-0001", root="INC-2026-0001", source="/c", at=NOW))
+    publisher.flush()
+    letters = DeadLetters(
+        lambda: Publisher(kafka), "index", SetClock(NOW), limit_per_minute=2, monotonic=lambda: seconds
+    )
+    feed = IncidentFeed(kafka, letters)
+    assert feed.read_to_end(INCIDENTS.partitions, Stop()) == [incident]
+    feed.close()
+    assert seconds > 100
+    assert len(their_records(kafka, DEAD_LETTERS)) == 5
 
 
 def test_reading_goes_on_where_the_handler_says_not_where_kafka_was_told(kafka: Kafka) -> None:

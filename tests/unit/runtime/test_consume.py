@@ -120,6 +120,9 @@ class World:
 
     # dead letters
 
+    most_at_once = 1000
+    are_frequent = False
+
     def put(self, topic: str, message: Record, reason: str) -> None:
         self.journal.append(("letter", topic, message.offset()))
 

@@ -148,3 +148,32 @@ def test_no_publisher_is_opened_while_all_can_be_read() -> None:
     assert (world.opened, world.publisher.flushed) == (1, 0)
     world.letters.flush()
     assert world.publisher.flushed == 2
+
+
+def test_a_pack_whose_every_event_is_spoilt_counts_as_the_one_message_that_it_is() -> None:
+    world = World(limit=2)
+    for place in range(50):
+        world.letters.put_raw("tocsin.delivery-commands", 3, 17, b"k", b"{}", (), "why", place=place)
+    world.put(18)
+    assert len(world.publisher.sent) == 51
+    with pytest.raises(TooManyDeadLetters):
+        world.put(19)
+
+
+def test_how_many_may_be_processed_together_is_what_the_bound_still_lets_through() -> None:
+    world = World(limit=20)
+    assert (world.letters.most_at_once, world.letters.are_frequent, world.letters.seconds_until_room()) == (
+        20,
+        False,
+        0,
+    )
+    world.put(0)
+    assert (world.letters.most_at_once, world.letters.are_frequent) == (19, False)
+    world.seconds = 10
+    for offset in range(1, 20):
+        world.put(offset)
+    assert (world.letters.most_at_once, world.letters.are_frequent, world.letters.seconds_until_room()) == (1, True, 50)
+    world.seconds = 60.5
+    assert (world.letters.most_at_once, world.letters.seconds_until_room()) == (1, 0)
+    world.seconds = 70.5
+    assert (world.letters.most_at_once, world.letters.are_frequent) == (20, False)

@@ -1,6 +1,7 @@
 """Intake from the topic: signed, trusted by its ACL, unsigned, unreadable, replayed; the position moves with the result."""
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.topics import Topic
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.settings import Intake
+from bridge.runtime.telemetry import Health
 from consumers.adapters.alert_mappings import AlertMappings
 from consumers.adapters.case_store import tables
 from consumers.case.alerts import Known
@@ -52,12 +54,15 @@ class Letters:
 class World:
     """Topic intake over a case store on SQLite."""
 
-    def __init__(self, case: Case, **settings: Any) -> None:
+    def __init__(self, case: Case, *, limit: int = 100, **settings: Any) -> None:
         self.case = case
+        self.seconds = 0.0
         self.names = Names()
         self.letters = Letters()
         self.reception = Reception(case.store, AlertMappings(TEMPLATES, {}), self.names)
-        dead_letters = DeadLetters(lambda: self.letters, "intake", case.clock)  # type: ignore[arg-type,return-value]
+        dead_letters = DeadLetters(
+            lambda: self.letters, "intake", case.clock, limit_per_minute=limit, monotonic=lambda: self.seconds  # type: ignore[arg-type,return-value]
+        )  # fmt: skip
         self.topic = TopicIntake(
             self.reception, {"monitor": SECRETS}, Intake(**settings), case.clock, dead_letters
         )  # fmt: skip
@@ -141,3 +146,35 @@ def test_a_message_that_was_read_before_a_crash_is_taken_once(case: Case) -> Non
     world.offset = 0
     world.send()
     assert case.rows(tables.incident)[0]["repeat_count"] == 0
+
+
+class Junk:
+    """A message that nobody signed and nobody can read."""
+
+    partition = staticmethod(lambda: 0)
+    key = staticmethod(lambda: b"monitor")
+    value = staticmethod(lambda: b"junk")
+    headers = staticmethod(lambda: None)
+    timestamp = staticmethod(lambda: (1, AT_MS))
+
+    def __init__(self, offset: int) -> None:
+        self.offset = lambda: offset
+
+
+def test_past_the_bound_of_dead_letters_the_topic_waits_in_place_and_says_so(case: Case) -> None:
+    """Were it raised, the process would end, and alerts over HTTP with it; begun anew it would count anew."""
+    world, health, said = World(case, limit=2), Health(), []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            said.append((timeout, health.reasons()["dead letters"]))
+            world.seconds += (timeout or 0) + 0.1
+            return False
+
+    for offset in range(5):
+        world.topic._until_stored(Junk(offset), Stop(), health)  # type: ignore[arg-type]  # as confluent-kafka's
+    assert [letter["offset"] for letter in world.letters.sent] == [0, 1, 2, 3, 4]
+    assert case.rows(tables.kafka_position)[0]["next_offset"] == 5
+    assert [timeout for timeout, _ in said] == [60, 60]
+    assert all("nothing skipped" in reason for _, reason in said)
+    assert "dead letters" not in health.reasons()

@@ -34,6 +34,7 @@ class World:
         self.after: list[tuple[str, Positions | None]] = []
         self.letters: list[tuple[Any, ...]] = []
         self.fail: dict[str, Exception] = {}
+        self.room = 100
         self.health = Health()
         self.health.ready()
         self.receipts_stage = Receipts(self, [self], self, self.health, lambda raw: b"sealed:" + raw)  # type: ignore[arg-type]  # as DeadLetters
@@ -72,6 +73,9 @@ class World:
 
     def put_raw(self, *parts: Any) -> None:
         self._did("letter")
+        if not self.room:
+            raise TooManyDeadLetters("stopped")
+        self.room -= 1
         self.letters.append(parts)
 
     def flush(self) -> None:
@@ -128,12 +132,19 @@ def test_an_unreadable_message_is_kept_sealed_and_with_its_reason(world: World) 
     assert world.letters[1][2] == offset, "the same bytes again are the same dead letter"
 
 
-def test_too_many_unreadable_ones_stop_the_stage_with_nothing_settled(world: World) -> None:
-    world.waiting = [UNREADABLE, delivery("1")]
-    world.fail["letter"] = TooManyDeadLetters("stopped")
-    with pytest.raises(TooManyDeadLetters):
-        world.receipts_stage.tick()
-    assert (world.settled, world.receipts) == ([], [])
+def test_unreadable_ones_past_the_bound_stay_in_the_queue_and_hold_up_no_other(world: World) -> None:
+    bad = [
+        ReceiptDelivery(f"bad-{number}", [], error="not an SNS envelope", raw=bytes([number])) for number in range(3)
+    ]
+    world.waiting = [*bad, delivery("1")]
+    world.room = 1
+    assert world.receipts_stage.drain_once(world) == 2
+    assert (world.settled, len(world.letters)) == (["bad-0", "h-1"], 1)
+    assert world.health.reasons() == {"dead letters of sqs": "stopped"}
+    world.room = 2
+    assert world.receipts_stage.drain_once(world) == 2
+    assert world.settled == ["bad-0", "h-1", "bad-1", "bad-2"]
+    assert (world.health.reasons(), len(world.letters)) == ({}, 3)
 
 
 def test_an_unreachable_queue_is_waited_for_and_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
