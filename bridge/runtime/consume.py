@@ -33,7 +33,7 @@ from bridge.runtime.generations import (
 )
 from bridge.runtime.kafka import RIGHTS_HINT, Positions, is_forbidden, new_consumer
 from bridge.runtime.settings import Kafka
-from bridge.runtime.telemetry import Health, gauge
+from bridge.runtime.telemetry import Health, counter, gauge
 
 log = structlog.get_logger()
 
@@ -41,6 +41,13 @@ LAG = gauge(
     "tocsin_consumer_lag_count",
     "messages of a topic that this process has yet to read, of the partitions assigned to it; marks of transactions count",
     question="which stage is behind, and on what?",
+    labels={"topic": [topic.name for topic in TOPICS]},
+)
+
+GAPS = counter(
+    "tocsin_topic_gaps_total",
+    "times that a topic no longer held the message to be read next: its retention was over, or it was made anew",
+    question="did anything go from a topic before it was read?",
     labels={"topic": [topic.name for topic in TOPICS]},
 )
 
@@ -258,13 +265,14 @@ def consume(
     through: however many cannot be processed, that many a minute are passed.
     """
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
-    consumer = new_consumer(kafka, group)
+    consumer = new_consumer(kafka, group, auto_offset_reset=on_gap(kafka))
     gathered = _Gathered(unopened, weight_of)
     progress = _Progress(consumer, names)
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
     stopped_seconds = 0.0
     handled = False
+    next_offsets: dict[tuple[str, int], int] = {}
 
     def logical(partitions: Sequence[_TopicPartition]) -> list[tuple[str, int]]:
         return [(names[p.topic], p.partition) for p in partitions]
@@ -273,7 +281,7 @@ def consume(
         positions = handler.assigned(logical(partitions))
         for partition in partitions:
             key = (names[partition.topic], partition.partition)
-            partition.offset = positions.get(key, OFFSET_BEGINNING)
+            partition.offset = next_offsets[key] = positions.get(key, OFFSET_BEGINNING)
         consumer.assign(partitions)
         health.ready("assignment")
         log.info("assigned", group=group, partitions=len(partitions))
@@ -312,6 +320,18 @@ def consume(
                 handler.handle(batch, positions)
                 progress.reached(positions)
                 handled = True
+                next_offsets.update(positions)
+            if gaps := gathered.take_gaps():
+                for gone in gaps:
+                    key = (names[gone.topic], gone.partition)
+                    next_offsets[key] = after_gap(consumer, gone, names[gone.topic])
+                # A partition that met a gap is read no more until it is assigned again, and all are assigned together.
+                consumer.assign(
+                    [
+                        _TopicPartition(at.topic, at.partition, next_offsets[names[at.topic], at.partition])
+                        for at in consumer.assignment()
+                    ]
+                )
             # Or the memory would hold this batch while it takes the next.
             del messages, batch
             handler.tick()
@@ -335,6 +355,29 @@ def consume(
         stop.wait(stopped_seconds)
         for name in names.values():
             LAG.labels(name).set(0)
+
+
+def on_gap(kafka: Kafka) -> str:
+    """Return what a client does where a partition no longer holds what is to be read next: it tells, for `after_gap`.
+
+    By itself it would begin anew silently. The embedded cluster forgets by design.
+    """
+    return "earliest" if kafka.embedded else "error"
+
+
+def after_gap(consumer: Any, gone: _TopicPartition, topic: str) -> int:
+    """Return where a partition begins that no longer holds what was to be read next, and say so."""
+    try:
+        first, end = consumer.get_watermark_offsets(_TopicPartition(gone.topic, gone.partition), timeout=15)
+    except KafkaException as error:
+        # A new process meets the same gap at the same place.
+        raise Unreachable(f"Kafka does not say what {topic} holds: {error.args[0].str()}") from error
+    GAPS.labels(topic).inc()
+    log.error(
+        "messages are gone from a topic before they were read; reading on from the first that is there",
+        topic=topic, partition=gone.partition, wanted=gone.offset, first=first, end=end,
+    )  # fmt: skip
+    return int(first)
 
 
 def _show_lag(consumer: Any, names: Mapping[str, str]) -> None:
@@ -371,6 +414,7 @@ class _Gathered:
             unopened.take()
         self._batch: list[Received] = []
         self._positions: dict[tuple[str, int], int] = {}
+        self._gaps: list[_TopicPartition] = []
         self.count = 0
         self.weight = 0.0
 
@@ -378,7 +422,7 @@ class _Gathered:
         self.count += len(messages)
         rest = messages if self._unopened is None else self._unopened.collect(messages, names)
         if rest:
-            received = opened(rest, names, dead_letters)
+            received = opened(rest, names, dead_letters, gaps=self._gaps)
             self._batch += received
             self.count += sum(len(each.event.events) - 1 for each in received if isinstance(each.event, Pack))
             self._positions |= _after(rest, names)
@@ -392,8 +436,15 @@ class _Gathered:
         self._batch, self._positions, self.count, self.weight = [], {}, 0, 0.0
         return batch, positions
 
+    def take_gaps(self) -> list[_TopicPartition]:
+        """Return the places that their partitions no longer hold, once what was read before is handed over."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
     def drop(self, partitions: Sequence[tuple[str, int]]) -> None:
         gone = set(partitions)
+        # Whoever gets them meets the same.
+        self._gaps = []
         self._batch = [each for each in self._batch if (each.topic, each.partition) not in gone]
         self._positions = {key: position for key, position in self._positions.items() if key not in gone}
         if self._unopened is not None:
@@ -404,9 +455,12 @@ def opened(
     messages: Sequence[_KafkaMessage],
     names: Mapping[str, str],
     dead_letters: DeadLetters,
+    *,
+    gaps: list[_TopicPartition] | None = None,
 ) -> list[Received]:
     """Return the events in `messages`; `names` gives their declared topics by the names on the cluster. What cannot be
-    understood becomes a dead letter, acknowledged on return; of a pack, just those of its events.
+    understood becomes a dead letter, acknowledged on return; of a pack, just those of its events. `gaps` takes the places that
+    partitions no longer hold.
 
     Raises TooManyDeadLetters, and Unreachable for what the broker reports in a message's place.
     """
@@ -429,7 +483,12 @@ def opened(
     for message in messages:
         error = message.error()
         if error is not None:
-            _raise_unless_passing(error)
+            if error.code() == KafkaError._AUTO_OFFSET_RESET and gaps is not None:
+                gaps.append(
+                    _TopicPartition(str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
+                )
+            else:
+                _raise_unless_passing(error)
             continue
         topic = names[str(message.topic())]
         headers = headers_of(message)

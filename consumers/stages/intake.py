@@ -41,9 +41,10 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import Clock
+from bridge.runtime.consume import after_gap, on_gap
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.draining import DrainingServer
-from bridge.runtime.kafka import new_consumer
+from bridge.runtime.kafka import RIGHTS_HINT, is_forbidden, new_consumer
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
 from bridge.runtime.telemetry import Health, counter
@@ -416,15 +417,21 @@ class TopicIntake:
 
     def run(self, kafka: Kafka, stop: threading.Event, health: Health) -> None:
         """Read until `stop`. Raises Unreachable when the topic does not exist."""
-        consumer = new_consumer(kafka, STAGE)
+        consumer = new_consumer(kafka, STAGE, auto_offset_reset=on_gap(kafka))
         prefix = kafka.topic_prefix
 
-        def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
-            left_off = self._reception.positions([(p.topic.removeprefix(prefix), p.partition) for p in partitions])
+        def assign(partitions: list[_TopicPartition], gone: _TopicPartition | None = None) -> None:
+            left_off = self._reception.positions([(LEAK_ALERTS.name, each.partition) for each in partitions])
             for each in partitions:
-                each.offset = left_off.get((each.topic.removeprefix(prefix), each.partition), OFFSET_BEGINNING)
+                each.offset = left_off.get((LEAK_ALERTS.name, each.partition), OFFSET_BEGINNING)
+                if gone is not None and each.partition == gone.partition:
+                    each.offset = after_gap(consumer, gone, LEAK_ALERTS.name)
             consumer.assign(partitions)
+
+        def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
+            assign(partitions)
             health.ready("assignment")
+            health.ready("topic")
 
         health.missing("assignment", "waiting for partitions")
         consumer.subscribe([prefix + LEAK_ALERTS.name], on_assign=on_assign)
@@ -436,6 +443,14 @@ class TopicIntake:
                         self._until_stored(message, stop, health)
                     elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise Unreachable(f"{error.str()}; run `tocsin topics apply` first")
+                    elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                        place = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
+                        assign(consumer.assignment(), _TopicPartition(*place))
+                        break
+                    elif is_forbidden(error):
+                        # Alerts over HTTP are taken all the same.
+                        health.missing("topic", f"{error.str()}; {RIGHTS_HINT}")
+                        log.error("this account may not read the topic of alerts", reason=error.name())
                     elif not error.retriable() and error.code() != KafkaError._PARTITION_EOF:
                         log.warning("kafka is not reachable; waiting", reason=error.name())
                     if stop.is_set():

@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as TheirPartition
+from structlog.testing import capture_logs
 
 from bridge.contracts.envelope import Envelopes, Message, open_envelope, seal_envelope, tombstone
 from bridge.contracts.events import IncidentRevised, NoticeRead
@@ -25,7 +26,7 @@ from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, INCIDENTS, Topic
 from bridge.runtime.clock import SetClock
-from bridge.runtime.consume import Received, consume
+from bridge.runtime.consume import GAPS, Received, consume
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Fenced, NotPublished, Positions, Publisher, client_settings
 from bridge.runtime.settings import Kafka
@@ -421,6 +422,28 @@ def test_members_that_come_and_go_lose_nothing(kafka: Kafka) -> None:
         by_partition.setdefault(received.partition, []).append(received.offset)
     for partition, offsets in by_partition.items():
         assert set(offsets) == set(range(ends[(TOPIC.name, partition)]))
+
+
+def test_what_is_gone_from_a_topic_before_it_was_read_is_said_and_reading_goes_on(
+    kafka: Kafka,
+) -> None:
+    publish(kafka, *(read(number) for number in range(10)), partition=0)
+    publish(kafka, *(read(number) for number in range(10, 12)), partition=1)
+    admin = AdminClient(client_settings(kafka))
+    name = kafka.topic_prefix + TOPIC.name
+    # as its retention does
+    for future in admin.delete_records([TopicPartition(name, 0, 7)]).values():
+        future.result(60)
+    # as with a topic that was deleted and made anew: partition 1 ends at 2
+    shelf = Shelf({(TOPIC.name, 0): 3, (TOPIC.name, 1): 50})
+    before = GAPS.labels(TOPIC.name)._value.get()
+    with running(kafka, Member(shelf)), capture_logs() as said:
+        wait_for("the rest is there", lambda: len(shelf.kept) == 5)
+    assert sorted(shelf.ids) == ["n10", "n11", "n7", "n8", "n9"]
+    assert shelf.positions == {(TOPIC.name, 0): 10, (TOPIC.name, 1): 2}
+    gaps = {(each["partition"], each["wanted"], each["first"]) for each in said if "gone from a topic" in each["event"]}
+    assert gaps == {(0, 3, 7), (1, 50, 0)}
+    assert GAPS.labels(TOPIC.name)._value.get() == before + 2
 
 
 def test_a_handler_that_fails_ends_the_loop_and_reads_the_batch_again(kafka: Kafka) -> None:

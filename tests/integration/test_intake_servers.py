@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from structlog.testing import capture_logs
 
 from bridge.contracts.errors import Refused
 from bridge.contracts.topics import LEAK_ALERTS
 from bridge.runtime.clock import SystemClock
+from bridge.runtime.consume import GAPS
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.settings import Intake, Kafka
@@ -72,29 +75,63 @@ class Running:
         self._pool.shutdown()
 
 
+class Monitor:
+    """Signs alerts and writes them on the topic."""
+
+    def __init__(self, kafka_server: KafkaServer, topic_prefix: str) -> None:
+        self.kafka = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
+        self.topic = topic_prefix + LEAK_ALERTS.name
+        self.admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
+        for future in self.admin.create_topics([NewTopic(self.topic, 1, 1)]).values():
+            future.result(30)
+        self._publisher = Publisher(self.kafka)
+
+    def send(self, n: int) -> None:
+        body = json.dumps({"fingerprint": f"leak-{n}", "scope": GIVEN}).encode()
+        headers = SECRETS.sign(f"msg_{n}", SystemClock().now(), body)
+        signature = [(name, value.encode()) for name, value in headers.items()]
+        self._publisher.send_raw(LEAK_ALERTS, 0, b"monitor", body, signature)
+        self._publisher.flush()
+
+
+def test_alerts_that_are_gone_from_the_topic_are_said_to_be_and_the_others_taken(
+    kafka_server: KafkaServer, topic_prefix: str, tmp_path: Path
+) -> None:
+    monitor, case = Monitor(kafka_server, topic_prefix), Case(tmp_path)
+    running = Running(case, monitor.kafka, tmp_path)
+    try:
+        monitor.send(0)
+        until(lambda: len(case.rows(tables.incident)) == 1)
+    finally:
+        running.end()
+    for n in range(1, 6):
+        monitor.send(n)
+    # as the topic's retention does while intake is away
+    for future in monitor.admin.delete_records([TopicPartition(monitor.topic, 0, 4)]).values():
+        future.result(30)
+    before = GAPS.labels(LEAK_ALERTS.name)._value.get()
+    with capture_logs() as said:
+        running = Running(case, monitor.kafka, tmp_path)
+        try:
+            until(lambda: len(case.rows(tables.incident)) == 3)
+        finally:
+            running.end()
+    assert [(each["wanted"], each["first"]) for each in said if "gone from a topic" in each["event"]] == [(1, 4)]
+    assert GAPS.labels(LEAK_ALERTS.name)._value.get() == before + 1
+    assert case.rows(tables.kafka_position)[0]["next_offset"] == 6
+    case.database.close()
+
+
 def test_alerts_on_the_topic_are_taken_once_over_a_restart(
     kafka_server: KafkaServer, topic_prefix: str, tmp_path: Path
 ) -> None:
-    kafka = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
-    admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap_servers})
-    for future in admin.create_topics([NewTopic(topic_prefix + LEAK_ALERTS.name, 1, 1)]).values():
-        future.result(30)
-    publisher = Publisher(kafka)
-
-    def send(n: int) -> None:
-        body = json.dumps({"fingerprint": f"leak-{n}", "scope": GIVEN}).encode()
-        headers = SECRETS.sign(f"msg_{n}", SystemClock().now(), body)
-        publisher.send_raw(
-            LEAK_ALERTS, 0, b"monitor", body, [(name, value.encode()) for name, value in headers.items()]
-        )
-        publisher.flush()
-
+    monitor = Monitor(kafka_server, topic_prefix)
     case = Case(tmp_path)
-    send(1)
+    monitor.send(1)
     for n in (2, 3):
-        running = Running(case, kafka, tmp_path)
+        running = Running(case, monitor.kafka, tmp_path)
         try:
-            send(n)
+            monitor.send(n)
             until(lambda n=n: len(case.rows(tables.incident)) == n)  # type: ignore[misc]  # bound on purpose
         finally:
             running.end()

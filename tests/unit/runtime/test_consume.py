@@ -152,7 +152,7 @@ class World:
 def world_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     def make(*batches: list[Record] | Exception) -> World:
         world = World(*batches)
-        monkeypatch.setattr("bridge.runtime.consume.new_consumer", lambda kafka, group: world)
+        monkeypatch.setattr("bridge.runtime.consume.new_consumer", lambda kafka, group, **_options: world)
         return world
 
     return make
