@@ -3,20 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bridge.contracts.topics import DEAD_LETTERS, TOPICS
+from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
 from bridge.runtime.generations import GENERATIONAL
 
 GROUPS = ("index", "planning", "dispatch", "receipts", "evidence", "account-notices", "intake")
 """Consumer groups, named as the process that joins them."""
 READERS = {
     "index": ("index-incidents", "index-heads"),
-    "commands": ("dead-letters-reader", "generation-switch"),
+    "commands": ("asker", "dead-letters-reader", "generation-switch"),
 }
 """Groups that nobody joins, by process: who reads so says itself where, but its client asks for the group's coordinator."""
 TRANSACTIONAL = ("relay", "outbox")
 """Processes that publish under a transactional id of their own name."""
 COMMANDS = "commands"
 """What people type: `tocsin topics`, `tocsin dead-letters`."""
+_ADMINISTERED = ("Create", "AlterConfigs", "Describe", "DescribeConfigs")
 _OUTSIDE = frozenset({"monitors"})
 
 
@@ -56,9 +57,14 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
         for reader in topic.readers:
             yield reader, "topic", topic.name, "Read"
             yield reader, "topic", topic.name, "Describe"
-        for operation in ("Create", "Alter", "AlterConfigs", "Describe", "DescribeConfigs", "Read", "Write"):
-            # Read and Write: dead letters are put back, and a new generation of a topic is compared.
+        for operation in _ADMINISTERED:
             yield COMMANDS, "topic", topic.name, operation
+        if topic.cleanup == "compact":
+            # a dead letter goes back only where nothing newer has its key, and a new generation is compared with the old one
+            yield COMMANDS, "topic", topic.name, "Read"
+        if topic is not STORE_CHANGES:
+            # dead letters are put back, but no state of the store; who departed is copied into a new generation
+            yield COMMANDS, "topic", topic.name, "Write"
         if topic in GENERATIONAL:
             # an old generation goes when a new one is read
             yield COMMANDS, "topic", topic.name, "Delete"
@@ -68,6 +74,7 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
             yield process, "topic", topic.name, "Describe"
     for group in GROUPS:
         yield group, "group", group, "Read"
+        yield group, "group", group, "Describe"
         yield group, "topic", DEAD_LETTERS.name, "Write"
         yield group, "topic", DEAD_LETTERS.name, "Describe"
     for process, names in READERS.items():
@@ -76,7 +83,7 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
     for process in TRANSACTIONAL:
         yield process, "transactional-id", process, "Write"
         yield process, "transactional-id", process, "Describe"
-    for operation in ("Create", "Alter", "AlterConfigs", "Describe", "DescribeConfigs", "Read"):
+    for operation in (*_ADMINISTERED, "Read"):
         yield COMMANDS, "topic", DEAD_LETTERS.name, operation
 
 

@@ -6,28 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as IndependentPartition
-from kafka.admin import (
-    ACL,
-    ACLFilter,
-    ACLOperation,
-    ACLPermissionType,
-    ACLResourcePatternType,
-    ResourcePattern,
-    ResourcePatternFilter,
-    ResourceType,
-)
 from pydantic import SecretStr
 
 from bridge.contracts.envelope import open_envelope, seal_envelope
@@ -48,19 +34,12 @@ from bridge.runtime.settings import Kafka
 from bridge.runtime.topics_admin import TopicsAdmin
 from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
 from tests.conftest import way_or_skip
+from tests.kafka_rights import certificate, give_rights
 from tests.servers import kafka as kafka_servers
 from tests.servers.kafka import KafkaServer, Secured
 
 TOKEN_SECONDS = 4
 AT = datetime(2026, 3, 1, 10, tzinfo=UTC)
-_OPERATIONS = {
-    "Write": ACLOperation.WRITE, "Read": ACLOperation.READ, "Describe": ACLOperation.DESCRIBE,
-    "Create": ACLOperation.CREATE, "Alter": ACLOperation.ALTER, "AlterConfigs": ACLOperation.ALTER_CONFIGS,
-    "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS, "Delete": ACLOperation.DELETE,
-}  # fmt: skip
-_RESOURCES = {
-    "topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional-id": ResourceType.TRANSACTIONAL_ID,
-}  # fmt: skip
 
 
 class Tokens:
@@ -84,65 +63,16 @@ def sign_in(monkeypatch: pytest.MonkeyPatch, process: str) -> None:
     monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka: Tokens(f"tocsin-{process}"))
 
 
-def certificate() -> tuple[str, str]:
-    """Return a self-signed certificate of 127.0.0.1 and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return signed.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
-
-
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
     """A broker of its own: the other tests' one asks nobody who they are."""
     pem, key = certificate()
     ca_file = tmp_path_factory.mktemp("tls") / "ca.pem"
     ca_file.write_text(pem, encoding="utf-8")
-    wanted = Secured(pem, key, "planner", "s3cret", TOKEN_SECONDS)
+    wanted = Secured(pem, key, {"planner": "s3cret"}, TOKEN_SECONDS)
     with kafka_servers.kafka_server(way_or_skip("Apache Kafka", kafka_servers.PROGRAMS), wanted) as server:
         TopicsAdmin(Kafka(bootstrap_servers=server.bootstrap_servers)).apply()
-        admin = KafkaAdminClient(bootstrap_servers=server.bootstrap_servers)
-        rights = [
-            ACL(
-                f"User:tocsin-{each.process}", "*", _OPERATIONS[operation], ACLPermissionType.ALLOW,
-                ResourcePattern(
-                    _RESOURCES[each.resource], each.name,
-                    ACLResourcePatternType.PREFIXED if each.is_prefix else ACLResourcePatternType.LITERAL,
-                ),
-            )
-            for each in acls()
-            for operation in each.operations
-        ]  # fmt: skip
-        made = admin.create_acls(rights)
-        assert not made["failed"], made["failed"]
-        everything = ACLFilter(
-            None,
-            None,
-            ACLOperation.ANY,
-            ACLPermissionType.ANY,
-            ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY),
-        )
-        give_up_at = time.monotonic() + 30
-        # stored by the controller first, in force a moment later
-        while len(admin.describe_acls(everything)[0]) < len(rights):
-            assert time.monotonic() < give_up_at, "the broker does not show the rights"
-            time.sleep(0.05)
-        admin.close()
+        give_rights(server, acls())
         yield server, ca_file
 
 

@@ -12,9 +12,10 @@ import sys
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -58,6 +59,8 @@ class KafkaServer:
     plug: Plug = field(repr=False, compare=False)
     secured_servers: str = ""
     """Of a secured broker: where it asks for TLS, a sign-in and rights; at the other address everybody may do everything."""
+    log: Callable[[], str] = field(default=str, repr=False, compare=False)
+    """Returns what the broker wrote; a secured one says there whom it let do what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class Secured:
     certificate: str
     """PEM: key and certificate of 127.0.0.1."""
     key: str
-    user: str
-    password: str
+    passwords: Mapping[str, str]
+    """By user, who is the principal then."""
     session_seconds: int
     """After so long a connection must have signed in again, or is closed."""
 
@@ -81,13 +84,14 @@ def secured_settings(secured: Secured) -> dict[str, str]:
 
     oauth = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    users = " ".join(f'user_{user}="{password}"' for user, password in secured.passwords.items())
     return {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
         listener("sasl.enabled.mechanisms"): "OAUTHBEARER,PLAIN",
         listener("oauthbearer.sasl.jaas.config"): f'{oauth} unsecuredLoginStringClaim_sub="broker";',
         listener("oauthbearer.connections.max.reauth.ms"): str(secured.session_seconds * 1000),
-        listener("plain.sasl.jaas.config"): f'{plain} user_{secured.user}="{secured.password}";',
+        listener("plain.sasl.jaas.config"): f"{plain} {users};",
         listener("ssl.keystore.type"): "PEM",
         listener("ssl.keystore.key"): secured.key.replace("\n", "\\n"),
         listener("ssl.keystore.certificate.chain"): secured.certificate.replace("\n", "\\n"),
@@ -174,11 +178,18 @@ def _as_process(secured: Secured | None, jvm: Sequence[str], more: Mapping[str, 
         prepared.copy_data(data)
         # what is archived was loaded by a machine with these options
         shared = [f"-XX:SharedArchiveFile={prepared.classes}"] if tuple(jvm) == JVM else []
+        told = ["-Dtocsin.authorizer.level=DEBUG"] if secured else []
         address = f"127.0.0.1:{port}"
         with running(
-            "kafka", _broker((*jvm, *shared), prepared.jars, scratch, settings), scratch, lambda: _answers(address)
+            "kafka",
+            _broker((*jvm, *shared, *told), prepared.jars, scratch, settings),
+            scratch,
+            lambda: _answers(address),
         ) as plug:
-            yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "")
+            log = scratch / "kafka.log"
+            yield KafkaServer(
+                address, plug, f"127.0.0.1:{secured_port}" if secured else "", partial(log.read_text, encoding="utf-8")
+            )
 
 
 def _java(jvm: Sequence[str], jars: Path) -> tuple[str, ...]:
@@ -204,7 +215,11 @@ def _in_docker(secured: Secured | None, more: Mapping[str, str]) -> Iterator[Kaf
         address = f"127.0.0.1:{port}"
         _wait_for_container(container, address)
         plug = ContainerPlug(container, lambda: _answers(address))
-        yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "")
+
+        def log() -> str:
+            return b"".join(container.get_logs()).decode(errors="replace")
+
+        yield KafkaServer(address, plug, f"127.0.0.1:{secured_port}" if secured else "", log)
 
 
 def _wait_for_container(container: DockerContainer, address: str, attempts: int = 120) -> None:
