@@ -5,7 +5,7 @@ the law and the plan keep back says `preflight`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from bridge.contracts.events import Channel
@@ -89,6 +89,9 @@ class ChannelReadiness:
     """Those of them who are told by that channel first."""
     beside: Mapping[Channel, Sequence[tuple[datetime | None, int]]] = field(default_factory=dict)
     """Messages of other releases that run and wait for the same lane, by deadline."""
+    own_rates: Mapping[Channel, float] = field(default_factory=dict)
+    """What somebody bounds this incident to, in messages a second."""
+    incident_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Sending:
     """Messages of other releases that go before the last of ours, as their deadlines are earlier."""
     others_late: timedelta = timedelta(0)
     """By how much the worst deadline of the other releases is missed that would be met without this one."""
+    own: bool = False
+    """That rate is this incident's own, by somebody's decision."""
 
 
 def sending_of(seen: ChannelReadiness) -> Sending:
@@ -145,12 +150,29 @@ def _sendings(seen: ChannelReadiness) -> tuple[Sending, Sending]:
         _ends(texts_end, seen.first.get(Channel.SMS, 0), texts_before),
     )
     per_second = seen.per_second[Channel.SMS]
-    return (
+    both = (
         Sending(takes, rate, *_worst(seen.due, mails, seen.now, ends), Channel.EMAIL, mails_before,
                 _worsened(seen.due, mails, seen.now, ends)),
         Sending(takes, per_second, *_worst(seen.texts_due, texts, seen.now, texts_end), Channel.SMS, texts_before,
                 _worsened(seen.texts_due, texts, seen.now, texts_end)),
     )  # fmt: skip
+    return _bounded(seen, both[0], seen.due), _bounded(seen, both[1], seen.texts_due)
+
+
+def _bounded(seen: ChannelReadiness, sending: Sending, due: "_Due") -> Sending:
+    """Return the same within the rate that this incident has of its own, if any, where that is what holds it up."""
+    own = seen.own_rates.get(sending.channel)
+    if own is None:
+        return sending
+
+    def ends(count: int) -> timedelta:
+        return timedelta(seconds=min(count / own, 10 * 365 * 86_400))
+
+    takes = max(sending.takes, ends(seen.first.get(sending.channel, 0)))
+    late, deadline = _worst(due, (), seen.now, ends)
+    if late <= sending.late:
+        return replace(sending, takes=takes)
+    return replace(sending, takes=takes, late=late, deadline_at=deadline, per_second=own, own=True)
 
 
 _Due = Sequence[tuple[datetime | None, int]]
@@ -246,11 +268,16 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
                           f"have the rate raised (delivery.{channel.value}_per_second and what the provider grants)", "",
                           code=f"others-too-late-{channel.value}",
                           live=f"{in_hours(each.others_late)} after it")  # fmt: skip
+    for channel, own in sorted(seen.own_rates.items()):
+        word = channel.value.replace("_", "-")
+        says = f"this incident goes by {word} at {own:g} a second at most, by its own rate"
+        yield Finding(NOTE, "rate", says, f"tocsin incident rate {seen.incident_id}", code=f"own-rate-{word}")
     if texts.late > timedelta(0):
         yield Finding(
             STOPS,
             "sms",
-            f"at {texts.per_second:g} SMS a second this ends after a deadline; have the rate raised (delivery.sms_per_second)",
+            f"at {texts.per_second:g} SMS a second this ends after a deadline; "
+            + ("raise this incident's own rate" if texts.own else "have the rate raised (delivery.sms_per_second)"),
             "",
             code="sms-too-late",
             blocks=True,
@@ -263,8 +290,9 @@ def _in_time(seen: ChannelReadiness) -> Iterable[Finding]:
     yield Finding(
         STOPS,
         "quota",
-        f"at {sending.per_second:g} e-mails a second{quota} this ends after a deadline; raise the quota"
-        + ("" if Channel.EMAIL in seen.standing.second else " or add the second provider"),
+        f"at {sending.per_second:g} e-mails a second{quota} this ends after a deadline; "
+        + ("raise this incident's own rate" if sending.own else "raise the quota")
+        + ("" if sending.own or Channel.EMAIL in seen.standing.second else " or add the second provider"),
         "",
         code="quota-too-late",
         blocks=True,

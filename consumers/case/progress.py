@@ -108,6 +108,11 @@ def span(size: timedelta) -> str:
     return f"{hours} h {rest} min" if hours else f"{rest} min"
 
 
+def _shut(seen: Progress) -> set[str]:
+    """Return the channels by which no provider takes messages."""
+    return {channel for channel, pace in seen.pace.items() if pace.lane_per_second <= 0}
+
+
 def end_in_words(seen: Progress, end: datetime | None, now: datetime) -> str:
     """Return when it will end against the earliest deadline, in one sentence."""
     deadline = seen.earliest_deadline_at
@@ -115,6 +120,9 @@ def end_in_words(seen: Progress, end: datetime | None, now: datetime) -> str:
     if seen.stopped is not None:
         left = "" if deadline is None else f"; the earliest deadline {_from_now(deadline, now)}"
         return f"does not end: {seen.stopped}{left}"
+    if end is None and any(seen.waiting[channel] for channel in seen.waiting.keys() & _shut(seen)):
+        left = "" if deadline is None else f"; the earliest deadline {_from_now(deadline, now)}"
+        return f"does not end: no provider takes messages now, see `tocsin delivery circuits`{left}"
     if end is None:
         if sum(seen.why_not.values()) == 0:
             return "everybody has an end"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -139,6 +139,14 @@ class Means:
     third_parties: Sequence[ThirdParty] = ()
     """Who is told of releases, beside people."""
 
+    def within(self, own: Mapping[str, float]) -> "Means":
+        """Return the same for an incident that has rates of its `own`, by channel."""
+        return replace(
+            self,
+            email_per_second=min(self.email_per_second, own.get(Channel.EMAIL, self.email_per_second)),
+            sms_per_second=min(self.sms_per_second, own.get(Channel.SMS, self.sms_per_second)),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -180,6 +188,8 @@ class Preflight:
     findings: Sequence[Finding]
     sending: Sending
     earliest_deadline_at: datetime | None
+    own_rates: Mapping[str, float]
+    """What somebody bounds this incident to, by channel, in messages a second."""
 
     def counts(self) -> dict[str, int]:
         """Return how many people: in all, by record, only possible, held, ended in an earlier release."""
@@ -187,7 +197,7 @@ class Preflight:
 
     def channels(self, means: Means) -> dict[str, Any]:
         """Return by which channel how many are told first, and how many later at most."""
-        return _channels(self.people, means)
+        return _channels(self.people, means.within(self.own_rates))
 
     def without_channel(self) -> int:
         """Return how many people have no channel of their segment's policy."""
@@ -365,10 +375,12 @@ def preflight_of(
     }
     rendered = {segment_id: _sample(samples, each, exercise=incident.exercise) for segment_id, each in segments.items()}
     readiness = _readiness(case, incident, frozen, gates, law, means, approvals, segments)
-    channels = _channel_readiness(case, incident, frozen, segments, rendered, law, means, now)
+    own_rates = case.lane_rates(incident.incident_id)
+    channels = _channel_readiness(case, incident, frozen, segments, rendered, law, means, own_rates, now)
     deadlines = [at for each in frozen if each.going and (at := each.row.earliest_deadline_at) is not None]
     return Preflight(
         segments=segments,
+        own_rates=own_rates,
         people=frozen,
         gates=gates,
         approvals=approvals,
@@ -687,6 +699,7 @@ def _channel_readiness(
     rendered: Mapping[str, Sample | str],
     law: Law,
     means: Means,
+    own_rates: Mapping[str, float],
     now: datetime,
 ) -> ChannelReadiness:
     first: Counter[Channel] = Counter()
@@ -738,6 +751,8 @@ def _channel_readiness(
         first_refused=stays,
         beside=case.waiting_beside(incident.incident_id, exercise=incident.exercise),
         per_second={Channel.EMAIL: means.email_per_second, Channel.SMS: means.sms_per_second},
+        own_rates={Channel(channel): rate for channel, rate in own_rates.items()},
+        incident_id=incident.incident_id,
         lacking=lacking,
         suppressed=case.suppressed_people(incident.incident_id, incident.revision, means.standing.suppressed),
         bounced=case.hard_bounced_people(incident.incident_id),

@@ -214,6 +214,8 @@ def sentence_of(sending: Sending, earliest: datetime | None, now: datetime) -> s
     if sending.late > timedelta(0):
         texts = sending.channel is Channel.SMS
         raised = "have the rate of SMS raised" if texts else "raise the quota or add the second provider"
+        if sending.own:
+            raised = "raise this incident's own rate"
         return (
             f"at {sending.per_second:g} a second sending takes about {took}; begun now it ends {in_hours(sending.late)} after "
             f"the deadline; {raised}"

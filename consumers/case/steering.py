@@ -338,6 +338,11 @@ def set_rate(
     return store.look(work) if dry_run else store.change(work)
 
 
+def rates_of(store: CaseStore, incident_id: str) -> Mapping[str, float]:
+    """Return the rates of its own that an incident has, by channel. Raises BadInput."""
+    return store.look(lambda case: case.lane_rates(found(case, incident_id).incident_id))
+
+
 def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> list[ReleaseRecord]:
     releases = case.releases(incident.incident_id)
     chosen = [each for each in releases if each.state in states]
@@ -348,7 +353,7 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
             "releasing": "it runs",
             "finished": "it is finished: everybody has an end",
             "cancelled": f"it is cancelled, for good; prepare another: tocsin incident prepare {incident.incident_id}",
-            "prepared": "it waits for approval",
+            "prepared": f"it waits for approval; another one takes its place: tocsin incident prepare {incident.incident_id}",
             "void": "it is void",
             None: "there is no release",
         }[newest]

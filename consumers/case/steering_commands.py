@@ -211,7 +211,7 @@ def rate(
         if per_second is not None or clear:
             raise BadInput(f"--channel: whose rate? {', '.join(most)}")
         actor.acting_for(Act.VIEW_INCIDENT)
-        _show_rates(store.look(lambda case: case.lane_rates(incident_id)), most, as_json=as_json)
+        _show_rates(steering.rates_of(store, incident_id), most, as_json=as_json)
         return
     if channel not in most:
         raise BadInput(f"--channel {channel}: {', '.join(most)} are metered")

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -64,6 +64,8 @@ class LaneAge:
     """How long ago the oldest message without a final receipt was handed over."""
     seconds_to_deadline: float | None = None
     """Until the earliest deadline of those that wait; None: none is owed. Below 0 it has passed."""
+    bounded: "Sequence[BoundedLane]" = ()
+    """Incidents that go at a rate of their own."""
 
     def joined(self, waiting: int, queue_seconds: float, seconds_to_deadline: float | None) -> "LaneAge":
         """Return how it stands with so many more waiting."""
@@ -72,6 +74,15 @@ class LaneAge:
             self, waiting=self.waiting + waiting, queue_seconds=max(self.queue_seconds, queue_seconds),
             seconds_to_deadline=min(deadlines, default=None),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedLane:
+    """One incident that goes by a channel at a rate of its own, in messages a second."""
+
+    waiting: int
+    per_second: float
+    seconds_to_deadline: float | None
 
 
 @dataclass(frozen=True, slots=True)

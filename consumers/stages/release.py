@@ -4,6 +4,7 @@ It starts what two people approved, sweeps up what got stuck and marks what is f
 nothing about who may be told: approvals, gates and segments were decided before.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -75,7 +76,7 @@ LANE_RATE = gauge(
 )
 PROJECTED_END = gauge(
     "tocsin_delivery_projected_end_seconds",
-    "seconds until all that waits for a lane has left, at the rate that it may go",
+    "seconds until all that waits for a lane has left, at the rate that it may go; +Inf: nothing leaves",
     question="when will the releases that run have left?",
     labels=_LANES,
 )
@@ -244,7 +245,9 @@ class ReleaseStage:
         rate = most if allowed.per_second is None else min(most, allowed.per_second)
         # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
         credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
-        self._credit[channel], self._rate_now[channel] = credit, rate
+        self._credit[channel] = credit
+        # while no provider takes anything nothing leaves, whatever the rate
+        self._rate_now[channel] = 0.0 if allowed.at_most == 0 else rate
         belt, at_once = max(1, int(rate * self._delivery.belt_seconds)), int(credit)
         if allowed.at_most is not None:
             # what lies on the belt already uses up the bound, too
@@ -311,12 +314,25 @@ def show_lanes(ages: Mapping[Channel, LaneAge], rates: Mapping[Channel, float]) 
     """Let the metrics say how each lane stands, and 0 where nothing waits."""
     for channel in Channel:
         age = ages.get(channel, LaneAge())
-        rate = rates.get(channel, 0.0)
-        end = age.waiting / rate if age.waiting and rate > 0 else 0.0
+        rate = rates.get(channel)
+        end, late = _projected(age, rate)
         QUEUE_AGE.labels(channel.value).set(age.queue_seconds)
         SILENCE.labels(channel.value).set(age.silent_seconds)
         WAITING.labels(channel.value).set(age.waiting)
-        LANE_RATE.labels(channel.value).set(rate)
+        LANE_RATE.labels(channel.value).set(rate or 0.0)
         PROJECTED_END.labels(channel.value).set(end)
-        late = 0.0 if age.seconds_to_deadline is None else end - age.seconds_to_deadline
         LATENESS.labels(channel.value).set(late)
+
+
+def _projected(age: LaneAge, rate: float | None) -> tuple[float, float]:
+    """Return in how many seconds all of a lane has left, and how long after a deadline; infinite where nothing leaves.
+
+    What has no rate, as letters, leaves with its next batch.
+    """
+    if rate is None:
+        return 0.0, 0.0 if age.seconds_to_deadline is None else -age.seconds_to_deadline
+    parts = [(age.waiting, rate, age.seconds_to_deadline)]
+    parts += [(each.waiting, min(each.per_second, rate), each.seconds_to_deadline) for each in age.bounded]
+    ends = [(count / at if at > 0 else math.inf) if count else 0.0 for count, at, _ in parts]
+    late = [end - due for end, (_, _, due) in zip(ends, parts, strict=True) if due is not None]
+    return max(ends), max(late, default=0.0)

@@ -34,7 +34,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.adapters.case_store.twins import standing_elsewhere
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
-from consumers.domain.ledger import Lane, LaneAge
+from consumers.domain.ledger import BoundedLane, Lane, LaneAge
 from consumers.domain.metering import Belt, Queue, QueueKey, shares
 
 NEVER_DUE = datetime(9999, 12, 31, tzinfo=UTC)
@@ -592,13 +592,13 @@ def lane_ages(connection: sa.Connection, now: datetime) -> Mapping[Channel, Lane
             sa.select(attempt.c.channel, sa.func.count(), oldest, due)
             .where(
                 attempt.c.incident_id.in_([each.incident_id for each in running])
-                & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
-                & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
+                & _waits(now)
                 & attempt.c.release_id.in_([name for each in running for name in each.release_ids])
             )
             .group_by(attempt.c.channel)
         )
     }
+    bounded = _bounded(connection, running, now)
     silent: dict[str, datetime] = {}
     real = connection.execute(sa.select(incident.c.incident_id).where(incident.c.exercise.is_(sa.false())))
     for some in in_parts(real.scalars().all()):
@@ -617,6 +617,38 @@ def lane_ages(connection: sa.Connection, now: datetime) -> Mapping[Channel, Lane
             waiting=count,
             queue_seconds=0.0 if since is None else max((now - since).total_seconds(), 0.0),
             silent_seconds=0.0 if handed is None else max((now - handed).total_seconds(), 0.0),
-            seconds_to_deadline=None if earliest is None or earliest >= NEVER_DUE else (earliest - now).total_seconds(),
+            seconds_to_deadline=_seconds_to(earliest, now),
+            bounded=bounded.get(name, ()),
         )
     return found
+
+
+def _bounded(
+    connection: sa.Connection, running: Sequence[_Running], now: datetime
+) -> Mapping[str, Sequence[BoundedLane]]:
+    """Return by channel what waits of incidents that have a rate of their own."""
+    releases = {each.incident_id: each.release_ids for each in running}
+    own = connection.execute(sa.select(lane_rate).where(lane_rate.c.incident_id.in_(list(releases)))).all()
+    found: dict[str, list[BoundedLane]] = defaultdict(list)
+    for row in own:
+        count, due = connection.execute(
+            sa.select(sa.func.count(), sa.func.min(attempt.c.due_at, type_=attempt.c.due_at.type)).where(
+                (attempt.c.incident_id == row.incident_id)
+                & (attempt.c.channel == row.channel)
+                & _waits(now)
+                & attempt.c.release_id.in_(releases[row.incident_id])
+            )
+        ).one()
+        if count:
+            found[row.channel].append(BoundedLane(count, row.per_second, _seconds_to(due, now)))
+    return found
+
+
+def _waits(now: datetime) -> sa.ColumnElement[bool]:
+    return attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value)) & (
+        attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now)
+    )
+
+
+def _seconds_to(due: datetime | None, now: datetime) -> float | None:
+    return None if due is None or due >= NEVER_DUE else (due - now).total_seconds()

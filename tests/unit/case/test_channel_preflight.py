@@ -16,6 +16,7 @@ from bridge.runtime.settings import Delivery, Smtp
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
 from consumers.adapters.sheet_page import sheet_page
+from consumers.case import steering
 from consumers.case.channel_preflight import (
     ChannelReadiness,
     ProviderStanding,
@@ -30,7 +31,7 @@ from consumers.case.sheet_commands import MailSenders, Providers, SheetPage, sen
 from consumers.case.store import CircuitOrder
 from consumers.domain.accounts import EmailAccount, Price, SmsAccount
 from consumers.domain.canary import CanaryPolicy
-from tests.unit.case.cases import NOW, Case
+from tests.unit.case.cases import DPO, NOW, Case
 from tests.unit.case.test_commands import Desk
 from tests.unit.case.test_sheet import Senders, Texts
 
@@ -234,6 +235,25 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
     assert "price-unknown-sms-gateway" in found
     assert "price-unknown-sms" in by_code(seen(sms_parts=3, part_price=None))
     assert not any(each.blocks for each in found.values())
+
+
+def test_a_rate_of_its_own_is_what_the_release_is_held_to() -> None:
+    slow = seen(emails=1000, own_rates={Channel.EMAIL: 0.001})
+    found = by_code(slow)
+    assert "raise this incident's own rate" in found["quota-too-late"].says
+    assert "at 0.001 a second at most" in found["own-rate-email"].says
+    assert sending_of(slow).takes == timedelta(seconds=1_000_000)
+    assert "raise this incident's own rate" in sentence_of(sending_of(slow), NOW + 72 * HOUR, NOW)
+
+
+def test_preflight_and_sheet_go_by_the_rate_of_the_incident(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    case.plan(name, deadline=NOW + 72 * HOUR)
+    assert "sending takes about 0 min" in desk.ok("incident", "preflight", name, who="rae")
+    steering.set_rate(case.store, name, "email", 0.00001, DPO, NOW, lane_most=14, reason="bounces")
+    said = desk.type("incident", "preflight", name, who="rae").output
+    assert "raise this incident's own rate" in said
+    assert "stops: quota: at 1e-05 e-mails a second" in said
 
 
 def test_it_is_said_whether_somebody_is_tried_first() -> None:

@@ -25,6 +25,7 @@ from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Intent, Lane, SentReport
 from consumers.domain.metering import lane_rates
 from consumers.domain.sending import ReceiptKind
+from consumers.stages.release import LATENESS, PROJECTED_END, show_lanes
 from tests.unit.adapters.ledger_case import APPROVED, EMAIL_LANE, INCIDENT, NOW, SMS_LANE, sqlite_case
 from tests.unit.adapters.ledger_case import Case as LedgerCase
 from tests.unit.case.cases import APPROVER, COUNSEL, DPO, RESPONDER, SRE, VIEWER, Case
@@ -266,6 +267,9 @@ def test_a_rate_is_live_bounded_by_the_provider_and_taken_back(ledger: LedgerCas
     ledger.clock.at += timedelta(seconds=1)
     assert ledger.ledger.meter(lane) == 3
     assert rate(None) == 3
+    assert steering.rates_of(case_store, INCIDENT) == {}
+    with pytest.raises(BadInput, match="there is no incident INC-2026-9999"):
+        steering.rates_of(case_store, "INC-2026-9999")
     assert ledger.ledger.meter(lane) == 11, "a second of the lane, with the three that lie there"
 
 
@@ -455,6 +459,22 @@ def test_lanes_say_how_old_their_oldest_is_and_when_they_end(ledger: LedgerCase)
     assert (age.waiting, age.queue_seconds, age.silent_seconds, age.seconds_to_deadline) == (3, 180, 180, 4.95 * 3600)
     steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
     assert ledger.ledger.lane_ages()[Channel.EMAIL].waiting == 0, "what is paused is in nobody's queue"
+
+
+def test_a_lane_ends_when_the_slowest_incident_on_it_does(ledger: LedgerCase) -> None:
+    for number in range(4):
+        ledger.person(number, deadline_at=NOW + timedelta(hours=5))
+    ledger.claim(Lane(Channel.EMAIL, belt=1, at_once=1))
+    steering.set_rate(store(ledger), INCIDENT, "email", 0.0001, SRE, NOW, lane_most=14, reason="bounces")
+    ages = ledger.ledger.lane_ages()
+    [own] = ages[Channel.EMAIL].bounded
+    assert (own.per_second, own.seconds_to_deadline) == (0.0001, 5 * 3600)
+    show_lanes(ages, {Channel.EMAIL: 14.0})
+    assert PROJECTED_END.labels("email")._value.get() == own.waiting / 0.0001
+    assert LATENESS.labels("email")._value.get() == own.waiting / 0.0001 - 5 * 3600
+    steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
+    assert Channel.EMAIL not in ledger.ledger.lane_ages() or not ledger.ledger.lane_ages()[Channel.EMAIL].bounded
+    show_lanes({}, {})
 
 
 def test_lanes_know_those_whose_turn_to_begin_has_not_come(ledger: LedgerCase) -> None:

@@ -1,5 +1,6 @@
 """Release: how much it puts on the belt, when it holds still, and what it sweeps."""
 
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -141,6 +142,19 @@ def test_who_waits_to_begin_waits_for_their_lane_too(more: bool) -> None:
     stage._count()
     assert WAITING.labels("email")._value.get() == (1000 if more else 200)
     assert PROJECTED_END.labels("email")._value.get() == (100 if more else 20)
+    show_lanes({}, {})
+
+
+def test_a_lane_whose_provider_takes_nothing_has_no_end() -> None:
+    ledger = FakeLedger()
+    stage = stage_of(ledger)
+    stage._live = FakeRates(email=Allowance(per_second=10, at_most=0))
+    stage.tick(0.25)
+    stage._count()
+    assert (PROJECTED_END.labels("email")._value.get(), LATENESS.labels("email")._value.get()) == (math.inf, math.inf)
+    assert ledger.paces[-1][Channel.EMAIL] == 0
+    show_lanes({Channel.LETTER: LaneAge(3, 60.0, 0.0, 5.0)}, {Channel.EMAIL: 10.0})
+    assert PROJECTED_END.labels("letter")._value.get() == 0, "letters go with their next batch"
     show_lanes({}, {})
 
 
