@@ -30,6 +30,7 @@ from bridge.runtime.sealing import email_hmac, hashed_email_hmac, load_join_key
 from bridge.runtime.settings import Settings
 from consumers.case import releasing, workflow
 from consumers.case.acting import record_act
+from consumers.case.alerts import Known
 from consumers.case.correction_commands import correct
 from consumers.case.dossier_commands import dossier
 from consumers.case.duty_commands import SUBCOMMANDS, verification_lines
@@ -255,7 +256,9 @@ def _say_next(parts: Parts, incident_id: str, done: str) -> None:
 @click.option(
     "--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Change one field; repeat for several values."
 )
-@click.option("--as-given", is_flag=True, help="Take the scope just as the alert gave it, unknown names included.")
+@click.option(
+    "--as-given", is_flag=True, help="Take the scope as it stands, or as the alert gave it, unknown names included."
+)
 @_reason
 @_token_file
 @click.pass_obj
@@ -270,9 +273,11 @@ def rescope(
     token_file: Path | None,
 ) -> None:
     """Correct the scope: a new revision, resolved anew. Prepared and running releases become void."""
-    if sum((proposal_id is not None, scope_file is not None, bool(pairs) or as_given)) > 1:
-        raise BadInput("one of --proposal, --scope and --set/--as-given, not several")
+    if sum((proposal_id is not None, scope_file is not None, bool(pairs))) > 1:
+        raise BadInput("one of --proposal, --scope and --set, not several")
     actor = authenticated(parts, token_file)
+    actor.acting_for(Act.RESCOPE)
+    rewriter = parts.get(ScopeRewriter)
     done = workflow.rescope(
         parts.get(CaseStore),
         incident_id,
@@ -283,10 +288,19 @@ def rescope(
         proposal_id=proposal_id,
         as_given=as_given,
         reason=reason,
-        rewriter=parts.get(ScopeRewriter),
+        rewriter=rewriter,
+        known=None if as_given else _names_known(parts, rewriter),
     )
     voided = f"; void now: {', '.join(done.voided)}" if done.voided else ""
     _say_next(parts, incident_id, f"{incident_id}: revision {done.incident.revision} is being resolved{voided}")
+
+
+def _names_known(parts: Parts, rewriter: ScopeRewriter) -> Known | None:
+    try:
+        return parts.get(ScopeIndex).known_names().joined(rewriter.models())
+    except Unreachable as error:
+        click.echo(f"the names in the scope were not compared with the index: {error}", err=True)
+        return None
 
 
 def _read_scope(path: Path) -> AskedScope:
@@ -501,7 +515,9 @@ def _say_status(record: ReleaseRecord, missing: str | None) -> None:
 
 @incident.command()
 @click.argument("incident_id")
-@click.option("--unnotified", is_flag=True, help="Close although people are without an end state.")
+@click.option(
+    "--unnotified", is_flag=True, help="Close although people have no end state, or a duty is not recorded as met."
+)
 @_reason
 @_token_file
 @click.pass_obj
@@ -513,6 +529,8 @@ def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, 
     )
     click.echo(f"{incident_id} is closed; {done.contacts_removed:,} sealed contacts removed, "
                f"{done.without_end:,} people without an end state")  # fmt: skip
+    if done.unmet:
+        click.echo(f"owed without a record that it was met, and watched no more: {', '.join(done.unmet)}")
     if done.finding == "nobody":
         click.echo("finding: nobody is affected, say all partitions by full coverage; the evidence log has it")
 

@@ -104,6 +104,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "incident.closed": {
         "from": _STATE, "reason_sha256": _SHA256, "contacts_removed": _COUNT, "without_end": _COUNT, "finding": _FINDING,
+        "unmet_duties": _COUNT,
     },
     "people.listed": {"people": _LISTED, "listed_count": _COUNT},
     "fact.recorded": {"name": _FACT, "value_sha256": _SHA256, "reason_sha256": _SHA256},

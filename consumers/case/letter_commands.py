@@ -66,7 +66,12 @@ def posted(
         parts.get(CaseStore), parts.get(LetterPost), incident_id, batch, actor, now,
         now if at is None else instant_of(at), reason=reason,
     )  # fmt: skip
-    click.echo(f"{count:,} of {len(handed.letters):,} letters of {handed.name} are on record as handed to the post")
+    known = "" if count == len(handed.letters) else "newly "
+    click.echo(
+        f"{count:,} of {len(handed.letters):,} letters of {handed.name} are {known}on record as handed to the post"
+    )
+    if known:
+        click.echo("the others were before, or their people are not in the ledger any more")
     click.echo(f"{handed.folder} holds names and addresses: remove it once nothing has to be printed again")
 
 
@@ -85,7 +90,10 @@ def returned(
     handed, count = record_returned(
         parts.get(CaseStore), parts.get(LetterPost), incident_id, batch, numbers, actor, now, reason=reason
     )
-    click.echo(f"{count:,} letters of {handed.name} are on record as returned")
+    known = "" if count == len(set(numbers)) else "newly "
+    click.echo(f"{count:,} letters of {handed.name} are {known}on record as returned")
+    if known:
+        click.echo("the others were before, or their people are not in the ledger any more")
 
 
 SUBCOMMANDS: dict[str, list[click.Command]] = {"delivery": [letters]}

@@ -28,7 +28,7 @@ from consumers.case.store import (
     ProposalRecord,
     ReleaseRecord,
 )
-from consumers.case.workflow import AWARENESS, found, known_facts
+from consumers.case.workflow import AWARENESS, found, known_facts, unmet_duties, unmet_in_words
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode
 from consumers.domain.canary import CanaryState
@@ -93,6 +93,7 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
         releases = [_release_view(case, each) for each in case.releases(incident_id)]
         segments = case.segments(incident_id, incident.revision)
         proposals = [each for each in case.proposals(incident_id) if each.decided_at is None]
+        obligations = case.obligations(incident_id)
         without_text = [each.name for each in segments if each.bundle_sha256 is None]
         ends = case.ends(incident_id)
         late = case.late(incident_id)
@@ -108,7 +109,7 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
             plan=plan,
             facts=facts,
             not_known=list(_not_known(incident, partitions, facts)),
-            obligations=case.obligations(incident_id),
+            obligations=obligations,
             history=case.facts(incident_id),
             match_tests=case.match_tests(incident_id),
             exposures=(case.exposures(incident_id) or (0, ()))[1],
@@ -130,6 +131,8 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
                 len(segments),
                 unconfirmed=unconfirmed is not None,
                 waiting=late.late_waiting + late.supplements_waiting,
+                all_ended=bool(ends) and not case.without_end_count(incident_id),
+                unmet=unmet_duties(obligations),
             ),
         )
 
@@ -210,6 +213,8 @@ def next_step(
     *,
     unconfirmed: bool = False,
     waiting: int = 0,
+    all_ended: bool = False,
+    unmet: Sequence[ObligationRecord] = (),
 ) -> NextStep | None:
     """Return the one next thing to do; None when the incident has ended."""
     name = incident.incident_id
@@ -227,7 +232,7 @@ def next_step(
         )  # fmt: skip
     ordinary = [each for each in releases if each.record.mode != Mode.BREAK_GLASS]
     newest = ordinary[0] if ordinary else None
-    if newest is not None and newest.record.state == "prepared":
+    if newest is not None and newest.record.state == "prepared" and not all_ended:
         return NextStep(
             newest.missing or "an approver",
             f"tocsin incident sheet {name} -o sheet.html",
@@ -274,7 +279,12 @@ def next_step(
             "dpo", f"tocsin incident close {name} --unnotified --reason TEXT",
             "none were found, and coverage is incomplete: widen the scope or load history, or decide that it is enough",
         )  # fmt: skip
-    if any(each.record.state == "finished" for each in ordinary):
+    if all_ended:
+        if unmet:
+            return NextStep(
+                "dpo", f"tocsin incident duty {name} {unmet[0].regime_id} --reference NUMBER --reason TEXT",
+                f"everybody has an end state, but nobody has recorded that {unmet_in_words(unmet)}",
+            )  # fmt: skip
         return NextStep("dpo", f"tocsin incident close {name} --reason TEXT", "everybody has an end state")
     if without_text and len(without_text) == segment_count:
         return NextStep("counsel", f"tocsin notices segments {name}", "no segment has an approved text")

@@ -9,23 +9,25 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from bridge.contracts.errors import BadInput, Refused, nearest
 from bridge.contracts.scope import AskedScope
 from consumers.case.acting import Actor, needed, record_act
-from consumers.case.alerts import listed
+from consumers.case.alerts import Known, listed
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.findings import finding
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
 from consumers.case.rewriting import ScopeRewriter
-from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord
+from consumers.case.scoping import refuse_unknown
+from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord, ObligationRecord
 from consumers.domain.approvals import Mode
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
+from consumers.domain.obligations import OWED
 
 
 class State(StrEnum):
@@ -145,11 +147,13 @@ def rescope(
     as_given: bool = False,
     reason: str | None,
     rewriter: ScopeRewriter = _NOTHING_KNOWN,
+    known: Known | None = None,
 ) -> Rescoped:
     """Give an incident another scope: a new revision that the index resolves anew.
 
     The scope is `scope`, an accepted proposal, or the one in force (or as the alert gave it) with `settings` changed; it is
-    rewritten by what `rewriter` knows now. Raises Refused for an alias that leads nowhere.
+    rewritten by what `rewriter` knows now. Raises Refused for an alias that leads nowhere, and for a name that is not among
+    `known`: nobody would be found by it, and that would look like an answer.
     Releases of the old revision are void and the epoch rises, so that commands still on the belt mail nobody.
     """
     role = actor.acting_for(Act.RESCOPE)
@@ -160,6 +164,11 @@ def rescope(
         asked = (
             scope if scope is not None else _scope_from(case, incident, settings or {}, proposal_id, as_given=as_given)
         )
+        if known is not None:
+            try:
+                refuse_unknown(asked, known)
+            except Refused as refused:
+                raise Refused(f"{refused}; take it all the same with --as-given") from None
         done = rewriter.rewritten(asked)
         new, rewriting = done.scope, None if done.rewriting is None else done.rewriting.model_dump(mode="json")
         assert new is not None
@@ -473,6 +482,8 @@ class Closed:
     without_end: int
     finding: str
     """As of `findings.finding`."""
+    unmet: Sequence[str]
+    """Duties to others than the people that were owed without a record that they were met."""
 
 
 def close(
@@ -486,8 +497,8 @@ def close(
 ) -> Closed:
     """Close an incident: no release of it runs any more, its sealed contacts go, the index stops answering for it.
 
-    Refuses while a release runs, and while people are without an end unless `unnotified` says that this is meant. The
-    number of them is in the case event.
+    Refuses while a release runs, and while people are without an end, or an authority is owed a notification that nobody
+    has recorded, unless `unnotified` says that this is meant. How many is in the case event.
     """
     role = actor.acting_for(Act.CLOSE)
     why = needed(reason)
@@ -504,13 +515,22 @@ def close(
         uncertain = incident.scope is None or partitions.answered < (partitions.partition_count or 1)
         # what nobody found is a finding where coverage is full; where it is not, there may be somebody
         uncertain = uncertain or seen == "none_found"
-        untold = open_count or uncertain or (partitions.affected_count and not case.ends(incident_id))
-        if untold and not nobody_owed and not unnotified:
-            count = max(open_count, partitions.affected_count)
-            known = f"{count} people have no end state" if count else "not every partition has answered who is affected"
+        unplanned = partitions.affected_count if not case.ends(incident_id) else 0
+        if (open_count or uncertain or unplanned) and not nobody_owed and not unnotified:
+            count = open_count or unplanned
+            known = "not every partition has answered who is affected"
+            if count:
+                known = f"{count:,} {'person has' if count == 1 else 'people have'} no end state"
             if not count and seen == "none_found":
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
+        unmet = unmet_duties(case.obligations(incident_id))
+        if unmet and not unnotified:
+            # no clock of a closed incident is watched, and nothing is recorded in it any more
+            raise Refused(
+                f"{incident_id}: nobody has recorded that {unmet_in_words(unmet)}; record it: tocsin incident duty "
+                f"{incident_id} {unmet[0].regime_id} --reference NUMBER --reason TEXT, or close with --unnotified and a reason"
+            )
         void_releases(case, incident_id)
         # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
         case.publish_case_events(
@@ -528,11 +548,31 @@ def close(
             "contacts_removed": removed,
             "without_end": open_count,
             "finding": seen,
+            "unmet_duties": len(unmet),
         }
         record_act(case, actor, role, "incident.closed", body, at=now, incident=incident, reason=why)
-        return Closed(removed, open_count, seen)
+        return Closed(removed, open_count, seen, [each.regime_id for each in unmet])
 
     return store.change(work)
+
+
+_NO_DATE = datetime.max.replace(tzinfo=UTC)
+
+
+def unmet_duties(obligations: Sequence[ObligationRecord]) -> Sequence[ObligationRecord]:
+    """Return duties to others than the people that are owed and not recorded as met, the earliest date first."""
+    unmet = [
+        each for each in obligations if each.status in OWED and each.recipient != "individual" and each.met is None
+    ]
+    return sorted(unmet, key=lambda each: (each.watched_at or _NO_DATE, each.regime_id))
+
+
+def unmet_in_words(unmet: Sequence[ObligationRecord]) -> str:
+    """Say that the duties were met, the first by name."""
+    first, more = unmet[0], len(unmet) - 1
+    by = "" if first.watched_at is None else f" by {written(first.watched_at)}"
+    others = "" if not more else f" and {more} other duties were met" if more > 1 else " and 1 other duty were met"
+    return f"{first.regime_id} (to {first.recipient.replace('_', ' ')}{by}){others or ' was met'}"
 
 
 def refuse_while_running(case: CaseWork, incident: IncidentRecord, open_count: int) -> None:

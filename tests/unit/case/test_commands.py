@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bridge.contracts.errors import BadInput, Refused, TocsinError
+from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from bridge.contracts.queries import Preview
 from bridge.contracts.scope import Scope
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Approvals, Intake, Paths, Settings
+from consumers.adapters.case_store import tables
 from consumers.case.alerts import Known
 from consumers.case.channel_preflight import ProviderStanding
 from consumers.case.commands import COMMANDS
@@ -75,6 +76,7 @@ class Desk:
         self.parts.provide(LawInForce, lambda: shipped_law)
         self.parts.provide(AwarenessPolicy, AwarenessPolicy)
         self.parts.provide(ScopeRewriter, ScopeRewriter)
+        self.parts.provide(ScopeIndex, lambda: _Index())
         self.parts.provide(NoticeSamples, ApprovedForLong)
         self.parts.provide(Providers, Asked)
         self.tokens = {
@@ -168,6 +170,22 @@ def test_naive_instants_and_unknown_fields_are_refused(case: Case, desk: Desk) -
     assert "did you mean 'model_ids'" in str(fault)
 
 
+def test_a_corrected_scope_names_what_the_index_knows_or_says_that_it_does_not(
+    case: Case, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = case.receive().incident_id
+    words = ("incident", "rescope", name, "--set", "model_versions=77", "--reason", "x")
+    fault = desk.error(*words, who="rae")
+    assert "the index knows no model_versions '77' (near: 7)" in str(fault)
+    assert "--as-given" in str(fault)
+    assert case.rows(tables.incident)[0]["revision"] == 1
+    assert "revision 2 is being resolved" in desk.ok(*words, "--as-given", who="rae")
+    monkeypatch.setattr(_Index, "known_names", _away)
+    said = desk.type("incident", "rescope", name, "--set", "model_versions=8", "--reason", "x", who="rae")
+    assert said.exception is None, said.exception
+    assert "were not compared with the index: it is away" in said.output
+
+
 def test_people_are_added_by_an_admin_and_the_rule_is_checked(case: Case, desk: Desk) -> None:
     assert "may not people.manage" in str(
         desk.error("people", "add", "New Person", "--id", "new", "--role", "viewer", who="dan")
@@ -217,6 +235,10 @@ class _Index:
             by_jurisdiction={"DE": 1}, by_kind={"derived": 1}, by_sensitivity={"high": 1}, by_channel={"email": 1},
             coverage=(),
         )  # fmt: skip
+
+
+def _away(_index: "_Index") -> Known:
+    raise Unreachable("it is away")
 
 
 def test_preview_counts_and_opens_nothing(desk: Desk, tmp_path: Path) -> None:

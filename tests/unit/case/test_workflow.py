@@ -8,13 +8,14 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
-from consumers.case import recording, releasing, workflow
+from consumers.case import duties, recording, releasing, workflow
 from consumers.case.events import salted_sha256
 from consumers.case.overview import overview, people_in_words
 from consumers.case.permissions import PERMISSIONS, Act, Role, role_for
 from consumers.case.workflow import TRANSITIONS, Move, State
 from consumers.domain.approvals import Mode
 from tests.unit.case.cases import APPROVER, COUNSEL, DPO, NOW, RESPONDER, VIEWER, Case, staff
+from tests.unit.shipped_law import shipped_law
 
 
 def test_nothing_leads_out_of_closed_and_every_state_but_it_can_be_closed() -> None:
@@ -126,6 +127,89 @@ def test_a_running_release_keeps_an_incident_open(case: Case) -> None:
         workflow.close(case.store, name, DPO, NOW, unnotified=True, reason="x")
     case.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW))
     workflow.close(case.store, name, DPO, NOW, reason="all reached")
+
+
+def test_a_refusal_to_close_counts_those_without_an_end_and_not_whoever_is_affected(case: Case) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+    reached = sa.update(tables.recipient).values(final_state="reached", final_at=NOW)
+    case.execute(reached.where(tables.recipient.c.root != "customer/1"))
+    with pytest.raises(Refused, match=": 1 person has no end state"):
+        workflow.close(case.store, name, DPO, NOW, reason="done")
+
+
+def test_what_an_authority_is_owed_keeps_an_incident_open_and_is_the_next_step(case: Case) -> None:
+    name = case.receive().incident_id
+    workflow.acknowledge(case.store, name, RESPONDER, NOW)
+    case.plan(name)
+    case.count(name, {"DE": 3})
+    law = shipped_law()
+    recording.record_facts(case.store, name, {"encrypted": False, "gdpr_risk": "high"}, DPO, NOW, "seen", law)
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match", law)
+    prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
+    releasing.approve(case.store, name, prepared.release.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
+    case.execute(sa.update(tables.release).values(state="finished"))
+    case.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW))
+    following = overview(case.store, name).next
+    assert following is not None
+    assert following.command == f"tocsin incident duty {name} eu-gdpr-33 --reference NUMBER --reason TEXT"
+    with pytest.raises(
+        Refused, match=r"eu-gdpr-33 \(to supervisory authority by 2026-03-05T03:00:00Z\) was met; record it"
+    ):
+        workflow.close(case.store, name, DPO, NOW, reason="all reached")
+    duties.record_met(
+        case.store,
+        name,
+        "eu-gdpr-33",
+        DPO,
+        NOW,
+        law,
+        met_at=NOW,
+        controller=None,
+        reference="A-1",
+        file=None,
+        reason="sent",
+    )
+    following = overview(case.store, name).next
+    assert following is not None
+    assert following.command == f"tocsin incident close {name} --reason TEXT"
+    assert workflow.close(case.store, name, DPO, NOW, reason="all reached").unmet == []
+
+
+def test_who_closes_over_a_duty_says_so_and_the_log_counts_it(case: Case) -> None:
+    name = case.receive().incident_id
+    case.count(name, {"DE": 3})
+    law = shipped_law()
+    recording.record_facts(case.store, name, {"encrypted": False, "gdpr_risk": "high"}, DPO, NOW, "seen", law)
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match", law)
+    done = workflow.close(case.store, name, DPO, NOW, unnotified=True, reason="the processor told them")
+    assert done.unmet == ["eu-gdpr-33"]
+    assert case.published("tocsin.case-events")[-1]["body"]["unmet_duties"] == 1
+
+
+def test_a_cancelled_release_after_a_finished_one_leads_to_another_and_not_to_the_end(case: Case) -> None:
+    name = case.receive().incident_id
+    workflow.acknowledge(case.store, name, RESPONDER, NOW)
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
+    case.plan(name)
+    prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
+    releasing.approve(case.store, name, prepared.release.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
+    case.execute(sa.update(tables.release).values(state="finished"))
+    following = overview(case.store, name).next
+    assert following is not None
+    assert following.command == f"tocsin incident prepare {name}"
+
+
+def test_a_release_that_waits_for_approval_is_not_next_once_everybody_has_an_end(case: Case) -> None:
+    name = case.receive().incident_id
+    workflow.acknowledge(case.store, name, RESPONDER, NOW)
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
+    case.plan(name)
+    releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.TWO_APPROVERS, late_cap=1)
+    case.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW))
+    following = overview(case.store, name).next
+    assert following is not None
+    assert following.command == f"tocsin incident close {name} --reason TEXT"
 
 
 def test_a_gate_recalls_what_dispatch_has_in_hand(case: Case) -> None:
