@@ -649,7 +649,8 @@ def _database(parts: Parts) -> "CaseDatabase":
 
 
 def _ledger(parts: Parts, process: Process, takers: Callable[[Channel], Collection[str]] | None = None) -> "Ledger":
-    from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+    from consumers.adapters.case_store.changes import DeliveryPolicy
+    from consumers.adapters.case_store.ledger import Ledger
 
     delivery = parts.get(Settings).delivery
     receipts = timedelta(seconds=delivery.receipt_timeout_seconds)

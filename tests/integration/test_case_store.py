@@ -487,9 +487,11 @@ def test_a_receipt_without_a_tag_finds_a_message_that_is_reported_at_the_same_mo
     person = case.person(1, ("sms",))
     (intent,) = case.claim(SMS_LANE)
     untagged = replace(receipt_of(intent, ReceiptKind.DELIVERED, "", case.clock.now()), attempt_id=None)
-    reporting, receiving = case.ledger, Ledger(database, case.clock, case.ledger._policy)
+    reporting, receiving = case.ledger, Ledger(database, case.clock, case.policy)
     report = SentReport(intent.attempt_id, Trigger.ACCEPTED, 1, provider_message_id=untagged.provider_message_id)
-    slow, looked = (receiving, "_owners") if commits_first == "report" else (reporting, "_match_strays")
+    slow, looked = (
+        (receiving._receipts, "_owners") if commits_first == "report" else (reporting._receipts, "match_strays")
+    )
     first = iter([True])
     look = getattr(slow, looked)
 

@@ -170,7 +170,7 @@ class Restored(EvidenceCase):
         self.clock, self.log, self.artefacts, self.types = case.clock, case.log, case.artefacts, case.types
         self.sent, self._offset = [], case._offset
         self.database = database
-        self.ledger = Ledger(self.database, self.clock, case.ledger._policy)
+        self.ledger = Ledger(self.database, self.clock, case.policy)
         with case.database.read() as now, database.write() as kept:
             for table in tables.metadata.sorted_tables:
                 rows = [dict(row) for row in now.execute(sa.select(table)).mappings()]

@@ -19,14 +19,17 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, DeliveryOutcome, each_of
 from bridge.runtime.clock import SetClock
-from consumers.adapters.case_store import ledger, metering, tables
+from consumers.adapters.case_store import beginnings, ledger, metering, tables
+from consumers.adapters.case_store.changes import TO_DELIVERED, DeliveryPolicy
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
+from consumers.adapters.case_store.handovers import STRANGERS
 from consumers.adapters.case_store.incidents import SqlCaseStore, SqlCaseWork
-from consumers.adapters.case_store.ledger import STRANGERS, TO_DELIVERED, DeliveryPolicy, Ledger
+from consumers.adapters.case_store.ledger import Ledger
 from consumers.adapters.case_store.outbox import Outbox, unpacked
 from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.adapters.case_store.providers import ProviderTables
+from consumers.adapters.case_store.receipts import Receipts
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
@@ -73,14 +76,11 @@ class Case:
         self.clock = SetClock(NOW)
         self.database = database
         migrate(self.database)
-        self.ledger = Ledger(
-            self.database,
-            self.clock,
-            DeliveryPolicy(
-                {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store", Channel.LETTER: "post"},
-                dict.fromkeys(Channel, timedelta(hours=4)),
-            ),
+        self.policy = DeliveryPolicy(
+            {Channel.EMAIL: "ses", Channel.SMS: "sns", Channel.ACCOUNT_NOTICE: "store", Channel.LETTER: "post"},
+            dict.fromkeys(Channel, timedelta(hours=4)),
         )
+        self.ledger = Ledger(self.database, self.clock, self.policy)
         with self.database.write() as connection:
             connection.execute(
                 sa.insert(tables.incident).values(
@@ -405,7 +405,7 @@ class LedgerCases:
         case.ledger.settle_receipts([untagged(intents[person]), untagged(intents[waiting])])
         with monkeypatch.context() as crashed:
             # what was committed beside it, it did not see, and it died before it looked again
-            crashed.setattr(ledger.Ledger, "_match_strays", lambda *_: None)
+            crashed.setattr(Receipts, "match_strays", lambda *_: None)
             case.hand_over([intents[person]])
         assert case.end(person) is None
         case.ledger.positions("dispatch", [])
@@ -754,7 +754,7 @@ class LedgerCases:
         assert case.ledger.meter(lane) == 0
 
     def test_a_free_lane_of_very_many_begins_as_many_as_go(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ledger, "_WORTH_A_PORTION", 2)
+        monkeypatch.setattr(beginnings, "_WORTH_A_PORTION", 2)
         for number in range(5):
             case.person(number)
         lane = Lane(Channel.EMAIL, belt=100, at_once=2)

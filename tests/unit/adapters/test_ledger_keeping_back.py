@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import Channel
 from consumers.adapters.case_store import tables
-from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+from consumers.adapters.case_store.changes import DeliveryPolicy
+from consumers.adapters.case_store.ledger import Ledger
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.domain.ledger import Lane
 from consumers.domain.regions import RegionRule, Regions

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.handovers import STRANGERS
 from consumers.adapters.case_store.incidents import SqlCaseStore
-from consumers.adapters.case_store.ledger import STRANGERS
 from consumers.adapters.case_store.providers import SILENT_AFTER, ProviderTables
 from consumers.case.store import CircuitOrder, OverrideRecord
 from consumers.domain.accounts import Reputation

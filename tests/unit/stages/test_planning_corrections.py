@@ -9,8 +9,9 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import Channel
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
+from consumers.adapters.case_store.changes import DeliveryPolicy
 from consumers.adapters.case_store.incidents import SqlCaseStore
-from consumers.adapters.case_store.ledger import DeliveryPolicy, Ledger
+from consumers.adapters.case_store.ledger import Ledger
 from consumers.adapters.correction_texts import ApprovedCorrections
 from consumers.adapters.notice_samples import ApprovedSamples
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
