@@ -515,9 +515,7 @@ def _say_status(record: ReleaseRecord, missing: str | None) -> None:
 
 @incident.command()
 @click.argument("incident_id")
-@click.option(
-    "--unnotified", is_flag=True, help="Close although people have no end state, or a duty is not recorded as met."
-)
+@click.option("--unnotified", is_flag=True, help="Close although people are without an end state.")
 @_reason
 @_token_file
 @click.pass_obj

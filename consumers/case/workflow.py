@@ -497,8 +497,8 @@ def close(
 ) -> Closed:
     """Close an incident: no release of it runs any more, its sealed contacts go, the index stops answering for it.
 
-    Refuses while a release runs, and while people are without an end, or an authority is owed a notification that nobody
-    has recorded, unless `unnotified` says that this is meant. How many is in the case event.
+    Refuses while a release runs, and while people are without an end unless `unnotified` says that this is meant. How many
+    they are, and how many duties to others are owed without a record that they were met, is in the case event.
     """
     role = actor.acting_for(Act.CLOSE)
     why = needed(reason)
@@ -525,12 +525,6 @@ def close(
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
         unmet = unmet_duties(case.obligations(incident_id))
-        if unmet and not unnotified:
-            # no clock of a closed incident is watched, and nothing is recorded in it any more
-            raise Refused(
-                f"{incident_id}: nobody has recorded that {unmet_in_words(unmet)}; record it: tocsin incident duty "
-                f"{incident_id} {unmet[0].regime_id} --reference NUMBER --reason TEXT, or close with --unnotified and a reason"
-            )
         void_releases(case, incident_id)
         # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
         case.publish_case_events(

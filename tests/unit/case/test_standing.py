@@ -151,7 +151,7 @@ def test_a_late_person_ends_the_finding_that_it_is_nobody(case: Case) -> None:
     case.execute(sa.update(tables.plan).values(recipient_count=1))
     assert "nobody" not in overview(case.store, name).people
     assert "1 late" in overview(case.store, name).people
-    with pytest.raises(Refused, match="1 people have no end state"):
+    with pytest.raises(Refused, match="1 person has no end state"):
         workflow.close(case.store, name, DPO, NOW, reason="nobody")
 
 
