@@ -37,7 +37,8 @@ class UnsubscribeViews
     {
         $done = [];
         $shared = [];
-        foreach ($this->listViews->execute() as $id => $view) {
+        // The last one first: a trigger on orders writes the customers' changelog, too, which must not be gone before it.
+        foreach (array_reverse($this->listViews->execute(), true) as $id => $view) {
             if ($view->isEnabled()) {
                 $view->unsubscribe();
                 $done[] = "$id: unsubscribed";

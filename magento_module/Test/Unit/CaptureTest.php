@@ -87,6 +87,14 @@ class CaptureTest extends TestCase
         self::assertSame(['unsubscribe', 'forget'], $view->did);
     }
 
+    public function testNoChangelogGoesWhileATriggerOfALaterViewStillWritesIt(): void
+    {
+        $customers = new FakeView('tocsin_customer', 'customer_entity', true);
+        $orders = new FakeView('tocsin_order', 'sales_order', true);
+        $done = $this->unsubscribe([$customers, $orders])->execute();
+        self::assertSame(['tocsin_order: unsubscribed', 'tocsin_customer: unsubscribed'], $done);
+    }
+
     public function testAStatementThatIsStillThereIsTakenOutThoughTheViewIsOff(): void
     {
         $view = new FakeView('tocsin_customer', 'customer_entity');
