@@ -504,6 +504,8 @@ class _AskedProviders:
 
         settings, clock = self._parts.get(Settings), self._parts.get(Clock)
         policy, regions = watch_policy(settings), second_regions(settings)
+        seconds = {"smtp": settings.delivery.smtp, "sms_gateway": settings.delivery.sms_gateway}
+        said = {name for name, each in seconds.items() if each is not None and each.region is not None}
         sent = (
             ProviderTables(_database(self._parts), clock).sent_through(month_began(clock.now()))
             if policy.second
@@ -511,7 +513,7 @@ class _AskedProviders:
         )
         standing = ProviderStanding(
             second={
-                channel: SecondProvider(name, policy.prices[name], sent.get(name, 0), regions[name])
+                channel: SecondProvider(name, policy.prices[name], sent.get(name, 0), regions[name], name in said)
                 for channel, name in policy.second.items()
             },
             numbers_needed=settings.delivery.sms_numbers_needed,
@@ -694,10 +696,10 @@ def _objection_to_second(parts: Parts) -> Callable[[Collection[str], str, str], 
     return objection
 
 
-def second_regions(settings: Settings) -> Mapping[str, str | None]:
-    """Return where the second providers of the settings are, by name; None: nobody has said."""
+def second_regions(settings: Settings) -> Mapping[str, str]:
+    """Return where the second providers of the settings are, by name."""
     seconds = {"smtp": settings.delivery.smtp, "sms_gateway": settings.delivery.sms_gateway}
-    return {name: each.region for name, each in seconds.items() if each is not None}
+    return {name: settings.delivery.region_of(each) for name, each in seconds.items() if each is not None}
 
 
 def aws_config(settings: Settings) -> "AwsConfig":

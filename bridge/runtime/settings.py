@@ -274,7 +274,7 @@ class Smtp(Section):
     timeout_seconds: float = Field(default=30, gt=0)
     region: str | None = Field(
         default=None,
-        description="where it is, as regions.yaml writes it (eu-central-1); without it only what may pass everywhere goes there",
+        description="where it is, as regions.yaml writes it (eu-central-1); unless said, it is taken to be where AWS is",
     )
     price_per_thousand: float | None = Field(
         default=None, ge=0, description="what a thousand e-mails cost there, in delivery.price_currency"
@@ -491,6 +491,10 @@ class Delivery(Section):
                     f"{name!r} is no short name; write lower-case words joined by '-', as the log shows it"
                 )
         return parties
+
+    def region_of(self, second: Smtp | SmsGateway) -> str:
+        """Return where a second provider is; unless somebody has said so, it is taken to be where AWS is."""
+        return second.region or self.aws_region
 
     @model_validator(mode="after")
     def _mode_is_complete(self) -> "Delivery":

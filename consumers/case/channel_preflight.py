@@ -32,8 +32,9 @@ class SecondProvider:
     name: str
     price: Price
     sent: int = 0
-    region: str | None = None
-    """As regions.yaml knows it; None: nobody has said."""
+    region: str = ""
+    region_said: bool = True
+    """False: the settings do not name it, and it is taken to be the first provider's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +307,19 @@ def _behind(sending: Sending) -> str:
 
 
 def _regions(seen: ChannelReadiness) -> Iterable[Finding]:
+    for channel, second in sorted(seen.standing.second.items()):
+        if not second.region_said and seen.at_most.get(channel, 0):
+            says = (
+                f"nobody has said where {second.name} is (delivery.{second.name}.region): it is taken to be in "
+                f"{second.region}, where AWS is"
+            )
+            yield Finding(
+                DECIDE,
+                "regions",
+                says,
+                "tocsin delivery circuits",
+                code=f"region-unsaid-{second.name.replace('_', '-')}",
+            )
     for channel, objections in sorted(seen.refused_by_second.items()):
         name = seen.standing.second[channel].name
         for objection, count in sorted(objections.items()):

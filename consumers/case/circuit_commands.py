@@ -30,11 +30,13 @@ def known_providers(settings: Settings) -> dict[str, Known]:
     if delivery.smtp is not None:
         thousand = delivery.smtp.price_per_thousand
         price = Price(None if thousand is None else thousand / 1000, delivery.smtp.budget_per_month)
-        known["smtp"] = Known(Channel.EMAIL.value, True, price, delivery.smtp.region)
+        said = delivery.smtp.region is not None
+        known["smtp"] = Known(Channel.EMAIL.value, True, price, delivery.region_of(delivery.smtp), said)
     known["sns"] = Known(Channel.SMS.value, False, Price(None, None), aws)
     if delivery.sms_gateway is not None:
         price = Price(delivery.sms_gateway.price_per_message, delivery.sms_gateway.budget_per_month)
-        known["sms_gateway"] = Known(Channel.SMS.value, True, price, delivery.sms_gateway.region)
+        said = delivery.sms_gateway.region is not None
+        known["sms_gateway"] = Known(Channel.SMS.value, True, price, delivery.region_of(delivery.sms_gateway), said)
     return known
 
 
@@ -59,7 +61,7 @@ def circuits(context: click.Context, token_file: Path | None, as_json: bool) -> 
             {
                 "provider": each.provider + (" (second)" if each.second else ""),
                 "channel": each.channel,
-                "region": each.region or "not said",
+                "region": each.region,
                 "circuit": each.state.replace("_", " "),
                 "since": "-" if each.since is None else instant(each.since, now),
                 "errors": "-" if each.error_share is None else f"{each.error_share:.0%} of {each.calls:,}",
@@ -93,12 +95,18 @@ def _remarks(seen: Sequence[ProviderView], now: datetime) -> list[str]:
         elif each.state == CircuitState.OPEN.value and each.try_at is not None:
             lines.append(f"{each.provider} is tried with a few messages {instant(each.try_at, now)}")
     for each in seen:
+        if not each.region_said:
+            lines.append(
+                f"nobody has said where {each.provider} is (delivery.{each.provider}.region): it is taken to be in "
+                f"{each.region}, where AWS is"
+            )
         if each.closed_to:
             first = next(other.provider for other in seen if other.channel == each.channel and not other.second)
             also = f"; they wait while {first} takes nothing" if each.second else ""
-            unsaid = f"nobody has said where {each.provider} is (delivery.{each.provider}.region)"
-            where = f"{each.provider} is in {each.region}" if each.region else unsaid
-            lines.append(f"{where}: regions.yaml lets no notice to {' nor to '.join(each.closed_to)} pass there{also}")
+            whose = " nor to ".join(each.closed_to)
+            lines.append(
+                f"{each.provider} is in {each.region}: regions.yaml lets no notice to {whose} pass there{also}"
+            )
     if not any(each.dispatchers for each in seen):
         lines.append("no dispatcher says anything: tocsin run dispatch")
     return lines

@@ -38,8 +38,9 @@ class ProviderView:
     budget: float | None
     over_budget: bool
     order: CircuitOrder | None
-    region: str | None = None
-    """As regions.yaml knows it; None: nobody has said."""
+    region: str = ""
+    region_said: bool = True
+    """False: the settings do not name it, and it is taken to be the first provider's."""
     closed_to: Sequence[str] = ()
     """Of whom, in words, no notice may pass there."""
 
@@ -51,7 +52,8 @@ class Known:
     channel: str
     second: bool
     price: Price
-    region: str | None
+    region: str
+    region_said: bool = True
 
 
 def look(store: CaseStore, known: Mapping[str, Known], regions: Regions, now: datetime) -> Sequence[ProviderView]:
@@ -64,7 +66,7 @@ def look(store: CaseStore, known: Mapping[str, Known], regions: Regions, now: da
             replace(
                 _view(name, each.channel, each.second, each.price, [r for r in readings if r.provider == name],
                       orders.get(name), sent.get(name, 0)),
-                region=each.region, closed_to=regions.closed_to(each.region),
+                region=each.region, region_said=each.region_said, closed_to=regions.closed_to(each.region),
             )
             for name, each in known.items()
         ]  # fmt: skip

@@ -56,28 +56,24 @@ class Regions:
                 return f"regions.yaml does not let data on {pair} lie in {storage}"
         return None
 
-    def objection_to_second(self, homes: Collection[str], controller: str, name: str, region: str | None) -> str | None:
+    def objection_to_second(self, homes: Collection[str], controller: str, name: str, region: str) -> str | None:
         """Return why a notice may not pass through the provider `name`, which is in `region`, or None.
 
-        Of one whose region nobody has said only what may pass everywhere does. Where data may lie is no matter of it.
+        Where data may lie is no matter of it.
         """
         for pair, named in self._ruling(homes, controller):
             if not named:
                 return f"regions.yaml has no rule for {pair}"
-            if region is None and not all(EVERYBODY in rule.providers for rule in named):
-                return (
-                    f"regions.yaml limits where notices to {pair} may pass; say where {name} is: delivery.{name}.region"
-                )
-            if region is not None and not all(_allows(rule.providers, region) for rule in named):
+            if not all(_allows(rule.providers, region) for rule in named):
                 return f"regions.yaml does not let notices to {pair} pass through {region} ({name})"
         return None
 
-    def closed_to(self, region: str | None) -> list[str]:
-        """Return in words of whom no notice may pass through a provider in `region` (None: nobody has said where it is)."""
+    def closed_to(self, region: str) -> list[str]:
+        """Return in words of whom no notice may pass through a provider in `region`."""
         return [
             f"{_listed(rule.residences, 'everybody', 'people in ')}{_listed(rule.controllers, '', ' of controller ')}"
             for rule in self.rules
-            if (EVERYBODY not in rule.providers if region is None else not _allows(rule.providers, region))
+            if not _allows(rule.providers, region)
         ]
 
     def _ruling(self, homes: Collection[str], controller: str) -> Iterable[tuple[str, Sequence[RegionRule]]]:

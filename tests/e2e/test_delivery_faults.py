@@ -102,7 +102,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         receipt_timeout_seconds=12, belt_seconds=5, aws_timeout_seconds=3, email_per_second=10_000,
         circuit={"open_seconds": 1, "in_a_row": 3},
         smtp={
-            "host": "127.0.0.1", "port": smtp[1], "encryption": "none", "region": "eu-central-1",
+            "host": "127.0.0.1", "port": smtp[1], "encryption": "none",
             "return_path": "bounce@shop.example.com",
             "reports_maildir": str(tmp_path / "reports"),
         },

@@ -34,6 +34,7 @@ from consumers.domain.canary import CanaryPolicy
 from tests.unit.case.cases import DPO, NOW, Case
 from tests.unit.case.test_commands import Desk
 from tests.unit.case.test_sheet import Senders, Texts
+from tests.unit.shipped_law import shipped_law
 
 HOUR = timedelta(hours=1)
 SES = EmailAccount(NOW, 14, 50_000, 0, True, True, "HEALTHY", configuration_set="tocsin")
@@ -73,6 +74,15 @@ def test_a_second_provider_where_no_notice_may_pass_takes_over_nobody() -> None:
     assert some["second-region-smtp"].says == f"400 people wait while only smtp takes messages: {why}"
     everybody = by_code(seen(standing, refused_by_second={Channel.EMAIL: {why: 1000}}))
     assert everybody["account-suspended"].blocks
+
+
+def test_a_second_provider_of_which_nobody_has_said_where_it_is_is_named() -> None:
+    unsaid = {Channel.EMAIL: replace(SECOND[Channel.EMAIL], region="eu-central-1", region_said=False)}
+    some = by_code(seen(ProviderStanding(SES, second=unsaid)))
+    assert some["region-unsaid-smtp"].says == (
+        "nobody has said where smtp is (delivery.smtp.region): it is taken to be in eu-central-1, where AWS is"
+    )
+    assert not some["region-unsaid-smtp"].blocks
 
 
 def test_what_the_quota_leaves_is_not_made_up_for_by_a_provider_that_may_not_take_it() -> None:
@@ -409,7 +419,8 @@ def test_who_bounced_before_who_else_is_told_and_what_stands_in_public(case: Cas
 
 
 def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Case, desk: Desk) -> None:
-    from consumers.case.circuit_commands import circuits
+    from consumers.case.circuit_commands import _remarks, circuits, known_providers
+    from consumers.case.circuits import look
     from tests.unit.case.test_commands import GROUPS
 
     GROUPS.setdefault("circuits", circuits)
@@ -422,12 +433,18 @@ def test_providers_are_shown_with_cost_and_taken_out_of_service_by_name(case: Ca
     ]  # fmt: skip
     assert [(row["region"], row["closed_to"]) for row in rows][:2] == [
         ("eu-central-1", []),
-        (None, ["people in CH, EEA, GB"]),
+        ("eu-central-1", []),
     ]
     assert (
-        "nobody has said where smtp is (delivery.smtp.region): regions.yaml lets no notice to people in CH, EEA, GB pass there; "
-        "they wait while ses takes nothing"
+        "nobody has said where smtp is (delivery.smtp.region): it is taken to be in eu-central-1, where AWS is"
     ) in desk.ok("circuits", who="rae")
+    abroad = Delivery(smtp=smtp.model_copy(update={"region": "us-east-1"}))
+    elsewhere = known_providers(desk.settings.model_copy(update={"delivery": abroad}))
+    said = _remarks(look(case.store, elsewhere, shipped_law().regions, NOW), NOW)
+    assert (
+        "smtp is in us-east-1: regions.yaml lets no notice to people in CH, EEA, GB pass there; they wait while ses takes nothing"
+    ) in said
+    assert not any("nobody has said" in each for each in said)
     assert "no provider smpt; did you mean 'smtp'" in str(
         desk.error("circuits", "open", "smpt", "--reason", "x", who="dan")
     )
