@@ -242,6 +242,8 @@ def test_every_receipt_is_counted(scene: Scene) -> None:
     counted = scene.metric("sum by (kind) (tocsin_receipts_by_kind_total)", "kind")
     results = scene.metric("sum by (result) (tocsin_receipts_total)", "result")
     repeated = results.pop(("repeated",), 0)
+    # a receipt without our tag that overtakes the dispatcher's report is kept aside, and applied when that comes
+    results["applied",] = results.get(("applied",), 0) + results.pop(("kept_aside",), 0)
     assert results == scene.ledger(f"SELECT 'applied', COUNT(*) FROM receipt WHERE applied AND {_BY_MACHINE}")
     assert sum(counted.values()) == sum(rows.values()) + repeated
     assert counted.keys() == rows.keys()
