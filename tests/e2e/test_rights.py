@@ -32,8 +32,9 @@ from consumers.demo.progress import open_changes
 from consumers.demo.shop import Shop
 from tests.conftest import way_or_skip
 from tests.e2e.all_stages import NOW, Running, all_stages, somebody
-from tests.kafka_rights import certificate, decisions, give_rights
+from tests.kafka_rights import decisions, give_rights
 from tests.servers import kafka as kafka_servers
+from tests.servers.certificates import certificate
 from tests.servers.kafka import KafkaServer, Secured
 
 PREFIX = "shop."

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def certificate_in(folder: Path) -> Path:
-    """Write a certificate for this host, signed by itself, and its key beside it."""
+def certificate() -> tuple[str, str]:
+    """Return a certificate for this host, signed by itself, and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "database")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     now = datetime.now(UTC)
     made = (
@@ -21,7 +21,7 @@ def certificate_in(folder: Path) -> Path:
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(1)
+        .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(host, critical=False)
@@ -31,6 +31,12 @@ def certificate_in(folder: Path) -> Path:
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (folder / "key.pem").write_bytes(secret)
-    (folder / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return made.public_bytes(serialization.Encoding.PEM).decode(), secret.decode()
+
+
+def certificate_in(folder: Path) -> Path:
+    """Write such a certificate, and its key beside it."""
+    public, secret = certificate()
+    (folder / "key.pem").write_text(secret, encoding="ascii")
+    (folder / "certificate.pem").write_text(public, encoding="ascii")
     return folder / "certificate.pem"
