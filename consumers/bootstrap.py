@@ -19,7 +19,7 @@ from bridge.contracts.events import Channel
 from bridge.contracts.queries import HeldContacts, IndexAnswers
 from bridge.runtime.clock import Clock, SystemClock
 from bridge.runtime.parts import Parts
-from bridge.runtime.settings import Settings, load_settings
+from bridge.runtime.settings import Settings, SmsGateway, Smtp, load_settings
 from bridge.runtime.telemetry import Health
 
 if TYPE_CHECKING:
@@ -504,8 +504,7 @@ class _AskedProviders:
 
         settings, clock = self._parts.get(Settings), self._parts.get(Clock)
         policy, regions = watch_policy(settings), second_regions(settings)
-        seconds = {"smtp": settings.delivery.smtp, "sms_gateway": settings.delivery.sms_gateway}
-        said = {name for name, each in seconds.items() if each is not None and each.region is not None}
+        said = {name for name, each in _seconds(settings).items() if each.region is not None}
         sent = (
             ProviderTables(_database(self._parts), clock).sent_through(month_began(clock.now()))
             if policy.second
@@ -698,8 +697,12 @@ def _objection_to_second(parts: Parts) -> Callable[[Collection[str], str, str], 
 
 def second_regions(settings: Settings) -> Mapping[str, str]:
     """Return where the second providers of the settings are, by name."""
+    return {name: settings.delivery.region_of(each) for name, each in _seconds(settings).items()}
+
+
+def _seconds(settings: Settings) -> Mapping[str, Smtp | SmsGateway]:
     seconds = {"smtp": settings.delivery.smtp, "sms_gateway": settings.delivery.sms_gateway}
-    return {name: settings.delivery.region_of(each) for name, each in seconds.items() if each is not None}
+    return {name: each for name, each in seconds.items() if each is not None}
 
 
 def aws_config(settings: Settings) -> "AwsConfig":

@@ -33,6 +33,7 @@ from consumers.adapters.case_store.metering import (
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
+    ENDED,
     affected,
     attempt,
     incident,
@@ -43,7 +44,6 @@ from consumers.adapters.case_store.tables import (
     still_concerned,
 )
 from consumers.adapters.case_store.twins import (
-    ENDED,
     being_told_elsewhere,
     told_elsewhere,
     with_twins,

@@ -47,6 +47,7 @@ from consumers.adapters.case_store.metering import (
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, stood_in_for
 from consumers.adapters.case_store.tables import (
+    ENDED,
     attempt,
     incident,
     recipient,
@@ -54,7 +55,6 @@ from consumers.adapters.case_store.tables import (
     segment,
 )
 from consumers.adapters.case_store.twins import (
-    ENDED,
     take_back_elsewhere,
 )
 from consumers.domain.delivery import (

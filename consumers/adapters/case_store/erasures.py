@@ -22,6 +22,7 @@ from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import (
+    ENDED,
     affected,
     attempt,
     erasure,
@@ -38,7 +39,6 @@ from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Role
 from consumers.evidence.commitment import erasure_marker
 
-_ENDED = ("dismissed", "closed")
 _NOBODY = "erased/"
 """Begins the name of whoever has none any more."""
 
@@ -333,10 +333,10 @@ def _open_incidents(connection: sa.Connection, roots: Collection[str], notices: 
     found = connection.execute(
         sa.select(affected.c.incident_id)
         .join(incident, incident.c.incident_id == affected.c.incident_id)
-        .where(affected.c.root.in_(sorted(roots)) & incident.c.state.not_in(_ENDED))
+        .where(affected.c.root.in_(sorted(roots)) & incident.c.state.not_in(ENDED))
         .distinct()
     ).scalars()
-    return sorted({*found, *(row.incident_id for row in notices if row.state not in _ENDED)})
+    return sorted({*found, *(row.incident_id for row in notices if row.state not in ENDED)})
 
 
 def _detach_members(connection: sa.Connection, roots: Collection[str]) -> None:

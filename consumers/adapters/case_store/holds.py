@@ -6,9 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from consumers.adapters.case_store.engine import upsert
-from consumers.adapters.case_store.tables import gate, incident, page
-
-_ENDED = ("dismissed", "closed")
+from consumers.adapters.case_store.tables import ENDED, gate, incident, page
 
 
 def remind_of_holds(connection: sa.Connection, now: datetime) -> None:
@@ -16,7 +14,7 @@ def remind_of_holds(connection: sa.Connection, now: datetime) -> None:
     rows = connection.execute(
         sa.select(gate.c.gate_id, gate.c.incident_id, gate.c.kind, gate.c.until_at)
         .join(incident, incident.c.incident_id == gate.c.incident_id)
-        .where(gate.c.lifted_at.is_(None) & (gate.c.until_at <= now) & incident.c.state.not_in(_ENDED))
+        .where(gate.c.lifted_at.is_(None) & (gate.c.until_at <= now) & incident.c.state.not_in(ENDED))
     ).all()
     upsert(
         connection,

@@ -45,14 +45,12 @@ from consumers.adapters.case_store.metering import (
 )
 from consumers.adapters.case_store.receipts import Receipts
 from consumers.adapters.case_store.tables import (
+    ENDED,
     attempt,
     incident,
     recipient,
     release,
     still_concerned,
-)
-from consumers.adapters.case_store.twins import (
-    ENDED,
 )
 from consumers.domain.canary import CanaryState
 from consumers.domain.delivery import (

@@ -34,6 +34,7 @@ from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.tables import (
+    ENDED,
     affected,
     attempt,
     exclusion,
@@ -69,7 +70,6 @@ from consumers.evidence.commitment import commit, incident_key, new_person_key
 from consumers.evidence.merkle import leaf_hash, root_over
 
 _STAGE = "planning"
-_ENDED = ("dismissed", "closed")
 _READ_AT_ONCE = 1000
 _PERSON_KEYS = PackedRows(person_key, ("root", "key"), by="root")
 
@@ -125,7 +125,7 @@ class PlanningTables:
                     .where(incident.c.incident_id.in_(names))
                     .with_for_update(read=True)
                 )
-                if row.state in _ENDED
+                if row.state in ENDED
             }
             rows = [
                 _affected_row(event, text, keep_contact=event.incident_id not in ended)
@@ -285,7 +285,7 @@ class PlanningTables:
                     plan, (plan.c.incident_id == incident.c.incident_id) & (plan.c.revision == incident.c.revision)
                 )
                 .where(
-                    incident.c.state.not_in(_ENDED)
+                    incident.c.state.not_in(ENDED)
                     & incident.c.closed_at.is_(None)
                     & incident.c.scope_sha256.is_not(None)
                 )
@@ -558,7 +558,7 @@ class PlanningTables:
         ).one()
         if (state == "complete") is not before.complete:
             return Written.MOVED
-        if current.revision != plan_id.revision or current.state in _ENDED:
+        if current.revision != plan_id.revision or current.state in ENDED:
             return Written.MOVED
         anybody = sa.select(attempt.c.recipient_id).where(attempt.c.incident_id == plan_id.incident_id).limit(1)
         if connection.execute(anybody).first() is None:

@@ -11,11 +11,9 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState
 from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, literals_of
-from consumers.adapters.case_store.tables import attempt, gate, incident, recipient, release
+from consumers.adapters.case_store.tables import ENDED, attempt, gate, incident, recipient, release
 from consumers.domain.delivery import PersonEnd
 
-ENDED = ("dismissed", "closed")
-"""States of an incident that tells nobody any more."""
 _ON_ITS_WAY = (AttemptState.COMMANDED, AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN)
 
 
