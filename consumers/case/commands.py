@@ -540,6 +540,9 @@ def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, 
 @click.option("--segment", "segments", multiple=True, metavar="SEGMENT_ID", help="A whole segment; repeatable.")
 @click.option("--person", "persons", multiple=True, metavar="ROOT", help="One person, customer/<id>; repeatable.")
 @click.option("--until", metavar="INSTANT", help="Until when it was asked for; you are paged then, and lift it or not.")
+@click.option(
+    "--as-given", is_flag=True, help="Take a jurisdiction where nobody lives so far, for whoever comes later."
+)
 @click.option("--dry-run", is_flag=True, help="Say whom it would cover; hold nobody.")
 @_reason
 @_token_file
@@ -553,6 +556,7 @@ def hold(
     segments: tuple[str, ...],
     persons: tuple[str, ...],
     until: str | None,
+    as_given: bool,
     dry_run: bool,
     reason: str | None,
     token_file: Path | None,
@@ -562,7 +566,8 @@ def hold(
     actor = authenticated(parts, token_file)
     done = workflow.hold_people(
         parts.get(CaseStore), incident_id, kind, actor, parts.get(Clock).now(), covers=covers, segments=segments,
-        people=persons, until=None if until is None else instant_of(until, "--until"), reason=reason, dry_run=dry_run,
+        people=persons, until=None if until is None else instant_of(until, "--until"), as_given=as_given,
+        reason=reason, dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         print_json({"incident_id": incident_id, "dry_run": dry_run, **asdict(done)})

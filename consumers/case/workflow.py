@@ -23,10 +23,18 @@ from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act, Role
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import refuse_unknown
-from consumers.case.store import CaseStore, CaseWork, FactRecord, GateRecord, IncidentRecord, ObligationRecord
+from consumers.case.store import (
+    AudienceRow,
+    CaseStore,
+    CaseWork,
+    FactRecord,
+    GateRecord,
+    IncidentRecord,
+    ObligationRecord,
+)
 from consumers.domain.approvals import Mode
 from consumers.domain.gates import Gate, gate_for
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, jurisdiction
 from consumers.domain.obligations import OWED
 
 
@@ -330,13 +338,15 @@ def hold_people(
     segments: Sequence[str] = (),
     people: Sequence[str] = (),
     until: datetime | None = None,
+    as_given: bool = False,
     reason: str | None,
     dry_run: bool = False,
 ) -> Held:
     """Hold everybody in these jurisdictions (or `*`), of these segments, and these single people (by root).
 
     It lasts until somebody lifts it: `until` is what was asked for, and pages whoever must decide when it comes. Covered
-    people stop at dispatch's next look at the epoch, all others go on. Raises BadInput for whom the incident is not about.
+    people stop at dispatch's next look at the epoch, all others go on. Raises BadInput for whom the incident is not about;
+    `as_given` takes a jurisdiction where nobody of it lives so far.
     """
     role = actor.acting_for(Act.SET_GATE)
     why = needed(reason)
@@ -345,9 +355,6 @@ def hold_people(
     codes = sorted(set(covers))
     if not codes and not segments and not people:
         raise BadInput("--covers: name jurisdictions such as DE or US-CA, or '*' for everybody; or --segment, --person")
-    for code in codes:
-        if code not in ("*", "unknown") and not _is_code(code):
-            raise BadInput(f"--covers {code}: not a jurisdiction; write DE, US-CA, unknown, or '*'")
     if until is not None and until <= now:
         raise BadInput(f"--until {written(until)}: lies in the past")
     gate_id = uuid.uuid4().hex
@@ -365,8 +372,10 @@ def hold_people(
                 raise BadInput(f"--person {root}: {incident_id} is not about them; write customer/<id> or order/<id>")
         named = sorted(set(roots.values()))
         gate = Gate(gate_id, kind, codes, None, frozenset(segments), frozenset(named))
+        audience = case.audience(incident_id)
+        _refuse_holding_nobody(incident_id, codes, audience, as_given=as_given)
         covered = told = 0
-        for row in case.audience(incident_id):
+        for row in audience:
             claims = [str(claim["code"]) for claim in row.residence]
             if gate_for(claims, [gate], row.controller, segment_id=row.segment_id) is not None:
                 covered += row.count
@@ -445,9 +454,30 @@ def _record_release(
         write_fact(case, incident, "le_hold_released_at", at, actor, role, now, why)
 
 
-def _is_code(code: str) -> bool:
-    country, _, part = code.partition("-")
-    return len(country) == 2 and country.isascii() and country.isupper() and (not part or part.isalnum())
+def _refuse_holding_nobody(
+    incident_id: str, codes: Sequence[str], audience: Sequence[AudienceRow], *, as_given: bool
+) -> None:
+    """Raise for a jurisdiction that holds nobody, which would look like a hold: BadInput where nobody's residence is ever kept
+    under its code, Refused where nobody lives of those who are known, unless that is meant (`as_given`).
+    """
+    homes = {str(claim["code"]) for row in audience for claim in row.residence}
+    homes |= {UNKNOWN_RESIDENCE for row in audience if not row.residence}
+    for code in codes:
+        if code == "*" or code in homes:
+            continue
+        if code != UNKNOWN_RESIDENCE:
+            try:
+                home = jurisdiction(code)
+            except BadInput as error:
+                raise BadInput(f"--covers {code}: not a jurisdiction; {error}; or unknown, or '*'") from None
+            if home != code:
+                raise BadInput(f"--covers {code}: residences there are kept as {home}; write {home}")
+        if homes and not as_given and gate_for(sorted(homes), [Gate("", "", [code])]) is None:
+            shown = ", ".join(sorted(homes)[:10]) + (f" and {len(homes) - 10} more" if len(homes) > 10 else "")
+            raise Refused(
+                f"--covers {code}: nobody of {incident_id} lives there{nearest(code, homes)}; they live in {shown}; take it all "
+                "the same, for whoever comes later, with --as-given"
+            )
 
 
 def lift_gate(

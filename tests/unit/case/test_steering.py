@@ -422,6 +422,15 @@ def test_a_hold_in_the_middle_of_a_release_stops_whom_it_names_and_nobody_else(l
         hold(segments=["s3"])
     with pytest.raises(BadInput, match=r"--until .*lies in the past"):
         hold(covers=["DE"], until=NOW)
+    with pytest.raises(BadInput, match="--covers XX: not a jurisdiction"):
+        hold(covers=["XX"], as_given=True)
+    with pytest.raises(BadInput, match="--covers PR: residences there are kept as US-PR; write US-PR"):
+        hold(covers=["PR"], as_given=True)
+    for elsewhere in ("US-CO", "unknown", "FR"):
+        with pytest.raises(Refused, match=f"--covers {elsewhere}: nobody of .*; they live in DE, US-CA; .*--as-given"):
+            hold(covers=["DE", elsewhere])
+    assert hold(covers=["FR"], as_given=True, dry_run=True).covered == 0
+    assert not [each for each in ledger.case_events() if each["kind"] == "gate.set"]
     whom = {"covers": ["US"], "segments": ["s2"], "people": ["order/11"], "until": NOW + timedelta(days=30)}
     dry = hold(**whom, dry_run=True)
     assert (dry.gate_id, dry.covered, dry.named) == (None, 2, 1)

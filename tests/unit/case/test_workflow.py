@@ -94,6 +94,9 @@ def test_gates_are_set_and_lifted(case: Case) -> None:
     name = case.receive().incident_id
     with pytest.raises(BadInput, match="not a jurisdiction"):
         workflow.set_gate(case.store, name, "law_enforcement_hold", ["Germany"], DPO, NOW, "letter")
+    with pytest.raises(BadInput, match="not a jurisdiction; residence 'XX' does not exist"):
+        # as a fact it would be refused by whoever computes the duties, from then on
+        workflow.set_gate(case.store, name, "law_enforcement_hold", ["XX"], DPO, NOW, "letter")
     gate_id = workflow.set_gate(case.store, name, "law_enforcement_hold", ["DE", "US-CA"], DPO, NOW, "letter")
     with pytest.raises(BadInput, match="no gate"):
         workflow.lift_gate(case.store, name, "nothing", DPO, NOW, "over")
