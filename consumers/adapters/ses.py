@@ -24,7 +24,8 @@ ENTRY_STATES: dict[str, SendState] = {
     "MESSAGE_REJECTED": SendState.REJECTED,
     "INVALID_PARAMETER": SendState.REJECTED,
     "FAILED": SendState.REJECTED,
-    "TRANSIENT_FAILURE": SendState.THROTTLED,
+    # For no reason that it names, and maybe for ever: the next channel must not wait for this one.
+    "TRANSIENT_FAILURE": SendState.DEFERRED,
     "ACCOUNT_THROTTLED": SendState.THROTTLED,
     "ACCOUNT_DAILY_QUOTA_EXCEEDED": SendState.UNAVAILABLE,
     # Faults of the account or its set-up, cured by time or a person and not by another channel: the message waits.

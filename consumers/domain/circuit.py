@@ -65,10 +65,12 @@ class CircuitReading:
 
 def ill(results: Sequence[SendResult], took: timedelta, policy: CircuitPolicy) -> bool:
     """Say whether a call's answer speaks of an ill provider: too slow, or half of it lost or not taken for no fault of
-    the messages. Being throttled is no illness: the provider works and wants less.
+    the messages, or more of them put off at once than have a reason of their own. Being throttled is no illness: the provider
+    works and wants less.
     """
     lost = sum(result.state in (SendState.UNKNOWN, SendState.UNAVAILABLE) for result in results)
-    return took > policy.slow_after or 2 * lost >= max(1, len(results))
+    none_taken = len(results) > policy.probes and all(result.state is SendState.DEFERRED for result in results)
+    return took > policy.slow_after or none_taken or 2 * lost >= max(1, len(results))
 
 
 def let_through(readings: Iterable[CircuitReading], now: datetime) -> int | None:

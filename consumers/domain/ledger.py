@@ -144,7 +144,7 @@ class SentReport(msgspec.Struct, frozen=True):
     called: bool = False
     """The ledger was told that a provider is asked."""
     deferred: bool = False
-    """The recipient's own server does not take it now: the ledger knows since when, and for how long it may go on."""
+    """This one message is not taken now: the ledger knows since when, and for how long it may go on."""
 
     def __repr__(self) -> str:
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"

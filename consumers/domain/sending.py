@@ -28,8 +28,8 @@ class SendState(StrEnum):
     THROTTLED = "throttled"
     """Not taken, as it came too fast: goes back to waiting, never failed."""
     DEFERRED = "deferred"
-    """Not taken now, for a reason of this recipient's own (a greylist, a full mailbox): tried again for as long as the channel
-    may take.
+    """Not taken now, for a reason of this message's own (a greylist, a full mailbox) or none that is named: tried again for as
+    long as the channel may take.
     """
     UNAVAILABLE = "unavailable"
     """Not taken, as the provider or our account there cannot send at all: goes back to waiting, or to another provider."""

@@ -32,6 +32,10 @@ class Behaviour(StrEnum):
     """Accepted, reported as delayed, delivered in the end (for a telephone number: its status comes late)."""
     REFUSE = "refuse"
     """Refused by the call itself (an entry's status MESSAGE_REJECTED; for a telephone number: InvalidParameter)."""
+    TRANSIENT = "transient"
+    """Not taken, at every try, for a temporary issue that never ends (an entry's status TRANSIENT_FAILURE; for a telephone
+    number: delivered).
+    """
     REJECT = "reject"
     """Accepted by the call and then rejected: SES found a virus in it."""
     SPAM = "spam"

@@ -296,8 +296,11 @@ class SimpleEmailService:
         return bool(covering & self._state.identities)
 
     def _refusal(self, to: str) -> dict[str, Any] | None:
-        """Return what the call says to this one recipient whom it refuses for good."""
-        if self._state.script(to).behaviour is Behaviour.REFUSE:
+        """Return what the call says to this one recipient whom it refuses, for good or at every try."""
+        behaviour = self._state.script(to).behaviour
+        if behaviour is Behaviour.TRANSIENT:
+            return {"Status": "TRANSIENT_FAILURE", "Error": "the sandbox has a temporary issue"}
+        if behaviour is Behaviour.REFUSE:
             return {"Status": "MESSAGE_REJECTED", "Error": "the sandbox refuses this recipient"}
         if not (self._state.limits.production_access or self._verified(to.lower()) or is_simulated(to)):
             return {"Status": "MESSAGE_REJECTED", "Error": "Email address is not verified."}

@@ -84,6 +84,15 @@ def test_a_refused_recipient_costs_nobody_else_the_mail(shared: Aws) -> None:
     assert shared.sms.send("r-3", BO, "x", exercise=False).state is SendState.REJECTED
 
 
+def test_whom_ses_never_takes_for_a_temporary_issue_is_put_off_and_costs_nobody_else_the_mail(shared: Aws) -> None:
+    people = bulk(entry("t-1", "ann+transient@x.example.com"), entry("t-2", "bo@x.example.com"))
+    for _ in range(2):
+        assert [(r.state, r.code) for r in shared.email.send_bulk(people)] == [
+            (SendState.DEFERRED, "TRANSIENT_FAILURE"),
+            (SendState.ACCEPTED, None),
+        ]
+
+
 @pytest.mark.parametrize(("behaviour", "taken"), [("timeout", 1), ("lost", 0)])
 def test_an_answer_that_never_comes_leaves_the_whole_call_unknown(aws: Aws, behaviour: str, taken: int) -> None:
     aws.script({"cy@x.example.com": behaviour, ANN: behaviour})

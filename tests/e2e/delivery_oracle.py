@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 ARRIVES = frozenset({"delivered", "complaint", "delay", "spam", "throttle", "timeout", "lost"})
 """Fates after which the message is with its reader and the provider says so."""
-NEVER_TAKEN = frozenset({"refuse"})
+NEVER_TAKEN = frozenset({"refuse", "transient"})
 STATE_OF = {
     "complaint": "complained", "bounce": "bounced", "softbounce": "bounced", "refuse": "rejected", "reject": "rejected",
+    # put off for as long as the channel may take, and refused then
+    "transient": "rejected",
     "silent": "expired", "suppressed": "bounced",
     # SES reports an automatic response as a soft bounce, and nothing tells it from one: the next channel is tried, too
     "ooto": "bounced",

@@ -35,7 +35,7 @@ BY_SMS = {"email": "bounce", "sms": "delivered"}
 EVERY_FATE: Sequence[Mapping[str, str]] = [
     WELL, BY_SMS,
     *({"email": fate} for fate in ("complaint", "delay", "spam", "throttle", "bounce", "refuse")),
-    *({"email": fate, "sms": "delivered"} for fate in ("softbounce", "refuse", "reject")),
+    *({"email": fate, "sms": "delivered"} for fate in ("softbounce", "refuse", "reject", "transient")),
     *({"email": "bounce", "sms": fate} for fate in ("bounce", "softbounce", "reject", "refuse", "throttle", "delay")),
     {"sms": "delivered"},
 ]  # fmt: skip
@@ -61,6 +61,8 @@ class ReportingServer(Inbox):
         # whom SES refuses, this one refuses too, when a circuit has opened
         if "+refuse@" in address:
             return "550 5.1.1 no such user"
+        if "+transient@" in address:
+            return "451 4.3.0 not now"
         return await super().handle_RCPT(server, session, envelope, address, options)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802

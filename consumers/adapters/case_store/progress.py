@@ -30,7 +30,7 @@ _KEPT = {
     KeptWhy.GATE: "are kept back by a hold",
     KeptWhy.REGION: "wait for a provider in a region through which regions.yaml lets their notices pass",
     KeptWhy.TOLD_ELSEWHERE: "wait for what becomes of another incident's notice of the same",
-    KeptWhy.DEFERRED: "are put off by their own mail server, and tried again",
+    KeptWhy.DEFERRED: "are put off by their mail server or its provider, and tried again",
 }
 
 

@@ -89,6 +89,9 @@ def test_an_answer_that_comes_after_it_opened_changes_nothing() -> None:
         ([SendState.REJECTED, SendState.REJECTED], 0.1, False),
         ([SendState.THROTTLED, SendState.THROTTLED], 0.1, False),
         ([SendState.ACCEPTED, SendState.UNKNOWN], 0.1, True),
+        ([SendState.DEFERRED] * POLICY.probes, 0.1, False),
+        ([SendState.DEFERRED] * 50, 0.1, True),
+        ([SendState.DEFERRED] * 49 + [SendState.ACCEPTED], 0.1, False),
         ([SendState.ACCEPTED, SendState.ACCEPTED, SendState.UNKNOWN], 0.1, False),
     ],
 )

@@ -281,6 +281,7 @@ BY_CHANNEL = [Channel.EMAIL, Channel.SMS]
     [
         (SendState.ACCEPTED, Trigger.ACCEPTED),
         (SendState.THROTTLED, Trigger.THROTTLED),
+        (SendState.DEFERRED, Trigger.THROTTLED),
         (SendState.UNAVAILABLE, Trigger.THROTTLED),
         (SendState.REJECTED, Trigger.REFUSED),
         (SendState.UNKNOWN, Trigger.LOST),
@@ -296,6 +297,7 @@ def test_every_answer_of_a_provider_is_reported(
     assert (report.trigger, report.send_count, report.code) == (trigger, 2, "CODE")
     assert report.provider_message_id == ("m-1" if state is SendState.ACCEPTED else None)
     assert report.body_sha256 == body_of(world.intents[attempt])
+    assert report.deferred is (state is SendState.DEFERRED)
 
 
 def test_every_state_of_a_provider_was_tried_above() -> None:
