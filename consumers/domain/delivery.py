@@ -183,14 +183,22 @@ def what_next(tried: Sequence[Tried], policy: Fallback, available: Collection[Ch
     return Next(end=PersonEnd.UNREACHABLE_REPORTED)
 
 
-def deferred_until(first_at: datetime, now: datetime, expires_at: datetime) -> datetime | None:
+_A_GREYLIST = timedelta(minutes=30)
+"""RFC 5321, 4.5.4.1: a sender should wait so long before it tries again; servers that test senders count on it."""
+
+
+def deferred_until(first_at: datetime, now: datetime, expires_at: datetime, timeout: timedelta) -> datetime | None:
     """Return when a message is tried again that is not taken for its recipient's sake, since `first_at`; None once the
     channel has had its time (`expires_at`, counted from then), so that the next one begins.
+
+    A near or passed deadline leaves it half an hour all the same, within its channel's `timeout`: nobody's only channel is
+    given up for a server that wants to see a sender twice.
     """
-    if now >= expires_at:
+    over = max(expires_at, first_at + min(timeout, _A_GREYLIST))
+    if now >= over:
         return None
     wait = min(max(now - first_at, timedelta(minutes=1)), timedelta(minutes=15))
-    return min(now + wait, expires_at)
+    return min(now + wait, over)
 
 
 def expires_at(

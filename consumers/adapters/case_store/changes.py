@@ -63,6 +63,7 @@ from consumers.domain.delivery import (
     PersonEnd,
     Tried,
     Trigger,
+    deferred_until,
     next_state,
     what_next,
 )
@@ -219,9 +220,17 @@ class AttemptChanges:
             self._advance_people(connection, some, now)
 
     def expires_at(self, row: Mapping[str, Any], now: datetime) -> datetime:
-        own = row["timeout_seconds"]
-        timeout = self._policy.timeout_of[Channel(row["channel"])] if own is None else timedelta(seconds=own)
+        timeout = self._timeout_of(row)
         return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
+
+    def put_off_until(self, row: Mapping[str, Any], now: datetime) -> datetime | None:
+        """Return when a message is tried again that is put off since `deferred_at`; None once its channel has had its time."""
+        first = row["deferred_at"]
+        return deferred_until(first, now, self.expires_at(row, first), self._timeout_of(row))
+
+    def _timeout_of(self, row: Mapping[str, Any]) -> timedelta:
+        own = row["timeout_seconds"]
+        return self._policy.timeout_of[Channel(row["channel"])] if own is None else timedelta(seconds=own)
 
     def new_attempt(
         self,

@@ -57,10 +57,7 @@ from consumers.adapters.case_store.tables import (
 from consumers.adapters.case_store.twins import (
     standing_elsewhere,
 )
-from consumers.domain.delivery import (
-    Trigger,
-    deferred_until,
-)
+from consumers.domain.delivery import Trigger
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import (
     Command,
@@ -396,8 +393,7 @@ class Handovers:
         for item in reports:
             put_off = known.get(item.attempt_id) if item.deferred else None
             if put_off is not None:
-                first = put_off["deferred_at"]
-                again = deferred_until(first, now, self._changes.expires_at(put_off, first))
+                again = self._changes.put_off_until(put_off, now)
                 item = (
                     structs.replace(item, trigger=Trigger.REFUSED)
                     if again is None

@@ -390,6 +390,17 @@ class LedgerCases:
         assert max(later - earlier for earlier, later in itertools.pairwise(tries[person])) <= timedelta(minutes=15)
         assert len(tries[person]) < 25
 
+    def test_a_deadline_that_has_passed_gives_nobodys_mail_up_before_a_greylist_is_over(self, case: Case) -> None:
+        person = case.person(1, deadline_at=NOW - timedelta(hours=1))
+        (first,) = case.claim(EMAIL_LANE)
+        while case.clock.at < NOW + timedelta(minutes=20):
+            for intent in [first] if case.clock.at == NOW else case.claim(EMAIL_LANE):
+                case.ledger.report(
+                    [SentReport(intent.attempt_id, Trigger.THROTTLED, 1, code="SMTP_450", deferred=True)]
+                )
+            case.clock.at += timedelta(minutes=1)
+        assert case.states(person) == [("email", "planned")]
+
     def test_a_receipt_of_an_unknown_message_is_kept_and_matched_later(self, case: Case) -> None:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
