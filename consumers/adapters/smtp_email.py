@@ -25,7 +25,11 @@ from consumers.domain.notices import fill
 from consumers.domain.sending import BulkEmail, EmailEntry, SendResult, SendState, wire_email
 
 _PATIENCE_SECONDS = 2.0
-_CLOSING, _LOG_IN_FIRST = 421, 530
+_LOG_IN_FIRST = 530
+_ABOUT_NOBODY = (421, 432, 454)
+"""Closing (RFC 5321), a queue that takes nothing now (RFC 4954's registry), too fast or too much for our account."""
+_FULL = re.compile(rb"4\.(3\.[12]|4\.5|5\.3)\b")
+"""RFC 3463: the server's own disk is full, it takes nothing now, it is congested, too many recipients in one conversation."""
 _POLICY = re.compile(rb"5\.7\.\d")
 """RFC 3463, 3.8: refused for security or policy, as a server says that does not relay for us."""
 
@@ -123,12 +127,13 @@ class SmtpEmail:
             if code not in (250, 251):
                 ours = not self._relays and (code == _LOG_IN_FIRST or _POLICY.match(said) is not None)
                 state = SendState.UNAVAILABLE if ours else SendState.REJECTED
-                return self._refused(entry, code, state, SendState.DEFERRED)
+                return self._refused(entry, code, state, _put_off(code, said))
             self._relays = True
             began_data = True
-            code, _ = connection.data(mail.as_bytes())
+            code, said = connection.data(mail.as_bytes())
         except smtplib.SMTPDataError as error:  # refused before the text: 354 did not come
-            return self._refused(entry, error.smtp_code, SendState.REJECTED, SendState.DEFERRED)
+            transient = _put_off(error.smtp_code, error.smtp_error)
+            return self._refused(entry, error.smtp_code, SendState.REJECTED, transient)
         except (OSError, smtplib.SMTPException) as error:
             connection.close()
             self._connection = None
@@ -136,7 +141,7 @@ class SmtpEmail:
             return SendResult(entry.attempt_id, state, code=_word(error))
         self._used_at = time.monotonic()
         if code != 250:
-            return self._refused(entry, code, SendState.REJECTED, SendState.DEFERRED)
+            return self._refused(entry, code, SendState.REJECTED, _put_off(code, said))
         return SendResult(entry.attempt_id, SendState.ACCEPTED, str(mail["Message-ID"]))
 
     def _refused(
@@ -146,9 +151,8 @@ class SmtpEmail:
         if_permanent: SendState,
         if_transient: SendState = SendState.THROTTLED,
     ) -> SendResult:
-        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1), and 421 is about nobody."""
-        transient = SendState.THROTTLED if code == _CLOSING else if_transient
-        state = transient if 400 <= code < 500 else if_permanent
+        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1)."""
+        state = if_transient if 400 <= code < 500 else if_permanent
         if self._connection is not None:
             try:
                 self._connection.rset()
@@ -195,6 +199,14 @@ class SmtpEmail:
         mail.set_content(fill(message.text, entry.slots))
         mail.add_alternative(fill(message.html, entry.slots), subtype="html")
         return mail
+
+
+def _put_off(code: int, said: bytes | str) -> SendState:
+    """Return what a 4yz says of one message: put off for its own sake, or not taken as the server takes none, or none so fast;
+    for that nobody's message may be given up.
+    """
+    text = said.encode("ascii", "replace") if isinstance(said, str) else said
+    return SendState.THROTTLED if code in _ABOUT_NOBODY or _FULL.match(text) else SendState.DEFERRED
 
 
 def _on_the_wire(address: str) -> tuple[str, bool]:

@@ -37,6 +37,8 @@ class Inbox:
         self.hang_up_after_text = False
         self.thinks_seconds = 0.0
         self.relays = True
+        self.answers: dict[str, str] = {}
+        """What it says instead, to every recipient or to every text."""
 
     async def handle_EHLO(  # noqa: N802  aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
@@ -59,6 +61,8 @@ class Inbox:
         word = address.partition("@")[0]
         if not self.relays:
             return "554 5.7.1 Relay access denied"
+        if "recipient" in self.answers:
+            return self.answers["recipient"]
         if word.isdecimal():
             return f"{word} no such user {address}"
         envelope.rcpt_tos.append(address)
@@ -68,6 +72,8 @@ class Inbox:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         assert isinstance(envelope.content, bytes)
         await asyncio.sleep(self.thinks_seconds)
+        if "text" in self.answers:
+            return self.answers["text"]
         if b"spam" in envelope.content:
             return "554 5.6.0 content refused"
         self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
@@ -180,6 +186,27 @@ def test_a_refused_text_is_a_rejection(inbox: tuple[Inbox, SmtpEmail]) -> None:
     _, sender = inbox
     results = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com", name="spam", name_html="spam")))
     assert states(results) == [(SendState.REJECTED, "SMTP_554")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ("452 4.3.1 Insufficient system storage", SendState.THROTTLED),
+        ("454 Throttling failure: Daily message quota exceeded.", SendState.THROTTLED),
+        ("432 4.3.2 Too many connections", SendState.THROTTLED),
+        ("452 4.2.2 Mailbox full", SendState.DEFERRED),
+        ("450 4.7.1 Greylisted", SendState.DEFERRED),
+    ],
+)
+@pytest.mark.parametrize("asked", ["recipient", "text"])
+def test_a_server_that_takes_nothing_now_gives_up_nobodys_mail(
+    inbox: tuple[Inbox, SmtpEmail], answer: str, state: SendState, asked: str
+) -> None:
+    box, sender = inbox
+    box.answers = {asked: answer}
+    assert states(sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))) == [(state, f"SMTP_{answer[:3]}")]
+    box.answers = {}
+    assert states(sender.send_bulk(bulk(entry("a-1", "ann@x.example.com")))) == [(SendState.ACCEPTED, None)]
 
 
 def test_a_connection_that_ends_after_the_text_leaves_it_unknown_and_is_not_repeated(
