@@ -252,7 +252,7 @@ class UnreportedMessages(Protocol):
 
 _ASKED_AFTER = (0.25, 0.5, 0.75, 0.95)
 """Parts of the time that a message has for its last word: the gateway is asked then, last before the next channel begins."""
-_ASKED_AT_ONCE = 50
+_ASKED_AT_ONCE = 500
 
 
 class GatewayStatuses:
@@ -276,6 +276,8 @@ class GatewayStatuses:
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=wait, read=wait))
         self._headers = urllib3.make_headers(basic_auth=f"{account.account_sid}:{account.auth_token}")
         self._asked: dict[str, int] = {}
+        self._untold: set[str] = set()
+        """Of these the gateway did not answer; it may be for one message only, so they are asked about after all others."""
         self._waiting: dict[str, ReceiptDelivery] = {}
         self._trouble = ""
         self._lock = threading.Lock()
@@ -301,36 +303,48 @@ class GatewayStatuses:
                 self._waiting.pop(handle, None)
 
     def _run(self) -> None:
-        while not self._over.wait(self._every_seconds):
+        more = False
+        while not self._over.wait(0 if more else self._every_seconds):
+            more = False
             try:
-                self.ask()
+                more = self.ask()
             except TocsinError as error:
                 log.warning("SMS statuses wait", reason=str(error))
             except Exception as error:
                 # a bug here must not end the asking
                 log.error("SMS statuses were not asked", error=type(error).__name__)
 
-    def ask(self) -> None:
-        """Ask about those messages whose time has come, and keep what is final. Raises Unreachable of the case store."""
+    def ask(self) -> bool:
+        """Ask about those messages whose time has come, and keep what is final; return whether more of them are left. Raises
+        Unreachable of the case store.
+        """
         now, silent = self._clock.now(), self._messages.unreported(NAME)
         known = {each.attempt_id for each in silent}
         self._asked = {attempt_id: mark for attempt_id, mark in self._asked.items() if attempt_id in known}
+        self._untold &= known
         due = [(each, mark) for each in silent if (mark := _mark(each, now)) > self._asked.get(each.attempt_id, 0)]
+        due.sort(key=lambda one: one[0].attempt_id in self._untold)
         for each, mark in due[:_ASKED_AT_ONCE]:
+            if self._over.is_set():
+                return False
             try:
                 answer = self._http.request("GET", self._address(each.message_id), headers=self._headers)
             except HTTPError as error:
+                self._untold.add(each.attempt_id)
                 self._trouble = type(error).__name__
-                return
+                return False
             if answer.status == 429 or answer.status >= 500:
+                self._untold.add(each.attempt_id)
                 self._trouble = f"HTTP {answer.status}"
-                return
+                return False
+            self._untold.discard(each.attempt_id)
             self._asked[each.attempt_id] = mark
             if answer.status == 200:
                 self._keep(each, answer.data)
             else:
                 log.warning("the SMS gateway does not tell of a message", attempt=each.attempt_id, status=answer.status)
         self._trouble = ""
+        return len(due) > _ASKED_AT_ONCE
 
     def _address(self, message_id: str) -> str:
         account = self._account

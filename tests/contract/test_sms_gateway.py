@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlencode
 
 import pytest
@@ -232,6 +233,40 @@ def test_what_nobody_called_in_is_asked_for_before_the_next_channel_begins(gatew
     statuses.ask()
     assert statuses.receive(10, 0) == [], "once at each of four times"
     statuses.close()
+
+
+def test_one_message_of_which_the_gateway_cannot_say_anything_holds_up_no_other_and_many_are_asked_at_once() -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            broken = "/SMbroken." in self.path
+            body = b"{}" if broken else json.dumps({"status": "delivered"}).encode()
+            self.send_response(500 if broken else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        account = GatewayAccount(f"http://127.0.0.1:{server.server_port}", "AC1", TOKEN, "+4915199999999")
+        clock, messages = SetClock(datetime.now(UTC)), Messages()
+        messages.silent = [
+            Unreported(f"q-{each}", f"SM{each}", clock.at, clock.at + HOUR) for each in ("broken", *range(700))
+        ]
+        statuses = GatewayStatuses(account, messages, clock, every_seconds=0.05)
+        clock.at += HOUR / 4
+
+        def told() -> int:
+            try:
+                return len(statuses.receive(1000, 0))
+            except Unreachable:
+                return 0
+
+        wait_for("all others are told of", lambda: told() == 700, 30)
+        statuses.close()
+        server.shutdown()
 
 
 def _status_of(gateway: Gateway, message_id: str) -> object:
