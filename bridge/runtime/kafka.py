@@ -303,6 +303,8 @@ class Publisher:
         A crash before the commit leaves an open transaction that the next `init_transactions` of this id aborts.
         """
         self._call(self._producer.begin_transaction)
+        # what an earlier one failed by, and what its end swept away
+        self._failed, self._too_large = [], ""
         try:
             yield
             # raises also when a single record was not acknowledged

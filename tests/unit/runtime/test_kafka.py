@@ -1,8 +1,10 @@
 """Kafka clients without a broker: settings, waiting with a bound, and what each error means to a caller."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -11,6 +13,7 @@ from pydantic import SecretStr
 from bridge.contracts.envelope import Message
 from bridge.contracts.errors import TocsinError, Unreachable
 from bridge.contracts.topics import CASE_EVENTS
+from bridge.runtime import kafka
 from bridge.runtime.kafka import (
     Fenced,
     NotPublished,
@@ -52,6 +55,38 @@ def test_a_record_that_nobody_acknowledges_is_not_published_and_forgotten_for_th
     with pytest.raises(NotPublished, match="1 records were not published"):
         publisher.flush(0.2)
     publisher.flush(0.2)
+
+
+def test_what_one_transaction_failed_by_is_not_said_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        """A producer whose first transaction meets a topic's bound, and whose second one a lost right."""
+
+        def __init__(self, _config: object) -> None:
+            self.codes = [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED]
+            self.reported: list[Callable[[], None]] = []
+
+        def init_transactions(self, _seconds: float) -> None: ...
+        def begin_transaction(self) -> None: ...
+        def abort_transaction(self, _seconds: float) -> None: ...
+
+        def produce(self, name: str, value: str, key: bytes, partition: int, report: Any, headers: object) -> None:
+            message = SimpleNamespace(topic=lambda: name, value=lambda: value)
+            self.reported.append(lambda: report(KafkaError(self.codes[0]), message))
+
+        def poll(self, _seconds: float) -> None:
+            while self.reported:
+                self.reported.pop()()
+
+        def commit_transaction(self, _seconds: float) -> None:
+            self.poll(0)
+            raise KafkaException(KafkaError(self.codes.pop(0)))
+
+    monkeypatch.setattr(kafka, "Producer", Refusing)
+    publisher = Publisher(NOWHERE, transactional_id="one")
+    with pytest.raises(NotPublished, match=r"p\.x refuses a message of 200,000 bytes"), publisher.transaction():
+        publisher.send_to("p.x", 0, b"k", "v" * 200_000, [])
+    with pytest.raises(NotPublished, match="Kafka refused a record"), publisher.transaction():
+        publisher.send_to("p.x", 0, b"k", "v" * 200_000, [])
 
 
 @pytest.mark.parametrize(
