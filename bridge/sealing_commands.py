@@ -158,7 +158,13 @@ def rotate(parts: Parts, finish: bool, dry_run: bool, per_second: int) -> None:
 @contextmanager
 def _alone(private_file: Path) -> Iterator[None]:
     """Keep any other rotation of these keys out: each writes all keys that it read, and would lose what the other one made."""
-    folder = os.open(private_file.parent, os.O_RDONLY)
+    try:
+        folder = os.open(private_file.parent, os.O_RDONLY)
+    except OSError as error:
+        raise Refused(
+            f"{private_file.parent}, where the private sealing keys are, cannot be read: {error.strerror}; is this the machine "
+            "that dispatch runs on, and the settings its own?"
+        ) from None
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

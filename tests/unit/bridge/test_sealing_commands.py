@@ -212,6 +212,13 @@ def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(
     assert "at work" in str(others[0].exception)
 
 
+def test_a_machine_without_the_keys_says_so(call: Callable[..., Result], keys: Path) -> None:
+    keys.rename(keys.with_name("elsewhere"))
+    result = call("rotate", "--dry-run")
+    assert isinstance(result.exception, Refused)
+    assert f"{keys}, where the private sealing keys are" in str(result.exception)
+
+
 def test_a_partition_that_does_not_answer_removes_nothing(
     call: Callable[..., Result], around: Around, keys: Path
 ) -> None:
