@@ -69,12 +69,16 @@ class Regions:
         return None
 
     def closed_to(self, region: str) -> list[str]:
-        """Return in words of whom no notice may pass through a provider in `region`."""
-        return [
-            f"{_listed(rule.residences, 'everybody', 'people in ')}{_listed(rule.controllers, '', ' of controller ')}"
-            for rule in self.rules
-            if not _allows(rule.providers, region)
-        ]
+        """Return in words of whom no notice may pass through a provider in `region`; whom an earlier rule lets pass is named."""
+        closed: list[str] = []
+        passing: list[RegionRule] = []
+        for rule in self.rules:
+            if _allows(rule.providers, region):
+                passing.append(rule)
+                continue
+            but = [_who(each) for each in passing if _meet(each, rule)]
+            closed.append(_who(rule) + (f" but {' and '.join(but)}" if but else ""))
+        return closed
 
     def _ruling(self, homes: Collection[str], controller: str) -> Iterable[tuple[str, Sequence[RegionRule]]]:
         """Yield each place where somebody may live, in words, with the rules that decide about it."""
@@ -85,6 +89,21 @@ class Regions:
             else:
                 named = named[:1]
             yield f"people in {home} of controller {controller}", named
+
+
+def _meet(one: RegionRule, other: RegionRule) -> bool:
+    """Say whether both rules may name the same person."""
+    if not (EVERYBODY in one.controllers | other.controllers or one.controllers & other.controllers):
+        return False
+    return any(
+        _lives_in(here, there) or _lives_in(there, here) or not members(here).isdisjoint(members(there))
+        for here in one.residences
+        for there in other.residences
+    )
+
+
+def _who(rule: RegionRule) -> str:
+    return f"{_listed(rule.residences, 'everybody', 'people in ')}{_listed(rule.controllers, '', ' of controller ')}"
 
 
 def _listed(names: Collection[str], everybody: str, before: str) -> str:

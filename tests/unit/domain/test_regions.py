@@ -77,6 +77,14 @@ def test_storage_is_asked_only_where_a_rule_limits_it() -> None:
     assert ANYWHERE.objection(["DE"], "shop", "moon-1", None) is None
 
 
+def test_whose_notices_may_not_pass_is_said_without_those_whom_an_earlier_rule_lets_pass() -> None:
+    there = Regions((rule("DE", "eu-*"), rule("US", "us-*"), rule("EU", "us-*"), rule("*", "us-*")))
+    assert there.closed_to("eu-west-1") == [
+        "people in US", "people in EU but people in DE", "everybody but people in DE",
+    ]  # fmt: skip
+    assert there.closed_to("us-east-1") == ["people in DE"]
+
+
 def test_the_shipped_rules_keep_europes_notices_in_europe() -> None:
     regions = shipped_law().regions
     assert regions.objection(["DE"], "shop", "eu-central-1", None) is None
