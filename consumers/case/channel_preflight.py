@@ -212,10 +212,16 @@ def _worst(
 
 
 def _worsened(due: _Due, beside: _Due, now: datetime, ends: Callable[[int], timedelta]) -> timedelta:
-    """Return by how much a deadline of `beside` is missed that would be met without `due`; zero: none is."""
-    alone, _ = _worst(beside, (), now, ends)
-    together, _ = _worst(beside, due, now, ends)
-    return together if together > timedelta(0) >= alone else timedelta(0)
+    """Return by how much a deadline of `beside` is missed, at worst, that would be met without `due`; zero: none is."""
+    worst, before = timedelta(0), 0
+    for deadline, count in sorted((at, count) for at, count in beside if at is not None):
+        before += count
+        # of the same deadline they were there before
+        ours = sum(number for at, number in due if at is not None and at < deadline)
+        left = deadline - now
+        if ends(before) <= left < ends(before + ours):
+            worst = max(worst, ends(before + ours) - left)
+    return worst
 
 
 def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:

@@ -110,6 +110,10 @@ def test_what_other_releases_still_have_to_send_goes_before_ours() -> None:
     assert "others-too-late-email" not in by_code(beside)
     later = replace(alone, beside={Channel.EMAIL: [(NOW + 2.5 * HOUR, 100_800)]})
     assert by_code(later)["others-too-late-email"].live == "30 min after it"
+    missed_anyhow = replace(alone, beside={Channel.EMAIL: [(NOW + HOUR, 100_800), (NOW + 2.5 * HOUR, 5)]})
+    assert by_code(missed_anyhow)["others-too-late-email"].live == "30 min after it", "the other one is late for us"
+    same = replace(alone, beside={Channel.EMAIL: [(NOW + 2 * HOUR, 100_800)]})
+    assert "others-too-late-email" not in by_code(same), "of the same deadline they were there before"
     texts = seen(
         first={Channel.SMS: 36_000}, due=[], texts_due=[(NOW + 1.5 * HOUR, 36_000)],
         beside={Channel.SMS: [(NOW + HOUR, 36_000)]},
