@@ -529,6 +529,8 @@ def close(parts: Parts, incident_id: str, unnotified: bool, reason: str | None, 
                f"{done.without_end:,} people without an end state")  # fmt: skip
     if done.unmet:
         click.echo(f"owed without a record that it was met, and watched no more: {', '.join(done.unmet)}")
+    if done.told_wrongly:
+        click.echo(f"told what is not true of them, and put right no more: {done.told_wrongly:,} people")
     if done.finding == "nobody":
         click.echo("finding: nobody is affected, say all partitions by full coverage; the evidence log has it")
 

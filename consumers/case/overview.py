@@ -133,6 +133,7 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
                 waiting=late.late_waiting + late.supplements_waiting,
                 all_ended=bool(ends) and not case.without_end_count(incident_id),
                 unmet=unmet_duties(obligations),
+                told_wrongly=late.not_concerned + late.told_too_much,
             ),
         )
 
@@ -215,6 +216,7 @@ def next_step(
     waiting: int = 0,
     all_ended: bool = False,
     unmet: Sequence[ObligationRecord] = (),
+    told_wrongly: int = 0,
 ) -> NextStep | None:
     """Return the one next thing to do; None when the incident has ended."""
     name = incident.incident_id
@@ -267,6 +269,11 @@ def next_step(
         )
     if plan is None or plan.state != "complete":
         return NextStep("nobody: wait", f"tocsin incident show {name}", f"{of_partitions(partitions)} have answered")
+    if told_wrongly:
+        return NextStep(
+            "responder, dpo or counsel", f"tocsin incident correct {name} --reason TEXT",
+            f"{told_wrongly:,} people were told what is not true of them, and nobody has begun to put it right",
+        )  # fmt: skip
     seen = finding(incident, partitions)
     if not plan.recipient_count and seen == "nobody":
         return NextStep(

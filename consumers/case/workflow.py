@@ -514,6 +514,8 @@ class Closed:
     """As of `findings.finding`."""
     unmet: Sequence[str]
     """Duties to others than the people that were owed without a record that they were met."""
+    told_wrongly: int
+    """People who were owed a correction that nobody had begun: none can be made any more."""
 
 
 def close(
@@ -554,7 +556,7 @@ def close(
             if not count and seen == "none_found":
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
-        unmet = unmet_duties(case.obligations(incident_id))
+        unmet, late = unmet_duties(case.obligations(incident_id)), case.late(incident_id)
         void_releases(case, incident_id)
         # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
         case.publish_case_events(
@@ -575,7 +577,8 @@ def close(
             "unmet_duties": len(unmet),
         }
         record_act(case, actor, role, "incident.closed", body, at=now, incident=incident, reason=why)
-        return Closed(removed, open_count, seen, [each.regime_id for each in unmet])
+        told_wrongly = late.not_concerned + late.told_too_much
+        return Closed(removed, open_count, seen, [each.regime_id for each in unmet], told_wrongly)
 
     return store.change(work)
 

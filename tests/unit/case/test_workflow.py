@@ -187,6 +187,22 @@ def test_who_closes_over_a_duty_is_told_and_the_log_counts_it(case: Case) -> Non
     assert case.published("tocsin.case-events")[-1]["body"]["unmet_duties"] == 1
 
 
+def test_who_was_told_wrongly_is_put_right_before_the_end_and_named_to_whoever_closes_all_the_same(case: Case) -> None:
+    name = case.receive().incident_id
+    workflow.acknowledge(case.store, name, RESPONDER, NOW)
+    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
+    case.plan(name)
+    prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
+    releasing.approve(case.store, name, prepared.release.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
+    case.execute(sa.update(tables.release).values(state="finished"))
+    case.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW, correction="told_too_much"))
+    following = overview(case.store, name).next
+    assert following is not None
+    assert following.command == f"tocsin incident correct {name} --reason TEXT"
+    told = len(case.rows(tables.recipient))
+    assert workflow.close(case.store, name, DPO, NOW, reason="all reached").told_wrongly == told > 0
+
+
 def test_a_cancelled_release_after_a_finished_one_leads_to_another_and_not_to_the_end(case: Case) -> None:
     name = case.receive().incident_id
     workflow.acknowledge(case.store, name, RESPONDER, NOW)
