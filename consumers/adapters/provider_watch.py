@@ -20,6 +20,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import gauge
 from consumers.case.store import PageRecord
 from consumers.domain.accounts import (
+    DAY,
     EmailAccount,
     Price,
     Reputation,
@@ -213,12 +214,13 @@ class ProviderWatch:
             closed = [each.state is CircuitState.CLOSED for each in own if each.provider == FIRST[channel]]
             first_has_turn = first.at_most != 0 and (any(closed) or not closed)
             takes = [self._takes(each, own, now) for each in (FIRST[channel], self._policy.second[channel])]
+            at_most = None if None in takes else max(filter(None, takes), default=0)
+            comes_back = at_most == 0 and (any(closed) or not closed)
             return Allowance(
-                first.per_second if first_has_turn else None,
-                None if None in takes else max(filter(None, takes), default=0),
+                first.per_second if first_has_turn else None, at_most, first.again_per_second if comes_back else 0.0
             )
         bounds = [each for each in (through, first.at_most) if each is not None]
-        return Allowance(first.per_second, min(bounds, default=None))
+        return Allowance(first.per_second, min(bounds, default=None), 0.0 if through == 0 else first.again_per_second)
 
     def _takes(self, provider: str, readings: Sequence[CircuitReading], now: datetime) -> int | None:
         """Return how many messages `provider` takes now, by its circuits and by its account; None: as many as there are; of one
@@ -255,6 +257,7 @@ class ProviderWatch:
             return Allowance(
                 slowed(account.per_second, self._level, self._policy.reputation) if account.per_second > 0 else None,
                 left if account.usable else 0,
+                account.quota / DAY.total_seconds() if account.usable and account.quota and left == 0 else 0.0,
             )
         if provider == "sns":
             # without a second provider nobody waits for another month: SNS takes an SMS past the limit and reports it as failed,

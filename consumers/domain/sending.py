@@ -224,6 +224,8 @@ class Allowance:
     per_second: float | None = None
     at_most: int | None = None
     """So many messages may still be put on their way: what a quota leaves, or the probes of an ill provider."""
+    again_per_second: float = 0.0
+    """Where that is 0: at what rate it comes back by itself, as a quota over 24 hours does."""
 
 
 NO_BOUND = Allowance()

@@ -246,8 +246,8 @@ class ReleaseStage:
         # unused credit is not saved up beyond one second: after a pause the provider must not see a burst
         credit = min(self._credit.get(channel, 0.0) + rate * elapsed_seconds, max(rate, 1.0))
         self._credit[channel] = credit
-        # while no provider takes anything nothing leaves, whatever the rate
-        self._rate_now[channel] = 0.0 if allowed.at_most == 0 else rate
+        # while no provider takes anything nothing leaves, whatever the rate; of a quota that is used up as much as comes back
+        self._rate_now[channel] = min(rate, allowed.again_per_second) if allowed.at_most == 0 else rate
         belt, at_once = max(1, int(rate * self._delivery.belt_seconds)), int(credit)
         if allowed.at_most is not None:
             # what lies on the belt already uses up the bound, too

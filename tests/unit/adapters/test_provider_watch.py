@@ -104,6 +104,20 @@ def test_what_is_put_on_the_belt_uses_up_the_quota_before_ses_says_so() -> None:
     assert there.watch.allowance(Channel.EMAIL).at_most == 0
 
 
+def test_a_quota_that_is_used_up_comes_back_by_itself_and_an_ill_provider_does_not() -> None:
+    there = Accounts()
+    there.email = replace(there.email, quota=86_400, sent=86_400)
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL) == Allowance(14, 0, 1.0)
+    there.circuit("ses", "email", CircuitState.OPEN)
+    there.after()
+    assert there.watch.allowance(Channel.EMAIL) == Allowance(14, 0)
+    there.circuits.clear()
+    there.email = replace(there.email, sending_enabled=False)
+    there.after(timedelta(seconds=61))
+    assert there.watch.allowance(Channel.EMAIL).again_per_second == 0
+
+
 def test_a_second_provider_takes_what_the_quota_does_not_let_through() -> None:
     there = Accounts(second={Channel.EMAIL: "smtp"})
     there.email = replace(there.email, quota=200, sent=200)

@@ -153,6 +153,10 @@ def test_a_lane_whose_provider_takes_nothing_has_no_end() -> None:
     stage._count()
     assert (PROJECTED_END.labels("email")._value.get(), LATENESS.labels("email")._value.get()) == (math.inf, math.inf)
     assert ledger.paces[-1][Channel.EMAIL] == 0
+    stage._live = FakeRates(email=Allowance(per_second=10, at_most=0, again_per_second=2))
+    stage.tick(0.25)
+    stage._count()
+    assert PROJECTED_END.labels("email")._value.get() == 100, "a quota that is used up comes back"
     show_lanes({Channel.LETTER: LaneAge(3, 60.0, 0.0, 5.0)}, {Channel.EMAIL: 10.0})
     assert PROJECTED_END.labels("letter")._value.get() == 0, "letters go with their next batch"
     show_lanes({}, {})
