@@ -906,6 +906,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.provider_lanes import CircuitTeller
     from consumers.adapters.ses_identities import SesIdentities
     from consumers.adapters.sns_topic import SnsTopic
+    from consumers.adapters.texts_in_flight import TextsInFlight
     from consumers.stages.canary_messages import CanaryMessages
     from consumers.stages.dispatch import Dispatch, DispatchStage
     from consumers.stages.third_parties import ThirdPartyNotices
@@ -939,6 +940,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         process.holder,
         LetterFolder(settings.paths.letters),
         guard,
+        TextsInFlight(settings.paths.texts_in_flight),
     )
     stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
@@ -1086,19 +1088,20 @@ def canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":
 
     In simulator mode nothing but simulators is written to.
     """
-    from consumers.domain.canary_messages import NO_REGION, CanaryRoute
+    from consumers.domain.canary_messages import CanaryRoute
     from consumers.domain.simulators import SIMULATED_PHONES
 
     delivery, chosen = settings.delivery, settings.delivery.canary_messages
     if not chosen.every_minutes:
         return ()
-    people = delivery.mode != "simulator"
+    people, regions = delivery.mode != "simulator", second_regions(settings)
     named = {
         CanaryRoute(Channel.EMAIL, "ses", delivery.aws_region): True,
-        CanaryRoute(Channel.EMAIL, "smtp", NO_REGION): chosen.email_to is not None and people,
+        CanaryRoute(Channel.EMAIL, "smtp", regions.get("smtp", "")): chosen.email_to is not None and people,
         CanaryRoute(Channel.SMS, "sns", delivery.aws_region): chosen.sms_to in SIMULATED_PHONES
         or (chosen.sms_to is not None and people),
-        CanaryRoute(Channel.SMS, "sms_gateway", NO_REGION): chosen.sms_gateway_to is not None and people,
+        CanaryRoute(Channel.SMS, "sms_gateway", regions.get("sms_gateway", "")): chosen.sms_gateway_to is not None
+        and people,
     }
     return [route for route, is_tried in named.items() if is_tried]
 

@@ -159,6 +159,11 @@ class Paths(Section):
         return self.data / "letters"
 
     @property
+    def texts_in_flight(self) -> Path:
+        """Where dispatch keeps which texts it is about to hand over; empty while nothing leaves."""
+        return self.data / "texts-in-flight"
+
+    @property
     def run(self) -> Path:
         """Where running processes write their addresses."""
         return self.data / "run"
@@ -274,6 +279,7 @@ class Smtp(Section):
     timeout_seconds: float = Field(default=30, gt=0)
     region: str | None = Field(
         default=None,
+        max_length=32,
         description="where it is, as regions.yaml writes it (eu-central-1); unless said, it is taken to be where AWS is",
     )
     price_per_thousand: float | None = Field(
@@ -307,7 +313,7 @@ class SmsGateway(Section):
     callback_host: str = Field(default="127.0.0.1", description="where the receipts stage listens for it")
     callback_port: Port = 8481
     timeout_seconds: float = Field(default=30, gt=0)
-    region: str | None = Field(default=None, description="where it is; as delivery.smtp.region")
+    region: str | None = Field(default=None, max_length=32, description="where it is; as delivery.smtp.region")
     price_per_message: float | None = Field(
         default=None, ge=0, description="what one SMS of ours costs there, all its parts, in delivery.price_currency"
     )

@@ -150,6 +150,14 @@ class SentReport(msgspec.Struct, frozen=True):
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"
 
 
+class SentText(msgspec.Struct, frozen=True):
+    """The digest of a text that a provider has, or may have, and of which call of its attempt."""
+
+    attempt_id: str
+    send_count: int
+    body_sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Unreported:
     """A message that a provider took, and of which it has not said for good what became."""

@@ -49,7 +49,8 @@ _SORTS: tuple[tuple[Any, str], ...] = (
 )
 
 MEANINGS: Mapping[str, str] = {
-    "tocsin.delivery-outcome": "One change of one attempt to tell somebody: intended, handed over, delivered, bounced, ...",
+    "tocsin.delivery-outcome": "One change of one attempt to tell somebody: intended, handed over, delivered, bounced, ... An "
+    "attempt that arrived and has no `body_digest` in any entry was handed over by a dispatcher that was lost with its disk.",
     "tocsin.notice-read": "Somebody confirmed on the account page that a notice was read.",
     "tocsin.partition-resolved": "One partition's whole answer to who is concerned; `members_root` fixes the set.",
     "tocsin.positions": "How far the log has read each topic; repeated now and then.",
@@ -125,6 +126,7 @@ MEANINGS: Mapping[str, str] = {
     "release.resumed": "A release went on.",
     "release.retried": "People whose attempts had failed are tried again.",
     "release.started": "The approvals were complete, and notices began to leave.",
+    "release.withdrawn": "What waited for approval was taken back, with the approvals that it had.",
     "subject.exported": "Somebody was given a copy of what is held of them; whose, entries `person.looked_at` say.",
     "restore.reconciled": "A restored case store was brought up to what the log knows.",
     "risk.assessed": "The risk to people was assessed.",

@@ -30,7 +30,7 @@ from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, histogram
 from consumers.domain.contacts import MAILBOXES, deliverable_email, deliverable_phone, mailbox_provider
 from consumers.domain.delivery import OF_SEND, Trigger
-from consumers.domain.ledger import Command, Intent, SentReport
+from consumers.domain.ledger import Command, Intent, SentReport, SentText
 from consumers.domain.sending import (
     BulkEmail,
     EmailEntry,
@@ -108,6 +108,7 @@ class DispatchLedger(Protocol):
     def put_back(self, commands: Sequence[Command]) -> None: ...
     def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
     def note_calls(self, intents: Sequence[Intent]) -> None: ...
+    def learn_texts(self, texts: Sequence[SentText]) -> None: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
 
 
@@ -143,6 +144,14 @@ class Guard(Protocol):
     def may_hand_over(self, release_ids: Collection[str]) -> bool: ...
 
 
+class TextsInFlight(Protocol):
+    """What is about to leave, kept over a crash until the ledger has been told; see `consumers.adapters.texts_in_flight`."""
+
+    def leave(self, texts: Sequence[SentText]) -> None: ...
+    def reported(self) -> None: ...
+    def take_over(self, tell: Callable[[Sequence[SentText]], None]) -> None: ...
+
+
 class Dispatch:
     """The handler behind the stage."""
 
@@ -158,8 +167,10 @@ class Dispatch:
         dispatcher: str,
         letters: LetterWriter | None = None,
         guard: Guard | None = None,
+        texts_in_flight: TextsInFlight | None = None,
     ) -> None:
         self._ledger = ledger
+        self._in_flight = texts_in_flight
         self._guard = guard
         self._letters = letters
         self._opener = opener
@@ -182,6 +193,9 @@ class Dispatch:
         self._unreported_since = 0.0
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        if self._in_flight is not None:
+            # whose partitions these were may be dead
+            self._in_flight.take_over(self._ledger.learn_texts)
         return self._ledger.positions(STAGE, partitions)
 
     def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
@@ -218,7 +232,11 @@ class Dispatch:
             ]
         except Exception:
             self._leave_off()
+            # what is in flight stays where the next process finds it
+            self._in_flight = None
             raise
+        if self._in_flight is not None:
+            self._in_flight.reported()
         if faults:
             # the supervisor's growing pause before a restart is what keeps this from spinning
             raise faults[0]
@@ -237,6 +255,11 @@ class Dispatch:
         self._ledger.note_calls(intents)
         self._noted.update(intent.attempt_id for intent in intents)
         return self._ledger.standing(intents)
+
+    def _note_texts(self, texts: Sequence[tuple[Intent, str]]) -> None:
+        """Keep which text somebody is about to get, so that the proof has it whoever dies before the report."""
+        if self._in_flight is not None:
+            self._in_flight.leave([SentText(intent.attempt_id, intent.send_count, body) for intent, body in texts])
 
     def _left(self, intent: Intent, error: Exception) -> Exception:
         """Leave somebody over whom we stumbled as a crash would: to one more try, and then to their next channel. Were they to
@@ -375,6 +398,7 @@ class Dispatch:
             return _Answer(provider, standing, (), 0.0)
         for entry in entries:
             self._untouched.pop(entry.attempt_id, None)
+        self._note_texts([(intent, body) for intent, _, body in people if intent.attempt_id in standing])
         message = BulkEmail(
             from_address=template.from_address,
             reply_to=template.reply_to,
@@ -445,6 +469,7 @@ class Dispatch:
                 self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue
             self._untouched.pop(intent.attempt_id, None)
+            self._note_texts([(intent, prepared.body_sha256)])
             began = time.monotonic()
             answer = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             self._called += 1
@@ -543,6 +568,7 @@ class Dispatch:
             self._ledger.note_calls([intent for intent, _, _ in batch])
             for intent, _, _ in batch:
                 self._untouched.pop(intent.attempt_id, None)
+            self._note_texts([(intent, body) for intent, _, body in batch])
             try:
                 results = self._letters.write(
                     incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise

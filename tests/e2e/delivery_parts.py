@@ -419,6 +419,13 @@ class Delivery:
         """Return how many of an incident's attempts are in each state."""
         return Counter(row.attempt.state for row in self.rows(incident_id))
 
+    def arrived_without_text(self) -> int:
+        """Return of how many messages that arrived the ledger has no digest of the text."""
+        arrived = tables.attempt.c.state.in_(("delivered", "complained", "read"))
+        with self.database.read() as connection:
+            query = sa.select(sa.func.count()).where(arrived & tables.attempt.c.body_sha256.is_(None))
+            return int(connection.execute(query).scalar_one())
+
     def taken(self, incident_id: str) -> int:
         """Return how many messages to an incident's people the providers have taken."""
         addresses = {

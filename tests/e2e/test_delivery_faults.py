@@ -126,6 +126,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         held_in_the_middle(delivery)
         providers_ill(delivery)
         delivery.until_judged()
+        assert delivery.arrived_without_text() == 0, "whoever died before saying what it had handed over left it behind"
         assert delivery.receipts_waiting() == 0, "what the killed ones had read has come again, and is known"
 
 

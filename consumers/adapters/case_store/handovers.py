@@ -63,6 +63,7 @@ from consumers.domain.ledger import (
     Command,
     Intent,
     SentReport,
+    SentText,
 )
 
 STRANGERS = counter(
@@ -305,6 +306,21 @@ class Handovers:
 
         if by_count:
             self._database.writing(work)
+
+    def learn_texts(self, texts: Sequence[SentText]) -> None:
+        """See `Ledger.learn_texts`. What was reported has its text, and a later call its own; a crash before this tells again."""
+        unknown: set[str] = set()
+        with self._database.read() as connection:
+            for some in in_parts(sorted({each.attempt_id for each in texts})):
+                without = attempt.c.attempt_id.in_(some) & attempt.c.body_sha256.is_(None)
+                unknown.update(connection.execute(sa.select(attempt.c.attempt_id).where(without)).scalars())
+        lost = [
+            SentReport(each.attempt_id, Trigger.LOST, each.send_count, body_sha256=each.body_sha256)
+            for each in texts
+            if each.attempt_id in unknown
+        ]
+        if lost:
+            self.report(lost)
 
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.

@@ -68,6 +68,7 @@ from consumers.domain.ledger import (
     Lane,
     LaneAge,
     SentReport,
+    SentText,
 )
 from consumers.domain.sending import Receipt
 
@@ -357,6 +358,12 @@ class Ledger:
         A crash before this leaves claims of which it is known that nobody was called; after it, nobody knows.
         """
         self._handovers.note_calls(intents)
+
+    def learn_texts(self, texts: Sequence[SentText]) -> None:
+        """Write which texts the calls of dispatchers that died had, as far as nothing is known of them. Their calls are lost: a
+        claim becomes `unknown`, and what receipts have moved meanwhile is left as it is, and logged with its text.
+        """
+        self._handovers.learn_texts(texts)
 
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.

@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bridge.contracts.events import EVENTS, AttemptState, Channel, DeliverNotice, DeliveryOutcome, each_of
+from bridge.contracts.events import (
+    EVENTS,
+    AttemptState,
+    Channel,
+    DeliverNotice,
+    DeliveryOutcome,
+    DeliveryOutcomes,
+    each_of,
+)
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import beginnings, ledger, metering, tables
 from consumers.adapters.case_store.changes import TO_DELIVERED, DeliveryPolicy
@@ -33,7 +41,7 @@ from consumers.adapters.case_store.receipts import Receipts
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
-from consumers.domain.ledger import Command, Intent, Lane, SentReport
+from consumers.domain.ledger import Command, Intent, Lane, SentReport, SentText
 from consumers.domain.planning import PeopleChange, PlanId
 from consumers.domain.sending import Receipt, ReceiptKind
 from tests.unit.shipped_law import shipped_law
@@ -161,7 +169,13 @@ class Case:
                 .where(tables.outbox.c.topic == "tocsin.delivery-outcomes")
                 .order_by(tables.outbox.c.outbox_id)
             ).all()
-        return [DeliveryOutcome.model_validate_json(event.value) for row in rows for event in unpacked(row)]
+        said: list[DeliveryOutcome] = []
+        for each in (message for row in rows for message in unpacked(row)):
+            kind = DeliveryOutcomes if each.ce_type == DeliveryOutcomes.ce_type else DeliveryOutcome
+            said += [
+                event for event in each_of(kind.model_validate_json(each.value)) if isinstance(event, DeliveryOutcome)
+            ]
+        return said
 
     def commands(self) -> list[Command]:
         """Take the delivery commands out of the outbox."""
@@ -370,6 +384,34 @@ class LedgerCases:
         case.ledger.report([report])
         said = [each for each in case.outcomes() if each.body_commitment is not None]
         assert [(each.state, each.previous_state) for each in said] == [(AttemptState.READ, AttemptState.READ)]
+
+    def test_the_text_of_a_call_whose_dispatcher_died_is_proven(self, case: Case) -> None:
+        arrived, doubtful, told, repeated = (case.person(number) for number in range(1, 5))
+        with case.database.write() as connection:
+            for number in range(1, 5):
+                key = {"root": f"customer/{number}", "key": b"k" * 32, "made_at": NOW}
+                connection.execute(sa.insert(tables.person_key).values(**key))
+        intents = {intent.recipient_id: intent for intent in case.claim(EMAIL_LANE)}
+        case.receive(intents[arrived], ReceiptKind.DELIVERED)
+        case.ledger.report([SentReport(intents[told].attempt_id, Trigger.ACCEPTED, 1, "m-1", body_sha256="d" * 64)])
+        case.ledger.report([SentReport(intents[repeated].attempt_id, Trigger.THROTTLED, 1, body_sha256="d" * 64)])
+        left = [SentText(each.attempt_id, 1, "e" * 64) for each in intents.values()]
+        left.append(SentText("no-such-attempt", 1, "e" * 64))
+        for _ in range(2):
+            case.ledger.learn_texts(left)
+        assert [case.states(each) for each in (arrived, doubtful, told, repeated)] == [
+            [("email", state)] for state in ("delivered", "unknown", "handed_over", "planned")
+        ]
+        said = {each.recipient_id: each for each in case.outcomes() if each.body_commitment is not None}
+        assert (said[arrived].state, said[doubtful].state) == (AttemptState.DELIVERED, AttemptState.UNKNOWN)
+        assert sum(each.body_commitment is not None for each in case.outcomes()) == 4, "each was told once"
+        with case.database.read() as connection:
+            digests = dict(
+                connection.execute(sa.select(tables.attempt.c.recipient_id, tables.attempt.c.body_sha256)).all()
+            )
+        assert {each: str(digests[each])[0] for each in digests} == {
+            arrived: "e", doubtful: "e", told: "d", repeated: "d",
+        }  # fmt: skip
 
     def test_whom_their_own_server_puts_off_gets_the_next_channel_when_the_first_has_had_its_time(
         self, case: Case

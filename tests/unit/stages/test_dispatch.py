@@ -2,10 +2,12 @@
 
 import hashlib
 import itertools
+import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -17,8 +19,9 @@ from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from bridge.runtime.kafka import Positions
 from bridge.runtime.sealing import KeyNotHeld
+from consumers.adapters.texts_in_flight import TextsInFlight
 from consumers.domain.delivery import OF_SEND, Trigger
-from consumers.domain.ledger import Command, Intent, SentReport
+from consumers.domain.ledger import Command, Intent, SentReport, SentText
 from consumers.domain.sending import (
     BulkEmail,
     EmailProvider,
@@ -61,6 +64,7 @@ class World:
         self.mails: list[BulkEmail] = []
         self.waiting: list[str] = []
         self.noted: list[str] = []
+        self.learned: list[SentText] = []
         self.texts: list[tuple[str, str, str]] = []
         self.answers: dict[str, SendResult] = {}
         self.text_fault: Exception | None = None
@@ -74,9 +78,13 @@ class World:
         self.exercises: list[bool] = []
         self.email_lane: Lane[EmailProvider] = Lane([self])
         self.sms_lane: Lane[SmsProvider] = Lane([Sms(self)])
-        self.dispatch = Dispatch(
-            self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1", self
-        )
+        self.dispatch = self.dispatcher()
+
+    def dispatcher(self, texts_in_flight: TextsInFlight | None = None) -> Dispatch:
+        return Dispatch(
+            self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1", self,
+            texts_in_flight=texts_in_flight,
+        )  # fmt: skip
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
         attempt_id = f"a{number:03}"
@@ -122,6 +130,9 @@ class World:
     def note_calls(self, intents: Sequence[Intent]) -> None:
         self.journal.append("note calls")
         self.noted.extend(intent.attempt_id for intent in intents)
+
+    def learn_texts(self, texts: Sequence[SentText]) -> None:
+        self.learned.extend(texts)
 
     def report(self, reports: Sequence[SentReport]) -> None:
         self.journal.append("report")
@@ -309,6 +320,35 @@ def test_the_intent_is_stored_before_the_call_and_the_answer_after_it(world: Wor
     world.run()
     assert world.journal == ["intend", "note calls", "standing", "call", "report"]
     assert world.positions_after == AFTER
+
+
+@pytest.mark.parametrize("channel", [Channel.EMAIL, Channel.SMS, Channel.LETTER])
+def test_what_a_dispatcher_that_died_had_handed_over_is_told_by_the_next(
+    world: World, channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = world.person(1, channel, contact(postal_address=("Street 1",)), send_count=2)
+    world.person(2, channel, contact(postal_address=("Street 2",)), epoch=0)
+    dying = TextsInFlight(tmp_path)
+    world.dispatch = world.dispatcher(dying)
+    with monkeypatch.context() as away:
+        away.setattr(world, "report", unreachable)
+        with pytest.raises(Unreachable):
+            world.run()
+        # a process that meets this ends; one that did not must not forget what the ledger was never told
+        with pytest.raises(Unreachable):
+            world.run()
+    os.close(dying._descriptor)
+    world.dispatch = world.dispatcher(TextsInFlight(tmp_path))
+    world.dispatch.assigned([("t", 0)])
+    assert world.learned == [SentText(attempt, 2, body_of(world.intents[attempt]))], (
+        "nobody was asked for the other one"
+    )
+    world.run()
+    assert [each.stat().st_size for each in tmp_path.iterdir()] == [0], "what was reported is left to nobody"
+
+
+def unreachable(_: Sequence[SentReport]) -> None:
+    raise Unreachable("the case store")
 
 
 @pytest.mark.parametrize("channel", [Channel.EMAIL, Channel.SMS, Channel.LETTER])
