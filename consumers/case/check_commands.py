@@ -78,9 +78,8 @@ def _print(found: Checked, canaries: list[CanaryMessage], now: datetime) -> None
         )
     for each in canaries:
         route = each.route
-        where = "" if route.region == "none" else f" in {route.region}"
         click.echo(
-            f"last canary message, {route.channel.value} by {route.provider}{where}: {_result(each)}, "
+            f"last canary message, {route.channel.value} by {route.provider} in {route.region}: {_result(each)}, "
             f"sent {instant(each.began_at, now)}"
         )
     if found.missing is None:

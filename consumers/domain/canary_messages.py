@@ -17,8 +17,6 @@ from consumers.domain.sending import ReceiptKind, SendResult, SendState
 
 ID_PREFIX = "ca9a27"
 """Every canary message's id begins so: a receipt without it is not looked for among them."""
-NO_REGION = "none"
-"""The region of a provider that has none."""
 TEXT = "This message tests that notices can be delivered. Nothing has happened, and there is nothing to do."
 SUBJECT = "Delivery test"
 

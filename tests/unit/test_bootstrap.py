@@ -74,7 +74,8 @@ def test_canary_messages_go_to_simulators_and_to_what_is_named_and_nowhere_else(
         "mode": mode,
         "aws_account": "000000000000",
         "base_url": "https://shop.example.com/",
-        "smtp": {"host": "127.0.0.1", "return_path": "bounce@shop.example.com", "reports_maildir": "reports"},
+        "smtp": {"host": "127.0.0.1", "return_path": "bounce@shop.example.com", "reports_maildir": "reports",
+                 "region": "eu-north-1"},
         "sms_gateway": {
             "url": "https://sms.example.com", "account_sid": "AC", "auth_token": "x", "sender": "MG1",
             "callback_url": "https://shop.example.com/sms",
@@ -84,4 +85,5 @@ def test_canary_messages_go_to_simulators_and_to_what_is_named_and_nowhere_else(
     settings = Settings.model_validate({"delivery": delivery, "pager": {"email_to": ["sre@shop.example.com"]}})
     found = canary_routes(settings)
     assert [route.provider for route in found] == routes
-    assert {route.region for route in found} <= {"eu-central-1", "none"}
+    assert {route.provider: route.region for route in found if route.provider == "smtp"} in ({}, {"smtp": "eu-north-1"})
+    assert {route.region for route in found if route.provider != "smtp"} <= {"eu-central-1"}, "where nothing is said"
