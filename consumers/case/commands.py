@@ -149,7 +149,7 @@ def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[s
     ]
     lines += [f"not known:    {each}" for each in seen.not_known]
     lines += _clock_lines(seen, now)
-    cap = next((each.record.late_cap for each in seen.releases if each.record.state != "void"), None)
+    cap = next((each.record.late_cap for each in seen.releases if each.record.state not in ("void", "withdrawn")), None)
     lines += late_lines(seen.late, cap)
     if seen.everybody is not None:
         lines.append(f"everybody:    {seen.everybody}")
@@ -418,12 +418,16 @@ def prepare(
     policy = done.release.policy
     if as_json:
         print_json({"release_id": done.release.release_id, "policy_sha256": done.release.policy_sha256, "policy": policy,
+                    "ended_count": done.ended_count,
                     "people_without_text": done.people_without_text, "late_count": done.late_count,
                     "everybody": done.everybody})  # fmt: skip
         return
     click.echo(f"release {done.release.release_id}{' (prepared before)' if done.again else ''}: "
                f"{policy['recipient_count']:,} people in {len(policy['segments'])} segments, mode {policy['mode']}, "
                f"{done.late_count:,} late of at most {policy['late_cap']:,}")  # fmt: skip
+    if done.ended_count:
+        click.echo(f"{done.ended_count:,} of them have an end already, and are not told again; "
+                   f"{policy['recipient_count'] - done.ended_count:,} are to be told")  # fmt: skip
     if per_segment:
         click.echo(f"canary: the first {per_segment:,} of each segment, then receipts are waited for (at most "
                    f"{tried.wait_seconds} s); more than {tried.bound_percent} % that did not arrive hold the rest")  # fmt: skip

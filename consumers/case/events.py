@@ -202,6 +202,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "release.paused": {**_RELEASE, **_STANDING, "reason_sha256": _SHA256},
     "release.resumed": {**_RELEASE, "canary_waived": _FLAG, "reason_sha256": _SHA256},
     "release.cancelled": {**_RELEASE, **_STANDING, "voided": _COUNT, "reason_sha256": _SHA256},
+    "release.withdrawn": {**_RELEASE, "approval_count": _COUNT, "reason_sha256": _SHA256},
     "release.retried": {
         **_RELEASE, "people_count": _COUNT, "left_out_count": _COUNT, "maybe_told_count": _COUNT, "reason_sha256": _SHA256,
     },

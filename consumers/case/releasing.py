@@ -52,6 +52,8 @@ class Prepared:
     """True when this very policy was prepared before: nothing was written."""
     everybody: str | None = None
     """Why a named person must confirm the scope before this can be approved."""
+    ended_count: int = 0
+    """Of the people whom the policy lists, who has an end already, as an earlier release told them: nobody tells them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,13 @@ def prepare(
         record_act(case, actor, role, "release.prepared", body, at=now, incident=incident, reason=reason)
         if preflight is not None:
             preflight(case, incident, release)
+        done = _prepared(case, incident, release, again=False)
         _page(
             case, incident, "approval_needed", now, mark=release.release_id,
             next_command=f"tocsin incident sheet {incident_id} -o sheet.html",
-            facts={"recipient_count": policy["recipient_count"], "mode": mode.value},
+            facts={"recipient_count": policy["recipient_count"], "ended_count": done.ended_count, "mode": mode.value},
         )  # fmt: skip
-        return _prepared(case, incident, release, again=False)
+        return done
 
     return store.change(work)
 
@@ -152,6 +155,9 @@ def _prepared(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, 
         case.late_count(incident.incident_id),
         again,
         unconfirmed_everybody(case, incident),
+        sum(
+            each.count for each in case.audience(incident.incident_id) if each.final_state is not None and not each.late
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Steering what two people released: pause, resume, cancel, try again where it failed, change a lane's rate.
+"""Steering what two people released, or are to: pause, resume, cancel, withdraw, try again where it failed, change a lane's rate.
 
 Each writes its state, the incident's epoch, the act and the case event in one transaction. The meter reads the state before
 each portion, and dispatch the epoch before each provider call, so that all workers obey within a tick; what a provider has
@@ -53,6 +53,15 @@ class Steered:
     voided: Sequence[str] = ()
     """Policies that waited for approval and cannot be approved any more."""
     canary_waived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What waits for no approval any more, or would not."""
+
+    release: ReleaseRecord
+    approved_by: Sequence[str]
+    """Whose approval is void with it."""
 
 
 def standing_of(case: CaseWork, incident: IncidentRecord) -> Standing:
@@ -157,6 +166,29 @@ def cancel(
         if standing.without_end:
             case.raise_page(_people_left(incident, going[0], standing, now))
         return Steered(incident_id, going, standing, voided)
+
+    return store.look(work) if dry_run else store.change(work)
+
+
+def withdraw(
+    store: CaseStore, incident_id: str, actor: Actor, now: datetime, *, reason: str | None, dry_run: bool = False
+) -> Withdrawn:
+    """Take back what waits for approval, with the approvals that it has so far: they are of that release and count for no
+    other, not even for the same policy prepared again. What runs goes on. Raises Refused if nothing waits.
+    """
+    role = actor.acting_for(Act.PREPARE)
+    why = needed(reason)
+
+    def work(case: CaseWork) -> Withdrawn:
+        # the incident's row is the lock: what an approval has started in this moment does not wait any more
+        incident = still_open(case, incident_id)
+        (waiting,) = _in(case, incident, "prepared", verb="withdraw")
+        approved_by = [each.person for each in case.approvals(waiting.release_id)]
+        if not dry_run:
+            case.update_release(waiting.release_id, {"state": "withdrawn", "stopped_at": now})
+            body: Body = {**_named(waiting), "approval_count": len(approved_by)}
+            record_act(case, actor, role, "release.withdrawn", body, at=now, incident=incident, reason=why)
+        return Withdrawn(waiting, approved_by)
 
     return store.look(work) if dry_run else store.change(work)
 
@@ -353,7 +385,8 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
             "releasing": "it runs",
             "finished": "it is finished: everybody has an end",
             "cancelled": f"it is cancelled, for good; prepare another: tocsin incident prepare {incident.incident_id}",
-            "prepared": f"it waits for approval; another one takes its place: tocsin incident prepare {incident.incident_id}",
+            "prepared": f"it waits for approval; take it back: tocsin incident withdraw {incident.incident_id} --reason TEXT",
+            "withdrawn": f"it was withdrawn; prepare another: tocsin incident prepare {incident.incident_id}",
             "void": "it is void",
             None: "there is no release",
         }[newest]

@@ -1,4 +1,4 @@
-"""`tocsin incident pause`, `resume`, `cancel`, `retry` and `rate`: steering a release that runs."""
+"""`tocsin incident pause`, `resume`, `cancel`, `withdraw`, `retry` and `rate`: steering a release that runs, or waits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -97,6 +97,32 @@ def cancel(
             f"next: tocsin incident prepare {incident_id}   (another release for whoever is not told; the incident cannot be "
             "closed over them without --unnotified and a reason)"
         )
+
+
+@click.command()
+@click.argument("incident_id")
+@dry_run_option
+@reason_option
+@token_option
+@as_json_option
+@click.pass_obj
+def withdraw(
+    parts: Parts, incident_id: str, dry_run: bool, reason: str | None, token_file: Path | None, as_json: bool
+) -> None:
+    """Take back a release that waits for approval, with the approvals that it has so far. What runs goes on."""
+    actor = authenticated(parts, token_file)
+    now = parts.get(Clock).now()
+    done = steering.withdraw(parts.get(CaseStore), incident_id, actor, now, reason=reason, dry_run=dry_run)
+    if as_json:
+        print_json({"incident_id": incident_id, "dry_run": dry_run, "release_id": done.release.release_id,
+                    "policy_sha256": done.release.policy_sha256, "approved_by": list(done.approved_by)})  # fmt: skip
+        return
+    click.echo(
+        f"release {done.release.release_id} {'would be' if dry_run else 'is'} withdrawn; nobody can approve it any more"
+    )
+    if done.approved_by:
+        click.echo(f"void with it: the approval of {', '.join(done.approved_by)}; another release needs new ones")
+    click.echo(f"next: tocsin incident show {incident_id}")
 
 
 def _steered(done: Steered, *, dry_run: bool) -> dict[str, Any]:
@@ -240,6 +266,6 @@ def _show_rates(own: Mapping[str, float], most: Mapping[Channel, float], *, as_j
                    + ("" if rate_now is None else f", this incident at most {rate_now:g}"))  # fmt: skip
 
 
-SUBCOMMANDS: Mapping[str, Sequence[click.Command]] = {"incident": [pause, resume, cancel, retry, rate]}
+SUBCOMMANDS: Mapping[str, Sequence[click.Command]] = {"incident": [pause, resume, cancel, withdraw, retry, rate]}
 COMMANDS: list[click.Command] = []
 """None of its own: these are verbs of `tocsin incident`."""

@@ -8,11 +8,12 @@ import sqlalchemy as sa
 from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
-from consumers.case import releasing
+from consumers.case import releasing, steering
+from consumers.case.overview import overview
 from consumers.case.permissions import Role
 from consumers.case.releasing import Prepared, policy_sha256
 from consumers.domain.approvals import Mode
-from tests.unit.case.cases import APPROVER, COUNSEL, DPO, NOW, RESPONDER, VIEWER, Case, staff
+from tests.unit.case.cases import APPROVER, COUNSEL, DPO, NOW, RESPONDER, SRE, VIEWER, Case, staff
 
 TWO = Mode.TWO_APPROVERS
 
@@ -137,6 +138,53 @@ def test_preparing_anew_voids_the_older_policy_and_its_approvals(case: Case) -> 
     assert not releasing.approve(case.store, name, new.policy_sha256, COUNSEL, NOW, mode=TWO).releasing
     with pytest.raises(Refused, match="is void"):
         releasing.approve(case.store, old.release_id, old.policy_sha256, APPROVER, NOW, mode=TWO)
+
+
+def test_what_waits_for_approval_is_withdrawn_by_itself_and_its_approvals_count_for_no_other(case: Case) -> None:
+    name = planned(case)
+
+    with pytest.raises(Refused, match="nothing to withdraw: there is no release"):
+        steering.withdraw(case.store, name, RESPONDER, NOW, reason="x")
+    first = prepare(case, name).release
+    releasing.approve(case.store, name, first.policy_sha256, DPO, NOW, mode=TWO)
+    with pytest.raises(Refused, match=r"may not release\.prepare"):
+        steering.withdraw(case.store, name, SRE, NOW, reason="x")
+    with pytest.raises(BadInput, match="--reason"):
+        steering.withdraw(case.store, name, RESPONDER, NOW, reason=None)
+    assert steering.withdraw(case.store, name, RESPONDER, NOW, reason="x", dry_run=True).approved_by == [DPO.person_id]
+    assert case.rows(tables.release)[0]["state"] == "prepared"
+    done = steering.withdraw(case.store, name, RESPONDER, NOW, reason="a wrong price in it")
+    assert (done.release.release_id, done.approved_by) == (first.release_id, [DPO.person_id])
+    assert case.kinds()[-1] == "release.withdrawn"
+    seen = overview(case.store, name)
+    assert [(each.record.state, each.missing) for each in seen.releases] == [("withdrawn", None)]
+    assert seen.next is not None
+    assert "sheet" not in seen.next.command
+    with pytest.raises(Refused, match="is withdrawn; there is nothing to approve"):
+        releasing.approve(case.store, first.release_id, first.policy_sha256, COUNSEL, NOW, mode=TWO)
+    with pytest.raises(Refused, match="it was withdrawn; prepare another"):
+        steering.withdraw(case.store, name, RESPONDER, NOW, reason="again")
+    # the very same policy again is another release, which nobody has approved
+    second = prepare(case, name)
+    assert (second.again, second.release.policy_sha256) == (False, first.policy_sha256)
+    assert not releasing.approve(case.store, name, first.policy_sha256, COUNSEL, NOW, mode=TWO).releasing
+    releasing.approve(case.store, name, first.policy_sha256, DPO, NOW, mode=TWO)
+    with pytest.raises(Refused, match="nothing to withdraw: it runs"):
+        steering.withdraw(case.store, name, RESPONDER, NOW, reason="too late")
+
+
+def test_who_has_an_end_already_is_counted_apart_when_another_release_is_prepared(case: Case) -> None:
+    name = planned(case)
+    for number in (7, 8):
+        case.add_person(name, f"customer/{number}")
+    assert prepare(case, name).ended_count == 0
+    case.execute(
+        sa.update(tables.recipient).where(tables.recipient.c.root == "customer/7").values(final_state="reached")
+    )
+    done = prepare(case, name)
+    assert (done.release.policy["recipient_count"], done.ended_count) == (len(case.rows(tables.recipient)), 1)
+    [*_, page] = case.rows(tables.page)
+    assert page["body"]["recipient_count"] == done.release.policy["recipient_count"]
 
 
 def test_a_release_that_runs_is_not_prepared_twice_unless_a_text_came_later(case: Case) -> None:
