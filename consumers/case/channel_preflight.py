@@ -4,12 +4,15 @@ Pure. What keeps notices from leaving in time blocks a release until somebody ov
 the law and the plan keep back says `preflight`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 
 from bridge.contracts.events import Channel
 from consumers.case.preflight import DECIDE, NOTE, STOPS, Finding, people_in_words
+from consumers.case.store import WaitingBeside
 from consumers.domain.accounts import (
     EmailAccount,
     Price,
@@ -88,7 +91,7 @@ class ChannelReadiness:
     """Who could be told by a channel and not over its second provider, by why no rule lets their notice pass there."""
     first_refused: Mapping[Channel, int] = field(default_factory=dict)
     """Those of them who are told by that channel first."""
-    beside: Mapping[Channel, Sequence[tuple[datetime | None, int]]] = field(default_factory=dict)
+    beside: Mapping[Channel, Sequence[WaitingBeside]] = field(default_factory=dict)
     """Messages of other releases that run and wait for the same lane, by deadline."""
     own_rates: Mapping[Channel, float] = field(default_factory=dict)
     """What somebody bounds this incident to, in messages a second."""
@@ -139,25 +142,26 @@ def _sendings(seen: ChannelReadiness) -> tuple[Sending, Sending]:
         if stays:
             part = None if left is None else left * stays // count
             seconds = max(seconds, seconds_to_send(stays, rate, quota=quota, left=part))
-        return timedelta(seconds=min(seconds, 10 * 365 * 86_400))
+        return timedelta(seconds=min(seconds, _NEVER_SECONDS))
 
     def texts_end(count: int) -> timedelta:
         return timedelta(seconds=count / seen.per_second[Channel.SMS])
 
     mails, texts = seen.beside.get(Channel.EMAIL, ()), seen.beside.get(Channel.SMS, ())
-    mails_before, texts_before = _before(seen.due, mails), _before(seen.texts_due, texts)
+    our_mails, our_texts = _ours(seen.due), _ours(seen.texts_due)
+    mails_before, texts_before = _before(our_mails, mails), _before(our_texts, texts)
     takes = max(
         _ends(ends, seen.first.get(Channel.EMAIL, 0), mails_before),
         _ends(texts_end, seen.first.get(Channel.SMS, 0), texts_before),
     )
     per_second = seen.per_second[Channel.SMS]
     both = (
-        Sending(takes, rate, *_worst(seen.due, mails, seen.now, ends), Channel.EMAIL, mails_before,
-                _worsened(seen.due, mails, seen.now, ends)),
-        Sending(takes, per_second, *_worst(seen.texts_due, texts, seen.now, texts_end), Channel.SMS, texts_before,
-                _worsened(seen.texts_due, texts, seen.now, texts_end)),
+        Sending(takes, rate, *_worst(our_mails, mails, seen.now, ends), Channel.EMAIL, _count(mails_before),
+                _worsened(our_mails, mails, seen.now, ends)),
+        Sending(takes, per_second, *_worst(our_texts, texts, seen.now, texts_end), Channel.SMS, _count(texts_before),
+                _worsened(our_texts, texts, seen.now, texts_end)),
     )  # fmt: skip
-    return _bounded(seen, both[0], seen.due), _bounded(seen, both[1], seen.texts_due)
+    return _bounded(seen, both[0], our_mails), _bounded(seen, both[1], our_texts)
 
 
 def _bounded(seen: ChannelReadiness, sending: Sending, due: "_Due") -> Sending:
@@ -167,7 +171,7 @@ def _bounded(seen: ChannelReadiness, sending: Sending, due: "_Due") -> Sending:
         return sending
 
     def ends(count: int) -> timedelta:
-        return timedelta(seconds=min(count / own, 10 * 365 * 86_400))
+        return timedelta(seconds=min(count / own, _NEVER_SECONDS))
 
     takes = max(sending.takes, ends(seen.first.get(sending.channel, 0)))
     late, deadline = _worst(due, (), seen.now, ends)
@@ -176,36 +180,69 @@ def _bounded(seen: ChannelReadiness, sending: Sending, due: "_Due") -> Sending:
     return replace(sending, takes=takes, late=late, deadline_at=deadline, per_second=own, own=True)
 
 
-_Due = Sequence[tuple[datetime | None, int]]
+_Due = Sequence[WaitingBeside]
+_NEVER_SECONDS = 10 * 365 * 86_400
 
 
-def _ends(ends: Callable[[int], timedelta], own: int, before: int) -> timedelta:
-    return ends(own + before) if own else timedelta(0)
+def _ours(due: Sequence[tuple[datetime | None, int]]) -> _Due:
+    return [WaitingBeside(at, count) for at, count in due]
 
 
-def _before(due: _Due, beside: _Due) -> int:
-    """Return how many of `beside` go before the last of `due`: whose deadline is no later, or all before who is owed none."""
+def _count(waiting: _Due) -> int:
+    return sum(each.messages for each in waiting)
+
+
+def _ends(ends: Callable[[int], timedelta], own: int, before: _Due) -> timedelta:
+    return _gone(ends, [WaitingBeside(None, own), *before]) if own else timedelta(0)
+
+
+def _gone(ends: Callable[[int], timedelta], waiting: _Due) -> timedelta:
+    """Return when the lane, which `ends` so many, has sent all that go as fast as it does, and what others have of it until then
+    at rates of their own.
+    """
+    free = sum(each.messages for each in waiting if each.per_second is None)
+    bounded: dict[tuple[str, float], int] = Counter()
+    for each in waiting:
+        if each.per_second is not None:
+            bounded[each.incident_id, each.per_second] += each.messages
+    if not free or not bounded:
+        return ends(free + sum(bounded.values()))
+    # the others have less of the lane the sooner those are gone
+    soonest, latest = ends(free), ends(free + sum(bounded.values()))
+    while latest - soonest > timedelta(seconds=1):
+        tried = (soonest + latest) / 2
+        meanwhile = sum(min(count, int(rate * tried.total_seconds())) for (_, rate), count in bounded.items())
+        if ends(free + meanwhile) <= tried:
+            latest = tried
+        else:
+            soonest = tried
+    return latest
+
+
+def _before(due: _Due, beside: _Due) -> _Due:
+    """Return which of `beside` go before the last of `due`: whose deadline is no later, or all before who is owed none."""
     if not due:
-        return 0
-    deadlines = [at for at, _ in due]
+        return ()
+    deadlines = [each.deadline_at for each in due]
     last = None if None in deadlines else max(at for at in deadlines if at is not None)
-    return sum(count for at, count in beside if last is None or (at is not None and at <= last))
+    return [each for each in beside if last is None or (each.deadline_at is not None and each.deadline_at <= last)]
 
 
 def _worst(
     due: _Due, beside: _Due, now: datetime, ends: Callable[[int], timedelta]
 ) -> tuple[timedelta, datetime | None]:
     """Return by how much the worst deadline of `due` is missed, and which; the most urgent go first, of both."""
-    late, worst, done = timedelta.min, None, 0
-    both = [(at, count, True) for at, count in due if at is not None]
-    both += [(at, count, False) for at, count in beside if at is not None]
+    late, worst = timedelta.min, None
+    both = [(each.deadline_at, True, each) for each in due if each.deadline_at is not None]
+    both += [(each.deadline_at, False, each) for each in beside if each.deadline_at is not None]
+    before: list[WaitingBeside] = []
     # of the same deadline others were there before
-    for deadline, count, ours in sorted(both, key=lambda each: (each[0], each[2])):
-        done += count
+    for deadline, ours, each in sorted(both, key=lambda one: one[:2]):
+        before.append(each)
         if deadline <= now or not ours:
             # one that has passed already nothing that anybody could raise now meets
             continue
-        after = now + ends(done) - deadline
+        after = now + _gone(ends, before) - deadline
         if after > late:
             late, worst = after, deadline
     return (late, worst) if worst is not None else (timedelta(0), None)
@@ -213,15 +250,27 @@ def _worst(
 
 def _worsened(due: _Due, beside: _Due, now: datetime, ends: Callable[[int], timedelta]) -> timedelta:
     """Return by how much a deadline of `beside` is missed, at worst, that would be met without `due`; zero: none is."""
-    worst, before = timedelta(0), 0
-    for deadline, count in sorted((at, count) for at, count in beside if at is not None):
-        before += count
+    worst = timedelta(0)
+    before: list[WaitingBeside] = []
+    owed = [(each.deadline_at, each) for each in beside if each.deadline_at is not None]
+    for deadline, each in sorted(owed, key=itemgetter(0)):
+        before.append(each)
         # of the same deadline they were there before
-        ours = sum(number for at, number in due if at is not None and at < deadline)
+        ours = [one for one in due if one.deadline_at is not None and one.deadline_at < deadline]
         left = deadline - now
-        if ends(before) <= left < ends(before + ours):
-            worst = max(worst, ends(before + ours) - left)
+        together = _told(ends, [*before, *ours], each)
+        if _told(ends, before, each) <= left < together:
+            worst = max(worst, together - left)
     return worst
+
+
+def _told(ends: Callable[[int], timedelta], waiting: _Due, last: WaitingBeside) -> timedelta:
+    """Return when the last of `waiting` are told: never sooner than their own rate lets them."""
+    gone = _gone(ends, waiting)
+    if last.per_second is None:
+        return gone
+    own = sum(each.messages for each in waiting if each.incident_id == last.incident_id)
+    return max(gone, timedelta(seconds=min(own / last.per_second, _NEVER_SECONDS)))
 
 
 def channel_findings(seen: ChannelReadiness) -> Iterable[Finding]:

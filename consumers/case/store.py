@@ -8,7 +8,7 @@ but read and write through the work that it is given.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from bridge.contracts.events import CaseEvent, Channel, Coverage, IncidentRevised, PartitionResolved
 from consumers.domain.accounts import Reputation
@@ -584,6 +584,17 @@ class BouncedRecord:
     """Sealed; None once their incident is closed."""
 
 
+class WaitingBeside(NamedTuple):
+    """Messages of other incidents that wait for a lane, due at one moment (None: none is owed)."""
+
+    deadline_at: datetime | None
+    messages: int
+    incident_id: str = ""
+    """Of one that goes at a rate of its own; all others are counted together."""
+    per_second: float | None = None
+    """That rate."""
+
+
 class CaseWork(Protocol):
     """What can be read and written within one transaction."""
 
@@ -785,9 +796,7 @@ class CaseWork(Protocol):
         """Remove the first attempts of a release of which nothing has left; return how many."""
         ...
 
-    def waiting_beside(
-        self, incident_id: str, *, exercise: bool
-    ) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
+    def waiting_beside(self, incident_id: str, *, exercise: bool) -> Mapping[Channel, Sequence[WaitingBeside]]:
         """Return how many messages of all other incidents' running releases wait, by channel and deadline. `exercise`: with
         those of exercises.
         """

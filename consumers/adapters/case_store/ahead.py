@@ -11,35 +11,50 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store.metering import NEVER_DUE, running_incidents
-from consumers.adapters.case_store.tables import attempt, recipient, release, segment, still_concerned
+from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, segment, still_concerned
+from consumers.case.store import WaitingBeside
 from consumers.domain.delivery import what_next
 from consumers.domain.fallback import fallback_of
 
 
 def waiting_beside(
     connection: sa.Connection, incident_id: str, *, exercise: bool
-) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
-    """Return how many first and further messages wait of the releases of all other incidents, by channel and deadline (None:
-    none is owed). Exercises, which give way to everybody else, count for another `exercise` only.
+) -> Mapping[Channel, Sequence[WaitingBeside]]:
+    """Return how many first and further messages wait of the releases of all other incidents, by channel and deadline; of those
+    that go at a rate of their own by incident, too. Exercises, which give way to everybody else, count for another `exercise`
+    only.
     """
     running = [
         each
         for each in running_incidents(connection)
         if each.incident_id != incident_id and (exercise or not each.exercise)
     ]
-    found: dict[Channel, Counter[datetime | None]] = {channel: Counter() for channel in Channel}
+    found: dict[Channel, Counter[tuple[datetime | None, str, float | None]]] = {
+        channel: Counter() for channel in Channel
+    }
     if not running:
         return {}
+    own: dict[tuple[str, str], float] = {
+        (row.incident_id, row.channel): row.per_second
+        for row in connection.execute(
+            sa.select(lane_rate).where(lane_rate.c.incident_id.in_([each.incident_id for each in running]))
+        )
+    }
+
+    def add(incident_id: str, channel: Channel, deadline_at: datetime | None, number: int) -> None:
+        rate = own.get((incident_id, channel.value))
+        found[channel][deadline_at, "" if rate is None else incident_id, rate] += number
+
     for row in connection.execute(
-        sa.select(attempt.c.channel, attempt.c.due_at, sa.func.count().label("number"))
+        sa.select(attempt.c.incident_id, attempt.c.channel, attempt.c.due_at, sa.func.count().label("number"))
         .where(
             attempt.c.incident_id.in_([each.incident_id for each in running])
             & attempt.c.state.in_((AttemptState.PLANNED.value, AttemptState.COMMANDED.value))
             & attempt.c.release_id.in_([name for each in running for name in each.release_ids])
         )
-        .group_by(attempt.c.channel, attempt.c.due_at)
+        .group_by(attempt.c.incident_id, attempt.c.channel, attempt.c.due_at)
     ):
-        found[Channel(row.channel)][None if row.due_at >= NEVER_DUE else row.due_at] += row.number
+        add(row.incident_id, Channel(row.channel), None if row.due_at >= NEVER_DUE else row.due_at, row.number)
     for each in running:
         approved = {
             segment_id
@@ -70,5 +85,9 @@ def waiting_beside(
             .group_by(*alike)
         ):
             for channel in what_next((), policies[row.segment_id], [Channel(name) for name in row.channels]).channels:
-                found[channel][row.deadline_at] += row.number
-    return {channel: list(counted.items()) for channel, counted in found.items() if counted}
+                add(each.incident_id, channel, row.deadline_at, row.number)
+    return {
+        channel: [WaitingBeside(at, count, name, rate) for (at, name, rate), count in counted.items()]
+        for channel, counted in found.items()
+        if counted
+    }

@@ -27,7 +27,7 @@ from consumers.adapters.case_store.tables import (
     receipt,
     recipient,
 )
-from consumers.case.store import CircuitOrder, OverrideRecord, PageRecord
+from consumers.case.store import CircuitOrder, OverrideRecord, PageRecord, WaitingBeside
 from consumers.domain.accounts import DAY, Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.ledger import Unreported
@@ -120,9 +120,7 @@ class ProviderRows:
         dead = bounced_channels(self._connection, people)
         return Counter(channel.value for channels in dead.values() for channel in channels)
 
-    def waiting_beside(
-        self, incident_id: str, *, exercise: bool
-    ) -> Mapping[Channel, Sequence[tuple[datetime | None, int]]]:
+    def waiting_beside(self, incident_id: str, *, exercise: bool) -> Mapping[Channel, Sequence[WaitingBeside]]:
         return waiting_beside(self._connection, incident_id, exercise=exercise)
 
     def overrides(self, release_id: str) -> Sequence[OverrideRecord]:

@@ -1414,13 +1414,22 @@ class LedgerCases:
 
         def beside(incident_id: str, *, exercise: bool = False) -> dict[Channel, set[tuple[datetime | None, int]]]:
             found = store.look(lambda work: work.waiting_beside(incident_id, exercise=exercise))
-            return {channel: set(counted) for channel, counted in found.items()}
+            assert {each[2:] for counted in found.values() for each in counted} <= {("", None)}
+            return {channel: {each[:2] for each in counted} for channel, counted in found.items()}
 
         theirs = {Channel.EMAIL: {(far, 1), (near, 1), (None, 1)}, Channel.SMS: {(near, 1)}}
         assert beside(INCIDENT) == theirs, "before they are begun"
         assert beside(other) == {Channel.EMAIL: {(far, 1)}}, "what lies on the belt, too"
         case.ledger.begin_attempts(10)
         assert beside(INCIDENT) == theirs, "and when they are"
+        with case.database.write() as connection:
+            rate = {"incident_id": other, "channel": "email", "per_second": 0.5, "set_at": NOW, "set_by": "p"}
+            connection.execute(sa.insert(tables.lane_rate).values(**rate))
+        found = store.look(lambda work: work.waiting_beside(INCIDENT, exercise=False))
+        assert set(found[Channel.EMAIL]) == {(at, 1, other, 0.5) for at in (far, near, None)}
+        assert set(found[Channel.SMS]) == {(near, 1, "", None)}
+        with case.database.write() as connection:
+            connection.execute(sa.delete(tables.lane_rate))
         case.set_release("q1", "paused")
         assert beside(INCIDENT) == {}
         case.set_release("q1", "releasing")

@@ -28,7 +28,7 @@ from consumers.case.events import CASE_EVENT_KINDS
 from consumers.case.preflight import DECIDE, STOPS, Finding
 from consumers.case.sheet import Artefacts, NoticeSamples
 from consumers.case.sheet_commands import MailSenders, Providers, SheetPage, sentence_of
-from consumers.case.store import CircuitOrder
+from consumers.case.store import CircuitOrder, WaitingBeside
 from consumers.domain.accounts import EmailAccount, Price, SmsAccount
 from consumers.domain.canary import CanaryPolicy
 from tests.unit.case.cases import DPO, NOW, Case
@@ -102,23 +102,52 @@ def test_what_other_releases_still_have_to_send_goes_before_ours() -> None:
     alone = seen(emails=50_400, due=[(NOW + 2 * HOUR, 50_400)], standing=ProviderStanding(replace(SES, quota=None)))
     assert sending_of(alone).takes == HOUR
     assert by_code(alone) == {}
-    beside = replace(alone, beside={Channel.EMAIL: [(NOW + HOUR, 100_800), (NOW + 9 * HOUR, 5), (None, 7)]})
+    beside = replace(
+        alone,
+        beside={
+            Channel.EMAIL: [
+                WaitingBeside(NOW + HOUR, 100_800),
+                WaitingBeside(NOW + 9 * HOUR, 5),
+                WaitingBeside(None, 7),
+            ]
+        },
+    )
     assert (sending_of(beside).takes, sending_of(beside).late) == (3 * HOUR, HOUR)
     said = by_code(beside)["quota-too-late"]
     assert said.live == "begun now it ends 60 min after the deadline, behind 100,800 e-mails of other releases"
     # they have no worse time for us: theirs is sooner, and was missed before
     assert "others-too-late-email" not in by_code(beside)
-    later = replace(alone, beside={Channel.EMAIL: [(NOW + 2.5 * HOUR, 100_800)]})
+    later = replace(alone, beside={Channel.EMAIL: [WaitingBeside(NOW + 2.5 * HOUR, 100_800)]})
     assert by_code(later)["others-too-late-email"].live == "30 min after it"
-    missed_anyhow = replace(alone, beside={Channel.EMAIL: [(NOW + HOUR, 100_800), (NOW + 2.5 * HOUR, 5)]})
+    missed_anyhow = replace(
+        alone, beside={Channel.EMAIL: [WaitingBeside(NOW + HOUR, 100_800), WaitingBeside(NOW + 2.5 * HOUR, 5)]}
+    )
     assert by_code(missed_anyhow)["others-too-late-email"].live == "30 min after it", "the other one is late for us"
-    same = replace(alone, beside={Channel.EMAIL: [(NOW + 2 * HOUR, 100_800)]})
+    same = replace(alone, beside={Channel.EMAIL: [WaitingBeside(NOW + 2 * HOUR, 100_800)]})
     assert "others-too-late-email" not in by_code(same), "of the same deadline they were there before"
     texts = seen(
         first={Channel.SMS: 36_000}, due=[], texts_due=[(NOW + 1.5 * HOUR, 36_000)],
-        beside={Channel.SMS: [(NOW + HOUR, 36_000)]},
+        beside={Channel.SMS: [WaitingBeside(NOW + HOUR, 36_000)]},
     )  # fmt: skip
     assert by_code(texts)["sms-too-late"].live.endswith("behind 36,000 SMS of other releases")
+
+
+def test_another_release_takes_no_more_of_the_lane_than_its_own_rate() -> None:
+    alone = seen(emails=50_400, due=[(NOW + 2 * HOUR, 50_400)], standing=ProviderStanding(replace(SES, quota=None)))
+    assert sending_of(alone).takes == HOUR
+    quarter = sending_of(alone).per_second / 4
+    theirs = WaitingBeside(NOW + HOUR, 100_800, "INC-2026-0002", quarter)
+    beside = replace(alone, beside={Channel.EMAIL: [theirs]})
+    # three quarters of the lane are ours, until we are done
+    assert round(sending_of(beside).takes / HOUR, 2) == 1.33
+    assert "quota-too-late" not in by_code(beside)
+    assert "others-too-late-email" not in by_code(beside), "its own rate makes it late, not we"
+    few = replace(alone, beside={Channel.EMAIL: [theirs._replace(messages=10)]})
+    assert sending_of(few).takes - HOUR < 0.01 * HOUR
+    slower = replace(alone, due=[(NOW + HOUR, 50_400)], beside={Channel.EMAIL: [theirs]})
+    assert by_code(slower)["quota-too-late"].blocks, "what it takes, we have not"
+    for_us = WaitingBeside(NOW + 2.5 * HOUR, 100_800, "INC-2026-0002", 4 * quarter)
+    assert "others-too-late-email" in by_code(replace(alone, beside={Channel.EMAIL: [for_us]}))
 
 
 @pytest.mark.parametrize(
