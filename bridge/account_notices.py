@@ -17,11 +17,12 @@ from bridge.contracts.errors import BadInput, Unreachable
 from bridge.contracts.events import AccountNotice
 from bridge.contracts.topics import ACCOUNT_NOTICES
 from bridge.magento.notices import AccountNoticeTable
-from bridge.runtime.consume import Received, consume
+from bridge.runtime.consume import Received, consume, made_anew
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions, new_consumer
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter
+from bridge.runtime.topic_ids import TopicIds
 
 log = structlog.get_logger()
 
@@ -166,6 +167,7 @@ class AccountNoticesStage:
         self._table = table
         self._test_store = test_store
         self._kafka = kafka
+        self._topic_ids = TopicIds(kafka, [ACCOUNT_NOTICES])
         self._dead_letters = dead_letters
         self._health = health
 
@@ -183,10 +185,13 @@ class AccountNoticesStage:
             stop=stop,
             dead_letters=self._dead_letters,
             health=self._health,
+            topic_ids=self._topic_ids,
         )
 
     def _committed(self, partitions: Sequence[tuple[str, int]]) -> Positions:
-        """Return the group's committed offsets; a partition without one is read from the beginning."""
+        """Return the group's committed offsets; a partition without one, or with one of a topic that was deleted, is read from
+        the beginning.
+        """
         prefix = self._kafka.topic_prefix
         asker = new_consumer(self._kafka, STAGE)
         try:
@@ -195,8 +200,14 @@ class AccountNoticesStage:
             raise Unreachable(f"Kafka does not say where the account notices stopped: {error.args[0].str()}") from error
         finally:
             asker.close()
-        return {
-            (position.topic.removeprefix(prefix), position.partition): position.offset
-            for position in found
-            if position.offset >= 0
-        }
+        positions: dict[tuple[str, int], int] = {}
+        for each in found:
+            topic = each.topic.removeprefix(prefix)
+            if each.offset < 0:
+                continue
+            if each.metadata and each.metadata != self._topic_ids.get(topic, each.metadata):
+                # Read from its beginning: what is written twice changes nothing.
+                made_anew(topic, each.partition, each.offset)
+                continue
+            positions[topic, each.partition] = each.offset
+        return positions

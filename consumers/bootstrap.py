@@ -649,9 +649,15 @@ def _database(parts: Parts) -> "CaseDatabase":
     return parts.get(CaseDatabase)
 
 
-def _ledger(parts: Parts, process: Process, takers: Callable[[Channel], Collection[str]] | None = None) -> "Ledger":
+def _ledger(
+    parts: Parts,
+    process: Process,
+    takers: Callable[[Channel], Collection[str]] | None = None,
+    topic_ids: Mapping[str, str] | None = None,
+) -> "Ledger":
     from consumers.adapters.case_store.changes import DeliveryPolicy
     from consumers.adapters.case_store.ledger import Ledger
+    from consumers.adapters.case_store.positions import NO_TOPIC_IDS
 
     delivery = parts.get(Settings).delivery
     receipts = timedelta(seconds=delivery.receipt_timeout_seconds)
@@ -666,7 +672,7 @@ def _ledger(parts: Parts, process: Process, takers: Callable[[Channel], Collecti
         objection_to_second=_objection_to_second(parts) if asks else None,
         takers=takers,
     )
-    return Ledger(_database(parts), process.clock, policy)
+    return Ledger(_database(parts), process.clock, policy, NO_TOPIC_IDS if topic_ids is None else topic_ids)
 
 
 def _region_objection(parts: Parts) -> Callable[[Collection[str], str], str | None]:
@@ -825,6 +831,8 @@ class _AskedIndex:
 
 
 def _intake(parts: Parts, process: Process) -> Stage:
+    from bridge.contracts.topics import LEAK_ALERTS
+    from bridge.runtime.topic_ids import TopicIds
     from consumers.adapters.alert_mappings import AlertMappings
     from consumers.adapters.case_store.incidents import SqlCaseStore
     from consumers.adapters.case_store.lineage import LineageTables
@@ -841,8 +849,10 @@ def _intake(parts: Parts, process: Process) -> Stage:
             _database(parts), "registry", process.holder, process.clock, seconds=settings.registry.look_seconds * 1.5
         )
         looks = RegistryLooks(parts.get(RegistryWatch), lease, process.clock, settings.registry.look_seconds)
+    topic_ids = TopicIds(settings.kafka, [LEAK_ALERTS])
     return IntakeStage(
-        store=SqlCaseStore(_database(parts), process.clock),
+        store=SqlCaseStore(_database(parts), process.clock, topic_ids),
+        topic_ids=topic_ids,
         reader=AlertMappings(settings.paths.templates / "alert-mappings", settings.intake.mappings),
         names=_AskedIndex(IndexClient(settings.paths.run)),
         rewriter=parts.get(ScopeRewriter),
@@ -867,6 +877,8 @@ def _bundles(settings: Settings) -> "ApprovedBundles":
 
 
 def _planning(parts: Parts, process: Process) -> Stage:
+    from bridge.contracts.topics import AFFECTED_CUSTOMERS, RESOLUTIONS
+    from bridge.runtime.topic_ids import TopicIds
     from consumers.adapters.case_store.bundles import NoticeBundles
     from consumers.adapters.case_store.planning import PlanningTables
     from consumers.adapters.notice_renderer import compose
@@ -883,8 +895,9 @@ def _planning(parts: Parts, process: Process) -> Stage:
     senders = SenderBook(settings, law)
     senders.senders()  # as with the rules
 
+    topic_ids = TopicIds(settings.kafka, [AFFECTED_CUSTOMERS, RESOLUTIONS])
     handler = Planning(
-        PlanningTables(database, process.clock, law, _ledger(parts, process).take_back),
+        PlanningTables(database, process.clock, law, _ledger(parts, process).take_back, topic_ids),
         law,
         TemplateCatalog(settings.paths.templates, _bundles(settings), NoticeBundles(database), process.clock),
         compose,
@@ -894,11 +907,13 @@ def _planning(parts: Parts, process: Process) -> Stage:
         senders_mark=senders.mark,
         regions=(settings.delivery.aws_region, settings.case_store.region),
     )
-    return PlanningStage(settings.kafka, handler, lease, _dead_letters(parts, process), process.health)
+    return PlanningStage(settings.kafka, handler, lease, _dead_letters(parts, process), process.health, topic_ids)
 
 
 def _dispatch(parts: Parts, process: Process) -> Stage:
+    from bridge.contracts.topics import DELIVERY_COMMANDS
     from bridge.runtime.sealing import Opener, load_private_keys
+    from bridge.runtime.topic_ids import TopicIds
     from consumers.adapters.case_store.canary_messages import CanaryTables
     from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.letter_batches import LetterFolder
@@ -923,8 +938,9 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     teller = CircuitTeller((email, sms), ProviderTables(_database(parts), process.clock), process.holder[:64])
     private_keys = partial(load_private_keys, settings.paths.sealing_private_key)
     lanes: Mapping[Channel, CircuitLane[Any]] = {Channel.EMAIL: email, Channel.SMS: sms}
+    topic_ids = TopicIds(settings.kafka, [DELIVERY_COMMANDS])
     handler = Dispatch(
-        _ledger(parts, process, lambda channel: lanes[channel].takers()),
+        _ledger(parts, process, lambda channel: lanes[channel].takers(), topic_ids),
         Opener(private_keys(), reload=private_keys),
         ApprovedTexts(
             _bundles(settings),
@@ -942,7 +958,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         guard,
         TextsInFlight(settings.paths.texts_in_flight),
     )
-    stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health)
+    stage = DispatchStage(settings.kafka, handler, _dead_letters(parts, process), process.health, topic_ids)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
     if guard is not None:
         companions.append(guard.run)
@@ -1349,7 +1365,9 @@ def _pager(parts: Parts, process: Process) -> Stage:
 
 
 def _receipts(parts: Parts, process: Process) -> Stage:
+    from bridge.contracts.topics import DELIVERY_OUTCOMES
     from bridge.runtime.sealing import load_public_key, seal_bytes
+    from bridge.runtime.topic_ids import TopicIds
     from consumers.adapters.case_store.canary_messages import CanaryTables
     from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.delivery_reports import MaildirReports
@@ -1382,11 +1400,13 @@ def _receipts(parts: Parts, process: Process) -> Stage:
         sources.append(MaildirReports(smtp.reports_maildir, return_path, process.clock))
     dead_letters = _dead_letters(parts, process)
     public_key = load_public_key(settings.paths.sealing_public_key)
+    topic_ids = TopicIds(settings.kafka, [DELIVERY_OUTCOMES])
     handler = Receipts(
-        _ledger(parts, process), sources, dead_letters, process.health, lambda raw: seal_bytes(public_key, raw),
+        _ledger(parts, process, topic_ids=topic_ids), sources, dead_letters, process.health,
+        lambda raw: seal_bytes(public_key, raw),
         CanaryTables(_database(parts), process.clock, canary_routes(settings)),
     )  # fmt: skip
-    return ReceiptsStage(settings.kafka, handler, dead_letters, process.health)
+    return ReceiptsStage(settings.kafka, handler, dead_letters, process.health, topic_ids)
 
 
 def rebuild_after(settings: Settings) -> timedelta:
@@ -1402,9 +1422,11 @@ def rebuild_after(settings: Settings) -> timedelta:
 
 
 def _index(parts: Parts, process: Process) -> Stage:
+    from bridge.contracts.topics import DEPARTED_CUSTOMERS, INCIDENTS, STORE_CHANGES
     from bridge.runtime.allocation import keep_freed_memory
     from bridge.runtime.generations import read_name
     from bridge.runtime.kafka import cluster_id
+    from bridge.runtime.topic_ids import TopicIds
     from consumers.adapters.artefact_store import DirectoryArtefactStore
     from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
     from consumers.adapters.index_server import IndexServer
@@ -1418,6 +1440,7 @@ def _index(parts: Parts, process: Process) -> Stage:
     index = ProvenanceIndex(settings.paths.index, rebuild_after=rebuild_after(settings))
     return IndexStage(
         settings,
+        topic_ids=TopicIds(settings.kafka, [STORE_CHANGES, DEPARTED_CUSTOMERS, INCIDENTS]),
         index=index,
         artefacts=DirectoryArtefactStore(settings.paths.artefacts),
         incidents=IncidentFeed(settings.kafka, dead_letters),

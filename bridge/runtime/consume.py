@@ -34,6 +34,7 @@ from bridge.runtime.generations import (
 from bridge.runtime.kafka import RIGHTS_HINT, Positions, is_forbidden, new_consumer
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
+from bridge.runtime.topic_ids import TopicIds
 
 log = structlog.get_logger()
 
@@ -250,13 +251,16 @@ def consume(
     records_at_once: int | None = None,
     weight_of: Callable[[Received], float] | None = None,
     unopened: Unopened | None = None,
+    topic_ids: TopicIds | None = None,
 ) -> None:
     """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
 
     `batch_size` counts events. Where packs come, `records_at_once` bounds how many records are taken before they are counted,
     so that a batch is not hundreds of times as large; gathering takes up to `poll_seconds` then. `weight_of` says which part of
     a batch a message makes up where some take its handler longer than others: at 1 a batch is full, however few they are.
-    What `unopened` collects is not in the batches, but counted in their positions.
+    What `unopened` collects is not in the batches, but counted in their positions. `topic_ids` is asked before the handler is
+    asked for its positions, which it compares; once a topic has another id, all partitions are taken from the handler and given
+    to it anew.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
     the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters (as soon as the
@@ -267,7 +271,7 @@ def consume(
     names = {read_name(kafka, topic.name): topic.name for topic in topics}
     consumer = new_consumer(kafka, group, auto_offset_reset=on_gap(kafka))
     gathered = _Gathered(unopened, weight_of)
-    progress = _Progress(consumer, names)
+    progress = _Progress(consumer, names, {} if topic_ids is None else topic_ids)
     lag_due = 0.0
     look_due = time.monotonic() + LOOK_SECONDS if any(map(has_generations, topics)) and not kafka.embedded else math.inf
     stopped_seconds = 0.0
@@ -278,7 +282,10 @@ def consume(
         return [(names[p.topic], p.partition) for p in partitions]
 
     def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
+        if topic_ids is not None:
+            topic_ids.ask()
         positions = handler.assigned(logical(partitions))
+        progress.begun(positions)
         for partition in partitions:
             key = (names[partition.topic], partition.partition)
             partition.offset = next_offsets[key] = positions.get(key, OFFSET_BEGINNING)
@@ -291,6 +298,12 @@ def consume(
         gathered.drop(logical(partitions))
         progress.show()
         handler.revoked(logical(partitions))
+
+    def begin_anew() -> None:
+        # Between two assignments there is nothing to give back: the next one asks.
+        if held := consumer.assignment():
+            on_revoke(consumer, held)
+            on_assign(consumer, held)
 
     health.missing("assignment", "waiting for partitions")
     consumer.subscribe(list(names), on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke)
@@ -321,7 +334,10 @@ def consume(
                 progress.reached(positions)
                 handled = True
                 next_offsets.update(positions)
-            if gaps := gathered.take_gaps():
+            gaps = gathered.take_gaps()
+            if topic_ids is not None and (topic_ids.ask() if gaps else topic_ids.have_changed()):
+                begin_anew()
+            elif gaps:
                 for gone in gaps:
                     key = (names[gone.topic], gone.partition)
                     next_offsets[key] = after_gap(consumer, gone, names[gone.topic])
@@ -378,6 +394,15 @@ def after_gap(consumer: Any, gone: _TopicPartition, topic: str) -> int:
         topic=topic, partition=gone.partition, wanted=gone.offset, first=first, end=end,
     )  # fmt: skip
     return int(first)
+
+
+def made_anew(topic: str, partition: int, wanted: int) -> None:
+    """Say that a topic was deleted and made anew, whose position `wanted` was of the former one."""
+    GAPS.labels(topic).inc()
+    log.error(
+        "a topic was deleted and made anew; reading it from the beginning",
+        topic=topic, partition=partition, wanted=wanted,
+    )  # fmt: skip
 
 
 def _show_lag(consumer: Any, names: Mapping[str, str]) -> None:
@@ -545,11 +570,17 @@ def _after(messages: Sequence[_KafkaMessage], names: Mapping[str, str]) -> dict[
 class _Progress:
     """Commits what was handled, a few times a second at most: what a batch costs the broker, it need not cost twice."""
 
-    def __init__(self, consumer: object, names: Mapping[str, str]) -> None:
+    def __init__(self, consumer: object, names: Mapping[str, str], topic_ids: Mapping[str, str]) -> None:
         self._consumer = consumer
+        self._topic_ids = topic_ids
         self._physical = {logical: name for name, logical in names.items()}
         self._unshown: dict[tuple[str, int], int] = {}
         self._due = 0.0
+
+    def begun(self, positions: Positions) -> None:
+        """Show where reading begins, so that Kafka knows of which topic that is before anything comes."""
+        if self._topic_ids:
+            self._unshown.update(positions)
 
     def reached(self, positions: Positions) -> None:
         self._unshown.update(positions)
@@ -563,7 +594,7 @@ class _Progress:
         if not self._unshown:
             return
         offsets = [
-            _TopicPartition(self._physical[topic], partition, offset)
+            _TopicPartition(self._physical[topic], partition, offset, metadata=self._topic_ids.get(topic, ""))
             for (topic, partition), offset in self._unshown.items()
         ]
         self._unshown, self._due = {}, time.monotonic() + _PROGRESS_SECONDS

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 from confluent_kafka import Message as _KafkaMessage
+from confluent_kafka import TopicPartition as _TopicPartition
 
 from bridge.contracts.envelope import open_envelope
 from bridge.contracts.errors import BadInput, Unreachable
@@ -33,10 +34,11 @@ class IncidentFeed:
         self._kafka = kafka
         self._dead_letters = dead_letters
         self._consumer = new_consumer(kafka, "index-incidents", enable_partition_eof=True)
+        self._partitions: list[_TopicPartition] = []
 
     def read_to_end(self, partition_count: int, stop: threading.Event) -> list[IncidentRevised]:
         """Return all incidents published so far, in order of each partition; waits until the end or until `stop`."""
-        partitions = [
+        partitions = self._partitions = [
             as_topic_partition(self._kafka, INCIDENTS.name, each, OFFSET_BEGINNING) for each in range(partition_count)
         ]
         # A client that is given partitions before it knows their brokers looks for them only every half second.
@@ -69,6 +71,10 @@ class IncidentFeed:
     def poll(self) -> list[IncidentRevised]:
         """Return what has arrived since; does not wait."""
         return [each for message in self._consumer.consume(500, timeout=0) for each in self._incident(message)]
+
+    def begin_anew(self) -> None:
+        """Read the topic from its beginning, now that it was made anew; `poll` gives what is there."""
+        self._consumer.assign(self._partitions)
 
     def _incident(self, message: _KafkaMessage) -> list[IncidentRevised]:
         error = message.error()

@@ -128,6 +128,8 @@ CREATE OR REPLACE VIEW fresh AS SELECT {columns}, at_offset FROM record WHERE at
 
 ERASED = "CREATE TABLE IF NOT EXISTS erased (root VARCHAR PRIMARY KEY, erased_at TIMESTAMP);"
 """Whom a request had forgotten. Made when a file is opened, too: one of an earlier version is the same but for this."""
+TOPIC_ID = "CREATE TABLE IF NOT EXISTS topic_id (topic VARCHAR PRIMARY KEY, topic_id VARCHAR);"
+"""Which topics the positions are of. Made when a file is opened, too, as above."""
 SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
     head_at TIMESTAMP, kept_since TIMESTAMP);
@@ -135,6 +137,7 @@ CREATE TABLE position (topic VARCHAR PRIMARY KEY, next_offset BIGINT);
 CREATE TABLE customer ({_columns(PERSON_COLUMNS)});
 CREATE TABLE departed ({_columns(DEPARTED_COLUMNS)});
 {ERASED}
+{TOPIC_ID}
 -- Records lie in the order in which they came, each with its offset (a kept copy: -1). Among the settled ones no two have
 -- one id: all but the newest are in `superseded`, by offset. Behind them are the fresh ones, of which the newest of an id
 -- holds. To look up every record by its id as it comes would cost more than all the rest of reading it, and to delete what

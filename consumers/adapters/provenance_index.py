@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from pydantic import ValidationError
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.scope import Scope
 from bridge.runtime.allocation import keep_what_jemalloc_frees
+from bridge.runtime.consume import made_anew
 from consumers.adapters import index_answers
 from consumers.adapters.index_file import DAMAGED, MemoryFile, PartitionFile, quoted
 from consumers.adapters.index_reader import PartitionReader
 from consumers.adapters.index_rows import in_utc
-from consumers.adapters.index_schema import ERASED, SCHEMA
+from consumers.adapters.index_schema import ERASED, SCHEMA, TOPIC_ID
 from consumers.adapters.scope_sql import stored
 
 log = structlog.get_logger()
@@ -46,6 +48,14 @@ def keep_what_duckdb_frees() -> bool:
 
 class _Unusable(Exception):
     """The file cannot serve; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """The topics as they are, by logical name."""
+
+    bounds: Mapping[str, tuple[int, int]]
+    topic_ids: Mapping[str, str]
 
 
 class ProvenanceIndex:
@@ -79,11 +89,12 @@ class ProvenanceIndex:
         partition_count: int,
         bounds: Mapping[str, tuple[int, int]],
         now: datetime,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> PartitionFile:
         """Take over a partition's file, or start it from zero where it cannot serve.
 
-        `topic` is the physical name, `bounds` the first and next offset of each logical topic. Raises Unreachable if
-        another process still holds the file after the takeover time.
+        `topic` is the physical name, `bounds` the first and next offset of each logical topic, `topic_ids` their ids, as far as
+        the broker tells them. Raises Unreachable if another process still holds the file after the takeover time.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = self._lock(partition)
@@ -91,7 +102,11 @@ class ProvenanceIndex:
             identity = (SCHEMA_VERSION, topic, cluster, partition, partition_count)
             for leftover in self._directory.glob(f"p{partition}.*.partial"):
                 leftover.unlink()
-            path, connection, old = self._chosen(identity, bounds, now)
+            sources = _Sources(bounds, topic_ids or {})
+            path, connection, old = self._chosen(identity, sources, now)
+            # A crash before leaves a file of a topic that may be made anew unnoticed until the next start.
+            for each in sources.topic_ids.items():
+                connection.execute("INSERT INTO topic_id VALUES (?, ?) ON CONFLICT DO NOTHING", each)
         except BaseException:
             os.close(descriptor)
             raise
@@ -104,7 +119,7 @@ class ProvenanceIndex:
             return self._files[partition]
 
     def _chosen(
-        self, identity: tuple[int, str, str, int, int], bounds: Mapping[str, tuple[int, int]], now: datetime
+        self, identity: tuple[int, str, str, int, int], sources: "_Sources", now: datetime
     ) -> tuple[Path, duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection | None]:
         """Return the file to write to, open, and what answers meanwhile if that file is still being rebuilt."""
         partition = identity[3]
@@ -112,7 +127,7 @@ class ProvenanceIndex:
         if beside.exists() and not marker.exists():
             # A rebuild that a crash, or another owner, interrupted.
             with contextlib.suppress(_Unusable):
-                connection = self._checked(beside, identity, bounds, now)
+                connection = self._checked(beside, identity, sources, now)
                 log.info("the rebuild of an index file goes on", partition=partition)
                 return beside, connection, self._answering(path, identity)
         if not path.exists():
@@ -123,7 +138,7 @@ class ProvenanceIndex:
         try:
             if marker.exists():
                 raise _Unusable("somebody asked for it")
-            connection = self._checked(path, identity, bounds, now)
+            connection = self._checked(path, identity, sources, now)
             _remove(beside)
             return path, connection, None
         except _Unusable as reason:
@@ -295,7 +310,7 @@ class ProvenanceIndex:
         self,
         path: Path,
         identity: tuple[int, str, str, int, int],
-        bounds: Mapping[str, tuple[int, int]],
+        sources: "_Sources",
         now: datetime,
     ) -> duckdb.DuckDBPyConnection:
         try:
@@ -305,8 +320,10 @@ class ProvenanceIndex:
                 raise Unreachable(f"another program has {path} open; close it: the owner works alone") from error
             raise _Unusable(f"it cannot be opened: {error}") from error
         try:
-            self._check(connection, path, identity, bounds, now)
+            self._check(connection, path, identity, sources, now)
             connection.execute(ERASED)
+            connection.execute(TOPIC_ID)
+            _compare_ids(connection, identity[3], sources)
         except duckdb.Error as error:
             connection.close()
             raise _Unusable(f"it cannot be read: {error}") from error
@@ -320,7 +337,7 @@ class ProvenanceIndex:
         connection: duckdb.DuckDBPyConnection,
         path: Path,
         identity: tuple[int, str, str, int, int],
-        bounds: Mapping[str, tuple[int, int]],
+        sources: "_Sources",
         now: datetime,
     ) -> None:
         _check_whole(connection, path)
@@ -335,9 +352,19 @@ class ProvenanceIndex:
                 f"it was last complete at {in_utc(head_at):%Y-%m-%d %H:%M}; tombstones may be compacted away"
             )
         for topic, offset in connection.execute("SELECT topic, next_offset FROM position").fetchall():
-            low, high = bounds.get(topic, (0, offset))
+            low, high = sources.bounds.get(topic, (0, offset))
             if not low <= offset <= high:
                 raise _Unusable(f"its position {offset} of {topic} lies outside of the topic's {low}..{high}")
+
+
+def _compare_ids(connection: duckdb.DuckDBPyConnection, partition: int, sources: _Sources) -> None:
+    were = dict(connection.execute("SELECT topic, topic_id FROM topic_id").fetchall())
+    anew = [topic for topic, topic_id in were.items() if sources.topic_ids.get(topic, topic_id) != topic_id]
+    for topic, offset in connection.execute("SELECT topic, next_offset FROM position").fetchall():
+        if topic in anew:
+            made_anew(topic, partition, offset)
+    if anew:
+        raise _Unusable(f"{', '.join(anew)} was deleted and made anew")
 
 
 def _check_whole(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

@@ -28,6 +28,7 @@ from bridge.runtime.kafka import Positions
 from bridge.runtime.sealing import KeyNotHeld
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, histogram
+from bridge.runtime.topic_ids import TopicIds
 from consumers.domain.contacts import MAILBOXES, deliverable_email, deliverable_phone, mailbox_provider
 from consumers.domain.delivery import OF_SEND, Trigger
 from consumers.domain.ledger import Command, Intent, SentReport, SentText
@@ -770,11 +771,14 @@ _Flying = tuple[Future[_Answer], Sequence[_Addressed], EmailProvider]
 class DispatchStage:
     """Reads delivery commands as a member of the group `dispatch`."""
 
-    def __init__(self, kafka: Kafka, handler: Dispatch, dead_letters: DeadLetters, health: Health) -> None:
+    def __init__(
+        self, kafka: Kafka, handler: Dispatch, dead_letters: DeadLetters, health: Health, topic_ids: TopicIds
+    ) -> None:
         self._kafka = kafka
         self._handler = handler
         self._dead_letters = dead_letters
         self._health = health
+        self._topic_ids = topic_ids
 
     def run(self, stop: threading.Event) -> None:
         """Dispatch until `stop`; a batch in hand is finished first."""
@@ -787,6 +791,7 @@ class DispatchStage:
             stop=stop,
             dead_letters=self._dead_letters,
             health=self._health,
+            topic_ids=self._topic_ids,
             batch_size=1000,
             poll_seconds=0.1,
             # A pack is claimed whole, and nobody's command waits long behind others that are claimed already.

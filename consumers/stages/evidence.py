@@ -16,20 +16,18 @@ from typing import Any, Protocol, cast
 
 import rfc8785
 import structlog
-from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
 
-from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import CaseEvent, DeliveryOutcome, Event, NoticeRead, PartitionResolved, each_of
 from bridge.contracts.topics import CASE_EVENTS, DELIVERY_OUTCOMES, RESOLUTIONS, Topic
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions as KafkaPositions
-from bridge.runtime.kafka import client_settings, cluster_id
+from bridge.runtime.kafka import cluster_id
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
+from bridge.runtime.topic_ids import TopicIds
 from consumers.evidence import outcome_leaves
 from consumers.evidence.faults import Malformed
 from consumers.evidence.leaf_types import DeliveryOutcomeLeaf, NoticeReadLeaf, PartitionResolvedLeaf
@@ -282,11 +280,12 @@ class EvidenceStage:
     def run(self, stop: threading.Event) -> None:
         """Log until `stop`; what was read by then is signed. Raises what opening the log raises, and Unreachable."""
         with closing(self._open_log()) as evidence:
+            topic_ids = TopicIds(self._kafka, TOPICS)
             handler = Evidence(
                 evidence,
                 self._types,
                 cluster_id=cluster_id(self._kafka),
-                topic_ids=topic_ids(self._kafka),
+                topic_ids=topic_ids,
                 secret=self._secret,
                 clock=self._clock,
                 batch_seconds=self._batch_seconds,
@@ -302,6 +301,7 @@ class EvidenceStage:
                 health=self._health,
                 poll_seconds=0.1,
                 records_at_once=20,
+                topic_ids=topic_ids,
             )
             # Leaving the group has revoked and flushed already, unless no partition was ever assigned.
             handler.flush()
@@ -467,36 +467,3 @@ def _recovered(evidence: Log, cluster_id: str) -> tuple[dict[_Key, int], list[Pa
         if cluster != cluster_id
     ]
     return own, others, since
-
-
-def topic_ids(kafka: Kafka) -> dict[str, str]:
-    """Return the ids of this stage's topics by logical name. Raises Unreachable.
-
-    None on the embedded cluster, which cannot tell them: it lives in memory, and each has a cluster id of its own.
-    """
-    if kafka.embedded:
-        return {}
-    names = {kafka.topic_prefix + topic.name: topic.name for topic in TOPICS}
-    # Held until the answers are here: a client that is collected ends its own requests.
-    admin = AdminClient(client_settings(kafka))
-    futures = admin.describe_topics(TopicCollection(list(names)), request_timeout=15)
-    found: dict[str, str] = {}
-    for name, future in futures.items():
-        try:
-            described = future.result()
-        except KafkaException as error:
-            raise Unreachable(f"Kafka does not describe topic {name}: {error.args[0].str()}") from error
-        topic_id = spelled_as_kafka_does(str(described.topic_id))
-        if topic_id is not None:
-            found[names[name]] = topic_id
-    return found
-
-
-def spelled_as_kafka_does(topic_id: str) -> str | None:
-    """Return a topic id in URL-safe base64, or None for the zero id of a broker without ids.
-
-    librdkafka writes standard base64: the same topic must not have two names in the log.
-    """
-    if topic_id.strip("A=") in ("", "None"):
-        return None
-    return topic_id.replace("+", "-").replace("/", "_").rstrip("=")

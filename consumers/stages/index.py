@@ -53,6 +53,7 @@ from bridge.runtime.generations import GenerationSwitched
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Settings
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from bridge.runtime.topic_ids import TopicIds
 from consumers.domain.coverage import resumed
 from consumers.domain.resolution import Found, Member, Person, affected, member_leaf
 from consumers.domain.standing import Published, concern_of
@@ -195,6 +196,7 @@ class Index(Protocol):
         partition_count: int,
         bounds: Mapping[str, tuple[int, int]],
         now: datetime,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> PartitionFile: ...
     def close(self, partition: int | None = None) -> None: ...
     def rebuild_asked(self, partition: int) -> bool: ...
@@ -218,6 +220,7 @@ class Incidents(Protocol):
 
     def read_to_end(self, partition_count: int, stop: threading.Event) -> list[IncidentRevised]: ...
     def poll(self) -> list[IncidentRevised]: ...
+    def begin_anew(self) -> None: ...
 
 
 class Heads(Protocol):
@@ -402,7 +405,11 @@ class IndexStage:
         upkeep_seconds: float = 30.0,
         read_as: Callable[[str], str] | None = None,
         rules_sha256: Callable[[], str | None] = lambda: None,
+        topic_ids: TopicIds | None = None,
     ) -> None:
+        """`topic_ids`: of all three topics that a worker reads."""
+        self._topic_ids = topic_ids
+        self._incidents_id: str | None = None
         self._settings = settings
         self._read_as = read_as or (lambda name: settings.kafka.topic_prefix + name)
         self._rules_sha256 = rules_sha256
@@ -450,6 +457,7 @@ class IndexStage:
                         health=self._health,
                         batch_size=_BATCH,
                         unopened=self._unopened,
+                        topic_ids=self._topic_ids,
                     )
                 except _ReadAgain as reason:
                     log.warning("reading again from what is durable", reason=str(reason))
@@ -492,6 +500,11 @@ class IndexStage:
     # The consume loop's calls
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
+        ids: Mapping[str, str] = {} if self._topic_ids is None else self._topic_ids
+        incidents_id = ids.get(INCIDENTS.name)
+        if incidents_id != self._incidents_id and self._incidents_id is not None:
+            self._incidents.begin_anew()
+        self._incidents_id = incidents_id
         positions: dict[tuple[str, int], int] = {}
         for partition in sorted({number for topic, number in partitions if topic == STORE_CHANGES.name}):
             file = self._index.open(
@@ -501,6 +514,7 @@ class IndexStage:
                 partition_count=self._partition_count,
                 bounds={topic.name: self._heads.bounds(topic, partition) for topic in _SOURCES},
                 now=self._clock.now(),
+                topic_ids={topic.name: ids[topic.name] for topic in _SOURCES if topic.name in ids},
             )
             self._files[partition] = file
             self._last_beats[partition] = file.last_beat() or self._clock.now()

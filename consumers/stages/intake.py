@@ -48,6 +48,7 @@ from bridge.runtime.kafka import RIGHTS_HINT, is_forbidden, new_consumer
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
 from bridge.runtime.telemetry import Health, counter
+from bridge.runtime.topic_ids import TopicIds
 from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, review_scopes, take
 from consumers.case.rewriting import ScopeRewriter
@@ -407,7 +408,9 @@ class TopicIntake:
         settings: Intake,
         clock: Clock,
         dead_letters: DeadLetters,
+        topic_ids: TopicIds | None = None,
     ) -> None:
+        self._topic_ids = topic_ids
         self._reception = reception
         self._secrets = dict(secrets)
         self._trusted = settings.trusted_topic_acl is not None
@@ -421,6 +424,8 @@ class TopicIntake:
         prefix = kafka.topic_prefix
 
         def assign(partitions: list[_TopicPartition], gone: _TopicPartition | None = None) -> None:
+            if self._topic_ids is not None and self._topic_ids.ask():
+                gone = None
             left_off = self._reception.positions([(LEAK_ALERTS.name, each.partition) for each in partitions])
             for each in partitions:
                 each.offset = left_off.get((LEAK_ALERTS.name, each.partition), OFFSET_BEGINNING)
@@ -437,6 +442,8 @@ class TopicIntake:
         consumer.subscribe([prefix + LEAK_ALERTS.name], on_assign=on_assign)
         try:
             while not stop.is_set():
+                if self._topic_ids is not None and self._topic_ids.have_changed() and (held := consumer.assignment()):
+                    assign(held)
                 for message in consumer.consume(100, timeout=0.2):
                     error = message.error()
                     if error is None:
@@ -505,7 +512,9 @@ class TopicIntake:
             self._dead_letters.flush()
             self._reception.skip(after)
             return ()
-        arrival = Arrival(source, f"topic/{partition}/{offset}", body, now, signed=signed, alerts=alerts)
+        # At the same place in a topic that was made anew lies another message.
+        topic = "topic" if self._topic_ids is None else self._topic_ids.get(LEAK_ALERTS.name, "topic")
+        arrival = Arrival(source, f"{topic}/{partition}/{offset}", body, now, signed=signed, alerts=alerts)
         try:
             taken = self._reception.take(arrival, webhook_id=webhook_id, positions=after)
         except Replayed:
@@ -606,6 +615,7 @@ class IntakeStage:
         clock: Clock,
         dead_letters: Callable[[], DeadLetters],
         health: Health,
+        topic_ids: TopicIds | None = None,
         rewriter: ScopeRewriter | None = None,
         looks: RegistryLooks | None = None,
         lineage: LineageStore | None = None,
@@ -620,6 +630,7 @@ class IntakeStage:
         self._lineage = None
         if lineage is not None and lineage_tokens:
             self._lineage = LineageIntake(lineage, lineage_tokens, self._known_more.set)
+        self._topic_ids = topic_ids
         self._secrets = secrets
         self._settings = settings
         self._kafka = kafka
@@ -633,7 +644,9 @@ class IntakeStage:
         http = HttpIntake(
             self._reception, self._secrets, self._settings, self._clock, self._run_file, self._lineage
         )  # fmt: skip
-        topic = TopicIntake(self._reception, self._secrets, self._settings, self._clock, self._dead_letters())
+        topic = TopicIntake(
+            self._reception, self._secrets, self._settings, self._clock, self._dead_letters(), self._topic_ids
+        )
         # of their own: where the topic's side fails, they end with it
         ended = threading.Event()
         beside = [threading.Thread(target=self._review, args=(ended,), name="review", daemon=True)]

@@ -27,6 +27,7 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge, histogram
+from bridge.runtime.topic_ids import TopicIds
 from consumers.domain.agencies import Agencies
 from consumers.domain.audience_law import AudienceLaw
 from consumers.domain.coverage import is_complete, merged_coverage
@@ -1190,13 +1191,20 @@ class PlanningStage:
     """Reads the affected and the resolutions as a member of the group `planning`."""
 
     def __init__(
-        self, kafka: Kafka, handler: Planning, lease: Lease, dead_letters: DeadLetters, health: Health
+        self,
+        kafka: Kafka,
+        handler: Planning,
+        lease: Lease,
+        dead_letters: DeadLetters,
+        health: Health,
+        topic_ids: TopicIds,
     ) -> None:
         self._kafka = kafka
         self._handler = handler
         self._lease = lease
         self._dead_letters = dead_letters
         self._health = health
+        self._topic_ids = topic_ids
 
     def run(self, stop: threading.Event) -> None:
         """Plan until `stop`; a batch in hand is finished first."""
@@ -1210,6 +1218,7 @@ class PlanningStage:
                 stop=stop,
                 dead_letters=self._dead_letters,
                 health=self._health,
+                topic_ids=self._topic_ids,
             )
         finally:
             try:

@@ -21,6 +21,7 @@ from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
+from bridge.runtime.topic_ids import TopicIds
 from consumers.domain.contacts import MAILBOXES
 from consumers.domain.ledger import Handed
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind, ReceiptSource
@@ -224,11 +225,14 @@ def _read_receipt(event: NoticeRead) -> Receipt:
 class ReceiptsStage:
     """Reads outcomes as a member of the group `receipts`, and the queues in between."""
 
-    def __init__(self, kafka: Kafka, handler: Receipts, dead_letters: DeadLetters, health: Health) -> None:
+    def __init__(
+        self, kafka: Kafka, handler: Receipts, dead_letters: DeadLetters, health: Health, topic_ids: TopicIds
+    ) -> None:
         self._kafka = kafka
         self._handler = handler
         self._dead_letters = dead_letters
         self._health = health
+        self._topic_ids = topic_ids
 
     def run(self, stop: threading.Event) -> None:
         """Settle until `stop`."""
@@ -241,6 +245,7 @@ class ReceiptsStage:
             stop=stop,
             dead_letters=self._dead_letters,
             health=self._health,
+            topic_ids=self._topic_ids,
             batch_size=5000,
             poll_seconds=0.1,
             # Our own outcomes, in packs or not, are told by their keys and never opened; a piece of packs is megabytes.

@@ -97,6 +97,8 @@ def test_every_process_works_with_the_rights_that_are_printed_and_needs_each(
     )  # fmt: skip
     _everybody_is_told(running, "6", 11)
     assert {stage: count for stage, count in running.supervisor.restarts.items() if count} == {}, running.words()
+    kept = running.rows(tables.kafka_position)
+    assert {row["stage"] for row in kept if row["topic_id"]} == {"intake", "planning", "dispatch", "receipts"}
     decided = decisions(secured[0])
     assert sorted(decided["Denied"]) == []
     assert sorted(_printed() - decided["Allowed"]) == []

@@ -20,6 +20,7 @@ from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Publisher, client_settings
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
+from bridge.runtime.topic_ids import TopicIds
 from consumers.adapters.tile_store import TileFolder
 from consumers.case.events import case_event
 from consumers.evidence.leaves import discover
@@ -27,7 +28,7 @@ from consumers.evidence.log import LogWriter
 from consumers.evidence.note import SigningKey
 from consumers.evidence.reader import LogFolder, LogReader
 from consumers.evidence.verifier import verify_log
-from consumers.stages.evidence import TOPICS, EvidenceStage, topic_ids
+from consumers.stages.evidence import TOPICS, EvidenceStage
 from tests.servers.kafka import KafkaServer
 
 KEY = SigningKey("log.example/evidence", bytes(range(32)))
@@ -132,7 +133,9 @@ def test_a_topic_made_anew_is_read_from_its_beginning(kafka: Kafka, tmp_path: Pa
     publish(kafka, range(20))
     with running(kafka, folder):
         until(lambda: len(incidents(folder)) >= 20)
-    before = topic_ids(kafka)
+    topic_ids = TopicIds(kafka, TOPICS)
+    topic_ids.ask()
+    before = dict(topic_ids)
     assert set(before) == {topic.name for topic in TOPICS}
     admin = AdminClient(client_settings(kafka))
     name = kafka.topic_prefix + CASE_EVENTS.name
@@ -144,5 +147,6 @@ def test_a_topic_made_anew_is_read_from_its_beginning(kafka: Kafka, tmp_path: Pa
     publish(kafka, range(20, 25))
     with running(kafka, folder):
         until(lambda: len(incidents(folder)) >= 25)
-    assert topic_ids(kafka)[CASE_EVENTS.name] != before[CASE_EVENTS.name]
+    assert topic_ids.ask()
+    assert topic_ids[CASE_EVENTS.name] != before[CASE_EVENTS.name]
     assert sorted(incidents(folder)) == [f"INC-2026-{number:04d}" for number in range(25)]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -92,8 +92,15 @@ class Handovers:
     """Claims commanded attempts for dispatchers and writes what providers said at once."""
 
     def __init__(
-        self, database: CaseDatabase, clock: Clock, changes: AttemptChanges, receipts: Receipts, kept_back: KeepingBack
+        self,
+        database: CaseDatabase,
+        clock: Clock,
+        changes: AttemptChanges,
+        receipts: Receipts,
+        kept_back: KeepingBack,
+        topic_ids: Mapping[str, str],
     ) -> None:
+        self._topic_ids = topic_ids
         self._database = database
         self._clock = clock
         self._changes = changes
@@ -156,7 +163,7 @@ class Handovers:
                 self._changes.end_as_told(connection, told_in, now)
                 claims = [row for row in claims if row["recipient_id"] not in told_in]
             self._claim(connection, claims, dispatcher, now)
-            positions.write_positions(connection, stage, after)
+            positions.write_positions(connection, stage, after, self._topic_ids)
             return tuple(intent_of(row) for row in claims)
 
         return self._database.writing(work)

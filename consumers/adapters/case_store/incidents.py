@@ -23,7 +23,7 @@ from consumers.adapters.case_store.findings import FindingRows, left_out
 from consumers.adapters.case_store.late_people import LatePeopleRows
 from consumers.adapters.case_store.looking import LookingRows
 from consumers.adapters.case_store.pages import PageRows
-from consumers.adapters.case_store.positions import read_positions, write_positions
+from consumers.adapters.case_store.positions import NO_TOPIC_IDS, read_positions, write_positions
 from consumers.adapters.case_store.providers import ProviderRows
 from consumers.adapters.case_store.publications import PublicationRows
 from consumers.adapters.case_store.releases import ReleaseRows
@@ -67,13 +67,17 @@ _IDS_AT_ONCE = 2000
 class SqlCaseStore:
     """Implements `consumers.case.store.CaseStore`."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock) -> None:
+    def __init__(self, database: CaseDatabase, clock: Clock, topic_ids: Mapping[str, str] = NO_TOPIC_IDS) -> None:
+        """`topic_ids`: of what the caller reads, see `bridge.runtime.topic_ids`."""
+        self._topic_ids = topic_ids
         self._database = database
         self._clock = clock
 
     def change(self, work: Callable[[CaseWork], T]) -> T:
         """Run `work` in one write transaction, again from its start after a deadlock. Raises Unreachable."""
-        return self._database.writing(lambda connection: work(SqlCaseWork(connection, self._clock.now(), locking=True)))
+        return self._database.writing(
+            lambda connection: work(SqlCaseWork(connection, self._clock.now(), locking=True, topic_ids=self._topic_ids))
+        )
 
     def look(self, work: Callable[[CaseWork], T]) -> T:
         """Run `work` for reading. Raises Unreachable."""
@@ -82,7 +86,7 @@ class SqlCaseStore:
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
         """Return where `stage` left off."""
-        return read_positions(self._database, stage, partitions)
+        return read_positions(self._database, stage, partitions, self._topic_ids)
 
 
 class _IncidentRows:
@@ -91,6 +95,7 @@ class _IncidentRows:
     _connection: sa.Connection
     _now: datetime
     _locking: bool
+    _topic_ids: Mapping[str, str]
 
     def lock_intake(self, year: int) -> None:
         upsert(self._connection, incident_number, [{"year": year, "last": 0}])
@@ -353,7 +358,7 @@ class _IncidentRows:
         )
 
     def move_positions(self, stage: str, positions: Positions) -> None:
-        write_positions(self._connection, stage, positions)
+        write_positions(self._connection, stage, positions, self._topic_ids)
 
 
 class SqlCaseWork(
@@ -374,7 +379,15 @@ class SqlCaseWork(
     `locking`: an incident or release once read stays locked, so that decisions about it come one after another.
     """
 
-    def __init__(self, connection: sa.Connection, now: datetime, *, locking: bool = False) -> None:
+    def __init__(
+        self,
+        connection: sa.Connection,
+        now: datetime,
+        *,
+        locking: bool = False,
+        topic_ids: Mapping[str, str] = NO_TOPIC_IDS,
+    ) -> None:
+        self._topic_ids = topic_ids
         self._connection = connection
         self._now = now
         self._locking = locking

@@ -43,6 +43,7 @@ from consumers.adapters.case_store.metering import (
     lane_ages,
     running_incidents,
 )
+from consumers.adapters.case_store.positions import NO_TOPIC_IDS
 from consumers.adapters.case_store.receipts import Receipts
 from consumers.adapters.case_store.tables import (
     ENDED,
@@ -79,15 +80,22 @@ _MOST_CLAIMS = 6
 class Ledger:
     """Reads and changes attempts. Implements what release, dispatch and receipts ask for."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock, policy: DeliveryPolicy) -> None:
+    def __init__(
+        self,
+        database: CaseDatabase,
+        clock: Clock,
+        policy: DeliveryPolicy,
+        topic_ids: Mapping[str, str] = NO_TOPIC_IDS,
+    ) -> None:
+        """`topic_ids`: of what the caller reads, see `bridge.runtime.topic_ids`."""
         self._database = database
         self._clock = clock
         kept_back = KeepingBack(clock, policy)
         self._changes = AttemptChanges(clock, policy)
-        self._receipts = Receipts(database, clock, self._changes)
+        self._receipts = Receipts(database, clock, self._changes, topic_ids)
         self._meter = Meter(database, clock, kept_back, self._changes.end_as_told)
         self._beginnings = Beginnings(database, clock, self._changes, self._meter, kept_back)
-        self._handovers = Handovers(database, clock, self._changes, self._receipts, kept_back)
+        self._handovers = Handovers(database, clock, self._changes, self._receipts, kept_back, topic_ids)
 
     # --- release: planning attempts and metering commands -------------------------------------------------------
 

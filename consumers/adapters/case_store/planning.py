@@ -82,8 +82,15 @@ class PlanningTables:
     """Implements what the planning stage asks of the case store."""
 
     def __init__(
-        self, database: CaseDatabase, clock: Clock, law: LawInForce, take_back: TakeBack = take_back_elsewhere
+        self,
+        database: CaseDatabase,
+        clock: Clock,
+        law: LawInForce,
+        take_back: TakeBack = take_back_elsewhere,
+        topic_ids: Mapping[str, str] = positions.NO_TOPIC_IDS,
     ) -> None:
+        """`topic_ids`: of what planning reads, see `bridge.runtime.topic_ids`."""
+        self._topic_ids = topic_ids
         self._take_back = take_back
         self._database = database
         self._clock = clock
@@ -92,7 +99,7 @@ class PlanningTables:
         """How many people a plan has, and what had been read and left out when they were counted."""
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
-        return positions.read_positions(self._database, stage, partitions)
+        return positions.read_positions(self._database, stage, partitions, self._topic_ids)
 
     # --- what arrives ---------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class PlanningTables:
                     self._write_pages(connection, plan_id, [_late_after_end(plan_id, len(events))], now)
             self._keep_answers(connection, answers, now)
             if after:
-                positions.write_positions(connection, stage, after)
+                positions.write_positions(connection, stage, after, self._topic_ids)
 
         self._database.writing(work)
 

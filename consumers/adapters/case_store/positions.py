@@ -1,12 +1,13 @@
 """Kafka positions of the stages that write SQL, moved in the same transaction as their results; and leases."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
 
+from bridge.runtime.consume import made_anew
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.tables import kafka_position, lease
@@ -16,29 +17,62 @@ log = structlog.get_logger()
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def read_positions(database: CaseDatabase, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
-    """Return the next offset that `stage` must read, for those of `partitions` that it has read before."""
+NO_TOPIC_IDS: Mapping[str, str] = {}
+"""For whoever reads no topic."""
+
+
+def read_positions(
+    database: CaseDatabase,
+    stage: str,
+    partitions: Sequence[tuple[str, int]],
+    topic_ids: Mapping[str, str] = NO_TOPIC_IDS,
+) -> Positions:
+    """Return the next offset that `stage` must read, for those of `partitions` that it has read before.
+
+    A position of a topic that had another id than the one in `topic_ids` leads nowhere: it is put back, and the partition is
+    read from its beginning. One without an id is taken to be of the topic that is there.
+    """
     with database.read() as connection:
-        rows = connection.execute(
-            sa.select(kafka_position.c.topic, kafka_position.c.partition, kafka_position.c.next_offset).where(
-                kafka_position.c.stage == stage
+        rows = connection.execute(sa.select(kafka_position).where(kafka_position.c.stage == stage)).all()
+    wanted = set(partitions)
+    rows = [row for row in rows if (row.topic, row.partition) in wanted]
+    anew = [row for row in rows if row.topic_id is not None and topic_ids.get(row.topic, row.topic_id) != row.topic_id]
+    without = [row for row in rows if row.topic_id is None and row.topic in topic_ids]
+
+    def work(connection: sa.Connection) -> None:
+        for row in [*anew, *without]:
+            own = (kafka_position.c.stage == stage) & (kafka_position.c.topic == row.topic)
+            same = kafka_position.c.topic_id == row.topic_id if row in anew else kafka_position.c.topic_id.is_(None)
+            new = {"topic_id": topic_ids[row.topic]} | ({"next_offset": 0} if row in anew else {})
+            connection.execute(
+                sa.update(kafka_position).where(own & (kafka_position.c.partition == row.partition) & same).values(new)
             )
-        )
-        wanted = set(partitions)
-        return {(row.topic, row.partition): row.next_offset for row in rows if (row.topic, row.partition) in wanted}
+
+    if anew or without:
+        # A crash after it begins at the beginning, too; one before it finds the same.
+        database.writing(work)
+    for row in anew:
+        made_anew(row.topic, row.partition, row.next_offset)
+    gone = {(row.topic, row.partition) for row in anew}
+    return {(row.topic, row.partition): row.next_offset for row in rows if (row.topic, row.partition) not in gone}
 
 
-def write_positions(connection: sa.Connection, stage: str, positions: Positions) -> None:
-    """Move the positions of `stage` within the caller's transaction."""
+def write_positions(
+    connection: sa.Connection, stage: str, positions: Positions, topic_ids: Mapping[str, str] = NO_TOPIC_IDS
+) -> None:
+    """Move the positions of `stage` within the caller's transaction; `topic_ids` as they were before any of it was read."""
     upsert(
         connection,
         kafka_position,
         [
-            {"stage": stage, "topic": topic, "partition": partition, "next_offset": offset}
+            {
+                "stage": stage, "topic": topic, "partition": partition, "next_offset": offset,
+                "topic_id": topic_ids.get(topic),
+            }
             for (topic, partition), offset in positions.items()
         ],
-        update=("next_offset",),
-    )
+        update=("next_offset", "topic_id"),
+    )  # fmt: skip
 
 
 class Silence:

@@ -33,7 +33,10 @@ _STRAY = sa.select(receipt.c.provider_event_id).where(receipt.c.attempt_id.is_(N
 class Receipts:
     """Stores receipts and matches them with their attempts."""
 
-    def __init__(self, database: CaseDatabase, clock: Clock, changes: AttemptChanges) -> None:
+    def __init__(
+        self, database: CaseDatabase, clock: Clock, changes: AttemptChanges, topic_ids: Mapping[str, str]
+    ) -> None:
+        self._topic_ids = topic_ids
         self._database = database
         self._clock = clock
         self._changes = changes
@@ -78,7 +81,7 @@ class Receipts:
             insert_many(connection, receipt, rows, leave_known=True)
             self._changes.apply(connection, sorted(changes, key=lambda change: change.occurred_at), now)
             if after:
-                positions.write_positions(connection, stage, after)
+                positions.write_positions(connection, stage, after, self._topic_ids)
             return Handed(
                 applied=len(changes), kept_aside=len(fresh) - len(changes), repeated=len(receipts) - len(fresh),
                 exercises=_of_exercises(connection, owners),
@@ -108,7 +111,7 @@ class Receipts:
         if left:
             now = self._clock.now()
             self._database.writing(lambda connection: self.match(connection, left, now))
-        return positions.read_positions(self._database, stage, partitions)
+        return positions.read_positions(self._database, stage, partitions, self._topic_ids)
 
     def match_strays(self, connection: sa.Connection, reports: Sequence[SentReport], now: datetime) -> None:
         if connection.execute(_STRAY).first() is None:

@@ -917,6 +917,7 @@ kafka_position = sa.Table(
     sa.Column("topic", _id(64), primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True),
     sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.Column("topic_id", _id(64), comment="of the topic that the offset is of; null: the broker told none"),
 )
 
 lease = sa.Table(

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from structlog.testing import capture_logs
 
 from bridge.contracts.errors import BadInput
 from consumers.adapters.case_store import tables
@@ -80,6 +81,36 @@ def test_positions_move_forward_and_are_kept_per_stage(database: CaseDatabase) -
         write_positions(connection, "a", {("t", 0): 9})
         write_positions(connection, "b", {("t", 0): 1})
     assert read_positions(database, "a", [("t", 0), ("t", 1), ("t", 2)]) == {("t", 0): 9, ("t", 1): 7}
+
+
+def test_a_position_of_a_topic_that_was_made_anew_leads_to_its_beginning_and_is_said_once(
+    database: CaseDatabase,
+) -> None:
+    ids, wanted = {"tocsin.leak-alerts": "A"}, [("tocsin.leak-alerts", 0), ("tocsin.leak-alerts", 1)]
+    with database.write() as connection:
+        write_positions(connection, "a", dict.fromkeys(wanted, 5), ids)
+        write_positions(connection, "b", dict.fromkeys(wanted, 7), ids)
+    assert read_positions(database, "a", wanted, ids) == dict.fromkeys(wanted, 5)
+    anew = {"tocsin.leak-alerts": "B"}
+    with capture_logs() as said:
+        assert read_positions(database, "a", wanted[:1], anew) == {}
+        assert read_positions(database, "a", wanted[:1], anew) == {wanted[0]: 0}
+    assert [(each["partition"], each["wanted"]) for each in said] == [(0, 5)]
+    # a member that had not seen it yet writes what it read
+    with database.write() as connection:
+        write_positions(connection, "a", {wanted[0]: 9}, ids)
+    assert read_positions(database, "a", wanted, anew) == {}
+    assert read_positions(database, "b", wanted, ids) == dict.fromkeys(wanted, 7)
+
+
+def test_a_position_without_a_topic_id_is_taken_to_be_of_the_topic_that_is_there(database: CaseDatabase) -> None:
+    """As an earlier version, or a broker that told none, left it; nothing may come there for years."""
+    place = ("tocsin.leak-alerts", 0)
+    with database.write() as connection:
+        write_positions(connection, "a", {place: 5})
+    assert read_positions(database, "a", [place]) == {place: 5}
+    assert read_positions(database, "a", [place], {place[0]: "A"}) == {place: 5}
+    assert read_positions(database, "a", [place], {place[0]: "B"}) == {}
 
 
 def test_a_lease_has_one_holder_and_a_rising_fencing_number(database: CaseDatabase) -> None:

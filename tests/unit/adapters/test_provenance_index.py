@@ -12,6 +12,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import (
@@ -844,3 +845,45 @@ def test_a_damaged_file_answers_nothing_more(index: ProvenanceIndex, tmp_path: P
     opened(index)
     assert not index.is_rebuilding(0)
     assert _asked_of(index) == (0, False)
+
+
+def test_a_file_of_a_topic_that_was_made_anew_is_rebuilt_however_far_the_new_one_reaches(
+    index: ProvenanceIndex,
+) -> None:
+    ids = {STORE_CHANGES.name: "A"}
+    file = opened(index, topic_ids=ids)
+    with file.transaction():
+        file.put_persons([customer(1)])
+        file.set_positions({STORE_CHANGES.name: 5})
+    index.close()
+    assert opened(index, topic_ids=ids).positions() == {STORE_CHANGES.name: 5}
+    index.close()
+    # what the broker does not tell is no other topic
+    assert opened(index).positions() == {STORE_CHANGES.name: 5}
+    index.close()
+    anew = {STORE_CHANGES.name: "B"}
+    with capture_logs() as said:
+        assert opened(index, topic_ids=anew).positions() == {}
+    assert [each["wanted"] for each in said if "made anew; reading" in each["event"]] == [5]
+    assert index.is_rebuilding(0)
+    index.close()
+    with capture_logs() as said:
+        file = opened(index, topic_ids=anew)
+    assert not [each for each in said if "made anew; reading" in each["event"]]
+    with file.transaction():
+        file.set_positions({STORE_CHANGES.name: 7})
+    index.switch(0)
+    index.close()
+    assert opened(index, topic_ids=anew).positions() == {STORE_CHANGES.name: 7}
+
+
+def test_a_file_of_an_earlier_version_learns_of_which_topic_it_is(index: ProvenanceIndex, tmp_path: Path) -> None:
+    file = opened(index)
+    with file.transaction():
+        file.set_positions({STORE_CHANGES.name: 5})
+    index.close()
+    with duckdb.connect(str(tmp_path / "index" / "p0.duckdb")) as connection:
+        connection.execute("DROP TABLE topic_id")
+    assert opened(index, topic_ids={STORE_CHANGES.name: "A"}).positions() == {STORE_CHANGES.name: 5}
+    index.close()
+    assert opened(index, topic_ids={STORE_CHANGES.name: "B"}).positions() == {}

@@ -30,7 +30,7 @@ from consumers.evidence.leaves import discover
 from consumers.evidence.log import LogWriter
 from consumers.evidence.reader import LogFolder, LogReader
 from consumers.evidence.verifier import verify_log
-from consumers.stages.evidence import Evidence, spelled_as_kafka_does
+from consumers.stages.evidence import Evidence
 from tests.unit.evidence.logs import KEY, FailingDisk, PowerFailure, writing
 
 AT = datetime(2026, 11, 23, 21, 30, tzinfo=UTC)
@@ -404,9 +404,3 @@ def test_a_crash_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path)
         assert [leaf["source"]["offset"] for leaf in leaves_of(folder)] == list(range(30))
         fail_at += 1
     assert fail_at > 20
-
-
-def test_a_topic_id_has_one_spelling() -> None:
-    assert spelled_as_kafka_does("5q+/9Lf6ZfBg0123456789==") == "5q-_9Lf6ZfBg0123456789"
-    assert spelled_as_kafka_does("5q-_9Lf6ZfBg0123456789") == "5q-_9Lf6ZfBg0123456789"
-    assert spelled_as_kafka_does("A" * 22) is None

@@ -153,6 +153,8 @@ class Incidents:
         waiting, self.waiting = self.waiting, []
         return waiting
 
+    def begin_anew(self) -> None: ...
+
 
 class NoApi:
     def start(self, partition_count: int) -> None: ...
