@@ -387,9 +387,16 @@ def _provide_case_store(parts: Parts) -> None:
         return FrozenAnswers(_artefacts(parts))
 
     def held_contacts() -> "SqlHeldContacts":
+        from bridge.contracts.topics import AFFECTED_CUSTOMERS
+        from bridge.runtime.topic_ids import TopicIds
         from consumers.adapters.case_store.held_contacts import SqlHeldContacts
 
-        return SqlHeldContacts(_database(parts))
+        def topic_id() -> str | None:
+            ids = TopicIds(parts.get(Settings).kafka, [AFFECTED_CUSTOMERS])
+            ids.ask()
+            return ids.get(AFFECTED_CUSTOMERS.name)
+
+        return SqlHeldContacts(_database(parts), topic_id)
 
     parts.provide("consumers.case.verification.LeakMatcher", matcher)
     parts.provide("consumers.case.duty_commands.SubmittedFiles", lambda: _artefacts(parts))

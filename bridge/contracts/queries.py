@@ -462,5 +462,7 @@ class HeldContacts(Protocol):
         ...
 
     def stored_up_to(self) -> Mapping[int, int]:
-        """Return the next offset of `affected-customers` to be stored, for each partition of which something is."""
+        """Return the next offset of `affected-customers` to be stored, for each partition of which something is. Raises
+        Unreachable.
+        """
         ...

@@ -1,7 +1,7 @@
 """Which keys the contacts are sealed to that the case store holds while incidents are open."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,9 @@ _AT_ONCE = 1000
 class SqlHeldContacts:
     """`HeldContacts` on the case store's tables."""
 
-    def __init__(self, database: CaseDatabase) -> None:
+    def __init__(self, database: CaseDatabase, topic_id: Callable[[], str | None] = lambda: None) -> None:
+        """`topic_id` asks for the present id of `affected-customers`; None where the broker tells none."""
+        self._topic_id = topic_id
         self._database = database
 
     def counts_by_key(self) -> Mapping[str, int]:
@@ -31,10 +33,15 @@ class SqlHeldContacts:
         return counts
 
     def stored_up_to(self) -> Mapping[int, int]:
-        """Return the next offset of `affected-customers` to be stored, for each partition of which something is."""
+        """Return the next offset of `affected-customers` to be stored, for each partition of which something is.
+
+        Of a topic that was deleted and made anew nothing is stored until planning has begun to read it. Raises Unreachable.
+        """
         query = sa.select(kafka_position.c.partition, kafka_position.c.next_offset).where(
             (kafka_position.c.stage == "planning") & (kafka_position.c.topic == AFFECTED_CUSTOMERS.name)
         )
+        if (topic_id := self._topic_id()) is not None:
+            query = query.where(kafka_position.c.topic_id.is_(None) | (kafka_position.c.topic_id == topic_id))
         with self._database.read() as connection:
             return {row.partition: row.next_offset for row in connection.execute(query)}
 
