@@ -458,6 +458,8 @@ class TopicIntake:
                         # Alerts over HTTP are taken all the same.
                         health.missing("topic", f"{error.str()}; {RIGHTS_HINT}")
                         log.error("this account may not read the topic of alerts", reason=error.name())
+                    elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
+                        log.warning("the topic was given to another intake: this one has waited for too long")
                     elif not error.retriable() and error.code() != KafkaError._PARTITION_EOF:
                         log.warning("kafka is not reachable; waiting", reason=error.name())
                     if stop.is_set():
@@ -512,9 +514,9 @@ class TopicIntake:
             self._dead_letters.flush()
             self._reception.skip(after)
             return ()
-        # At the same place in a topic that was made anew lies another message.
-        topic = "topic" if self._topic_ids is None else self._topic_ids.get(LEAK_ALERTS.name, "topic")
-        arrival = Arrival(source, f"{topic}/{partition}/{offset}", body, now, signed=signed, alerts=alerts)
+        # By its time: at the same place of a topic that was made anew lies another message, of whatever id it is known to be.
+        place = f"topic/{partition}/{offset}/{timestamp_ms}"
+        arrival = Arrival(source, place, body, now, signed=signed, alerts=alerts)
         try:
             taken = self._reception.take(arrival, webhook_id=webhook_id, positions=after)
         except Replayed:

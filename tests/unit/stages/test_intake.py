@@ -115,6 +115,15 @@ def test_a_wrong_signature_is_no_signature_and_burns_no_id(case: Case) -> None:
     assert case.rows(tables.incident)[0]["repeat_count"] == 1
 
 
+def test_an_unsigned_alert_that_is_read_twice_counts_once_and_another_at_its_place_counts(case: Case) -> None:
+    """Another lies there once the topic was deleted and made anew."""
+    world = World(case)
+    for at_ms in (AT_MS, AT_MS, AT_MS + 1, AT_MS + 1):
+        world.topic.handle(0, 3, b"monitor", BODY, [], at_ms)
+    assert [row["repeat_count"] for row in case.rows(tables.incident)] == [1]
+    assert len(case.rows(tables.alert)) == 2
+
+
 def test_unreadable_signed_opens_an_incident_unsigned_becomes_a_dead_letter(case: Case) -> None:
     world = World(case)
     junk = b"\xff\x00junk"
