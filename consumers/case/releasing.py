@@ -31,7 +31,7 @@ from consumers.case.store import (
     PartitionsRecord,
     ReleaseRecord,
 )
-from consumers.case.workflow import VOIDABLE, Move, found, known_facts, moved, still_open
+from consumers.case.workflow import VOIDABLE, Move, ask_no_more, found, known_facts, moved, page_id_of, still_open
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, Mode
 from consumers.domain.canary import CanaryPolicy, CanaryState, canary_of
@@ -117,6 +117,7 @@ def prepare(
         voided = [each.release_id for each in case.releases(incident_id) if each.state == "prepared"]
         for release_id in voided:
             case.update_release(release_id, {"state": "void"})
+            ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)
         release = _write_release(case, incident, policy, mode, actor, role, now, cap)
         body: Body = {
             **_named(release),
@@ -481,7 +482,7 @@ def _page(
 ) -> None:
     case.raise_page(
         PageRecord(
-            page_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/{kind}/{mark}").hex,
+            page_id=page_id_of(incident.incident_id, kind, mark),
             incident_id=incident.incident_id,
             kind=kind,
             severity=severity,

@@ -16,7 +16,7 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
 from consumers.case.store import CaseStore, CaseWork, FailedPerson, IncidentRecord, PageRecord, ReleaseRecord, Retry
-from consumers.case.workflow import found, still_open
+from consumers.case.workflow import ask_no_more, found, still_open
 from consumers.domain.approvals import APPROVING_ROLES, Mode
 from consumers.domain.canary import CanaryState
 from consumers.domain.delivery import ARRIVED, PersonEnd
@@ -159,6 +159,7 @@ def cancel(
         case.update_incident(incident_id, {"epoch": incident.epoch + 1})
         for release_id in voided:
             case.update_release(release_id, {"state": "void"})
+            ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)
         for each in going:
             case.update_release(each.release_id, {"state": "cancelled", "stopped_at": now})
             body: Body = {**_named(each), **_counts(standing), "voided": len(voided)}
@@ -186,6 +187,7 @@ def withdraw(
         approved_by = [each.person for each in case.approvals(waiting.release_id)]
         if not dry_run:
             case.update_release(waiting.release_id, {"state": "withdrawn", "stopped_at": now})
+            ask_no_more(case, incident_id, waiting.release_id, by=actor.person_id, at=now)
             body: Body = {**_named(waiting), "approval_count": len(approved_by)}
             record_act(case, actor, role, "release.withdrawn", body, at=now, incident=incident, reason=why)
         return Withdrawn(waiting, approved_by)

@@ -638,7 +638,7 @@ def dismiss(store: CaseStore, incident_id: str, actor: Actor, now: datetime, rea
                 f"{incident_id} --reason TEXT under another token"
             )
         refuse_while_running(case, incident, case.without_end_count(incident_id))
-        void_releases(case, incident_id)
+        void_releases(case, incident_id, by=actor.person_id, at=now)
         removed = case.remove_contacts(incident_id)
         case.confirm_dismissal(proposed.dismissal_id, by=actor.person_id, at=now)
         case.update_incident(incident_id, {"state": state.value, "epoch": incident.epoch + 1})

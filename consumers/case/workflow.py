@@ -188,7 +188,7 @@ def rescope(
             raise Refused(f"{incident_id} has this very scope already")
         if proposal_id is not None:
             case.decide_proposal(proposal_id, by=actor.person_id, at=now, accepted=True)
-        voided = void_releases(case, incident_id)
+        voided = void_releases(case, incident_id, by=actor.person_id, at=now)
         revised = replace(
             incident,
             revision=incident.revision + 1,
@@ -217,12 +217,23 @@ def rescope(
     return store.change(work)
 
 
-def void_releases(case: CaseWork, incident_id: str) -> Sequence[str]:
+def page_id_of(incident_id: str, kind: str, mark: str) -> str:
+    """Return the id of the page about `mark`: raised twice it is one page."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{incident_id}/{kind}/{mark}").hex
+
+
+def ask_no_more(case: CaseWork, incident_id: str, release_id: str, *, by: str, at: datetime) -> None:
+    """Page nobody any more for the approval of what cannot be approved any more."""
+    case.acknowledge_page(page_id_of(incident_id, "approval_needed", release_id), by=by, at=at)
+
+
+def void_releases(case: CaseWork, incident_id: str, *, by: str, at: datetime) -> Sequence[str]:
     """Void what was prepared or runs; return the release ids."""
     voided = []
     for release in case.releases(incident_id):
         if release.state in VOIDABLE:
             case.update_release(release.release_id, {"state": "void"})
+            ask_no_more(case, incident_id, release.release_id, by=by, at=at)
             # whoever nothing was sent to begins anew under the next release, or not at all
             case.withdraw_attempts(release.release_id)
             voided.append(release.release_id)
@@ -557,7 +568,7 @@ def close(
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
         unmet, late = unmet_duties(case.obligations(incident_id)), case.late(incident_id)
-        void_releases(case, incident_id)
+        void_releases(case, incident_id, by=actor.person_id, at=now)
         # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
         case.publish_case_events(
             case_event(

@@ -96,12 +96,12 @@ class NoticeBundles:
             if not count:
                 raise Refused(f"bundle {bundle_sha256[:12]} is not approved; `tocsin notices list` shows which are")
             self._tell(connection, "notice.revoked", {"bundle_sha256": bundle_sha256}, role, actor, at)
-            return self._stop_releases(connection, bundle_sha256, at)
+            return self._stop_releases(connection, bundle_sha256, by, at)
 
         return self._database.writing(work)
 
     @staticmethod
-    def _stop_releases(connection: sa.Connection, bundle_sha256: str, at: datetime) -> Sequence[str]:
+    def _stop_releases(connection: sa.Connection, bundle_sha256: str, by: str, at: datetime) -> Sequence[str]:
         case = SqlCaseWork(connection, at, locking=True)
         running = connection.execute(
             sa.select(release.c.incident_id, release.c.policy).where(release.c.state.in_(VOIDABLE))
@@ -109,7 +109,7 @@ class NoticeBundles:
         stopped = sorted({row.incident_id for row in running if bundle_sha256 in row.policy.get("bundles", ())})
         for incident_id in stopped:
             incident = found(case, incident_id)
-            void_releases(case, incident_id)
+            void_releases(case, incident_id, by=by, at=at)
             case.update_incident(incident_id, {"epoch": incident.epoch + 1})
         return stopped
 

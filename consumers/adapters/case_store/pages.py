@@ -31,3 +31,10 @@ class PageRows:
             .where((page.c.incident_id == incident_id) & page.c.acknowledged_at.is_(None))
             .values(acknowledged_at=at, acknowledged_by=by)
         )
+
+    def acknowledge_page(self, page_id: str, *, by: str, at: datetime) -> None:
+        self._connection.execute(
+            sa.update(page)
+            .where((page.c.page_id == page_id) & page.c.acknowledged_at.is_(None))
+            .values(acknowledged_at=at, acknowledged_by=by)
+        )

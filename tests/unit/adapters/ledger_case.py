@@ -233,7 +233,7 @@ class Case:
 
     def void(self) -> None:
         """What correcting the scope does to the running release."""
-        SqlCaseStore(self.database, self.clock).change(lambda work: void_releases(work, INCIDENT))
+        SqlCaseStore(self.database, self.clock).change(lambda work: void_releases(work, INCIDENT, by="dora", at=NOW))
         with self.database.write() as connection:
             connection.execute(sa.update(tables.incident).values(revision=2, epoch=2))
 

@@ -128,6 +128,11 @@ def test_another_rule_in_force_refuses_and_late_additions_do_not(case: Case) -> 
     assert releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO).missing
 
 
+def asked(case: Case) -> list[str | None]:
+    """Return of each page that asks for an approval who ended it."""
+    return [each["acknowledged_by"] for each in case.rows(tables.page) if each["kind"] == "approval_needed"]
+
+
 def test_preparing_anew_voids_the_older_policy_and_its_approvals(case: Case) -> None:
     name = planned(case)
     old = prepare(case, name).release
@@ -135,6 +140,7 @@ def test_preparing_anew_voids_the_older_policy_and_its_approvals(case: Case) -> 
     case.add_person(name, "customer/77")
     new = prepare(case, name).release
     assert new.release_id != old.release_id
+    assert sorted(map(str, asked(case))) == ["None", RESPONDER.person_id], "for the older one nobody is paged any more"
     assert not releasing.approve(case.store, name, new.policy_sha256, COUNSEL, NOW, mode=TWO).releasing
     with pytest.raises(Refused, match="is void"):
         releasing.approve(case.store, old.release_id, old.policy_sha256, APPROVER, NOW, mode=TWO)
@@ -156,6 +162,7 @@ def test_what_waits_for_approval_is_withdrawn_by_itself_and_its_approvals_count_
     done = steering.withdraw(case.store, name, RESPONDER, NOW, reason="a wrong price in it")
     assert (done.release.release_id, done.approved_by) == (first.release_id, [DPO.person_id])
     assert case.kinds()[-1] == "release.withdrawn"
+    assert asked(case) == [RESPONDER.person_id], "nobody is paged for it any more"
     seen = overview(case.store, name)
     assert [(each.record.state, each.missing) for each in seen.releases] == [("withdrawn", None)]
     assert seen.next is not None
@@ -165,7 +172,8 @@ def test_what_waits_for_approval_is_withdrawn_by_itself_and_its_approvals_count_
     with pytest.raises(Refused, match="it was withdrawn; prepare another"):
         steering.withdraw(case.store, name, RESPONDER, NOW, reason="again")
     # the very same policy again is another release, which nobody has approved
-    second = prepare(case, name)
+    later = NOW + timedelta(minutes=1)
+    second = releasing.prepare(case.store, name, RESPONDER, later, mode=TWO, late_cap=5)
     assert (second.again, second.release.policy_sha256) == (False, first.policy_sha256)
     assert not releasing.approve(case.store, name, first.policy_sha256, COUNSEL, NOW, mode=TWO).releasing
     releasing.approve(case.store, name, first.policy_sha256, DPO, NOW, mode=TWO)
@@ -266,5 +274,6 @@ def test_a_revoked_text_stops_the_release_that_would_send_it(case: Case) -> None
     (row,) = case.rows(tables.release)
     (after,) = case.rows(tables.incident)
     assert (row["state"], after["epoch"]) == ("void", before["epoch"] + 1)
+    assert asked(case) == ["c"], "what is void asks nobody"
     with pytest.raises(Refused, match="not approved"):
         bundles.revoke("b" * 64, by="c", role="counsel", actor="0" * 64, at=NOW, reason="wrong")
