@@ -26,6 +26,7 @@ from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import ScopeIndex
 from consumers.case.sheet import NoticeSamples, Sample, TextApproval
 from consumers.case.sheet_commands import Providers
+from consumers.case.steering_commands import withdraw as steering_withdraw
 from consumers.case.store import CaseStore
 from consumers.case.verification import AwarenessPolicy
 from consumers.domain.duties import LawInForce
@@ -125,6 +126,27 @@ def test_from_the_page_to_the_release(case: Case, desk: Desk) -> None:
     assert facts["next"]["command"] == f"tocsin incident watch {name}"
 
 
+def test_what_waits_is_withdrawn_and_says_so(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    desk.ok("incident", "ack", name, who="rae")
+    case.plan(name)
+    policy = json.loads(desk.ok("incident", "prepare", name, "--json", who="rae"))["policy_sha256"]
+    desk.ok("incident", "approve", name, "--policy", policy, who="dan")
+
+    def withdraw(*options: str) -> Result:
+        words = [name, "--reason", "a wrong name in it", *options]
+        return CliRunner().invoke(steering_withdraw, words, obj=desk.parts, env={"TOCSIN_TOKEN": desk.tokens["rae"]})
+
+    assert json.loads(withdraw("--dry-run", "--json").stdout)["approved_by"] == ["dan"]
+    said = withdraw().stdout
+    assert "is withdrawn; nobody can approve it any more" in said
+    assert "void with it: the approval of dan" in said
+    shown = desk.ok("incident", "show", name, who="dan")
+    assert "withdrawn (two_approvers), approved by dan as dpo" in shown
+    assert "nothing is prepared" in str(desk.error("incident", "approve", name, "--policy", policy, who="col"))
+    assert "nothing to withdraw" in str(withdraw().exception)
+
+
 def test_who_is_asked_first(case: Case, desk: Desk) -> None:
     name = case.receive().incident_id
     for words in (("show", name), ("list",), ("ack", name), ("prepare", name), ("close", name, "--reason", "x")):
@@ -150,6 +172,19 @@ def test_facts_holds_and_closing(case: Case, desk: Desk) -> None:
     desk.ok("incident", "facts", name, "--set", "encrypted=false", "--reason", "seen", who="dan")
     known = json.loads(desk.ok("incident", "facts", name, "--json", who="dan"))["known"]
     assert known["encrypted"] is False
+    wrong = (
+        "incident",
+        "hold",
+        name,
+        "--kind",
+        "law_enforcement_hold",
+        "--covers",
+        "XX",
+        "--as-given",
+        "--reason",
+        "x",
+    )
+    assert "--covers XX: not a jurisdiction" in str(desk.error(*wrong, who="dan"))
     held = desk.ok(
         "incident", "hold", name, "--kind", "law_enforcement_hold", "--covers", "DE", "--reason", "letter", who="dan"
     )
