@@ -28,7 +28,7 @@ from consumers.case.store import (
     ProposalRecord,
     ReleaseRecord,
 )
-from consumers.case.workflow import AWARENESS, found, known_facts, unmet_duties, unmet_in_words
+from consumers.case.workflow import AWARENESS, found, is_shared, known_facts, unmet_duties, unmet_in_words
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode
 from consumers.domain.canary import CanaryState
@@ -132,7 +132,7 @@ def overview(store: CaseStore, incident_id: str) -> Overview:
                 unconfirmed=unconfirmed is not None,
                 waiting=late.late_waiting + late.supplements_waiting,
                 all_ended=bool(ends) and not case.without_end_count(incident_id),
-                unmet=unmet_duties(obligations),
+                obligations=obligations,
                 told_wrongly=late.not_concerned + late.told_too_much,
             ),
         )
@@ -215,7 +215,7 @@ def next_step(
     unconfirmed: bool = False,
     waiting: int = 0,
     all_ended: bool = False,
-    unmet: Sequence[ObligationRecord] = (),
+    obligations: Sequence[ObligationRecord] = (),
     told_wrongly: int = 0,
 ) -> NextStep | None:
     """Return the one next thing to do; None when the incident has ended."""
@@ -287,9 +287,12 @@ def next_step(
             "none were found, and coverage is incomplete: widen the scope or load history, or decide that it is enough",
         )  # fmt: skip
     if all_ended:
-        if unmet:
+        if unmet := unmet_duties(obligations):
+            duty = unmet[0].regime_id
+            if is_shared(unmet[0], obligations):
+                duty += f" --controller {unmet[0].controller}"
             return NextStep(
-                "dpo", f"tocsin incident duty {name} {unmet[0].regime_id} --reference NUMBER --reason TEXT",
+                "dpo", f"tocsin incident duty {name} {duty} --reference NUMBER --reason TEXT",
                 f"everybody has an end state, but nobody has recorded that {unmet_in_words(unmet)}",
             )  # fmt: skip
         return NextStep("dpo", f"tocsin incident close {name} --reason TEXT", "everybody has an end state")

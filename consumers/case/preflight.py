@@ -170,7 +170,8 @@ def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:
     whose = f" of {gate.controller}" if gate.controller else ""
     until = f", until {gate.regime_id} is met" if gate.regime_id else ""
     where = ", ".join(gate.covers[:_NAMED_AT_ONCE]) + (" and more" if len(gate.covers) > _NAMED_AT_ONCE else "")
-    command = f"duty {name} {gate.regime_id}" if gate.regime_id else f"lift {name} {gate.gate_id}"
+    controller = f" --controller {gate.controller}" if gate.controller else ""
+    command = f"duty {name} {gate.regime_id}{controller}" if gate.regime_id else f"lift {name} {gate.gate_id}"
     return Finding(
         STOPS,
         "holds",

@@ -567,7 +567,8 @@ def close(
             if not count and seen == "none_found":
                 known = "none were found, but coverage is incomplete, so there may be somebody"
             raise Refused(f"{incident_id}: {known}; release first, or close with --unnotified and a reason")
-        unmet, late = unmet_duties(case.obligations(incident_id)), case.late(incident_id)
+        obligations, late = case.obligations(incident_id), case.late(incident_id)
+        unmet = unmet_duties(obligations)
         void_releases(case, incident_id, by=actor.person_id, at=now)
         # nobody is left in between: each of them has this decision's reason, in the ledger and in the log
         case.publish_case_events(
@@ -589,7 +590,11 @@ def close(
         }
         record_act(case, actor, role, "incident.closed", body, at=now, incident=incident, reason=why)
         told_wrongly = late.not_concerned + late.told_too_much
-        return Closed(removed, open_count, seen, [each.regime_id for each in unmet], told_wrongly)
+        owed = [
+            f"{each.regime_id} of {each.controller}" if is_shared(each, obligations) else each.regime_id
+            for each in unmet
+        ]
+        return Closed(removed, open_count, seen, owed, told_wrongly)
 
     return store.change(work)
 
@@ -603,6 +608,11 @@ def unmet_duties(obligations: Sequence[ObligationRecord]) -> Sequence[Obligation
         each for each in obligations if each.status in OWED and each.recipient != "individual" and each.met is None
     ]
     return sorted(unmet, key=lambda each: (each.watched_at or _NO_DATE, each.regime_id))
+
+
+def is_shared(duty: ObligationRecord, obligations: Sequence[ObligationRecord]) -> bool:
+    """Say whether several controllers have the same duty, so that its name alone does not say whose is meant."""
+    return sum(each.regime_id == duty.regime_id for each in obligations) > 1
 
 
 def unmet_in_words(unmet: Sequence[ObligationRecord]) -> str:

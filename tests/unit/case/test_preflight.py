@@ -1,12 +1,14 @@
 """Pre-flight on the media by which a law lets its notice come."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from bridge.contracts.events import Channel
-from consumers.case.preflight import DECIDE, _doubtful
+from consumers.case.preflight import DECIDE, _doubtful, _kept_back
 from consumers.case.sheet import doubtful_media
+from consumers.case.store import GateRecord
 from consumers.domain.notice_rules import NoticeRule
 from consumers.law.loader import load_rules
 
@@ -45,3 +47,11 @@ def test_of_american_laws_only_wisconsins_asks_more_of_a_letter_than_a_stamp(not
     american = [regime for regime in notices if regime.startswith("us-") and regime.endswith("-ind")]
     doubted = doubtful_media([([regime], Channel.LETTER, 1) for regime in american], notices)
     assert [each.regime_id for each in doubted] == ["us-wi-ind"]
+
+
+def test_the_duty_that_people_wait_for_is_named_with_whose_it_is() -> None:
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    gate = GateRecord(
+        "g1", "INC-1", "authority_first", ["DE"], at, "dpo", None, controller="shop", regime_id="eu-gdpr-33"
+    )
+    assert _kept_back("INC-1", gate, 3).next == "tocsin incident duty INC-1 eu-gdpr-33 --controller shop --reason TEXT"

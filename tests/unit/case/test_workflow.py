@@ -157,6 +157,13 @@ def test_what_an_authority_is_owed_is_the_next_step_until_it_is_recorded(case: C
     assert following is not None
     assert following.command == f"tocsin incident duty {name} eu-gdpr-33 --reference NUMBER --reason TEXT"
     assert "eu-gdpr-33 (to supervisory authority by 2026-03-05T03:00:00Z) was met" in following.why
+    rows = [row for row in case.rows(tables.obligation) if row["regime_id"] == "eu-gdpr-33"]
+    case.execute(sa.insert(tables.obligation).values(**{**rows[0], "controller": "zoo"}))
+    following = overview(case.store, name).next
+    assert following is not None
+    whose = f"eu-gdpr-33 --controller {rows[0]['controller']} --reference"
+    assert whose in following.command, "of several controllers' duty the command says whose"
+    case.execute(sa.delete(tables.obligation).where(tables.obligation.c.controller == "zoo"))
     duties.record_met(
         case.store,
         name,
