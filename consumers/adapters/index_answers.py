@@ -1,4 +1,4 @@
-"""Who falls under a scope and why, in DuckDB's SQL over one partition's tables (`provenance_index`).
+"""Who falls under a scope and why, in DuckDB's SQL over one partition's tables (`index_schema`).
 
 The answer lies in the connection's temporary table `answer`, one row a root, and nobody's row becomes a Python object unless
 it is asked for: a leak can concern a hundred thousand people. What it must say is written down in
@@ -18,6 +18,7 @@ from consumers.domain.resolution import UNSPECIFIED, Found, Person
 from consumers.domain.scope_matching import named_models
 
 # ruff: noqa: S608  statements are put together from the constants here, compiled predicates and placeholders only
+
 WHY_LISTS = (
     "record_ids", "attributes", "models", "kinds", "disclosures", "categories", "elements", "input_fields",
 )  # fmt: skip

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
 
-from bridge.contracts.events import (
-    Kind,
-    Sensitivity,
-)
+from bridge.contracts.events import Kind, Sensitivity
 from consumers.adapters.index_schema import DERIVED_ROOT, RECORD_COLUMNS, SETS, type_of
 
 

@@ -10,11 +10,11 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState, Channel
+from consumers.adapters.case_store.changes import channels_of, policies_of
 from consumers.adapters.case_store.metering import NEVER_DUE, running_incidents
-from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, segment, still_concerned
+from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, still_concerned
 from consumers.case.store import WaitingBeside
 from consumers.domain.delivery import what_next
-from consumers.domain.fallback import fallback_of
 
 
 def waiting_beside(
@@ -63,14 +63,7 @@ def waiting_beside(
             )
             for segment_id in policy.get("segments", {})
         }
-        policies = {
-            row.segment_id: fallback_of({**row.key, "channels": row.channels})
-            for row in connection.execute(
-                sa.select(segment.c.segment_id, segment.c.channels, segment.c.key).where(
-                    segment.c.segment_id.in_(sorted(approved))
-                )
-            )
-        }
+        policies = policies_of(connection, approved)
         alike = (recipient.c.segment_id, recipient.c.channels, recipient.c.deadline_at)
         for row in connection.execute(
             sa.select(*alike, sa.func.count().label("number"))
@@ -84,7 +77,7 @@ def waiting_beside(
             )
             .group_by(*alike)
         ):
-            for channel in what_next((), policies[row.segment_id], [Channel(name) for name in row.channels]).channels:
+            for channel in what_next((), policies[row.segment_id], channels_of(row.channels)).channels:
                 add(each.incident_id, channel, row.deadline_at, row.number)
     return {
         channel: [WaitingBeside(at, count, name, rate) for (at, name, rate), count in counted.items()]

@@ -10,26 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import (
-    AttemptState,
-    Channel,
-)
+from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.changes import BEGUN, AttemptChanges, channels_of, policies_of, run_again
-from consumers.adapters.case_store.engine import (
-    CaseDatabase,
-    in_parts,
-    insert_many,
-    upsert,
-)
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, insert_many, upsert
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.keeping_back import KeepingBack
-from consumers.adapters.case_store.metering import (
-    FreeLanes,
-    Meter,
-    order_of,
-    write_commands,
-)
+from consumers.adapters.case_store.metering import FreeLanes, Meter, order_of, write_commands
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
@@ -43,21 +30,10 @@ from consumers.adapters.case_store.tables import (
     segment,
     still_concerned,
 )
-from consumers.adapters.case_store.twins import (
-    being_told_elsewhere,
-    told_elsewhere,
-    with_twins,
-    withdraw_elsewhere,
-)
+from consumers.adapters.case_store.twins import being_told_elsewhere, told_elsewhere, with_twins, withdraw_elsewhere
 from consumers.domain.approvals import Mode, reach_until
-from consumers.domain.delivery import (
-    PersonEnd,
-    what_next,
-)
-from consumers.domain.ledger import (
-    Begun,
-    Lane,
-)
+from consumers.domain.delivery import PersonEnd, what_next
+from consumers.domain.ledger import Begun, Lane
 
 _TURN = (
     "recipient_id", "root", "channels", "late", "subject_commitment", "deadline_at", "segment_id", "final_state",

@@ -15,12 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import (
-    AttemptState,
-    CaseEvent,
-    Channel,
-    DeliveryOutcome,
-)
+from bridge.contracts.events import AttemptState, CaseEvent, Channel, DeliveryOutcome
 from bridge.contracts.topics import CASE_EVENTS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import counter, histogram
@@ -35,43 +30,17 @@ from consumers.adapters.case_store.claims import (
     set_alike,
 )
 from consumers.adapters.case_store.commitments import who_they_are
-from consumers.adapters.case_store.engine import (
-    in_parts,
-    update_alike,
-    update_many,
-)
+from consumers.adapters.case_store.engine import in_parts, update_alike, update_many
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
-from consumers.adapters.case_store.metering import (
-    insert_attempts,
-)
+from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, stood_in_for
-from consumers.adapters.case_store.tables import (
-    ENDED,
-    attempt,
-    incident,
-    recipient,
-    release,
-    segment,
-)
-from consumers.adapters.case_store.twins import (
-    take_back_elsewhere,
-)
-from consumers.domain.delivery import (
-    ARRIVED,
-    FAILED,
-    PersonEnd,
-    Tried,
-    Trigger,
-    deferred_until,
-    next_state,
-    what_next,
-)
+from consumers.adapters.case_store.tables import ENDED, attempt, incident, recipient, release, segment
+from consumers.adapters.case_store.twins import take_back_elsewhere
+from consumers.domain.delivery import ARRIVED, FAILED, PersonEnd, Tried, Trigger, deferred_until, next_state, what_next
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.fallback import Fallback, fallback_of
-from consumers.domain.ledger import (
-    attempt_id_of,
-)
+from consumers.domain.ledger import attempt_id_of
 from consumers.domain.sending import SUPPRESSED, ReceiptKind
 
 TO_DELIVERED = histogram(

@@ -9,21 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import (
-    Channel,
-    Residence,
-)
+from bridge.contracts.events import Channel, Residence
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.changes import DeliveryPolicy
-from consumers.adapters.case_store.engine import (
-    upsert,
-)
-from consumers.adapters.case_store.metering import (
-    KeptWhy,
-)
-from consumers.adapters.case_store.tables import (
-    page,
-)
+from consumers.adapters.case_store.engine import upsert
+from consumers.adapters.case_store.metering import KeptWhy
+from consumers.adapters.case_store.tables import page
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.persons import homes_of
 
