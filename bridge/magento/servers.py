@@ -1,12 +1,13 @@
 """Which database server a store has, what a session on it must be told, and which servers are refused by name.
 
-MariaDB and MySQL differ in settings that the other one does not know; a Galera cluster has no GET_LOCK that counts; a
-replica shows changes late and in its own time. Asked with rights that every account has. Not here: leading, reading.
+MariaDB and MySQL differ in settings that the other one does not know; a Galera cluster has no GET_LOCK that counts, nor has
+a group of MySQL servers that all take writes; a replica shows changes late and in its own time. Asked with rights that every
+account has. Not here: leading, reading.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -24,7 +25,10 @@ class Product(StrEnum):
 _OLDEST: Mapping[Product, tuple[int, int]] = {Product.MARIADB: (10, 4), Product.MYSQL: (8, 0)}
 """What Magento 2.4.6 and later run on."""
 
-_VARIABLES = ("wsrep_on", "wsrep_provider", "wsrep_node_name", "read_only", "super_read_only", "innodb_read_only")
+_VARIABLES = (
+    "wsrep_on", "wsrep_provider", "wsrep_node_name", "read_only", "super_read_only", "innodb_read_only",
+    "group_replication_group_name", "group_replication_single_primary_mode",
+)  # fmt: skip
 _STATUS = ("Slave_running", "Slaves_running", "wsrep_ready")
 
 SPLIT_TABLES = frozenset({"sales_order", "sales_order_address"})
@@ -43,6 +47,10 @@ class Server:
     """The variable that forbids writing, if one does."""
     replicates: bool = False
     """Whether it follows another server; a MySQL replica tells only an account that may know."""
+    group: str | None = None
+    """The name of the group of MySQL servers (Group Replication) that it is set up for."""
+    many_primaries: bool = False
+    """Whether every member of that group takes writes."""
 
     @property
     def galera(self) -> bool:
@@ -79,6 +87,9 @@ def server_of(version: str, variables: Mapping[str, str], status: Mapping[str, s
             (name for name in ("innodb_read_only", "super_read_only", "read_only") if _is_on(variables.get(name))), None
         ),
         replicates=_is_on(status.get("Slave_running")) or status.get("Slaves_running", "0") not in ("", "0"),
+        group=variables.get("group_replication_group_name") or None,
+        many_primaries=bool(variables.get("group_replication_group_name"))
+        and not _is_on(variables.get("group_replication_single_primary_mode", "ON")),
     )
 
 
@@ -108,11 +119,11 @@ def _with_replication(connection: sa.Connection, server: Server) -> Server:
         rows = connection.exec_driver_sql(command).all()
     except sa.exc.DBAPIError:
         return server
-    return Server(server.product, server.version, server.full_version, server.node, server.read_only, bool(rows))
+    return replace(server, replicates=bool(rows))
 
 
 def check_writable(server: Server) -> None:
-    """Raise Refused for a replica, or a server that nothing may be written to."""
+    """Raise Refused for a replica, a server that nothing may be written to, or a group whose members all take writes."""
     if server.read_only is not None:
         raise Refused(
             f"the store's server ({server}) is read-only ({server.read_only} is ON), as a replica is: changes are read and"
@@ -122,6 +133,13 @@ def check_writable(server: Server) -> None:
         raise Refused(
             f"the store's server ({server}) is a replica of another: it shows changes late, and what is settled on it is not"
             " settled on the primary; name the primary in store.url"
+        )
+    if server.many_primaries:
+        raise Refused(
+            f"the store's server ({server}) is of a group of MySQL servers that all take writes"
+            " (group_replication_single_primary_mode is OFF): a lock counts on one of them only, so two relays could lead, and"
+            " Magento's own locks and cascading foreign keys are no safer there; switch the group to one primary"
+            " (group_replication_switch_to_single_primary_mode()) and name that in store.url"
         )
 
 
@@ -140,6 +158,9 @@ def prepare_session(connection: sa.Connection) -> Server:
     # cuts such a value in a UNION to 255 characters where it may be as long as on MariaDB.
     longest = 268_435_456 if server.product is Product.MARIADB else 16_777_215
     connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+    if server.group is not None:
+        # A new primary may still be applying what a leader before has read on the old one: nothing is read before that.
+        connection.exec_driver_sql("SET SESSION group_replication_consistency = 'BEFORE_ON_PRIMARY_FAILOVER'")
     if server.product is Product.MARIADB:
         # Else IN lists of 1,000 and more become a temporary table: 71 us a row instead of 10.
         connection.exec_driver_sql("SET SESSION in_predicate_conversion_threshold = 0")

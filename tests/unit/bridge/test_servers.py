@@ -67,3 +67,27 @@ def test_a_replica_is_refused_by_name(variables: dict[str, str], status: dict[st
 def test_what_is_too_old_or_unknown_is_refused_by_name(version: str) -> None:
     with pytest.raises(TocsinError, match=version):
         server_of(version, {}, {})
+
+
+GROUP = {"group_replication_group_name": "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", "super_read_only": "OFF"}
+
+
+def test_a_group_with_one_primary_is_read_on_that_one() -> None:
+    single = GROUP | {"group_replication_single_primary_mode": "ON"}
+    primary = server_of("8.4.6", single, {})
+    assert (primary.group, primary.galera) == (GROUP["group_replication_group_name"], False)
+    check_writable(primary)
+    with pytest.raises(Refused, match=r"super_read_only is ON.*primary"):
+        check_writable(server_of("8.4.6", single | {"super_read_only": "ON"}, {}))
+
+
+def test_a_group_whose_members_all_take_writes_is_refused_by_name() -> None:
+    with pytest.raises(Refused, match=r"group_replication_single_primary_mode is OFF.*one primary"):
+        check_writable(server_of("8.4.6", GROUP | {"group_replication_single_primary_mode": "OFF"}, {}))
+
+
+def test_a_mysql_that_could_be_in_a_group_and_is_not() -> None:
+    alone = {"group_replication_group_name": "", "group_replication_single_primary_mode": "OFF"}
+    server = server_of("8.4.6", alone, {})
+    assert server.group is None
+    check_writable(server)
