@@ -7,7 +7,10 @@ namespace Tocsin\BreachNotification\Test\Unit;
 use Magento\Framework\App\Filesystem\DirectoryList;
 use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\Module\Status;
+use Magento\Framework\Mview\ConfigInterface;
+use Magento\Framework\Mview\View\Collection;
 use Magento\Framework\Mview\View\CollectionFactory;
+use Magento\Framework\Mview\ViewInterfaceFactory;
 use Magento\Framework\Setup\ModuleContextInterface;
 use Magento\Framework\Setup\SchemaSetupInterface;
 use PHPUnit\Framework\TestCase;
@@ -16,6 +19,7 @@ use Tocsin\BreachNotification\Model\Capture\ListViews;
 use Tocsin\BreachNotification\Model\Capture\NarrowTriggerStatement;
 use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
 use Tocsin\BreachNotification\Model\Capture\UnsubscribeViews;
+use Tocsin\BreachNotification\Plugin\KeepViewsInCollection;
 use Tocsin\BreachNotification\Plugin\UnsubscribeBeforeDisabling;
 use Tocsin\BreachNotification\Setup\Recurring;
 
@@ -122,6 +126,28 @@ class CaptureTest extends TestCase
         self::assertSame([], $view->did);
         $plugin->beforeSetIsEnabled(new Status(), false, ['Magento_Swatches', 'Tocsin_BreachNotification']);
         self::assertSame(['unsubscribe', 'forget'], $view->did);
+    }
+
+    public function testAViewThatMagentoLeavesOutOfItsListIsPutBackInOrder(): void
+    {
+        $config = $this->createStub(ConfigInterface::class);
+        $config->method('getViews')->willReturn([
+            'other' => ['group' => 'indexer'],
+            'tocsin_customer' => ['group' => 'tocsin'],
+            'tocsin_order' => ['group' => 'tocsin'],
+        ]);
+        $factory = $this->createStub(ViewInterfaceFactory::class);
+        $factory->method('create')->willReturn(new FakeView('', 'customer_entity'));
+        $other = new FakeView('other', 'sales_order', true, 'indexer');
+        $order = new FakeView('tocsin_order', 'sales_order', true);
+        $listed = new Collection([$other, $order]);
+        $plugin = new KeepViewsInCollection($config, $factory);
+        $plugin->afterLoadData($listed, $listed);
+        $ids = array_map(static fn (FakeView $view): string => $view->getId(), array_values($listed->getItems()));
+        self::assertSame(['other', 'tocsin_customer', 'tocsin_order'], $ids);
+        self::assertContains($order, $listed->getItems());
+        self::assertSame($listed, $plugin->afterLoadData($listed, $listed));
+        self::assertCount(3, $listed->getItems());
     }
 
     /**

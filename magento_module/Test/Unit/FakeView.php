@@ -29,6 +29,12 @@ class FakeView implements ViewInterface, StateInterface
         $this->known = $enabled;
     }
 
+    public function load(string $viewId): self
+    {
+        $this->id = $viewId;
+        return $this;
+    }
+
     public function getId()
     {
         return $this->id;

@@ -1,0 +1,13 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Magento\Framework\Mview;
+
+class ViewInterfaceFactory
+{
+    public function create(array $data = [])
+    {
+        return null;
+    }
+}
