@@ -26,6 +26,7 @@ from consumers.adapters.case_store.claims import (
     by_id,
     changeable,
     finished_of,
+    moment_after,
     outcome_of,
     set_alike,
 )
@@ -65,7 +66,7 @@ _TRIED = PackedRows(
 )
 _CONCERNED = PackedRows(
     recipient,
-    ("recipient_id", "incident_id", "channels", "final_state", "subject_commitment", "segment_id"),
+    ("recipient_id", "incident_id", "channels", "final_state", "final_at", "subject_commitment", "segment_id"),
     by="recipient_id",
 )
 _ASKED = (Trigger.ACCEPTED, Trigger.LOST)
@@ -114,10 +115,14 @@ class AttemptChanges:
         self._policy = policy
 
     def apply(self, connection: sa.Connection, changes: Sequence[Change], now: datetime) -> int:
+        """Apply changes to attempts, and return how many moved. The clock is read again once their rows are locked: until then
+        another may have changed them since `now`.
+        """
         if not changes:
             return 0
         ids = sorted({change.attempt_id for change in changes})
         rows = changeable(connection, ids)
+        now = max(now, self._clock.now())
         stood = {attempt_id: row.copy() for attempt_id, row in rows.items()}
         outcomes: list[outbox.Written] = []
         moved: set[str] = set()
@@ -132,6 +137,7 @@ class AttemptChanges:
                 continue
             before = AttemptState(row["state"])
             after = next_state(before, change.trigger)
+            at = moment_after(row["state_at"], now)
             first_text = row["body_sha256"] is None and change.learned.get("body_sha256") is not None
             row.update(change.learned)
             row["called_count"] -= change.uncalled and row["called_count"] > 0
@@ -142,10 +148,10 @@ class AttemptChanges:
             if after is before:
                 if first_text and change.trigger in _ASKED:
                     # the receipt was here first and could not say which text it is about: the proof has both
-                    outcomes.append(outcome_of(row, _happened(before, after, change), now))
+                    outcomes.append(outcome_of(row, _happened(before, after, change), at))
                 continue
             row["state"] = after.value
-            row["state_at"] = now
+            row["state_at"] = at
             if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
                 row["expires_at"] = self.expires_at(row, now)
@@ -155,12 +161,12 @@ class AttemptChanges:
             if change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED and not row["exercise"]:
                 bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
-            outcomes.append(outcome_of(row, _happened(before, after, change), now))
+            outcomes.append(outcome_of(row, _happened(before, after, change), at))
             if after is AttemptState.PLANNED and row["final_state"] is not None:
                 # another channel has reached them meanwhile: what would leave again need not
                 gone = next_state(after, Trigger.CANCEL)
-                row["state"] = gone.value
-                outcomes.append(outcome_of(row, Happened(after, gone, Trigger.CANCEL, now), now))
+                row["state"], row["state_at"] = gone.value, moment_after(at, now)
+                outcomes.append(outcome_of(row, Happened(after, gone, Trigger.CANCEL, now), row["state_at"]))
         self._store(connection, [(stood[attempt_id], rows[attempt_id]) for attempt_id in sorted(touched)])
         keep_hard_bounces(connection, list(bounced.values()), now)
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
@@ -285,7 +291,7 @@ class AttemptChanges:
         not_reached: list[str] = []
         new_attempts: list[dict[str, Any]] = []
         fallbacks = Counter[Channel]()
-        ends: dict[tuple[str, bool], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
+        ends: dict[tuple[str, bool, datetime], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
         superfluous: list[Change] = []
         for person in known:
             attempts = tried[person["recipient_id"]]
@@ -315,7 +321,9 @@ class AttemptChanges:
             elif following.end is not None and person["final_state"] not in _same_end(following.end):
                 if person["final_state"] == PersonEnd.REACHED:
                     not_reached.append(person["recipient_id"])
-                key = (person["incident_id"], bool(exercise))
+                # not before what led to it, nor before an earlier end
+                at = max(now, person.get("state_at", now), moment_after(person["final_at"], now))
+                key = (person["incident_id"], bool(exercise), at)
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
                 superfluous.extend(
@@ -334,8 +342,8 @@ class AttemptChanges:
                 .values(final_state=None, final_at=None, told_in=None)
             )
             run_again(connection, sorted(reopened), now)
-        for (incident_id, exercise), ended in ends.items():
-            self.end_people(connection, incident_id, ended, now, exercise=exercise, read=read)
+        for (incident_id, exercise, at), ended in ends.items():
+            self.end_people(connection, incident_id, ended, at, exercise=exercise, read=read)
         self.take_back(connection, [*undone, *not_reached])
         self.apply(connection, superfluous, now)
 

@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -22,11 +22,12 @@ from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
 
 _KEPT = 10_000
+_CLOCKS_DIFFER = timedelta(minutes=1)
 _CHANNELS = {channel.value: channel for channel in Channel}
 
 _ATTEMPT = (
-    "attempt_id", "recipient_id", "number", "incident_id", "release_id", "channel", "provider", "state", "send_count",
-    "message_salt", "provider_message_id", "body_sha256", "bundle_sha256", "timeout_seconds",
+    "attempt_id", "recipient_id", "number", "incident_id", "release_id", "channel", "provider", "state", "state_at",
+    "send_count", "message_salt", "provider_message_id", "body_sha256", "bundle_sha256", "timeout_seconds",
 )  # fmt: skip
 _PERSON = (
     "recipient_id",
@@ -71,11 +72,22 @@ _CHANGED_PEOPLE = PackedRows(
         "segment_id",
         "channels",
         "final_state",
+        "final_at",
     ),
     by="recipient_id",
     # what follows for somebody depends on all their attempts: two channels' receipts at once take turns
     locked=True,
 )
+
+
+def moment_after(last: datetime | None, now: datetime) -> datetime:
+    """Return when a change happened that follows one of `last`: now, or right after that one where the clock of whoever made it
+    is ahead by no more than a minute.
+
+    The log tells which of somebody's leaves is the newest by these moments: by one that went back, a store that has all looks
+    like a backup, and nothing is sent.
+    """
+    return now if last is None or not now <= last <= now + _CLOCKS_DIFFER else last + timedelta(microseconds=1)
 
 
 class Claims:

@@ -25,6 +25,7 @@ from consumers.adapters.case_store.claims import (
     claimable,
     count_calls,
     intent_of,
+    moment_after,
     outcomes_of,
     person_keys,
     set_alike,
@@ -115,10 +116,10 @@ class Handovers:
         not in the ledger, is stale, or meets a gate mails nobody. A crash right after this leaves `intended` attempts
         that the sweeper turns to `unknown`.
         """
-        now = self._clock.now()
 
         def work(connection: sa.Connection) -> Sequence[Intent]:
             by_id = claimable(connection, [command.attempt_id for command in commands])
+            now = self._clock.now()
             gates: dict[str, list[Gate]] = {}
             claims: list[dict[str, Any]] = []
             recalled: list[Change] = []
@@ -170,24 +171,27 @@ class Handovers:
 
     def _claim(self, connection: sa.Connection, rows: Sequence[dict[str, Any]], dispatcher: str, now: datetime) -> None:
         """Move locked, commanded attempts to `intended`: alike for all, so one statement does for hundreds."""
-        by_count: dict[int, list[str]] = defaultdict(list)
+        by_count: dict[tuple[int, datetime], list[str]] = defaultdict(list)
+        by_moment: dict[datetime, list[dict[str, Any]]] = defaultdict(list)
         # only a repeat has a text by now, and needs its person's key for it
         keys = person_keys(connection, [row["root"] for row in rows if row["body_sha256"] is not None])
         for row in rows:
             row["send_count"] += 1
             row["state"], row["claimed_at"], row["person_key"] = AttemptState.INTENDED.value, now, keys.get(row["root"])
-            by_count[row["send_count"]].append(row["attempt_id"])
+            row["state_at"] = at = moment_after(row["state_at"], now)
+            by_count[row["send_count"], at].append(row["attempt_id"])
+            by_moment[at].append(row)
         intended = {
             "state": AttemptState.INTENDED.value,
-            "state_at": now,
             "intended_at": now,
             "dispatcher": dispatcher,
         }
-        for count, ids in by_count.items():
+        for (count, at), ids in by_count.items():
             called = {"called_count": 1} if count == 1 else {}
-            set_alike(connection, ids, AttemptState.COMMANDED, {**intended, **called, "send_count": count})
+            values = {**intended, **called, "state_at": at, "send_count": count}
+            set_alike(connection, ids, AttemptState.COMMANDED, values)
         happened = Happened(AttemptState.COMMANDED, AttemptState.INTENDED, Trigger.INTEND, now)
-        outcomes = outcomes_of(rows, happened, now)
+        outcomes = [each for at, alike in by_moment.items() for each in outcomes_of(alike, happened, at)]
         outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         self._claims.keep(rows)
 
@@ -466,8 +470,9 @@ class Handovers:
                     "expires_at": expiry[alike],
                 }
             )
+        at = max((moment_after(row["state_at"], now) for row in rows), default=now)
         handed_over = {
-            "state": AttemptState.HANDED_OVER.value, "state_at": now, "handed_over_at": now,
+            "state": AttemptState.HANDED_OVER.value, "state_at": at, "handed_over_at": now,
         }  # fmt: skip
         each = ("body_sha256", "provider_message_id", "provider", "expires_at")
         if at_once:
@@ -486,6 +491,6 @@ class Handovers:
             by_code[claims[row["attempt_id"]][0].code].append(row)
         for code, some in by_code.items():
             happened = Happened(AttemptState.INTENDED, AttemptState.HANDED_OVER, Trigger.ACCEPTED, now, sub_type=code)
-            outcomes = outcomes_of(some, happened, now)
+            outcomes = outcomes_of(some, happened, at)
             outbox.append_many(connection, DELIVERY_OUTCOMES, DeliveryOutcome.ce_type, outcomes, now)
         return {row["attempt_id"] for row in rows}

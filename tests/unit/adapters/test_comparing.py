@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import SentReport
 from consumers.domain.sending import ReceiptKind
 from tests.unit.adapters.evidence_case import RECORDS, EvidenceCase, Restored, case_event, delivered_case
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, sqlite_case_store
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, SMS_LANE, receipt_of, sqlite_case_store
 from tests.unit.adapters.test_erasures import DORA, close
 
 
@@ -81,6 +81,57 @@ def test_a_store_that_was_not_restored_lacks_nothing(halfway: Halfway) -> None:
     gap = comparison_of(restored).gap_at_start()
     assert gap == Gap(outcome_count=4)
     assert "4 outcomes of attempts" in str(gap)
+
+
+@pytest.mark.parametrize("kind", [ReceiptKind.DELIVERED, ReceiptKind.BOUNCED_HARD])
+def test_whose_clock_is_behind_neither_looks_like_a_backup_nor_contradicts_the_log(
+    tmp_path: Path, kind: ReceiptKind
+) -> None:
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(10)
+    while claimed := [*case.claim(EMAIL_LANE), *case.claim(SMS_LANE)]:
+        case.hand_over(claimed)
+        case.sent += claimed
+        # the receipt is settled on another machine, or by a process that read its clock and had to wait
+        case.clock.at -= timedelta(seconds=2)
+        for each in claimed:
+            case.receive(each, kind)
+    case.commands()
+    assert comparison_of(case).gap() == Gap()
+    close(case)
+    case.commands()
+    assert comparison_of(case).reconcile(INCIDENT).differences == []
+
+
+def test_a_receipt_that_waits_while_its_message_is_handed_over_neither_looks_like_a_backup_nor_contradicts_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(10)
+    (claimed,) = case.claim(EMAIL_LANE)
+    case.sent.append(claimed)
+    read, waiting = case.clock.now, [claimed]
+
+    def now() -> datetime:
+        at = read()
+        if waiting:
+            case.clock.at += timedelta(minutes=5)
+            case.hand_over([waiting.pop()])
+        return at
+
+    receipt = receipt_of(claimed, ReceiptKind.DELIVERED, "", read())
+    monkeypatch.setattr(case.clock, "now", now)
+    case.ledger.settle_receipts([receipt])
+    assert case.states(claimed.recipient_id) == [("email", "delivered")]
+    case.commands()
+    assert comparison_of(case).gap() == Gap()
+    close(case)
+    case.commands()
+    assert comparison_of(case).reconcile(INCIDENT).differences == []
 
 
 def test_after_a_restored_backup_nobody_is_told_twice(halfway: Halfway) -> None:
