@@ -22,7 +22,8 @@ from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
 
 _KEPT = 10_000
-_CLOCKS_DIFFER = timedelta(minutes=1)
+CLOCKS_DIFFER = timedelta(minutes=1)
+"""So far apart the clocks of two machines may be."""
 _CHANNELS = {channel.value: channel for channel in Channel}
 
 _ATTEMPT = (
@@ -87,7 +88,7 @@ def moment_after(last: datetime | None, now: datetime) -> datetime:
     The log tells which of somebody's leaves is the newest by these moments: by one that went back, a store that has all looks
     like a backup, and nothing is sent.
     """
-    return now if last is None or not now <= last <= now + _CLOCKS_DIFFER else last + timedelta(microseconds=1)
+    return now if last is None or not now <= last <= now + CLOCKS_DIFFER else last + timedelta(microseconds=1)
 
 
 class Claims:

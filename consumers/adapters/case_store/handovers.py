@@ -20,6 +20,7 @@ from bridge.runtime.telemetry import counter
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.changes import AttemptChanges, Change
 from consumers.adapters.case_store.claims import (
+    CLOCKS_DIFFER,
     Claims,
     Happened,
     claimable,
@@ -181,14 +182,10 @@ class Handovers:
             row["state_at"] = at = moment_after(row["state_at"], now)
             by_count[row["send_count"], at].append(row["attempt_id"])
             by_moment[at].append(row)
-        intended = {
-            "state": AttemptState.INTENDED.value,
-            "intended_at": now,
-            "dispatcher": dispatcher,
-        }
+        intended = {"state": AttemptState.INTENDED.value, "dispatcher": dispatcher}
         for (count, at), ids in by_count.items():
             called = {"called_count": 1} if count == 1 else {}
-            values = {**intended, **called, "state_at": at, "send_count": count}
+            values = {**intended, **called, "state_at": at, "intended_at": at, "send_count": count}
             set_alike(connection, ids, AttemptState.COMMANDED, values)
         happened = Happened(AttemptState.COMMANDED, AttemptState.INTENDED, Trigger.INTEND, now)
         outcomes = [each for at, alike in by_moment.items() for each in outcomes_of(alike, happened, at)]
@@ -236,6 +233,9 @@ class Handovers:
         Not logged, as commands are not: nothing has happened to anybody. Commands that are not ours are told of, as by `intend`.
         """
         now = self._clock.now()
+        # see `moment_after`; nothing is logged that would have to come after it
+        ahead = attempt.c.state_at.between(now, now + CLOCKS_DIFFER)
+        latest = sa.case((ahead, attempt.c.state_at), else_=now)
 
         def work(connection: sa.Connection) -> None:
             recipients: dict[str, str] = {}
@@ -243,7 +243,7 @@ class Handovers:
                 connection.execute(
                     sa.update(attempt)
                     .where(attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.COMMANDED))
-                    .values(state=AttemptState.PLANNED.value, state_at=now)
+                    .values(state=AttemptState.PLANNED.value, state_at=latest)
                 )
                 recipients.update(
                     (row.attempt_id, row.recipient_id)

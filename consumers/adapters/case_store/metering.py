@@ -18,7 +18,7 @@ from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.canaries import allowance
-from consumers.adapters.case_store.claims import command_of, set_alike
+from consumers.adapters.case_store.claims import command_of, moment_after, set_alike
 from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, upsert
 from consumers.adapters.case_store.packed import PackedColumns
 from consumers.adapters.case_store.tables import (
@@ -47,7 +47,7 @@ _MANY = 20_000
 _MANY_FOR = timedelta(seconds=1)
 
 _ATTEMPT = (
-    "attempt_id", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
+    "attempt_id", "state_at", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
 )  # fmt: skip
 _PERSON = ("root", "residence", "controller", "segment_id", "deadline_at")
 # composed once: it is asked four times a second
@@ -143,13 +143,13 @@ class Meter:
             place = self._place(connection, lane, now)
             rows = self._most_urgent(connection, lane, place.room, now) if place.room > 0 else []
             rows = self._not_told_elsewhere(connection, rows, now)
-            by_epoch: dict[int, list[str]] = defaultdict(list)
+            alike: dict[tuple[int, datetime], list[str]] = defaultdict(list)
             for row in rows:
-                by_epoch[row["current_epoch"]].append(row["attempt_id"])
-            for epoch, ids in by_epoch.items():
+                alike[row["current_epoch"], moment_after(row["state_at"], now)].append(row["attempt_id"])
+            for (epoch, at), ids in alike.items():
                 commanded = {
                     "state": AttemptState.COMMANDED.value,
-                    "state_at": now,
+                    "state_at": at,
                     "commanded_at": now,
                     "epoch": epoch,
                 }

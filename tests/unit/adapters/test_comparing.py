@@ -105,6 +105,20 @@ def test_whose_clock_is_behind_neither_looks_like_a_backup_nor_contradicts_the_l
     assert comparison_of(case).reconcile(INCIDENT).differences == []
 
 
+def test_a_dispatcher_whose_clock_is_behind_the_one_that_let_go_looks_like_no_backup(tmp_path: Path) -> None:
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(10)
+    (claimed,) = case.claim(EMAIL_LANE)
+    case.ledger.report([SentReport(claimed.attempt_id, Trigger.THROTTLED, send_count=claimed.send_count)])
+    case.clock.at -= timedelta(seconds=10)
+    (again,) = case.claim(EMAIL_LANE)
+    case.sent.append(again)
+    case.commands()
+    assert comparison_of(case).gap() == Gap()
+
+
 def test_a_receipt_that_waits_while_its_message_is_handed_over_neither_looks_like_a_backup_nor_contradicts_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
