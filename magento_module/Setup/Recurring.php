@@ -10,20 +10,23 @@ use Magento\Framework\Phrase;
 use Magento\Framework\Setup\InstallSchemaInterface;
 use Magento\Framework\Setup\ModuleContextInterface;
 use Magento\Framework\Setup\SchemaSetupInterface;
+use Psr\Log\LoggerInterface;
 use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
 
 /**
- * Runs with every setup:upgrade, once all tables are there: capture is on, or is mended.
+ * Runs with every setup:upgrade, once all tables are there: capture is on, or is mended, and the log says by what.
  */
 class Recurring implements InstallSchemaInterface
 {
     /**
      * @param SubscribeViews $subscribeViews
      * @param DirectoryList $directories
+     * @param LoggerInterface $logger
      */
     public function __construct(
         private readonly SubscribeViews $subscribeViews,
-        private readonly DirectoryList $directories
+        private readonly DirectoryList $directories,
+        private readonly LoggerInterface $logger
     ) {
     }
 
@@ -44,6 +47,9 @@ class Recurring implements InstallSchemaInterface
                 [$place]
             ));
         }
-        $this->subscribeViews->execute();
+        foreach ($this->subscribeViews->execute() as $done) {
+            // here, as a setup script cannot speak to whoever runs it; changes may have been lost
+            $this->logger->warning("Tocsin: $done");
+        }
     }
 }

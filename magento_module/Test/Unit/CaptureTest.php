@@ -14,6 +14,7 @@ use Magento\Framework\Mview\ViewInterfaceFactory;
 use Magento\Framework\Setup\ModuleContextInterface;
 use Magento\Framework\Setup\SchemaSetupInterface;
 use PHPUnit\Framework\TestCase;
+use Psr\Log\LoggerInterface;
 use Tocsin\BreachNotification\Model\Capture\FindTriggers;
 use Tocsin\BreachNotification\Model\Capture\ListViews;
 use Tocsin\BreachNotification\Model\Capture\NarrowTriggerStatement;
@@ -209,10 +210,16 @@ class CaptureTest extends TestCase
         self::assertSame($others, $narrow->process('sales_order', 'DELETE', $others));
     }
 
-    public function testFromALinkItRefusesToBeInstalled(): void
+    public function testFromALinkItRefusesToBeInstalledAndWhatItDoesIsLogged(): void
     {
         $view = new FakeView('tocsin_customer', 'customer_entity');
-        $install = fn (string $shop) => (new Recurring($this->subscribe([$view]), new DirectoryList($shop)))->install(
+        $logger = $this->createMock(LoggerInterface::class);
+        $logger->expects(self::once())->method('warning')->with('Tocsin: tocsin_customer: subscribed');
+        $install = fn (string $shop) => (new Recurring(
+            $this->subscribe([$view]),
+            new DirectoryList($shop),
+            $logger
+        ))->install(
             $this->createStub(SchemaSetupInterface::class),
             $this->createStub(ModuleContextInterface::class)
         );
