@@ -517,6 +517,9 @@ class IndexStage:
                 topic_ids={topic.name: ids[topic.name] for topic in _SOURCES if topic.name in ids},
             )
             self._files[partition] = file
+            for each in _SOURCES:
+                # it may be another topic: where that one held nothing, this one may hold people
+                self._empty.pop((each.name, partition), None)
             self._last_beats[partition] = file.last_beat() or self._clock.now()
             positions |= {(topic, partition): offset for topic, offset in file.positions().items()}
             for incident in self._open_incidents():
@@ -880,7 +883,7 @@ class IndexStage:
         return position == start and upto <= end
 
     def _at_head(self, topic: Topic, partition: int, position: int, upto: int) -> bool:
-        """Return whether everything readable before `upto` is read, and remember it: offsets are never used again."""
+        """Return whether everything readable before `upto` is read, and remember it: a topic uses no offset again."""
         if position >= upto or self._known_empty(topic, partition, position, upto):
             return True
         if self._heads.nothing_between(topic, partition, position, upto):

@@ -347,6 +347,26 @@ def test_transaction_markers_at_the_end_do_not_hold_an_answer_up(bench: Bench) -
     assert [each.affected_count for each in bench.resolutions()] == [1]
 
 
+def test_where_one_topic_had_markers_another_one_at_its_place_is_read_before_an_answer(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.broker.high = 2
+    bench.broker.markers_only = True
+    bench.alert()
+    assert len(bench.resolutions()) == 1
+    # another generation, or a topic made anew: what lies there now are people
+    bench.stage.revoked([(STORE_CHANGES.name, 0)])
+    (bench.settings.paths.index / "p0.duckdb").unlink()
+    assert bench.stage.assigned([(STORE_CHANGES.name, 0)]) == {}
+    bench.offset, bench.broker.markers_only = 0, False
+    bench.feed(records_of(1))
+    bench.broker.high = 2
+    bench.alert(revision=2)
+    assert len(bench.resolutions()) == 1
+    bench.feed(records_of(2))
+    bench.ticks()
+    assert [each.affected_count for each in bench.resolutions()] == [1, 2]
+
+
 def test_an_unresolved_scope_and_a_closed_incident_ask_nothing(bench: Bench) -> None:
     bench.feed(records_of(1))
     bench.alert(scope=None)
