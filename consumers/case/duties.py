@@ -23,6 +23,7 @@ from consumers.case.store import (
     IncidentRecord,
     MetRecord,
     PageRecord,
+    page_id_of,
 )
 from consumers.case.workflow import found, known_facts, still_open, write_fact
 from consumers.domain.duties import (
@@ -164,7 +165,7 @@ def _page_moved(case: CaseWork, incident: IncidentRecord, moved: Sequence[Moveme
     number = f"{len(moved)} {'duty' if len(moved) == 1 else 'duties'}"
     case.raise_page(
         PageRecord(
-            page_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/duties.moved/{written(now)}").hex,
+            page_id=page_id_of(incident.incident_id, "duties.moved", written(now)),
             incident_id=incident.incident_id,
             kind="duties.moved",
             severity="warning",
@@ -199,7 +200,7 @@ def _page_counted(
     command = "ack" if incident.acknowledged_at is None else "show"
     case.raise_page(
         PageRecord(
-            page_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/incident.counted/{basis.revision}").hex,
+            page_id=page_id_of(incident.incident_id, "incident.counted", str(basis.revision)),
             incident_id=incident.incident_id,
             kind="incident.counted",
             severity="warning" if incident.exercise else "critical",

@@ -18,7 +18,15 @@ from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.alerts import JudgedScope, ReadAlert
 from consumers.case.events import Body, case_event, written
 from consumers.case.rewriting import ScopeRewriter
-from consumers.case.store import AlertRecord, CaseStore, CaseWork, IncidentRecord, PageRecord, ProposalRecord
+from consumers.case.store import (
+    AlertRecord,
+    CaseStore,
+    CaseWork,
+    IncidentRecord,
+    PageRecord,
+    ProposalRecord,
+    page_id_of,
+)
 
 ENDED = ("dismissed", "closed")
 UNREADABLE_TITLE = "unreadable alert"
@@ -292,7 +300,7 @@ def _page(
 ) -> None:
     work.raise_page(
         PageRecord(
-            page_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/{kind}/{mark}").hex,
+            page_id=page_id_of(incident.incident_id, kind, mark),
             incident_id=incident.incident_id,
             kind=kind,
             severity="warning" if incident.exercise else "critical",

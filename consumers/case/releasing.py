@@ -30,8 +30,9 @@ from consumers.case.store import (
     PageRecord,
     PartitionsRecord,
     ReleaseRecord,
+    page_id_of,
 )
-from consumers.case.workflow import VOIDABLE, Move, ask_no_more, found, known_facts, moved, page_id_of, still_open
+from consumers.case.workflow import VOIDABLE, Move, ask_no_more, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, Mode
 from consumers.domain.canary import CanaryPolicy, CanaryState, canary_of

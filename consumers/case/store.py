@@ -5,6 +5,7 @@ together or not at all. The function may run again when the server chose it as a
 but read and write through the work that it is given.
 """
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,6 +114,11 @@ class OverrideRecord:
     overridden_by: str
     role: str
     overridden_at: datetime
+
+
+def page_id_of(incident_id: str, kind: str, mark: str) -> str:
+    """Return the id of the page about `mark`: raised twice it is one page."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{incident_id}/{kind}/{mark}").hex
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from consumers.case.store import (
     IncidentRecord,
     MatchTestRecord,
     PageRecord,
+    page_id_of,
 )
 from consumers.case.workflow import (
     AWARENESS,
@@ -192,7 +193,7 @@ def _page(
 ) -> None:
     case.raise_page(
         PageRecord(
-            page_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/{kind}/{mark}").hex,
+            page_id=page_id_of(incident.incident_id, kind, mark),
             incident_id=incident.incident_id,
             kind=kind,
             severity=severity,

@@ -31,6 +31,7 @@ from consumers.case.store import (
     GateRecord,
     IncidentRecord,
     ObligationRecord,
+    page_id_of,
 )
 from consumers.domain.approvals import Mode
 from consumers.domain.gates import Gate, gate_for
@@ -215,11 +216,6 @@ def rescope(
         return Rescoped(revised, voided)
 
     return store.change(work)
-
-
-def page_id_of(incident_id: str, kind: str, mark: str) -> str:
-    """Return the id of the page about `mark`: raised twice it is one page."""
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"{incident_id}/{kind}/{mark}").hex
 
 
 def ask_no_more(case: CaseWork, incident_id: str, release_id: str, *, by: str, at: datetime) -> None:

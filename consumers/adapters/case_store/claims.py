@@ -22,7 +22,7 @@ from consumers.domain.ledger import Intent
 from consumers.evidence.commitment import body_text, commit, incident_key
 
 _KEPT = 10_000
-CLOCKS_DIFFER = timedelta(minutes=1)
+_CLOCKS_DIFFER = timedelta(minutes=1)
 """So far apart the clocks of two machines may be."""
 _CHANNELS = {channel.value: channel for channel in Channel}
 
@@ -88,7 +88,13 @@ def moment_after(last: datetime | None, now: datetime) -> datetime:
     The log tells which of somebody's leaves is the newest by these moments: by one that went back, a store that has all looks
     like a backup, and nothing is sent.
     """
-    return now if last is None or not now <= last <= now + CLOCKS_DIFFER else last + timedelta(microseconds=1)
+    return now if last is None or not now <= last <= now + _CLOCKS_DIFFER else last + timedelta(microseconds=1)
+
+
+def state_at_not_before(now: datetime) -> sa.ColumnElement[datetime]:
+    """Return in SQL when a change of an attempt happened of which no leaf is written: see `moment_after`."""
+    ahead = attempt.c.state_at.between(now, now + _CLOCKS_DIFFER)
+    return sa.case((ahead, attempt.c.state_at), else_=now)
 
 
 class Claims:

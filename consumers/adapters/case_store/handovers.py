@@ -20,7 +20,6 @@ from bridge.runtime.telemetry import counter
 from consumers.adapters.case_store import outbox, positions
 from consumers.adapters.case_store.changes import AttemptChanges, Change
 from consumers.adapters.case_store.claims import (
-    CLOCKS_DIFFER,
     Claims,
     Happened,
     claimable,
@@ -30,6 +29,7 @@ from consumers.adapters.case_store.claims import (
     outcomes_of,
     person_keys,
     set_alike,
+    state_at_not_before,
 )
 from consumers.adapters.case_store.engine import (
     AS_IT_STANDS,
@@ -233,9 +233,6 @@ class Handovers:
         Not logged, as commands are not: nothing has happened to anybody. Commands that are not ours are told of, as by `intend`.
         """
         now = self._clock.now()
-        # see `moment_after`; nothing is logged that would have to come after it
-        ahead = attempt.c.state_at.between(now, now + CLOCKS_DIFFER)
-        latest = sa.case((ahead, attempt.c.state_at), else_=now)
 
         def work(connection: sa.Connection) -> None:
             recipients: dict[str, str] = {}
@@ -243,7 +240,7 @@ class Handovers:
                 connection.execute(
                     sa.update(attempt)
                     .where(attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.COMMANDED))
-                    .values(state=AttemptState.PLANNED.value, state_at=latest)
+                    .values(state=AttemptState.PLANNED.value, state_at=state_at_not_before(now))
                 )
                 recipients.update(
                     (row.attempt_id, row.recipient_id)

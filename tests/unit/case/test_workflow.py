@@ -194,7 +194,8 @@ def test_who_closes_over_a_duty_is_told_and_the_log_counts_it(case: Case) -> Non
     assert case.published("tocsin.case-events")[-1]["body"]["unmet_duties"] == 1
 
 
-def test_who_was_told_wrongly_is_put_right_before_the_end_and_named_to_whoever_closes_all_the_same(case: Case) -> None:
+def released_and_finished(case: Case) -> str:
+    """An incident whose one release has finished; returns its id."""
     name = case.receive().incident_id
     workflow.acknowledge(case.store, name, RESPONDER, NOW)
     recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
@@ -202,6 +203,11 @@ def test_who_was_told_wrongly_is_put_right_before_the_end_and_named_to_whoever_c
     prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
     releasing.approve(case.store, name, prepared.release.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
     case.execute(sa.update(tables.release).values(state="finished"))
+    return name
+
+
+def test_who_was_told_wrongly_is_put_right_before_the_end_and_named_to_whoever_closes_all_the_same(case: Case) -> None:
+    name = released_and_finished(case)
     case.execute(sa.update(tables.recipient).values(final_state="reached", final_at=NOW, correction="told_too_much"))
     following = overview(case.store, name).next
     assert following is not None
@@ -211,13 +217,7 @@ def test_who_was_told_wrongly_is_put_right_before_the_end_and_named_to_whoever_c
 
 
 def test_a_cancelled_release_after_a_finished_one_leads_to_another_and_not_to_the_end(case: Case) -> None:
-    name = case.receive().incident_id
-    workflow.acknowledge(case.store, name, RESPONDER, NOW)
-    recording.record_awareness(case.store, name, ["controller_aware_at"], NOW, DPO, NOW, "match")
-    case.plan(name)
-    prepared = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.FOUR_EYES, late_cap=1)
-    releasing.approve(case.store, name, prepared.release.policy_sha256, DPO, NOW, mode=Mode.FOUR_EYES)
-    case.execute(sa.update(tables.release).values(state="finished"))
+    name = released_and_finished(case)
     following = overview(case.store, name).next
     assert following is not None
     assert following.command == f"tocsin incident prepare {name}"
