@@ -18,7 +18,7 @@ import bridge
 import consumers
 from bridge.contracts.errors import BadInput, TocsinError, nearest
 from bridge.runtime.telemetry import configure_command_logs
-from consumers.bootstrap import parts_for
+from consumers.bootstrap.parts import parts_for
 
 _ASKED_FIRST = ("consumers", "consumers.case", "consumers.law", "consumers.evidence", "consumers.stages")
 """Packages whose commands cost little to import. Only a matter of speed: all others are asked after them."""

@@ -20,7 +20,8 @@ from bridge.runtime.settings import Settings, load_settings
 from bridge.runtime.settings_file import commented_settings
 from bridge.runtime.supervisor import Supervisor, stop_on_signals
 from bridge.runtime.telemetry import Health, TelemetryServer, configure_logs, frames_of
-from consumers.bootstrap import STAGES, Process
+from consumers.bootstrap.process import Process
+from consumers.bootstrap.stages import STAGES
 from consumers.needs import refuse_unusable
 from consumers.surroundings import watch_surroundings
 

@@ -101,7 +101,7 @@ def _law(parts: Parts) -> None:
 
 
 def _aws(parts: Parts) -> None:
-    from consumers.bootstrap import aws_config
+    from consumers.bootstrap.providers import aws_config
 
     aws_config(parts.get(Settings))
 

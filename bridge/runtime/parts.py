@@ -1,6 +1,6 @@
 """How a room asks the composition root for what it needs without importing it.
 
-A command does `parts.get(CaseStore)`, naming a Protocol of its own room; `consumers.bootstrap` has registered what
+A command does `parts.get(CaseStore)`, naming a Protocol of its own room; `consumers.bootstrap.parts` has registered what
 builds it. Parts are built once, on first use, and closed in reverse order.
 """
 

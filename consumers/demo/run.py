@@ -34,7 +34,8 @@ from bridge.runtime.supervisor import Supervisor, die_with_parent, stop_on_signa
 from consumers.adapters.aws import provision_sandbox
 from consumers.adapters.incident_feed import TopicHeads
 from consumers.adapters.index_client import IndexClient
-from consumers.bootstrap import STAGES, aws_config
+from consumers.bootstrap.providers import aws_config
+from consumers.bootstrap.stages import STAGES
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.commands import initialise, metrics_addresses, stage_command

@@ -1,7 +1,7 @@
 """What dispatch hands to a provider and what comes back: the words that providers' adapters and stages share.
 
 A provider meets one small Protocol (`EmailProvider`, `SmsProvider`, `LetterWriter`, `ReceiptSource`). Adding one is one
-module under `consumers/adapters/` and one line in `consumers/bootstrap.py`, where the channel's providers stand in order.
+module under `consumers/adapters/` and one line in `consumers/bootstrap/`, where the channel's providers stand in order.
 Objects here may hold an address or a number in memory; nothing here is logged, stored or published.
 """
 

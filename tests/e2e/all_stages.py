@@ -25,7 +25,8 @@ from bridge.runtime.supervisor import Supervisor
 from consumers.adapters.aws import provision_sandbox
 from consumers.adapters.case_store import tables
 from consumers.adapters.index_client import IndexClient
-from consumers.bootstrap import STAGES, aws_config
+from consumers.bootstrap.providers import aws_config
+from consumers.bootstrap.stages import STAGES
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.commands import initialise, stage_command

@@ -41,7 +41,7 @@ from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.notice_renderer import sample_key
 from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
-from consumers.bootstrap import aws_config
+from consumers.bootstrap.providers import aws_config
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
 from consumers.commands import initialise, stage_command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bridge.runtime import consume as loop
 from bridge.runtime.kafka import new_consumer
-from consumers.bootstrap import parts_for
+from consumers.bootstrap.parts import parts_for
 from consumers.commands import run_stage
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import pytest
 
 from bridge.runtime.settings import Settings, load_settings
 from consumers.adapters.aws import provision_sandbox
-from consumers.bootstrap import STAGES, aws_config
+from consumers.bootstrap.providers import aws_config
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise, metrics_addresses
 from consumers.demo import shop
 from consumers.demo.progress import open_changes

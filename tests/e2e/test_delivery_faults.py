@@ -21,7 +21,7 @@ from confluent_kafka import KafkaException
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from consumers.adapters.aws import client
 from consumers.adapters.case_store import tables
-from consumers.bootstrap import aws_config
+from consumers.bootstrap.providers import aws_config
 from consumers.domain.simulators import SIMULATED_PHONE
 from tests.contract.test_delivery_reports import report
 from tests.contract.test_smtp import Inbox, Server

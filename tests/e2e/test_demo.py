@@ -27,7 +27,7 @@ from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.evidence_rows import EvidenceRows
 from consumers.adapters.evidence_package import EvidencePackages
 from consumers.adapters.letter_batches import PROVIDER
-from consumers.bootstrap import STAGES
+from consumers.bootstrap.stages import STAGES
 from consumers.evidence.keys import read_vkey
 from consumers.evidence.leaves import discover
 from consumers.evidence.reader import LogFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.bootstrap import STAGES
+from consumers.bootstrap.stages import STAGES
 from consumers.demo.kills import MIDDLE
 from tests.e2e import demo_process
 from tests.e2e.steering import OBEYED_WITHIN, PauseInTheMiddle

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented 
 from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
 from bridge.runtime.acls import COMMANDS, GROUPS, acls
 from consumers.adapters.case_store import tables
-from consumers.bootstrap import STAGES
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import metrics_addresses
 from consumers.demo import shop
 from consumers.demo.progress import open_changes

@@ -24,7 +24,9 @@ from bridge.runtime.telemetry import Health
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.case_store.outbox import Outbox
-from consumers.bootstrap import STAGES, Process, parts_for
+from consumers.bootstrap.parts import parts_for
+from consumers.bootstrap.process import Process
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise
 from consumers.domain.ledger import Lane
 from consumers.stages import dispatch as dispatch_stage

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from bridge.runtime.settings import Metrics
-from consumers.bootstrap import STAGES
+from consumers.bootstrap.stages import STAGES
 from tests.servers.prometheus import check_config
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yaml"

@@ -17,7 +17,7 @@ from bridge.runtime import topics_admin
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings
 from consumers import cli
-from consumers.bootstrap import STAGES
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise
 
 
@@ -288,7 +288,7 @@ def test_run_with_bad_settings_ends_with_2_and_starts_nothing(tmp_path: Path, st
 def test_all_that_later_parts_ask_for_is_provided(config: Path) -> None:
     """Kinds that are slow to name are registered when somebody first asks."""
     from bridge.runtime.clock import Clock
-    from consumers.bootstrap import parts_for
+    from consumers.bootstrap.parts import parts_for
 
     parts: Parts = parts_for(config)
     for module, kind in (

@@ -17,7 +17,9 @@ import structlog
 from bridge.contracts.errors import BadInput
 from consumers import cli, commands
 from consumers.adapters.case_store.engine import CaseDatabase
-from consumers.bootstrap import STAGES, Process, parts_for
+from consumers.bootstrap.parts import parts_for
+from consumers.bootstrap.process import Process
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise
 from consumers.needs import NEEDS, refuse_unusable
 

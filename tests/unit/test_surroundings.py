@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from bridge.runtime.telemetry import Health
-from consumers.bootstrap import STAGES, parts_for
+from consumers.bootstrap.parts import parts_for
+from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise
 from consumers.surroundings import SURROUNDINGS, watch_surroundings
 from tests.servers.local import free_port
