@@ -4,10 +4,12 @@ Past the bound the consumer waits instead: a bad deploy must not turn a whole to
 """
 
 import base64
+import hashlib
+import itertools
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -21,6 +23,9 @@ from bridge.runtime.kafka import Publisher
 from bridge.runtime.telemetry import counter
 
 log = structlog.get_logger()
+
+QUEUE = "queue:"
+"""Before the name of a provider's queue, where a letter came from no topic."""
 
 DEAD_LETTERED = counter(
     "tocsin_dead_letters_total",
@@ -103,6 +108,10 @@ class DeadLetters:
             self._recent.append(self._monotonic())
             self._last = (topic, partition, offset)
         whence = f"{self._consumer}/{topic}/{partition}/{offset}" + ("" if place is None else f"/{place}")
+        if not topic.startswith(QUEUE):
+            # At the same place of another generation, or of a topic made anew, lies another message. (What came of a queue is
+            # sealed anew each time, and has no place there but by its bytes.)
+            whence += f"/{_content_of(key, value, headers)}"
         dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, whence))
         event = DeadLettered(
             dead_letter_id=dead_letter_id,
@@ -154,3 +163,11 @@ class DeadLetters:
         """Wait until every dead letter is stored; only then may the position move past it."""
         if self._publisher is not None:
             self._publisher.flush()
+
+
+def _content_of(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """Return a digest of a message: where its parts end counts, too."""
+    digest = hashlib.sha256()
+    for part in (key, value, *itertools.chain.from_iterable((name.encode(), content) for name, content in headers)):
+        digest.update(b"-" if part is None else b"%d:%b" % (len(part), part))
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ from bridge.contracts.events import DeadLettered
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
 from bridge.runtime.consume import headers_of
+from bridge.runtime.dead_letters import QUEUE
 from bridge.runtime.generations import has_generations, pinned, read_name
 from bridge.runtime.kafka import Publisher, new_consumer, partition_count
 from bridge.runtime.settings import Kafka
@@ -125,8 +126,6 @@ class Redriven:
 
 _ENTITIES = {"customer": "customers", "order": "orders", "provenance": "provenance"}
 _TOPICS = {topic.name: topic for topic in TOPICS}
-_QUEUE = "queue:"
-"""Before the name of a provider's queue, where a letter came from no topic."""
 
 
 def reasons_against(kafka: Kafka, letters: Sequence[DeadLettered]) -> dict[str, str]:
@@ -158,9 +157,9 @@ def _reason_against(
             f" is a state of the store as it was on {letter.failed_at:%Y-%m-%d %H:%M}Z; put back, it could hide a newer one. "
             f"Run `tocsin relay verify --repair`, or `tocsin relay backfill{named}`: they publish the state of now"
         )
-    if letter.topic.startswith(_QUEUE):
+    if letter.topic.startswith(QUEUE):
         return (
-            f" came from the queue of {letter.topic.removeprefix(_QUEUE)}, sealed, and no queue takes it back; "
+            f" came from the queue of {letter.topic.removeprefix(QUEUE)}, sealed, and no queue takes it back; "
             "`tocsin dead-letters show` says why it could not be read"
         )
     if topic is None:
@@ -186,15 +185,15 @@ def root_of(letter: DeadLettered) -> str:
 
 def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> tuple[int, int, bool] | None:
     """Return partition and offset of a newer message with the letter's key, and whether it is this letter, put back."""
-    name, partition, first = kafka.topic_prefix + letter.topic, letter.partition, letter.offset + 1
+    name, partition = kafka.topic_prefix + letter.topic, letter.partition
     # In a later generation a root lies elsewhere, and offsets say nothing: what was copied there tells by when it was said.
     by_time = has_generations(_TOPICS[letter.topic]) and pinned(kafka) > 1
     if by_time:
         name = read_name(kafka, letter.topic)
-        partition, first = partition_of(root_of(letter), partition_count(consumer, name)), 0
+        partition = partition_of(root_of(letter), partition_count(consumer, name))
     place = _TopicPartition(name, partition)
     low, high = bounds(consumer, place)
-    key, position = original_key(letter), max(low, first)
+    key, position = original_key(letter), low
     if position >= high:
         return None
     consumer.assign([_TopicPartition(name, partition, position)])
@@ -207,18 +206,26 @@ def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> tuple[int,
         if error is not None:
             raise Unreachable(f"{name}: {error.str()}")
         position = int(message.offset() or 0) + 1
-        if message.key() != key or (by_time and _is_not_newer(message, letter)):
+        if message.key() != key or not (_is_newer(message, letter) if by_time else _lies_behind(message, letter)):
             continue
         redriven = headers_of(message).get(REDRIVEN_HEADER) == letter.dead_letter_id.encode()
         return partition, position - 1, redriven
     return None
 
 
-def _is_not_newer(message: Message, letter: DeadLettered) -> bool:
-    """Whether a message of the letter's key was said before it, or is a copy of it."""
+def _lies_behind(message: Message, letter: DeadLettered) -> bool:
+    """Whether a message was written behind the letter's original.
+
+    In a topic that was deleted and made anew since, it may lie at any offset: all of it was written after the letter.
+    """
+    return int(message.offset() or 0) > letter.offset or message.timestamp()[1] > letter.failed_at.timestamp() * 1000
+
+
+def _is_newer(message: Message, letter: DeadLettered) -> bool:
+    """Whether a message of the letter's key was said after it, and is no copy of it."""
     theirs, ours = headers_of(message), original_headers(letter)
-    return theirs.get("ce_time", b"~") < ours.get("ce_time", b"") or (
-        theirs == ours and message.value() == original_value(letter)
+    return theirs.get("ce_time", b"~") >= ours.get("ce_time", b"") and (
+        theirs != ours or message.value() != original_value(letter)
     )
 
 

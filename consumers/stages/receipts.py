@@ -17,7 +17,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import NoticeRead
 from bridge.contracts.topics import DELIVERY_OUTCOMES
 from bridge.runtime.consume import PassedOver, Received, consume
-from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
+from bridge.runtime.dead_letters import QUEUE, DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Positions
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health, counter, gauge
@@ -196,7 +196,7 @@ class Receipts:
         offset = int(hashlib.sha256(delivery.raw).hexdigest()[:15], 16)
         # it may name its recipient: the bytes are kept, but sealed like a contact
         sealed = self._seal(delivery.raw)
-        self._dead_letters.put_raw(f"queue:{source}", 0, offset, None, sealed, [], delivery.error or "unreadable")
+        self._dead_letters.put_raw(f"{QUEUE}{source}", 0, offset, None, sealed, [], delivery.error or "unreadable")
         RECEIVED.labels("undecodable").inc()
 
     @staticmethod

@@ -38,7 +38,7 @@ from bridge.contracts.topics import (
 from bridge.contracts.topics import DELIVERY_OUTCOMES as OUTCOMES
 from bridge.generation_switch import TopicReader
 from bridge.magento.notices import AccountNoticeTable
-from bridge.runtime.clock import SystemClock
+from bridge.runtime.clock import SetClock, SystemClock
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import topic_name, unpin
 from bridge.runtime.kafka import Publisher, new_consumer
@@ -293,6 +293,29 @@ def test_a_letter_goes_where_its_root_lies_in_the_generation_of_now(kafka: Kafka
     found = [(message.partition(), message.key(), message.value()) for message in their_messages(kafka, target)]
     assert found[2:] == [(partition_of("customer/1", 11), b"customer/1", b"{}")]
     assert their_messages(kafka, kafka.topic_prefix + DEPARTED_CUSTOMERS.name) == []
+
+
+def test_a_letter_hides_nothing_of_a_topic_that_was_made_anew_since(kafka: Kafka, call: Call) -> None:
+    """There something newer lies at a lower offset; and another letter may be of the same place."""
+    admin = TopicsAdmin(kafka)
+    admin.apply()
+    publisher = Publisher(kafka)
+    letters = DeadLetters(lambda: publisher, "account-notices", SetClock(AT))
+    letters.put_raw(ACCOUNT_NOTICES.name, 2, 500, b"notice/1", b"first", [], "not JSON")
+    letters.put_raw(ACCOUNT_NOTICES.name, 2, 0, b"notice/2", b"second", [], "not JSON")
+    letters.flush()
+    # made anew: what was written there before is gone
+    publisher.send_raw(ACCOUNT_NOTICES, 2, b"notice/1", b"newer", [])
+    publisher.flush()
+    letters.put_raw(ACCOUNT_NOTICES.name, 2, 0, b"notice/3", b"third", [], "not JSON")
+    letters.flush()
+    result = call("dead-letters", "redrive", "--all")
+    assert result.exit_code == 0, result.exception
+    assert "partition 2 holds a newer message of the same key at offset 0" in result.output
+    assert "\n2 put back" in result.output
+    found = [message.value() for message in their_messages(kafka, kafka.topic_prefix + ACCOUNT_NOTICES.name)]
+    assert found == [b"newer", b"second", b"third"]
+    publisher.close()
 
 
 def test_what_is_larger_than_a_megabyte_stops_nobody(kafka: Kafka, call: Call) -> None:

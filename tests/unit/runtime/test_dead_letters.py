@@ -82,6 +82,24 @@ def test_the_same_message_again_is_the_same_letter() -> None:
     assert first.dead_letter_id == again.dead_letter_id != other.dead_letter_id
 
 
+@pytest.mark.parametrize("changed", [{"value": b"another"}, {"value": None}, {"headers": [("ce_id", b"2")]}])
+def test_another_message_at_the_same_place_is_another_letter(changed: dict[str, Any]) -> None:
+    """As in the next generation of a topic, or in one that was deleted and made anew: readers show each letter once."""
+    world = World()
+    world.put(1)
+    world.put(1, **changed)
+    letter, other = world.publisher.letters()
+    assert letter.dead_letter_id != other.dead_letter_id
+
+
+def test_what_came_of_a_queue_is_one_letter_however_it_is_sealed() -> None:
+    world = World()
+    for sealed in (b"sealed", b"sealed anew"):
+        world.letters.put_raw("queue:ses", 0, 17, None, sealed, [], "no receipt")
+    letter, again = world.publisher.letters()
+    assert letter.dead_letter_id == again.dead_letter_id
+
+
 def test_an_event_of_a_pack_is_kept_as_a_message_of_its_own() -> None:
     class Record:
         key = staticmethod(lambda: b"k")
