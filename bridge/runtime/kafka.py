@@ -159,16 +159,32 @@ class Publisher:
             return (prefix + topic.name,)
         self._names_due = now + LOOK_SECONDS
         try:
-            generations = generations_in(self._producer.list_topics(timeout=5).topics, prefix)
+            shown = self._producer.list_topics(timeout=5).topics
         except KafkaException as error:
             # Known generations are good for a while: a switch waits until all writers have been seen to follow.
             if topic.name not in self._names:
                 raise self._translated(error) from error
             return self._names[topic.name]
+        generations = generations_in(shown, prefix)
+        self._recount(shown)
         for each in GENERATIONAL:
             written = [generations.active, *([generations.filling] if generations.filling is not None else [])]
             self._names[each.name] = tuple(topic_name(prefix, each.name, number) for number in written)
         return self._names[topic.name]
+
+    def _recount(self, shown: Mapping[str, Any]) -> None:
+        """Follow a topic that has another partition count than before: one made anew, or one that was given more.
+
+        The client puts keys by the count that it sees. By the former one, records would lie where their customers do not.
+        """
+        for name, count in self._partition_counts.items():
+            now = len(shown[name].partitions) if name in shown and shown[name].error is None else 0
+            if now not in (0, count):
+                log.warning(
+                    "%s has %d partitions now, not %d: roots are written where they lie among these", name, now, count
+                )
+                self._partition_counts[name] = now
+                self._roots_of = ""
 
     def send(self, topic: Topic, message: Message) -> None:
         """Queue `message`; `flush` or the end of the transaction waits for it."""

@@ -505,6 +505,11 @@ class IndexStage:
         if incidents_id != self._incidents_id and self._incidents_id is not None:
             self._incidents.begin_anew()
         self._incidents_id = incidents_id
+        if {number for _, number in partitions} - set(range(self._partition_count)):
+            raise Refused(
+                f"{STORE_CHANGES.name} has more than the {self._partition_count} partitions that it had when this worker began, "
+                "and answers are counted by that number; starting anew"
+            )
         positions: dict[tuple[str, int], int] = {}
         for partition in sorted({number for topic, number in partitions if topic == STORE_CHANGES.name}):
             file = self._index.open(

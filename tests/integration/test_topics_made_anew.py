@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bridge.account_notices import AccountNoticesStage
-from bridge.contracts.envelope import seal_envelope
+from bridge.contracts.envelope import Record, seal_envelope
 from bridge.contracts.events import AccountNotice, CaseEvent, IncidentRevised, NoticeRead
+from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     ACCOUNT_NOTICES,
@@ -24,11 +25,14 @@ from bridge.contracts.topics import (
     INCIDENTS,
     LEAK_ALERTS,
     RESOLUTIONS,
+    STORE_CHANGES,
     Topic,
 )
+from bridge.generation_switch import TopicReader
+from bridge.runtime import kafka as writing
 from bridge.runtime import topic_ids as looking
 from bridge.runtime.clock import SystemClock
-from bridge.runtime.consume import GAPS, Received, consume
+from bridge.runtime.consume import GAPS, Received, consume, headers_of
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Positions, Publisher, client_settings
 from bridge.runtime.settings import Intake, Kafka
@@ -59,18 +63,18 @@ class Broker:
         self.kafka = Kafka(bootstrap_servers=server.bootstrap_servers, topic_prefix=prefix)
         self.admin = AdminClient(client_settings(self.kafka))
 
-    def make(self, *topics: Topic) -> None:
+    def make(self, *topics: Topic, partitions: int = 1) -> None:
         names = [self.kafka.topic_prefix + topic.name for topic in topics]
-        for future in self.admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
+        for future in self.admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
             future.result(60)
         # the controller answers before the broker's own picture has them
         until(lambda: set(names) <= set(self.admin.list_topics(timeout=60).topics))
 
-    def make_anew(self, topic: Topic) -> None:
+    def make_anew(self, topic: Topic, partitions: int = 1) -> None:
         name = self.kafka.topic_prefix + topic.name
         self.admin.delete_topics([name])[name].result(60)
         until(lambda: name not in self.admin.list_topics(timeout=60).topics)
-        self.make(topic)
+        self.make(topic, partitions=partitions)
 
     def publish(self, topic: Topic, events: Sequence[AccountNotice | CaseEvent | IncidentRevised | NoticeRead]) -> None:
         publisher = Publisher(self.kafka)
@@ -344,3 +348,30 @@ def test_incidents_of_a_topic_made_anew_are_read_from_its_beginning(broker: Brok
 
     until(all_are_there)
     feed.close()
+
+
+def test_who_writes_follows_the_number_of_partitions(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record must lie where its customer does, whom the client puts by the count of now."""
+    monkeypatch.setattr(writing, "LOOK_SECONDS", 0.0)
+    broker.make(STORE_CHANGES, partitions=2)
+    publisher = Publisher(broker.kafka, transactional_id="relay")
+    roots = [f"customer/{number}".encode() for number in range(40)]
+    customers: list[Record] = [(root, root, b"{}", {"ce_root": b""}) for root in roots]
+    records: list[Record] = [(b"provenance/of-" + root, root, b"{}", {"ce_root": root}) for root in roots]
+
+    def publish() -> None:
+        with publisher.transaction():
+            publisher.send_records(STORE_CHANGES, customers)
+            publisher.send_records(STORE_CHANGES, records)
+
+    publish()
+    broker.make_anew(STORE_CHANGES, partitions=7)
+    publish()
+    publisher.close()
+    reader = TopicReader(broker.kafka, broker.kafka.topic_prefix + STORE_CHANGES.name)
+    found = [message for messages in reader.to_end() for message in messages]
+    reader.close()
+    assert len(found) == 80
+    for message in found:
+        root = headers_of(message)["ce_root"] or message.key()
+        assert message.partition() == partition_of(root.decode(), 7), message.key()

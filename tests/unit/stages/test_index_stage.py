@@ -581,6 +581,13 @@ def test_sources_with_different_partition_counts_are_refused(bench: Bench, monke
         bench.stage.prepare(threading.Event())
 
 
+def test_partitions_that_came_since_are_not_taken_over(bench: Bench) -> None:
+    """Their answers would be of partitions that there are not, by the number that this worker knows."""
+    bench.stage.prepare(threading.Event())
+    with pytest.raises(Refused, match="more than the 1 partitions that it had"):
+        bench.stage.assigned([(STORE_CHANGES.name, 1), (DEPARTED_CUSTOMERS.name, 1)])
+
+
 def test_a_heartbeat_says_how_long_the_store_took_to_be_visible(bench: Bench) -> None:
     bench.feed(StoreBeat(beat_at=NOW - timedelta(seconds=0.25)))
     with bench.index.reading() as (reader,):
