@@ -116,6 +116,8 @@ def relay_backfill(
             if restart and not dry_run:
                 backfill.restart(name)
             left = backfill.left(name, from_start=restart)
+            if not restart and (reached := backfill.reached(name)):
+                click.echo(f"{name}: going on behind {reached:,}, where one was stopped; --restart begins anew")
             if dry_run:
                 click.echo(f"{name}: {left} to enqueue")
                 continue

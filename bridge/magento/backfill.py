@@ -3,7 +3,9 @@
 Walks primary keys in chunks and notes each finished chunk in a file: what is stopped goes on where it was.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bridge.contracts.errors import BadInput, Unreachable, nearest
+from bridge.contracts.errors import BadInput, Refused, Unreachable, nearest
 from bridge.magento import statements
 from bridge.magento.changelogs import View
 from bridge.magento.servers import prepare_session
@@ -58,21 +60,24 @@ class Backfill:
         self._prefix = checked_prefix(settings.table_prefix)
         self._engine = store_engine(settings)
         self._progress = progress
+        self._lock: int | None = None
 
     def left(self, name: str, *, from_start: bool = False) -> int:
         """Return how many of entity `name` are still to be enqueued, or how many there are."""
-        after = 0 if from_start else self._reached(name)
+        after = 0 if from_start else self.reached(name)
         with self._connected() as connection:
             return int(connection.execute(self._text(_COUNT, entity(name)), {"after": after}).scalar_one())
 
     def run(self, name: str, chunk: int) -> Iterator[int]:
-        """Enqueue the rest of entity `name`; yield the size of each chunk once it is durable. Raises Unreachable.
+        """Enqueue the rest of entity `name`; yield the size of each chunk once it is durable. Raises Unreachable, and Refused
+        while another backfill notes its progress in the same file.
 
         A crash after a chunk and before it is noted enqueues it again, which only publishes the same state again.
         """
         kind = entity(name)
+        self._keep_others_out()
         while True:
-            after = self._reached(name)
+            after = self.reached(name)
             with self._connected() as connection:
                 rows = connection.execute(self._text(_CHUNK, kind, chunk), {"after": after}).mappings().all()
                 if not rows:
@@ -83,11 +88,34 @@ class Backfill:
         self._note(name, None)
 
     def restart(self, name: str) -> None:
-        """Forget how far entity `name` came."""
+        """Forget how far entity `name` came. Raises Refused as `run` does."""
+        self._keep_others_out()
         self._note(name, None)
+
+    def reached(self, name: str) -> int:
+        """Return the key behind which entity `name` goes on; 0 at its beginning."""
+        return self._notes().get(name, 0)
 
     def close(self) -> None:
         self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _keep_others_out(self) -> None:
+        """Two at once would each write the notes that it read before, and one that is done would seem to have stopped."""
+        if self._lock is not None:
+            return
+        self._progress.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._progress.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise Refused(
+                f"another backfill is at work and notes its progress in {self._progress}: run this again when it has ended"
+            ) from None
+        self._lock = lock
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
@@ -105,9 +133,6 @@ class Backfill:
             .replace("{where}", kind.where)
         )
         return sa.text(statements.filled(text.replace("{changelog}", kind.view.changelog), self._prefix, limit=limit))
-
-    def _reached(self, name: str) -> int:
-        return self._notes().get(name, 0)
 
     def _notes(self) -> dict[str, int]:
         try:

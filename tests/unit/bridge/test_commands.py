@@ -118,6 +118,38 @@ def test_a_stopped_backfill_goes_on_where_it_was(shop: StoreRows, store_settings
     second.close()
 
 
+def test_of_two_backfills_at_once_one_is_refused(shop: StoreRows, store_settings: Store, tmp_path: Path) -> None:
+    """Each would write the notes that it read before: what is done would seem to have stopped, and the next run leave it out."""
+    for number in range(1, 8):
+        shop.customer(number)
+    shop.provenance("r-1", "customer/1")
+    progress = tmp_path / "progress.json"
+    first, second = Backfill(store_settings, progress), Backfill(store_settings, progress)
+    chunks = first.run("customers", 3)
+    assert next(chunks) == 3
+    for attempt in (lambda: next(second.run("provenance", 3)), lambda: second.restart("customers")):
+        with pytest.raises(Refused, match=r"another backfill is at work.*progress\.json"):
+            attempt()
+    assert list(chunks) == [3, 1]
+    first.close()
+    assert list(second.run("provenance", 3)) == [1]
+    second.close()
+
+
+def test_a_backfill_that_goes_on_says_so(call: Run, shop: StoreRows, store_settings: Store, tmp_path: Path) -> None:
+    """Whoever wants all of the store published, long after a run that was stopped, must learn that this is not all."""
+    for number in range(1, 8):
+        shop.customer(number)
+    stopped = Backfill(store_settings, tmp_path / "data" / "relay-backfill.json")
+    next(stopped.run("customers", 3))
+    stopped.close()
+    anew = call("relay", "backfill", "--entity", "customers", "--restart", "--dry-run").output
+    assert anew == "customers: 7 to enqueue\n"
+    going_on = "customers: going on behind 3, where one was stopped; --restart begins anew\n"
+    assert call("relay", "backfill", "--entity", "customers").output.startswith(going_on)
+    assert "going on" not in call("relay", "backfill", "--entity", "customers").output
+
+
 def test_a_spoilt_progress_file_is_named(store_settings: Store, tmp_path: Path) -> None:
     progress = tmp_path / "progress.json"
     progress.write_text("[]", encoding="utf-8")
