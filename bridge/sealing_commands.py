@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.queries import HeldContacts, IndexAnswers
 from bridge.contracts.topics import AFFECTED_CUSTOMERS
 from bridge.magento.backfill import Backfill
@@ -139,20 +139,23 @@ def _what_keeps(each: KeyUse) -> str:
 
 @sealing.command("rotate")
 @click.option("--finish", is_flag=True, help="Remove old private keys that nothing is sealed to any more.")
+@click.option("--new-key", is_flag=True, help="Make another key though old ones stay, for departed customers say.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--per-second", type=click.IntRange(1), default=5_000, show_default=True, help="Reseal at most so many.")
 @click.pass_obj
-def rotate(parts: Parts, finish: bool, dry_run: bool, per_second: int) -> None:
+def rotate(parts: Parts, finish: bool, new_key: bool, dry_run: bool, per_second: int) -> None:
     """Make a new key and have everything sealed to it; or go on with that. With --finish, remove the old key.
 
     The relay and dispatch take up the new key by themselves within seconds. Relays on other machines need the new
     sealing.pub there, and dispatch on other machines the new sealing.key, before --finish.
     """
+    if finish and new_key:
+        raise BadInput("--finish ends a rotation and --new-key begins one: give one of them")
     with _alone(parts.get(Settings).paths.sealing_private_key):
         if finish:
             _finish(parts, dry_run=dry_run)
         else:
-            _rotate(parts, per_second, dry_run=dry_run)
+            _rotate(parts, per_second, new_key=new_key, dry_run=dry_run)
 
 
 @contextmanager
@@ -177,19 +180,23 @@ def _alone(private_file: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _rotate(parts: Parts, per_second: int, *, dry_run: bool) -> None:
+def _rotate(parts: Parts, per_second: int, *, new_key: bool, dry_run: bool) -> None:
     settings = parts.get(Settings)
     private_file, public_file = settings.paths.sealing_private_key, settings.paths.sealing_public_key
     keys, public = load_private_keys(private_file), load_public_key(public_file)
-    if public_key_of(keys[0]) != public:
+    interrupted = public_key_of(keys[0]) != public
+    begins = not interrupted and (new_key or len(keys) == 1)
+    if interrupted:
         # A crash between the two files: the private key was written first, so that nothing was ever sealed unopenably.
         click.echo(f"going on: key {key_id_of(public_key_of(keys[0]))} was made and not yet sealed to")
         if not dry_run:
             replace_key_file(public_file, public_key_of(keys[0]))
             _await_takeover()
-    elif len(keys) == 1:
+    elif begins:
         click.echo(f"{'would make' if dry_run else 'making'} a new key; {key_id_of(public)} becomes the old one")
         if not dry_run:
+            # What a rotation that was stopped had resealed is sealed to an old key from now on.
+            _progress_file(settings).unlink(missing_ok=True)
             fresh = generate_sealing_keys()
             replace_key_file(private_file, fresh.private, *keys)
             # A crash here leaves a private key that nothing is sealed to yet: the next run goes on above.
@@ -198,17 +205,24 @@ def _rotate(parts: Parts, per_second: int, *, dry_run: bool) -> None:
     else:
         click.echo(f"going on with the rotation to {key_id_of(public)}")
     present = key_id_of(load_public_key(public_file))
-    begins = dry_run and len(keys) == 1
-    old = sum(each.contacts for each in key_uses(parts) if begins or each.key_id != present)
+    old = sum(each.contacts for each in key_uses(parts) if (begins and dry_run) or each.key_id != present)
     if dry_run:
         click.echo(f"{old:,} contacts would be sealed anew: all customers and orders are published once more")
         return
     if old:
         _reseal(parts, per_second)
         _await_resealed(parts, present)
+    elif not begins:
+        click.echo(
+            f"everything that can be is sealed to {present}; `tocsin sealing rotate --new-key` begins another rotation"
+        )
     for each in key_uses(parts):
         if each.state == "old":
             click.echo(_what_keeps(each))
+
+
+def _progress_file(settings: Settings) -> Path:
+    return settings.paths.data / "sealing-rotation.json"
 
 
 def _await_takeover() -> None:
@@ -218,7 +232,7 @@ def _await_takeover() -> None:
 
 def _reseal(parts: Parts, per_second: int) -> None:
     settings = parts.get(Settings)
-    backfill = Backfill(settings.store, settings.paths.data / "sealing-rotation.json")
+    backfill = Backfill(settings.store, _progress_file(settings))
     try:
         for name in _RESEALED:
             with click.progressbar(length=backfill.left(name), label=f"{name:16}", file=sys.stderr) as bar:

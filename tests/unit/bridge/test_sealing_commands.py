@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge import sealing_commands
-from bridge.contracts.errors import Refused, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Contact, DeadLettered
 from bridge.contracts.queries import HeldContacts, IndexAnswers, IndexStatus, PartitionStatus, Seals
 from bridge.runtime.clock import SetClock
@@ -210,6 +210,34 @@ def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(
     assert sealed_to <= {public_key_of(key) for key in load_private_keys(keys / "sealing.key")}
     assert isinstance(others[0].exception, Refused)
     assert "at work" in str(others[0].exception)
+
+
+@pytest.mark.parametrize("carried", [{"departed": {OLD_ID: 340}}, {"held": {OLD_ID: 12}}])
+def test_a_new_key_is_made_though_an_old_one_stays(
+    call: Callable[..., Result], around: Around, keys: Path, carried: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Departed customers keep theirs for years: a key that was stolen meanwhile must be replaced all the same."""
+    resealed: list[str] = []
+    progress = keys.parent / "sealing-rotation.json"
+    monkeypatch.setattr(sealing_commands, "_await_takeover", lambda: None)
+    monkeypatch.setattr(sealing_commands, "_await_resealed", lambda *_: None)
+    monkeypatch.setattr(sealing_commands, "_reseal", lambda *_: resealed.append(f"after {progress.exists()}"))
+    for name, value in carried.items():
+        setattr(around, name, value)
+    # one that was stopped had come so far, and a backfill had done the rest
+    progress.write_text('{"customers": 50000}', encoding="utf-8")
+    said = call("rotate").output
+    assert f"everything that can be is sealed to {PRESENT_ID}; `tocsin sealing rotate --new-key`" in said
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+    assert "10 contacts would be sealed anew" in call("rotate", "--new-key", "--dry-run").output
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+    made = call("rotate", "--new-key")
+    assert made.exit_code == 0, made.output
+    fresh, *others = load_private_keys(keys / "sealing.key")
+    assert others == [PRESENT.private, OLD.private]
+    assert load_public_key(keys / "sealing.pub") == public_key_of(fresh)
+    assert resealed == ["after False"]
+    assert isinstance(call("rotate", "--new-key", "--finish").exception, BadInput)
 
 
 def test_a_machine_without_the_keys_says_so(call: Callable[..., Result], keys: Path) -> None:
