@@ -4,6 +4,7 @@ Every step looks at what is there and does only what is missing, so that a run w
 started again. Until the switch nobody reads the new topics; after it the old ones are still whole.
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,11 @@ from bridge.verification import Report, Verification, enqueue_kept_orders
 
 _FILLED = ("customers", "provenance", "orders")
 _PATIENCE_SECONDS = 120.0
+"""How long nothing may move on what is waited for."""
+_LOOK_SECONDS = 0.5
+_MOST_WAITING = 200_000
+"""Changes that wait while the store is enqueued: beyond them it goes no faster than the relay publishes."""
+_CHUNK, _CHUNKS_AT_ONCE = 2000, 10
 _SILENCE_SECONDS = 30.0
 _TAIL = 2000
 """So many offsets from a topic's end a message is found among the marks of transactions, if there is one."""
@@ -235,6 +241,8 @@ class TopicContents(IndexAnswers):
 
 
 Say = Callable[[str], None]
+Left = Callable[[], float]
+"""How much is left of what is waited for; infinite while that is not known."""
 
 
 class GenerationSwitch:
@@ -309,21 +317,15 @@ class GenerationSwitch:
         )
         try:
             self._await(
+                self._without_beat_since(contents),
                 "the relay's heartbeat in the new generation; is `tocsin run relay` at work?",
-                self._beats_since(contents),
             )
             # Writers that are quiet now look again before they write.
             time.sleep(LOOK_SECONDS)
             self._say("2 followed: the relay writes to both generations")
             copied = self._copy_departed(generation)
             self._say(f"3 copied: {copied:,} messages on departed customers and deleted records")
-            for name in _FILLED:
-                count = 0
-                for chunk in self._backfill.run(name, 2000):
-                    count += chunk
-                    time.sleep(chunk / self._per_second)
-                self._say(f"4 enqueued: {count:,} {name}")
-            self._await("the relay to publish what was enqueued", lambda: sum(self._look.waiting().values()) < 1000)
+            self.fill()
             report = self._verification(contents).run()
             if not report.agree:
                 found = "; ".join(f"{each.count:,} {each.entity}: {each.cause.value}" for each in report.differences)
@@ -340,8 +342,8 @@ class GenerationSwitch:
         # Who was deleted before the backfill came to them is not in the new generation: the index, which knew them, has told
         # the old one once it has read all that the relay wrote until now. Who is deleted later is in both.
         self._await(
+            self._unread(self._admin.generations().active),
             "the index to read the old generation to its end; is `tocsin run index` at work?",
-            self._follows(self._admin.generations().active),
         )
         # Until the switch the relay publishes them to both generations, after it to the new one.
         kept = enqueue_kept_orders(self._look, self._index)
@@ -354,20 +356,40 @@ class GenerationSwitch:
             + (f"; {kept:,} orders follow whose records were deleted" if kept else "")
         )
         self._await(
+            self._unread(generation),
             "the index to be built from the new generation; see `tocsin index status`",
-            self._follows(generation),
+            advice=f"Generation {generation} is read already; once the index answers from it, run this with --finish",
         )
         self._say(f"7 followed: {partitions} of {partitions} partitions of the index answer")
         return report
 
-    def _beats_since(self, contents: TopicContents) -> Callable[[], bool]:
-        began = datetime.now(UTC)
-        return lambda: all(
-            each.beat_written_at is not None and each.beat_written_at > began for each in contents.status().partitions
+    def fill(self) -> None:
+        """Enqueue all of the store, no faster than the relay publishes it, and wait for the rest. Raises Refused."""
+        for name in _FILLED:
+            count = 0
+            for number, chunk in enumerate(self._backfill.run(name, _CHUNK), 1):
+                count += chunk
+                time.sleep(chunk / self._per_second)
+                if number % _CHUNKS_AT_ONCE == 0:
+                    self._await_relay(_MOST_WAITING)
+            self._say(f"4 enqueued: {count:,} {name}")
+        self._await_relay(1000)
+
+    def _await_relay(self, fewer_than: int) -> None:
+        self._await(
+            lambda: max(0, sum(self._look.waiting().values()) + 1 - fewer_than),
+            "the relay to publish what was enqueued; see `tocsin relay status`",
         )
 
-    def _follows(self, generation: int) -> Callable[[], bool]:
-        """Return what says whether the index answers from `generation` with all that it held at this moment.
+    def _without_beat_since(self, contents: TopicContents) -> Left:
+        began = datetime.now(UTC)
+        return lambda: sum(
+            each.beat_written_at is None or each.beat_written_at <= began for each in contents.status().partitions
+        )
+
+    def _unread(self, generation: int) -> Left:
+        """Return what says how much the index has to read until it answers from `generation` with all that it held at this
+        moment.
 
         A partition answers as soon as it has an owner; before it has read its topics it knows nobody.
         """
@@ -377,22 +399,20 @@ class GenerationSwitch:
         }
         partitions = self._admin.partitions_of(generation)
 
-        def follows() -> bool:
+        def unread() -> float:
             try:
                 status = self._index.status()
             except Unreachable:
-                return False
-            return (
-                status.partition_count == partitions
-                and status.complete
-                and all(
-                    each.position_offset >= written[STORE_CHANGES.name][each.partition]
-                    and each.departed_offset >= written[DEPARTED_CUSTOMERS.name][each.partition]
-                    for each in status.partitions
-                )
+                return math.inf
+            if status.partition_count != partitions or not status.complete:
+                return math.inf
+            return sum(
+                max(0, written[STORE_CHANGES.name][each.partition] - each.position_offset)
+                + max(0, written[DEPARTED_CUSTOMERS.name][each.partition] - each.departed_offset)
+                for each in status.partitions
             )
 
-        return follows
+        return unread
 
     def _written(self, name: str) -> Mapping[int, int]:
         """Return the offset behind the last message of each partition: behind it are at most marks of transactions."""
@@ -424,7 +444,8 @@ class GenerationSwitch:
                 for messages in reader.to_end():
                     for message in messages:
                         headers: Mapping[str, bytes] = headers_of(message)
-                        root = headers.get("ce_root", message.key() or b"").decode()
+                        # What cannot be read, and is a dead letter, goes along.
+                        root = headers.get("ce_root", message.key() or b"").decode(errors="replace")
                         publisher.send_to(
                             target,
                             partition_of(root, partitions),
@@ -440,18 +461,21 @@ class GenerationSwitch:
             reader.close()
             publisher.close()
 
-    def _await(self, what: str, condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + self._patience_seconds
-        while not condition():
-            if time.monotonic() > give_up_at:
-                raise Refused(f"not within {self._patience_seconds:.0f} s: {what}. Run this again: it goes on")
-            time.sleep(0.5)
+    def _await(self, left: Left, what: str, advice: str = "Run this again: it goes on") -> None:
+        """Return once nothing is left; however long that takes, as long as it becomes less."""
+        least, give_up_at = math.inf, time.monotonic() + self._patience_seconds
+        while (now := left()) > 0:
+            if now < least:
+                least, give_up_at = now, time.monotonic() + self._patience_seconds
+            elif time.monotonic() > give_up_at:
+                raise Refused(f"nothing moved for {self._patience_seconds:.0f} s, waiting for {what}. {advice}")
+            time.sleep(_LOOK_SECONDS)
 
     def finish(self) -> Sequence[str]:
         """Delete the topics of older generations, once the index is built from the one that is read; return their names."""
         active = self._admin.generations().active
         if active == 1:
             raise Refused("generation 1 is read: there is no older one")
-        if not self._follows(active)():
+        if self._unread(active)() > 0:
             raise Refused("the index does not answer from the new generation yet; see `tocsin index status`")
         return [name for older in range(1, active) for name in self._admin.drop_generation(older)]

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from bridge.contracts.envelope import seal_envelope
 from bridge.contracts.events import IncidentRevised
 from bridge.contracts.scope import Scope
-from bridge.contracts.topics import INCIDENTS
+from bridge.contracts.topics import DEPARTED_CUSTOMERS, INCIDENTS
 from bridge.runtime.kafka import Publisher
 from bridge.runtime.settings import Kafka
 from tests.integration.whole_way import Installation, wait_for
@@ -203,7 +203,11 @@ def test_what_differs_is_named_by_cause_and_repaired(
     refused = tocsin.tocsin("sealing", "rotate", "--finish")
     assert (refused.returncode, "1 departed" in refused.stdout) == (1, True)
 
-    # more partitions, while everything runs; killed in the middle, and gone on with
+    # more partitions, while everything runs; killed in the middle, and gone on with. What nobody can read goes along.
+    publisher = Publisher(incidents)
+    publisher.send_raw(DEPARTED_CUSTOMERS, 0, b"customer/\xff", b"{}", [])
+    publisher.flush()
+    publisher.close()
     shop.run("DELETE FROM customer_entity WHERE entity_id = 11")
     with tocsin.popen("topics", "switch-generation", "--partitions", "8") as killed:
         assert killed.stdout is not None
