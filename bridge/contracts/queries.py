@@ -167,6 +167,10 @@ class PartitionNames(Answer):
     models: dict[str, tuple[str, ...]]
     """Versions by model id."""
     attributes: tuple[str, ...]
+    read_to_end_at: Instant | None = None
+    """What was published before it is among them; None: nobody knows, or the file is being rebuilt."""
+    rebuilding: bool = False
+    """The file is being rebuilt, and these are the old one's."""
 
 
 class PersonSeen(Answer):
@@ -397,10 +401,13 @@ class IndexStatus(Gathered):
 
 
 class KnownNames(Gathered):
-    """The names that records know, for suggestions."""
+    """The names that records know."""
 
     models: dict[str, tuple[str, ...]]
     attributes: tuple[str, ...]
+    read_to_end_at: Instant | None = None
+    """What was published before it is among them; None: of some partition nobody knows that."""
+    rebuilding_partitions: tuple[int, ...] = ()
 
 
 class DataMap(Gathered):

@@ -7,6 +7,7 @@ import http.client
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -199,6 +200,10 @@ class IndexClient:
             silent_partitions=_silent(count, answers),
             models={model: tuple(sorted(versions)) for model, versions in sorted(models.items())},
             attributes=tuple(sorted(attributes)),
+            read_to_end_at=_earliest_if_known(
+                answers[partition].read_to_end_at if partition in answers else None for partition in range(count)
+            ),
+            rebuilding_partitions=tuple(sorted(number for number, each in answers.items() if each.rebuilding)),
         )
 
     def inspect(self, root: str) -> Inspection:
@@ -362,6 +367,11 @@ def _sum_if_known(counts: Iterable[int | None]) -> int | None:
             return None
         total += count
     return total
+
+
+def _earliest_if_known(instants: Iterable[datetime | None]) -> datetime | None:
+    known = list(instants)
+    return None if None in known else min((each for each in known if each is not None), default=None)
 
 
 def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

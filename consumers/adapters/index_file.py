@@ -513,6 +513,9 @@ class PartitionFile(PartitionReader):
     def note_head(self, at: datetime) -> None:
         """Remember that at `at` the file held everything published: younger tombstones cannot have been missed."""
         self._connection.execute("UPDATE meta SET head_at = ?", [stored(at)])
+        # A new file's `head_at` is when it was made: what is asked here is whether it was ever read to the end.
+        self._connection.execute("DELETE FROM read_to_end")
+        self._connection.execute("INSERT INTO read_to_end VALUES (?)", [stored(at)])
 
     def note_beat(self, written_at: datetime, visible_at: datetime) -> None:
         """Remember when the newest heartbeat was written in the store, and when it was visible here."""

@@ -390,6 +390,8 @@ class PartitionReader:
 
     def names(self) -> PartitionNames:
         """Return the model ids, versions and attributes that records or registered values name."""
+        # Asked first: what is committed between the questions adds names, and takes none of what was promised here.
+        ends = [] if self.is_old else self._rows("SELECT read_at FROM read_to_end")
         rows = self._rows(
             "SELECT model_id, list(DISTINCT model_version) AS versions FROM provenance GROUP BY model_id ORDER BY model_id"
         )
@@ -400,6 +402,8 @@ class PartitionReader:
             partition=self.partition,
             models={row["model_id"]: tuple(sorted(row["versions"])) for row in rows},
             attributes=tuple(row["attribute"] for row in attributes),
+            read_to_end_at=in_utc(ends[0]["read_at"]) if ends else None,
+            rebuilding=self.is_old,
         )
 
     def match(self, email_hmacs: Sequence[str], roots: Sequence[str]) -> PartitionMatch:

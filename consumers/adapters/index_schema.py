@@ -130,6 +130,8 @@ ERASED = "CREATE TABLE IF NOT EXISTS erased (root VARCHAR PRIMARY KEY, erased_at
 """Whom a request had forgotten. Made when a file is opened, too: one of an earlier version is the same but for this."""
 TOPIC_ID = "CREATE TABLE IF NOT EXISTS topic_id (topic VARCHAR PRIMARY KEY, topic_id VARCHAR);"
 """Which topics the positions are of. Made when a file is opened, too, as above."""
+READ_TO_END = "CREATE TABLE IF NOT EXISTS read_to_end (read_at TIMESTAMP);"
+"""When the file was last known to hold all that had been published, empty while it never was. Made as above."""
 SCHEMA = f"""
 CREATE TABLE meta (schema_version INTEGER, topic VARCHAR, cluster VARCHAR, partition INTEGER, partition_count INTEGER,
     head_at TIMESTAMP, kept_since TIMESTAMP);
@@ -138,6 +140,7 @@ CREATE TABLE customer ({_columns(PERSON_COLUMNS)});
 CREATE TABLE departed ({_columns(DEPARTED_COLUMNS)});
 {ERASED}
 {TOPIC_ID}
+{READ_TO_END}
 -- Records lie in the order in which they came, each with its offset (a kept copy: -1). Among the settled ones no two have
 -- one id: all but the newest are in `superseded`, by offset. Behind them are the fresh ones, of which the newest of an id
 -- holds. To look up every record by its id as it comes would cost more than all the rest of reading it, and to delete what

@@ -29,7 +29,7 @@ from consumers.adapters import index_answers
 from consumers.adapters.index_file import DAMAGED, MemoryFile, PartitionFile, quoted
 from consumers.adapters.index_reader import PartitionReader
 from consumers.adapters.index_rows import in_utc
-from consumers.adapters.index_schema import ERASED, SCHEMA, TOPIC_ID
+from consumers.adapters.index_schema import ERASED, READ_TO_END, SCHEMA, TOPIC_ID
 from consumers.adapters.scope_sql import stored
 
 log = structlog.get_logger()
@@ -323,6 +323,7 @@ class ProvenanceIndex:
             self._check(connection, path, identity, sources, now)
             connection.execute(ERASED)
             connection.execute(TOPIC_ID)
+            connection.execute(READ_TO_END)
             _compare_ids(connection, identity[3], sources)
         except duckdb.Error as error:
             connection.close()

@@ -1,5 +1,7 @@
 """What several stages and commands are built from: the case store, Kafka, artefacts, the index, the law."""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bridge.runtime.parts import Parts
@@ -74,6 +76,13 @@ def database_of(parts: Parts) -> "CaseDatabase":
     return parts.get(CaseDatabase)
 
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 class AskedIndex:
     """The index in the case room's words."""
 
@@ -86,7 +95,19 @@ class AskedIndex:
 
         names = self._client.known_names()
         versions = {model: frozenset(versions) for model, versions in names.models.items()}
-        return Known(versions, frozenset(names.attributes), names.complete)
+        lacking = []
+        if names.silent_partitions:
+            lacking.append(f"partitions {_listed(names.silent_partitions)} do not answer")
+        if names.rebuilding_partitions:
+            lacking.append(f"the files of partitions {_listed(names.rebuilding_partitions)} are being rebuilt")
+        read_to_end_at = names.read_to_end_at
+        return Known(
+            versions,
+            frozenset(names.attributes),
+            complete=not lacking and read_to_end_at is not None,
+            read_to_end_at=read_to_end_at or _NEVER,
+            lacking=" and ".join(lacking) or "it has not read to its end since",
+        )
 
     def preview(self, scope: "Scope") -> "Preview":
         """Return how many a scope concerns now. Raises Unreachable when no partition answers."""

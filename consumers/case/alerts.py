@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -22,6 +22,9 @@ from consumers.case.rewriting import ScopeRewriter
 
 _AHEAD = timedelta(minutes=5)
 """How far a monitor's clock may be ahead before a window counts as lying in the future."""
+
+
+_AT_ALL_TIMES = datetime.max.replace(tzinfo=UTC)
 
 
 class Unreadable(BadInput):
@@ -48,11 +51,20 @@ class ReadAlert:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The names in the provenance index. `complete` is False when not every partition answered."""
+    """The names in the provenance index."""
 
     versions_by_model: Mapping[str, frozenset[str]]
     attributes: frozenset[str]
     complete: bool = True
+    """Every partition answered, and from a file that was read to its end once and is not being rebuilt."""
+    read_to_end_at: datetime = _AT_ALL_TIMES
+    """Where `complete`: what was published before it is among them."""
+    lacking: str = ""
+    """Where not `complete`: why, in words."""
+
+    def hold_all_of(self, at: datetime) -> bool:
+        """Return whether what was published before `at` is among them: only then is a name wrong that is not."""
+        return self.complete and self.read_to_end_at >= at
 
     def joined(self, models: Mapping[str, frozenset[str]]) -> "Known":
         """Return these names and those of the model registry, which may know versions that wrote nothing themselves."""
@@ -73,7 +85,7 @@ class KnownNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgedScope:
-    """A scope that can be resolved, or why not. `unchecked`: nobody could compare its names with the index."""
+    """A scope that can be resolved, or why not. `unchecked`: the index may not have read its names yet."""
 
     scope: Scope | None
     faults: tuple[ScopeFault, ...] = ()
@@ -86,12 +98,20 @@ class JudgedScope:
         """Return what the incident keeps as `scope_unresolved`; None when everything was understood."""
         if self.scope is not None:
             return {"unchecked": True} if self.unchecked else None
-        return {
-            "unknown": [{"field": each.field, "value": each.value, "why": each.why} for each in self.faults],
-            "nearest": {each.value: list(each.nearest) for each in self.faults if each.nearest},
-            "as_given": dict(self.given),
-            "type": f"tocsin incident rescope INCIDENT {_what_to_set(self.faults)} --reason TEXT",
-        }
+        return {**in_doubt(self.faults, "INCIDENT"), "as_given": dict(self.given)}
+
+
+NAMES = frozenset({"model_ids", "model_versions", "attributes", "model_aliases"})
+"""What may become known by itself: the index reads on, and the registry is looked at again."""
+
+
+def in_doubt(faults: Sequence[ScopeFault], incident_id: str) -> dict[str, Any]:
+    """Return what an incident keeps of `faults`: each with near names, and what to type."""
+    return {
+        "unknown": [{"field": each.field, "value": each.value, "why": each.why} for each in faults],
+        "nearest": {each.value: list(each.nearest) for each in faults if each.nearest},
+        "type": f"tocsin incident rescope {incident_id} {_what_to_set(faults)} --reason TEXT",
+    }
 
 
 _NOTHING_KNOWN = ScopeRewriter()
@@ -102,7 +122,8 @@ def judge_scope(
 ) -> JudgedScope:
     """Return the scope in `given` if every name in it is known and its windows make sense; else what is wrong.
 
-    `known` None: the index did not answer, so the scope is taken as given and marked unchecked. A scope that restricts
+    `known` None: the index did not answer, so the scope is taken as given and marked unchecked; so it is where a name is not
+    known, and the index may not have read yet all that was published when the alert came. A scope that restricts
     nothing is not taken to mean everything. Aliases, descendants and addresses are rewritten by what `rewriter` knows; what
     it cannot know of descendants stops nothing and is noted, an alias that leads nowhere is a fault.
     """
@@ -122,19 +143,20 @@ def judge_scope(
     faults += [
         ScopeFault("model_aliases", each.value, each.why, rewriter.aliases_near(each.value)) for each in done.faults
     ]
-    unchecked = known is None or not known.versions_by_model
-    if known is not None and not unchecked:
-        unknown = list(unknown_names(asked, known))
-        if unknown:
-            unknown = list(unknown_names(asked, known.joined(rewriter.models())))
-        if known.complete:
-            faults += unknown
-        elif unknown:
-            # a partition that did not answer may well hold the name
-            unchecked = True
+    unchecked = known is None
+    if known is not None:
+        unknown = wrong_names(asked, known, rewriter)
+        unchecked = bool(unknown) and not known.hold_all_of(arrived_at)
+        faults += [] if unchecked else unknown
     if faults or done.scope is None:
         return JudgedScope(None, tuple(faults), given)
     return JudgedScope(done.scope, given=given, unchecked=unchecked, rewriting=done.rewriting)
+
+
+def wrong_names(asked: AskedScope, known: Known, rewriter: ScopeRewriter) -> Sequence[ScopeFault]:
+    """Return the names that neither the index nor the model registry knows."""
+    unknown = list(unknown_names(asked, known))
+    return list(unknown_names(asked, known.joined(rewriter.models()))) if unknown else ()
 
 
 def without_addresses(

@@ -97,6 +97,8 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     "incident.alert_repeated": {"alert_sha256": _SHA256, "firing": _FLAG, "readable": _FLAG},
     "incident.alert_after_end": {"alert_sha256": _SHA256},
     "incident.rescoped": {"revision": _COUNT, "scope_sha256": _SHA256, "reason_sha256": _SHA256, "voided": _COUNT},
+    "incident.scope_checked": {"revision": _COUNT, "scope_sha256": _SHA256, "unknown_count": _COUNT},
+    "incident.scope_understood": {"revision": _COUNT, "scope_sha256": _SHA256},
     "incident.acknowledged": {"state": _STATE, "reason_sha256": _MAYBE_SHA256},
     "incident.everybody_confirmed": {
         "revision": _COUNT, "scope_sha256": _SHA256, "affected_count": _COUNT, "people_count": _MAYBE_COUNT,

@@ -10,12 +10,15 @@ def finding(incident: IncidentRecord, partitions: PartitionsRecord) -> str:
     """Return who is affected as far as is known: `people`, `nobody`, `none_found` or `unknown`.
 
     `nobody` only where every partition says so by full coverage: a finding, with which an incident can be closed.
-    `none_found` is no such thing: some coverage is missing, and there may be somebody.
+    `none_found` is no such thing: some coverage is missing, or its names are in doubt, and there may be somebody.
     """
     if partitions.affected_count or partitions.late_count:
         return "people"
     if incident.scope is None or partitions.partition_count is None or partitions.answered < partitions.partition_count:
         return "unknown"
+    if incident.scope_unresolved:
+        # by names that may not exist nobody is found
+        return "none_found"
     exposed_from = Scope.model_validate(incident.scope).exposed_from
     return "nobody" if is_complete(list(partitions.coverage), exposed_from) else "none_found"
 

@@ -9,11 +9,11 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from bridge.contracts.events import AlertReceived, IncidentRevised
+from bridge.contracts.events import AlertReceived, CaseEvent, IncidentRevised
 from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.alerts import JudgedScope, ReadAlert
 from consumers.case.events import Body, case_event, written
@@ -29,6 +29,8 @@ from consumers.case.store import (
 )
 
 ENDED = ("dismissed", "closed")
+ASK_FOR_SCOPE = ("scope_unresolved", "scope_unchecked")
+"""Pages that ask a person what a scope means."""
 UNREADABLE_TITLE = "unreadable alert"
 MAX_FINGERPRINT = 200
 
@@ -89,7 +91,7 @@ def _take_one(
     if _keep(work, arrival, latest.incident_id, readable=readable):
         work.update_incident(latest.incident_id, {"repeat_count": latest.repeat_count + 1})
         body: Body = {"alert_sha256": _sha256(arrival.body), "firing": alert.status == "firing", "readable": readable}
-        work.publish_case_event(_fact_of_tocsin("incident.alert_repeated", latest, arrival.arrived_at, body))
+        work.publish_case_event(fact_of_tocsin("incident.alert_repeated", latest, arrival.arrived_at, body))
         if alert.status == "firing":
             _note_repeat(work, arrival, latest, judged)
     return Taken(latest.incident_id, opened=False, exercise=alert.exercise)
@@ -164,7 +166,7 @@ def _open(
     )
     announce(work, incident)
     kind = "unreadable_alert" if not readable else "scope_unresolved" if incident.scope is None else "incident_opened"
-    _page(
+    page_responders(
         work, incident, kind, arrival.arrived_at,
         next_command=_next_command(incident, unresolved),
         facts={"unsigned_source": incident.unsigned_source, "unknown": (unresolved or {}).get("unknown", [])},
@@ -192,14 +194,37 @@ def announce(work: CaseWork, incident: IncidentRecord) -> None:
     )
 
 
+def understand(work: CaseWork, incident: IncidentRecord, judged: JudgedScope, at: datetime) -> None:
+    """Take the scope of an alert whose words are known by now: a new revision, and nobody needs to say what was meant."""
+    assert judged.scope is not None
+    changes: dict[str, Any] = {
+        "revision": incident.revision + 1,
+        "scope": judged.scope.canonical(),
+        "scope_sha256": judged.scope.sha256(),
+        "scope_unresolved": None,
+        "scope_rewriting": None if judged.rewriting is None else judged.rewriting.model_dump(mode="json"),
+    }
+    revised = replace(incident, **changes)
+    work.update_incident(incident.incident_id, changes)
+    announce(work, revised)
+    body: Body = {"revision": revised.revision, "scope_sha256": revised.scope_sha256}
+    work.publish_case_event(fact_of_tocsin("incident.scope_understood", revised, at, body))
+    work.end_pages(incident.incident_id, ASK_FOR_SCOPE, by=None, at=at)
+    if incident.acknowledged_at is None:
+        page_responders(
+            work, revised, "incident_opened", at, next_command=f"tocsin incident ack {incident.incident_id}",
+            facts={"unsigned_source": incident.unsigned_source},
+        )  # fmt: skip
+
+
 def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judged: JudgedScope) -> None:
     """Note what a firing repeat adds: another scope is a proposal; one after the end is a reason to look again."""
     alert_sha256 = _sha256(arrival.body)
     if latest.state in ENDED:
         work.publish_case_event(
-            _fact_of_tocsin("incident.alert_after_end", latest, arrival.arrived_at, {"alert_sha256": alert_sha256})
+            fact_of_tocsin("incident.alert_after_end", latest, arrival.arrived_at, {"alert_sha256": alert_sha256})
         )
-        _page(
+        page_responders(
             work, latest, "alert_after_end", arrival.arrived_at,
             next_command=f"tocsin incident show {latest.incident_id}", facts={},
         )  # fmt: skip
@@ -207,13 +232,18 @@ def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judge
     if judged.scope is None:
         mark = _sha256(json.dumps([judged.given, len(judged.faults)], sort_keys=True, default=str).encode())
         if judged.given and dict(judged.given) != (latest.scope_unresolved or {}).get("as_given"):
-            _page(
+            page_responders(
                 work, latest, "scope_unresolved", arrival.arrived_at, mark=mark,
                 next_command=f"tocsin incident rescope {latest.incident_id} --scope FILE --reason TEXT",
                 facts={"unknown": (judged.unresolved() or {}).get("unknown", [])},
             )  # fmt: skip
         return
     if judged.scope.sha256() == latest.scope_sha256:
+        return
+    if latest.scope is None and dict(judged.given) == (latest.scope_unresolved or {}).get("as_given"):
+        # the same words, which the index knows now
+        if not judged.unchecked:
+            understand(work, latest, judged, arrival.arrived_at)
         return
     # as it was asked: whoever accepts it has it rewritten by what is known then
     asked = judged.scope.canonical() if judged.rewriting is None else judged.rewriting.asked
@@ -232,8 +262,8 @@ def _propose(
     if not work.add_proposal(ProposalRecord(proposal_id, incident.incident_id, asked, at)):
         return False
     body = {"proposal_id": proposal_id, "alert_sha256": alert_sha256}
-    work.publish_case_event(_fact_of_tocsin("incident.scope_proposed", incident, at, body))
-    _page(
+    work.publish_case_event(fact_of_tocsin("incident.scope_proposed", incident, at, body))
+    page_responders(
         work, incident, "scope_proposed", at, mark=proposal_id,
         next_command=f"tocsin incident rescope {incident.incident_id} --proposal {proposal_id} --reason TEXT",
         facts={} if alert_sha256 is not None else {"because": "the registry or lineage knows more than when it was rewritten"},
@@ -269,7 +299,8 @@ def review_scopes(store: CaseStore, rewriter: ScopeRewriter, at: datetime) -> Se
     return store.change(work) if moved else ()
 
 
-def _fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Body) -> Any:
+def fact_of_tocsin(kind: str, incident: IncidentRecord, at: datetime, body: Body) -> CaseEvent:
+    """Return a case event about `incident` that nobody but Tocsin has caused."""
     return case_event(
         kind, incident_id=incident.incident_id, actor=None, role=None, at=at, body=body, exercise=incident.exercise
     )
@@ -288,7 +319,7 @@ def _next_command(incident: IncidentRecord, unresolved: Mapping[str, Any] | None
     return f"tocsin incident ack {incident.incident_id}"
 
 
-def _page(
+def page_responders(
     work: CaseWork,
     incident: IncidentRecord,
     kind: str,
@@ -298,6 +329,7 @@ def _page(
     facts: Mapping[str, Any],
     mark: str = "",
 ) -> None:
+    """Page the responders about `incident`."""
     work.raise_page(
         PageRecord(
             page_id=page_id_of(incident.incident_id, kind, mark),

@@ -175,6 +175,8 @@ def people_in_words(incident: IncidentRecord, partitions: PartitionsRecord, plan
         words += f", {partitions.excluded_count:,} of them left out by a named person"
     if not complete:
         return f"{words}; the others have not answered, so there may be more"
+    if incident.scope_unresolved:
+        return f"{words}; names in the scope are in doubt, so there may be more"
     if is_complete(list(partitions.coverage), Scope.model_validate(incident.scope).exposed_from):
         return words if affected else f"nobody, says every partition ({answered}), by full coverage"
     return f"{words}; coverage is incomplete, so there may be more"
@@ -188,7 +190,10 @@ def _not_known(incident: IncidentRecord, partitions: PartitionsRecord, facts: Ma
         shown = f" {each['value']!r}" if each["value"] else ""
         unknown.append(f"{each['field']}{shown}: {each['why']}{f'; near: {near}' if near else ''}")
     if unresolved.get("unchecked"):
-        unknown.append("the names in the scope were not compared with the index: it did not answer when the alert came")
+        unknown.append(
+            "the names in the scope are not compared with the index yet: it has not said that it read what was there when "
+            "the alert came"
+        )
     if incident.unsigned_source:
         unknown.append("the source is unsigned: anybody who can write the topic may have sent this")
     if incident.scope is not None:
@@ -224,7 +229,7 @@ def next_step(
         return None
     if incident.acknowledged_at is None:
         return NextStep("responder", f"tocsin incident ack {name}", "nobody has acknowledged it")
-    if incident.scope is None:
+    if incident.scope is None or (incident.scope_unresolved or {}).get("unknown"):
         typed = str((incident.scope_unresolved or {}).get("type", f"tocsin incident rescope {name} --scope FILE"))
         return NextStep("responder or dpo", typed, "its scope is unresolved")
     if unconfirmed:

@@ -297,6 +297,7 @@ def approve(
             if record is not None:
                 record()
             _start(case, incident, release, now, approval_count=len(given))
+            ask_no_more(case, incident.incident_id, release.release_id, by=actor.person_id, at=now)
         missing = rule.missing(Mode(release.mode), preparer, given)
         return Approved(case.release(release.release_id) or release, chosen, releasing, missing)
 
@@ -335,6 +336,13 @@ def _refuse_if_changed(case: CaseWork, incident: IncidentRecord, release: Releas
 
 
 def _refuse_unconfirmed(case: CaseWork, incident: IncidentRecord) -> None:
+    doubt = incident.scope_unresolved or {}
+    if unknown := doubt.get("unknown"):
+        names = ", ".join(f"{each['field']} {each['value']!r}" for each in unknown)
+        raise Refused(
+            f"{incident.incident_id}: its scope names what the index does not know: {names}; correct it with `{doubt['type']}`, "
+            "or say with --as-given that it is meant so"
+        )
     words = unconfirmed_everybody(case, incident)
     if words is not None:
         raise Refused(f"{incident.incident_id}: {words}")

@@ -16,10 +16,10 @@ from typing import Any
 from bridge.contracts.errors import BadInput, Refused, nearest
 from bridge.contracts.scope import AskedScope
 from consumers.case.acting import Actor, needed, record_act
-from consumers.case.alerts import Known, listed
+from consumers.case.alerts import Known, listed, wrong_names
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.findings import finding
-from consumers.case.intake_rules import announce
+from consumers.case.intake_rules import ASK_FOR_SCOPE, announce
 from consumers.case.permissions import Act, Role
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import refuse_unknown
@@ -185,17 +185,24 @@ def rescope(
             raise BadInput(
                 "a scope that restricts nothing would reach every customer; name at least one model or field"
             )
-        if new.sha256() == incident.scope_sha256:
+        doubted = bool((incident.scope_unresolved or {}).get("unknown"))
+        if new.sha256() == incident.scope_sha256 and not doubted:
             raise Refused(f"{incident_id} has this very scope already")
         if proposal_id is not None:
             case.decide_proposal(proposal_id, by=actor.person_id, at=now, accepted=True)
+            asked_for = page_id_of(incident_id, "scope_proposed", proposal_id)
+            case.acknowledge_page(asked_for, by=actor.person_id, at=now)
+        case.end_pages(incident_id, ASK_FOR_SCOPE, by=actor.person_id, at=now)
+        # where the index has not read everything yet, what it does not know is compared later
+        unread = known is not None and not known.complete and bool(wrong_names(asked, known, rewriter))
+        unresolved = {"unchecked": True, "since": written(now)} if unread else None
         voided = void_releases(case, incident_id, by=actor.person_id, at=now)
         revised = replace(
             incident,
             revision=incident.revision + 1,
             scope=new.canonical(),
             scope_sha256=new.sha256(),
-            scope_unresolved=None,
+            scope_unresolved=unresolved,
             scope_rewriting=rewriting,
             epoch=incident.epoch + 1,
         )
@@ -205,7 +212,7 @@ def rescope(
                 "revision": revised.revision,
                 "scope": revised.scope,
                 "scope_sha256": revised.scope_sha256,
-                "scope_unresolved": None,
+                "scope_unresolved": unresolved,
                 "scope_rewriting": rewriting,
                 "epoch": revised.epoch,
             },
@@ -219,7 +226,7 @@ def rescope(
 
 
 def ask_no_more(case: CaseWork, incident_id: str, release_id: str, *, by: str, at: datetime) -> None:
-    """Page nobody any more for the approval of what cannot be approved any more."""
+    """Page nobody any more for the approval of what is approved, or cannot be any more."""
     case.acknowledge_page(page_id_of(incident_id, "approval_needed", release_id), by=by, at=at)
 
 

@@ -318,7 +318,7 @@ def _revision(package: Package) -> int | None:
     stated = [
         int(each.body.get("revision", 0))
         for each in package.entries
-        if each.kind in (f"{_CASE}incident.rescoped", f"{_CASE}plan.completed")
+        if each.kind in (f"{_CASE}incident.rescoped", f"{_CASE}incident.scope_understood", f"{_CASE}plan.completed")
     ]
     return max(found + stated) if found else None
 

@@ -429,6 +429,8 @@ class IndexStage:
         self._targets: dict[tuple[str, int, int], dict[str, int]] = {}
         self._stood_at: dict[int, dict[str, int]] = {}
         self._empty: dict[tuple[str, int], tuple[int, int]] = {}
+        self._ends: dict[int, tuple[datetime, dict[str, int]]] = {}
+        """How far the topics reached when that was last asked, by partition: what is read up to there was all at that time."""
         self._upkeep_due = 0.0
         self._visible_seconds: dict[int, float] = {}
         self._last_beats: dict[int, datetime] = {}
@@ -525,6 +527,7 @@ class IndexStage:
             for each in _SOURCES:
                 # it may be another topic: where that one held nothing, this one may hold people
                 self._empty.pop((each.name, partition), None)
+            self._ends.pop(partition, None)
             self._last_beats[partition] = file.last_beat() or self._clock.now()
             positions |= {(topic, partition): offset for topic, offset in file.positions().items()}
             for incident in self._open_incidents():
@@ -537,6 +540,7 @@ class IndexStage:
             if (file := self._files.pop(partition, None)) is not None:
                 file.settle()
             self._stood_at.pop(partition, None)
+            self._ends.pop(partition, None)
             self._visible_seconds.pop(partition, None)
             self._last_beats.pop(partition, None)
             self._targets = {key: target for key, target in self._targets.items() if key[2] != partition}
@@ -1017,15 +1021,9 @@ class IndexStage:
         # Asked of all before anything else: what comes while others are looked at is not read meanwhile, and whoever is looked at
         # last would never be found at the head.
         busy = self._is_busy()
-        ends = (
-            {}
-            if busy
-            else {
-                (topic.name, partition): self._heads.bounds(topic, partition)[1]
-                for partition in self._files
-                for topic in _SOURCES
-            }
-        )
+        ends: dict[int, dict[str, int]] = {}
+        for partition in () if busy else self._files:
+            ends[partition] = {topic.name: self._heads.bounds(topic, partition)[1] for topic in _SOURCES}
         for partition, file in list(self._files.items()):
             if self._index.rebuild_asked(partition):
                 raise _RebuildAsked
@@ -1034,20 +1032,37 @@ class IndexStage:
                 self._outgoing.send(DEPARTED_CUSTOMERS, tombstone(key=root, root=root, source=SOURCE, at=now))
             # A crash before the flush leaves rows that are still expired: their tombstones are sent again.
             self._outgoing.flush()
-            positions = file.positions()
             # To ask takes a second where markers of transactions lie behind: not while a backlog waits.
-            at_head = not busy and all(
-                self._at_head(topic, partition, positions.get(topic.name, 0), ends[topic.name, partition])
-                for topic in _SOURCES
-            )
+            complete_at = None if busy else self._complete_at(partition, file, now, ends[partition])
             with file.transaction():
                 file.drop_departed(expired)
                 self._forget(file, now)
-                if at_head:
-                    file.note_head(now)
+                if complete_at is not None:
+                    file.note_head(complete_at)
                     self._keep_first_watch(partition, file)
-            if at_head and self._index.is_rebuilding(partition):
+            if complete_at is not None and self._index.is_rebuilding(partition):
                 self._files[partition] = self._index.switch(partition)
+
+    def _complete_at(self, partition: int, file: PartitionFile, now: datetime, ends: dict[str, int]) -> datetime | None:
+        """Return the last time of which it is known that the file holds all that was published before; None: of none.
+
+        `ends` is how far the topics reach now. Where something is written all the time nobody ever stands there, but at what
+        was the end when it was asked before.
+        """
+        positions = file.positions()
+
+        def holds(upto: Mapping[str, int]) -> bool:
+            return all(
+                self._at_head(topic, partition, positions.get(topic.name, 0), upto[topic.name]) for topic in _SOURCES
+            )
+
+        former = self._ends.get(partition)
+        if former is not None and not holds(former[1]):
+            return None
+        self._ends[partition] = (now, ends)
+        if holds(ends):
+            return now
+        return None if former is None else former[0]
 
     def _keep_first_watch(self, partition: int, file: PartitionFile) -> None:
         """Have the topic know since when attributes are watched, where all that it knows was read and this was not there."""

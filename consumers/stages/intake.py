@@ -24,6 +24,7 @@ import hmac
 import json
 import re
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -52,6 +53,7 @@ from bridge.runtime.topic_ids import TopicIds
 from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, review_scopes, take
 from consumers.case.rewriting import ScopeRewriter
+from consumers.case.scope_checks import check_scopes, doubtful_scopes
 from consumers.case.store import CaseStore, CaseWork, Positions
 from consumers.case.webhooks import BadSignature, Secrets
 from consumers.domain.openlineage import RunFact, read_event
@@ -63,6 +65,8 @@ STAGE = "intake"
 MAX_BODY_BYTES = 1024 * 1024
 MOST_PASSED_OVER_BYTES = 16 * 1024 * 1024
 REVIEW_SECONDS = 5.0
+KEPT_REVIEW_SECONDS = 60.0
+"""How often names are compared again that a person was asked about: they may yet come."""
 MAX_LINEAGE_BYTES = 4 * 1024 * 1024
 LINEAGE_PATH = "/api/v1/lineage"
 """Where OpenLineage's own client sends to by default."""
@@ -199,6 +203,7 @@ class Reception:
         self._reader = reader
         self._names = names
         self._rewriter = rewriter or ScopeRewriter()
+        self._check_due = 0.0
 
     def read(
         self, source: str, body: bytes, headers: Mapping[str, str], arrived_at: datetime
@@ -239,6 +244,7 @@ class Reception:
         result = self._store.change(work)
         if isinstance(result, Replayed):
             raise result
+        self._check_due = 0.0
         for each in result:
             log.info("alert taken", incident=each.incident_id, opened=each.opened, signed=arrival.signed)
         return result
@@ -248,6 +254,28 @@ class Reception:
         proposed = review_scopes(self._store, self._rewriter, now)
         if proposed:
             log.info("registry or lineage know more; another scope is proposed", incidents=proposed)
+
+    def check_scopes(self, now: datetime, *, at_once: bool = False) -> None:
+        """Compare scopes whose names are in doubt with what the index knows now; rarely those that a person was asked about."""
+        if not at_once and time.monotonic() < self._check_due:
+            return
+        self._check_due = time.monotonic() + KEPT_REVIEW_SECONDS
+        doubtful = doubtful_scopes(self._store)
+        if not doubtful:
+            return
+        try:
+            known = self._names.known_names()
+        except Unreachable:
+            known = None
+        done = check_scopes(self._store, doubtful, known, self._rewriter, now)
+        if done.waiting:
+            self._check_due = 0.0
+        if done.known:
+            log.info("the names in the scope are known; nobody needs to say what was meant", incidents=done.known)
+        if done.wrong:
+            log.warning("the index knows no such names as a scope has; a person is asked", incidents=done.wrong)
+        if done.late:
+            log.warning("the index could not say in time whether it knows a scope's names", incidents=done.late)
 
     def skip(self, positions: Positions) -> None:
         """Move the position past a message that left nothing here."""
@@ -673,18 +701,25 @@ class IntakeStage:
                 thread.join(5)
 
     def _review(self, stop: threading.Event) -> None:
-        """Look at open incidents again whenever registry or lineage have told of something new, at most every few seconds."""
+        """Look at open incidents again, at most every few seconds: whenever registry or lineage have told of something new,
+        and while the names in a scope are in doubt.
+        """
         while not stop.is_set():
-            self._known_more.wait()
+            more = self._known_more.wait(REVIEW_SECONDS)
             if stop.is_set():
                 return
-            self._known_more.clear()
+            if more:
+                self._known_more.clear()
             try:
-                self._reception.review_scopes(self._clock.now())
+                if more:
+                    self._reception.review_scopes(self._clock.now())
+                self._reception.check_scopes(self._clock.now(), at_once=more)
             except Unreachable as error:
                 log.warning("open incidents are looked at again later", reason=str(error))
-                self._known_more.set()
+                if more:
+                    self._known_more.set()
             except Exception:
                 # one incident's words must not end the taking of alerts
                 log.exception("open incidents could not be looked at again")
-            stop.wait(REVIEW_SECONDS)
+            if more:
+                stop.wait(REVIEW_SECONDS)

@@ -16,7 +16,6 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.errors import Unreachable
 from bridge.magento.demo_store import create_demo_store
 from bridge.runtime.acls import COMMANDS
 from bridge.runtime.settings import Settings, load_settings
@@ -24,7 +23,6 @@ from bridge.runtime.supervisor import Running as RunningProcess
 from bridge.runtime.supervisor import Supervisor
 from consumers.adapters.aws import provision_sandbox
 from consumers.adapters.case_store import tables
-from consumers.adapters.index_client import IndexClient
 from consumers.bootstrap.providers import aws_config
 from consumers.bootstrap.stages import STAGES
 from consumers.case.people import add_person
@@ -112,8 +110,7 @@ class Running:
         self.type("carl", "notices", "approve", "ai-data-leak", "--jurisdictions", "*", "--until", until)
 
     def alert(self, fingerprint: str, version: str, *, times: int = 1) -> None:
-        """Send an alert that a model's version was leaked, once the index knows it: until then nobody knows what is meant."""
-        self.until(lambda: self._is_known(version), "the index knows the version", 90)
+        """Send an alert that a model's version was leaked."""
         file = self.settings.paths.data / "alert.json"
         scope = {
             "model_ids": [LEAKED_MODEL], "model_versions": [version], "exposed_from": WINDOW[0].isoformat(),
@@ -123,13 +120,6 @@ class Running:
         file.write_text(json.dumps(body), encoding="utf-8")
         for _ in range(times):
             self.type("rosa", "alert", "send", str(file))
-
-    def _is_known(self, version: str) -> bool:
-        try:
-            names = IndexClient(self.settings.paths.run).known_names()
-        except Unreachable:
-            return False
-        return version in names.models.get(LEAKED_MODEL, ())
 
     def approve(self, incident_id: str) -> None:
         """Prepare and approve, by two people."""

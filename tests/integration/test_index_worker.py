@@ -290,6 +290,7 @@ def test_a_worker_killed_in_the_middle_and_one_without_files_find_the_same_peopl
     assert ids_of(people) == expected(SCOPE)
     preview = cluster.client.preview(SCOPE)
     assert (preview.affected_count, preview.possible_count, preview.silent_partitions) == (len(people), 0, ())
+    wait_for(lambda: cluster.client.known_names().read_to_end_at is not None, "the worker has read to the end")
     assert cluster.client.known_names().models.keys() == {"fraud-scorer", "narrator"}
     assert json.loads(run_command(cluster, index, "inspect", "customer/7", "--json"))["person"]["state"] == "present"
     assert "3 of 3 partitions answered" in run_command(cluster, index, "status")

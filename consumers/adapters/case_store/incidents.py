@@ -42,6 +42,7 @@ from consumers.adapters.case_store.tables import (
     still_concerned,
     webhook_seen,
 )
+from consumers.case.intake_rules import ENDED
 from consumers.case.store import (
     ActRecord,
     AlertRecord,
@@ -124,6 +125,14 @@ class _IncidentRows:
     def incidents(self) -> Sequence[IncidentRecord]:
         rows = self._connection.execute(
             sa.select(incident).order_by(incident.c.year.desc(), incident.c.number.desc())
+        ).mappings()
+        return [IncidentRecord(**{name: row[name] for name in _INCIDENT_FIELDS}) for row in rows]
+
+    def doubtful_scopes(self) -> Sequence[IncidentRecord]:
+        rows = self._connection.execute(
+            sa.select(incident)
+            .where(incident.c.state.not_in(ENDED) & incident.c.scope_unresolved.is_not(None))
+            .order_by(incident.c.opened_at)
         ).mappings()
         return [IncidentRecord(**{name: row[name] for name in _INCIDENT_FIELDS}) for row in rows]
 

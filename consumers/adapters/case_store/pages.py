@@ -32,6 +32,14 @@ class PageRows:
             .values(acknowledged_at=at, acknowledged_by=by)
         )
 
+    def end_pages(self, incident_id: str, kinds: Sequence[str], *, by: str | None, at: datetime) -> None:
+        about = (page.c.incident_id == incident_id) & page.c.kind.in_(kinds)
+        self._connection.execute(
+            sa.update(page)
+            .where(about & page.c.acknowledged_at.is_(None))
+            .values(acknowledged_at=at, acknowledged_by=by)
+        )
+
     def acknowledge_page(self, page_id: str, *, by: str, at: datetime) -> None:
         self._connection.execute(
             sa.update(page)

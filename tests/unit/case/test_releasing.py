@@ -9,6 +9,7 @@ from bridge.contracts.errors import BadInput, Refused
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.case import releasing, steering
+from consumers.case.acting import Actor
 from consumers.case.overview import overview
 from consumers.case.permissions import Role
 from consumers.case.releasing import Prepared, policy_sha256
@@ -131,6 +132,15 @@ def test_another_rule_in_force_refuses_and_late_additions_do_not(case: Case) -> 
 def asked(case: Case) -> list[str | None]:
     """Return of each page that asks for an approval who ended it."""
     return [each["acknowledged_by"] for each in case.rows(tables.page) if each["kind"] == "approval_needed"]
+
+
+def test_who_was_asked_to_approve_is_asked_no_more_once_enough_have(case: Case) -> None:
+    name = planned(case)
+    policy = prepare(case, name).release.policy_sha256
+    releasing.approve(case.store, name, policy, DPO, NOW, mode=TWO)
+    assert asked(case) == [None], "a second one is missing"
+    assert releasing.approve(case.store, name, policy, COUNSEL, NOW, mode=TWO).releasing
+    assert asked(case) == [COUNSEL.person_id]
 
 
 def test_preparing_anew_voids_the_older_policy_and_its_approvals(case: Case) -> None:
@@ -257,10 +267,13 @@ def test_the_cap_for_late_additions_can_be_raised_while_a_release_runs(case: Cas
     assert {row["state"] for row in case.rows(tables.release)} == {"releasing"}
 
 
-def test_a_revoked_text_stops_the_release_that_would_send_it(case: Case) -> None:
+@pytest.mark.parametrize(("approvers", "ended_by"), [((DPO, COUNSEL), COUNSEL.person_id), ((DPO,), "c")])
+def test_a_revoked_text_stops_the_release_that_would_send_it(
+    case: Case, approvers: tuple[Actor, ...], ended_by: str
+) -> None:
     name = planned(case)
     policy = prepare(case, name).release.policy_sha256
-    for approver in (DPO, COUNSEL):
+    for approver in approvers:
         releasing.approve(case.store, name, policy, approver, NOW, mode=TWO)
     (before,) = case.rows(tables.incident)
     case.execute(
@@ -274,6 +287,6 @@ def test_a_revoked_text_stops_the_release_that_would_send_it(case: Case) -> None
     (row,) = case.rows(tables.release)
     (after,) = case.rows(tables.incident)
     assert (row["state"], after["epoch"]) == ("void", before["epoch"] + 1)
-    assert asked(case) == ["c"], "what is void asks nobody"
+    assert asked(case) == [ended_by], "what is void asks nobody"
     with pytest.raises(Refused, match="not approved"):
         bundles.revoke("b" * 64, by="c", role="counsel", actor="0" * 64, at=NOW, reason="wrong")

@@ -26,7 +26,7 @@ from bridge.contracts.events import (
     Unwatched,
     WatchStarted,
 )
-from bridge.contracts.queries import Inspection, KeysAsked, RangesAsked
+from bridge.contracts.queries import Inspection, KeysAsked, PartitionNames, RangesAsked
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import (
     AFFECTED_CUSTOMERS,
@@ -859,3 +859,49 @@ def test_every_partition_is_found_at_the_head_though_heartbeats_come_while_other
     with bench.index.reading() as readers:
         heads = {status.partition: status.head_at for status in (reader.status() for reader in readers)}
     assert heads == dict.fromkeys(range(3), bench.clock.now())
+
+
+def names(bench: Bench) -> PartitionNames:
+    with bench.index.reading() as (reader,):
+        return reader.names()
+
+
+def test_a_file_says_until_when_it_holds_all_that_was_published_and_a_new_one_says_nothing(bench: Bench) -> None:
+    bench.broker.high = 1
+    bench.stage.tick()
+    assert names(bench).read_to_end_at is None, "a file that was just made has read nothing"
+    bench.feed(records_of(1))
+    bench.stage.tick()
+    assert (names(bench).read_to_end_at, set(names(bench).models)) == (NOW, {"fraud-scorer"})
+    bench.clock.at = NOW + timedelta(minutes=5)
+    bench.broker.high = 2
+    bench.stage.tick()
+    bench.restart()
+    bench.stage.tick()
+    assert names(bench).read_to_end_at == NOW, "what came since is not read"
+    bench.restart(lose_file=True)
+    bench.stage.tick()
+    assert names(bench).read_to_end_at is None
+
+
+def test_where_something_is_written_all_the_time_the_end_of_before_counts(bench: Bench) -> None:
+    """Nobody ever stands at the end there: the file would look older and older, and a rebuilt one would never be used."""
+    for minute in range(3):
+        bench.clock.at = NOW + timedelta(minutes=minute)
+        bench.feed(records_of(minute))
+        bench.broker.high += 1
+        bench.stage.tick()
+    assert names(bench).read_to_end_at == NOW + timedelta(minutes=1)
+
+
+def test_an_old_file_that_answers_while_it_is_rebuilt_promises_nothing(bench: Bench) -> None:
+    bench.feed(records_of(1))
+    bench.stage.tick()
+    bench.index.ask_rebuild(0)
+    bench.restart()
+    seen = names(bench)
+    assert (seen.read_to_end_at, seen.rebuilding, set(seen.models)) == (None, True, {"fraud-scorer"})
+    bench.offset = 0
+    bench.feed(records_of(1))
+    bench.stage.tick()
+    assert (names(bench).read_to_end_at, names(bench).rebuilding) == (NOW, False)
