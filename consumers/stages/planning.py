@@ -8,10 +8,10 @@ people have approved.
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from bridge.contracts.errors import BadInput, TocsinError, Unreachable
-from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved, SealedContact, Why
+from bridge.contracts.events import CustomerAffected, PartitionResolved
 from bridge.contracts.topics import AFFECTED_CUSTOMERS, RESOLUTIONS
 from bridge.runtime.clock import Clock
 from bridge.runtime.consume import Received, consume
@@ -31,16 +31,26 @@ from bridge.runtime.topic_ids import TopicIds
 from consumers.domain.agencies import Agencies
 from consumers.domain.audience_law import AudienceLaw
 from consumers.domain.coverage import is_complete, merged_coverage
-from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures, written
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, shortest_period
+from consumers.domain.duties import Exposure, Law, LawInForce, Regimes, answers_for, digest, exposures
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 from consumers.domain.notice_checklist import Checklist, Readings
 from consumers.domain.notices import Language, Sender
 from consumers.domain.obligations import Obligation, notices_to_individuals
-from consumers.domain.persons import Affected, Alike, Person, Reason, alone, likeness, merge, residents
+from consumers.domain.persons import Affected, Alike, Person, alone, merge, residents
+from consumers.domain.plan_audiences import Ground, Likenesses
+from consumers.domain.plan_matching import Slot, corrections_for, matched, recipient_row
+from consumers.domain.plan_tally import (
+    NOBODY_BEHIND_IT,
+    Seen,
+    held_pages,
+    late_page,
+    more_affected_page,
+    plan_events,
+    told_wrongly_pages,
+)
 from consumers.domain.planning import (
     Answered,
     Before,
-    Known,
     OpenPlan,
     Page,
     PeopleChange,
@@ -50,16 +60,11 @@ from consumers.domain.planning import (
     Standing,
     Written,
 )
-from consumers.domain.rules import Rules
 from consumers.domain.segments import Addressee, Rule, SegmentKey, SegmentPolicy
 from consumers.domain.senders import missing_sender
 from consumers.domain.standing import (
-    Concern,
     Correction,
     concern_of,
-    correction_for,
-    deadline_after,
-    notice_sha256,
     told_by,
 )
 from consumers.evidence.merkle import GrowingRoot
@@ -69,7 +74,6 @@ log = structlog.get_logger()
 STAGE = "planning"
 _LOOK_SHARE, _LONGEST_WAIT = 5.0, 2.0
 """A look that takes long is followed by a wait so many times as long, of so many seconds at most."""
-NOBODY_BEHIND_IT = "purely synthetic and matching nobody: recorded, not notified"
 _REST_FACTOR = 5
 """A plan that takes seconds rests so many times as long before it is drawn up again."""
 _TRIES = 10
@@ -394,7 +398,7 @@ class Planning:
         """
         before, controllers = drawing.before, self._law.controllers
         controller_of = cache(lambda website: controllers.of_website(website)[0])
-        alike = _Alike()
+        alike = Likenesses()
         for members in drawing.everybody():
             for member in members:
                 alike.add(alone(member, controller_of(member.website_id)), 1)
@@ -407,7 +411,7 @@ class Planning:
         # all that can be refused is asked for before anything is written
         for person, _ in alike.found():
             ground.shared_by(person, more=False)
-        seen, last = _Seen(), _ahead(self._parts(drawing, controller_of))
+        seen, last = Seen(), _ahead(self._parts(drawing, controller_of))
         for (people, standing_of), is_last in last:
             for _ in range(_TRIES):
                 part, of_part = self._part(ground, people, standing_of())
@@ -440,7 +444,7 @@ class Planning:
         if not found:
             yield (), Standing
 
-    def _ground(self, before: Before, alike: Sequence[Alike]) -> "_Ground":
+    def _ground(self, before: Before, alike: Sequence[Alike]) -> "Ground":
         """Return what follows from all people together. Raises BadInput for a fact or rule that cannot be used."""
         incident = before.incident
         found = self._exposures(before, alike)
@@ -449,7 +453,7 @@ class Planning:
             counts[person.controller] += number
         notices = self._notices(incident, found, counts.keys())
         on = incident.detected_at.date()
-        return _Ground(
+        return Ground(
             before=before,
             now=self._clock.now(),
             rules=self._law.rules,
@@ -463,11 +467,11 @@ class Planning:
         )
 
     @staticmethod
-    def _part(ground: "_Ground", people: Sequence[Person], standing: Standing) -> tuple[PeopleChange, "_Seen"]:
+    def _part(ground: "Ground", people: Sequence[Person], standing: Standing) -> tuple[PeopleChange, "Seen"]:
         """Return what follows for `people`, who have nothing in common with anybody else."""
-        before, seen = ground.before, _Seen()
+        before, seen = ground.before, Seen()
         incident = before.incident
-        matching = _matched(people, incident, standing)
+        matching = matched(people, incident, standing)
         changed: list[dict[str, Any]] = []
         segments: dict[str, dict[str, Any]] = {}
         old_rows = {known.recipient_id: known.row for known in standing.recipients}
@@ -481,7 +485,7 @@ class Planning:
                 own = f"{incident.plan_id.incident_id}:{person.root}"
                 withdrawn.extend(known.recipient_id for known in slot.fixed)
                 removed.extend(name for name in slot.names if name != own)
-                slot, more = _Slot(own, open=slot.fixed[0]), False
+                slot, more = Slot(own, open=slot.fixed[0]), False
             for known in slot.fixed:
                 seen.row(known.row)
             if slot.fixed and not more:
@@ -490,7 +494,7 @@ class Planning:
             found_alike = ground.shared_by(person, more=more)
             segment = found_alike.segment
             segments[segment["segment_id"]] = segment
-            row = _row(person, slot, ground, standing.added_at, found_alike)
+            row = recipient_row(person, slot, ground, standing.added_at, found_alike)
             seen.row(row)
             old = old_rows.get(row["recipient_id"])
             if old is None or any(old[name] != value for name, value in row.items()):
@@ -500,22 +504,22 @@ class Planning:
             regrouped=matching.regrouped,
             removed=sorted(set(removed)),
             withdrawn=sorted(withdrawn),
-            corrections=_corrections(incident, people, standing, matching),
+            corrections=corrections_for(incident, people, standing, matching),
             segments=list(segments.values()),
         )
         seen.change(change)
         return change, seen
 
-    def _end(self, ground: "_Ground", seen: "_Seen") -> PlanChange:
+    def _end(self, ground: "Ground", seen: "Seen") -> PlanChange:
         """Return how the plan ends, once all people are drawn up."""
         incident = ground.before.incident
         pages: list[Page] = []
         if seen.late.count and ground.before.complete:
-            pages.append(_late(incident.plan_id, seen.late, seen.late_homes))
+            pages.append(late_page(incident.plan_id, seen.late, seen.late_homes))
         if seen.supplements.count:
-            pages.append(_more_affected(incident.plan_id, seen.supplements))
-        pages.extend(_told_wrongly(incident, sum(seen.corrections[each] for each in Correction)))
-        pages.extend(_held(incident.plan_id, seen))
+            pages.append(more_affected_page(incident.plan_id, seen.supplements))
+        pages.extend(told_wrongly_pages(incident, sum(seen.corrections[each] for each in Correction)))
+        pages.extend(held_pages(incident.plan_id, seen))
         change = PlanChange(
             plan_id=incident.plan_id,
             complete_before=ground.before.complete,
@@ -528,7 +532,7 @@ class Planning:
             events=(),
             pages=pages,
         )
-        return replace(change, events=_events(ground, change, seen))
+        return replace(change, events=plan_events(ground, change, seen))
 
     def _exposures(self, before: Before, alike: Sequence[Alike]) -> list[Exposure]:
         """Return what leaked of whom, for each controller concerned.
@@ -630,201 +634,6 @@ class Planning:
         return f"{objections[0][: 200 - len(more)]}{more}" if objections else None
 
 
-def _addressee(person: Person, incident: PlannedIncident) -> Addressee:
-    return Addressee(
-        sensitivity=person.sensitivity,
-        kinds=frozenset() if person.why is None else frozenset(person.why.kinds),
-        categories=frozenset() if person.why is None else frozenset(person.why.categories),
-        residences=person.homes,
-        locale=person.locale,
-        controller=person.controller,
-        website_id=person.website_id,
-        # named by the scope itself, without any record: a notice that speaks of their data would tell them wrong
-        standing="named" if person.why is None and person.standing == "recorded" else person.standing,
-        store_id=person.store_id,
-        scenario=incident.scenario or "",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What is the same for all people who are alike."""
-
-    segment: dict[str, Any]
-    held: str | None
-    dates: tuple[datetime | None, timedelta | None]
-    owed: list[str]
-    notice_sha256: str
-
-
-class _Alike:
-    """How many people are alike, and one of them."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[Any, ...], list[Any]] = {}
-
-    def add(self, person: Person, number: int) -> None:
-        known = self._found.setdefault(likeness(person), [person, 0])
-        known[1] += number
-
-    def found(self) -> list[Alike]:
-        return [(person, number) for person, number in self._found.values() if number]
-
-
-class _SegmentFor(Protocol):
-    def __call__(
-        self,
-        person: Person,
-        addressee: Addressee,
-        *,
-        asked: AudienceLaw,
-        owing: tuple[str, ...],
-        supplement: bool,
-    ) -> tuple[dict[str, Any], str | None]: ...
-
-
-@dataclass(slots=True)
-class _Ground:
-    """What follows from all people together, and holds for each of them. Ten thousand people make a few dozen audiences:
-    each is worked out once.
-    """
-
-    before: Before
-    now: datetime
-    rules: Rules
-    exposures: Sequence[Exposure]
-    residents: Mapping[str, int]
-    people_count: int
-    notices: Mapping[str, Mapping[str, Obligation]]
-    regimes: Regimes
-    asked: AudienceLaw
-    segment_for: _SegmentFor
-    claims: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
-    """Lists that many people share, which are written as text once."""
-    _dates: dict[tuple[str, tuple[str, ...]], tuple[datetime | None, timedelta | None]] = field(default_factory=dict)
-    _audiences: dict[tuple[Any, ...], tuple[dict[str, Any], str | None]] = field(default_factory=dict)
-    _shared: dict[tuple[Any, ...], _Shared] = field(default_factory=dict)
-
-    def shared_by(self, person: Person, *, more: bool) -> _Shared:
-        """Return what a person has in common with all who are alike. `more`: it supplements what they were told."""
-        key = (*likeness(person), more)
-        found = self._shared.get(key)
-        if found is None:
-            found = self._shared[key] = self._work_out(person, more)
-        return found
-
-    def _work_out(self, person: Person, more: bool) -> _Shared:
-        incident = self.before.incident
-        where = (person.controller, person.homes)
-        if where not in self._dates:
-            duties = self.notices[person.controller].values()
-            self._dates[where] = _dates(duties, person.homes, incident.detected_at)
-        addressee = _addressee(person, incident)
-        by_elements = self.regimes.of(person)
-        owing = self.asked.regimes_of(person.controller, person.homes, by_elements)
-        audience = (addressee, person.disclosures, person.elements, owing, more)
-        if audience not in self._audiences:
-            self._audiences[audience] = self.segment_for(
-                person, addressee, asked=self.asked, owing=owing, supplement=more
-            )
-        segment, held = self._audiences[audience]
-        owed = [name for name in by_elements if name in (UNKNOWN_RESIDENCE, *self.notices[person.controller])]
-        sha256 = notice_sha256(
-            controller=person.controller,
-            scenario=incident.scenario,
-            scope=incident.scope,
-            exercise=incident.exercise,
-            concern=concern_of(person.why),
-            standing=person.standing,
-        )
-        return _Shared(segment, held, self._dates[where], owed, sha256)
-
-
-@dataclass(slots=True)
-class _Some:
-    """How many people of some sort there are, and the earliest date of those of them who wait."""
-
-    count: int = 0
-    deadline_at: datetime | None = None
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        at = row["deadline_at"]
-        self.count += 1
-        if row["final_state"] is None and at is not None and (self.deadline_at is None or at < self.deadline_at):
-            self.deadline_at = at
-
-    def joined(self, other: "_Some") -> "_Some":
-        dates = [at for at in (self.deadline_at, other.deadline_at) if at is not None]
-        return _Some(self.count + other.count, min(dates, default=None))
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What pages and events say of the people drawn up so far: numbers, and nobody."""
-
-    rows: int = 0
-    sizes: Counter[str] = field(default_factory=Counter)
-    """People by segment; `None` for those who were written to and have none."""
-    segments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    late: _Some = field(default_factory=_Some)
-    late_homes: set[str] = field(default_factory=set)
-    supplement_count: int = 0
-    supplements: _Some = field(default_factory=_Some)
-    """Those that have no end."""
-    held: _Some = field(default_factory=_Some)
-    held_for_counsel: _Some = field(default_factory=_Some)
-    held_reasons: Counter[str] = field(default_factory=Counter)
-    changed_count: int = 0
-    removed_count: int = 0
-    regrouped_count: int = 0
-    corrections: Counter[str | None] = field(default_factory=Counter)
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Count a recipient's row."""
-        self.rows += 1
-        self.sizes[str(row["segment_id"])] += 1
-        is_open = row["final_state"] is None
-        if row["supplements"] is not None:
-            self.supplement_count += 1
-            if is_open:
-                self.supplements.add(row)
-        elif row["late"]:
-            self.late.add(row)
-            self.late_homes.update(claim["code"] for claim in row["residence"])
-        if row["held_reason"] is not None and is_open:
-            self.held.add(row)
-            if row["held_reason"] != NOBODY_BEHIND_IT:
-                self.held_for_counsel.add(row)
-                self.held_reasons[str(row["held_reason"])] += 1
-
-    def change(self, change: PeopleChange) -> None:
-        """Count what a change moves."""
-        self.segments.update({each["segment_id"]: each for each in change.segments})
-        self.changed_count += len(change.changed)
-        self.removed_count += len(change.removed)
-        self.regrouped_count += len(change.regrouped)
-        self.corrections.update(change.corrections.values())
-
-    def joined(self, other: "_Seen") -> "_Seen":
-        """Return what both say together."""
-        return _Seen(
-            rows=self.rows + other.rows,
-            sizes=self.sizes + other.sizes,
-            segments=self.segments | other.segments,
-            late=self.late.joined(other.late),
-            late_homes=self.late_homes | other.late_homes,
-            supplement_count=self.supplement_count + other.supplement_count,
-            supplements=self.supplements.joined(other.supplements),
-            held=self.held.joined(other.held),
-            held_for_counsel=self.held_for_counsel.joined(other.held_for_counsel),
-            held_reasons=self.held_reasons + other.held_reasons,
-            changed_count=self.changed_count + other.changed_count,
-            removed_count=self.removed_count + other.removed_count,
-            regrouped_count=self.regrouped_count + other.regrouped_count,
-            corrections=self.corrections + other.corrections,
-        )
-
-
 _Item = TypeVar("_Item")
 
 
@@ -839,164 +648,6 @@ def _ahead(items: Iterable[_Item]) -> Iterator[tuple[_Item, bool]]:
         yield item, False
         item = following
     yield item, True
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """What a person has in the ledger already, and under which name they are planned next."""
-
-    recipient_id: str
-    round: int = 1
-    supplements: str | None = None
-    fixed: tuple[Known, ...] = ()
-    """Rounds that somebody has begun to write, the first one first."""
-    open: Known | None = None
-    """The round that nobody has begun to write."""
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """The open supplement, where it turns out that there is nothing to supplement."""
-        return () if self.open is None or self.open.row["supplements"] is None else (self.open.recipient_id,)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All rows that this person has."""
-        return tuple(each.recipient_id for each in (*self.fixed, *(() if self.open is None else (self.open,))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Matching:
-    slots: Mapping[str, _Slot]
-    """By primary root."""
-    removed: Sequence[str]
-    """Rows of people whom nobody has written to and who are not concerned any more, or are somebody else's now."""
-    regrouped: Mapping[str, tuple[str, ...]]
-    """Roots that join somebody who was written to, by recipient id."""
-
-
-def _matched(people: Sequence[Person], incident: PlannedIncident, standing: Standing) -> _Matching:
-    """Return what each person has already. Whoever was written to keeps their rows; any other row follows the person,
-    or goes.
-    """
-    incident_id = incident.plan_id.incident_id
-    if not standing.recipients:
-        return _Matching({person.root: _Slot(f"{incident_id}:{person.root}") for person in people}, (), {})
-    by_root: dict[str, list[Known]] = defaultdict(list)
-    for known in standing.recipients:
-        for root in {*known.roots, known.row["root"]}:
-            by_root[root].append(known)
-    slots: dict[str, _Slot] = {}
-    regrouped: dict[str, tuple[str, ...]] = {}
-    kept: set[str] = set()
-    for person in people:
-        candidates = {known.recipient_id: known for root in person.roots for known in by_root.get(root, ())}
-        own = f"{incident_id}:{person.root}"
-        fixed = sorted(
-            (known for known in candidates.values() if known.fixed),
-            key=lambda known: (known.row["round"], known.recipient_id),
-        )
-        if fixed:
-            chosen = fixed[0]
-            first = chosen.row["supplements"] or chosen.recipient_id
-            waiting = next(
-                (each for each in candidates.values() if not each.fixed and each.row["supplements"] == first), None
-            )
-            number = 1 + max(known.row["round"] for known in fixed) if waiting is None else waiting.row["round"]
-            slots[person.root] = _Slot(f"{first}#{number}", number, first, tuple(fixed), waiting)
-            kept.update(known.recipient_id for known in fixed)
-            kept.update(() if waiting is None else (waiting.recipient_id,))
-            if missing := set(person.roots) - {root for each in fixed for root in each.roots}:
-                regrouped[chosen.recipient_id] = tuple(sorted({*chosen.roots, *missing}))
-        else:
-            firsts = {name: known for name, known in candidates.items() if known.row["round"] == 1}
-            slots[person.root] = _Slot(own, open=firsts.get(own) or (firsts[min(firsts)] if firsts else None))
-            kept.add(own)
-    removed = [
-        known.recipient_id for known in standing.recipients if known.recipient_id not in kept and not known.fixed
-    ]
-    return _Matching(slots, sorted(removed), regrouped)
-
-
-def _corrections(
-    incident: PlannedIncident, people: Sequence[Person], standing: Standing, matching: _Matching
-) -> dict[str, str | None]:
-    """Return what people who were told under an earlier scope are owed a correction for, where that has changed."""
-    revision = incident.plan_id.revision
-    concerned: dict[str, tuple[Concern, Concern]] = {}
-    for person in people:
-        fixed = matching.slots[person.root].fixed
-        told = told_by(known.row["why"] for known in fixed if known.told)
-        for known in fixed[:1]:
-            concerned[known.recipient_id] = (told, concern_of(person.why))
-    others = {known.recipient_id for slot in matching.slots.values() for known in slot.fixed[1:]}
-    changed = {}
-    for known in standing.recipients:
-        if not known.told or known.row["supplements"] is not None or known.recipient_id in others:
-            continue
-        told, now = concerned.get(known.recipient_id, (concern_of(known.row["why"]), None))
-        correction = correction_for(told, now) if known.row["revision"] < revision else None
-        if known.row["correction"] != correction:
-            changed[known.recipient_id] = None if correction is None else correction.value
-    return changed
-
-
-def _row(
-    person: Person, slot: _Slot, ground: _Ground, came_late: Mapping[str, datetime], shared: _Shared
-) -> dict[str, Any]:
-    """Return a recipient's row. `came_late`: when records of theirs came late, by root."""
-    incident, known, claims = ground.before.incident, slot.open, ground.claims
-    same_revision = known is not None and known.row["revision"] == incident.plan_id.revision
-    late = bool(known.row["late"]) if known is not None and same_revision else ground.before.complete
-    added_at = None
-    if came_late:
-        added_at = max((came_late[root] for root in person.roots if root in came_late), default=None)
-    if slot.supplements is not None and added_at is None:
-        # no record came: a corrected scope is about more than the one under which they were told
-        added_at = known.row["added_at"] if known is not None else ground.now
-    if not late and slot.supplements is None:
-        added_at = None
-    residence = tuple((claim.code, claim.source) for claim in person.residence)
-    if residence not in claims:
-        claims[residence] = [{"code": code, "source": source} for code, source in residence]
-    if person.channels not in claims:
-        claims[person.channels] = [channel.value for channel in person.channels]
-    return {
-        "recipient_id": slot.recipient_id,
-        "round": slot.round,
-        "supplements": slot.supplements,
-        "added_at": added_at,
-        "told_in": None,
-        "correction": None,
-        "incident_id": incident.plan_id.incident_id,
-        "revision": incident.plan_id.revision,
-        "root": person.root,
-        "roots": list(person.roots),
-        "customer_id": person.customer_id,
-        "controller": person.controller,
-        "website_id": person.website_id,
-        "store_id": person.store_id,
-        "locale": person.locale[:16],
-        "residence": claims[residence],
-        "standing": person.standing,
-        "late": late,
-        "highest_sensitivity": person.sensitivity.value,
-        "segment_id": shared.segment["segment_id"],
-        "channels": claims[person.channels],
-        "contact": _as_json(person.contact),
-        "why": {} if person.why is None else _as_json(person.why),
-        "held_reason": shared.held,
-        "final_state": None,
-        "final_at": None,
-        "deadline_at": deadline_after(*shared.dates, added_at),
-        "jurisdictions": shared.owed,
-        "notice_sha256": shared.notice_sha256,
-    }
-
-
-def _as_json(value: SealedContact | dict[str, str | None] | Why | Reason | None) -> dict[str, Any] | None:
-    if value is None or isinstance(value, dict):
-        return value
-    return value.as_json() if isinstance(value, Reason) else value.model_dump(mode="json")
 
 
 def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]:
@@ -1014,72 +665,8 @@ def _segment_row(segment_id: str, key: SegmentKey, rule: Rule) -> dict[str, Any]
     }
 
 
-def _dates(
-    duties: Collection[Obligation], homes: Sequence[str], detected_at: datetime
-) -> tuple[datetime | None, timedelta | None]:
-    """Return by when people of these homes must be told, and how long the law gives for it."""
-    places = homes or (UNKNOWN_RESIDENCE,)
-    dates = [earliest_deadline(duties, home) for home in places]
-    periods = [shortest_period(duties, home, detected_at) for home in places]
-    return (
-        min((at for at in dates if at is not None), default=None),
-        min((period for period in periods if period is not None), default=None),
-    )
-
-
 def _day(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).date().isoformat()
-
-
-def _events(ground: _Ground, change: PlanChange, seen: _Seen) -> list[CaseEvent]:
-    """Return what the evidence log learns: numbers and hashes, and only when something has moved."""
-    before, now = ground.before, ground.now
-    incident = before.incident
-    # ids of people could be guessed from their hash: segments and their sizes say which list it was
-    sizes = dict(seen.sizes)
-    events: list[tuple[str, dict[str, Any]]] = []
-    counts: dict[str, Any] = {
-        "revision": change.plan_id.revision,
-        "recipient_count": change.recipient_count,
-        "held_count": change.held_count,
-        "segment_count": len(sizes),
-        "segments_sha256": digest(sizes),
-        "residents_sha256": digest(change.residents),
-        "late_count": seen.late.count,
-        "supplement_count": seen.supplement_count,
-    }
-    if not before.complete:
-        answers = sorted((answer.partition, answer.merkle_root) for answer in before.answers)
-        events.append(
-            (
-                "plan.completed",
-                {
-                    **counts,
-                    "affected_count": sum(answer.affected_count for answer in before.answers),
-                    "partition_count": len(before.answers),
-                    "members_sha256": digest(answers),
-                    "rules_sha256": change.rules_sha256,
-                },
-            )
-        )
-    elif seen.changed_count or seen.removed_count or seen.regrouped_count:
-        moved = {"changed_count": seen.changed_count, "removed_count": seen.removed_count}
-        events.append(("plan.extended", {**counts, **moved}))
-    if seen.corrections:
-        body = {f"{each.value}_count": seen.corrections[each.value] for each in Correction}
-        events.append(("people.told_wrongly", {"revision": change.plan_id.revision, **body}))
-    return [
-        CaseEvent(
-            case_event_id=digest([kind, change.plan_id.incident_id, body, now])[:32],
-            kind=kind,
-            incident_id=change.plan_id.incident_id,
-            actor=None,
-            occurred_at=now,
-            body=body,
-            exercise=incident.exercise,
-        )
-        for kind, body in events
-    ]
 
 
 # Pages
@@ -1120,71 +707,6 @@ def _unusable(plan_id: PlanId, error: BadInput) -> Page:
         f"{plan_id.incident_id}: the plan cannot be drawn up",
         {"reason": str(error)[:1000], "next": f"tocsin incident facts {plan_id.incident_id}"},
     )  # fmt: skip
-
-
-def _late(plan_id: PlanId, late: _Some, homes: Collection[str]) -> Page:
-    # told at one person, at two, at four and so on: a trickle must not ring all night
-    return Page(
-        "people.late", str(late.count.bit_length()), ("responder", "dpo"),
-        f"{plan_id.incident_id}: {late.count} people came late, by records that arrived after the answer",
-        {
-            "people": late.count,
-            "jurisdictions": sorted(homes)[:40],
-            "earliest_deadline_at": _instant(late.deadline_at),
-            "next": f"tocsin incident people {plan_id.incident_id} --late",
-        },
-        severity="warning",
-    )  # fmt: skip
-
-
-def _more_affected(plan_id: PlanId, found: _Some) -> Page:
-    return Page(
-        "people.more_affected", str(found.count.bit_length()), ("dpo", "counsel"),
-        f"{plan_id.incident_id}: {found.count} people were told before it was known that more of their data leaked",
-        {
-            "people": found.count,
-            "earliest_deadline_at": _instant(found.deadline_at),
-            "next": f"tocsin incident prepare {plan_id.incident_id}",
-        },
-    )  # fmt: skip
-
-
-def _told_wrongly(incident: PlannedIncident, count: int) -> list[Page]:
-    if not count:
-        return []
-    name = incident.plan_id.incident_id
-    return [
-        Page(
-            "people.told_wrongly", str(incident.plan_id.revision), ("dpo", "counsel"),
-            f"{name}: {count} people were told what is not true of them by the corrected scope",
-            {"people": count, "next": f"tocsin incident people {name} --told-wrongly"},
-        )
-    ]  # fmt: skip
-
-
-def _held(plan_id: PlanId, seen: _Seen) -> list[Page]:
-    held = seen.held_for_counsel
-    if not held.count:
-        return []
-    most = sorted(seen.held_reasons.items(), key=lambda each: (-each[1], each[0]))
-    return [
-        Page(
-            "people.held", digest(sorted(seen.held_reasons)), ("counsel", "dpo"),
-            f"{plan_id.incident_id}: {held.count} of {seen.rows} people are held: "
-            "no approved text covers them, theirs is not what the law asks, or no region is theirs",
-            {
-                "people": held.count,
-                "of": seen.rows,
-                "reasons": [f"{reason}: {count}" for reason, count in most[:10]],
-                "earliest_deadline_at": _instant(held.deadline_at),
-                "next": "tocsin notices check",
-            },
-        )
-    ]  # fmt: skip
-
-
-def _instant(at: datetime | None) -> str | None:
-    return None if at is None else written(at)
 
 
 class PlanningStage:

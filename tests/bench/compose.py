@@ -30,10 +30,11 @@ from consumers.domain.duties import Regimes, answers_for, exposures
 from consumers.domain.notices import ComposedNotice, Language, Sender, body_sha256, fill, slots_for
 from consumers.domain.obligations import notices_to_individuals
 from consumers.domain.persons import Person, homes_of
+from consumers.domain.plan_audiences import addressee_of
 from consumers.domain.planning import PlanId, PlannedIncident
 from consumers.domain.segments import SegmentKey, SegmentPolicy, segment_key_from
 from consumers.law.in_force import FolderLaw
-from consumers.stages.planning import Planning, _addressee
+from consumers.stages.planning import Planning
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 AT = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -129,7 +130,7 @@ class Ours:
         return segment_key_from(segment["key"]), held
 
     def _segment_of(self, person: Person) -> tuple[dict[str, Any], str | None]:
-        addressee = _addressee(person, self._incident)
+        addressee = addressee_of(person, self._incident)
         owing = self._asked.regimes_of(person.controller, person.homes, self._regimes.of(person))
         audience = (addressee, person.disclosures, person.elements, owing)
         if audience not in self._audiences:

@@ -45,9 +45,10 @@ from consumers.case.releasing import build_policy
 from consumers.case.store import ExclusionRecord
 from consumers.domain.approvals import Mode
 from consumers.domain.persons import merge
+from consumers.domain.plan_tally import NOBODY_BEHIND_IT
 from consumers.domain.resolution import set_root
 from consumers.evidence.commitment import commit, incident_key
-from consumers.stages.planning import NOBODY_BEHIND_IT, Planning
+from consumers.stages.planning import Planning
 from tests.unit.adapters.ledger_case import sqlite_case_store
 from tests.unit.shipped_law import shipped_law
 
