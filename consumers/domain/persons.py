@@ -1,4 +1,5 @@
-"""One person out of several roots: the same customer id, or the same e-mail address within one controller.
+"""One person out of several roots: the same customer id, or the same e-mail address within one controller. What no mail can be
+sent to ("n/a", "none") is nobody's address: shops write it for many.
 
 What each root's records say is joined, so that nobody gets two notices and nobody gets half of one. Not for who is
 affected (`resolution`) nor for what they are told (`disclosure`, `segments`).
@@ -160,8 +161,13 @@ def _marks(member: CustomerAffected | Affected, controller: str) -> Iterable[tup
     customer_id = _customer_id(member)
     if customer_id is not None:
         yield "customer", customer_id
-    if member.email_hmac is not None:
+    if _is_theirs(member):
         yield "contact", (controller, member.email_hmac)
+
+
+def _is_theirs(member: CustomerAffected | Affected) -> bool:
+    """Return whether the e-mail that is stored says who somebody is; it is hashed as it is stored, valid or not."""
+    return member.email_hmac is not None and Channel.EMAIL in member.channels
 
 
 def _customer_id(member: CustomerAffected | Affected) -> int | None:
@@ -178,7 +184,7 @@ def loose_marks(member: CustomerAffected | Affected) -> Iterable[int]:
     customer_id = _customer_id(member)
     if customer_id is not None:
         yield hash(("customer", customer_id))
-    if member.email_hmac is not None:
+    if _is_theirs(member):
         yield hash(member.email_hmac)
 
 

@@ -6,14 +6,17 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.events import CustomerAffected, Kind, Residence, Sensitivity, Why
-from consumers.domain.persons import Affected, Claim, alone, merge
+from bridge.contracts.events import Channel, CustomerAffected, Kind, Residence, Sensitivity, Why
+from consumers.domain.persons import Affected, Claim, alone, loose_marks, merge
 
 CONTROLLER_OF = {1: "shop", 2: "shop", 3: "other"}
 """Websites 1 and 2 are one company's, 3 is another's."""
 
 
-def affected(root: str, *, customer: int | None = None, mail: str | None = None, website: int = 1) -> CustomerAffected:
+def affected(
+    root: str, *, customer: int | None = None, mail: str | None = None, website: int = 1,
+    channels: tuple[Channel, ...] = (Channel.EMAIL, Channel.LETTER),
+) -> CustomerAffected:  # fmt: skip
     why = Why(
         record_ids=(f"r-{root}",), attributes=("score",), models=("m@1",), kinds=(Kind.DERIVED,),
         disclosures=(f"derived|m|{root}",), highest_sensitivity=Sensitivity.HIGH, categories=(), elements=(),
@@ -21,6 +24,7 @@ def affected(root: str, *, customer: int | None = None, mail: str | None = None,
     return CustomerAffected(
         root=root, customer_id=customer, website_id=website, store_id=1, locale="", incident_id="INC-2026-0001",
         revision=1, partition=0, email_hmac=None if mail is None else mail * 64, why=why,
+        channels=channels,
     )  # fmt: skip
 
 
@@ -59,6 +63,15 @@ def test_the_same_address_at_two_controllers_stays_two_people() -> None:
     members = [affected("customer/1", customer=1, mail="a"), affected("customer/2", customer=2, mail="a", website=3)]
     assert groups(members) == [("customer/1",), ("customer/2",)]
     assert {person.controller for person in merge(members, CONTROLLER_OF.__getitem__)} == {"shop", "other"}
+
+
+def test_what_is_no_address_makes_nobody_another_one() -> None:
+    """A shop writes "n/a" for each who orders by telephone: of those who are one person by that, one would be told."""
+    by_letter = (Channel.SMS, Channel.LETTER)
+    members = [affected(f"order/{number}", mail="e", channels=by_letter) for number in (1, 2)]
+    members += [affected("customer/1", customer=1, mail="e", channels=by_letter), affected("order/3", customer=1)]
+    assert groups(members) == [("customer/1", "order/3"), ("order/1",), ("order/2",)]
+    assert {mark for member in members for mark in loose_marks(member)} == {hash(("customer", 1))}
 
 
 @st.composite
