@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from consumers.evidence.note import VerifierKey
 
 
+_NAMES_SECONDS = 5.0
+"""For so long an alert waits for an index worker that hangs: whoever sent it waits, too."""
+
+
 def _relay(parts: Parts, process: Process) -> Stage:
     from bridge.magento.store import open_store
     from bridge.relay import TRANSACTIONAL_ID, RelayStage
@@ -151,7 +155,7 @@ def _intake(parts: Parts, process: Process) -> Stage:
         store=SqlCaseStore(database_of(parts), process.clock, topic_ids),
         topic_ids=topic_ids,
         reader=AlertMappings(settings.paths.templates / "alert-mappings", settings.intake.mappings),
-        names=AskedIndex(IndexClient(settings.paths.run)),
+        names=AskedIndex(IndexClient(settings.paths.run, timeout_seconds=_NAMES_SECONDS)),
         rewriter=parts.get(ScopeRewriter),
         looks=looks,
         lineage=LineageTables(database_of(parts)),

@@ -197,13 +197,22 @@ class Reception:
     """Takes one verified message into the case store, whichever way it came."""
 
     def __init__(
-        self, store: CaseStore, reader: AlertReader, names: KnownNames, rewriter: ScopeRewriter | None = None
+        self,
+        store: CaseStore,
+        reader: AlertReader,
+        names: KnownNames,
+        rewriter: ScopeRewriter | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._reader = reader
         self._names = names
         self._rewriter = rewriter or ScopeRewriter()
         self._check_due = 0.0
+        self._monotonic = monotonic
+        self._known: Known | None = None
+        self._known_until = 0.0
 
     def read(
         self, source: str, body: bytes, headers: Mapping[str, str], arrived_at: datetime
@@ -218,11 +227,20 @@ class Reception:
         return [(alert, judge_scope(alert.given, known, arrived_at, self._rewriter)) for alert in alerts]
 
     def _known_names(self) -> Known | None:
+        """Return what the index knows. Alerts wait at most a tenth of the time for it: where it answers slowly, or not at all,
+        what it said last serves for a while; what that lacks is compared later.
+        """
+        began = self._monotonic()
+        if began < self._known_until:
+            return self._known
         try:
-            return self._names.known_names()
+            self._known = self._names.known_names()
         except Unreachable as error:
             log.warning("the index does not answer; names in the scope are taken as given", reason=str(error))
-            return None
+            self._known = None
+        ended = self._monotonic()
+        self._known_until = ended + 9 * (ended - began)
+        return self._known
 
     def take(self, arrival: Arrival, *, webhook_id: str | None, positions: Positions | None = None) -> Sequence[Taken]:
         """Store `arrival` with its webhook id and position in one transaction. Raises Replayed and Unreachable."""

@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ AT_MS = int(NOW.timestamp() * 1000)
 
 
 class Names:
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[], None] = lambda: None) -> None:
         self.known: Known | None = KNOWN
+        self.take = take
 
     def known_names(self) -> Known:
+        self.take()
         if self.known is None:
             raise Unreachable("no partition answers")
         return self.known
@@ -57,9 +60,10 @@ class World:
     def __init__(self, case: Case, *, limit: int = 100, **settings: Any) -> None:
         self.case = case
         self.seconds = 0.0
-        self.names = Names()
+        self.asked_seconds = 0.0
+        self.names = Names(self._ask)
         self.letters = Letters()
-        self.reception = Reception(case.store, AlertMappings(TEMPLATES, {}), self.names)
+        self.reception = Reception(case.store, AlertMappings(TEMPLATES, {}), self.names, monotonic=lambda: self.seconds)
         dead_letters = DeadLetters(
             lambda: self.letters, "intake", case.clock, limit_per_minute=limit, monotonic=lambda: self.seconds  # type: ignore[arg-type,return-value]
         )  # fmt: skip
@@ -67,6 +71,9 @@ class World:
             self.reception, {"monitor": SECRETS}, Intake(**settings), case.clock, dead_letters
         )  # fmt: skip
         self.offset = 0
+
+    def _ask(self) -> None:
+        self.seconds += self.asked_seconds
 
     def send(
         self, body: bytes = BODY, *, key: bytes = b"monitor", headers: Mapping[str, str] | None = None
@@ -147,6 +154,38 @@ def test_while_the_index_is_away_the_alert_is_taken_as_given(case: Case) -> None
     world.send()
     [row] = case.rows(tables.incident)
     assert (row["scope"]["model_versions"], row["scope_unresolved"]) == (["7"], {"unchecked": True})
+
+
+@pytest.mark.parametrize("known", [KNOWN, None])
+def test_an_index_that_hangs_keeps_no_alerts_waiting_behind_each_other(case: Case, known: Known | None) -> None:
+    world = World(case)
+    world.names.known, world.asked_seconds = known, 5.0
+    for _ in range(100):
+        world.send()
+        world.seconds += 0.1
+    assert world.seconds <= 15.0 + 0.1, "a question of 5 s, then 45 s without one"
+    world.seconds += 45.0
+    world.names.known = None
+    world.send(json.dumps({"fingerprint": "leak-2", "scope": GIVEN}).encode())
+    assert case.rows(tables.incident)[1]["scope_unresolved"] == {"unchecked": True}
+
+
+def test_names_are_compared_when_the_index_has_read_on_and_again_after_a_restart(case: Case) -> None:
+    first = World(case)
+    first.names.known = replace(KNOWN, read_to_end_at=NOW - timedelta(seconds=1))
+    first.send(json.dumps({"fingerprint": "leak-1", "scope": {**GIVEN, "model_versions": ["8"]}}).encode())
+    first.reception.check_scopes(NOW)
+    assert case.rows(tables.incident)[0]["scope_unresolved"] == {"unchecked": True}
+    again = World(case)
+    again.names.known = KNOWN
+    again.reception.check_scopes(NOW)
+    assert case.rows(tables.incident)[0]["scope_unresolved"]["nearest"] == {"8": ["6", "7"]}
+    assert [row["kind"] for row in case.rows(tables.page)] == ["incident_opened", "scope_unresolved"]
+    again.names.known = Known({"fraud-scorer": frozenset({"8"})}, frozenset())
+    again.reception.check_scopes(NOW)
+    assert case.rows(tables.incident)[0]["scope_unresolved"] is not None, "whoever was asked is asked after more rarely"
+    again.reception.check_scopes(NOW, at_once=True)
+    assert case.rows(tables.incident)[0]["scope_unresolved"] is None
 
 
 def test_a_message_that_was_read_before_a_crash_is_taken_once(case: Case) -> None:
