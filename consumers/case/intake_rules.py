@@ -167,7 +167,7 @@ def _open(
     announce(work, incident)
     kind = "unreadable_alert" if not readable else "scope_unresolved" if incident.scope is None else "incident_opened"
     page_responders(
-        work, incident, kind, arrival.arrived_at,
+        work, incident, kind, arrival.arrived_at, mark=_mark_of(judged) if kind == "scope_unresolved" else "",
         next_command=_next_command(incident, unresolved),
         facts={"unsigned_source": incident.unsigned_source, "unknown": (unresolved or {}).get("unknown", [])},
     )  # fmt: skip
@@ -230,7 +230,8 @@ def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judge
         )  # fmt: skip
         return
     if judged.scope is None:
-        mark = _sha256(json.dumps([judged.given, len(judged.faults)], sort_keys=True, default=str).encode())
+        # the same words again are the same page: whoever has said what they mean is not asked again
+        mark = _mark_of(judged)
         if judged.given and dict(judged.given) != (latest.scope_unresolved or {}).get("as_given"):
             page_responders(
                 work, latest, "scope_unresolved", arrival.arrived_at, mark=mark,
@@ -250,6 +251,15 @@ def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judge
     _propose(work, latest, judged.scope, asked, arrival.arrived_at, alert_sha256)
 
 
+def _mark_of(judged: JudgedScope) -> str:
+    return _sha256(json.dumps(judged.given, sort_keys=True, default=str).encode())
+
+
+def proposal_id_of(incident_id: str, scope: Scope) -> str:
+    """Return the id under which another scope is proposed: once, however often it is named."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{incident_id}/{scope.sha256()}").hex
+
+
 def _propose(
     work: CaseWork,
     incident: IncidentRecord,
@@ -258,7 +268,7 @@ def _propose(
     at: datetime,
     alert_sha256: str | None,
 ) -> bool:
-    proposal_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.incident_id}/{scope.sha256()}").hex
+    proposal_id = proposal_id_of(incident.incident_id, scope)
     if not work.add_proposal(ProposalRecord(proposal_id, incident.incident_id, asked, at)):
         return False
     body = {"proposal_id": proposal_id, "alert_sha256": alert_sha256}

@@ -14,12 +14,12 @@ from enum import StrEnum
 from typing import Any
 
 from bridge.contracts.errors import BadInput, Refused, nearest
-from bridge.contracts.scope import AskedScope
+from bridge.contracts.scope import AskedScope, Scope
 from consumers.case.acting import Actor, needed, record_act
-from consumers.case.alerts import Known, listed, wrong_names
+from consumers.case.alerts import Known, judge_scope, listed, wrong_names
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.findings import finding
-from consumers.case.intake_rules import ASK_FOR_SCOPE, announce
+from consumers.case.intake_rules import ASK_FOR_SCOPE, announce, proposal_id_of
 from consumers.case.permissions import Act, Role
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import refuse_unknown
@@ -31,6 +31,7 @@ from consumers.case.store import (
     GateRecord,
     IncidentRecord,
     ObligationRecord,
+    ProposalRecord,
     page_id_of,
 )
 from consumers.domain.approvals import Mode
@@ -188,10 +189,14 @@ def rescope(
         doubted = bool((incident.scope_unresolved or {}).get("unknown"))
         if new.sha256() == incident.scope_sha256 and not doubted:
             raise Refused(f"{incident_id} has this very scope already")
-        if proposal_id is not None:
-            case.decide_proposal(proposal_id, by=actor.person_id, at=now, accepted=True)
-            asked_for = page_id_of(incident_id, "scope_proposed", proposal_id)
-            case.acknowledge_page(asked_for, by=actor.person_id, at=now)
+        accepted = {proposal_id_of(incident_id, new), *([] if proposal_id is None else [proposal_id])}
+        for each in accepted:
+            _decide(case, incident_id, each, actor, now, accepted=True)
+        if (former := _former_scope(incident, rewriter)) is not None and former != new:
+            # an alert that goes on naming it tells nothing new
+            former_id = proposal_id_of(incident_id, former)
+            case.add_proposal(ProposalRecord(former_id, incident_id, former.canonical(), now))
+            _decide(case, incident_id, former_id, actor, now, accepted=False)
         case.end_pages(incident_id, ASK_FOR_SCOPE, by=actor.person_id, at=now)
         # where the index has not read everything yet, what it does not know is compared later
         unread = known is not None and not known.complete and bool(wrong_names(asked, known, rewriter))
@@ -223,6 +228,19 @@ def rescope(
         return Rescoped(revised, voided)
 
     return store.change(work)
+
+
+def _decide(case: CaseWork, incident_id: str, proposal_id: str, actor: Actor, now: datetime, *, accepted: bool) -> None:
+    case.decide_proposal(proposal_id, by=actor.person_id, at=now, accepted=accepted)
+    case.acknowledge_page(page_id_of(incident_id, "scope_proposed", proposal_id), by=actor.person_id, at=now)
+
+
+def _former_scope(incident: IncidentRecord, rewriter: ScopeRewriter) -> Scope | None:
+    """Return the scope that was in force, or what the alert's words would have been taken for; None: for nothing."""
+    if incident.scope is not None:
+        return Scope.model_validate(incident.scope)
+    given = (incident.scope_unresolved or {}).get("as_given", {})
+    return judge_scope(given, None, incident.opened_at, rewriter).scope
 
 
 def ask_no_more(case: CaseWork, incident_id: str, release_id: str, *, by: str, at: datetime) -> None:

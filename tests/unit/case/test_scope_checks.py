@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.contracts.errors import Refused
+from bridge.contracts.scope import AskedScope
 from consumers.adapters.case_store import tables
 from consumers.case import releasing, workflow
 from consumers.case.alerts import Known
@@ -162,3 +163,33 @@ def test_a_scope_that_a_person_gave_while_the_index_was_rebuilt_is_compared_late
     )
     assert check(case, WRONG).waiting, "what it had read an hour before says nothing"
     assert check(case, replace(KNOWN, read_to_end_at=later), after=timedelta(hours=1)).wrong == [NAME]
+
+
+def test_what_a_person_has_put_right_is_not_proposed_back_by_each_repeat_of_the_alert(case: Case) -> None:
+    case.receive(NEW, known=BEHIND)
+    check(case, WRONG)
+    workflow.rescope(case.store, NAME, RESPONDER, NOW, settings={"model_versions": ["7"]}, reason="a slip")
+    case.receive(NEW, known=BEHIND)
+    assert [each["decided_by"] for each in case.rows(tables.scope_proposal)] == [RESPONDER.person_id]
+    assert not any(pages(case)[kind] for kind in pages(case) if kind != "incident_opened")
+    workflow.rescope(case.store, NAME, RESPONDER, NOW, settings={"model_versions": ["8"]}, reason="it was right")
+    assert [each["accepted"] for each in case.rows(tables.scope_proposal)] == [True, False]
+
+
+@pytest.mark.parametrize("given", [NEW, {**GIVEN, "exposed_from": "since Tuesday"}])
+def test_words_that_a_person_has_explained_ask_nobody_again(case: Case, given: dict[str, Any]) -> None:
+    case.receive(given)
+    workflow.rescope(case.store, NAME, RESPONDER, NOW, scope=AskedScope.model_validate(GIVEN), reason="a slip")
+    for known in (BEHIND, WRONG, KNOWN):
+        case.receive(given, known=known)
+    assert pages(case) == {"scope_unresolved": False}
+    assert len(case.rows(tables.page)) == 1
+
+
+def test_a_proposal_that_is_in_force_by_other_words_waits_for_nobody(case: Case) -> None:
+    case.receive()
+    case.receive({**GIVEN, "model_versions": ["6"]})
+    assert pages(case)["scope_proposed"]
+    workflow.rescope(case.store, NAME, RESPONDER, NOW, settings={"model_versions": ["6"]}, reason="both say so")
+    assert overview(case.store, NAME).proposals == []
+    assert not pages(case)["scope_proposed"]
