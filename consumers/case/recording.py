@@ -14,7 +14,7 @@ from consumers.case.duties import refresh
 from consumers.case.events import written
 from consumers.case.permissions import Act
 from consumers.case.store import CaseStore, CaseWork, FactRecord, IncidentRecord
-from consumers.case.verification import synthetic_against
+from consumers.case.verification import end_clock_pages, synthetic_against
 from consumers.case.workflow import AWARENESS, found, known_facts, still_open, write_fact
 from consumers.domain.duties import Law, Movement
 from consumers.domain.facts import Facts, parse_facts
@@ -54,6 +54,7 @@ def record_awareness(
         incident = still_open(case, incident_id)
         for name, value in values.items():
             write_fact(case, incident, name, value, actor, role, now, why)
+        end_clock_pages(case, incident, by=actor.person_id, at=now)
         return () if law is None else refresh(case, incident, law, now, quiet=True)
 
     return store.change(work)
@@ -103,6 +104,7 @@ def record_facts(
                 )
         for name, value in values.items():
             write_fact(case, incident, name, value, actor, role, now, why)
+        end_clock_pages(case, incident, by=actor.person_id, at=now)
         return () if law is None else refresh(case, incident, law, now, quiet=True)
 
     return store.change(work)

@@ -132,6 +132,7 @@ def resume(
                 case.update_release(each.release_id, changes)
                 body: Body = {**_named(each), "canary_waived": each in waived}
                 record_act(case, actor, role, "release.resumed", body, at=now, incident=incident, reason=why)
+            case.end_pages(incident_id, ("release.canary_held",), by=actor.person_id, at=now)
         return Steered(incident_id, paused, standing, canary_waived=bool(waived))
 
     return store.look(work) if dry_run else store.change(work)
@@ -157,6 +158,7 @@ def cancel(
         if dry_run:
             return Steered(incident_id, going, standing, voided)
         case.update_incident(incident_id, {"epoch": incident.epoch + 1})
+        case.end_pages(incident_id, ("release.canary_held",), by=actor.person_id, at=now)
         for release_id in voided:
             case.update_release(release_id, {"state": "void"})
             ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)

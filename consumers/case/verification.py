@@ -125,6 +125,15 @@ def escalate(
     return _presume(case, incident, clock, history, policy, law, now) if presuming else ()
 
 
+def end_clock_pages(case: CaseWork, incident: IncidentRecord, *, by: str, at: datetime) -> None:
+    """End the pages about the verification's clock once persons have recorded awareness, and decided."""
+    recorded = {record.name for record in case.facts(incident.incident_id) if record.recorded_by is not None}
+    if not recorded.issuperset(PRESUMED):
+        return
+    decided = () if incident.state in UNDECIDED else ("verification.warned", "verification.overdue")
+    case.end_pages(incident.incident_id, ("awareness.presumed", *decided), by=by, at=at)
+
+
 def _presume(
     case: CaseWork,
     incident: IncidentRecord,
@@ -460,6 +469,9 @@ def verify(
             changes |= {"acknowledged_at": now, "acknowledged_by": actor.person_id}
         if state.value != incident.state or incident.acknowledged_at is None:
             case.update_incident(incident_id, changes)
+        if incident.acknowledged_at is None:
+            case.end_pages(incident_id, ("incident_opened", "verification.not_begun"), by=actor.person_id, at=now)
+        end_clock_pages(case, replace(incident, state=state.value), by=actor.person_id, at=now)
         if real and incident.state != State.CONFIRMED:
             verified: Body = {
                 "from": incident.state, "state": state.value, "match_test_count": len(case.match_tests(incident_id)),

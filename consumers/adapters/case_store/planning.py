@@ -516,6 +516,8 @@ class PlanningTables:
             ),
             now,
         )
+        if not end.complete_before:
+            case.end_pages(plan_id.incident_id, ("plan.silent", "plan.unusable"), by=None, at=now)
         self._write_pages(connection, plan_id, end.pages, now)
         incident_now = case.incident(plan_id.incident_id)
         assert incident_now is not None

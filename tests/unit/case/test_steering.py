@@ -321,6 +321,8 @@ def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resum
     done = steering.resume(store(ledger), INCIDENT, SRE, NOW, reason="the two addresses are old ones")
     [event] = [each for each in ledger.case_events() if each["kind"] == "release.resumed"]
     assert done.canary_waived is event["body"]["canary_waived"] is True
+    with ledger.database.read() as connection:
+        assert connection.execute(sa.select(tables.page.c.acknowledged_by)).scalars().all() == [SRE.person_id]
     assert len(ledger.claim(EMAIL_LANE)) == 8
 
 

@@ -138,6 +138,26 @@ def test_past_the_bound_awareness_is_presumed_at_the_bound_and_marked(case: Case
     assert history == [bound, "2026-03-02T05:00:00Z"]
 
 
+def test_pages_about_the_clock_end_with_what_they_ask_for(case: Case) -> None:
+    def standing() -> set[str]:
+        return {page["kind"] for page in case.rows(tables.page) if page["acknowledged_at"] is None} & asking
+
+    asking = {"incident_opened", "verification.not_begun", "verification.overdue", "awareness.presumed"}
+    name = case.receive().incident_id
+    case.clock.at = NOW + 24 * HOUR
+    watch(case).look(case.clock.now())
+    assert standing() == asking
+    now = case.clock.now()
+    verification.verify(
+        case.store, name, RESPONDER, now, shipped_law(), test=None, matcher=None, confirm=True, reason="it is ours"
+    )
+    assert standing() == {"verification.overdue", "awareness.presumed"}, "it is begun, and decided"
+    recording.record_awareness(case.store, name, PRESUMED[:2], NOW, DPO, now, "the call", shipped_law())
+    assert standing() == {"verification.overdue", "awareness.presumed"}, "one instant is still the policy's"
+    recording.record_awareness(case.store, name, PRESUMED[2:], NOW, DPO, now, "the call", shipped_law())
+    assert standing() == set()
+
+
 def test_who_was_aware_in_one_sense_is_presumed_to_be_so_in_the_others(case: Case) -> None:
     name = case.receive().incident_id
     recording.record_awareness(

@@ -280,6 +280,10 @@ def test_a_silent_partition_is_paged(world: World) -> None:
     planning.look()
     (page,) = world.rows(tables.page)
     assert (page["kind"], page["body"]["answered"], page["body"]["partition_count"]) == ("plan.silent", 1, 2)
+    world.feed(planning, answer(1, []))
+    planning.look()
+    (page,) = [each for each in world.rows(tables.page) if each["kind"] == "plan.silent"]
+    assert (page["acknowledged_at"], page["acknowledged_by"]) == (world.clock.now(), None), "it answered at last"
 
 
 def test_roots_of_one_person_become_one_recipient(world: World) -> None:
