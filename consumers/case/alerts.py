@@ -24,6 +24,8 @@ _AHEAD = timedelta(minutes=5)
 """How far a monitor's clock may be ahead before a window counts as lying in the future."""
 
 
+_LATELY = timedelta(minutes=2)
+"""The index notes every half minute what it has read to the end, and under load that of the half minute before."""
 _AT_ALL_TIMES = datetime.max.replace(tzinfo=UTC)
 
 
@@ -65,6 +67,10 @@ class Known:
     def hold_all_of(self, at: datetime) -> bool:
         """Return whether what was published before `at` is among them: only then is a name wrong that is not."""
         return self.complete and self.read_to_end_at >= at
+
+    def are_current(self, now: datetime) -> bool:
+        """Return whether it was read to its end lately: else a person is not told that a name is wrong either."""
+        return self.hold_all_of(now - _LATELY)
 
     def joined(self, models: Mapping[str, frozenset[str]]) -> "Known":
         """Return these names and those of the model registry, which may know versions that wrote nothing themselves."""

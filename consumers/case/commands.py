@@ -350,7 +350,10 @@ def preview(
         raise BadInput(f"a file is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
     index = parts.get(ScopeIndex)
     rewriter = parts.get(ScopeRewriter)
-    refuse_unknown(asked, index.known_names().joined(rewriter.models()))
+    names, now = index.known_names().joined(rewriter.models()), parts.get(Clock).now()
+    refuse_unknown(asked, names, now)
+    if not names.are_current(now):
+        click.echo("the index has not read everything yet: names may be missing, and people", err=True)
     done = rewriter.rewritten(asked)
     scope = done.scope
     assert scope is not None

@@ -6,6 +6,7 @@ brings (`alerts`: never refused for its meaning) nor for finding anybody (the in
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 import yaml
@@ -89,12 +90,12 @@ def _root(text: str, number: int) -> str:
     raise BadInput(f"line {number} of the customers is no customer id; write 42, customer/42 or order/7")
 
 
-def refuse_unknown(scope: Scope, known: Known) -> None:
+def refuse_unknown(scope: Scope, known: Known, now: datetime) -> None:
     """Raise Refused if the scope names what no record does, each name with the nearest known ones.
 
-    Where a partition did not answer its names are not known, so nothing is refused.
+    Where a partition did not answer, or was not read to its end lately, names are missing, so nothing is refused.
     """
-    faults = list(unknown_names(scope, known)) if known.complete and known.versions_by_model else []
+    faults = list(unknown_names(scope, known)) if known.are_current(now) and known.versions_by_model else []
     if faults:
         raise Refused(
             "the index knows no "

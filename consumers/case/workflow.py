@@ -176,7 +176,7 @@ def rescope(
         )
         if known is not None:
             try:
-                refuse_unknown(asked, known)
+                refuse_unknown(asked, known, now)
             except Refused as refused:
                 raise Refused(f"{refused}; take it all the same with --as-given") from None
         done = rewriter.rewritten(asked)
@@ -199,7 +199,7 @@ def rescope(
             _decide(case, incident_id, former_id, actor, now, accepted=False)
         case.end_pages(incident_id, ASK_FOR_SCOPE, by=actor.person_id, at=now)
         # where the index has not read everything yet, what it does not know is compared later
-        unread = known is not None and not known.complete and bool(wrong_names(asked, known, rewriter))
+        unread = known is not None and not known.are_current(now) and bool(wrong_names(asked, known, rewriter))
         unresolved = {"unchecked": True, "since": written(now)} if unread else None
         voided = void_releases(case, incident_id, by=actor.person_id, at=now)
         revised = replace(

@@ -155,11 +155,12 @@ def test_what_a_person_said_meanwhile_stands(case: Case) -> None:
     assert check(case, READ_ON) == Checked()
 
 
-def test_a_scope_that_a_person_gave_while_the_index_was_rebuilt_is_compared_later(case: Case) -> None:
+@pytest.mark.parametrize("known", [REBUILDING, replace(BEHIND, read_to_end_at=NOW + timedelta(minutes=50))])
+def test_a_scope_that_a_person_gave_while_the_index_was_behind_is_compared_later(case: Case, known: Known) -> None:
     case.receive()
     later = NOW + timedelta(hours=1)
     workflow.rescope(
-        case.store, NAME, RESPONDER, later, settings={"model_versions": ["8"]}, reason="the newer one", known=REBUILDING
+        case.store, NAME, RESPONDER, later, settings={"model_versions": ["8"]}, reason="the newer one", known=known
     )
     assert check(case, WRONG).waiting, "what it had read an hour before says nothing"
     assert check(case, replace(KNOWN, read_to_end_at=later), after=timedelta(hours=1)).wrong == [NAME]

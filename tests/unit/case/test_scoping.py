@@ -1,6 +1,7 @@
 """A scope as a person hands it over, and what is said of its counts."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -72,11 +73,13 @@ def test_a_line_that_is_no_customer_is_named_by_number_not_by_content() -> None:
 
 def test_unknown_names_are_refused_with_the_nearest_unless_a_partition_is_silent() -> None:
     known = Known({"fraud-scorer": frozenset({"7"})}, frozenset({"fraud_score"}))
-    refuse_unknown(AskedScope(model_ids=("fraud-scorer",), model_versions=("7",)), known)
+    refuse_unknown(AskedScope(model_ids=("fraud-scorer",), model_versions=("7",)), known, MARCH)
     with pytest.raises(Refused, match=r"no model_ids 'fraud-score' \(near: fraud-scorer\)"):
-        refuse_unknown(AskedScope(any_of=(AskedScope(model_ids=("fraud-score",)),)), known)
+        refuse_unknown(AskedScope(any_of=(AskedScope(model_ids=("fraud-score",)),)), known, MARCH)
     silent = Known(known.versions_by_model, known.attributes, complete=False)
-    refuse_unknown(AskedScope(model_ids=("fraud-score",)), silent)
+    refuse_unknown(AskedScope(model_ids=("fraud-score",)), silent, MARCH)
+    behind = replace(known, read_to_end_at=MARCH - timedelta(minutes=3))
+    refuse_unknown(AskedScope(model_ids=("fraud-score",)), behind, MARCH)
 
 
 @pytest.mark.parametrize(
