@@ -64,6 +64,8 @@ class Status:
     index_counts: Mapping[str, int] = field(default_factory=dict)
     partition_count: int = 0
     silent_partitions: tuple[int, ...] = ()
+    old_partitions: tuple[int, ...] = ()
+    """Those that are being built anew, and show what was before."""
     leader: str | None = None
     beat_at: datetime | None = None
     relay: RelayNumbers | None = None
@@ -82,7 +84,7 @@ class Status:
     @property
     def counts_agree(self) -> bool | None:
         """Whether both sides hold as many; None if one of them is unknown. Orders may outlive their provenance."""
-        if not self.store_counts or not self.index_counts or self.silent_partitions:
+        if not self.store_counts or not self.index_counts or self.silent_partitions or self.old_partitions:
             return None
         return all(self.store_counts[entity] == self.index_counts[entity] for entity in ("customer", "provenance"))
 
@@ -113,7 +115,12 @@ class Status:
             )
         if self.silent_partitions:
             found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
-        if (unseen := self.unseen_seconds(now)) is not None:
+        if self.old_partitions:
+            found.append(
+                f"partitions {', '.join(map(str, self.old_partitions))} of the index are being built anew and show what was"
+                " before; see `tocsin index status`"
+            )
+        elif (unseen := self.unseen_seconds(now)) is not None:
             found.append(
                 f"the index is behind: a partition has seen no heartbeat for {in_short(unseen)} though a relay leads; see"
                 " `tocsin index status`"
@@ -205,6 +212,7 @@ def _look_again(found: Status, look: StoreLook, index: IndexAnswers, seconds: fl
 def _add_index(found: Status, index: IndexStatus) -> None:
     found.partition_count = index.partition_count
     found.silent_partitions = index.silent_partitions
+    found.old_partitions = tuple(each.partition for each in index.partitions if each.rebuilding)
     found.index_counts = {
         "customer": sum(each.customer_count for each in index.partitions),
         "order": sum(each.order_count for each in index.partitions),

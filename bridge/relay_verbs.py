@@ -223,6 +223,7 @@ def _lines(parts: Parts, found: Status) -> list[str]:
 def _agreement(found: Status) -> str:
     if found.counts_agree is None:
         silent = ["not all partitions of the index answer"] if found.silent_partitions else []
+        silent += ["not all partitions of the index are whole"] if found.old_partitions else []
         return "unknown: " + "; ".join(
             [*(found.missing[part] for part in ("store", "index") if part in found.missing), *silent]
         )

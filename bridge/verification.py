@@ -26,6 +26,7 @@ from bridge.contracts.fingerprints import (
 from bridge.contracts.queries import (
     Gathered,
     IndexAnswers,
+    IndexStatus,
     KeyPrint,
     KeysAsked,
     RangePrint,
@@ -203,9 +204,11 @@ class Verification:
         self._expected = 0
 
     def run(self, entities: Sequence[Entity] = ENTITIES, *, repair: bool = False) -> Report:
-        """Compare, and with `repair` have published again what differs. Raises Unreachable, also if a partition is silent."""
+        """Compare, and with `repair` have published again what differs. Raises Unreachable, also if a partition is silent, or is
+        being built anew for longer than the patience.
+        """
         began = time.monotonic()
-        report = self._report = Report(partition_count=self._complete(self._index.status()).partition_count)
+        report = self._report = Report(partition_count=self._built(began + self._patience_seconds).partition_count)
         for entity in entities:
             walked, suspects = self._compared(entity)
             setattr(report, PLURALS[entity], walked.count)
@@ -216,6 +219,8 @@ class Verification:
             if repair and any(cause in REPAIRED for cause in causes.values()):
                 causes = self._repaired(entity, causes)
             self._note(entity, causes)
+        # What was compared must be what is there now.
+        self._built(time.monotonic())
         report.seconds = time.monotonic() - began
         return report
 
@@ -423,6 +428,24 @@ class Verification:
 
     def _asked(self, asked: KeysAsked) -> dict[str, KeyPrint]:
         return self._complete(self._index.keys(asked)).keys
+
+    def _built(self, give_up_at: float) -> IndexStatus:
+        """Return the index's status once it answers from no old file.
+
+        One that is being replaced reads no more: it may hold all of the store while the new one, as of a topic made anew, has
+        nothing.
+        """
+        while True:
+            status = self._complete(self._index.status())
+            old = [str(each.partition) for each in status.partitions if each.rebuilding]
+            if not old:
+                return status
+            if time.monotonic() >= give_up_at:
+                raise Unreachable(
+                    f"partitions {', '.join(old)} of the index are being built anew and show what was before: run this again "
+                    "once they are whole, see `tocsin index status`"
+                )
+            time.sleep(_PAUSE_SECONDS)
 
     @staticmethod
     def _complete(answer: _G) -> _G:

@@ -27,12 +27,13 @@ class Index:
 
     def __init__(self, *counts: tuple[int, int]) -> None:
         self._counts = list(counts)
+        self.rebuilding = False
 
     def status(self) -> IndexStatus:
         customers, records = self._counts.pop(0) if len(self._counts) > 1 else self._counts[0]
         partition = PartitionStatus(
             partition=0, position_offset=1, customer_count=customers, order_count=0, departed_count=0,
-            record_count=records, head_at=NOW, resolved=(), file_bytes=1,
+            record_count=records, head_at=NOW, resolved=(), file_bytes=1, rebuilding=self.rebuilding,
         )  # fmt: skip
         return IndexStatus(**WHOLE, partitions=(partition,))
 
@@ -76,6 +77,16 @@ def test_numbers_that_differ_and_stand_still_are_a_trouble(look: StoreLook, shop
     published(shop)
     found = seen(look, Index((1, 1)), tmp_path)
     assert (found.counts_agree, found.moving, troubled(found)) == (False, False, True)
+
+
+def test_a_file_that_is_being_replaced_agrees_with_nothing(look: StoreLook, shop: StoreRows, tmp_path: Path) -> None:
+    published(shop)
+    index = Index((2, 1))
+    index.rebuilding = True
+    found = seen(look, index, tmp_path)
+    assert found.counts_agree is None
+    assert [each for each in found.troubles(NOW) if "partitions 0 of the index are being built anew" in each]
+    assert not troubled(found)
 
 
 def test_what_was_published_a_moment_ago_is_waited_for(look: StoreLook, shop: StoreRows, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bridge.contracts.errors import Unreachable
 from bridge.contracts.queries import (
     Faults,
     IndexStatus,
@@ -37,11 +38,13 @@ class Index:
     def __init__(self) -> None:
         self.beat_at = BEFORE
         self.holds_change = False
+        self.rebuilding = False
 
     def status(self) -> IndexStatus:
         partition = PartitionStatus(
             partition=0, position_offset=1, customer_count=1, order_count=0, departed_count=0, record_count=0,
             head_at=self.beat_at, beat_written_at=self.beat_at, resolved=(), file_bytes=1,
+            rebuilding=self.rebuilding,
         )  # fmt: skip
         return IndexStatus(**WHOLE, partitions=(partition,))
 
@@ -173,6 +176,28 @@ def test_an_order_whose_record_or_customer_waits_was_not_lost(look: StoreLook, s
     settle(shop)
     shop.run("DELETE FROM tocsin_provenance_cl")
     assert look.pending_numbers("order", [7, 8]) == frozenset()
+
+
+def test_a_file_that_is_being_replaced_is_not_what_is_compared(
+    look: StoreLook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold all of the store, and the file that takes its place nothing: that of a topic that was made anew."""
+    index = Index()
+    index.rebuilding = True
+    verification = Verification(look, index, bytes(32), patience_seconds=0.1)
+    with pytest.raises(Unreachable, match="partitions 0 of the index are being built anew"):
+        verification.run(["customer"])
+    # it began while this looked
+    index.rebuilding = False
+    held = index.ranges
+
+    def replaced_meanwhile(asked: RangesAsked) -> Ranges:
+        index.rebuilding = True
+        return held(asked)
+
+    monkeypatch.setattr(index, "ranges", replaced_meanwhile)
+    with pytest.raises(Unreachable, match="being built anew"):
+        verification.run(["customer"])
 
 
 def test_without_any_heartbeat_what_differs_is_said_and_not_proven(look: StoreLook, shop: StoreRows) -> None:
