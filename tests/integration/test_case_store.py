@@ -38,6 +38,8 @@ from tests.unit.adapters import test_erasures as erasing
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, SMS_LANE, Case, LedgerCases, receipt_of
 from tests.unit.adapters.packed_case import PackedCases
+from tests.unit.adapters.test_case_store_schema import people_of_before_merged_roots_were_kept
+from tests.unit.adapters.test_twins import TwinCases
 from tests.unit.stages import test_planning as planning
 from tests.unit.stages import test_planning_late as late_planning
 from tests.unit.stages.test_planning import INCIDENT, World, world_on
@@ -77,6 +79,10 @@ def case(database: CaseDatabase) -> Case:
 
 class TestOnMariaDb(LedgerCases):
     """Every promise of the ledger on MariaDB."""
+
+
+class TestTwinsOnMariaDb(TwinCases):
+    """One person under several roots, on MariaDB."""
 
 
 def after_counting(patched: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
@@ -246,6 +252,10 @@ def test_three_processes_may_migrate_at_once(empty_mariadb_database: StoreDataba
     assert [process.returncode for process in racing] == [0, 0, 0], said
     with opened.read() as connection:
         assert set(tables.metadata.tables) <= set(sa.inspect(connection).get_table_names())
+
+
+def test_an_upgrade_finds_the_roots_that_were_merged_into_people(opened: CaseDatabase) -> None:
+    people_of_before_merged_roots_were_kept(opened)
 
 
 def test_what_an_interrupted_migration_left_is_refused_by_name(opened: CaseDatabase) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.changes import BEGUN, AttemptChanges, channels_of, policies_of, run_again
-from consumers.adapters.case_store.engine import CaseDatabase, in_parts, insert_many, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many, upsert
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.keeping_back import KeepingBack
 from consumers.adapters.case_store.metering import FreeLanes, Meter, order_of, write_commands
@@ -30,7 +30,7 @@ from consumers.adapters.case_store.tables import (
     segment,
     still_concerned,
 )
-from consumers.adapters.case_store.twins import being_told_elsewhere, told_elsewhere, with_twins, withdraw_elsewhere
+from consumers.adapters.case_store.twins import being_told_elsewhere, standing_elsewhere, twins_of, withdraw_elsewhere
 from consumers.domain.approvals import Mode, reach_until
 from consumers.domain.delivery import PersonEnd, what_next
 from consumers.domain.ledger import Begun, Lane
@@ -286,7 +286,7 @@ class Beginnings:
             )
         insert_many(connection, attempt, attempts)
         begun = {each["recipient_id"] for each in attempts}
-        withdraw_elsewhere(connection, [person["recipient_id"] for person in rows if person["twin"]], begun)
+        withdraw_elsewhere(connection, {person["recipient_id"]: person["twins"] for person in rows}, begun)
         self._changes.end_people(connection, row["incident_id"], ended, now, exercise=bool(row["exercise"]))
         self._changes.end_told_elsewhere(connection, row["incident_id"], elsewhere, now, exercise=bool(row["exercise"]))
         if row["state"] == "finished" and (attempts or ended or elsewhere):
@@ -353,18 +353,8 @@ class Beginnings:
         # planning must not regroup somebody while their first attempt is being written
         locked = {person["recipient_id"]: person for person in _TURNS.named(connection, ids)}
         begun = {recipient_id for (recipient_id,) in BEGUN.of(connection, list(locked))}
-        twins = with_twins(connection, list(locked))
-        told_in: dict[str, str | None] = {}
-        for some in in_parts(sorted(twins)):
-            # rare, and worth asking with all that is asked
-            told_in |= {
-                row.recipient_id: row.told_in
-                for row in connection.execute(
-                    sa.select(recipient.c.recipient_id, told_elsewhere().label("told_in"))
-                    .join(segment, segment.c.segment_id == recipient.c.segment_id)
-                    .where(recipient.c.recipient_id.in_(some), *conditions)
-                )
-            }
+        twins = twins_of(connection, list(locked))
+        told_in, being_told = standing_elsewhere(connection, twins, planned=True)
         segments = {
             row.segment_id: {"bundle_sha256": row.bundle_sha256, "priority": row.priority, "lane": row.lane}
             for row in connection.execute(
@@ -377,7 +367,7 @@ class Beginnings:
             {
                 **person, **segments[person["segment_id"]],
                 "channels": json.loads(person["channels"]), "told_in": told_in.get(recipient_id),
-                "twin": recipient_id in twins,
+                "twins": twins.get(recipient_id, ()),
             }
             for recipient_id in ids
             if (person := locked.get(recipient_id)) is not None
@@ -386,7 +376,7 @@ class Beginnings:
             and person["segment_id"] in segments
             and (until is None or (person["deadline_at"] is not None and person["deadline_at"] <= until))
             and recipient_id not in begun
-            and (recipient_id not in twins or recipient_id in told_in)
+            and (recipient_id in told_in or recipient_id not in being_told)
         ]  # fmt: skip
 
     def _follow_publications(self, connection: sa.Connection, now: datetime) -> Mapping[str, Any]:

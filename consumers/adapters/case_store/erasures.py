@@ -34,6 +34,7 @@ from consumers.adapters.case_store.tables import (
     receipt,
     recipient,
 )
+from consumers.adapters.case_store.twins import forget_merged_roots
 from consumers.case.acting import Actor, record_act
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Role
@@ -390,5 +391,6 @@ def _detach(connection: sa.Connection, row: Any) -> None:
         "why": {}, "notice_sha256": None,
     }  # fmt: skip
     connection.execute(sa.update(recipient).where(recipient.c.recipient_id == row.recipient_id).values(**values))
+    forget_merged_roots(connection, [row.recipient_id])
     for column in (recipient.c.supplements, recipient.c.told_in):
         connection.execute(sa.update(recipient).where(column == row.recipient_id).values({column.name: new_id}))

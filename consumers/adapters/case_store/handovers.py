@@ -56,9 +56,7 @@ from consumers.adapters.case_store.tables import (
     recipient,
     release,
 )
-from consumers.adapters.case_store.twins import (
-    standing_elsewhere,
-)
+from consumers.adapters.case_store.twins import standing_elsewhere, twins_of
 from consumers.domain.delivery import Trigger
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import (
@@ -159,7 +157,7 @@ class Handovers:
             self._changes.apply(connection, recalled, now)
             mark_kept(connection, kept, now)
             again = [row["recipient_id"] for row in claims if row["number"] > 1 or row["send_count"] > 0]
-            told_in, _, _ = standing_elsewhere(connection, again)
+            told_in, _ = standing_elsewhere(connection, twins_of(connection, again))
             if told_in:
                 # since the command was written; nobody's first notice: their turn does not begin while another is at it
                 self._changes.end_as_told(connection, told_in, now)

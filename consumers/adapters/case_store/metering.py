@@ -31,7 +31,7 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
 )
-from consumers.adapters.case_store.twins import standing_elsewhere
+from consumers.adapters.case_store.twins import standing_elsewhere, twins_of
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import BoundedLane, Lane, LaneAge
@@ -275,7 +275,8 @@ class Meter:
         may have begun since the first one. Whose turn begins was asked then, and has no part in this.
         """
         again = [row["recipient_id"] for row in rows if row["fallback"] or row["send_count"] > 0]
-        told_in, others, going = standing_elsewhere(connection, again)
+        twins = twins_of(connection, again)
+        told_in, going = standing_elsewhere(connection, twins)
         if told_in:
             self._end_as_told(connection, told_in, now)
         # of two incidents' messages in one portion the more urgent goes
@@ -285,7 +286,7 @@ class Meter:
             name = row["recipient_id"]
             if name in told_in:
                 continue
-            if name in going or taken.intersection(others.get(name, ())):
+            if name in going or taken.intersection(twins.get(name, ())):
                 waits.append(row["attempt_id"])
                 continue
             taken.add(name)

@@ -50,7 +50,7 @@ from consumers.adapters.case_store.tables import (
     resolution,
     segment,
 )
-from consumers.adapters.case_store.twins import take_back_elsewhere
+from consumers.adapters.case_store.twins import forget_merged_roots, keep_merged_roots, take_back_elsewhere
 from consumers.case.duties import refresh
 from consumers.domain.duties import LawInForce
 from consumers.domain.planning import (
@@ -470,12 +470,15 @@ class PlanningTables:
             connection.execute(sa.delete(attempt).where(attempt.c.recipient_id.in_(ids)))
         for ids in in_parts(people.removed):
             connection.execute(sa.delete(recipient).where(recipient.c.recipient_id.in_(ids)))
+        forget_merged_roots(connection, people.removed)
         columns = [column.name for column in recipient.columns if column.name not in ("recipient_id", "is_correction")]
         insert_many(connection, recipient, rows, update=columns)
         for recipient_id, roots in people.regrouped.items():
             connection.execute(
                 sa.update(recipient).where(recipient.c.recipient_id == recipient_id).values(roots=list(roots))
             )
+        keep_merged_roots(connection, {row["recipient_id"]: (row["root"], row["roots"]) for row in people.changed})
+        keep_merged_roots(connection, _regrouped(connection, people.regrouped))
         self._log_regrouped(connection, plan_id, sorted(people.regrouped), now)
         owed: dict[str | None, list[str]] = defaultdict(list)
         for recipient_id, correction in people.corrections.items():
@@ -649,6 +652,19 @@ class PlanningTables:
                 for each in pages
             ],
         )
+
+
+def _regrouped(
+    connection: sa.Connection, regrouped: Mapping[str, Sequence[str]]
+) -> Mapping[str, tuple[str, Sequence[str]]]:
+    """Return by which root each of these is known, and all of theirs."""
+    found: dict[str, tuple[str, Sequence[str]]] = {}
+    for ids in in_parts(sorted(regrouped)):
+        for recipient_id, root in connection.execute(
+            sa.select(recipient.c.recipient_id, recipient.c.root).where(recipient.c.recipient_id.in_(ids))
+        ):
+            found[recipient_id] = root, regrouped[recipient_id]
+    return found
 
 
 def _of(table: sa.Table, plan_id: PlanId) -> sa.ColumnElement[bool]:

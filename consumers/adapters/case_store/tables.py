@@ -480,7 +480,7 @@ recipient = sa.Table(
         "added_at", Instant, index=True, comment="when the late record came that added or supplements; null: in time"
     ),
     sa.Column("notice_sha256", _id(64), comment="equal in two incidents: they would tell the same"),
-    sa.Column("told_in", _id(100), comment="the recipient id, of another incident, that told the same"),
+    sa.Column("told_in", _id(100), index=True, comment="the recipient id, of another incident, that told the same"),
     sa.Column("correction", _id(16), comment="not_concerned, told_too_much: was told what is not true of them"),
     sa.Column(
         "is_correction",
@@ -492,6 +492,13 @@ recipient = sa.Table(
     sa.Index("ix_recipient_incident_final", "incident_id", "final_state"),
     sa.Index("ix_recipient_incident_late", "incident_id", "late"),
     sa.Index("ix_recipient_root_notice", "root", "notice_sha256"),
+)
+
+merged_root = sa.Table(
+    "merged_root",
+    metadata,
+    sa.Column("root", _id(64), primary_key=True, comment="merged into the recipient besides `recipient.root`"),
+    sa.Column("recipient_id", _id(100), primary_key=True, index=True),
 )
 
 release = sa.Table(

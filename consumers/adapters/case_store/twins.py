@@ -1,50 +1,143 @@
 """One person in several incidents: notices that would tell the very same are told once, whichever incident's turn comes first.
 
-What is asked of the tables of people and attempts; what follows from it does the ledger. The same at every moment: when
-somebody's turn begins, when their next channel or a repeat goes onto the belt, and when it is claimed.
+Somebody is the same person in two incidents if one root is theirs in both, be it the one that they are known by or another
+that was merged into them, or if a third incident knows them as one. What is asked of the tables of people and attempts; what
+follows from it does the ledger. The same at every moment: when somebody's turn begins, when their next channel or a repeat
+goes onto the belt, and when it is claimed.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState
-from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, literals_of
-from consumers.adapters.case_store.tables import ENDED, attempt, gate, incident, recipient, release
+from consumers.adapters.case_store.engine import AS_IT_STANDS, in_parts, insert_many, literals_of
+from consumers.adapters.case_store.tables import ENDED, attempt, gate, incident, merged_root, recipient, release
 from consumers.domain.delivery import PersonEnd
 
 _ON_ITS_WAY = (AttemptState.COMMANDED, AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN)
+# as text, without SQLAlchemy's compiling of each id: it is asked of everybody
+_SEVERAL = "CAST(recipient.roots AS CHAR) LIKE '%,%'"
+_CANDIDATES = (
+    "SELECT recipient.recipient_id FROM recipient WHERE recipient.recipient_id IN ({ids}) AND ("  # noqa: S608  our own text
+    f"{_SEVERAL} OR EXISTS (SELECT 1 FROM merged_root WHERE merged_root.root = recipient.root)"
+    " OR EXISTS (SELECT 1 FROM recipient AS twin WHERE twin.notice_sha256 = recipient.notice_sha256"
+    " AND twin.root = recipient.root AND twin.incident_id <> recipient.incident_id))"
+)
+"""Who may be in another incident, too: with one list of ids, and in two looks at indexes for each of them. Most are in none."""
+_PAIR = "SELECT recipient.recipient_id, recipient.incident_id, twin.recipient_id FROM"
+_SAME = "twin.notice_sha256 = recipient.notice_sha256 AND twin.incident_id <> recipient.incident_id"
+_PAIRS = (
+    f"{_PAIR} recipient {{join}} recipient AS twin ON twin.root = recipient.root AND {_SAME}"
+    " WHERE recipient.recipient_id IN ({ids})",
+    f"{_PAIR} recipient {{join}} merged_root AS theirs ON theirs.root = recipient.root"
+    f" {{join}} recipient AS twin ON twin.recipient_id = theirs.recipient_id AND {_SAME}"
+    " WHERE recipient.recipient_id IN ({ids})",
+    f"{_PAIR} merged_root AS ours {{join}} recipient ON recipient.recipient_id = ours.recipient_id"
+    f" {{join}} recipient AS twin ON twin.root = ours.root AND {_SAME} WHERE ours.recipient_id IN ({{ids}})",
+    f"{_PAIR} merged_root AS ours {{join}} merged_root AS theirs ON theirs.root = ours.root"
+    " {join} recipient ON recipient.recipient_id = ours.recipient_id"
+    f" {{join}} recipient AS twin ON twin.recipient_id = theirs.recipient_id AND {_SAME} WHERE ours.recipient_id IN ({{ids}})",
+)
+"""Who is in another incident: by the root that both are known by, by one that is merged into them there, here, or in both."""
 
 
-def _twin() -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
-    """Return another incident's notice to the same person, of the very same facts, and the condition that it is one."""
-    twin = recipient.alias("twin")
-    same = (
-        (twin.c.notice_sha256 == recipient.c.notice_sha256)
-        & (twin.c.root == recipient.c.root)
-        & (twin.c.incident_id != recipient.c.incident_id)
+def _ways() -> Sequence[tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]]:
+    """Return the same ways for a query of recipients: another incident's notice to the same person, of the very same facts, what
+    it is joined to, and the condition that it is one.
+    """
+    twin, ours, theirs = recipient.alias("twin"), merged_root.alias("ours"), merged_root.alias("theirs")
+    same = (twin.c.notice_sha256 == recipient.c.notice_sha256) & (twin.c.incident_id != recipient.c.incident_id)
+    merged_there = twin.c.recipient_id == theirs.c.recipient_id
+    # looked for where there is one only
+    merged_here = sa.text(_SEVERAL) & (ours.c.recipient_id == recipient.c.recipient_id)
+    return (
+        (twin, twin, same & (twin.c.root == recipient.c.root)),
+        (theirs.join(twin, merged_there), twin, same & (theirs.c.root == recipient.c.root)),
+        (ours.join(twin, twin.c.root == ours.c.root), twin, same & merged_here),
+        (ours.join(theirs, theirs.c.root == ours.c.root).join(twin, merged_there), twin, same & merged_here),
     )
-    return twin, same
 
 
-def withdraw_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str], begun: Collection[str]) -> None:
+def keep_merged_roots(connection: sa.Connection, roots: Mapping[str, tuple[str, Collection[str]]]) -> None:
+    """Keep which other roots were merged into these recipients: by id the root that each is known by, and all of theirs."""
+    forget_merged_roots(connection, list(roots))
+    insert_many(
+        connection,
+        merged_root,
+        [
+            {"recipient_id": recipient_id, "root": root}
+            for recipient_id, (known_by, every) in roots.items()
+            for root in sorted(set(every) - {known_by})
+        ],
+    )
+
+
+def forget_merged_roots(connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
+    """Forget what was merged into recipients who are no more, or of whom it is written anew."""
+    for some in in_parts(recipient_ids):
+        ids = ", ".join(literals_of(connection, some))
+        text = f"DELETE FROM merged_root WHERE recipient_id IN ({ids})"  # noqa: S608  literals
+        connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+
+
+def twins_of(connection: sa.Connection, recipient_ids: Sequence[str]) -> Mapping[str, Collection[str]]:
+    """Return as whom other incidents know these recipients, too; nothing of those whom none does."""
+    beside: dict[str, set[str]] = defaultdict(set)
+    incident_of: dict[str, str] = {}
+    asked: set[str] = set()
+    asking: Sequence[str] = recipient_ids
+    while asking:
+        asked.update(asking)
+        for recipient_id, incident_id, other in _pairs(connection, asking):
+            beside[recipient_id].add(other)
+            incident_of[recipient_id] = incident_id
+        asking = sorted({each for those in beside.values() for each in those} - asked)
+    together: dict[str, set[str]] = {}
+    for first in beside:
+        if first in together:
+            continue
+        found, ahead = {first}, [first]
+        while ahead:
+            more = beside.get(ahead.pop(), set()) - found
+            found |= more
+            ahead += more
+        together.update(dict.fromkeys(found, found))
+    # two whom one incident takes for two people are told as two
+    return {
+        each: {other for other in together[each] if incident_of.get(other, incident_of[each]) != incident_of[each]}
+        for each in recipient_ids
+        if each in beside
+    }
+
+
+def _pairs(connection: sa.Connection, recipient_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    # in the order written, whatever the statistics say
+    join = "JOIN" if connection.dialect.name == "sqlite" else "STRAIGHT_JOIN"
+    for some in in_parts(recipient_ids):
+        text = _CANDIDATES.format(ids=", ".join(literals_of(connection, some)))
+        candidates = connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars().all()
+        if candidates:
+            ids = ", ".join(literals_of(connection, candidates))
+            text = " UNION ALL ".join(each.format(join=join, ids=ids) for each in _PAIRS)
+            yield from connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
+
+
+def withdraw_elsewhere(connection: sa.Connection, twins: Mapping[str, Collection[str]], begun: Collection[str]) -> None:
     """Take back what another incident has planned for those of the recipients who are `begun` here and has not sent, as it is
     held there, or its release stopped: it has its turn again there, and by then they have been told, or could not be.
     """
-    twin, same = _twin()
-    for some in in_parts([each for each in recipient_ids if each in begun]):
-        planned = (
-            sa.select(twin.c.recipient_id)
-            .select_from(recipient.join(twin, same).join(attempt, attempt.c.recipient_id == twin.c.recipient_id))
-            .where(recipient.c.recipient_id.in_(some) & twin.c.final_state.is_(None))
-            .distinct()
+    there = sorted({other for each in begun for other in twins.get(each, ())})
+    for some in in_parts(there):
+        still = sa.select(recipient.c.recipient_id).where(
+            recipient.c.recipient_id.in_(some) & recipient.c.final_state.is_(None)
         )
         waiting: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for row in connection.execute(
             # locked: the meter there must not put on the belt what is being withdrawn
             sa.select(attempt.c.recipient_id, attempt.c.state, attempt.c.send_count)
-            .where(attempt.c.recipient_id.in_(connection.execute(planned).scalars().all()))
+            .where(attempt.c.recipient_id.in_(connection.execute(still).scalars().all()))
             .with_for_update()
         ):
             waiting[row.recipient_id].append((row.state, row.send_count))
@@ -57,19 +150,12 @@ def take_back_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str])
     have their turn there as if nobody had told them. Returns them. An incident that has ended tells nobody.
     """
     back: list[str] = []
-    here = recipient.alias("here")
     for some in in_parts(sorted(recipient_ids)):
         ended = (
             connection.execute(
                 sa.select(recipient.c.recipient_id)
-                .join(
-                    here,
-                    (here.c.root == recipient.c.root)
-                    & (here.c.notice_sha256 == recipient.c.notice_sha256)
-                    & (here.c.recipient_id == recipient.c.told_in),
-                )
                 .join(incident, incident.c.incident_id == recipient.c.incident_id)
-                .where(here.c.recipient_id.in_(some) & incident.c.state.not_in(ENDED))
+                .where(recipient.c.told_in.in_(some) & incident.c.state.not_in(ENDED))
             )
             .scalars()
             .all()
@@ -84,100 +170,78 @@ def take_back_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str])
     return back
 
 
-def with_twins(connection: sa.Connection, recipient_ids: Sequence[str]) -> Collection[str]:
-    """Return those of the recipients of whom another incident knows, too."""
-    found: set[str] = set()
-    for some in in_parts(recipient_ids):
-        # as text, without SQLAlchemy's compiling of each id
-        listed = ", ".join(literals_of(connection, some))
-        text = f"{_WITH_TWIN} AND recipient.recipient_id IN ({listed})"
-        found.update(connection.exec_driver_sql(text, execution_options=AS_IT_STANDS).scalars())
-    return found
-
-
-_WITH_TWIN = (
-    "SELECT recipient.recipient_id FROM recipient WHERE EXISTS (SELECT 1 FROM recipient AS twin "
-    "WHERE twin.notice_sha256 = recipient.notice_sha256 AND twin.root = recipient.root "
-    "AND twin.incident_id <> recipient.incident_id)"
-)
-
-
-def told_elsewhere() -> sa.ScalarSelect[str]:
-    """Return the recipient id under which another incident has told a person the same and reached them, or NULL."""
-    twin, same = _twin()
-    return (
-        sa.select(sa.func.min(twin.c.recipient_id))
-        .where(
-            same
-            & (twin.c.final_state == PersonEnd.REACHED)
-            & twin.c.told_in.is_(None)
-            # who is to be told that it was not true of them has been told nothing
-            & twin.c.correction.is_(None)
-        )
-        .correlate(recipient)
-        .scalar_subquery()
-    )
-
-
 def being_told_elsewhere() -> sa.ColumnElement[bool]:
     """Say that another incident is at it: whether it arrives there decides whether anything leaves here.
 
     What is only planned there counts while nothing holds it back: nobody waits here for somebody else's gate, or for a
     release that will never run.
     """
-    twin, same = _twin()
+    found = []
+    for joined, twin, same in _ways():
+        tried, running, going = _going(twin)
+        found.append(
+            sa.select(sa.literal(1))
+            # in this order whatever the statistics say: they call `attempt` empty while its first thousands are being written
+            .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+            .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
+            .select_from(
+                joined.join(tried, tried.c.recipient_id == twin.c.recipient_id).join(
+                    running, running.c.release_id == tried.c.release_id
+                )
+            )
+            .where(same & going)
+            .correlate(recipient)
+            .exists()
+        )
+    return sa.or_(*found)
+
+
+def _going(twin: sa.FromClause) -> tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]:
+    """Return a twin's attempts and their releases, and the condition that one is on its way or may leave at any moment."""
     tried, running, held = attempt.alias("twin_attempt"), release.alias("twin_release"), gate.alias("twin_gate")
-    going = tried.c.state.in_(_ON_ITS_WAY) | (
+    planned = (
         (tried.c.state == AttemptState.PLANNED)
         & (running.c.state == "releasing")
         & ~sa.exists().where((held.c.incident_id == twin.c.incident_id) & held.c.lifted_at.is_(None))
     )
-    return (
-        sa.select(sa.literal(1))
-        # in this order whatever the statistics say: they call `attempt` empty while its first thousands are being written
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
-        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
-        .select_from(
-            twin.join(tried, tried.c.recipient_id == twin.c.recipient_id).join(
-                running, running.c.release_id == tried.c.release_id
-            )
-        )
-        .where(same & twin.c.final_state.is_(None) & going)
-        .correlate(recipient)
-        .exists()
-    )
+    return tried, running, twin.c.final_state.is_(None) & (tried.c.state.in_(_ON_ITS_WAY) | planned)
 
 
 def standing_elsewhere(
-    connection: sa.Connection, recipient_ids: Sequence[str]
-) -> tuple[Mapping[str, str], Mapping[str, Collection[str]], Collection[str]]:
-    """Return how other incidents' notices of the very same facts stand for these people: who was reached by one (and as which
-    recipient), who else each of them is, and for whom one is on its way, so that whether it arrives decides what leaves here.
+    connection: sa.Connection, twins: Mapping[str, Collection[str]], *, planned: bool = False
+) -> tuple[Mapping[str, str], Collection[str]]:
+    """Return how other incidents' notices of the very same facts stand for people who are others there, too: who was reached by
+    one (and as which recipient), and for whom one is on its way, so that whether it arrives decides what leaves here. `planned`:
+    or may leave at any moment.
     """
-    told: dict[str, str] = {}
-    others: dict[str, set[str]] = defaultdict(set)
-    twin, same = _twin()
-    for some in in_parts(sorted(with_twins(connection, recipient_ids))):
-        for row in connection.execute(
-            sa.select(
-                recipient.c.recipient_id,
-                twin.c.recipient_id.label("other"),
-                twin.c.final_state,
-                (twin.c.told_in.is_(None) & twin.c.correction.is_(None)).label("by_itself"),
-            )
-            .select_from(recipient.join(twin, same))
-            .where(recipient.c.recipient_id.in_(some))
-            .order_by(twin.c.recipient_id)
-        ):
-            if row.final_state == PersonEnd.REACHED and row.by_itself:
-                told.setdefault(row.recipient_id, row.other)
-            elif row.final_state is None:
-                others[row.recipient_id].add(row.other)
-    going = {
-        recipient_id
-        for some in in_parts(sorted(set().union(*others.values())))
-        for recipient_id in connection.execute(
-            sa.select(attempt.c.recipient_id).where(attempt.c.recipient_id.in_(some) & attempt.c.state.in_(_ON_ITS_WAY))
-        ).scalars()
-    }
-    return told, others, {each for each, those in others.items() if those & going}
+    every = sorted({other for those in twins.values() for other in those})
+    reached: set[str] = set()
+    going: set[str] = set()
+    twin = recipient.alias("twin")
+    tried, running, leaving = _going(twin)
+    for some in in_parts(every):
+        reached.update(
+            connection.execute(
+                sa.select(recipient.c.recipient_id).where(
+                    recipient.c.recipient_id.in_(some)
+                    & (recipient.c.final_state == PersonEnd.REACHED)
+                    & recipient.c.told_in.is_(None)
+                    # who is to be told that it was not true of them has been told nothing
+                    & recipient.c.correction.is_(None)
+                )
+            ).scalars()
+        )
+        going.update(
+            connection.execute(
+                sa.select(twin.c.recipient_id)
+                .join(tried, tried.c.recipient_id == twin.c.recipient_id)
+                .join(running, running.c.release_id == tried.c.release_id)
+                .where(
+                    twin.c.recipient_id.in_(some)
+                    & (leaving if planned else twin.c.final_state.is_(None) & tried.c.state.in_(_ON_ITS_WAY))
+                )
+                .distinct()
+            ).scalars()
+        )
+    told = {each: min(reached.intersection(those)) for each, those in twins.items() if reached.intersection(those)}
+    return told, {each for each, those in twins.items() if going.intersection(those)}

@@ -38,6 +38,7 @@ from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.case_store.progress import SqlProgress
 from consumers.adapters.case_store.providers import ProviderTables
 from consumers.adapters.case_store.receipts import Receipts
+from consumers.adapters.case_store.twins import keep_merged_roots
 from consumers.case.store import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
@@ -122,9 +123,11 @@ class Case:
             "segment_id": "s1", "channels": list(channels), "contact": None, "why": {},
             "deadline_at": NOW + timedelta(hours=72),
         }  # fmt: skip
+        row |= other
         with self.database.write() as connection:
-            connection.execute(sa.insert(tables.recipient).values(**(row | other)))
-        return str((row | other)["recipient_id"])
+            connection.execute(sa.insert(tables.recipient).values(**row))
+            keep_merged_roots(connection, {row["recipient_id"]: (row["root"], row["roots"])})
+        return str(row["recipient_id"])
 
     def second_incident(self, **changes: Any) -> str:
         """Open another incident beside the first, its release running too."""

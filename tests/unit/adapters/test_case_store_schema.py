@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from structlog.testing import capture_logs
@@ -16,6 +17,7 @@ from bridge.contracts.errors import BadInput
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.engine import (
     CaseDatabase,
+    _config,
     _configure_sqlite,
     heads,
     migrate,
@@ -52,6 +54,38 @@ def test_migrating_twice_at_once_is_harmless(tmp_path: Path) -> None:
         thread.join()
     with stores[0].read() as connection:
         assert sa.inspect(connection).has_table("attempt")
+
+
+def people_of_before_merged_roots_were_kept(opened: CaseDatabase) -> None:
+    """Upgrade an empty store that has been given people in between, more than are read at once."""
+    with opened.write() as connection:
+        command.upgrade(_config(connection), "0023")
+    row = {
+        "incident_id": "INC-2026-0001", "revision": 1, "subject_commitment": "0" * 64, "controller": "c", "website_id": 1,
+        "store_id": 1, "locale": "en", "standing": "recorded", "late": False, "residence": [], "jurisdictions": [],
+        "highest_sensitivity": "high", "channels": [], "why": {}, "notice_sha256": "d" * 64,
+    }  # fmt: skip
+    people = {f"customer/{number}": [f"customer/{number}", f"order/{number}"] for number in range(1, 2502)}
+    people |= {"order/9001": ["order/9001"], "order/9002": ["customer/9001", "order/9002", "order/9003"]}
+    with opened.write() as connection:
+        upsert(
+            connection,
+            tables.recipient,
+            [
+                {**row, "recipient_id": f"INC-2026-0001:{root}", "root": root, "roots": roots}
+                for root, roots in people.items()
+            ],
+        )
+    migrate(opened)
+    with opened.read() as connection:
+        found = {(row.recipient_id, row.root) for row in connection.execute(sa.select(tables.merged_root))}
+    assert found == {
+        (f"INC-2026-0001:{root}", other) for root, roots in people.items() for other in roots if other != root
+    }
+
+
+def test_an_upgrade_finds_the_roots_that_were_merged_into_people(tmp_path: Path) -> None:
+    people_of_before_merged_roots_were_kept(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
 
 
 def test_an_unsupported_database_is_refused() -> None:

@@ -115,7 +115,11 @@ class World:
         return [json.loads(row["value"])["kind"] for row in self.rows(tables.outbox)]
 
     def people(self) -> dict[str, Mapping[Any, Any]]:
-        return {row["root"]: row for row in self.rows(tables.recipient) if row["supplements"] is None}
+        rows = self.rows(tables.recipient)
+        merged = {(row["recipient_id"], other) for row in rows for other in row["roots"] if other != row["root"]}
+        found = {(row["recipient_id"], row["root"]) for row in self.rows(tables.merged_root)}
+        assert found == merged, "another incident finds them by each of their roots"
+        return {row["root"]: row for row in rows if row["supplements"] is None}
 
     def supplements(self) -> dict[str, Mapping[Any, Any]]:
         return {row["recipient_id"]: row for row in self.rows(tables.recipient) if row["supplements"] is not None}
@@ -394,6 +398,7 @@ def test_late_people_are_added_once_and_merged(world: World) -> None:
     assert set(rows) == {"customer/1", "customer/2", "customer/3"}
     assert [rows[root]["late"] for root in sorted(rows)] == [False, False, True]
     assert rows["customer/1"]["roots"] == ["customer/1", "order/9"]
+    assert {row["root"] for row in world.rows(tables.merged_root)} == {"order/9", "order/10"}
     assert len(rows["customer/2"]["why"]["disclosures"]) == 2
     assert {page["kind"] for page in world.rows(tables.page)} == {"people.more_affected", "people.late"}
     assert world.kinds()[-1] == "plan.extended"
