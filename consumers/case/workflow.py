@@ -402,7 +402,8 @@ def hold_people(
         for root in people:
             if root not in roots:
                 raise BadInput(f"--person {root}: {incident_id} is not about them; write customer/<id> or order/<id>")
-        named = sorted(set(roots.values()))
+        # as asked for, too: who is several roots may be known by another one tomorrow, or be two people
+        named, person_count = sorted({*roots, *roots.values()}), len(set(roots.values()))
         gate = Gate(gate_id, kind, codes, None, frozenset(segments), frozenset(named))
         audience = case.audience(incident_id)
         _refuse_holding_nobody(incident_id, codes, audience, as_given=as_given)
@@ -413,7 +414,7 @@ def hold_people(
                 covered += row.count
                 told += row.count if row.final_state is not None else 0
         if dry_run:
-            return Held(None, covered, told, len(named))
+            return Held(None, covered, told, person_count)
         case.add_gate(
             GateRecord(gate_id, incident_id, kind, codes, now, actor.person_id, why, segments=sorted(set(segments)) or None,
                        people=named or None, until_at=until)
@@ -427,14 +428,14 @@ def hold_people(
             "gate": kind,
             "covers": codes,
             "segment_count": len(set(segments)),
-            "person_count": len(named),
+            "person_count": person_count,
             "named_sha256": salted_sha256(salt, names) if segments or named else None,
             "until_at": None if until is None else written(until),
         }
         record_act(case, actor, role, "gate.set", body, at=now, incident=incident, reason=why, salt=salt)
         if kind == "law_enforcement_hold":
             _record_hold(case, incident, codes, actor, role, now, why)
-        return Held(gate_id, covered, told, len(named))
+        return Held(gate_id, covered, told, person_count)
 
     return store.look(work) if dry_run else store.change(work)
 

@@ -31,7 +31,7 @@ from consumers.adapters.case_store.tables import (
     release,
     segment,
 )
-from consumers.adapters.case_store.twins import standing_elsewhere, twins_of
+from consumers.adapters.case_store.twins import known_by, standing_elsewhere, twins_of
 from consumers.domain.canary import CanaryState, canary_of
 from consumers.domain.gates import Gate
 from consumers.domain.ledger import BoundedLane, Lane, LaneAge
@@ -564,7 +564,7 @@ def order_of(deadline_at: datetime | None, priority: int | None) -> dict[str, An
 
 
 def open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
-    """Return the gates of an incident that nobody has lifted."""
+    """Return the gates of an incident that nobody has lifted, single people by the roots that they are known by now."""
     return [
         Gate(
             row.gate_id,
@@ -572,7 +572,7 @@ def open_gates(connection: sa.Connection, incident_id: str) -> list[Gate]:
             tuple(row.covers),
             row.controller,
             frozenset(row.segments or ()),
-            frozenset(row.people or ()),
+            known_by(connection, incident_id, row.people or ()),
         )
         for row in connection.execute(
             sa.select(

@@ -82,6 +82,20 @@ def forget_merged_roots(connection: sa.Connection, recipient_ids: Sequence[str])
         connection.exec_driver_sql(text, execution_options=AS_IT_STANDS)
 
 
+def known_by(connection: sa.Connection, incident_id: str, roots: Collection[str]) -> frozenset[str]:
+    """Return the roots, and by which other ones the people are known in the incident into whom they were merged."""
+    found = set(roots)
+    for some in in_parts(sorted(roots)):
+        found.update(
+            connection.execute(
+                sa.select(recipient.c.root)
+                .join(merged_root, merged_root.c.recipient_id == recipient.c.recipient_id)
+                .where(merged_root.c.root.in_(some) & (recipient.c.incident_id == incident_id))
+            ).scalars()
+        )
+    return frozenset(found)
+
+
 def twins_of(connection: sa.Connection, recipient_ids: Sequence[str]) -> Mapping[str, Collection[str]]:
     """Return as whom other incidents know these recipients, too; nothing of those whom none does."""
     beside: dict[str, set[str]] = defaultdict(set)

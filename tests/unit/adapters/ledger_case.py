@@ -115,7 +115,7 @@ class Case:
 
     def person(self, number: int, channels: tuple[str, ...] = ("email", "sms"), **other: Any) -> str:
         recipient_id = f"{INCIDENT}:customer/{number}"
-        row = {
+        row: dict[str, Any] = {
             "recipient_id": recipient_id, "incident_id": INCIDENT, "revision": 1, "root": f"customer/{number}",
             "roots": [f"customer/{number}"], "subject_commitment": f"{number:064d}", "customer_id": number,
             "controller": "c", "website_id": 1, "store_id": 1, "locale": "en", "standing": "recorded", "late": False,

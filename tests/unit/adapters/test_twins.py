@@ -172,6 +172,19 @@ class TwinCases:
         add(case, 1, "order/12")
         assert len(case.claim(EMAIL_LANE)) == 3
 
+    @pytest.mark.parametrize("named", ["customer/1", "order/11"])
+    def test_a_hold_of_one_person_holds_them_by_whichever_root_they_are_known(self, case: Case, named: str) -> None:
+        add(case, 0, "customer/1", "order/11")
+        other = add(case, 0, "customer/2", "order/12")
+        with case.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.gate).values(
+                    gate_id="g", incident_id=INCIDENT, kind="law_enforcement_hold", covers=[], people=[named],
+                    set_at=case.clock.at, set_by="d",
+                )
+            )  # fmt: skip
+        assert [each.recipient_id for each in case.claim(EMAIL_LANE)] == [other]
+
 
 class TestTwins(TwinCases):
     """On SQLite."""

@@ -442,6 +442,9 @@ def test_a_hold_in_the_middle_of_a_release_stops_whom_it_names_and_nobody_else(l
     [event] = [each for each in ledger.case_events() if each["kind"] == "gate.set"]
     assert (event["body"]["segment_count"], event["body"]["person_count"]) == (1, 1)
     assert "customer/1" not in json.dumps(event)
+    with ledger.database.read() as connection:
+        kept = connection.execute(sa.select(tables.gate.c.people)).scalar_one()
+    assert kept == ["customer/1", "order/11"], "by whichever they are known tomorrow"
     # the claims in hand are asked about before the provider is called: none stands, the free one goes anew
     assert not ledger.ledger.standing(intents)
     ledger.ledger.report([SentReport(each.attempt_id, Trigger.RECALL, each.send_count) for each in intents])
