@@ -1,7 +1,8 @@
 """One person in several incidents: notices that would tell the very same are told once, whichever incident's turn comes first.
 
 Somebody is the same person in two incidents if one root is theirs in both, be it the one that they are known by or another
-that was merged into them, or if a third incident knows them as one. What is asked of the tables of people and attempts; what
+that was merged into them, or if a third incident knows them as one. The very same is told by the same controller of the same
+facts under the same law: another one asks for other words. What is asked of the tables of people and attempts; what
 follows from it does the ledger. The same at every moment: when somebody's turn begins, when their next channel or a repeat
 goes onto the belt, and when it is claimed.
 """
@@ -18,16 +19,18 @@ from consumers.domain.delivery import PersonEnd
 
 _ON_ITS_WAY = (AttemptState.COMMANDED, AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN)
 # as text, without SQLAlchemy's compiling of each id: it is asked of everybody
+_SAME = (
+    "twin.notice_sha256 = recipient.notice_sha256 AND twin.jurisdictions = recipient.jurisdictions"
+    " AND twin.incident_id <> recipient.incident_id"
+)
 _SEVERAL = "CAST(recipient.roots AS CHAR) LIKE '%,%'"
 _CANDIDATES = (
     "SELECT recipient.recipient_id FROM recipient WHERE recipient.recipient_id IN ({ids}) AND ("  # noqa: S608  our own text
     f"{_SEVERAL} OR EXISTS (SELECT 1 FROM merged_root WHERE merged_root.root = recipient.root)"
-    " OR EXISTS (SELECT 1 FROM recipient AS twin WHERE twin.notice_sha256 = recipient.notice_sha256"
-    " AND twin.root = recipient.root AND twin.incident_id <> recipient.incident_id))"
+    f" OR EXISTS (SELECT 1 FROM recipient AS twin WHERE twin.root = recipient.root AND {_SAME}))"
 )
 """Who may be in another incident, too: with one list of ids, and in two looks at indexes for each of them. Most are in none."""
 _PAIR = "SELECT recipient.recipient_id, recipient.incident_id, twin.recipient_id FROM"
-_SAME = "twin.notice_sha256 = recipient.notice_sha256 AND twin.incident_id <> recipient.incident_id"
 _PAIRS = (
     f"{_PAIR} recipient {{join}} recipient AS twin ON twin.root = recipient.root AND {_SAME}"
     " WHERE recipient.recipient_id IN ({ids})",
@@ -48,7 +51,11 @@ def _ways() -> Sequence[tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[boo
     it is joined to, and the condition that it is one.
     """
     twin, ours, theirs = recipient.alias("twin"), merged_root.alias("ours"), merged_root.alias("theirs")
-    same = (twin.c.notice_sha256 == recipient.c.notice_sha256) & (twin.c.incident_id != recipient.c.incident_id)
+    same = (
+        (twin.c.notice_sha256 == recipient.c.notice_sha256)
+        & (twin.c.jurisdictions == recipient.c.jurisdictions)
+        & (twin.c.incident_id != recipient.c.incident_id)
+    )
     merged_there = twin.c.recipient_id == theirs.c.recipient_id
     # looked for where there is one only
     merged_here = sa.text(_SEVERAL) & (ours.c.recipient_id == recipient.c.recipient_id)

@@ -172,6 +172,18 @@ class TwinCases:
         add(case, 1, "order/12")
         assert len(case.claim(EMAIL_LANE)) == 3
 
+    @pytest.mark.parametrize("root", ["customer/1", "order/11"])
+    def test_what_another_law_asks_for_is_told_apart(self, case: Case, root: str) -> None:
+        open_incident(case, 1)
+        first = add(case, 0, "customer/1", "order/11", jurisdictions=["eu-gdpr-34"])
+        second = add(case, 1, root, jurisdictions=["eu-gdpr-34", "us-ca-ind"])
+        mails = case.claim(EMAIL_LANE)
+        assert {each.recipient_id for each in mails} == {first, second}
+        case.hand_over(mails)
+        case.receive(mails[0], ReceiptKind.DELIVERED)
+        assert case.claim(SMS_LANE) == []
+        assert {told_in(case, each) for each in (first, second)} == {None}
+
     @pytest.mark.parametrize("named", ["customer/1", "order/11"])
     def test_a_hold_of_one_person_holds_them_by_whichever_root_they_are_known(self, case: Case, named: str) -> None:
         add(case, 0, "customer/1", "order/11")
