@@ -153,7 +153,7 @@ def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[s
     lines += late_lines(seen.late, cap)
     if seen.everybody is not None:
         lines.append(f"everybody:    {seen.everybody}")
-    lines += [f"held:         {each.kind} for {', '.join(each.covers)} ({each.gate_id})" for each in seen.gates]
+    lines += [f"held:         {each.kind} for {each.whom} ({each.gate_id})" for each in seen.gates]
     lines += [
         f"proposed:     another scope: tocsin incident rescope {record.incident_id} --proposal {each.proposal_id}"
         for each in seen.proposals

@@ -169,13 +169,14 @@ def _beside(seen: Readiness) -> Iterable[Finding]:
 def _kept_back(name: str, gate: GateRecord, count: int) -> Finding:
     whose = f" of {gate.controller}" if gate.controller else ""
     until = f", until {gate.regime_id} is met" if gate.regime_id else ""
-    where = ", ".join(gate.covers[:_NAMED_AT_ONCE]) + (" and more" if len(gate.covers) > _NAMED_AT_ONCE else "")
+    # whoever is named one by one is counted nowhere
+    waiting = "whoever it names waits" if gate.people and not count else f"{people_in_words(count)}{whose} wait"
     controller = f" --controller {gate.controller}" if gate.controller else ""
     command = f"duty {name} {gate.regime_id}{controller}" if gate.regime_id else f"lift {name} {gate.gate_id}"
     return Finding(
         STOPS,
         "holds",
-        f"{people_in_words(count)}{whose} wait: {gate.kind.replace('_', ' ')} for {where}{until}",
+        f"{waiting}: {gate.kind.replace('_', ' ')} for {gate.whom}{until}",
         f"tocsin incident {command} --reason TEXT",
     )
 

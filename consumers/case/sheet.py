@@ -648,7 +648,9 @@ def _readiness(
     senders: Counter[str] = Counter()
     regions: Counter[str] = Counter()
     kept_back: Counter[str] = Counter()
-    as_gates = [Gate(each.gate_id, each.kind, each.covers, each.controller) for each in gates]
+    as_gates = [
+        Gate(each.gate_id, each.kind, each.covers, each.controller, frozenset(each.segments or ())) for each in gates
+    ]
     for each in groups:
         if not each.going:
             continue
@@ -660,7 +662,7 @@ def _readiness(
         no_mail = means.may_not_send.get(sender.get("from_address") or means.from_address)
         if no_mail is not None and Channel.EMAIL in each.channels:
             senders[no_mail] += each.row.count
-        closed = gate_for(each.homes, as_gates, each.row.controller)
+        closed = gate_for(each.homes, as_gates, each.row.controller, segment_id=each.row.segment_id)
         if closed is not None:
             kept_back[closed.gate_id] += each.row.count
     return Readiness(

@@ -490,6 +490,9 @@ class ApprovalRecord:
     """The sheet that this person saw; None: they named the policy."""
 
 
+_NAMED_AT_ONCE = 12
+
+
 @dataclass(frozen=True, slots=True)
 class GateRecord:
     """What keeps those whom it covers from being told yet."""
@@ -512,6 +515,13 @@ class GateRecord:
     """Roots of single persons whom it covers besides."""
     until_at: datetime | None = None
     """Until when it was asked for. It ends when somebody lifts it."""
+
+    @property
+    def whom(self) -> str:
+        """Say whom it covers, and nobody by name."""
+        few = [*self.covers[:_NAMED_AT_ONCE], *(["more"] if len(self.covers) > _NAMED_AT_ONCE else [])]
+        few += [f"segment {each}" for each in self.segments or ()]
+        return ", ".join([*few, *(["people named one by one"] if self.people else [])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,22 @@ def test_a_sheet_that_has_changed_approves_nothing_and_says_what(case: Case, des
     desk.ok("incident", "approve", name, "--sheet", sheet(desk, name)["sheet_sha256"], who="dan")
 
 
+def test_a_hold_of_a_segment_or_of_single_people_says_whom_it_keeps_back(case: Case, desk: Desk) -> None:
+    name = prepared(case, desk, people=4)
+    for gate_id, whom in (("g", {"segments": ["s1"]}), ("h", {"people": ["customer/1"]})):
+        gate = {"gate_id": gate_id * 32, "incident_id": name, "kind": "law_enforcement_hold", "covers": [], **whom}
+        case.execute(sa.insert(tables.gate).values(**gate, set_at=NOW, set_by="dan"))
+    said = {each["says"] for each in sheet(desk, name)["content"]["preflight"] if each["about"] == "holds"}
+    assert said == {
+        "4 people wait: law enforcement hold for segment s1",
+        "whoever it names waits: law enforcement hold for people named one by one",
+    }
+    shown = desk.ok("incident", "show", name, who="dan")
+    assert "law_enforcement_hold for segment s1" in shown
+    assert "law_enforcement_hold for people named one by one" in shown
+    assert "customer/1" not in shown
+
+
 def test_a_changed_text_or_an_ended_approval_is_named(case: Case, desk: Desk, texts: Texts) -> None:
     name = prepared(case, desk)
     made = sheet(desk, name)["sheet_sha256"]
