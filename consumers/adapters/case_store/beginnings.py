@@ -107,8 +107,19 @@ class Beginnings:
 
         Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever. A
         release that was finished when the scope was corrected is not voided: a bounce may come long after its end.
+        What a person has cancelled since this release began is left alone: only what is approved afterwards may carry it.
         """
-        void = connection.execute(_carrying_nothing(row["incident_id"], row["revision"])).scalars().all()
+        cancelled_since = (release.c.state == "cancelled") & (release.c.stopped_at > row["released_at"])
+        void = (
+            connection.execute(
+                # one that was cancelled before anybody noted when counts as cancelled before
+                _carrying_nothing(row["incident_id"], row["revision"]).where(
+                    sa.not_(sa.func.coalesce(cancelled_since, sa.false()))
+                )
+            )
+            .scalars()
+            .all()
+        )
         if not void:
             return
         waiting = connection.execute(

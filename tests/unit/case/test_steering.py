@@ -180,6 +180,57 @@ def test_a_cancel_is_final_and_the_next_release_takes_over_with_its_own_text(led
     assert ledger.end(told) == "reached"
 
 
+def second_release(ledger: LedgerCase, **changes: Any) -> None:
+    """Let another release run beside the first, of the same scope."""
+    with ledger.database.write() as connection:
+        old = connection.execute(sa.select(tables.release)).mappings().one()
+        row = {
+            **old,
+            "release_id": "2" * 32,
+            "state": "releasing",
+            "finished_at": None,
+            "released_at": ledger.clock.now(),
+        }
+        connection.execute(sa.insert(tables.release).values(**{**row, **changes}))
+
+
+def test_what_was_cancelled_is_not_carried_on_by_a_release_that_had_finished_before(ledger: LedgerCase) -> None:
+    told = ledger.person(1)
+    [intent] = ledger.claim(EMAIL_LANE)
+    ledger.hand_over([intent])
+    ledger.receive(intent, ReceiptKind.DELIVERED)
+    assert ledger.ledger.finish_releases() == [(INCIDENT, RELEASE)]
+    late = [ledger.person(number, late=True) for number in (2, 3, 4)]
+    affected(ledger, 1, 2, 3, 4)
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(late_cap=0))
+    ledger.clock.at += timedelta(hours=1)
+    second_release(ledger, late_cap=5)
+    # one is in a dispatcher's hands, one lies on the belt, one waits
+    [in_hand] = ledger.claim(Lane(Channel.EMAIL, belt=1, at_once=1))
+    assert ledger.ledger.meter(Lane(Channel.EMAIL, belt=1, at_once=1)) == 1
+    ledger.clock.at += timedelta(minutes=1)
+    steering.cancel(store(ledger), INCIDENT, DPO, ledger.clock.now(), reason="these are the wrong people")
+    ledger.ledger.report([SentReport(in_hand.attempt_id, Trigger.RECALL, in_hand.send_count)])
+    assert taken_up(ledger) == []
+    for _ in range(2):
+        assert ledger.claim(EMAIL_LANE) == [], "nobody has approved it since"
+        ledger.clock.at += timedelta(minutes=5)
+    with ledger.database.read() as connection:
+        rows = connection.execute(sa.select(tables.release.c.release_id, tables.release.c.state)).all()
+    assert {row.release_id: row.state for row in rows} == {RELEASE: "finished", "2" * 32: "cancelled"}
+    with ledger.database.write() as connection:
+        old = (
+            connection.execute(sa.select(tables.release).where(tables.release.c.release_id == "2" * 32))
+            .mappings()
+            .one()
+        )
+        anew = {"release_id": "3" * 32, "state": "releasing", "released_at": ledger.clock.now(), "stopped_at": None}
+        connection.execute(sa.insert(tables.release).values(**{**old, **anew}))
+    assert {each.recipient_id for each in ledger.claim(EMAIL_LANE)} == set(late)
+    assert ledger.end(told) == "reached"
+
+
 def test_closing_over_people_who_were_not_told_names_each_with_the_reason(ledger: LedgerCase) -> None:
     people = [ledger.person(number) for number in (1, 2)]
     ledger.person(3, held_reason="no approved text")
