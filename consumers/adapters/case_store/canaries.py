@@ -20,26 +20,38 @@ from consumers.domain.canary import CanaryPolicy, CanarySeen, CanaryState, canar
 from consumers.domain.delivery import ARRIVED, FAILED
 
 _JUDGED = (Channel.EMAIL.value, Channel.SMS.value)
-_LEFT = [state.value for state in AttemptState if state is not AttemptState.PLANNED]
+_LEFT = [state.value for state in AttemptState if state not in (AttemptState.PLANNED, AttemptState.CANCELLED)]
+"""What was cancelled reached no provider: another takes its place."""
 
 
 def allowance(
-    connection: sa.Connection, incident_id: str, release_id: str, policy: Mapping[str, Any]
+    connection: sa.Connection, incident_id: str, release_id: str, policy: Mapping[str, Any], *, judged: bool
 ) -> Mapping[str, int]:
-    """Return how many more canaries of each approved segment may leave."""
+    """Return how many more canaries of each approved segment may leave, by the channels that are judged or by all others.
+
+    The others leave the judged ones their room: account notices go faster than e-mails, and say nothing of them.
+    """
     canary = canary_of(policy)
     assert canary is not None
+    counted = _first(incident_id, release_id) & attempt.c.state.in_(_LEFT)
+    if judged:
+        counted &= attempt.c.channel.in_(_JUDGED)
     left = {
         row[0]: row[1]
         for row in connection.execute(
             sa.select(recipient.c.segment_id, sa.func.count())
             .select_from(attempt.join(recipient, recipient.c.recipient_id == attempt.c.recipient_id))
-            .where(_first(incident_id, release_id) & attempt.c.state.in_(_LEFT))
+            .where(counted)
             .group_by(recipient.c.segment_id)
         )
     }
     rooms = {each: canary.per_segment - left.get(each, 0) for each in sorted(policy.get("segments", {}))}
     return {segment_id: room for segment_id, room in rooms.items() if room > 0}
+
+
+def is_judged(channel: Channel) -> bool:
+    """Say whether receipts of this channel decide about a canary."""
+    return channel.value in _JUDGED
 
 
 def _first(incident_id: str, release_id: str) -> sa.ColumnElement[bool]:
@@ -94,26 +106,7 @@ def judge_canaries(
 
 def _seen(connection: sa.Connection, row: Mapping[Any, Any], now: datetime, unbegun: Unbegun) -> CanarySeen:
     first = _first(row["incident_id"], row["release_id"])
-    to_send = 0
-    for segment_id, room in allowance(connection, row["incident_id"], row["release_id"], row["policy"]).items():
-        of_segment = recipient.c.segment_id == segment_id
-        planned = (
-            sa.select(attempt.c.attempt_id)
-            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-            .where(
-                first
-                & of_segment
-                & (attempt.c.state == AttemptState.PLANNED)
-                & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
-            )
-            .limit(room)
-        )
-        waiting = sa.select(recipient.c.recipient_id).where(
-            *unbegun(row["incident_id"]), of_segment, recipient.c.late.is_(sa.false())
-        )
-        to_send += min(
-            room, len(connection.execute(planned).all()) + len(connection.execute(waiting.limit(room)).all())
-        )
+    to_send = sum(_to_send(connection, row, first, now, unbegun, judged=judged) for judged in (True, False))
     counts: dict[str, int] = {"arrived": 0, "failed": 0, "silent": 0}
     last: datetime | None = None
     for state, count, at in connection.execute(
@@ -126,8 +119,6 @@ def _seen(connection: sa.Connection, row: Mapping[Any, Any], now: datetime, unbe
         .group_by(attempt.c.state)
     ):
         known = AttemptState(state)
-        if known is AttemptState.CANCELLED:
-            continue
         # one that expired without a word says as little as one that is still waited for
         failed = known in FAILED and known is not AttemptState.EXPIRED
         counts["arrived" if known in ARRIVED else "failed" if failed else "silent"] += count
@@ -137,6 +128,40 @@ def _seen(connection: sa.Connection, row: Mapping[Any, Any], now: datetime, unbe
         last = now + timedelta(seconds=1)
     left = connection.execute(sa.select(attempt.c.attempt_id).where(first & attempt.c.state.in_(_LEFT)).limit(1)).all()
     return CanarySeen(len(left), to_send, last_handed_over_at=last, **counts)
+
+
+def _to_send(
+    connection: sa.Connection,
+    row: Mapping[Any, Any],
+    first: sa.ColumnElement[bool],
+    now: datetime,
+    unbegun: Unbegun,
+    *,
+    judged: bool,
+) -> int:
+    """Return how many canaries have not left yet, by the channels that are judged or by all others."""
+    channels = attempt.c.channel.in_(_JUDGED) if judged else attempt.c.channel.not_in(_JUDGED)
+    rooms = allowance(connection, row["incident_id"], row["release_id"], row["policy"], judged=judged)
+    count = 0
+    for segment_id, room in rooms.items():
+        of_segment = recipient.c.segment_id == segment_id
+        planned = (
+            sa.select(attempt.c.attempt_id)
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .where(
+                first
+                & channels
+                & of_segment
+                & (attempt.c.state == AttemptState.PLANNED)
+                & (attempt.c.kept_until.is_(None) | (attempt.c.kept_until <= now))
+            )
+            .limit(room)
+        )
+        waiting = sa.select(recipient.c.recipient_id).where(
+            *unbegun(row["incident_id"]), of_segment, recipient.c.late.is_(sa.false())
+        )
+        count += min(room, len(connection.execute(planned).all()) + len(connection.execute(waiting.limit(room)).all()))
+    return count
 
 
 def _page(

@@ -5,7 +5,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from operator import itemgetter
@@ -17,7 +17,7 @@ from bridge.contracts.events import AttemptState, Channel, DeliverNotice
 from bridge.contracts.topics import DELIVERY_COMMANDS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
-from consumers.adapters.case_store.canaries import allowance
+from consumers.adapters.case_store.canaries import allowance, is_judged
 from consumers.adapters.case_store.claims import command_of, moment_after, set_alike
 from consumers.adapters.case_store.engine import IN_LIST, CaseDatabase, in_parts, insert_many, upsert
 from consumers.adapters.case_store.packed import PackedColumns
@@ -88,8 +88,8 @@ class _Running:
     epoch: int
     exercise: bool
     release_ids: tuple[str, ...]
-    canary: tuple[str, Mapping[str, Any]] | None
-    """Release and policy of one that is still being tried on a few."""
+    canaries: tuple[tuple[str, Mapping[str, Any]], ...]
+    """Release and policy of each that is still being tried on a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Meter:
         choose: between incidents, or for a hold, a canary or a rate of its own.
         """
         running = running_incidents(connection)
-        if not lanes or len(running) != 1 or running[0].exercise or running[0].canary is not None:
+        if not lanes or len(running) != 1 or running[0].exercise or running[0].canaries:
             return None
         (each,) = running
         if open_gates(connection, each.incident_id):
@@ -344,13 +344,21 @@ class Meter:
 
         Whoever is kept back is marked and read past: they use up nobody's room, now or in the next ticks.
         """
-        if running.canary is not None and not fallback:
-            canaries: list[Mapping[str, Any]] = []
-            for segment_id, room in allowance(connection, running.incident_id, *running.canary).items():
-                wanted = min(room, limit - len(canaries))
-                canaries += self._read_on(connection, channel, running, gates, now, False, wanted, segment_id)
-            return canaries
-        return self._read_on(connection, channel, running, gates, now, fallback, limit, None)
+        if not running.canaries or fallback:
+            return self._read_on(connection, channel, running, gates, now, fallback, limit, None)
+        # the canary of one release keeps nobody back of another, which may have begun long before
+        tested = {release_id for release_id, _ in running.canaries}
+        others = replace(running, release_ids=tuple(each for each in running.release_ids if each not in tested))
+        found: list[Mapping[str, Any]] = []
+        for release_id, policy in running.canaries:
+            own = replace(running, release_ids=(release_id,))
+            rooms = allowance(connection, running.incident_id, release_id, policy, judged=is_judged(channel))
+            for segment_id, room in rooms.items():
+                wanted = min(room, limit - len(found))
+                found += self._read_on(connection, channel, own, gates, now, False, wanted, segment_id)
+        if others.release_ids:
+            found += self._read_on(connection, channel, others, gates, now, False, limit - len(found), None)
+        return found
 
     def _read_on(
         self,
@@ -449,13 +457,10 @@ def running_incidents(connection: sa.Connection) -> list[_Running]:
             rows[0].epoch,
             bool(rows[0].exercise),
             tuple(row.release_id for row in rows),
-            next(
-                (
-                    (row.release_id, row.policy)
-                    for row in rows
-                    if row.canary_state == CanaryState.TESTING and canary_of(row.policy) is not None
-                ),
-                None,
+            tuple(
+                (row.release_id, row.policy)
+                for row in rows
+                if row.canary_state == CanaryState.TESTING and canary_of(row.policy) is not None
             ),
         )
         for incident_id, rows in found.items()

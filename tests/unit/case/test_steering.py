@@ -397,6 +397,59 @@ def test_a_canary_held_back_by_a_gate_is_not_waited_for(ledger: LedgerCase) -> N
     assert len(ledger.claim(EMAIL_LANE)) == 2, "at once, not when the meter looks at them again"
 
 
+NOTICE_LANE = Lane(Channel.ACCOUNT_NOTICE, belt=1000, at_once=1000)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_canary_is_not_passed_by_account_notices_that_go_before_the_first_email(
+    ledger: LedgerCase, parallel: bool
+) -> None:
+    canary(ledger, 0)
+    approved = {**APPROVED, "channels": ["email", "account_notice"]}
+    key = {"together": [approved["channels"]]} if parallel else {}
+    with ledger.database.write() as connection:
+        policy = connection.execute(sa.select(tables.release.c.policy)).scalar_one()
+        connection.execute(sa.update(tables.release).values(policy={**policy, "segments": {"s1": {**approved, **key}}}))
+        connection.execute(sa.update(tables.segment).values(channels=approved["channels"], key=key))
+    for number in range(10):
+        channels = ("email", "account_notice") if parallel or number < 5 else ("account_notice",)
+        ledger.person(number, channels=channels)
+    # e-mails go slowly, or not at all at this moment
+    notices = ledger.claim(NOTICE_LANE)
+    assert len(notices) == 2
+    ledger.hand_over(notices)
+    assert ledger.ledger.judge_canaries() == [], "whether e-mails arrive is not known yet"
+    assert ledger.claim(NOTICE_LANE) == []
+    for each in notices:
+        ledger.receive(each, ReceiptKind.READ)
+    assert ledger.ledger.judge_canaries() == [], "an e-mail that need not leave any more says nothing either"
+    emails = ledger.claim(EMAIL_LANE)
+    assert len(emails) == 2
+    ledger.hand_over(emails)
+    for each in emails:
+        ledger.receive(each, ReceiptKind.BOUNCED_HARD)
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["held"]
+    assert ledger.claim(EMAIL_LANE) == ledger.claim(NOTICE_LANE) == []
+
+
+def test_the_canary_of_a_second_release_keeps_nobody_of_the_first_one_back(ledger: LedgerCase) -> None:
+    for number in range(10):
+        ledger.person(number)
+    assert ledger.ledger.begin_attempts(100).people == 10
+    with ledger.database.write() as connection:
+        row = connection.execute(sa.select(tables.segment)).mappings().one()
+        connection.execute(sa.insert(tables.segment).values(**{**row, "segment_id": "s2", "name": "two"}))
+    policy = {
+        "segments": {"s1": APPROVED, "s2": APPROVED},
+        "canary": CanaryPolicy(2, wait_seconds=600, bound_percent=5).as_json(),
+    }
+    second_release(ledger, policy=policy, canary_state="testing", released_at=NOW + timedelta(seconds=1))
+    others = {ledger.person(20 + number, segment_id="s2") for number in range(5)}
+    told = {each.recipient_id for each in ledger.claim(EMAIL_LANE)}
+    assert len(told & others) == 2, "the first of its own"
+    assert len(told - others) == 10
+
+
 def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(ledger: LedgerCase) -> None:
     for number in range(30):
         ledger.person(number, deadline_at=NOW + timedelta(hours=31))
