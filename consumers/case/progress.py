@@ -56,11 +56,17 @@ class Progress:
         states = [state for _, state, _ in self.releases]
         if "releasing" in states:
             return None if self.yields_to is None else f"exercise waits while {self.yields_to} is released"
-        for word in ("paused", "cancelled"):
-            if word in states:
-                held = word == "paused" and any(canary == "held" for _, state, canary in self.releases if state == word)
-                return "held by its canary" if held else word
-        return None if "finished" in states else "no release runs"
+        if "paused" in states:
+            held = any(canary == "held" for _, state, canary in self.releases if state == "paused")
+            return "held by its canary" if held else "paused"
+        # the newest that ever ran: one that came after a cancelled one has its people
+        ended = next((state for state in states if state in ("cancelled", "finished")), "no release runs")
+        return None if ended == "finished" else ended
+
+    @property
+    def over(self) -> bool:
+        """Whether there are people, and each of them has an end."""
+        return self.people > 0 and not any(self.why_not.values()) and not self.supplements_open
 
 
 class ProgressSource(Protocol):
@@ -117,6 +123,8 @@ def end_in_words(seen: Progress, end: datetime | None, now: datetime) -> str:
     """Return when it will end against the earliest deadline, in one sentence."""
     deadline = seen.earliest_deadline_at
     against = ""
+    if seen.over:
+        return "everybody has an end"
     if seen.stopped is not None:
         left = "" if deadline is None else f"; the earliest deadline {_from_now(deadline, now)}"
         return f"does not end: {seen.stopped}{left}"

@@ -158,7 +158,7 @@ def screen_of(seen: Progress, most: Mapping[Channel, float], now: datetime) -> G
         [{"not yet": f"{count:,}", "because": why} for why, count in _by_size(seen.why_not)], ("not yet", "because")
     )
     end = end_in_words(seen, ends_at(seen, most, now), now)
-    late = seen.stopped is not None or "AFTER" in end or "passed" in end
+    late = (seen.stopped is not None and not seen.over) or "AFTER" in end or "passed" in end
     return Group(
         Text(_head(seen, now), style="bold"),
         bar,

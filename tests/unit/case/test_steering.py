@@ -487,6 +487,32 @@ def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(led
         source.progress("INC-2026-0002")
 
 
+def test_watching_says_that_everybody_has_an_end_though_an_earlier_release_was_cancelled(ledger: LedgerCase) -> None:
+    people = [ledger.person(number) for number in range(2)]
+    affected(ledger, 0, 1)
+    commanded(ledger)
+    steering.cancel(store(ledger), INCIDENT, DPO, NOW, reason="the text was wrong")
+    assert taken_up(ledger) == []
+    source = SqlProgress(ledger.database, ledger.clock)
+
+    def words() -> str:
+        seen = source.progress(INCIDENT)
+        shown = as_facts(seen, MOST, NOW)["in_words"]
+        assert f"end:          {shown}" in lines_of(seen, MOST, NOW)
+        return str(shown)
+
+    assert words().startswith("does not end: cancelled; the earliest deadline is in")
+    second_release(ledger, prepared_at=NOW + timedelta(minutes=1), stopped_at=None)
+    intents = ledger.claim(EMAIL_LANE)
+    assert {each.recipient_id for each in intents} == set(people)
+    ledger.hand_over(intents)
+    for each in intents:
+        ledger.receive(each, ReceiptKind.DELIVERED)
+    assert ledger.ledger.finish_releases() == [(INCIDENT, "2" * 32)]
+    assert words() == "everybody has an end"
+    assert source.progress(INCIDENT).stopped is None
+
+
 def test_every_state_of_an_attempt_has_a_place_on_the_screen(ledger: LedgerCase) -> None:
     people = {state: ledger.person(number) for number, state in enumerate(AttemptState)}
     ledger.ledger.begin_attempts(100)
