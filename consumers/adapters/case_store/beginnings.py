@@ -87,9 +87,18 @@ class Beginnings:
                     self._adopt(connection, row)
                 if row["state"] == "finished":
                     self._go_on(connection, row, now)
-                begun += self._begin_release(connection, row, most - begun, now, free, commanded)
-                if begun >= most:
-                    return Begun(begun, commanded, more=True), free
+            # shared alike, and what one leaves goes to the others: nobody waits until all of a huge incident have begun
+            more = list(rows)
+            while more and begun < most:
+                asked, more = more, []
+                for number, row in enumerate(asked):
+                    share = max((most - begun) // (len(asked) - number), 1)
+                    count = self._begin_release(connection, row, share, now, free, commanded)
+                    begun += count
+                    if count >= share:
+                        more.append(row)
+            if more:
+                return Begun(begun, commanded, more=True), free
             self._page_waiting(connection, [row for row in rows if row["mode"] != Mode.BREAK_GLASS], now)
             seen = self._follow_publications(connection, now)
             return Begun(begun, commanded, more=False), free

@@ -935,6 +935,18 @@ class LedgerCases:
             connection.execute(sa.update(tables.segment).values(**change))
         assert case.ledger.begin_attempts(10).people == 0
 
+    def test_a_small_incident_does_not_wait_until_all_of_a_huge_one_have_begun(self, case: Case) -> None:
+        huge = [case.person(number) for number in range(30)]
+        other = case.second_incident()
+        small = [case.twin(100 + number, other) for number in range(2)]
+        begun = case.ledger.begin_attempts(10)
+        assert (begun.people, begun.more) == (10, True)
+        assert [case.states(each) for each in small] == [[("email", "planned")]] * 2
+        assert sum(bool(case.states(each)) for each in huge) == 8, "what the small one leaves is used"
+        while begun.more:
+            begun = case.ledger.begin_attempts(10)
+        assert all(case.states(each) == [("email", "planned")] for each in huge)
+
     def test_somebody_without_any_channel_ends_at_once_as_unreachable(self, case: Case) -> None:
         person = case.person(1, channels=())
         case.ledger.begin_attempts(10)
