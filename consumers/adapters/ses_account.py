@@ -109,11 +109,16 @@ def hashed_suppressions(listed: Iterable[tuple[str, str]], join_key: bytes) -> d
     found: dict[str, str] = {}
     for address, reason in listed:
         found[email_hmac(join_key, address)] = reason
-        local, _, domain = address.rpartition("@")
-        if "xn--" in domain.lower():
+        local, _, domain = address.lower().rpartition("@")
+        if "xn--" in domain:
             with suppress(UnicodeError):
-                found[email_hmac(join_key, f"{local}@{domain.encode('ascii').decode('idna')}")] = reason
+                found[email_hmac(join_key, f"{local}@{'.'.join(map(_as_read, domain.split('.')))}")] = reason
     return found
+
+
+def _as_read(label: str) -> str:
+    """Return a label of a domain as people write it (RFC 5891). Python's own codec knows RFC 3490 only, which has no `ß`."""
+    return label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
 
 
 def _reasons(account: Mapping[str, Any], configuration_set: Mapping[str, Any]) -> tuple[str, ...]:
