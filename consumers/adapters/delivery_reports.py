@@ -49,7 +49,13 @@ ACTIONS: Mapping[str, ReceiptKind] = {
     "relayed": ReceiptKind.SENT,
     "expanded": ReceiptKind.SENT,
 }
-"""Action of RFC 3464, 2.3.3 -> what it says. `failed` is hard or soft by its status, 5.x.x or 4.x.x (RFC 3463)."""
+"""Action of RFC 3464, 2.3.3 -> what it says. `failed` is hard or soft by its status (RFC 3463)."""
+_OF_THE_ADDRESS = re.compile(
+    r"5\.(?!1\.[78]$|2\.[23]$|3\.|4\.[567]$|5\.[1-9]|6\.|7\.(?!1[378]$))\d{1,3}\.\d{1,3}"
+).fullmatch
+"""Failed for good, and not over who sends, what is sent, a full mailbox, or a mail server's policy or state: those write nobody's
+address off. 5.5.0 is a large provider's word for a mailbox that does not exist; 5.7.13, 17 and 18 say that its owner is gone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +188,8 @@ def _delivery_status(blocks: Sequence[Message], reported_at: datetime) -> Iterat
             raise BadInput("SMTP report: Status is none of RFC 3463's")
         at = _date(block.get("Last-Attempt-Date"), reported_at)
         if action == "failed":
-            hard = status[0].startswith("5")
-            yield (ReceiptKind.BOUNCED_HARD if hard else ReceiptKind.BOUNCED_SOFT), _as_word(status[0]), at
+            kind = ReceiptKind.BOUNCED_HARD if _OF_THE_ADDRESS(status[0]) else ReceiptKind.BOUNCED_SOFT
+            yield kind, _as_word(status[0]), at
         elif action in ACTIONS:
             yield ACTIONS[action], action if ACTIONS[action] is ReceiptKind.SENT else _as_word(status[0]), at
         else:

@@ -86,6 +86,24 @@ def test_each_action_says_what_it_says(box: Path, form: str, fields: str, kind: 
     assert list(box.glob("*/*")) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "hard"),
+    [
+        ("5.0.0", True), ("5.1.1", True), ("5.1.10", True), ("5.2.1", True), ("5.4.1", True), ("5.4.4", True), ("5.5.0", True),
+        ("5.7.13", True), ("5.7.17", True), ("5.7.18", True),
+        ("5.1.7", False), ("5.1.8", False), ("5.2.2", False), ("5.2.3", False), ("5.3.4", False), ("5.4.6", False),
+        ("5.5.2", False), ("5.6.1", False), ("5.7.1", False), ("5.7.26", False), ("5.7.130", False),
+    ],
+)  # fmt: skip
+def test_what_is_refused_over_its_sender_or_its_text_writes_nobodys_address_off(
+    box: Path, status: str, *, hard: bool
+) -> None:
+    put(box, report(f"Action: failed\nStatus: {status}"))
+    (receipt,) = read(box)
+    assert receipt.kind is (ReceiptKind.BOUNCED_HARD if hard else ReceiptKind.BOUNCED_SOFT)
+    assert receipt.sub_type == f"status_{status.replace('.', '_')}"
+
+
 def test_a_complaint_is_a_complaint(box: Path) -> None:
     mail = report("", to="feedback@shop.example.com", kind="message/feedback-report").replace(
         "Reporting-MTA: dns; mx.example.com\n",
