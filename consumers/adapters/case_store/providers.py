@@ -14,11 +14,10 @@ from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.ahead import waiting_beside
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
-from consumers.adapters.case_store.hard_bounces import bounced_channels
+from consumers.adapters.case_store.hard_bounces import bounced_channels, may_have_bounced
 from consumers.adapters.case_store.tables import (
     affected,
     attempt,
-    hard_bounce,
     incident,
     page,
     preflight_override,
@@ -107,12 +106,19 @@ class ProviderRows:
         # few have bounced of many: only theirs are looked at
         query = (
             sa.select(recipient.c.recipient_id)
+            .join(
+                affected,
+                (affected.c.incident_id == recipient.c.incident_id)
+                & (affected.c.root == recipient.c.root)
+                & (affected.c.revision == recipient.c.revision),
+                isouter=True,
+            )
             .where(
                 (recipient.c.incident_id == incident_id)
                 & recipient.c.final_state.is_(None)
                 & recipient.c.held_reason.is_(None)
                 & recipient.c.late.is_(False)
-                & recipient.c.root.in_(sa.select(hard_bounce.c.root))
+                & may_have_bounced()
             )
             .order_by(recipient.c.recipient_id)
         )

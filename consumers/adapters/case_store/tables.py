@@ -687,6 +687,7 @@ hard_bounce = sa.Table(
     sa.Column("contact_digest", _id(64), primary_key=True, comment="keyed hash of the contact; empty: not known"),
     sa.Column("bounced_at", Instant, nullable=False),
     sa.Column("attempt_id", _id(64), nullable=False),
+    sa.Column("email_hmac", _id(64), index=True, comment="keyed hash of the e-mail address alone; null: not known"),
 )
 
 third_party_notice = sa.Table(

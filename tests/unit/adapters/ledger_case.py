@@ -155,6 +155,18 @@ class Case:
             number, recipient_id=recipient_id, incident_id=other, segment_id="t1", notice_sha256=told, **changes
         )
 
+    def answer(self, recipient_id: str, address: str, contact: str) -> None:
+        """Keep what was resolved of somebody: the hash of their address, and of the whole contact."""
+        incident_id, _, root = recipient_id.partition(":")
+        event = {"email_hmac": address * 64, "contact": sealed(contact)}
+        with self.database.write() as connection:
+            connection.execute(
+                sa.insert(tables.affected).values(
+                    incident_id=incident_id, revision=1, root=root, partition=0, standing="recorded", departed=False,
+                    late=False, member_leaf="0" * 64, event=json.dumps(event),
+                )
+            )  # fmt: skip
+
     def case_events(self) -> list[dict[str, Any]]:
         with self.database.read() as connection:
             rows = connection.execute(
@@ -280,6 +292,11 @@ def receipt_of(intent: Intent, kind: ReceiptKind, event: str, at: datetime) -> R
         intent.provider, name, f"m-{intent.attempt_id}", intent.attempt_id, kind, None, at,
         hashlib.sha256(name.encode()).hexdigest(),
     )  # fmt: skip
+
+
+def sealed(digest: str) -> dict[str, Any]:
+    """Return a sealed contact that is told from others by `digest`."""
+    return {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c", "digest": digest * 64}
 
 
 def untagged(intent: Intent) -> Receipt:
@@ -1468,6 +1485,62 @@ class LedgerCases:
         people = SqlCaseStore(case.database, case.clock).look(lambda work: work.failed_people(INCIDENT))
         dead = {each.recipient_id: [one.hard_bounce for one in each.tried] for each in people}
         assert dead == {failed: [True], full: [False]}
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_an_address_that_bounced_for_good_is_known_again_whatever_else_of_a_contact_changes(
+        self, case: Case, *, ended: bool
+    ) -> None:
+        first, other = case.person(1, contact=sealed("a")), case.second_incident()
+        case.answer(first, "1", "a")
+        (mail,) = case.claim(EMAIL_LANE)
+        case.hand_over([mail])
+        store = SqlCaseStore(case.database, case.clock)
+        if ended:
+            case.receive(mail, ReceiptKind.DELIVERED)
+            store.change(lambda work: work.remove_contacts(INCIDENT))
+        case.receive(mail, ReceiptKind.BOUNCED_HARD)
+        people = {
+            "same": (1, "1", "a"),
+            "another telephone": (1, "1", "b"),
+            "another address": (1, "2", "c"),
+            "another root": (2, "1", "d"),
+            "somebody else": (2, "2", "e"),
+            "not told by any answer": (1, None, "f"),
+        }
+        begun, said = {}, {}
+        for name, (number, address, contact) in people.items():
+            with case.database.write() as connection:
+                for table in (tables.attempt, tables.recipient, tables.affected):
+                    connection.execute(sa.delete(table).where(table.c.incident_id == other))
+            person = case.twin(number, other, contact=sealed(contact))
+            if address is not None:
+                case.answer(person, address, contact)
+            said[name] = dict(store.look(lambda work: work.hard_bounced_people(other)))
+            case.ledger.begin_attempts(10)
+            begun[name] = case.states(person)[0][0]
+        assert begun == {
+            "same": "sms",
+            "another telephone": "sms",
+            "another address": "email",
+            "another root": "sms",
+            "somebody else": "email",
+            # of a contact that is gone nobody knows whether it was another one
+            "not told by any answer": "sms" if ended else "email",
+        }
+        assert {name for name, bounced in said.items() if bounced} == {
+            name for name, channel in begun.items() if channel == "sms"
+        }
+
+    def test_of_an_answer_about_another_contact_nothing_is_learned(self, case: Case) -> None:
+        first, other = case.person(1, contact=sealed("a")), case.second_incident()
+        case.answer(first, "1", "b")
+        (mail,) = case.claim(EMAIL_LANE)
+        case.hand_over([mail])
+        case.receive(mail, ReceiptKind.BOUNCED_HARD)
+        theirs = case.twin(2, other, contact=sealed("c"))
+        case.answer(theirs, "1", "c")
+        case.ledger.begin_attempts(10)
+        assert case.states(theirs) == [("email", "planned")]
 
     @pytest.mark.parametrize("tried", [False, True])
     def test_who_was_told_by_a_notice_that_is_put_right_is_told_by_the_other_incident(

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from consumers.adapters.case_store import tables
 from consumers.domain.sending import ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of, sqlite_case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of, sealed, sqlite_case
 
 
 @pytest.fixture
@@ -154,10 +154,6 @@ def test_what_has_not_begun_or_is_withdrawn_stands_in_for_nobody_and_what_has_st
         connection.execute(sa.update(tables.publication).values(withdrawn_at=case.clock.at, withdrawn_by="dpo"))
     case.ledger.begin_attempts(10)
     assert case.end(early) == "unreachable_reported"
-
-
-def sealed(digest: str) -> dict[str, Any]:
-    return {"key_id": "k", "wrapped_key": "w", "nonce": "n", "ciphertext": "c", "digest": digest * 64}
 
 
 @pytest.mark.parametrize(("kind", "sub_type", "again"), [
