@@ -169,6 +169,8 @@ class PartitionNames(Answer):
     attributes: tuple[str, ...]
     read_to_end_at: Instant | None = None
     """What was published before it is among them; None: nobody knows, or the file is being rebuilt."""
+    beat_at: Instant | None = None
+    """What the store held before it is among them: the newest heartbeat was written there then. None: none is here."""
     rebuilding: bool = False
     """The file is being rebuilt, and these are the old one's."""
 
@@ -407,6 +409,8 @@ class KnownNames(Gathered):
     attributes: tuple[str, ...]
     read_to_end_at: Instant | None = None
     """What was published before it is among them; None: of some partition nobody knows that."""
+    beat_at: Instant | None = None
+    """What the store held before it is among them; None: of some partition nobody knows that."""
     rebuilding_partitions: tuple[int, ...] = ()
 
 

@@ -203,6 +203,9 @@ class IndexClient:
             read_to_end_at=_earliest_if_known(
                 answers[partition].read_to_end_at if partition in answers else None for partition in range(count)
             ),
+            beat_at=_earliest_if_known(
+                answers[partition].beat_at if partition in answers else None for partition in range(count)
+            ),
             rebuilding_partitions=tuple(sorted(number for number, each in answers.items() if each.rebuilding)),
         )
 

@@ -392,6 +392,7 @@ class PartitionReader:
         """Return the model ids, versions and attributes that records or registered values name."""
         # Asked first: what is committed between the questions adds names, and takes none of what was promised here.
         ends = [] if self.is_old else self._rows("SELECT read_at FROM read_to_end")
+        beats = [] if self.is_old else self._rows("SELECT written_at FROM beat")
         rows = self._rows(
             "SELECT model_id, list(DISTINCT model_version) AS versions FROM provenance GROUP BY model_id ORDER BY model_id"
         )
@@ -403,6 +404,7 @@ class PartitionReader:
             models={row["model_id"]: tuple(sorted(row["versions"])) for row in rows},
             attributes=tuple(row["attribute"] for row in attributes),
             read_to_end_at=in_utc(ends[0]["read_at"]) if ends else None,
+            beat_at=in_utc(beats[0]["written_at"]) if beats else None,
             rebuilding=self.is_old,
         )
 

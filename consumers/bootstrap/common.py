@@ -106,6 +106,7 @@ class AskedIndex:
             frozenset(names.attributes),
             complete=not lacking and read_to_end_at is not None,
             read_to_end_at=read_to_end_at or _NEVER,
+            beat_at=names.beat_at or _NEVER,
             lacking=" and ".join(lacking) or "it has not read to its end since",
         )
 

@@ -25,7 +25,7 @@ _AHEAD = timedelta(minutes=5)
 
 
 _LATELY = timedelta(minutes=2)
-"""The index notes every half minute what it has read to the end, and under load that of the half minute before."""
+"""The index notes after each answer and every half minute what it has read to the end, and under load that of the time before."""
 _AT_ALL_TIMES = datetime.max.replace(tzinfo=UTC)
 
 
@@ -61,6 +61,8 @@ class Known:
     """Every partition answered, and from a file that was read to its end once and is not being rebuilt."""
     read_to_end_at: datetime = _AT_ALL_TIMES
     """Where `complete`: what was published before it is among them."""
+    beat_at: datetime = _AT_ALL_TIMES
+    """What the store held before it is among them."""
     lacking: str = ""
     """Where not `complete`: why, in words."""
 

@@ -1,8 +1,8 @@
 """Scopes in doubt, looked at again: what the index had not read yet when the alert came, it knows later.
 
-A name counts as wrong only once the index has read what was published before the alert. Until then the scope stands as
-it was given, and nobody is asked; what turns out to be known goes on by itself, what does not is a page with near
-names. What is in doubt stands in the incident's row, so that no restart forgets it. Not here: judging an alert
+A name counts as wrong only once the index has read what the store held, and what was published, before the alert. Until
+then the scope stands as it was given, and nobody is asked; what turns out to be known goes on by itself, what does not is
+a page with near names. What is in doubt stands in the incident's row, so that no restart forgets it. Not here: judging an alert
 (`alerts`), another scope that a person gives (`workflow`).
 """
 
@@ -18,6 +18,8 @@ from consumers.case.intake_rules import ASK_FOR_SCOPE, ENDED, fact_of_tocsin, pa
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.store import CaseStore, CaseWork, IncidentRecord
 
+STORE_WITHIN = timedelta(minutes=1)
+"""So long a name may still be on its way from the store: a relay that stands for longer keeps no question back."""
 CHECKED_WITHIN = timedelta(minutes=15)
 """After so long without an answer a person hears that nobody can say whether the names are right."""
 
@@ -110,7 +112,7 @@ def _verdict(incident: IncidentRecord, known: Known | None, rewriter: ScopeRewri
             return None
         if not wrong:
             return _Verdict(incident)
-        if known.hold_all_of(since):
+        if known.hold_all_of(since) and (known.beat_at >= since or at >= since + STORE_WITHIN):
             return _Verdict(incident, wrong=wrong, asked=asked) if doubt.get("unchecked") else None
     return _Verdict(incident, wrong=wrong, late=True) if late else None
 

@@ -74,6 +74,8 @@ _CAREFUL_SECONDS = 60.0
 """For so long after a record that the database cannot read, each batch becomes durable by itself."""
 _MERGE_SECONDS = 5.0
 """How often what came is merged while little comes."""
+_UPKEEP_AGAIN_SECONDS = 3.0
+"""Of many incidents at once not each brings the next round of upkeep nearer."""
 _FINDERS = 2
 """Answers that are found at a time, while the one before them is published: it is for DuckDB to do most of the work."""
 _LEAVES_AT_ONCE = 4096
@@ -431,7 +433,7 @@ class IndexStage:
         self._empty: dict[tuple[str, int], tuple[int, int]] = {}
         self._ends: dict[int, tuple[datetime, dict[str, int]]] = {}
         """How far the topics reached when that was last asked, by partition: what is read up to there was all at that time."""
-        self._upkeep_due = 0.0
+        self._upkeep_due = self._kept_up_at = 0.0
         self._visible_seconds: dict[int, float] = {}
         self._last_beats: dict[int, datetime] = {}
         self._partition_count = 0
@@ -651,6 +653,10 @@ class IndexStage:
         for partition in set(behind):
             self._stood_at[partition] = self._files[partition].positions()
         self._resolve(due)
+        if due:
+            # What holds an answer holds what was published before the incident: whoever waits to hear whether its names are
+            # right need not wait for the next round.
+            self._upkeep_due = min(self._upkeep_due, self._kept_up_at + _UPKEEP_AGAIN_SECONDS)
         PENDING.set(len(behind))
         if not self._is_busy() and time.monotonic() >= self._merge_due:
             self._merge_due = time.monotonic() + _MERGE_SECONDS
@@ -660,7 +666,8 @@ class IndexStage:
                     # A crash before the commit merges, and sends, these again.
                     self._outgoing.flush()
         if time.monotonic() >= self._upkeep_due:
-            self._upkeep_due = time.monotonic() + self._upkeep_seconds
+            self._kept_up_at = time.monotonic()
+            self._upkeep_due = self._kept_up_at + self._upkeep_seconds
             self._keep_up()
 
     def _merge(self, file: PartitionFile, *, least: int | None = None) -> None:

@@ -34,7 +34,9 @@ def test_what_is_read_later_goes_on_by_itself_and_what_never_comes_stays_a_quest
             running.alert("log-8", "8")
             running.alert("log-88", "88")
             running.until(lambda: len(incidents(running)) == 2, "intake opens both incidents")
-            running.until(lambda: len(asked(running)) == 2, "the index has read to the end, and somebody is asked", 90)
+            running.until(
+                lambda: len(asked(running)) == 2, "the relay says nothing for long, and somebody is asked", 150
+            )
         finally:
             # what is in doubt outlives both: it stands in the case store, and how far was read in the index's files
             for stage in ("intake", "index"):

@@ -13,7 +13,7 @@ from consumers.case import releasing, workflow
 from consumers.case.alerts import Known
 from consumers.case.overview import overview
 from consumers.case.rewriting import ScopeRewriter
-from consumers.case.scope_checks import CHECKED_WITHIN, Checked, check_scopes, doubtful_scopes
+from consumers.case.scope_checks import CHECKED_WITHIN, STORE_WITHIN, Checked, check_scopes, doubtful_scopes
 from consumers.domain.approvals import Mode
 from tests.unit.case.cases import DPO, GIVEN, KNOWN, NOW, RESPONDER, Case
 
@@ -49,6 +49,16 @@ def test_a_name_that_the_index_has_not_read_yet_asks_nobody_and_goes_on(case: Ca
     [checked] = [each for each in case.published("tocsin.case-events") if each["kind"] == "incident.scope_checked"]
     assert (checked["body"]["unknown_count"], checked["actor"]) == (0, None)
     assert doubtful_scopes(case.store) == []
+
+
+def test_what_is_still_on_its_way_from_the_store_is_no_wrong_name_and_a_relay_that_stands_delays_no_question(
+    case: Case,
+) -> None:
+    case.receive(NEW, known=BEHIND)
+    on_its_way = replace(WRONG, beat_at=NOW - timedelta(seconds=1))
+    assert check(case, on_its_way, after=STORE_WITHIN - timedelta(seconds=1)).waiting
+    assert pages(case) == {"incident_opened": True}
+    assert check(case, on_its_way, after=STORE_WITHIN).wrong == [NAME]
 
 
 def test_a_wrong_name_is_a_page_with_near_names_once_the_index_has_read_on(case: Case) -> None:

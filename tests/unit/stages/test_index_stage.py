@@ -894,6 +894,21 @@ def test_where_something_is_written_all_the_time_the_end_of_before_counts(bench:
     assert names(bench).read_to_end_at == NOW + timedelta(minutes=1)
 
 
+def test_whoever_waits_for_an_answer_hears_at_once_whether_all_was_read_and_what_the_store_held(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.stages.index._UPKEEP_AGAIN_SECONDS", 0.0)
+    bench.stage._upkeep_seconds = 3600.0
+    bench.broker.high = 2
+    bench.stage.tick()
+    bench.feed(records_of(1), StoreBeat(beat_at=NOW - timedelta(seconds=2)))
+    bench.stage.tick()
+    assert (names(bench).read_to_end_at, names(bench).beat_at) == (None, NOW - timedelta(seconds=2))
+    bench.clock.at = NOW + timedelta(minutes=1)
+    bench.alert()
+    assert names(bench).read_to_end_at == NOW + timedelta(minutes=1)
+
+
 def test_an_old_file_that_answers_while_it_is_rebuilt_promises_nothing(bench: Bench) -> None:
     bench.feed(records_of(1))
     bench.stage.tick()
