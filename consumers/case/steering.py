@@ -25,6 +25,10 @@ WITH_PROVIDERS = (AttemptState.INTENDED, AttemptState.UNKNOWN, AttemptState.HAND
 """A provider may have it; its receipt settles it, whatever is decided here."""
 
 
+_SLOWEST = 0.001
+"""Messages a second: slower ones the log would call none, and the end of a large incident would lie past all calendars."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far an incident's people are, when somebody steers. Counts are of people, but where it says messages."""
@@ -346,14 +350,15 @@ def set_rate(
     """Bound what of an incident goes by one channel, from the next portion on; None: the lane's own rate again.
 
     `lane_most` is what the provider grants. Returns what was in force before (None: the lane's own). Raises BadInput for
-    a rate that is none, or above the lane's.
+    a rate that is none, slower than the log can say, or above the lane's.
     """
     role = actor.acting_for(Act.STEER_RELEASE)
     why = needed(reason)
-    if per_second is not None and not 0 < per_second <= lane_most:
+    least = min(_SLOWEST, lane_most)
+    if per_second is not None and not least <= per_second <= lane_most:
         raise BadInput(
-            f"--per-second {per_second:g}: write more than 0 and at most {lane_most:g}, which the provider grants"
-            + (f"; to stop: tocsin incident pause {incident_id} --reason TEXT" if per_second <= 0 else "")
+            f"--per-second {per_second:g}: write at least {least:g} and at most {lane_most:g}, which the provider grants"
+            + (f"; to stop: tocsin incident pause {incident_id} --reason TEXT" if per_second < least else "")
         )
 
     def work(case: CaseWork) -> float | None:

@@ -307,8 +307,13 @@ def test_a_rate_is_live_bounded_by_the_provider_and_taken_back(ledger: LedgerCas
 
     with pytest.raises(BadInput, match="at most 14, which the provider grants"):
         rate(15)
+    for none in (0, 1e-7, -1, float("nan")):
+        with pytest.raises(BadInput, match=r"write at least 0\.001 and at most 14"):
+            rate(none)
     with pytest.raises(BadInput, match="to stop: tocsin incident pause"):
-        rate(0)
+        rate(0.0004)
+    assert (rate(0.001), rate(None)) == (None, 0.001)
+    assert [each["body"]["per_thousand_seconds"] for each in ledger.case_events()] == [1, None]
     lane = Lane(Channel.EMAIL, belt=100, at_once=14, per_second=14)
     ledger.ledger.begin_attempts(100)
     assert ledger.ledger.meter(lane) == 14
@@ -607,15 +612,15 @@ def test_lanes_say_how_old_their_oldest_is_and_when_they_end(ledger: LedgerCase)
 
 def test_a_lane_ends_when_the_slowest_incident_on_it_does(ledger: LedgerCase) -> None:
     for number in range(4):
-        ledger.person(number, deadline_at=NOW + timedelta(hours=5))
+        ledger.person(number, deadline_at=NOW + timedelta(minutes=30))
     ledger.claim(Lane(Channel.EMAIL, belt=1, at_once=1))
-    steering.set_rate(store(ledger), INCIDENT, "email", 0.0001, SRE, NOW, lane_most=14, reason="bounces")
+    steering.set_rate(store(ledger), INCIDENT, "email", 0.001, SRE, NOW, lane_most=14, reason="bounces")
     ages = ledger.ledger.lane_ages()
     [own] = ages[Channel.EMAIL].bounded
-    assert (own.per_second, own.seconds_to_deadline) == (0.0001, 5 * 3600)
+    assert (own.per_second, own.seconds_to_deadline) == (0.001, 1800)
     show_lanes(ages, {Channel.EMAIL: 14.0})
-    assert PROJECTED_END.labels("email")._value.get() == own.waiting / 0.0001
-    assert LATENESS.labels("email")._value.get() == own.waiting / 0.0001 - 5 * 3600
+    assert PROJECTED_END.labels("email")._value.get() == own.waiting / 0.001
+    assert LATENESS.labels("email")._value.get() == own.waiting / 0.001 - 1800
     steering.pause(store(ledger), INCIDENT, DPO, NOW, reason="wait")
     assert Channel.EMAIL not in ledger.ledger.lane_ages() or not ledger.ledger.lane_ages()[Channel.EMAIL].bounded
     show_lanes({}, {})
