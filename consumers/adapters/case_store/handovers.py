@@ -22,6 +22,7 @@ from consumers.adapters.case_store.changes import AttemptChanges, Change
 from consumers.adapters.case_store.claims import (
     Claims,
     Happened,
+    by_id,
     claimable,
     count_calls,
     intent_of,
@@ -117,17 +118,18 @@ class Handovers:
         """
 
         def work(connection: sa.Connection) -> Sequence[Intent]:
-            by_id = claimable(connection, [command.attempt_id for command in commands])
+            found = claimable(connection, [command.attempt_id for command in commands])
             now = self._clock.now()
             gates: dict[str, list[Gate]] = {}
             claims: list[dict[str, Any]] = []
             recalled: list[Change] = []
             kept: dict[KeptWhy, list[str]] = defaultdict(list)
-            strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in by_id])
-            yields = any(row["exercise"] for row in by_id.values()) and real_release_running(connection) is not None
+            strangers = self._strangers(connection, [each for each in commands if each.attempt_id not in found])
+            under_another: list[tuple[Command, str]] = []
+            yields = any(row["exercise"] for row in found.values()) and real_release_running(connection) is not None
             for command in commands:
                 # a command may lie on the belt twice: published again after a crash, or recalled and issued anew
-                row = by_id.pop(command.attempt_id, None)
+                row = found.pop(command.attempt_id, None)
                 if row is None:
                     continue
                 if row["recipient_id"] != command.recipient_id or bool(row["exercise"]) != command.exercise:
@@ -136,6 +138,7 @@ class Handovers:
                     strangers.append(command.attempt_id)
                     continue
                 if row["release_id"] != command.release_id:
+                    under_another.append((command, row["incident_id"]))
                     continue
                 if row["state"] != AttemptState.COMMANDED:
                     continue
@@ -152,6 +155,7 @@ class Handovers:
                 else:
                     row["refused"] = self._kept_back.second_refused(row)
                     claims.append(row)
+            strangers += self._of_no_release(connection, under_another)
             if strangers:
                 self._report_strangers(connection, strangers, now)
             self._changes.apply(connection, recalled, now)
@@ -204,6 +208,15 @@ class Handovers:
             ).scalars()
         )
         return [each.attempt_id for each in unknown if each.release_id not in void]
+
+    @staticmethod
+    def _of_no_release(connection: sa.Connection, commands: Sequence[tuple[Command, str]]) -> list[str]:
+        """Return the attempts of commands under a release that their incident never had. Another one of it may have carried them
+        before, and what it had put on the belt comes late.
+        """
+        ids = {each.release_id for each, _ in commands}
+        incidents = by_id(connection, release.c.release_id, [release.c.incident_id], ids)
+        return [each.attempt_id for each, its in commands if incidents.get(each.release_id) != (its,)]
 
     @staticmethod
     def _report_strangers(connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> None:

@@ -596,6 +596,28 @@ class LedgerCases:
                 "delivery.command_not_in_ledger"
             ]
 
+    def test_a_command_under_a_release_that_its_incident_never_had_mails_nobody_and_raises_a_page(
+        self, case: Case
+    ) -> None:
+        person = case.person(1)
+        case.second_incident()
+        case.ledger.begin_attempts(10)
+        case.ledger.meter(EMAIL_LANE)
+        (true,) = case.commands()
+        with case.database.write() as connection:
+            old = connection.execute(sa.select(tables.release).where(tables.release.c.release_id == "r1")).mappings()
+            connection.execute(
+                sa.insert(tables.release).values(**{**old.one(), "release_id": "r0", "state": "cancelled"})
+            )
+        assert case.ledger.intend([replace(true, release_id="r0")], "d1", "dispatch", {}) == ()
+        assert case.pages() == [], "it carried them before another one took over, and its command comes late"
+        for release_id in ("forged", "q1"):
+            before = STRANGERS._value.get()
+            assert case.ledger.intend([replace(true, release_id=release_id)], "d1", "dispatch", {}) == ()
+            assert (case.pages(), STRANGERS._value.get() - before) == (["delivery.command_not_in_ledger"], 1)
+        assert case.states(person) == [("email", "commanded")]
+        assert len(case.ledger.intend([true], "d1", "dispatch", {})) == 1, "the true one still holds"
+
     def test_a_stale_epoch_sends_the_attempt_back(self, case: Case) -> None:
         person = case.person(1)
         case.ledger.begin_attempts(10)
