@@ -3,7 +3,6 @@
 Walks primary keys in chunks and notes each finished chunk in a file: what is stopped goes on where it was.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from bridge.magento.changelogs import View
 from bridge.magento.servers import prepare_session
 from bridge.magento.session import store_engine, translated
 from bridge.magento.statements import checked_prefix
+from bridge.runtime.locks import lock_file
 from bridge.runtime.settings import Store
 
 
@@ -107,15 +107,11 @@ class Backfill:
         if self._lock is not None:
             return
         self._progress.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._progress.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        self._lock = lock_file(self._progress.with_suffix(".lock"))
+        if self._lock is None:
             raise Refused(
                 f"another backfill is at work and notes its progress in {self._progress}: run this again when it has ended"
-            ) from None
-        self._lock = lock
+            )
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:

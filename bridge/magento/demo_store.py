@@ -5,7 +5,6 @@ MariaDB is held equal: rows that a foreign key removes or nulls fire triggers in
 look whether the parent is still there. A file lock stands in for GET_LOCK; it is not lost by a process that merely sleeps.
 """
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from bridge.contracts.errors import Refused
 from bridge.magento.changelogs import View
 from bridge.magento.session import LeadSession
+from bridge.runtime.locks import lock_file
 
 _BUSY_SECONDS = 30
 
@@ -239,13 +239,8 @@ class DemoSession(LeadSession):
     _lock_file: int | None = None
 
     def _lock(self) -> bool:
-        path = f"{self.engine.url.database}.relay-lock"
-        self._lock_file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        self._lock_file = lock_file(Path(f"{self.engine.url.database}.relay-lock"))
+        return self._lock_file is not None
 
     def _hang_up(self) -> None:
         super()._hang_up()

@@ -5,7 +5,6 @@ of what was signed last lies beside the folder, so that restoring the folder alo
 and files are their owner's alone: others read the log over HTTP, where it is asked who they are.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+from bridge.runtime.locks import lock_file
 from consumers.evidence.checkpoint import open_checkpoint
 from consumers.evidence.faults import LogInUse, NotProved
 from consumers.evidence.log import LogWriter
@@ -92,16 +92,13 @@ class TileFolder(LogFolder):
     def lock(self) -> None:
         """Take the lock, which dies with the process, and clear what an earlier writer left half-written."""
         self._make_folders([self.root])
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        lock = lock_file(self.root / ".lock")
+        if lock is None:
             raise LogInUse(
                 f"another process writes the evidence log in {self.root}; there is one writer at a time: stop the other "
                 "one, or wait until it ends"
-            ) from None
-        self._lock = descriptor
+            )
+        self._lock = lock
         self._close_to_others()
         self._make_folders([self._temporary])
         for left in self._temporary.iterdir():

@@ -876,9 +876,11 @@ class IndexStage:
         """Fix how far the partition must have read before it may answer: to what was published when it took the incident."""
         if incident.scope is None or self._files[partition].is_resolved(incident.incident_id, incident.revision):
             return
-        self._targets[incident.incident_id, incident.revision, partition] = {
-            topic.name: self._heads.bounds(topic, partition)[1] for topic in _SOURCES
-        }
+        self._targets[incident.incident_id, incident.revision, partition] = self._ends_of(partition)
+
+    def _ends_of(self, partition: int) -> dict[str, int]:
+        """Return how far the topics reach now."""
+        return {topic.name: self._heads.bounds(topic, partition)[1] for topic in _SOURCES}
 
     def _reached(self, partition: int, file: PartitionFile, target: Mapping[str, int]) -> bool:
         positions = file.positions()
@@ -1028,9 +1030,7 @@ class IndexStage:
         # Asked of all before anything else: what comes while others are looked at is not read meanwhile, and whoever is looked at
         # last would never be found at the head.
         busy = self._is_busy()
-        ends: dict[int, dict[str, int]] = {}
-        for partition in () if busy else self._files:
-            ends[partition] = {topic.name: self._heads.bounds(topic, partition)[1] for topic in _SOURCES}
+        ends = {} if busy else {partition: self._ends_of(partition) for partition in self._files}
         for partition, file in list(self._files.items()):
             if self._index.rebuild_asked(partition):
                 raise _RebuildAsked
