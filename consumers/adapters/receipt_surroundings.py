@@ -12,7 +12,9 @@ from botocore.exceptions import ClientError
 
 from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import DeadLettered
+from bridge.runtime.dead_letters import QUEUE
 from consumers.adapters.aws import AwsConfig, client, unreachable
+from consumers.adapters.sqs_receipts import SqsReceipts
 from consumers.domain.receipt_chain import ReceiptChain, ReceiptsStage
 
 _MAY_NOT = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationError", "AuthorizationErrorException"})
@@ -21,7 +23,7 @@ _ABSENT = frozenset(
      "ConfigurationSetDoesNotExist"}
 )  # fmt: skip
 _ANSWER_SECONDS = 3.0
-_QUEUE_LETTERS = "queue:sqs"
+_QUEUE_LETTERS = QUEUE + SqsReceipts.name
 """What dead letters of receipts name as their topic; the receipts stage writes it so."""
 
 
