@@ -51,10 +51,11 @@ ACTIONS: Mapping[str, ReceiptKind] = {
 }
 """Action of RFC 3464, 2.3.3 -> what it says. `failed` is hard or soft by its status (RFC 3463)."""
 _OF_THE_ADDRESS = re.compile(
-    r"5\.(?!1\.[78]$|2\.[23]$|3\.|4\.[567]$|5\.[1-9]|6\.|7\.(?!1[378]$))\d{1,3}\.\d{1,3}"
+    r"5\.(?!1\.[78]$|2\.[23]$|3\.|4\.[567]$|5\.[1-9]|6\.|7\.(?!1[78]$))\d{1,3}\.\d{1,3}"
 ).fullmatch
 """Failed for good, and not over who sends, what is sent, a full mailbox, or a mail server's policy or state: those write nobody's
-address off. 5.5.0 is a large provider's word for a mailbox that does not exist; 5.7.13, 17 and 18 say that its owner is gone.
+address off. 5.5.0 is a large provider's word for a mailbox that does not exist; 5.7.17 and 18 say that it has another owner
+(RFC 7293), while 5.7.13 is about the account of whoever sends (RFC 5248).
 """
 
 
