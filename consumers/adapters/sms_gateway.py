@@ -36,6 +36,8 @@ ATTEMPT = "attempt"
 
 REJECTIONS = frozenset({21211, 21214, 21217, 21408, 21421, 21610, 21612, 21614, 21617})
 """Error codes that blame the number or the text: no number, no mobile, opted out, a country that is closed, too long."""
+NUMBER_GONE = frozenset({21211, 21217, 21610, 21614})
+"""Of these what is so of the number, whatever is sent: none, none, opted out, no mobile."""
 
 FINAL = {
     "sent": ReceiptKind.SENT,
@@ -144,7 +146,8 @@ def _answered(attempt_id: str, status: int, body: bytes) -> SendResult:
         return SendResult(attempt_id, SendState.UNKNOWN, code=word)
     if status == 429:
         return SendResult(attempt_id, SendState.THROTTLED, code=word)
-    return SendResult(attempt_id, SendState.REJECTED if code in REJECTIONS else SendState.UNAVAILABLE, code=word)
+    state = SendState.REJECTED if code in REJECTIONS else SendState.UNAVAILABLE
+    return SendResult(attempt_id, state, code=word, gone=code in NUMBER_GONE)
 
 
 @dataclass(slots=True)

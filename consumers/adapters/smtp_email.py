@@ -33,6 +33,11 @@ _FULL = re.compile(rb"4\.(3\.[12]|4\.5|5\.3)\b")
 _POLICY = re.compile(rb"5\.7\.\d")
 """RFC 3463, 3.8: refused for security or policy, as a server says that does not relay for us."""
 
+_NOBODY_THERE = re.compile(rb"5\.(1\.([1236]|10)|2\.1|7\.1[78])(?!\d)")
+"""RFC 3463, 7505 and 7293: no such mailbox, domain or form of address, moved away, takes no mail, disabled, somebody else's by
+now. Nothing that may be over the sender, the text, a full mailbox or a policy, nor what a server says without such a code.
+"""
+
 Encryption = Literal["starttls", "tls", "none"]
 
 
@@ -73,7 +78,9 @@ class SmtpEmail:
         self._connection: smtplib.SMTP | None = None
         self._used_at = 0.0
         self._relays = False
-        """Whether it has taken a recipient ever: until then its policy is against us, and not against somebody's address."""
+        """Whether it has taken a recipient ever: until then its policy is against us, and not against somebody's address, and it
+        may know nobody at all.
+        """
 
     def send_bulk(self, message: BulkEmail) -> Sequence[SendResult]:
         """Return one result for each entry, in order. A server that has let one wait in vain is not waited for by the others."""
@@ -127,13 +134,13 @@ class SmtpEmail:
             if code not in (250, 251):
                 ours = not self._relays and (code == _LOG_IN_FIRST or _POLICY.match(said) is not None)
                 state = SendState.UNAVAILABLE if ours else SendState.REJECTED
-                return self._refused(entry, code, state, _put_off(code, said))
+                return self._refused(entry, code, state, _put_off(code, said), said)
             self._relays = True
             began_data = True
             code, said = connection.data(mail.as_bytes())
         except smtplib.SMTPDataError as error:  # refused before the text: 354 did not come
             transient = _put_off(error.smtp_code, error.smtp_error)
-            return self._refused(entry, error.smtp_code, SendState.REJECTED, transient)
+            return self._refused(entry, error.smtp_code, SendState.REJECTED, transient, error.smtp_error)
         except (OSError, smtplib.SMTPException) as error:
             connection.close()
             self._connection = None
@@ -141,7 +148,7 @@ class SmtpEmail:
             return SendResult(entry.attempt_id, state, code=_word(error))
         self._used_at = time.monotonic()
         if code != 250:
-            return self._refused(entry, code, SendState.REJECTED, _put_off(code, said))
+            return self._refused(entry, code, SendState.REJECTED, _put_off(code, said), said)
         return SendResult(entry.attempt_id, SendState.ACCEPTED, str(mail["Message-ID"]))
 
     def _refused(
@@ -150,16 +157,20 @@ class SmtpEmail:
         code: int,
         if_permanent: SendState,
         if_transient: SendState = SendState.THROTTLED,
+        of_recipient: bytes | str = b"",
     ) -> SendResult:
-        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1)."""
+        """Return what a reply code means: 4yz passes by itself, 5yz does not (RFC 5321, 4.2.1). `of_recipient`: the text of a
+        reply that is about this one recipient.
+        """
         state = if_transient if 400 <= code < 500 else if_permanent
+        gone = state is SendState.REJECTED and self._relays and _NOBODY_THERE.match(_ascii(of_recipient)) is not None
         if self._connection is not None:
             try:
                 self._connection.rset()
             except (OSError, smtplib.SMTPException):
                 self._connection.close()
                 self._connection = None
-        return SendResult(entry.attempt_id, state, code=f"SMTP_{code}")
+        return SendResult(entry.attempt_id, state, code=f"SMTP_{code}", gone=gone)
 
     def _connected(self) -> smtplib.SMTP:
         if self._connection is not None and time.monotonic() - self._used_at > self.server.idle_seconds:
@@ -205,8 +216,11 @@ def _put_off(code: int, said: bytes | str) -> SendState:
     """Return what a 4yz says of one message: put off for its own sake, or not taken as the server takes none, or none so fast;
     for that nobody's message may be given up.
     """
-    text = said.encode("ascii", "replace") if isinstance(said, str) else said
-    return SendState.THROTTLED if code in _ABOUT_NOBODY or _FULL.match(text) else SendState.DEFERRED
+    return SendState.THROTTLED if code in _ABOUT_NOBODY or _FULL.match(_ascii(said)) else SendState.DEFERRED
+
+
+def _ascii(said: bytes | str) -> bytes:
+    return said.encode("ascii", "replace") if isinstance(said, str) else said
 
 
 def _on_the_wire(address: str) -> tuple[str, bool]:

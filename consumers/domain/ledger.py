@@ -145,6 +145,8 @@ class SentReport(msgspec.Struct, frozen=True):
     """The ledger was told that a provider is asked."""
     deferred: bool = False
     """This one message is not taken now: the ledger knows since when, and for how long it may go on."""
+    gone: bool = False
+    """Refused, as nobody is at the person's address or number any more."""
 
     def __repr__(self) -> str:
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"

@@ -84,6 +84,8 @@ class SendResult(msgspec.Struct, frozen=True):
     provider_message_id: str | None = None
     code: str | None = None
     """The provider's own status word (`MESSAGE_REJECTED`, `TooManyRequestsException`); never free text."""
+    gone: bool = False
+    """Refused, as nobody is at this address or number any more: what a hard bounce says, said at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -761,6 +761,7 @@ def _reported(intent: Intent, result: SendResult, body_sha256: str, provider: st
         exercise=intent.exercise,
         called=True,
         deferred=result.state is SendState.DEFERRED,
+        gone=result.gone,
     )
 
 

@@ -124,6 +124,7 @@ def test_what_each_answer_means(gateway: Gateway, number: str, script: str | Non
         gateway.aws.script({number: script})
     result = gateway.sms.send("s-1", number, "x", exercise=False)
     assert (result.state, result.code) == (state, code)
+    assert result.gone == (state is SendState.REJECTED), "no number, and no mobile"
     if script == "timeout":  # its report settles what the answer left open
         (report,) = gateway.reports(1)
         assert [(each.attempt_id, each.kind) for each in report.receipts] == [("s-1", ReceiptKind.DELIVERED)]

@@ -181,6 +181,43 @@ def test_a_server_that_does_not_relay_for_us_is_no_fault_of_the_recipients(inbox
     assert states(sender.send_bulk(bulk(entry("a-5", "bo@x.example.com")))) == [(SendState.REJECTED, "SMTP_554")]
 
 
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        ("550 5.1.1 The email account that you tried to reach does not exist", True),
+        ("550 5.1.2 Domain not found", True),
+        ("550 5.1.3 Bad address", True),
+        ("551 5.1.6 Moved", True),
+        ("556 5.1.10 Recipient address has null MX", True),
+        ("550 5.2.1 Disabled", True),
+        ("550 5.7.17 Mailbox owner has changed", True),
+        ("550 No such user here", False),
+        ("550 5.0.0 Failed", False),
+        ("550 5.1.0 Address rejected", False),
+        ("553 5.1.8 Sender's domain not found", False),
+        ("552 5.2.2 Mailbox full", False),
+        ("550 5.4.1 Access denied", False),
+        ("554 5.7.1 Blocked", False),
+        ("525 5.7.13 Your account is disabled", False),
+        ("450 5.1.1 Try later", False),
+    ],
+)
+@pytest.mark.parametrize("asked", ["recipient", "text"])
+def test_that_nobody_is_at_an_address_is_believed_of_a_server_that_has_taken_mail_from_us(
+    inbox: tuple[Inbox, SmtpEmail], answer: str, asked: str, *, gone: bool
+) -> None:
+    box, sender = inbox
+    box.answers = {asked: answer}
+    if asked == "recipient":
+        [stranger] = sender.send_bulk(bulk(entry("a-0", "ann@x.example.com")))
+        assert not stranger.gone, "a server that may know nobody at all writes nobody off"
+    box.answers = {}
+    sender.send_bulk(bulk(entry("a-1", "bo@x.example.com")))
+    box.answers = {asked: answer}
+    [result] = sender.send_bulk(bulk(entry("a-2", "ann@x.example.com")))
+    assert (result.state is SendState.ACCEPTED, result.gone) == (False, gone)
+
+
 def test_a_refused_text_is_a_rejection(inbox: tuple[Inbox, SmtpEmail]) -> None:
     _, sender = inbox
     results = sender.send_bulk(bulk(entry("a-1", "ann@x.example.com", name="spam", name_html="spam")))

@@ -105,6 +105,8 @@ class Change:
     """Of a dispatcher's report: which claim it speaks of."""
     uncalled: bool = False
     """The call that was begun has come to nothing, and counts for none."""
+    gone: bool = False
+    """The provider said that nobody is at the address or number any more."""
 
 
 class AttemptChanges:
@@ -158,7 +160,8 @@ class AttemptChanges:
             if after is AttemptState.DELIVERED and row["handed_over_at"] is not None and not row["exercise"]:
                 took = (change.occurred_at - row["handed_over_at"]).total_seconds()
                 TO_DELIVERED.labels(row["channel"]).observe(max(0.0, took))
-            if change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED and not row["exercise"]:
+            hard = change.gone or (change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED)
+            if hard and not row["exercise"]:
                 bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), at))

@@ -367,7 +367,7 @@ class Handovers:
                     learned["send_count"] = item.send_count - 1
                 uncalled = (item.called or item.send_count == 1) and "send_count" in learned
                 changes.append(
-                    Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count, uncalled)
+                    Change(item.attempt_id, item.trigger, now, learned, item.code, item.send_count, uncalled, item.gone)
                 )
                 if item.notice is not None:
                     notices.append(

@@ -6,9 +6,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.adapters.case_store.tables import attempt, receipt, recipient
+from bridge.contracts.events import AttemptState
+from consumers.adapters.case_store.tables import attempt, hard_bounce, incident, receipt, recipient
 from consumers.case.store import BouncedRecord, FoundAttempt, FoundRecord
 from consumers.domain.sending import ReceiptKind
+
+REFUSED = "refused"
+"""In place of a bounce's sub-type: the provider has not taken the message, as nobody is there."""
 
 
 class LookingRows:
@@ -65,20 +69,38 @@ class LookingRows:
 
     def bounced(self, incident_id: str | None, *, soft: bool) -> Sequence[BouncedRecord]:
         kinds = [ReceiptKind.BOUNCED_HARD.value] + ([ReceiptKind.BOUNCED_SOFT.value] if soft else [])
-        query = (
-            sa.select(
-                recipient.c.incident_id, recipient.c.root, recipient.c.customer_id, recipient.c.contact,
-                attempt.c.channel, receipt.c.kind, receipt.c.sub_type, receipt.c.occurred_at,
-            )
+        whose = (
+            recipient.c.incident_id,
+            recipient.c.root,
+            recipient.c.customer_id,
+            recipient.c.contact,
+            attempt.c.channel,
+        )
+        # an exercise is sent to nobody's address
+        meant: sa.ColumnElement[bool] = incident.c.exercise.is_(sa.false())
+        if incident_id is not None:
+            meant &= recipient.c.incident_id == incident_id
+        reported = (
+            sa.select(*whose, receipt.c.kind, receipt.c.sub_type, receipt.c.occurred_at)
             .join(attempt, attempt.c.attempt_id == receipt.c.attempt_id)
             .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-            .where(receipt.c.kind.in_(kinds))
-            .order_by(receipt.c.occurred_at.desc())
+            .join(incident, incident.c.incident_id == recipient.c.incident_id)
+            .where(receipt.c.kind.in_(kinds) & meant)
+        )
+        # of these no receipt follows
+        refused = (
+            sa.select(
+                *whose, sa.literal(ReceiptKind.BOUNCED_HARD.value).label("kind"), sa.literal(REFUSED).label("sub_type"),
+                hard_bounce.c.bounced_at.label("occurred_at"),
+            )
+            .join(attempt, attempt.c.attempt_id == hard_bounce.c.attempt_id)
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .join(incident, incident.c.incident_id == recipient.c.incident_id)
+            .where((attempt.c.state == AttemptState.REJECTED) & meant)
         )  # fmt: skip
-        if incident_id is not None:
-            query = query.where(recipient.c.incident_id == incident_id)
+        rows = [row for query in (reported, refused) for row in self._connection.execute(query)]
         found: dict[tuple[str, str], BouncedRecord] = {}
-        for row in self._connection.execute(query):
+        for row in sorted(rows, key=lambda row: row.occurred_at, reverse=True):
             record = BouncedRecord(
                 row.incident_id,
                 row.root,

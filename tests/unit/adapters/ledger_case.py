@@ -345,6 +345,39 @@ class LedgerCases:
         store = SqlCaseStore(case.database, case.clock)
         assert store.look(lambda work: work.hard_bounced_people(other)) == {"email": 1}, "said before a release there"
 
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_an_address_at_which_nobody_is_as_its_server_says_at_once_is_known_as_one_that_bounced(
+        self, case: Case, *, gone: bool
+    ) -> None:
+        first, other = case.person(1, ("email",), contact=sealed("a")), case.second_incident()
+        case.answer(first, "1", "a")
+        (mail,) = case.claim(EMAIL_LANE)
+        refused = SentReport(
+            mail.attempt_id, Trigger.REFUSED, mail.send_count, code="SMTP_550", provider="smtp", gone=gone
+        )
+        case.ledger.report([refused])
+        assert (case.states(first), case.end(first)) == ([("email", "rejected")], "unreachable_reported")
+        same = case.twin(2, other, contact=sealed("b"))
+        case.answer(same, "1", "b")
+        case.ledger.begin_attempts(10)
+        assert case.states(same) == [("sms" if gone else "email", "planned")], "under another root, in another incident"
+        store = SqlCaseStore(case.database, case.clock)
+        (person,) = store.look(lambda work: work.failed_people(INCIDENT))
+        assert [each.hard_bounce for each in person.tried] == [gone], "what a retry asks"
+        listed = store.look(lambda work: work.bounced(None, soft=False))
+        said = [("customer/1", "email", "bounced_hard", "refused")] if gone else []
+        assert [(each.root, each.channel, each.kind, each.sub_type) for each in listed] == said
+
+    def test_an_exercise_whose_message_bounced_is_in_no_list_of_bounced_addresses(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(exercise=True))
+        case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        store = SqlCaseStore(case.database, case.clock)
+        assert store.look(lambda work: work.bounced(None, soft=True)) == []
+
     def test_people_have_their_turn_by_deadline_and_whoever_is_held_meanwhile_waits(self, case: Case) -> None:
         people = [case.person(each, deadline_at=NOW + timedelta(hours=10 + each)) for each in range(1, 6)]
 
