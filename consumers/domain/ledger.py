@@ -180,6 +180,8 @@ class Handed:
     repeated: int
     exercises: frozenset[str] = frozenset()
     """Ids of those events that are about an exercise: left out of what is measured."""
+    known: frozenset[tuple[str, str]] = frozenset()
+    """Provider and id of those events that the ledger had already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ cannot be read goes to the dead letters with its bytes; one that belongs to no k
 import hashlib
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -49,7 +49,8 @@ BY_KIND = counter(
 )
 BEHIND = gauge(
     "tocsin_receipts_behind_seconds",
-    "age of the oldest event among the receipts read last, of the source that is furthest behind; 0 with none waiting",
+    "age of the oldest event among the receipts read last, of the source that is furthest behind, those that were known left"
+    " out; 0 with none waiting",
     question="do we learn soon what became of messages?",
 )
 
@@ -91,7 +92,7 @@ class Receipts:
         self._ledger = ledger
         self._canaries = canaries
         self._seal = seal
-        self._sources = sources
+        self._sources = deque(sources)
         self._dead_letters = dead_letters
         self._health = health
         self._behind: dict[str, float] = {}
@@ -124,14 +125,24 @@ class Receipts:
         self._passed, self._write_at = {}, time.monotonic() + _POSITION_SECONDS
 
     def tick(self) -> None:
-        """Settle what waits in the queues; at most two seconds at a time, so that the group does not lose us."""
+        """Settle what waits in the queues; at most two seconds at a time, so that the group does not lose us.
+
+        They take turns, also from one tick to the next: what waits in one for long keeps back nothing of another.
+        """
         if self._passed and time.monotonic() >= self._write_at:
             self._settle(())
         until = time.monotonic() + 2
-        for source in self._sources:
-            while (now := time.monotonic()) < until and now >= self._look_at.get(source.name, now):
-                if not self.drain_once(source):
-                    self._look_at[source.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
+        empty = 0
+        while empty < len(self._sources) and (now := time.monotonic()) < until:
+            source = self._sources[0]
+            self._sources.rotate(-1)
+            if now < self._look_at.get(source.name, now):
+                empty += 1
+            elif self.drain_once(source):
+                empty = 0
+            else:
+                self._look_at[source.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
+                empty += 1
 
     def drain_once(self, source: ReceiptSource) -> int:
         """Settle up to 1,000 deliveries of `source`; return how many.
@@ -154,9 +165,9 @@ class Receipts:
         if self._canaries is not None:
             # a crash between the two delivers all of them again, and neither counts anything twice
             receipts = self._canaries.settle(receipts)
-        self._count(receipts, self._ledger.settle_receipts(receipts))
+        fresh = self._count(receipts, self._ledger.settle_receipts(receipts))
         source.settle([delivery.handle for delivery in deliveries])
-        self._show_behind(source.name, receipts)
+        self._show_behind(source.name, fresh)
         return len(deliveries)
 
     def _readable_or_kept(self, source: str, deliveries: Sequence[ReceiptDelivery]) -> list[ReceiptDelivery]:
@@ -200,13 +211,17 @@ class Receipts:
         RECEIVED.labels("undecodable").inc()
 
     @staticmethod
-    def _count(receipts: Sequence[Receipt], handed: Handed) -> None:
+    def _count(receipts: Sequence[Receipt], handed: Handed) -> Sequence[Receipt]:
+        """Count what was read, and return those of it that were not known: a queue lends out twice, and logs are read again."""
         RECEIVED.labels("applied").inc(handed.applied - len(handed.exercises))
         RECEIVED.labels("kept_aside").inc(handed.kept_aside)
         RECEIVED.labels("repeated").inc(handed.repeated)
-        real = [each for each in receipts if each.provider_event_id not in handed.exercises]
+        identities = {(each.provider, each.provider_event_id): each for each in receipts}
+        fresh = [each for identity, each in identities.items() if identity not in handed.known]
+        real = [each for each in fresh if each.provider_event_id not in handed.exercises]
         for labels, count in Counter((each.provider, each.kind.value, each.mailbox) for each in real).items():
             BY_KIND.labels(*labels).inc(count)
+        return fresh
 
 
 def _read_receipt(event: NoticeRead) -> Receipt:

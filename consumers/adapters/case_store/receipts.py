@@ -85,6 +85,7 @@ class Receipts:
             return Handed(
                 applied=len(changes), kept_aside=len(fresh) - len(changes), repeated=len(receipts) - len(fresh),
                 exercises=_of_exercises(connection, owners),
+                known=_identities(receipts) - _identities(fresh),
             )  # fmt: skip
 
         handed = self._database.writing(work)
@@ -205,6 +206,10 @@ class Receipts:
             elif (item.provider, item.provider_message_id) in by_message:
                 owners[item.provider_event_id] = by_message[(item.provider, item.provider_message_id)]
         return owners
+
+
+def _identities(receipts: Sequence[Receipt]) -> frozenset[tuple[str, str]]:
+    return frozenset((item.provider, item.provider_event_id) for item in receipts)
 
 
 def _of_exercises(connection: sa.Connection, owners: Mapping[str, str]) -> frozenset[str]:

@@ -412,9 +412,12 @@ class LedgerCases:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
-        for _ in range(2):
-            case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        receipt = receipt_of(intent, ReceiptKind.BOUNCED_HARD, "", NOW)
+        first, second = (case.ledger.settle_receipts([receipt, receipt]) for _ in range(2))
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+        identity = (receipt.provider, receipt.provider_event_id)
+        assert (first.applied, first.repeated, first.known) == (1, 1, frozenset())
+        assert (second.applied, second.repeated, second.known) == (0, 2, frozenset({identity}))
 
     def test_a_receipt_before_the_dispatchers_own_note(self, case: Case) -> None:
         person = case.person(1)

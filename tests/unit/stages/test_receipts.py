@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from bridge.runtime.telemetry import Health
 from consumers.domain.ledger import Handed
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
 from consumers.stages import receipts
-from consumers.stages.receipts import Receipts
+from consumers.stages.receipts import BEHIND, BY_KIND, Receipts
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 AFTER = {("tocsin.delivery-outcomes", 1): 9}
@@ -57,7 +58,8 @@ class World:
         fresh = [receipt for receipt in receipts if receipt.provider_event_id not in known]
         self.receipts.extend(fresh)
         self.after.append((stage, after))
-        return Handed(len(fresh), 0, len(receipts) - len(fresh))
+        repeats = frozenset((each.provider, each.provider_event_id) for each in receipts if each not in fresh)
+        return Handed(len(fresh), 0, len(receipts) - len(fresh), known=repeats)
 
     # the queue
 
@@ -163,6 +165,57 @@ def test_a_tick_empties_the_queue_in_portions_and_an_empty_one_is_not_asked_at_e
     for _ in range(3):
         world.receipts_stage.tick()
     assert (len(world.settled), world.journal.count("settle"), world.journal.count("receive")) == (2500, 3, 4)
+
+
+class Source:
+    """A queue in which `left` portions wait; each takes `seconds` of `clock` to read."""
+
+    def __init__(self, name: str, left: int, seconds: float, clock: list[float]) -> None:
+        self.name, self.left, self.seconds, self.clock = name, left, seconds, clock
+        self.received = 0
+
+    def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
+        self.clock[0] += self.seconds
+        if not self.left:
+            return []
+        self.left -= 1
+        self.received += 1
+        return [delivery(f"{self.name}-{self.left}")]
+
+    def settle(self, handles: Sequence[str]) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3.0])
+def test_texts_do_not_queue_behind_mail(world: World, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(receipts, "time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: clock[0]))
+    mails, texts, letters = (Source(name, 1000, seconds, clock) for name in ("sqs", "cloudwatch", "letters"))
+    stage = Receipts(world, [mails, texts, letters], world, world.health, bytes)  # type: ignore[arg-type]  # as DeadLetters
+    for _ in range(6):
+        stage.tick()
+    assert max(each.received for each in (mails, texts, letters)) < 1000
+    assert min(each.received for each in (mails, texts, letters)) >= 2
+
+
+def test_what_is_read_again_is_neither_counted_anew_nor_behind(world: World) -> None:
+    """Logs are read again for days back, once an hour and after each start; a queue may lend a message out twice."""
+
+    def told() -> float:
+        return float(BY_KIND.labels("ses", "delivered", "none")._value.get())
+
+    world.waiting = [delivery("1"), delivery("1")]
+    before = told()
+    world.receipts_stage.drain_once(world)
+    assert told() == before + 1
+    assert BEHIND._value.get() > 0
+    world.settled.clear()
+    world.receipts_stage.drain_once(world)
+    assert (told(), BEHIND._value.get()) == (before + 1, 0)
+    world.settled.clear()
+    world.waiting.append(delivery("2"))
+    world.receipts_stage.drain_once(world)
+    assert told() == before + 2
 
 
 def test_a_read_notice_settles_its_attempt_and_moves_the_position(world: World) -> None:
