@@ -4,7 +4,8 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -13,29 +14,32 @@ from pathlib import Path
 import click
 
 from bridge.contracts.errors import BadInput, Refused, Unreachable
+from bridge.contracts.events import DeadLettered
 from bridge.contracts.queries import HeldContacts, IndexAnswers
-from bridge.contracts.topics import AFFECTED_CUSTOMERS
+from bridge.contracts.topics import AFFECTED_CUSTOMERS, DEPARTED_CUSTOMERS
 from bridge.magento.backfill import Backfill
 from bridge.magento.look import StoreLook
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import partition_bounds
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
-from bridge.runtime.redrive import dead_letters, original_value
+from bridge.runtime.redrive import dead_letters, original_value, reasons_against
 from bridge.runtime.sealing import (
     KEY_LOOK_SECONDS,
     generate_sealing_keys,
     key_id_of,
+    key_ids_in,
     load_private_keys,
     load_public_key,
     public_key_of,
     replace_key_file,
     sealed_bytes_key_id,
 )
-from bridge.runtime.settings import Settings
+from bridge.runtime.settings import Kafka, Settings
 from bridge.verification import enqueue_kept_orders
 
 _RESEALED = ("customers", "orders", "orders-by-root")
+_PUT_BACK_WITH_CONTACTS = frozenset({AFFECTED_CUSTOMERS.name, DEPARTED_CUSTOMERS.name})
 _PATIENCE_SECONDS = 60.0
 _HEAD_PATIENCE_SECONDS = 90.0
 """A worker looks every half minute whether it holds everything."""
@@ -73,16 +77,12 @@ def key_uses(parts: Parts) -> list[KeyUse]:
         silent = ", ".join(map(str, seals.silent_partitions))
         raise Unreachable(f"partitions {silent} of the index do not answer; start their worker with `tocsin run index`")
     held = parts.get(HeldContacts).counts_by_key()
-    letters: dict[str, int] = {}
-    for letter in dead_letters(settings.kafka):
-        key_id = sealed_bytes_key_id(original_value(letter) or b"")
-        if key_id is not None:
-            letters[key_id] = letters.get(key_id, 0) + 1
+    letters = _counts_by_key_of_letters(settings.kafka)
     ids = dict.fromkeys((present, *private, *seals.present, *seals.departed, *held, *letters))
     return [
         KeyUse(
             key_id,
-            "present" if key_id == present else "old" if key_id in private else "missing",
+            "missing" if key_id not in private else "present" if key_id == present else "old",
             seals.present.get(key_id, 0),
             seals.departed.get(key_id, 0),
             held.get(key_id, 0),
@@ -90,6 +90,23 @@ def key_uses(parts: Parts) -> list[KeyUse]:
         )
         for key_id in ids
     ]
+
+
+def _counts_by_key_of_letters(kafka: Kafka) -> Mapping[str, int]:
+    """Return how many dead letters are sealed to each key id, or hold contacts that are: of those that can be put back."""
+    counts: Counter[str] = Counter()
+    events: list[DeadLettered] = []
+    for letter in dead_letters(kafka):
+        key_id = sealed_bytes_key_id(original_value(letter) or b"")
+        if key_id is not None:
+            counts[key_id] += 1
+        elif letter.topic in _PUT_BACK_WITH_CONTACTS and key_ids_in(original_value(letter) or b""):
+            events.append(letter)
+    against = reasons_against(kafka, events) if events else {}
+    for letter in events:
+        if letter.dead_letter_id not in against:
+            counts.update(key_ids_in(original_value(letter) or b""))
+    return counts
 
 
 @click.group()
@@ -112,6 +129,14 @@ def status(parts: Parts, as_json: bool) -> None:
         for each in uses:
             if each.state == "old":
                 click.echo(_what_keeps(each))
+    present = uses[0]
+    if present.state == "missing":
+        held = load_private_keys(parts.get(Settings).paths.sealing_private_key)
+        raise Refused(
+            f"the relay seals to key {present.key_id} (sealing.pub), and its private key is not in sealing.key: nobody opens "
+            f"what is sealed to it, {present.carried:,} so far. Bring that key back into sealing.key; if it is lost, `tocsin "
+            f"sealing rotate` has customers and orders sealed to {key_id_of(public_key_of(held[0]))}"
+        )
     missing = [each for each in uses if each.state == "missing" and each.carried]
     if missing:
         lost = ", ".join(f"{each.carried:,} by {each.key_id}" for each in missing)
@@ -133,7 +158,7 @@ def _what_keeps(each: KeyUse) -> str:
     if each.held:
         reasons.append(f"{each.held:,} contacts held by open incidents (until these close)")
     if each.dead_letters:
-        reasons.append(f"{each.dead_letters:,} dead letters (until they are redriven or expire)")
+        reasons.append(f"{each.dead_letters:,} dead letters (until they expire)")
     return f"old key {each.key_id} stays for: {'; '.join(reasons)}"
 
 

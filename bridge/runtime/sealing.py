@@ -14,7 +14,7 @@ import stat
 import time
 from binascii import a2b_base64, b2a_base64
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -236,6 +236,7 @@ class Opener:
 
 
 _BLOB_INFO = b"tocsin bytes v1"
+_KEY_ID = re.compile(rb'"key_id"\s*:\s*"([0-9a-f]{16})"')
 
 
 def seal_bytes(public_key: bytes, content: bytes) -> bytes:
@@ -248,6 +249,11 @@ def sealed_bytes_key_id(sealed: bytes) -> str | None:
     """Return which key `seal_bytes` sealed these bytes to; None for any other bytes."""
     parts = sealed[:64].split(b" ")
     return parts[1].decode("ascii", "replace") if len(parts) > 2 and parts[0] == b"tocsin-sealed" else None
+
+
+def key_ids_in(value: bytes) -> Set[str]:
+    """Return which keys the contacts in an event's bytes are sealed to, however little of the event can be read."""
+    return {found.decode() for found in _KEY_ID.findall(value)}
 
 
 def open_bytes(private_keys: Iterable[bytes], sealed: bytes) -> bytes:
@@ -391,10 +397,24 @@ def write_key_file(path: Path, *keys: bytes) -> None:
 
 
 def replace_key_file(path: Path, *keys: bytes) -> None:
-    """Write `keys` in the place of a key file: readers see the old ones or the new ones, also after a crash."""
+    """Write `keys` in the place of a key file: readers see the old ones or the new ones, also after a crash.
+
+    Whoever could read the old file can read the new one. Raises Refused, and replaces nothing, if that cannot be.
+    """
+    before = path.stat()
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     write_key_file(partial, *keys)
+    try:
+        # Or what an administrator rotates is theirs alone, and the stages stand until somebody notices whose it is.
+        os.chown(partial, before.st_uid, before.st_gid)
+    except OSError:
+        partial.unlink()
+        raise Refused(
+            f"{path} belongs to another account (uid {before.st_uid}, gid {before.st_gid}), which must be able to read it: run "
+            "this as that one. No key was changed"
+        ) from None
+    partial.chmod(stat.S_IMODE(before.st_mode))
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -1,5 +1,6 @@
 """`tocsin sealing`: an old key stays while anything is sealed to it, and says what that is."""
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from bridge import sealing_commands
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Contact, DeadLettered
 from bridge.contracts.queries import HeldContacts, IndexAnswers, IndexStatus, PartitionStatus, Seals
+from bridge.contracts.topics import AFFECTED_CUSTOMERS, DEPARTED_CUSTOMERS, STORE_CHANGES
 from bridge.runtime.clock import SetClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.sealing import (
@@ -35,6 +37,8 @@ from bridge.runtime.settings import Paths, Settings
 PRESENT, OLD = generate_sealing_keys(), generate_sealing_keys()
 PRESENT_ID, OLD_ID = key_id_of(PRESENT.public), key_id_of(OLD.public)
 CONTACT = Contact(email="someone@shop.example.com")
+_SEAL = Sealer(OLD.public, SetClock(datetime(2026, 3, 1, tzinfo=UTC))).seal(CONTACT, "customer/1")
+SEALED_BEFORE = f'{{"root": "customer/1", "contact": {_SEAL.model_dump_json()}, "cut sho'.encode()
 
 
 class Around:
@@ -45,6 +49,7 @@ class Around:
         self.departed: dict[str, int] = {}
         self.held: dict[str, int] = {}
         self.letters: list[DeadLettered] = []
+        self.against: dict[str, str] = {}
         self.silent: tuple[int, ...] = ()
         self.head_at = datetime(2026, 3, 1, tzinfo=UTC)
         self.rebuilding = False
@@ -74,6 +79,7 @@ class Around:
 def around(monkeypatch: pytest.MonkeyPatch) -> Around:
     around = Around()
     monkeypatch.setattr(sealing_commands, "dead_letters", lambda _kafka: iter(around.letters))
+    monkeypatch.setattr(sealing_commands, "reasons_against", lambda _kafka, _letters: around.against)
     monkeypatch.setattr(sealing_commands, "partition_bounds", lambda _kafka, _topic: around.bounds)
     monkeypatch.setattr(sealing_commands, "_HEAD_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(sealing_commands, "_PATIENCE_SECONDS", 0.2)
@@ -101,11 +107,11 @@ def call(around: Around, keys: Path, tmp_path: Path) -> Callable[..., Result]:
     return invoke
 
 
-def letter(value: bytes) -> DeadLettered:
+def letter(value: bytes, topic: str = "queue:ses", letter_id: str = "d") -> DeadLettered:
     import base64
 
     return DeadLettered(
-        dead_letter_id="d", topic="sqs", partition=0, offset=0, key=None, headers={}, consumer="receipts", error="e",
+        dead_letter_id=letter_id, topic=topic, partition=0, offset=0, key=None, headers={}, consumer="receipts", error="e",
         value=base64.b64encode(value).decode(), failed_at=datetime(2026, 3, 1, tzinfo=UTC),
     )  # fmt: skip
 
@@ -117,6 +123,8 @@ def letter(value: bytes) -> DeadLettered:
         ({"held": {OLD_ID: 12}}, "12 contacts held by open incidents"),
         ({"present": {PRESENT_ID: 9, OLD_ID: 1}}, "1 contacts (`tocsin sealing rotate` reseals them)"),
         ({"letters": [letter(seal_bytes(OLD.public, b"x"))]}, "1 dead letters"),
+        ({"letters": [letter(SEALED_BEFORE, AFFECTED_CUSTOMERS.name)]}, "1 dead letters"),
+        ({"letters": [letter(SEALED_BEFORE, DEPARTED_CUSTOMERS.name)]}, "1 dead letters"),
     ],
 )
 def test_an_old_key_stays_while_anything_carries_its_id(
@@ -129,6 +137,18 @@ def test_an_old_key_stays_while_anything_carries_its_id(
     assert isinstance(refused.exception, Refused)
     assert said in refused.output
     assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
+
+
+def test_letters_that_never_go_back_keep_no_key(call: Callable[..., Result], around: Around, keys: Path) -> None:
+    """A state of the store is published anew instead; of somebody departed there may be a newer message."""
+    around.letters = [
+        letter(SEALED_BEFORE, STORE_CHANGES.name, "a"),
+        letter(SEALED_BEFORE, DEPARTED_CUSTOMERS.name, "b"),
+    ]
+    around.against = {"b": "dead letter b: something newer"}
+    around.reads_on = reading(around)
+    assert call("rotate", "--finish").exit_code == 0
+    assert load_private_keys(keys / "sealing.key") == [PRESENT.private]
 
 
 def reading(around: Around) -> Callable[[], None]:
@@ -264,6 +284,17 @@ def test_a_lost_key_is_named(call: Callable[..., Result], around: Around) -> Non
     assert "2 departed are lost" in str(result.exception)
 
 
+def test_a_present_key_that_nobody_can_open_is_named(call: Callable[..., Result], keys: Path) -> None:
+    """As when an older copy of the private keys was brought back: each notice would fail, and nothing else would say so."""
+    replace_key_file(keys / "sealing.key", OLD.private)
+    result = call("status")
+    assert isinstance(result.exception, Refused)
+    assert f"the relay seals to key {PRESENT_ID} (sealing.pub), and its private key is not in sealing.key" in str(
+        result.exception
+    )
+    assert f"`tocsin sealing rotate` has customers and orders sealed to {OLD_ID}" in str(result.exception)
+
+
 def test_a_sealer_and_an_opener_take_up_a_new_key_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, public = SetClock(datetime(2026, 3, 1, tzinfo=UTC)), [OLD.public]
     private = [OLD.private]
@@ -290,6 +321,29 @@ def test_a_key_file_is_replaced_whole_and_stays_private(tmp_path: Path) -> None:
     assert load_private_keys(path) == [PRESENT.private, OLD.private]
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["sealing.key"]
+
+
+def test_whoever_could_read_a_key_file_still_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An administrator rotates, and relay and dispatch are accounts of their own."""
+    path = tmp_path / "sealing.pub"
+    write_key_file(path, OLD.public)
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 5678)
+    before = path.stat()
+    replace_key_file(path, PRESENT.public)
+    after = path.stat()
+    assert load_public_key(path) == PRESENT.public
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+    def not_allowed(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.chown", not_allowed)
+    with pytest.raises(Refused, match="belongs to another account"):
+        replace_key_file(path, OLD.public)
+    assert load_public_key(path) == PRESENT.public
+    assert [each.name for each in tmp_path.iterdir()] == ["sealing.pub"]
 
 
 def test_sealed_bytes_name_their_key() -> None:
