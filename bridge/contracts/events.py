@@ -513,6 +513,10 @@ class DeadLettered(Event):
     consumer: str
     error: str
     failed_at: Instant
+    sent_at: Instant | None = None
+    """When the original was written to its topic."""
+    left_out_bytes: int = 0
+    """How much of a message that is too large for a letter is not kept here: of its value, then of its headers and key."""
 
 
 EVENTS: dict[str, type[Event]] = {

@@ -9,7 +9,8 @@ import itertools
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -23,6 +24,14 @@ from bridge.runtime.kafka import Publisher
 from bridge.runtime.telemetry import counter
 
 log = structlog.get_logger()
+
+_MOST_KEPT = 5 * 1024 * 1024
+"""Bytes of a message: they are a third more in base64, and what a topic takes at most (`MOST_BYTES`) is also for what is said of
+them.
+"""
+_LONGEST_REASON = 4096
+_LAST_MS = 253_402_300_799_000
+"""The year 9999: whoever writes a message says what time it is of."""
 
 QUEUE = "queue:"
 """Before the name of a provider's queue, where a letter came from no topic."""
@@ -72,6 +81,7 @@ class DeadLetters:
             message.value(),
             message.headers() or [],
             reason,
+            timestamp_ms=message.timestamp()[1],
         )
 
     def put_spoilt(self, topic: str, message: Any, spoilt: Spoilt) -> None:
@@ -80,7 +90,7 @@ class DeadLetters:
         headers.append(("ce_type", spoilt.ce_type.encode()))
         self.put_raw(
             topic, message.partition(), message.offset(), message.key(), spoilt.value, headers, spoilt.reason,
-            place=spoilt.place,
+            place=spoilt.place, timestamp_ms=message.timestamp()[1],
         )  # fmt: skip
 
     def put_raw(
@@ -94,8 +104,11 @@ class DeadLetters:
         reason: str,
         *,
         place: int | None = None,
+        timestamp_ms: int = 0,
     ) -> None:
-        """Keep a message given by its parts; `place` is that of an event in a pack.
+        """Keep a message given by its parts; `place` is that of an event in a pack, `timestamp_ms` the time that Kafka says.
+
+        Of one that is too large for a letter its beginning is kept: it must not hold up what is behind it.
 
         Raises TooManyDeadLetters past the bound, before anything is published.
         """
@@ -113,17 +126,20 @@ class DeadLetters:
             # sealed anew each time, and has no place there but by its bytes.)
             whence += f"/{_content_of(key, value, headers)}"
         dead_letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, whence))
+        kept_key, kept_headers, kept_value, left_out = _cut(key, list(headers), value)
         event = DeadLettered(
             dead_letter_id=dead_letter_id,
             topic=topic,
             partition=partition,
             offset=offset,
-            key=None if key is None else base64.b64encode(key).decode(),
-            headers={name: base64.b64encode(content or b"").decode() for name, content in headers},
-            value=None if value is None else base64.b64encode(value).decode(),
+            key=None if kept_key is None else base64.b64encode(kept_key).decode(),
+            headers={name: base64.b64encode(content or b"").decode() for name, content in kept_headers},
+            value=None if kept_value is None else base64.b64encode(kept_value).decode(),
             consumer=self._consumer,
-            error=reason,
+            error=reason[:_LONGEST_REASON],
             failed_at=self._clock.now(),
+            sent_at=datetime.fromtimestamp(timestamp_ms / 1000, UTC) if 0 < timestamp_ms < _LAST_MS else None,
+            left_out_bytes=left_out,
         )
         if self._publisher is None:
             self._publisher = self._open_publisher()
@@ -163,6 +179,36 @@ class DeadLetters:
         """Wait until every dead letter is stored; only then may the position move past it."""
         if self._publisher is not None:
             self._publisher.flush()
+
+
+_Header = tuple[str, bytes | None]
+
+
+def _cut(
+    key: bytes | None, headers: Sequence[_Header], value: bytes | None
+) -> tuple[bytes | None, Sequence[_Header], bytes | None, int]:
+    """Return what a letter keeps of a message, and how many bytes it leaves out."""
+    room = _MOST_KEPT
+    left_out = 0
+
+    def beginning(part: bytes | None) -> bytes | None:
+        nonlocal room, left_out
+        kept = part if part is None else part[:room]
+        room -= len(kept or b"")
+        left_out += len(part or b"") - len(kept or b"")
+        return kept
+
+    key = beginning(key)
+    kept: list[_Header] = []
+    for name, content in headers:
+        # as JSON has it at worst
+        size = 6 * len(name) + len(content or b"") + 16
+        if size <= room:
+            kept.append((name, content))
+            room -= size
+        else:
+            left_out += len(name) + len(content or b"")
+    return key, kept, beginning(value), left_out
 
 
 def _content_of(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> str:

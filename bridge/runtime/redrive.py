@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 REDRIVEN_HEADER = "tocsin-redriven"
 """Says on the message which dead letter it was."""
+SENT_HEADER = "tocsin-sent-at"
+"""Says on it when the original was written, in milliseconds since 1970: a signature is of that time."""
 
 _SILENCE_SECONDS = 15.0
 _NOT_YET_LED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
@@ -115,6 +117,14 @@ def original_headers(letter: DeadLettered) -> Mapping[str, bytes]:
     return {name: base64.b64decode(value) for name, value in letter.headers.items()}
 
 
+def redriven(letter: DeadLettered) -> list[tuple[str, bytes]]:
+    """Return the headers under which a letter is put back."""
+    sent = {} if letter.sent_at is None else {SENT_HEADER: b"%d" % round(letter.sent_at.timestamp() * 1000)}
+    # One that was put back before says already when it was written first.
+    headers = {**sent, **original_headers(letter), REDRIVEN_HEADER: letter.dead_letter_id.encode()}
+    return list(headers.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Redriven:
     """What became of a redrive."""
@@ -149,6 +159,11 @@ def _reason_against(
     consumer: Consumer, kafka: Kafka, letter: DeadLettered, partition_count_of: Callable[[str], int]
 ) -> str | None:
     topic = _TOPICS.get(letter.topic)
+    if letter.left_out_bytes:
+        return (
+            f" is too large for a letter and lacks {letter.left_out_bytes:,} bytes; while the topic keeps it, the original is in "
+            f"{letter.topic}, partition {letter.partition}, offset {letter.offset}"
+        )
     if letter.topic == STORE_CHANGES.name:
         key = (original_key(letter) or b"").decode(errors="replace")
         entity = _ENTITIES.get(key.partition("/")[0])
@@ -166,16 +181,7 @@ def _reason_against(
         return f" is of topic {letter.topic!r}, which is not declared any more"
     if not has_generations(topic) and letter.partition >= partition_count_of(kafka.topic_prefix + topic.name):
         return f": {letter.topic} has no partition {letter.partition} any more"
-    newer = _newer(consumer, kafka, letter) if topic.cleanup == "compact" else None
-    if newer is None:
-        return None
-    partition, offset, redriven = newer
-    if redriven:
-        return f" was put back already: {letter.topic} partition {partition} holds it at offset {offset}"
-    return (
-        f": {letter.topic} partition {partition} holds a newer message of the same key at offset {offset}; put back, this one "
-        "would hide it"
-    )
+    return _superseded(consumer, kafka, letter) if topic.cleanup == "compact" else None
 
 
 def root_of(letter: DeadLettered) -> str:
@@ -183,8 +189,8 @@ def root_of(letter: DeadLettered) -> str:
     return original_headers(letter).get("ce_root", original_key(letter) or b"").decode(errors="replace")
 
 
-def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> tuple[int, int, bool] | None:
-    """Return partition and offset of a newer message with the letter's key, and whether it is this letter, put back."""
+def _superseded(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> str | None:
+    """Return why a letter of a compacted topic would hide something newer of its key, or bring back what that has removed."""
     name, partition = kafka.topic_prefix + letter.topic, letter.partition
     # In a later generation a root lies elsewhere, and offsets say nothing: what was copied there tells by when it was said.
     by_time = has_generations(_TOPICS[letter.topic]) and pinned(kafka) > 1
@@ -197,19 +203,36 @@ def _newer(consumer: Consumer, kafka: Kafka, letter: DeadLettered) -> tuple[int,
     if position >= high:
         return None
     consumer.assign([_TopicPartition(name, partition, position)])
+    # As long as it has neither the original nor anything older of its key, something newer has taken their place.
+    superseded = letter.value is not None and (by_time or high > letter.offset)
     while position < high:
         message = consumer.poll(_SILENCE_SECONDS)
         error = message.error() if message is not None else None
         if message is None or (error is not None and error.code() == KafkaError._PARTITION_EOF):
             # What is left are marks of transactions: nothing that could be hidden.
-            return None
+            break
         if error is not None:
             raise Unreachable(f"{name}: {error.str()}")
         position = int(message.offset() or 0) + 1
-        if message.key() != key or not (_is_newer(message, letter) if by_time else _lies_behind(message, letter)):
+        if not by_time and position - 1 <= letter.offset and _is_later(message, letter):
+            # Written after the letter, and not behind its place: a topic that was made anew.
+            superseded = False
+        if message.key() != key:
             continue
-        redriven = headers_of(message).get(REDRIVEN_HEADER) == letter.dead_letter_id.encode()
-        return partition, position - 1, redriven
+        if not (_is_newer(message, letter) if by_time else _lies_behind(message, letter)):
+            superseded = False
+            continue
+        if headers_of(message).get(REDRIVEN_HEADER) == letter.dead_letter_id.encode():
+            return f" was put back already: {letter.topic} partition {partition} holds it at offset {position - 1}"
+        return (
+            f": {letter.topic} partition {partition} holds a newer message of the same key at offset {position - 1}; put back, "
+            "this one would hide it"
+        )
+    if superseded:
+        return (
+            f": {letter.topic} partition {partition} holds nothing of its key any more: something newer took its place and was "
+            "removed since, as who was erased or whose time is over; put back, this one would return"
+        )
     return None
 
 
@@ -218,7 +241,11 @@ def _lies_behind(message: Message, letter: DeadLettered) -> bool:
 
     In a topic that was deleted and made anew since, it may lie at any offset: all of it was written after the letter.
     """
-    return int(message.offset() or 0) > letter.offset or message.timestamp()[1] > letter.failed_at.timestamp() * 1000
+    return int(message.offset() or 0) > letter.offset or _is_later(message, letter)
+
+
+def _is_later(message: Message, letter: DeadLettered) -> bool:
+    return bool(message.timestamp()[1] > letter.failed_at.timestamp() * 1000)
 
 
 def _is_newer(message: Message, letter: DeadLettered) -> bool:
@@ -286,13 +313,12 @@ def redrive(
         for start in range(0, len(letters), per_second):
             batch = letters[start : start + per_second]
             for letter in batch:
-                headers = {**original_headers(letter), REDRIVEN_HEADER: letter.dead_letter_id.encode()}
-                key, value = original_key(letter) or b"", original_value(letter)
+                headers, key, value = redriven(letter), original_key(letter) or b"", original_value(letter)
                 topic = _TOPICS[letter.topic]
                 if has_generations(topic):
-                    publisher.send_under(topic, root_of(letter), key, value, list(headers.items()))
+                    publisher.send_under(topic, root_of(letter), key, value, headers)
                 else:
-                    publisher.send_raw(topic, letter.partition, key, value, list(headers.items()))
+                    publisher.send_raw(topic, letter.partition, key, value, headers)
             publisher.flush()
             progress(len(batch))
             done = start + len(batch)

@@ -46,6 +46,7 @@ from bridge.runtime.consume import after_gap, on_gap
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.draining import DrainingServer
 from bridge.runtime.kafka import RIGHTS_HINT, is_forbidden, new_consumer
+from bridge.runtime.redrive import SENT_HEADER
 from bridge.runtime.run_files import write_run_file
 from bridge.runtime.settings import Intake, Kafka
 from bridge.runtime.telemetry import Health, counter
@@ -555,7 +556,7 @@ class TopicIntake:
         if not alerts and not signed:
             self._dead_letters.put_raw(
                 LEAK_ALERTS.name, partition, offset, key, body, list(headers),
-                "neither signed nor readable under the source's mapping",
+                "neither signed nor readable under the source's mapping", timestamp_ms=timestamp_ms,
             )  # fmt: skip
             self._dead_letters.flush()
             self._reception.skip(after)
@@ -575,6 +576,10 @@ class TopicIntake:
         """Return the webhook id if the message is signed by its source. Measured against the time it was sent."""
         if source not in self._secrets or "webhook-signature" not in headers:
             return None
+        # One that was put back is of when it was first sent; its writer says either time.
+        first_ms = headers.get(SENT_HEADER, "")
+        if first_ms.isascii() and first_ms.isdigit() and len(first_ms) <= 14:
+            timestamp_ms = int(first_ms)
         sent_at = datetime.fromtimestamp(timestamp_ms / 1000, UTC) if timestamp_ms > 0 else self._clock.now()
         try:
             return self._secrets[source].verify(headers, body, now=sent_at, tolerance=self._tolerance)

@@ -15,7 +15,13 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented there, not listed in its __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
@@ -316,6 +322,56 @@ def test_a_letter_hides_nothing_of_a_topic_that_was_made_anew_since(kafka: Kafka
     found = [message.value() for message in their_messages(kafka, kafka.topic_prefix + ACCOUNT_NOTICES.name)]
     assert found == [b"newer", b"second", b"third"]
     publisher.close()
+
+
+def test_a_letter_does_not_bring_back_what_was_removed_since(kafka: Kafka, call: Call) -> None:
+    """Compaction removes the original once something newer has its key, and a removal itself some days later."""
+    TopicsAdmin(kafka).apply()
+    name = kafka.topic_prefix + DEPARTED_CUSTOMERS.name
+    compact_at_once(kafka, name)
+    publisher = Publisher(kafka)
+    letters = DeadLetters(lambda: publisher, "index", SystemClock())
+
+    def write(key: bytes, value: bytes | None) -> None:
+        publisher.send_to(name, 0, key, value, [("ce_root", key)])
+        publisher.flush()
+
+    for key in (b"customer/1", b"customer/2"):
+        write(key, b"{departed")
+    for message in their_messages(kafka, name):
+        letters.put(DEPARTED_CUSTOMERS.name, message, "not JSON")
+    # a removal that nobody could read
+    letters.put_raw(DEPARTED_CUSTOMERS.name, 0, 1, b"customer/3", None, [("ce_root", b"customer/3")], "not UTF-8")
+    letters.flush()
+    write(b"customer/1", None)
+
+    def removed() -> bool:
+        write(b"something else", b"")  # compaction leaves alone what is written last
+        time.sleep(0.2)
+        return b"customer/1" not in {message.key() for message in their_messages(kafka, name)}
+
+    wait_for("compaction", removed, timeout_seconds=120)
+    result = call("dead-letters", "redrive", "--all")
+    assert result.exit_code == 0, result.exception
+    assert "holds nothing of its key any more" in result.output
+    assert "\n2 put back" in result.output
+    assert {message.key(): message.value() for message in their_messages(kafka, name)} == {
+        b"customer/2": b"{departed", b"customer/3": None, b"something else": b"",
+    }  # fmt: skip
+    publisher.close()
+
+
+def compact_at_once(kafka: Kafka, name: str) -> None:
+    settings = {
+        "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0", "max.compaction.lag.ms": "100",
+    }  # fmt: skip
+    entries = [
+        ConfigEntry(each, value, incremental_operation=AlterConfigOpType.SET) for each, value in settings.items()
+    ]
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(timeout=60)
 
 
 def test_what_is_larger_than_a_megabyte_stops_nobody(kafka: Kafka, call: Call) -> None:

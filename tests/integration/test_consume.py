@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import threading
 import time
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, KafkaProducer
@@ -24,11 +25,12 @@ from bridge.contracts.envelope import Envelopes, Message, open_envelope, seal_en
 from bridge.contracts.events import IncidentRevised, NoticeRead
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import Scope
-from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, INCIDENTS, Topic
+from bridge.contracts.topics import ACCOUNT_NOTICES, DEAD_LETTERS, DELIVERY_OUTCOMES, INCIDENTS, MOST_BYTES, Topic
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import GAPS, Received, consume
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 from bridge.runtime.kafka import Fenced, NotPublished, Positions, Publisher, client_settings
+from bridge.runtime.redrive import dead_letters, reasons_against
 from bridge.runtime.settings import Kafka
 from bridge.runtime.telemetry import Health
 from consumers.adapters.incident_feed import IncidentFeed
@@ -43,7 +45,11 @@ PARTITIONS = 4
 def kafka(kafka_server: KafkaServer, topic_prefix: str) -> Kafka:
     settings = Kafka(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=topic_prefix)
     admin = AdminClient(client_settings(settings))
-    wanted = [NewTopic(topic_prefix + TOPIC.name, PARTITIONS, 1), NewTopic(topic_prefix + DEAD_LETTERS.name, 1, 1)]
+    config = {"max.message.bytes": str(MOST_BYTES)}
+    wanted = [
+        NewTopic(topic_prefix + TOPIC.name, PARTITIONS, 1, config=config),
+        NewTopic(topic_prefix + DEAD_LETTERS.name, 1, 1, config=config),
+    ]
     for future in admin.create_topics(wanted).values():
         future.result(timeout=60)
     for topic in wanted:
@@ -236,6 +242,29 @@ def test_a_message_that_cannot_be_read_is_a_dead_letter_before_the_position_move
     assert base64.b64decode(kept["value"]) == garbage.value
     assert (kept["topic"], kept["partition"], kept["offset"], kept["consumer"]) == (TOPIC.name, 0, 1, "test")
     assert base64.b64decode(kept["headers"]["ce_type"]) == b"tocsin.account-notice.read.v1"
+
+
+def test_a_message_too_large_for_a_letter_holds_up_nobody(kafka: Kafka) -> None:
+    """A topic's bound is for what a producer packed: unpacked it may be many times that."""
+    producer = Producer(client_settings(kafka) | {"message.max.bytes": 100_000_000, "compression.type": "gzip"})
+    name = kafka.topic_prefix + TOPIC.name
+    failed: list[Any] = []
+    for value in (os.urandom(7_000_000), b"A" * 60_000_000):
+        producer.produce(name, value, b"k", 0, on_delivery=lambda error, _: failed.append(error))
+        assert producer.flush(60) == 0
+    assert failed == [None, None]
+    publish(kafka, read(1), partition=0)
+    shelf = Shelf()
+    with running(kafka, Member(shelf)):
+        wait_for("all three are behind us", lambda: shelf.positions.get((TOPIC.name, 0)) == 3)
+    assert shelf.ids == ["n1"]
+    letters = list(dead_letters(kafka))
+    assert [letter.offset for letter in letters] == [0, 1]
+    assert all(letter.left_out_bytes for letter in letters)
+    for reason in reasons_against(kafka, letters).values():
+        assert "is too large for a letter and lacks" in reason
+        assert f"the original is in {TOPIC.name}, partition 0, offset" in reason
+    assert len(reasons_against(kafka, letters)) == 2
 
 
 def test_past_the_bound_the_consumer_stops_and_nothing_is_skipped(kafka: Kafka) -> None:

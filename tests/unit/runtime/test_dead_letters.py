@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.contracts.envelope import Message, Spoilt, open_envelope
 from bridge.contracts.events import DeadLettered
-from bridge.contracts.topics import DEAD_LETTERS, Topic
+from bridge.contracts.topics import DEAD_LETTERS, MOST_BYTES, Topic
 from bridge.runtime.clock import SetClock
 from bridge.runtime.dead_letters import DeadLetters, TooManyDeadLetters
 
@@ -74,6 +74,42 @@ def test_key_value_and_headers_are_kept_byte_for_byte(key: bytes, value: bytes |
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("key", "headers", "value"),
+    [
+        (b"k", [("ce_type", b"x")], b"A" * 20_000_000),
+        (b"k" * 9_000_000, [], b"v"),
+        (b"k", [("ce_type", b"x"), ("h", b"B" * 9_000_000), ("ce_id", b"1")], b"v"),
+        (b"k", [(f"\x01{number}", b"") for number in range(900_000)], b"v"),
+    ],
+)
+def test_of_a_message_too_large_for_a_letter_the_beginning_is_kept(
+    key: bytes, headers: list[tuple[str, bytes]], value: bytes
+) -> None:
+    """Its consumer could otherwise never come past it."""
+    world = World()
+    world.letters.put_raw("tocsin.leak-alerts", 0, 3, key, value, headers, "no alert" + "!" * 9_000_000)
+    (letter,) = world.publisher.letters()
+    assert len(world.publisher.sent[0].value or b"") < MOST_BYTES - 100_000
+    assert key.startswith(base64.b64decode(letter.key or ""))
+    assert value.startswith(base64.b64decode(letter.value or ""))
+    assert {name: base64.b64decode(text) for name, text in letter.headers.items()}.items() <= dict(headers).items()
+    parts = [key, value, *(part for name, content in headers for part in (name.encode(), content))]
+    kept = [letter.key or "", letter.value or "", *letter.headers.values()]
+    kept_bytes = sum(len(base64.b64decode(part)) for part in kept) + sum(map(len, letter.headers))
+    assert letter.left_out_bytes == sum(map(len, parts)) - kept_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("said_ms", "sent_at"), [(0, None), (1_000, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)), (1 << 62, None)]
+)
+def test_when_the_message_was_sent_is_kept(said_ms: int, sent_at: datetime | None) -> None:
+    world = World()
+    world.letters.put_raw("tocsin.leak-alerts", 0, 3, b"k", b"v", [], "no alert", timestamp_ms=said_ms)
+    (letter,) = world.publisher.letters()
+    assert letter.sent_at == sent_at
+
+
 def test_the_same_message_again_is_the_same_letter() -> None:
     world = World()
     for offset in (1, 1, 2):
@@ -105,6 +141,7 @@ def test_an_event_of_a_pack_is_kept_as_a_message_of_its_own() -> None:
         key = staticmethod(lambda: b"k")
         partition = staticmethod(lambda: 3)
         offset = staticmethod(lambda: 17)
+        timestamp = staticmethod(lambda: (1, 5))
         headers = staticmethod(lambda: [("ce_type", b"the pack's"), ("ce_id", b"1")])
 
     world = World()

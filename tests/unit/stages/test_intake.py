@@ -12,8 +12,10 @@ import pytest
 
 from bridge.contracts.envelope import Message
 from bridge.contracts.errors import Unreachable
+from bridge.contracts.events import DeadLettered
 from bridge.contracts.topics import Topic
 from bridge.runtime.dead_letters import DeadLetters
+from bridge.runtime.redrive import SENT_HEADER, redriven
 from bridge.runtime.settings import Intake
 from bridge.runtime.telemetry import Health
 from consumers.adapters.alert_mappings import AlertMappings
@@ -226,3 +228,28 @@ def test_past_the_bound_of_dead_letters_the_topic_waits_in_place_and_says_so(cas
     assert [timeout for timeout, _ in said] == [60, 60]
     assert all("nothing skipped" in reason for _, reason in said)
     assert "dead letters" not in health.reasons()
+
+
+def test_what_is_put_back_is_held_to_the_time_when_it_was_signed(case: Case) -> None:
+    """A source whose secret was not set yet: once it is, its alert counts as signed, however long that took."""
+    world, unknown = World(case), World(case)
+    body = b"nothing that is an alert"
+    headers = [(name, value.encode()) for name, value in SECRETS.sign("msg_1", NOW, body).items()]
+    unknown.topic._secrets.clear()
+    assert unknown.topic.handle(0, 0, b"monitor", body, headers, AT_MS) == ()
+    [letter] = unknown.letters.sent
+    back = redriven(DeadLettered.model_validate(letter))
+    days_later_ms = AT_MS + 5 * 86_400_000
+    assert len(world.topic.handle(0, 1, b"monitor", body, back, days_later_ms)) == 1
+    assert world.letters.sent == []
+    assert case.rows(tables.incident)[0]["unsigned_source"] is False
+    # and is a repeat if it comes again
+    assert world.topic.handle(0, 2, b"monitor", body, back, days_later_ms) == ()
+
+
+@pytest.mark.parametrize("said", [b"", b"x", b"-5", b"9" * 40, "\u0661".encode()])
+def test_a_time_that_is_none_is_passed_over(case: Case, said: bytes) -> None:
+    world = World(case)
+    headers = [(name, value.encode()) for name, value in SECRETS.sign("msg_1", NOW, BODY).items()]
+    world.topic.handle(0, 0, b"monitor", BODY, [*headers, (SENT_HEADER, said)], AT_MS)
+    assert case.rows(tables.incident)[0]["unsigned_source"] is False
