@@ -26,7 +26,8 @@ def comparison_of(parts: Parts, process: Process) -> "Comparison":
 def refuse_restored_store(parts: Parts, process: Process) -> "Comparison | None":
     """Keep a case store that was put back in time from telling people twice. Raises Refused.
 
-    For those who move attempts: also what waits there in vain for a dispatcher must not be taken for unsent.
+    For those who move attempts: also what waits there in vain for a dispatcher must not be taken for unsent, and a receipt of a
+    message that the store does not know yet waits in its queue until it does.
     Returns what keeps the store's mark while its stage runs. None: where the log's folder is on another machine there is
     nothing to compare with; that is said, and the stage goes on.
     """

@@ -389,6 +389,7 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     from consumers.stages.receipts import Receipts, ReceiptsStage
 
     settings = parts.get(Settings)
+    compared = refuse_restored_store(parts, process)
     config = aws_config(settings)
     emails = SqsReceipts(
         config,
@@ -417,7 +418,8 @@ def _receipts(parts: Parts, process: Process) -> Stage:
         lambda raw: seal_bytes(public_key, raw),
         CanaryTables(database_of(parts), process.clock, canary_routes(settings)),
     )  # fmt: skip
-    return ReceiptsStage(settings.kafka, handler, dead_letters, process.health, topic_ids)
+    stage = ReceiptsStage(settings.kafka, handler, dead_letters, process.health, topic_ids)
+    return Accompanied(stage, [] if compared is None else [compared.follow])
 
 
 def rebuild_after(settings: Settings) -> timedelta:

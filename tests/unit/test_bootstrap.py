@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-from bridge.contracts.errors import MustStop
+from bridge.contracts.errors import MustStop, Refused
+from bridge.runtime.clock import SystemClock
+from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings
+from bridge.runtime.telemetry import Health
+from consumers.bootstrap import stages
 from consumers.bootstrap.parts import parts_for
-from consumers.bootstrap.process import Accompanied
+from consumers.bootstrap.process import Accompanied, Process
 from consumers.bootstrap.providers import canary_routes
 from consumers.domain.simulators import SIMULATED_PHONE
 
@@ -57,6 +61,22 @@ def test_a_stage_ends_when_what_watches_it_says_so_and_not_for_its_bugs() -> Non
     stop.set()
     Accompanied(Waiting(), [bug]).run(stop)
     assert sorted(heard) == ["bug", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize("name", ["release", "dispatch", "receipts"])
+def test_who_moves_attempts_refuses_a_case_store_that_was_put_back_in_time(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Receipts, too: one of a message that such a store does not know would leave its queue, and be forgotten."""
+
+    def refuse(*_: object) -> None:
+        raise Refused("it was restored from a backup")
+
+    monkeypatch.setattr(stages, "refuse_restored_store", refuse)
+    parts = Parts()
+    parts.provide(Settings, lambda: Settings.model_validate({"delivery": {"endpoint_url": "http://127.0.0.1:9"}}))
+    with pytest.raises(Refused, match="restored"):
+        stages.STAGES[name](parts, Process(name, Health(), SystemClock()))
 
 
 @pytest.mark.parametrize(
