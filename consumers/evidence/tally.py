@@ -35,6 +35,8 @@ class LoggedAttempt:
     """When it was last claimed."""
     let_go_at: datetime | None = None
     """When a claim of it last came to nothing: it waited again, and no provider has it."""
+    arrived: bool = False
+    """Whether a receipt ever said that it arrived, or that it was read."""
 
     @property
     def begun(self) -> bool:
@@ -55,6 +57,8 @@ class Tally:
     """Of keys that were erased (see `commitment.erasure_marker`)."""
 
 
+SAY_THAT_IT_ARRIVED = frozenset({"delivered", "read", "complained"})
+"""Kinds of receipts, and the states that they lead to."""
 _NOT_BEGUN = ("planned", "commanded", "cancelled")
 _CLAIMED = "intended"
 _UNSENT = ("planned", "commanded")
@@ -93,8 +97,9 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
             found.attempts[key] = each
         elif known.state in _NOT_BEGUN and each.recorded_at >= known.recorded_at:
             found.attempts[key] = replace(
-                each, called=known.called, intended_at=known.intended_at, let_go_at=known.let_go_at
-            )
+                each, called=known.called, intended_at=known.intended_at, let_go_at=known.let_go_at,
+                arrived=known.arrived,
+            )  # fmt: skip
         # else a store that was put back in time took for unsent what had been sent
     return found
 
@@ -105,6 +110,7 @@ def _logged(leaf: dict[str, Any]) -> LoggedAttempt:
     return LoggedAttempt(
         state, leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at,
         not claimed and state not in _NOT_BEGUN, at if claimed else None, at if let_go else None,
+        leaf.get("receipt_kind") in SAY_THAT_IT_ARRIVED,
     )  # fmt: skip
 
 
@@ -116,6 +122,7 @@ def _newer(known: LoggedAttempt | None, each: LoggedAttempt) -> LoggedAttempt:
     called = known.called or each.called
     intended_at = max(filter(None, (known.intended_at, each.intended_at)), default=None)
     let_go_at = max(filter(None, (known.let_go_at, each.let_go_at)), default=None)
-    if (last.called, last.intended_at, last.let_go_at) == (called, intended_at, let_go_at):
+    arrived = known.arrived or each.arrived
+    if (last.called, last.intended_at, last.let_go_at, last.arrived) == (called, intended_at, let_go_at, arrived):
         return last
-    return replace(last, called=called, intended_at=intended_at, let_go_at=let_go_at)
+    return replace(last, called=called, intended_at=intended_at, let_go_at=let_go_at, arrived=arrived)

@@ -45,7 +45,7 @@ from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.faults import LogRefused, Malformed
 from consumers.evidence.note import Note
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
-from consumers.evidence.tally import AttemptKey, LoggedAttempt, PersonKey, Tally, tally
+from consumers.evidence.tally import SAY_THAT_IT_ARRIVED, AttemptKey, LoggedAttempt, PersonKey, Tally, tally
 
 log = structlog.get_logger()
 
@@ -234,7 +234,7 @@ class Comparison:
             receipts = _receipts(connection, incident_id)
         _compare_attempts(found, attempts, known)
         _compare_ends(found, people, known)
-        _compare_receipts(found, attempts, receipts)
+        _compare_receipts(found, attempts, receipts, known)
         return found
 
     def keep(self, found: Reconciled) -> None:
@@ -532,22 +532,32 @@ def _compare_ends(found: Reconciled, people: Mapping[tuple[str, int], str], know
          [key for key in people.keys() & ends.keys() if people[key] != ends[key]])  # fmt: skip
 
 
-def _compare_receipts(found: Reconciled, attempts: _Attempts, receipts: Mapping[str, set[str]]) -> None:
-    """Compare per provider how many messages the ledger holds for delivered with how many its receipts say were."""
+def _compare_receipts(found: Reconciled, attempts: _Attempts, receipts: Mapping[str, set[str]], known: Tally) -> None:
+    """Compare per provider how many messages the ledger holds for delivered with how many its receipts say were.
+
+    What a receipt said after the backup that the store was restored from, the log alone has.
+    """
+    logged = {
+        row.attempt_id
+        for key, row in attempts.items()
+        if (each := known.attempts.get((found.incident_id, *key))) is not None and each.arrived
+    }
     for provider in sorted({row.provider for row in attempts.values()}):
         own = [row for row in attempts.values() if row.provider == provider and row.send_count > 0]
-        confirmed = [row for row in own if receipts.get(row.attempt_id, set()) & {"delivered", "read", "complained"}]
+        confirmed = [
+            row for row in own if row.attempt_id in logged or receipts.get(row.attempt_id, set()) & SAY_THAT_IT_ARRIVED
+        ]
         if not any(row.attempt_id in receipts for row in own):
             # a channel whose provider reports nothing, or an incident whose people were all erased
             continue
-        arrived = [row for row in own if row.state in ("delivered", "read", "complained")]
+        arrived = [row for row in own if row.state in SAY_THAT_IT_ARRIVED]
         found.rows.append(
             {"what": f"{provider}: delivered", "ledger": len(arrived), "log": None, "providers": len(confirmed)}
         )
         _say(found, f"attempts are delivered in the ledger, and {provider} never said so",
              [row for row in arrived if row.attempt_id in receipts and row not in confirmed])  # fmt: skip
         _say(found, f"attempts were delivered by {provider}, and the ledger does not have it",
-             [row for row in confirmed if row.state not in ("delivered", "read", "complained", "bounced")])  # fmt: skip
+             [row for row in confirmed if row.state not in SAY_THAT_IT_ARRIVED | {"bounced"}])  # fmt: skip
 
 
 def _say(found: Reconciled, what: str, which: Collection[object]) -> None:

@@ -176,6 +176,50 @@ def test_after_a_restored_backup_nobody_is_told_twice(halfway: Halfway) -> None:
     assert restored.export(restored.log.parent / "package").report.whole
 
 
+@pytest.mark.parametrize("last", [ReceiptKind.DELIVERED, ReceiptKind.BOUNCED_SOFT])
+def test_what_receipts_said_after_the_backup_the_log_knows_and_nothing_differs(
+    tmp_path: Path, last: ReceiptKind
+) -> None:
+    case = EvidenceCase(tmp_path)
+    case.known_person(1)
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(10)
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    case.receive(mail, ReceiptKind.SENT)
+    case.commands()
+    restored = Restored(case, sqlite_case_store(tmp_path / "backup.db"))
+    case.clock.at += timedelta(minutes=1)
+    for kind in (ReceiptKind.DELIVERED, last):
+        case.receive(mail, kind)
+    case.commands()
+    restored.goes_on_after(case)
+    comparison = comparison_of(restored)
+    comparison.replay(DORA, Role.DPO, "the disk of the database was lost")
+    assert restored.states(mail.recipient_id)[0] == ("email", "bounced" if "bounced" in last else "delivered")
+    restored.commands()
+    found = comparison.reconcile(INCIDENT)
+    assert found.differences == []
+    delivered = next(row for row in found.rows if row["what"] == "ses: delivered")
+    assert delivered["providers"] == 1
+    # whom nobody said it of is still told apart
+    with restored.database.write() as connection:
+        connection.execute(sa.insert(tables.attempt).values(**_by_hand(connection, mail.recipient_id)))
+        ours = tables.receipt.c.attempt_id == mail.attempt_id
+        of_theirs = {**connection.execute(sa.select(tables.receipt).where(ours)).mappings().first()}  # type: ignore[dict-item]
+        connection.execute(
+            sa.insert(tables.receipt).values(**of_theirs | {"provider_event_id": "hand", "attempt_id": "hand"})
+        )
+    assert "1 attempts are delivered in the ledger, and ses never said so" in comparison.reconcile(INCIDENT).differences
+    restored.database.close()
+
+
+def _by_hand(connection: sa.Connection, recipient_id: str) -> dict[str, object]:
+    whose = tables.attempt.c.recipient_id == recipient_id
+    row = dict(connection.execute(sa.select(tables.attempt).where(whose)).mappings().first())  # type: ignore[arg-type]
+    return row | {"attempt_id": "hand", "number": 9, "state": "delivered", "provider": "ses"}
+
+
 def test_what_a_restored_store_does_before_it_is_reconciled_does_not_hide_whom_it_told(halfway: Halfway) -> None:
     case, restored = halfway
     # the release goes on: commands that nobody takes are called back, and 3, who was told, gets a first attempt
