@@ -8,16 +8,17 @@ Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sn
 """
 
 import base64
-import binascii
 import hashlib
 import re
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -30,6 +31,8 @@ from consumers.adapters.ses import ATTEMPT_TAG
 from consumers.adapters.ses import SesEmail as _Ses
 from consumers.domain.contacts import mailbox_provider
 from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptDelivery, ReceiptKind
+
+log = structlog.get_logger()
 
 MAX_PER_CALL = 10
 """What SQS lends out, and deletes, in one call."""
@@ -87,7 +90,7 @@ class SnsSignatures:
         cannot be had now."""
         if envelope.get("Type") != "Notification":
             raise Refused("SNS message is no Notification")
-        version = envelope.get("SignatureVersion")
+        version = str(envelope.get("SignatureVersion"))
         if version not in SIGNATURE_HASHES:
             raise Refused("SNS signature version is neither 1 nor 2")
         arn = str(envelope.get("TopicArn", "")).split(":")
@@ -96,13 +99,15 @@ class SnsSignatures:
         key = self._key(str(envelope.get("SigningCertURL", "")))
         try:
             signature = base64.b64decode(str(envelope.get("Signature", "")), validate=True)
-        except binascii.Error:
+        except ValueError:
             raise Refused("SNS signature is no base64") from None
         signed = "".join(f"{name}\n{envelope[name]}\n" for name in SIGNED_FIELDS if envelope.get(name) is not None)
         try:
             key.verify(signature, signed.encode(), padding.PKCS1v15(), SIGNATURE_HASHES[version])
         except InvalidSignature:
             raise Refused("SNS signature does not match the message") from None
+        except UnicodeEncodeError:
+            raise Refused("SNS message is no Unicode text") from None
 
     def _key(self, url: str) -> rsa.RSAPublicKey:
         if url not in self._keys:
@@ -114,6 +119,8 @@ class SnsSignatures:
         return self._keys[url]
 
     def _check_address(self, url: str) -> None:
+        if not (url.isascii() and url.isprintable()):
+            raise Refused("SNS certificate address is no URL")
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").lower(), parts.port
@@ -124,7 +131,7 @@ class SnsSignatures:
             raise Refused("SNS certificate host is not on the allow-list (delivery.certificate_hosts)")
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
             raise Refused("SNS certificate address is not https")
-        if not CERTIFICATE_PATH.fullmatch(parts.path) or parts.query or parts.username is not None:
+        if not CERTIFICATE_PATH.fullmatch(parts.path) or {"?", "#", "@"} & set(url):
             raise Refused("SNS certificate address is not one of SNS's")
         if port is not None and not any(known.fullmatch(with_port) for known in self._hosts) and not is_loopback(host):
             raise Refused("SNS certificate port is not on the allow-list (delivery.certificate_hosts)")
@@ -145,8 +152,11 @@ class SqsReceipts:
         self._callers = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="sqs")
 
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:
-        """Return up to `limit` waiting deliveries, waiting up to `wait_seconds` (at most 20) for the first. Raises
-        Unreachable if SQS or a signing certificate is; what was received then comes again by itself."""
+        """Return up to `limit` waiting deliveries, waiting up to `wait_seconds` (at most 20) for the first. Raises Unreachable if
+        SQS is, or the signing certificates of all of them.
+
+        A message whose certificate alone cannot be had now holds up no other: it comes again by itself, as all do after an error.
+        """
         messages = self._lent(min(MAX_PER_CALL, limit), min(20, wait_seconds))
         if len(messages) == MAX_PER_CALL < limit:
             sizes = [min(MAX_PER_CALL, limit - start) for start in range(MAX_PER_CALL, limit, MAX_PER_CALL)]
@@ -155,7 +165,22 @@ class SqsReceipts:
                 messages += [message for some in lent for message in some]
                 if not all(lent):
                     break
-        return [self._delivery(message["ReceiptHandle"], message["Body"]) for message in messages]
+        return self._deliveries(messages)
+
+    def _deliveries(self, messages: Sequence[dict[str, Any]]) -> Sequence[ReceiptDelivery]:
+        found: list[ReceiptDelivery] = []
+        away: dict[str, Unreachable] = {}
+        reason = ""
+        for message in messages:
+            try:
+                found.append(self._delivery(message["ReceiptHandle"], message["Body"], away))
+            except Unreachable as error:
+                reason = str(error)
+        if len(found) < len(messages):
+            if not found:
+                raise Unreachable(reason)
+            log.warning("receipts wait for a signing certificate", count=len(messages) - len(found), reason=reason)
+        return found
 
     def _lent(self, limit: int, wait_seconds: int) -> list[dict[str, Any]]:
         with unreachable(f"SQS queue {self._queue_name}"):
@@ -183,11 +208,19 @@ class SqsReceipts:
             self._queue_url = self._sqs.get_queue_url(QueueName=self._queue_name)["QueueUrl"]
         return self._queue_url
 
-    def _delivery(self, handle: str, body: str) -> ReceiptDelivery:
+    def _delivery(self, handle: str, body: str, away: dict[str, Unreachable]) -> ReceiptDelivery:
+        """Return what is in a message. `away`: addresses of certificates that did not answer; none is asked for twice."""
         raw = body.encode()
         try:
             envelope = json_object(body, "SQS message")
-            self._signatures.check(envelope)
+            address = str(envelope.get("SigningCertURL", ""))
+            if address in away:
+                raise away[address]
+            try:
+                self._signatures.check(envelope)
+            except Unreachable as error:
+                away[address] = error
+                raise
             return ReceiptDelivery(handle, parse_notification(envelope, hashlib.sha256(raw).hexdigest()), raw=raw)
         except Unreachable:
             raise
@@ -269,7 +302,7 @@ def _fetch(url: str) -> bytes:
         if error.code >= 500 or error.code == 429:
             raise Unreachable(f"SNS signing certificate: its host answered {error.code}") from None
         raise Refused(f"SNS signing certificate: its host answered {error.code}") from None
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:
         raise Unreachable(f"SNS signing certificate cannot be fetched: {type(error).__name__}") from None
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
 from consumers.adapters import sqs_receipts
-from consumers.adapters.sqs_receipts import SnsSignatures, parse_notification
+from consumers.adapters.aws import AwsConfig
+from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts, parse_notification
 from consumers.domain.sending import ReceiptKind
 from consumers.sandbox.envelopes import Notification, Signer
 from consumers.sandbox.http import LoopbackServer
@@ -84,6 +85,23 @@ def test_a_tampered_message_is_refused(sns: Sns, change: dict[str, str], error: 
         SnsSignatures(("127.0.0.1",), "000000000000").check(sns.envelope() | change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Message": "\ud800"},
+        {"Subject": "\udfff"},
+        {"Signature": "ä"},
+        {"Signature": None},
+        {"SignatureVersion": []},
+        {"TopicArn": {"a": 1}},
+        {"SigningCertURL": ["x"]},
+    ],
+)
+def test_what_no_text_is_made_of_is_refused_like_any_forgery(sns: Sns, change: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"^SNS "):
+        SnsSignatures(("127.0.0.1",)).check(sns.envelope() | change)
+
+
 FILE = f"SimpleNotificationService-{'a' * 32}.pem"
 
 
@@ -100,6 +118,9 @@ FILE = f"SimpleNotificationService-{'a' * 32}.pem"
         (f"https://a@sns.eu-central-1.amazonaws.com/{FILE}", "not one of SNS's"),
         (f"https://sns.eu-central-1.amazonaws.com/{FILE}?x=1", "not one of SNS's"),
         ("https://sns.eu-central-1.amazonaws.com/other.pem", "not one of SNS's"),
+        (f"https://sns.eu-central-1.amazonaws.com/{FILE}#x", "not one of SNS's"),
+        (f"https://sns.eu-central-1.amazonaws.com/{FILE[:9]}\n{FILE[9:]}", "no URL"),
+        (f"https://sns.eu-central-1.amazonaws.com\u2100/{FILE}", "no URL"),
         ("https://[broken", "no URL"),
         ("", "allow-list"),
     ],
@@ -128,6 +149,29 @@ def test_a_certificate_that_is_not_there_is_refused_and_one_that_fails_comes_aga
     url = f"{sns.server.url}/SimpleNotificationService-{name}.pem"
     with pytest.raises(kind, match=error):
         SnsSignatures(("127.0.0.1",)).check(sns.envelope() | {"SigningCertURL": url})
+
+
+def test_a_certificate_that_is_away_is_asked_for_once_and_holds_up_no_other_message(
+    sns: Sns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = {"SigningCertURL": f"{sns.server.url}/SimpleNotificationService-{'5' * 32}.pem"}
+    good, late = sns.envelope(message=_event("Send", send={})["Message"]), sns.envelope() | away
+    source = SqsReceipts(AwsConfig("eu-central-1", sns.server.url), "q", SnsSignatures(("127.0.0.1",)))
+    waiting: list[dict[str, Any]] = []
+    monkeypatch.setattr(source, "_lent", lambda *_: waiting)
+
+    def lend(*envelopes: dict[str, Any]) -> list[str]:
+        waiting[:] = [
+            {"ReceiptHandle": str(number), "Body": json.dumps(envelope)} for number, envelope in enumerate(envelopes)
+        ]
+        return [each.handle for each in source.receive(10, 0)]
+
+    assert lend(late, good, late, {"Type": "Notification"}) == ["1", "3"]
+    before = sns.fetches
+    assert lend(late, good, late) == ["1"]
+    assert sns.fetches == before + 1
+    with pytest.raises(Unreachable, match="answered 503"):
+        lend(late)
 
 
 def _event(event_type: str, **members: Any) -> dict[str, Any]:
