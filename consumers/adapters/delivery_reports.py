@@ -33,6 +33,8 @@ PROVIDER = "smtp"
 MAX_BYTES = 1024 * 1024
 """A report is some kilobytes long, even with the whole message in it; more is not read."""
 MAX_RECIPIENTS = 16
+LENT_FOR = timedelta(seconds=60)
+"""A report that was read and not settled by then is offered again."""
 _MAC_BYTES = 15
 _REFERENCE = re.compile(r"(?P<attempt>[0-9a-f]{32})\.(?P<mac>[a-z2-7]{24})")
 
@@ -101,29 +103,44 @@ class MaildirReports:
         self._folder = folder
         self._return_path = return_path
         self._clock = clock
-        self._lent: set[str] = set()
+        self._lent: dict[str, datetime] = {}
+        """Until when each report is not lent out again: one that is not settled comes again, and holds up no newer one."""
 
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  mail is there or not
-        """Return up to `limit` new reports, oldest first. Raises Unreachable while there is no such maildir."""
+        """Return up to `limit` new reports, oldest first. Raises Unreachable while there is no such maildir, or if what is in it
+        cannot be read; what can be is returned before.
+        """
+        now = self._clock.now()
+        # not longer than that, also when the clock was set back
+        self._lent = {name: at for name, at in self._lent.items() if timedelta(0) < at - now <= LENT_FOR}
         deliveries: list[ReceiptDelivery] = []
+        unreadable: OSError | None = None
         try:
             names = sorted(path.name for path in (self._folder / "new").iterdir() if path.name not in self._lent)
-            for name in names:
-                if len(deliveries) >= limit:
-                    break
-                delivery = self._read(name)
-                if delivery is not None:
-                    self._lent.add(name)
-                    deliveries.append(delivery)
         except OSError as error:
-            raise Unreachable(f"maildir for SMTP reports (delivery.smtp.reports_maildir): {error.strerror}") from None
+            raise _unreachable(error) from None
+        for name in names:
+            if len(deliveries) >= limit:
+                break
+            try:
+                delivery = self._read(name)
+            except OSError as error:
+                # one that is gone was read by another process of the stage
+                if (self._folder / "new" / name).exists():
+                    unreadable = error
+                continue
+            if delivery is not None:
+                self._lent[name] = now + LENT_FOR
+                deliveries.append(delivery)
+        if unreadable is not None and not deliveries:
+            raise _unreachable(unreadable)
         return deliveries
 
     def settle(self, handles: Sequence[str]) -> None:
         """Remove what has been stored durably. A crash before this finds it in `new` again."""
         for name in handles:
             (self._folder / "new" / name).unlink(missing_ok=True)
-            self._lent.discard(name)
+            self._lent.pop(name, None)
 
     def _read(self, name: str) -> ReceiptDelivery | None:
         path = self._folder / "new" / name
@@ -141,6 +158,10 @@ class MaildirReports:
         except BadInput as error:
             return ReceiptDelivery(name, (), str(error), raw)
         return ReceiptDelivery(name, receipts, raw=raw)
+
+
+def _unreachable(error: OSError) -> Unreachable:
+    return Unreachable(f"maildir for SMTP reports (delivery.smtp.reports_maildir): {error.strerror}")
 
 
 def receipts_in(mail: Message, attempt_id: str, raw_sha256: str, now: datetime) -> tuple[Receipt, ...]:

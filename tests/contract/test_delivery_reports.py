@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.runtime.clock import SetClock
-from consumers.adapters.delivery_reports import MAX_BYTES, MaildirReports, ReturnPath
+from consumers.adapters.delivery_reports import LENT_FOR, MAX_BYTES, MaildirReports, ReturnPath
 from consumers.adapters.smtp_email import SmtpEmail
 from consumers.domain.sending import Receipt, ReceiptKind, SendState
 from tests.contract.aws_sandbox import bulk, entry
@@ -174,6 +174,35 @@ def test_a_report_is_there_again_after_a_crash_before_it_was_stored(box: Path) -
     first = reader(box)
     assert (len(first.receive(50, 0)), len(first.receive(50, 0))) == (1, 0)
     assert len(reader(box).receive(50, 0)) == 1
+
+
+def test_a_report_that_was_not_settled_comes_again_and_holds_up_no_newer_one(box: Path) -> None:
+    """The bound of dead letters keeps some where they are, without an end of the process."""
+    put(box, report("Action: exploded\nStatus: 5.1.1"), "1")
+    put(box, report(), "2")
+    clock = SetClock(AT)
+    source = MaildirReports(box, OURS, clock)
+    assert [each.handle for each in source.receive(1, 0)] == ["1"]
+    assert [each.handle for each in source.receive(1, 0)] == ["2"]
+    source.settle(["2"])
+    assert source.receive(50, 0) == []
+    clock.at += LENT_FOR
+    assert [each.handle for each in source.receive(50, 0)] == ["1"]
+    clock.at -= timedelta(days=1)
+    assert [each.handle for each in source.receive(50, 0)] == ["1"], "a clock that is set back hides nothing"
+
+
+def test_a_report_that_cannot_be_opened_holds_up_no_other(box: Path) -> None:
+    (box / "new" / "1").mkdir()
+    (box / "new" / "3").mkdir()
+    put(box, report(), "2")
+    (box / "new" / "4").symlink_to(box / "gone")
+    source = reader(box)
+    deliveries = source.receive(50, 0)
+    assert [each.handle for each in deliveries] == ["2"]
+    source.settle(["2"])
+    with pytest.raises(Unreachable, match="reports_maildir"):
+        source.receive(50, 0)
 
 
 def test_dates_of_reports_are_not_believed_into_the_future(box: Path) -> None:
