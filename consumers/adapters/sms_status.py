@@ -66,6 +66,10 @@ class CloudWatchSmsStatus:
         self._settled: dict[str, int] = {}
         """Event id -> time in milliseconds, of lines that an ordinary look may meet again."""
         self._lent: dict[str, int] = {}
+        self._unreadable: dict[str, int] = {}
+        """Those of them that are dead letters by now: once is enough, for as long as they are read."""
+        self._bad: set[str] = set()
+        """Of what was lent last."""
 
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  logs cannot be waited on
         """Return up to `limit` lines not yet settled; at once, even if there are none. Raises Unreachable."""
@@ -83,22 +87,25 @@ class CloudWatchSmsStatus:
             if page is None:
                 self._end()
                 return []
-            self._waiting = [event for event in page if event["eventId"] not in self._settled]
+            known = (self._settled, self._unreadable)
+            self._waiting = [event for event in page if not any(event["eventId"] in each for each in known)]
         chosen, self._waiting = self._waiting[:limit], self._waiting[limit:]
         for event in chosen:
             self._lent[event["eventId"]] = event["timestamp"]
             self._newest = max(self._newest, event["timestamp"])
-        return [_delivery(event) for event in chosen]
+        deliveries = [_delivery(event) for event in chosen]
+        self._bad = {delivery.handle for delivery in deliveries if delivery.error is not None}
+        return deliveries
 
     def settle(self, handles: Sequence[str]) -> None:
         """Remember what has been stored durably. A crash before this reads it again."""
         for handle in handles:
-            self._settled[handle] = self._lent.pop(handle)
+            (self._unreadable if handle in self._bad else self._settled)[handle] = self._lent.pop(handle)
 
     def _begin(self) -> Iterator[list[dict[str, Any]]]:
         now = self._clock.now()
         full = not timedelta(0) < self._next_full_look_at - now <= FULL_LOOK_EVERY
-        since = int((now - LOOK_BACK).timestamp() * 1000)
+        since = oldest = int((now - LOOK_BACK).timestamp() * 1000)
         if full:
             self._next_full_look_at = now + FULL_LOOK_EVERY
         else:
@@ -107,6 +114,7 @@ class CloudWatchSmsStatus:
             since = max(since, min(self._newest, oldest_open) - int(OVERLAP.total_seconds() * 1000))
         self._lent.clear()
         self._settled = {known: at for known, at in self._settled.items() if at >= since}
+        self._unreadable = {known: at for known, at in self._unreadable.items() if at >= oldest}
         return self._pages(since)
 
     def _end(self) -> None:

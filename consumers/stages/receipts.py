@@ -42,7 +42,7 @@ BY_KIND = counter(
     " provider does not say)",
     question="how many messages arrive, bounce or draw complaints, and does one mailbox provider put ours off?",
     labels={
-        "provider": ["ses", "smtp", "sns", "sms_gateway", "store"],
+        "provider": ["ses", "smtp", "sns", "sms_gateway", "store", "post"],
         "kind": [kind.value for kind in ReceiptKind],
         "mailbox": [*MAILBOXES, "none"],
     },

@@ -356,6 +356,15 @@ def test_late_lines_of_another_implementation_are_found_by_the_overlap_or_the_ho
         write(7, timedelta())
         clock.at -= timedelta(hours=2)
         assert "m-7" in look(), "a clock that is set back hides nothing"
+        write(8, timedelta())
+        for _ in range(2):
+            look()
+            clock.at += timedelta(hours=1)
+            looked = look()
+            assert "m-3" in looked, "all is read again"
+            assert not [each for each in looked if each is not None and "unknown" in each], (
+                "but no dead letter made anew"
+            )
     finally:
         server.stop()
 
