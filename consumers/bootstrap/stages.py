@@ -444,7 +444,7 @@ def _index(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
     from consumers.adapters.index_server import IndexServer
     from consumers.adapters.provenance_index import ProvenanceIndex, keep_what_duckdb_frees
-    from consumers.stages.index import IndexStage
+    from consumers.stages.index.stage import IndexStage
 
     settings = parts.get(Settings)
     dead_letters = dead_letters_of(parts, process)

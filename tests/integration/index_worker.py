@@ -23,7 +23,7 @@ from consumers.adapters.incident_feed import IncidentFeed, TopicHeads
 from consumers.adapters.index_file import PartitionFile
 from consumers.adapters.index_server import IndexServer
 from consumers.adapters.provenance_index import ProvenanceIndex
-from consumers.stages.index import IndexStage
+from consumers.stages.index.stage import IndexStage
 
 STEPS = ("appended", "beside", "whole", "found", "frozen", "published")
 

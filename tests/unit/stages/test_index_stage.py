@@ -47,7 +47,7 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.index_file import PartitionFile
 from consumers.adapters.provenance_index import ProvenanceIndex
 from consumers.domain.resolution import set_root
-from consumers.stages.index import VISIBLE, IndexStage, _ReadAgain
+from consumers.stages.index.stage import VISIBLE, IndexStage, _ReadAgain
 from tests.unit.adapters.test_provenance_index import HASH, NOW, customer
 from tests.unit.domain.test_scope_matching import record
 
@@ -799,7 +799,7 @@ def test_more_whose_publish_fails_is_not_forgotten(bench: Bench) -> None:
 def test_a_record_that_the_database_cannot_read_is_set_aside_and_the_others_stay(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.stages.index._BUSY", 0)
+    monkeypatch.setattr("consumers.stages.index.stage._BUSY", 0)
     spoiled = [
         Line(3, records_of(3), records_of(3).model_dump_json().replace('"entity_id":1', '"entity_id":"none"').encode()),
         Line(4, records_of(4), records_of(4).model_dump_json().replace('"derived"', '"guessed"').encode()),
@@ -823,7 +823,7 @@ def test_a_record_that_the_database_cannot_read_is_set_aside_and_the_others_stay
 def test_records_in_bulk_become_durable_by_whole_row_groups_and_the_rest_is_read_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.stages.index._BUSY", 0)
+    monkeypatch.setattr("consumers.stages.index.stage._BUSY", 0)
     monkeypatch.setattr("consumers.adapters.index_file._GROUP", 3)
     lines = [Line(offset, records_of(offset)) for offset in (2, 3, 5, 7, 8, 9, 12, 13)]
     bench.broker.high = 14
@@ -897,7 +897,7 @@ def test_where_something_is_written_all_the_time_the_end_of_before_counts(bench:
 def test_whoever_waits_for_an_answer_hears_at_once_whether_all_was_read_and_what_the_store_held(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.stages.index._UPKEEP_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("consumers.stages.index.stage._UPKEEP_AGAIN_SECONDS", 0.0)
     bench.stage._upkeep_seconds = 3600.0
     bench.broker.high = 2
     bench.stage.tick()
