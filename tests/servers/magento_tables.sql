@@ -651,35 +651,35 @@ CREATE TABLE `tocsin_relay_lease` (
 -- changed_at is the module's (SubscribeViews): the triggers do not name it.
 -- A NULL entity (an address without customer) arrives as 0, because the triggers say INSERT IGNORE: settle it unread.
 CREATE TABLE `tocsin_customer_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_customer_address_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_customer_eav_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_order_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_provenance_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `record_id` VARCHAR(255),
     `root` VARCHAR(255),
@@ -688,14 +688,14 @@ CREATE TABLE `tocsin_provenance_cl` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_account_notice_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE `tocsin_heartbeat_cl` (
-    `version_id` INT UNSIGNED NOT NULL AUTO_INCREMENT,
+    `version_id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
     `entity_id` INT UNSIGNED NOT NULL DEFAULT 0,
     `changed_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (`version_id`)

@@ -39,7 +39,10 @@ class CaptureEnable extends Command
         $done = $this->subscribeViews->execute(true);
         $output->writeln($done ?: ['Everything is as it should be; nothing was changed.']);
         if ($done) {
-            $output->writeln('What changed while capture was off was not seen: run `tocsin relay backfill`.');
+            $output->writeln(
+                'What changed while capture was off was not seen: run `tocsin relay backfill` and, for what was deleted,'
+                . ' `tocsin relay verify --repair`.'
+            );
         }
         return Cli::RETURN_SUCCESS;
     }

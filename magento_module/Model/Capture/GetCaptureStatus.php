@@ -12,6 +12,11 @@ use Magento\Framework\Mview\ViewInterface;
  */
 class GetCaptureStatus
 {
+    private const REMEDY = 'Run bin/magento tocsin:capture:enable, then tocsin relay backfill and, for what was deleted,'
+        . ' tocsin relay verify --repair.';
+
+    private const FEW_NUMBERS = 1000000000;
+
     /**
      * @param ListViews $listViews
      * @param FindTriggers $findTriggers
@@ -45,11 +50,13 @@ class GetCaptureStatus
             $found = $this->ofView($view, $triggers);
             $status['views'][] = ['view' => $id] + $found;
             if ($found['mode'] !== 'enabled') {
-                $status['problems'][] = "$id is off: its changes are not seen. Run bin/magento tocsin:capture:enable,"
-                    . ' then tocsin relay backfill.';
+                $status['problems'][] = "$id is off: its changes are not seen. " . self::REMEDY;
             } elseif ($found['broken']) {
-                $status['problems'][] = "$id lacks " . implode(', ', $found['broken'])
-                    . '. Run bin/magento tocsin:capture:enable, then tocsin relay backfill.';
+                $status['problems'][] = "$id lacks " . implode(', ', $found['broken']) . '. ' . self::REMEDY;
+            }
+            if ($found['numbers_left'] !== null && $found['numbers_left'] < self::FEW_NUMBERS) {
+                $status['problems'][] = "{$found['changelog']} has {$found['numbers_left']} numbers left for changes; after"
+                    . ' the last one none is seen. Run bin/magento tocsin:capture:enable, which gives it more.';
             }
         }
         $status['provenance'] = $this->provenance();
@@ -98,7 +105,26 @@ class GetCaptureStatus
             'backlog' => $backlog,
             'oldest_change_at' => $oldest,
             'broken' => $broken,
+            'numbers_left' => $this->numbersLeft($changelog),
         ];
+    }
+
+    /**
+     * Return how many changes the changelog can still number, null where they do not run out.
+     *
+     * @param string $changelog
+     * @return int|null
+     */
+    private function numbersLeft(string $changelog): ?int
+    {
+        $next = $this->resource->getConnection()->fetchOne(
+            'SELECT t.AUTO_INCREMENT FROM information_schema.TABLES t JOIN information_schema.COLUMNS c'
+            . ' ON c.TABLE_SCHEMA = t.TABLE_SCHEMA AND c.TABLE_NAME = t.TABLE_NAME'
+            . " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = ? AND c.COLUMN_NAME = 'version_id'"
+            . " AND c.DATA_TYPE = 'int'",
+            [$changelog]
+        );
+        return $next ? max(0, SubscribeViews::LAST_INT + 1 - (int)$next) : null;
     }
 
     /**

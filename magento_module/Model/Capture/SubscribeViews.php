@@ -6,7 +6,9 @@ namespace Tocsin\BreachNotification\Model\Capture;
 
 use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\DB\Ddl\Table;
+use Magento\Framework\DB\Ddl\Trigger;
 use Magento\Framework\Mview\View\StateInterface;
+use Magento\Framework\Mview\View\SubscriptionInterface;
 use Magento\Framework\Mview\ViewInterface;
 
 /**
@@ -20,6 +22,18 @@ class SubscribeViews
      * When the change was made: Magento's changelogs do not say.
      */
     public const CHANGED_AT = 'changed_at';
+
+    /**
+     * The last number that Magento's own changelogs can give to a change.
+     */
+    public const LAST_INT = 4294967295;
+
+    /**
+     * Rows of a changelog that are rewritten while saves wait for it, which takes a moment.
+     */
+    private const FEW_ROWS = 100000;
+
+    private const WAIT_SECONDS = 5;
 
     /**
      * @param ListViews $listViews
@@ -57,6 +71,7 @@ class SubscribeViews
             $view->subscribe();
             $this->noteTimes($view);
             $done[] = "$id: subscribed";
+            array_push($done, ...$this->letNumbersLast($view));
         }
         return $done;
     }
@@ -84,21 +99,89 @@ class SubscribeViews
         $changelog = $this->resource->getTableName($view->getChangelog()->getName());
         if (!$this->resource->getConnection()->isTableExists($changelog)) {
             $view->getChangelog()->create();
-            $done[] = "{$view->getId()}: made its changelog anew; run a backfill, changes were lost";
+            $done[] = "{$view->getId()}: made its changelog anew; changes were lost";
         }
         $this->noteTimes($view);
+        array_push($done, ...$this->letNumbersLast($view));
         $there = $this->findTriggers->execute();
         foreach ($view->getSubscriptions() as $config) {
             $subscription = $view->initSubscriptionInstance($config);
             foreach ($subscription->create(false)->getTriggers() as $trigger) {
                 $ours = $trigger->getStatements()[0];
                 if (!str_contains($there[$trigger->getName()]['body'] ?? '', $ours)) {
-                    $subscription->saveTrigger($trigger);
-                    $done[] = "{$view->getId()}: made trigger {$trigger->getName()} anew";
+                    $done[] = "{$view->getId()}: made trigger {$trigger->getName()} anew"
+                        . ($this->replace($subscription, $trigger) ? '' : '; what was saved in that moment was not seen');
                 }
             }
         }
         return $done;
+    }
+
+    /**
+     * Put a trigger in the place of another one; return whether no save could come between.
+     *
+     * Magento drops the one and then makes the other. So saves wait for the table, for as long as that takes.
+     *
+     * @param SubscriptionInterface $subscription
+     * @param Trigger $trigger
+     * @return bool
+     */
+    private function replace(SubscriptionInterface $subscription, Trigger $trigger): bool
+    {
+        $connection = $this->resource->getConnection();
+        try {
+            $connection->query('LOCK TABLES ' . $connection->quoteIdentifier($trigger->getTable()) . ' WRITE');
+        } catch (\Exception $refused) {
+            // Some hosts do not let a shop lock its tables.
+            $subscription->saveTrigger($trigger);
+            return false;
+        }
+        try {
+            $subscription->saveTrigger($trigger);
+        } finally {
+            $connection->query('UNLOCK TABLES');
+        }
+        return true;
+    }
+
+    /**
+     * Give the changelog numbers that do not run out, and return what was done.
+     *
+     * Magento's own end at four thousand million. Its triggers ignore that there are no more, and from then on no change is
+     * told: a model that writes a value of every customer every night gets there in months.
+     *
+     * @param ViewInterface $view
+     * @return string[]
+     */
+    private function letNumbersLast(ViewInterface $view): array
+    {
+        $connection = $this->resource->getConnection();
+        $changelog = $this->resource->getTableName($view->getChangelog()->getName());
+        $type = $connection->fetchOne(
+            'SELECT DATA_TYPE FROM information_schema.COLUMNS'
+            . " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND COLUMN_NAME = 'version_id'",
+            [$changelog]
+        );
+        if ($type !== 'int') {
+            return [];
+        }
+        $later = "{$view->getId()}: left the numbers of its changelog as they are, which end at " . self::LAST_INT
+            . '; run bin/magento tocsin:capture:enable when ';
+        $name = $connection->quoteIdentifier($changelog);
+        if ($connection->fetchOne("SELECT 1 FROM $name LIMIT 1 OFFSET " . self::FEW_ROWS)) {
+            return [$later . 'the relay has read what waits there'];
+        }
+        // Whoever saves waits behind this statement: so it does not wait long itself.
+        $before = (int)$connection->fetchOne('SELECT @@SESSION.lock_wait_timeout');
+        $connection->query('SET SESSION lock_wait_timeout = ' . self::WAIT_SECONDS);
+        try {
+            $connection->query("ALTER TABLE $name MODIFY version_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT COMMENT 'Version ID'");
+        } catch (\Exception $busy) {
+            return [$later . 'no import runs'];
+        } finally {
+            $connection->query("SET SESSION lock_wait_timeout = $before");
+        }
+        return ["{$view->getId()}: gave its changelog numbers that do not run out"];
     }
 
     /**

@@ -66,6 +66,16 @@ class PdoConnection implements AdapterInterface
         return $this->run("UPDATE `$table` SET $sets WHERE $where", $bind)->rowCount();
     }
 
+    public function query($sql, $bind = [])
+    {
+        return $this->run($sql, $bind);
+    }
+
+    public function isTableExists($tableName, $schemaName = null)
+    {
+        return (bool)$this->fetchOne('SHOW TABLES LIKE ' . $this->pdo->quote($tableName));
+    }
+
     public function fetchAll($sql, $bind = [], $fetchMode = null)
     {
         return $this->run($sql, $bind)->fetchAll(PDO::FETCH_ASSOC);

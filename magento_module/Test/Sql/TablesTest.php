@@ -7,14 +7,20 @@ namespace Tocsin\BreachNotification\Test\Sql;
 use Magento\Framework\App\ResourceConnection;
 use Magento\Framework\DB\Adapter\DuplicateException;
 use Magento\Framework\FlagManager;
+use Magento\Framework\Mview\View\CollectionFactory;
 use PHPUnit\Framework\TestCase;
 use Tocsin\BreachNotification\Model\AccountNotice\GetAccountNotices;
+use Tocsin\BreachNotification\Model\Capture\FindTriggers;
+use Tocsin\BreachNotification\Model\Capture\GetCaptureStatus;
+use Tocsin\BreachNotification\Model\Capture\ListViews;
+use Tocsin\BreachNotification\Model\Capture\SubscribeViews;
 use Tocsin\BreachNotification\Model\CheckRecord;
 use Tocsin\BreachNotification\Model\ResolveSubjects;
 use Tocsin\BreachNotification\Model\ResourceModel\ProvenanceTable;
 use Tocsin\BreachNotification\Model\ResourceModel\SummaryTable;
 use Tocsin\BreachNotification\Model\StoreRecords;
 use Tocsin\BreachNotification\Model\SummarizeProvenance;
+use Tocsin\BreachNotification\Test\Unit\FakeView;
 
 /**
  * The module's SQL on a real MariaDB with Magento's tables, triggers and session settings.
@@ -51,6 +57,33 @@ class TablesTest extends TestCase
             . " VALUES (11, 2, 'C', 'DE', 'P', 'N', 'S')");
         $this->sql('INSERT INTO sales_order (entity_id, customer_id) VALUES (21, 1), (22, NULL)');
         $this->sql('SET foreign_key_checks = 1');
+    }
+
+    public function testAChangeIsToldWhenMagentosNumbersAreUsedUp(): void
+    {
+        $resource = new ResourceConnection($this->connection);
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $factory = $this->createStub(CollectionFactory::class);
+        $factory->method('create')->willReturn([$view]);
+        $views = new ListViews($factory);
+        $find = new FindTriggers($resource);
+        $this->sql('DELETE FROM tocsin_customer_cl');
+        $this->sql('ALTER TABLE tocsin_customer_cl MODIFY version_id INT UNSIGNED NOT NULL AUTO_INCREMENT');
+        $this->sql('ALTER TABLE tocsin_customer_cl AUTO_INCREMENT = 4294967295');
+        $this->sql("UPDATE customer_entity SET email = 'last@shop.example.com' WHERE entity_id = 1");
+        $this->sql("UPDATE customer_entity SET email = 'lost@shop.example.com' WHERE entity_id = 2");
+        self::assertSame([[1]], $this->told('tocsin_customer_cl'));
+        $said = (new GetCaptureStatus($views, $find, $resource))->execute()['problems'];
+        self::assertStringContainsString('tocsin_customer_cl has 0 numbers left', implode($said));
+
+        $done = (new SubscribeViews($views, $find, $resource))->execute();
+        self::assertContains('tocsin_customer: gave its changelog numbers that do not run out', $done);
+        $this->sql("UPDATE customer_entity SET email = 'seen@shop.example.com' WHERE entity_id = 3");
+        self::assertSame([[1], [3]], $this->told('tocsin_customer_cl'));
+        self::assertSame('4294967296', (string)$this->connection->fetchOne('SELECT MAX(version_id) FROM tocsin_customer_cl'));
+        $said = (new GetCaptureStatus($views, $find, $resource))->execute()['problems'];
+        self::assertStringNotContainsString('numbers left', implode($said));
+        $this->sql('DELETE FROM tocsin_customer_cl');
     }
 
     public function testWhatIsStoredIsWhatWasGiven(): void
@@ -274,6 +307,17 @@ class TablesTest extends TestCase
     {
         [$outcome] = $this->storeRecords->execute([$this->record($otherwise)]);
         return [$outcome['errors'], $outcome['status']];
+    }
+
+    /**
+     * @return array<int, int[]>
+     */
+    private function told(string $changelog): array
+    {
+        return array_map(
+            static fn (array $row): array => [(int)$row['entity_id']],
+            $this->connection->fetchAll("SELECT entity_id FROM $changelog ORDER BY version_id")
+        );
     }
 
     private function sql(string $statement): void

@@ -79,8 +79,87 @@ class CaptureTest extends TestCase
         $view = new FakeView('tocsin_customer', 'customer_entity', true);
         $this->triggers = [$this->trigger($view->getTriggers()[0]->getStatements()[0])];
         $said = $this->subscribe([$view], $this->connection([]))->execute();
-        self::assertStringContainsString('run a backfill', $said[0]);
+        self::assertStringContainsString('changes were lost', $said[0]);
         self::assertSame(['create'], $view->did);
+    }
+
+    public function testNoSaveComesBetweenATriggerAndTheOneInItsPlace(): void
+    {
+        $said = [];
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->method('query')->willReturnCallback(static function (string $sql) use (&$said): void {
+            $said[] = $sql;
+        });
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $view->saving = static function () use (&$said): void {
+            $said[] = 'save';
+        };
+        $done = $this->subscribe([$view], $connection)->execute();
+        self::assertSame(['tocsin_customer: made trigger trg_customer_entity anew'], $done);
+        self::assertSame(['LOCK TABLES `shop_customer_entity` WRITE', 'save', 'UNLOCK TABLES'], $said);
+
+        $said = [];
+        $view->saving = static fn () => throw new \RuntimeException('refused');
+        try {
+            $this->subscribe([$view], $connection)->execute();
+            self::fail('a trigger that cannot be made is no secret');
+        } catch (\RuntimeException $refused) {
+            self::assertSame('UNLOCK TABLES', end($said));
+        }
+    }
+
+    public function testWhereNoTableMayBeLockedATriggerIsMadeAndTheMomentSaid(): void
+    {
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->method('query')->willThrowException(new \RuntimeException('access denied'));
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $done = $this->subscribe([$view], $connection)->execute();
+        self::assertSame(['save trg_customer_entity'], $view->did);
+        self::assertStringContainsString('was not seen', $done[0]);
+    }
+
+    /**
+     * @dataProvider changelogs
+     */
+    public function testTheNumbersOfAChangelogDoNotRunOut(string $type, bool $isLong, bool $isBusy, string $expected): void
+    {
+        $said = [];
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->method('fetchOne')->willReturnCallback(static fn (string $sql) => match (true) {
+            str_contains($sql, 'DATA_TYPE') => $type,
+            str_contains($sql, 'OFFSET') => $isLong,
+            default => '86400',
+        });
+        $connection->method('query')->willReturnCallback(static function (string $sql) use (&$said, $isBusy): void {
+            $said[] = $sql;
+            if ($isBusy && str_contains($sql, 'ALTER')) {
+                throw new \RuntimeException('lock wait timeout');
+            }
+        });
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $this->triggers = [$this->trigger($view->getTriggers()[0]->getStatements()[0])];
+        $done = implode($this->subscribe([$view], $connection)->execute());
+        self::assertSame($expected === '', $done === '');
+        self::assertStringContainsString($expected, $done);
+        $altered = [
+            'SET SESSION lock_wait_timeout = 5',
+            "ALTER TABLE `shop_tocsin_customer_cl` MODIFY version_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT COMMENT 'Version ID'",
+            'SET SESSION lock_wait_timeout = 86400',
+        ];
+        self::assertSame($type === 'int' && !$isLong ? $altered : [], $said);
+    }
+
+    /**
+     * @return array<string, array{string, bool, bool, string}>
+     */
+    public static function changelogs(): array
+    {
+        return [
+            "Magento's" => ['int', false, false, 'numbers that do not run out'],
+            'one that was altered' => ['bigint', false, false, ''],
+            'one with many rows' => ['int', true, false, 'when the relay has read'],
+            'one that an import writes' => ['int', false, true, 'when no import runs'],
+        ];
     }
 
     public function testUnsubscribingLeavesTheViewsSwitchedOffAndForgettingLeavesNothing(): void

@@ -6,18 +6,20 @@ namespace Tocsin\BreachNotification\Test\Unit;
 
 use Magento\Framework\DB\Ddl\Trigger;
 use Magento\Framework\Mview\View\StateInterface;
+use Magento\Framework\Mview\View\SubscriptionInterface;
 use Magento\Framework\Mview\ViewInterface;
 
 /**
  * A view on one table, its state, its changelog and its subscription in one; `$did` tells what was asked of it.
  */
-class FakeView implements ViewInterface, StateInterface
+class FakeView implements ViewInterface, StateInterface, SubscriptionInterface
 {
     /**
      * @var string[]
      */
     public array $did = [];
     public bool $known = false;
+    public ?\Closure $saving = null;
 
     public function __construct(
         private string $id,
@@ -114,12 +116,13 @@ class FakeView implements ViewInterface, StateInterface
      */
     public function getTriggers()
     {
-        return [new Trigger("trg_$this->table", ["INSERT IGNORE INTO `{$this->getName()}` (`entity_id`) VALUES (1);"])];
+        return [new Trigger("trg_$this->table", ["INSERT IGNORE INTO `{$this->getName()}` (`entity_id`) VALUES (1);"], "shop_$this->table")];
     }
 
     public function saveTrigger(Trigger $trigger): void
     {
         $this->did[] = 'save ' . $trigger->getName();
+        $this->saving && ($this->saving)();
     }
 
     public function remove()

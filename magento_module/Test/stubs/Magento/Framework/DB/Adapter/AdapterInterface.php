@@ -30,5 +30,7 @@ interface AdapterInterface
 
     public function quoteIdentifier($ident, $auto = false);
 
+    public function query($sql, $bind = []);
+
     public function tableColumnExists($tableName, $columnName, $schemaName = null);
 }

@@ -13,13 +13,18 @@ class Trigger
     /**
      * @param string[] $statements
      */
-    public function __construct(private string $name = '', private array $statements = [])
+    public function __construct(private string $name = '', private array $statements = [], private string $table = '')
     {
     }
 
     public function getName()
     {
         return $this->name;
+    }
+
+    public function getTable()
+    {
+        return $this->table;
     }
 
     public function getStatements()
