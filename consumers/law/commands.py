@@ -4,7 +4,8 @@ Prints and nothing else; every answer comes from `consumers.domain.obligations`.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def law() -> None:
 
 
 @law.command()
+@click.option("--json", "as_json", is_flag=True, help="What was checked, as JSON.")
 @_templates
 @click.pass_obj
-def check(parts: Parts, templates: Path | None) -> None:
+def check(parts: Parts, as_json: bool, templates: Path | None) -> None:
     """Validate every rule; name file, line and key of what is wrong. Exit code 1 if there is something."""
     folder = _folder(parts, templates)
     try:
@@ -68,13 +70,21 @@ def check(parts: Parts, templates: Path | None) -> None:
             raise
         number = len(str(error).splitlines())
         raise Refused(f"{error}\n{number} {'thing is' if number == 1 else 'things are'} wrong in {folder}") from None
-    versions = sum(len(duty.versions) for duty in rules.duties)
+    checked = {
+        "duties": len(rules.duties),
+        "versions": sum(len(duty.versions) for duty in rules.duties),
+        "combinations": sum(map(len, rules.combinations.values())),
+        "elements": len(rules.elements),
+        "notices": len(rules.notices),
+        "controllers": len(controllers.by_key) if controllers else 0,
+    }
+    if as_json:
+        print_json({**checked, "rules_version": rules.rules_version, "folder": str(folder)})
+        return
     click.echo(
-        f"{len(rules.duties)} duties in {versions} versions, "
-        f"{sum(map(len, rules.combinations.values()))} combinations of {len(rules.elements)} data elements, "
-        f"{len(rules.notices)} notices to individuals, "
-        f"{len(controllers.by_key) if controllers else 0} controllers: all valid; rules {rules.rules_version[:12]} "
-        f"in {folder}"
+        "{duties} duties in {versions} versions, {combinations} combinations of {elements} data elements, "
+        "{notices} notices to individuals, {controllers} controllers: all valid; ".format_map(checked)
+        + f"rules {rules.rules_version[:12]} in {folder}"
     )
 
 
@@ -113,12 +123,24 @@ def plan(
 
 @law.command()
 @click.argument("regime_id")
+@click.option("--json", "as_json", is_flag=True, help="The rule as JSON.")
 @_templates
 @click.pass_obj
-def explain(parts: Parts, regime_id: str, templates: Path | None) -> None:
+def explain(parts: Parts, regime_id: str, as_json: bool, templates: Path | None) -> None:
     """Say in words what the rule REGIME_ID demands, in every version."""
     rules = load_rules(_folder(parts, templates))
     duty = rules.duty(regime_id)
+    if as_json:
+        print_json(
+            {
+                **_plain(duty),
+                "combinations": _plain(rules.combinations.get(duty.definition_of, ())),
+                "notice": _plain(rules.notices.get(duty.regime_id)),
+                "rules_version": rules.rules_version,
+                "advice": ADVICE,
+            }
+        )
+        return
     click.echo(f"{duty.regime_id}: tell {_human(duty.recipient)}, law of {duty.jurisdiction}")
     click.echo(f"last checked on {duty.last_checked_on}; rules {rules.rules_version[:12]}")
     for version in duty.versions:
@@ -225,6 +247,19 @@ def as_record(obligation: Obligation) -> dict[str, Any]:
         "information": list(obligation.information),
         "missing_facts": list(obligation.missing_facts),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return a rule, or a part of one, as JSON holds it: by the names of its fields, sets sorted."""
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Set):
+        return sorted(map(_plain, value))
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _iso(at: datetime | None) -> str | None:

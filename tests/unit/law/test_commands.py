@@ -60,6 +60,19 @@ def test_check_says_what_it_checked() -> None:
     assert "235 duties in 247 versions" in result.output
 
 
+def test_check_and_explain_print_json() -> None:
+    checked = json.loads(_run("check", "--json").output)
+    assert (checked["duties"], checked["versions"], checked["folder"]) == (235, 247, str(SHIPPED))
+    rule = json.loads(_run("explain", "us-tx-ind", "--json").output)
+    assert (rule["regime_id"], rule["recipient"]) == ("us-tx-ind", "individual")
+    assert [each["in_force_from"] for each in rule["versions"]] == sorted(
+        each["in_force_from"] for each in rule["versions"]
+    )
+    assert rule["versions"][-1]["citation"] in _run("explain", "us-tx-ind").output
+    assert (len(rule["notice"]["content"]), len(rule["combinations"])) > (0, 0)
+    assert rule["rules_version"] == checked["rules_version"]
+
+
 def test_check_says_no_to_a_slip_and_names_it(tmp_path: Path) -> None:
     folder = shutil.copytree(SHIPPED, tmp_path / "law")
     path = folder / "us-tx.yaml"
