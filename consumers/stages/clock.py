@@ -128,6 +128,7 @@ class ClockTable(Protocol):
 
     def running(self) -> Sequence[RunningClock]: ...
     def tell(self, marks: Sequence[Mark]) -> int: ...
+    def end_pages(self, clocks: Sequence[RunningClock]) -> None: ...
 
 
 class ClockStage:
@@ -187,6 +188,7 @@ class ClockStage:
             _show_figures(self._figures())
         marks = [mark for mark in (highest_mark(clock, now) for clock in clocks) if mark is not None]
         told = self._table.tell(marks) if marks else 0
+        self._table.end_pages(clocks)
         TOLD.inc(min(told, sum(not mark.clock.exercise for mark in marks)))
         return told
 

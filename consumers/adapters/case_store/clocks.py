@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,10 @@ from bridge.contracts.events import CaseEvent
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
+from consumers.adapters.case_store.pages import raise_pages
 from consumers.adapters.case_store.tables import (
+    ENDED,
     clock_mark,
     duty_met,
     incident,
@@ -163,6 +165,45 @@ class Clocks:
             return len(new)
 
         return self._database.writing(work)
+
+    def end_pages(self, clocks: Sequence[RunningClock]) -> None:
+        """End the pages about deadlines of which no duty runs any more, and let those stand again that had ended so and whose
+        duty runs again; `clocks` are those that run.
+        """
+        kinds = ("deadline.warned", "deadline.missed")
+        by_person = page.c.acknowledged_by.is_not(None)
+        with self._database.read() as connection:
+            pages = connection.execute(
+                sa.select(page)
+                .join(incident, incident.c.incident_id == page.c.incident_id)
+                .where(page.c.kind.in_(kinds) & ~by_person & incident.c.state.not_in(ENDED))
+            ).mappings()
+            found = [dict(row) for row in pages]
+        running = {(each.incident_id, each.controller, each.regime_id, each.deadline_at.isoformat()) for each in clocks}
+        watched = {each.incident_id for each in clocks}
+        stand = [each for each in found if _stands(each, running, watched)]
+        over = [each["page_id"] for each in found if each["acknowledged_at"] is None and each not in stand]
+        back = [each for each in stand if each["acknowledged_at"] is not None]
+        if not over and not back:
+            return
+        now = self._clock.now()
+
+        def work(connection: sa.Connection) -> None:
+            for some in in_parts(over):
+                unanswered = page.c.page_id.in_(some) & page.c.acknowledged_at.is_(None)
+                connection.execute(sa.update(page).where(unanswered).values(acknowledged_at=now))
+            raise_pages(connection, [{**each, "raised_at": now} for each in back])
+
+        self._database.writing(work)
+
+
+def _stands(told: Mapping[str, Any], running: Collection[tuple[str, str, str, str]], watched: Collection[str]) -> bool:
+    """Say whether a duty of a page still runs to the date that it names. A page of very many names only the first of them: it
+    stands as long as anything of its incident runs.
+    """
+    name, duties = told["incident_id"], told["body"].get("duties", ())
+    named = {(name, each["controller"], each["regime_id"], each["deadline_at"]) for each in duties}
+    return bool(named.intersection(running)) or (told["body"].get("duty_count", 0) > len(duties) and name in watched)
 
 
 def _started_at(row: Mapping[Any, Any]) -> datetime:

@@ -33,6 +33,7 @@ from consumers.adapters.case_store.engine import (
 from consumers.adapters.case_store.findings import left_out
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.packed import PackedRows
+from consumers.adapters.case_store.pages import raise_pages
 from consumers.adapters.case_store.tables import (
     ENDED,
     affected,
@@ -43,7 +44,6 @@ from consumers.adapters.case_store.tables import (
     kafka_position,
     late_addition,
     late_member,
-    page,
     person_key,
     plan,
     recipient,
@@ -519,8 +519,7 @@ class PlanningTables:
             ),
             now,
         )
-        if not end.complete_before:
-            case.end_pages(plan_id.incident_id, ("plan.silent", "plan.unusable"), by=None, at=now)
+        case.end_pages(plan_id.incident_id, ("plan.mismatch", "plan.silent", "plan.unusable"), by=None, at=now)
         self._write_pages(connection, plan_id, end.pages, now)
         incident_now = case.incident(plan_id.incident_id)
         assert incident_now is not None
@@ -633,9 +632,8 @@ class PlanningTables:
 
     @staticmethod
     def _write_pages(connection: sa.Connection, plan_id: PlanId, pages: Sequence[Page], now: datetime) -> None:
-        upsert(
+        raise_pages(
             connection,
-            page,
             [
                 {
                     "page_id": hashlib.sha256(

@@ -48,6 +48,9 @@ class FakeTable:
         self.told.extend(new)
         return len(new)
 
+    def end_pages(self, clocks: Sequence[RunningClock]) -> None:
+        """Nothing was raised."""
+
 
 def clock_of(regime: str = "eu-gdpr-33", hours: float = 72) -> RunningClock:
     return RunningClock(
@@ -152,6 +155,36 @@ def test_two_clocks_on_one_store_tell_a_mark_once_with_page_and_event(database: 
     assert page["title"] == f"{INCIDENT}: 50 % of the time has passed for eu-gdpr-33"
     now.at = START + timedelta(hours=80)
     assert stages[0].look() == 1
+
+
+def test_a_page_about_a_deadline_ends_with_its_duties_and_stands_again_with_them(database: CaseDatabase) -> None:
+    now = SetClock(START + timedelta(hours=80))
+    stage = ClockStage(Clocks(database, now), NothingElse(), now, Health())
+
+    def standing() -> list[tuple[str, datetime]]:
+        stage.look()
+        with database.read() as connection:
+            rows = connection.execute(sa.select(tables.page).where(tables.page.c.acknowledged_at.is_(None)))
+            return [(row.kind, row.raised_at) for row in rows]
+
+    def set_duty(**changes: Any) -> None:
+        now.at += timedelta(hours=1)
+        with database.write() as connection:
+            connection.execute(sa.update(tables.obligation).values(**changes))
+
+    assert standing() == standing() == [("deadline.missed", now.at)]
+    set_duty(status="met")
+    assert standing() == []
+    set_duty(status="due")
+    assert standing() == [("deadline.missed", now.at)]
+    # the clock of awareness takes its place: another date, which is not near
+    set_duty(deadline_at=START + timedelta(hours=900))
+    assert standing() == []
+    set_duty(deadline_at=None)
+    assert len(standing()) == 1
+    with database.write() as connection:
+        connection.execute(sa.update(tables.page).values(acknowledged_at=now.at, acknowledged_by="dora"))
+    assert standing() == []
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,22 @@ def test_a_set_that_does_not_match_is_paged_and_never_planned(
     assert not world.rows(tables.recipient)
 
 
+def test_the_page_about_a_set_that_does_not_match_ends_when_it_does(world: World) -> None:
+    people = [someone(f"customer/{number}") for number in range(1, 9)]
+    planning = world.planning()
+    world.feed(planning, *people, answer(0, people), answer(1, people, merkle_root="1" * 64))
+    planning.look()
+    (page,) = world.rows(tables.page)
+    assert (page["kind"], page["acknowledged_at"]) == ("plan.mismatch", None)
+    right = world.planning()
+    with world.database.write() as connection:
+        event = answer(1, people).model_dump_json()
+        connection.execute(sa.update(tables.resolution).where(tables.resolution.c.partition == 1).values(event=event))
+    right.look()
+    (page,) = [each for each in world.rows(tables.page) if each["kind"] == "plan.mismatch"]
+    assert (page["acknowledged_at"], page["acknowledged_by"]) == (world.clock.now(), None)
+
+
 def test_a_silent_partition_is_paged(world: World) -> None:
     people = [someone("customer/2")]
     planning = world.planning()
