@@ -365,7 +365,7 @@ def _start(
 ) -> None:
     # a pause holds for the whole incident: what is approved meanwhile waits, too
     paused = any(each.state == "paused" for each in case.releases(incident.incident_id))
-    changes: dict[str, Any] = {"state": "releasing", "released_at": now}
+    changes: dict[str, Any] = {"state": "releasing", "released_at": now, "started_epoch": incident.epoch}
     if paused:
         changes |= {"state": "paused", "stopped_at": now}
     if canary_of(release.policy) is not None:

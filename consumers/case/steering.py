@@ -7,8 +7,9 @@ in hand already cannot be called back and is counted. Not for who may be told: g
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AttemptState, Channel
@@ -167,7 +168,8 @@ def cancel(
             case.update_release(release_id, {"state": "void"})
             ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)
         for each in going:
-            case.update_release(each.release_id, {"state": "cancelled", "stopped_at": now})
+            ended = {"state": "cancelled", "stopped_at": now, "stopped_epoch": incident.epoch + 1}
+            case.update_release(each.release_id, ended)
             body: Body = {**_named(each), **_counts(standing), "voided": len(voided)}
             record_act(case, actor, role, "release.cancelled", body, at=now, incident=incident, reason=why)
         if standing.without_end:
@@ -275,7 +277,12 @@ def retry(
             retries.append(Retry(person.recipient_id, channel, approved["bundle_sha256"]))
             by_channel[channel] += 1
             maybe_told += any(each.channel == channel and each.state == "expired" for each in person.tried)
-        done = Retried(incident_id, dict(by_channel), maybe_told, dict(left_out), release)
+        going_on: dict[str, Any] = {"state": "releasing", "finished_at": None}
+        if any(each.state == "paused" for each in case.releases(incident_id)):
+            # a pause holds for the whole incident
+            going_on |= {"state": "paused", "stopped_at": now}
+        carrier = replace(release, **going_on) if release.state == "finished" else release
+        done = Retried(incident_id, dict(by_channel), maybe_told, dict(left_out), carrier)
         if dry_run:
             return done
         if not retries:
@@ -283,7 +290,7 @@ def retry(
                           + "; ".join(f"{reason} ({count:,})" for reason, count in sorted(left_out.items())))  # fmt: skip
         case.add_retries(incident_id, release.release_id, retries, now)
         if release.state == "finished":
-            case.update_release(release.release_id, {"state": "releasing", "finished_at": None})
+            case.update_release(release.release_id, going_on)
         body: Body = {
             **_named(release),
             "people_count": len(retries),

@@ -474,6 +474,10 @@ class ReleaseRecord:
     """Since when it is paused or cancelled."""
     canary_state: str | None = None
     """As of `domain.canary.CanaryState`; None: its policy has no canary."""
+    started_epoch: int | None = None
+    """The incident's epoch as it was approved: what came first is told by this, not by the clocks of two machines."""
+    stopped_epoch: int | None = None
+    """The incident's epoch as it was cancelled or void."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,9 +251,11 @@ def ask_no_more(case: CaseWork, incident_id: str, release_id: str, *, by: str, a
 def void_releases(case: CaseWork, incident_id: str, *, by: str, at: datetime) -> Sequence[str]:
     """Void what was prepared or runs; return the release ids."""
     voided = []
+    epoch = found(case, incident_id).epoch
     for release in case.releases(incident_id):
         if release.state in VOIDABLE:
-            case.update_release(release.release_id, {"state": "void"})
+            # whoever calls raises the epoch, or ends the incident
+            case.update_release(release.release_id, {"state": "void", "stopped_epoch": epoch + 1})
             ask_no_more(case, incident_id, release.release_id, by=by, at=at)
             # whoever nothing was sent to begins anew under the next release, or not at all
             case.withdraw_attempts(release.release_id)

@@ -38,7 +38,10 @@ from tests.unit.adapters import test_erasures as erasing
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, SMS_LANE, Case, LedgerCases, receipt_of
 from tests.unit.adapters.packed_case import PackedCases
-from tests.unit.adapters.test_case_store_schema import people_of_before_merged_roots_were_kept
+from tests.unit.adapters.test_case_store_schema import (
+    people_of_before_merged_roots_were_kept,
+    releases_of_before_their_order_was_kept,
+)
 from tests.unit.adapters.test_twins import TwinCases
 from tests.unit.stages import test_planning as planning
 from tests.unit.stages import test_planning_late as late_planning
@@ -256,6 +259,10 @@ def test_three_processes_may_migrate_at_once(empty_mariadb_database: StoreDataba
 
 def test_an_upgrade_finds_the_roots_that_were_merged_into_people(opened: CaseDatabase) -> None:
     people_of_before_merged_roots_were_kept(opened)
+
+
+def test_an_upgrade_finds_which_releases_began_before_a_cancel(opened: CaseDatabase) -> None:
+    releases_of_before_their_order_was_kept(opened)
 
 
 def test_what_an_interrupted_migration_left_is_refused_by_name(opened: CaseDatabase) -> None:

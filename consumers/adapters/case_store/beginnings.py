@@ -1,9 +1,8 @@
 """How telling begins: everybody of a running release gets their first attempt, or their end, in the order of their turns."""
 
-import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -13,25 +12,25 @@ import sqlalchemy as sa
 from bridge.contracts.events import AttemptState, Channel
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.changes import BEGUN, AttemptChanges, channels_of, policies_of, run_again
-from consumers.adapters.case_store.engine import CaseDatabase, insert_many, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, insert_many
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.keeping_back import KeepingBack
 from consumers.adapters.case_store.metering import FreeLanes, Meter, order_of, write_commands
 from consumers.adapters.case_store.packed import PackedRows
+from consumers.adapters.case_store.people_wait import carrying_nothing, page_people_who_wait, unbegun
 from consumers.adapters.case_store.publications import publications_of, published, stood_in_for
 from consumers.adapters.case_store.tables import (
     ENDED,
     affected,
     attempt,
     incident,
-    page,
     recipient,
     release,
     segment,
-    still_concerned,
 )
-from consumers.adapters.case_store.twins import being_told_elsewhere, standing_elsewhere, twins_of, withdraw_elsewhere
+from consumers.adapters.case_store.twins import standing_elsewhere, twins_of, withdraw_elsewhere
 from consumers.domain.approvals import Mode, reach_until
+from consumers.domain.canary import CanaryState
 from consumers.domain.delivery import PersonEnd, what_next
 from consumers.domain.ledger import Begun, Lane
 
@@ -93,13 +92,18 @@ class Beginnings:
                 asked, more = more, []
                 for number, row in enumerate(asked):
                     share = max((most - begun) // (len(asked) - number), 1)
-                    count = self._begin_release(connection, row, share, now, free, commanded)
+                    tested = _tested_before(row, rows)
+                    count = self._begin_release(connection, row, share, now, free, commanded, tested)
                     begun += count
                     if count >= share:
                         more.append(row)
             if more:
                 return Begun(begun, commanded, more=True), free
-            self._page_waiting(connection, [row for row in rows if row["mode"] != Mode.BREAK_GLASS], now)
+            running: dict[tuple[str, int], list[str]] = defaultdict(list)
+            for row in rows:
+                if row["mode"] != Mode.BREAK_GLASS:
+                    running[row["incident_id"], row["revision"]].append(row["release_id"])
+            page_people_who_wait(connection, running, now)
             seen = self._follow_publications(connection, now)
             return Begun(begun, commanded, more=False), free
 
@@ -116,14 +120,15 @@ class Beginnings:
 
         Something left before the scope was corrected or the release cancelled; the next channel must not wait for ever. A
         release that was finished when the scope was corrected is not voided: a bounce may come long after its end.
-        What a person has cancelled since this release began is left alone: only what is approved afterwards may carry it.
+        What a person has cancelled since this release began is left alone: only what is approved afterwards may carry it. Where
+        nobody knows which came first, somebody is told that people wait.
         """
-        cancelled_since = (release.c.state == "cancelled") & (release.c.stopped_at > row["released_at"])
+        began = row["started_epoch"]
+        cancelled_before = sa.false() if began is None else release.c.stopped_epoch <= began
         void = (
             connection.execute(
-                # one that was cancelled before anybody noted when counts as cancelled before
-                _carrying_nothing(row["incident_id"], row["revision"]).where(
-                    sa.not_(sa.func.coalesce(cancelled_since, sa.false()))
+                carrying_nothing(row["incident_id"], row["revision"]).where(
+                    (release.c.state != "cancelled") | cancelled_before
                 )
             )
             .scalars()
@@ -182,55 +187,6 @@ class Beginnings:
         if connection.execute(waits).first() is not None:
             run_again(connection, [row["release_id"]], now)
 
-    @staticmethod
-    def _page_waiting(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
-        """Page the approvers, once for each set of releases, when people wait whom none of these may tell."""
-        by_incident: dict[tuple[str, int], list[str]] = defaultdict(list)
-        for row in rows:
-            by_incident[row["incident_id"], row["revision"]].append(row["release_id"])
-        for (incident_id, revision), release_ids in by_incident.items():
-            waiting = connection.execute(
-                sa.select(sa.func.count()).select_from(recipient).where(*unbegun(incident_id))
-            ).scalar_one()
-            over = connection.execute(_carrying_nothing(incident_id, revision)).scalars().all()
-            if over:
-                # whose next channel none of these could take over
-                waiting += connection.execute(
-                    sa.select(sa.func.count(sa.distinct(attempt.c.recipient_id)))
-                    .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
-                    .where(
-                        (attempt.c.incident_id == incident_id)
-                        & (attempt.c.state == AttemptState.PLANNED)
-                        & attempt.c.release_id.in_(over)
-                        & recipient.c.final_state.is_(None)
-                        & recipient.c.held_reason.is_(None)
-                        & still_concerned()
-                    )
-                ).scalar_one()
-            if not waiting:
-                continue
-            mark = "/".join(["release.people_wait", incident_id, *sorted(release_ids)])
-            upsert(
-                connection,
-                page,
-                [
-                    {
-                        "page_id": hashlib.sha256(mark.encode()).hexdigest(),
-                        "incident_id": incident_id,
-                        "kind": "release.people_wait",
-                        "severity": "critical",
-                        "roles": ["dpo", "counsel", "approver"],
-                        "title": f"{incident_id}: people wait whom no approval covers: their text or channels are not "
-                        "approved, or they came late and the cap is reached",
-                        "body": {
-                            "people": waiting,
-                            "next": f"tocsin incident prepare {incident_id} (--late-cap N for more late additions)",
-                        },
-                        "raised_at": now,
-                    }
-                ],
-            )
-
     def _begin_release(
         self,
         connection: sa.Connection,
@@ -239,6 +195,7 @@ class Beginnings:
         now: datetime,
         free: FreeLanes | None,
         commanded: Counter[Channel],
+        tested: Collection[str],
     ) -> int:
         late_used = connection.execute(
             sa.select(sa.func.count())
@@ -258,6 +215,8 @@ class Beginnings:
         ]
         if late_used >= cap:
             conditions.append(~recipient.c.late)
+        if tested:
+            conditions.append(recipient.c.late | recipient.c.segment_id.not_in(sorted(tested)))
         until = reach_until(Mode(row["mode"]), row["released_at"])
         if until is not None:
             conditions.append(recipient.c.deadline_at <= until)
@@ -437,27 +396,19 @@ class Beginnings:
         return marks
 
 
-def _carrying_nothing(incident_id: str, revision: int) -> sa.Select[tuple[str]]:
-    """An incident's releases under which nothing leaves any more; of an older scope those that are finished, too."""
-    over = (release.c.state == "finished") & (release.c.revision < revision)
-    return sa.select(release.c.release_id).where(
-        (release.c.incident_id == incident_id) & (release.c.state.in_(("void", "cancelled")) | over)
-    )
-
-
-def unbegun(incident_id: str) -> list[sa.ColumnElement[bool]]:
-    """People whom nobody has begun to tell, although nothing but an approval keeps them waiting."""
-    return [*without_attempt(incident_id), ~being_told_elsewhere()]
-
-
-def without_attempt(incident_id: str) -> list[sa.ColumnElement[bool]]:
-    return [
-        recipient.c.incident_id == incident_id,
-        recipient.c.final_state.is_(None),
-        recipient.c.held_reason.is_(None),
-        recipient.c.segment_id.is_not(None),
-        ~sa.exists().where(attempt.c.recipient_id == recipient.c.recipient_id),
-    ]
+def _tested_before(row: Mapping[Any, Any], rows: Sequence[Mapping[Any, Any]]) -> Collection[str]:
+    """Return the segments that a release of the same incident from before this one tries on a few first, with the very same text
+    and channels: whom that one begins waits for its canary, and is not begun past it.
+    """
+    approved: Mapping[str, Any] = row["policy"].get("segments", {})
+    before = rows[: [each["release_id"] for each in rows].index(row["release_id"])]
+    return {
+        segment_id
+        for each in before
+        if each["incident_id"] == row["incident_id"] and each["canary_state"] == CanaryState.TESTING
+        for segment_id, own in each["policy"].get("segments", {}).items()
+        if approved.get(segment_id) == own
+    }
 
 
 def _beginning_releases() -> sa.Select[Any]:
@@ -472,6 +423,8 @@ def _beginning_releases() -> sa.Select[Any]:
             release.c.policy,
             release.c.late_cap,
             release.c.released_at,
+            release.c.canary_state,
+            release.c.started_epoch,
             incident.c.epoch,
             incident.c.exercise,
         )

@@ -62,8 +62,8 @@ def _first(incident_id: str, release_id: str) -> sa.ColumnElement[bool]:
     )
 
 
-Unbegun = Callable[[str], Sequence[sa.ColumnElement[bool]]]
-"""The conditions of people whom nobody has begun to tell although nothing keeps them waiting."""
+Unbegun = Callable[[sa.Connection, str, str, int], int]
+"""How many of an incident's segment, up to a bound, nobody has begun to tell although nothing keeps them waiting."""
 
 
 def judge_canaries(
@@ -93,7 +93,12 @@ def judge_canaries(
             continue
         changes: dict[str, Any] = {"canary_state": state.value}
         if state is CanaryState.HELD:
-            changes |= {"state": "paused", "stopped_at": now}
+            # all of the incident, as with every pause: another one of its releases may have the same people
+            connection.execute(
+                sa.update(release)
+                .where((release.c.incident_id == row["incident_id"]) & (release.c.state == "releasing"))
+                .values(state="paused", stopped_at=now)
+            )
             connection.execute(
                 sa.update(incident).where(incident.c.incident_id == row["incident_id"]).values(epoch=row["epoch"] + 1)
             )
@@ -157,10 +162,8 @@ def _to_send(
             )
             .limit(room)
         )
-        waiting = sa.select(recipient.c.recipient_id).where(
-            *unbegun(row["incident_id"]), of_segment, recipient.c.late.is_(sa.false())
-        )
-        count += min(room, len(connection.execute(planned).all()) + len(connection.execute(waiting.limit(room)).all()))
+        waiting = unbegun(connection, row["incident_id"], segment_id, room)
+        count += min(room, len(connection.execute(planned).all()) + waiting)
     return count
 
 

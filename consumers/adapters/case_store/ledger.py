@@ -20,7 +20,7 @@ from bridge.contracts.events import (
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Positions
 from consumers.adapters.case_store import outbox
-from consumers.adapters.case_store.beginnings import Beginnings, unbegun, without_attempt
+from consumers.adapters.case_store.beginnings import Beginnings
 from consumers.adapters.case_store.canaries import judge_canaries
 from consumers.adapters.case_store.changes import (
     AttemptChanges,
@@ -43,6 +43,7 @@ from consumers.adapters.case_store.metering import (
     lane_ages,
     running_incidents,
 )
+from consumers.adapters.case_store.people_wait import unbegun_of, without_attempt
 from consumers.adapters.case_store.positions import NO_TOPIC_IDS
 from consumers.adapters.case_store.receipts import Receipts
 from consumers.adapters.case_store.tables import (
@@ -188,7 +189,7 @@ class Ledger:
     def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]:
         """Let canaries that are done open their release or pause it; return incident and release of those that moved."""
         now = self._clock.now()
-        return self._database.writing(lambda connection: judge_canaries(connection, now, unbegun))
+        return self._database.writing(lambda connection: judge_canaries(connection, now, unbegun_of))
 
     def remind_of_holds(self) -> None:
         """Page, once, whoever must decide about a hold whose asked-for time has come. It goes on until it is lifted."""

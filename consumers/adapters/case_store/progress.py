@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,7 +54,7 @@ class SqlProgress:
                     f"there is no incident {incident_id!r}{nearest(incident_id, known)}; see `tocsin incident list`"
                 )
             releases = connection.execute(
-                sa.select(release.c.release_id, release.c.state, release.c.canary_state)
+                sa.select(release.c.release_id, release.c.state, release.c.canary_state, release.c.policy)
                 .where((release.c.incident_id == incident_id) & (release.c.state != "void"))
                 .order_by(release.c.prepared_at.desc())
             ).all()
@@ -120,8 +121,12 @@ class SqlProgress:
             .group_by(attempt.c.channel)
         ):
             reached_by[channel] += count
-        for channel, state, count in connection.execute(
-            sa.select(attempt.c.channel, attempt.c.state, sa.func.count())
+        kept = _kept(attempt, now)
+        # of channels that are begun together the one that has come furthest says what somebody waits for
+        counted = sa.case((_is_further(now), 0), else_=1) if _in_parallel(releases) else sa.literal(1)
+        people = sa.func.sum(counted).label("people")
+        for channel, state, count, number in connection.execute(
+            sa.select(attempt.c.channel, attempt.c.state, sa.func.count(), people)
             .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
             .where(
                 of_incident
@@ -131,27 +136,28 @@ class SqlProgress:
             .group_by(attempt.c.channel, attempt.c.state)
         ):
             if state == AttemptState.COMMANDED:
-                why_not[f"are on the belt ({channel})"] += count
+                why_not[f"are on the belt ({channel})"] += int(number)
                 waiting[channel] += count
             else:
                 read = channel == Channel.ACCOUNT_NOTICE
-                why_not[f"wait for {'them to read it' if read else 'a receipt'} ({channel})"] += count
-        kept = sa.func.coalesce(attempt.c.kept_until > now, sa.false())
-        for channel, release_id, why, held, count in connection.execute(
-            sa.select(attempt.c.channel, attempt.c.release_id, attempt.c.kept_why, kept.label("held"), sa.func.count())
+                why_not[f"wait for {'them to read it' if read else 'a receipt'} ({channel})"] += int(number)
+        for channel, release_id, why, held, count, number in connection.execute(
+            sa.select(
+                attempt.c.channel, attempt.c.release_id, attempt.c.kept_why, kept.label("held"), sa.func.count(), people
+            )
             .where(of_incident & (attempt.c.state == AttemptState.PLANNED))
             .group_by(attempt.c.channel, attempt.c.release_id, attempt.c.kept_why, kept)
         ):
             found = releases.get(release_id)
             state = "void" if found is None else found.state
             if held:
-                why_not[_KEPT.get(why, "are tried again soon")] += count
+                why_not[_KEPT.get(why, "are tried again soon")] += int(number)
             elif state == "releasing":
                 testing = found is not None and found.canary_state == "testing"
-                why_not[f"wait for {'the canary' if testing else f'their turn ({channel})'}"] += count
+                why_not[f"wait for {'the canary' if testing else f'their turn ({channel})'}"] += int(number)
                 waiting[channel] += count
             else:
-                why_not[f"wait: their release is {state}"] += count
+                why_not[f"wait: their release is {state}"] += int(number)
         nobody = (
             (recipient.c.incident_id == incident_id)
             & recipient.c.final_state.is_(None)
@@ -180,3 +186,32 @@ class SqlProgress:
             "why_not": {why: count for why, count in why_not.items() if count},
             "waiting": {channel: count for channel, count in waiting.items() if count},
         }
+
+
+def _in_parallel(releases: Mapping[str, Any]) -> bool:
+    """Say whether somebody may have several channels at once."""
+    return any(
+        "together" in segment for each in releases.values() for segment in each.policy.get("segments", {}).values()
+    )
+
+
+def _kept(attempts: sa.FromClause, now: datetime) -> sa.ColumnElement[bool]:
+    return sa.func.coalesce(attempts.c.kept_until > now, sa.false())
+
+
+def _is_further(now: datetime) -> sa.ColumnElement[bool]:
+    """Say of an attempt that another one of the same person has come further, or as far and is an earlier one."""
+    other = attempt.alias("other")
+
+    def step(attempts: sa.FromClause) -> sa.ColumnElement[int]:
+        planned = attempts.c.state == AttemptState.PLANNED
+        return sa.case(
+            (attempts.c.state.in_(_WITH), 3),
+            (attempts.c.state == AttemptState.COMMANDED, 2),
+            (planned & ~_kept(attempts, now), 1),
+            (planned, 0),
+            else_=-1,
+        )
+
+    further = (step(other) > step(attempt)) | ((step(other) == step(attempt)) & (other.c.number < attempt.c.number))
+    return sa.exists().where((other.c.recipient_id == attempt.c.recipient_id) & further)

@@ -521,6 +521,8 @@ release = sa.Table(
     sa.Column("finished_at", Instant),
     sa.Column("stopped_at", Instant, comment="paused or cancelled since then"),
     sa.Column("canary_state", _id(16), comment="testing, passed, held, waived; null: the policy has no canary"),
+    sa.Column("started_epoch", sa.Integer, comment="the incident's, as it was approved; null: not known"),
+    sa.Column("stopped_epoch", sa.Integer, comment="the incident's, as it was cancelled or void; null: not known"),
 )
 
 lane_rate = sa.Table(

@@ -217,6 +217,21 @@ def being_told_elsewhere() -> sa.ColumnElement[bool]:
     return sa.or_(*found)
 
 
+def known_elsewhere() -> sa.ColumnElement[bool]:
+    """Say that another incident has them to tell the very same, whatever becomes of it."""
+    found = [
+        sa.select(sa.literal(1))
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
+        .select_from(joined)
+        .where(same)
+        .correlate(recipient)
+        .exists()
+        for joined, _, same in _ways()
+    ]
+    return sa.or_(*found)
+
+
 def _going(twin: sa.FromClause) -> tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]:
     """Return a twin's attempts and their releases, and the condition that one is on its way or may leave at any moment."""
     tried, running, held = attempt.alias("twin_attempt"), release.alias("twin_release"), gate.alias("twin_gate")

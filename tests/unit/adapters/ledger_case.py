@@ -109,7 +109,7 @@ class Case:
                 sa.insert(tables.release).values(
                     release_id="r1", incident_id=INCIDENT, revision=1, policy={"segments": {"s1": APPROVED}},
                     policy_sha256="0" * 64, mode="two_approvers", state="releasing", late_cap=1, prepared_by="p",
-                    prepared_role="responder", prepared_at=NOW, released_at=NOW,
+                    prepared_role="responder", prepared_at=NOW, released_at=NOW, started_epoch=1,
                 )
             )  # fmt: skip
 
@@ -246,6 +246,25 @@ class Case:
         with self.database.read() as connection:
             return list(connection.execute(sa.select(tables.page.c.kind)).scalars())
 
+    def standing_pages(self) -> list[str]:
+        with self.database.read() as connection:
+            unanswered = tables.page.c.acknowledged_at.is_(None)
+            return list(connection.execute(sa.select(tables.page.c.kind).where(unanswered)).scalars())
+
+    def told_of_pages(self) -> list[str]:
+        """Let a receiver hear of every page that it has not heard of; return these."""
+        with self.database.write() as connection:
+            heard = sa.exists().where(tables.page_delivery.c.page_id == tables.page.c.page_id)
+            ids = list(connection.execute(sa.select(tables.page.c.page_id).where(~heard)).scalars())
+            row = {"receiver": "pager", "delivered_at": NOW, "failures": 0, "settled": True}
+            for page_id in ids:
+                connection.execute(sa.insert(tables.page_delivery).values(page_id=page_id, **row))
+            return ids
+
+    def set_cap(self, cap: int) -> None:
+        with self.database.write() as connection:
+            connection.execute(sa.update(tables.release).values(late_cap=cap))
+
     def void(self) -> None:
         """What correcting the scope does to the running release."""
         SqlCaseStore(self.database, self.clock).change(lambda work: void_releases(work, INCIDENT, by="dora", at=NOW))
@@ -256,16 +275,25 @@ class Case:
         """Let the corrected scope's release run, its policy with the same segment."""
         with self.database.write() as connection:
             old = connection.execute(sa.select(tables.release)).mappings().one()
-            connection.execute(
-                sa.insert(tables.release).values(
-                    **{**old, "release_id": "r2", "revision": revision, "state": "releasing", "finished_at": None}
-                )
-            )
+            epoch = connection.execute(sa.select(tables.incident.c.epoch)).scalar_one()
+            anew = {"revision": revision, "state": "releasing", "finished_at": None, "started_epoch": epoch}
+            connection.execute(sa.insert(tables.release).values(**{**old, "release_id": "r2", **anew}))
 
     def set_release(self, release_id: str, state: str) -> None:
         with self.database.write() as connection:
             connection.execute(
                 sa.update(tables.release).where(tables.release.c.release_id == release_id).values(state=state)
+            )
+
+    def cancel(self) -> None:
+        """What cancelling does to what runs, when everybody has been told."""
+        with self.database.write() as connection:
+            epoch = connection.execute(sa.select(tables.incident.c.epoch)).scalar_one() + 1
+            connection.execute(sa.update(tables.incident).values(epoch=epoch))
+            connection.execute(
+                sa.update(tables.release)
+                .where(tables.release.c.state == "releasing")
+                .values(state="cancelled", stopped_at=self.clock.now(), stopped_epoch=epoch)
             )
 
     def affect(self, number: int, revision: int) -> None:
@@ -1068,11 +1096,12 @@ class LedgerCases:
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
-        case.set_release("r1", "cancelled")
+        case.cancel()
         case.release_anew(revision=1)
         assert case.ledger.finish_releases() == [(INCIDENT, "r2")]
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
+        assert case.pages() == []
 
     @pytest.mark.parametrize("why", ["a bounce", "a late addition"])
     def test_a_finished_release_goes_on_as_paused_while_another_one_of_its_incident_is(
@@ -1199,6 +1228,61 @@ class LedgerCases:
         assert case.claim(SMS_LANE) == []
         assert case.pages() == ["release.people_wait"]
         assert case.states(person) == [("email", "bounced"), ("sms", "planned")]
+
+    @pytest.mark.parametrize("stopped", ["cancelled", "of an earlier scope"])
+    def test_approvers_hear_of_a_bounce_after_the_last_release_was_stopped(self, case: Case, stopped: str) -> None:
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        revision = 1
+        if stopped == "cancelled":
+            case.affect(1, revision=1)
+            case.cancel()
+        else:
+            assert case.ledger.finish_releases() == [(INCIDENT, "r1")]
+            revision = 2
+            case.affect(1, revision=2)
+            with case.database.write() as connection:
+                connection.execute(sa.update(tables.incident).values(revision=2, epoch=2))
+        case.ledger.begin_attempts(10)
+        assert case.pages() == []
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        for _ in range(2):
+            case.ledger.begin_attempts(10)
+            assert case.pages() == ["release.people_wait"]
+        assert case.standing_pages() == ["release.people_wait"]
+        case.release_anew(revision=revision)
+        assert [each.recipient_id for each in case.claim(SMS_LANE)] == [person]
+        assert case.standing_pages() == []
+
+    def test_the_page_about_people_who_wait_ends_with_them_and_stands_again_when_there_are_some(
+        self, case: Case
+    ) -> None:
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.release).values(late_cap=0))
+        case.person(1, late=True)
+        case.claim(EMAIL_LANE)
+        (page_id,) = case.told_of_pages()
+        case.set_cap(1)
+        assert len(case.claim(EMAIL_LANE)) == 1
+        assert case.standing_pages() == []
+        case.person(2, late=True)
+        case.set_release("r1", "paused")
+        case.ledger.begin_attempts(10)
+        assert case.standing_pages() == []
+        case.set_release("r1", "releasing")
+        case.ledger.begin_attempts(10)
+        assert case.standing_pages() == ["release.people_wait"]
+        assert case.told_of_pages() == [page_id], "and its receivers are told anew"
+        case.set_release("r1", "paused")
+        case.ledger.begin_attempts(10)
+        assert case.standing_pages() == ["release.people_wait"], "a pause tells nobody"
+        case.set_release("r1", "releasing")
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.page).values(acknowledged_at=NOW, acknowledged_by="dora"))
+        case.ledger.begin_attempts(10)
+        assert case.standing_pages() == [], "a person has seen to it"
 
     def test_who_waits_for_another_approval_takes_nobodys_turn(self, case: Case) -> None:
         with case.database.write() as connection:

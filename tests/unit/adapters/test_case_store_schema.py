@@ -88,6 +88,37 @@ def test_an_upgrade_finds_the_roots_that_were_merged_into_people(tmp_path: Path)
     people_of_before_merged_roots_were_kept(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
 
 
+def releases_of_before_their_order_was_kept(opened: CaseDatabase) -> None:
+    """Upgrade an empty store that has been given releases in between."""
+    with opened.write() as connection:
+        command.upgrade(_config(connection), "0025")
+    began = datetime(2026, 3, 1, tzinfo=UTC)
+    row = {
+        "incident_id": "INC-2026-0001", "revision": 1, "policy": {}, "policy_sha256": "0" * 64, "mode": "two_approvers",
+        "late_cap": 0, "prepared_by": "p", "prepared_role": "dpo", "prepared_at": began,
+    }  # fmt: skip
+    with opened.write() as connection:
+        for name, state, released, stopped in (
+            ("a", "finished", 0, None), ("b", "cancelled", 1, 2), ("c", "releasing", 3, None), ("d", "prepared", None, None),
+            ("e", "paused", 4, 5),
+        ):  # fmt: skip
+            at = [None if hours is None else began + timedelta(hours=hours) for hours in (released, stopped)]
+            connection.execute(
+                sa.insert(tables.release).values(
+                    **row, release_id=name, state=state, released_at=at[0], stopped_at=at[1]
+                )
+            )
+    migrate(opened)
+    with opened.read() as connection:
+        found = {each.release_id: each for each in connection.execute(sa.select(tables.release))}
+    assert found["a"].started_epoch < found["b"].stopped_epoch <= found["c"].started_epoch <= 0
+    assert (found["d"].started_epoch, found["e"].stopped_epoch) == (None, None)
+
+
+def test_an_upgrade_finds_which_releases_began_before_a_cancel(tmp_path: Path) -> None:
+    releases_of_before_their_order_was_kept(CaseDatabase(f"sqlite:///{tmp_path / 'case.db'}"))
+
+
 def test_an_unsupported_database_is_refused() -> None:
     with pytest.raises(BadInput, match="postgresql is not supported"):
         CaseDatabase("postgresql://x/y")

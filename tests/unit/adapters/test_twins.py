@@ -146,6 +146,37 @@ class TwinCases:
         case.receive(mail, ReceiptKind.BOUNCED_SOFT)
         assert {case.end(each) for each in (first, second, both)} == {None}
 
+    def test_who_waits_by_way_of_a_third_incident_waits_for_no_approval_and_keeps_no_canary_open(
+        self, case: Case
+    ) -> None:
+        open_incident(case, 1)
+        open_incident(case, 2)
+        case.set_release("r3", "paused")
+        policy = {
+            "segments": {"s2": APPROVED},
+            "canary": {"per_segment": 5, "wait_seconds": 60, "bound_percent": 5},
+        }
+        with case.database.write() as connection:
+            ours = tables.release.c.release_id == "r2"
+            connection.execute(sa.update(tables.release).where(ours).values(policy=policy, canary_state="testing"))
+        first = add(case, 0, "customer/1")
+        add(case, 1, "order/11")
+        add(case, 2, "customer/1", "order/11")
+        tried = add(case, 1, "customer/7", text="e" * 64)
+        mails = case.claim(EMAIL_LANE)
+        assert {each.recipient_id for each in mails} == {first, tried}
+        assert case.pages() == []
+        case.hand_over(mails)
+        (canary,) = [each for each in mails if each.recipient_id == tried]
+        case.receive(canary, ReceiptKind.DELIVERED)
+        assert [state.value for *_, state in case.ledger.judge_canaries()] == ["passed"]
+        others = add(case, 1, "customer/8", segment_id="s1")
+        case.ledger.begin_attempts(10)
+        assert case.end(others) is None
+        with case.database.read() as connection:
+            (body,) = connection.execute(sa.select(tables.page.c.body)).scalars()
+        assert body["people"] == 1, "not whoever waits for the other notice"
+
     def test_two_people_of_one_incident_are_told_as_two_whatever_another_one_takes_them_for(self, case: Case) -> None:
         open_incident(case, 1)
         first, second = add(case, 0, "customer/1"), add(case, 0, "order/11")

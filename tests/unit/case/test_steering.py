@@ -169,7 +169,8 @@ def test_a_cancel_is_final_and_the_next_release_takes_over_with_its_own_text(led
         old = connection.execute(sa.select(tables.release)).mappings().one()
         policy = {"segments": {"s1": {**APPROVED, "bundle_sha256": "c" * 64}}}
         connection.execute(sa.insert(tables.release).values(
-            **{**old, "release_id": "2" * 32, "state": "releasing", "policy": policy}))  # fmt: skip
+            **{**old, "release_id": "2" * 32, "state": "releasing", "policy": policy,
+               "started_epoch": old["stopped_epoch"], "stopped_epoch": None}))  # fmt: skip
     commanded(ledger)
     commanded(ledger, SMS_LANE)
     again = taken_up(ledger)
@@ -190,6 +191,7 @@ def second_release(ledger: LedgerCase, **changes: Any) -> None:
             "state": "releasing",
             "finished_at": None,
             "released_at": ledger.clock.now(),
+            "started_epoch": connection.execute(sa.select(tables.incident.c.epoch)).scalar_one(),
         }
         connection.execute(sa.insert(tables.release).values(**{**row, **changes}))
 
@@ -225,10 +227,38 @@ def test_what_was_cancelled_is_not_carried_on_by_a_release_that_had_finished_bef
             .mappings()
             .one()
         )
-        anew = {"release_id": "3" * 32, "state": "releasing", "released_at": ledger.clock.now(), "stopped_at": None}
+        anew = {
+            # by the clock of a machine that is behind: the ledger knows that it was approved after the cancel
+            "release_id": "3" * 32, "state": "releasing", "released_at": ledger.clock.now() - timedelta(days=1),
+            "stopped_at": None, "started_epoch": old["stopped_epoch"], "stopped_epoch": None,
+        }  # fmt: skip
         connection.execute(sa.insert(tables.release).values(**{**old, **anew}))
     assert {each.recipient_id for each in ledger.claim(EMAIL_LANE)} == set(late)
     assert ledger.end(told) == "reached"
+
+
+@pytest.mark.parametrize("clocks", ["the cancelling machine's is behind", "unknown"])
+def test_what_was_cancelled_is_left_alone_whatever_the_clocks_of_two_machines_say(
+    ledger: LedgerCase, clocks: str
+) -> None:
+    ledger.person(1)
+    [intent] = ledger.claim(EMAIL_LANE)
+    ledger.hand_over([intent])
+    ledger.receive(intent, ReceiptKind.DELIVERED)
+    assert ledger.ledger.finish_releases() == [(INCIDENT, RELEASE)]
+    late = ledger.person(2, late=True)
+    affected(ledger, 1, 2)
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(late_cap=0))
+    second_release(ledger, late_cap=5)
+    ledger.ledger.begin_attempts(10)
+    steering.cancel(store(ledger), INCIDENT, DPO, NOW - timedelta(minutes=10), reason="the wrong people")
+    if clocks == "unknown":
+        with ledger.database.write() as connection:
+            connection.execute(sa.update(tables.release).values(started_epoch=None, stopped_epoch=None))
+    assert ledger.claim(EMAIL_LANE) == [], "the one that had finished began before the cancel"
+    assert ledger.states(late) == [("email", "planned")]
+    assert ledger.pages() == ["release.cancelled", "release.people_wait"]
 
 
 def test_closing_over_people_who_were_not_told_names_each_with_the_reason(ledger: LedgerCase) -> None:
@@ -382,6 +412,54 @@ def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resum
     assert len(ledger.claim(EMAIL_LANE)) == 8
 
 
+def test_a_held_canary_holds_every_release_of_its_incident(ledger: LedgerCase) -> None:
+    canary(ledger, 2)
+    intents = ledger.claim(EMAIL_LANE)
+    ledger.hand_over(intents)
+    second_release(ledger, policy={"segments": {"s1": APPROVED}}, canary_state=None)
+    for each in intents:
+        ledger.receive(each, ReceiptKind.BOUNCED_HARD)
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["held"]
+    others = {ledger.person(number) for number in (7, 8, 9)}
+    assert ledger.claim(EMAIL_LANE) == [], "the other release has the same text for them, and no canary"
+    seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
+    assert seen.stopped == "held by its canary"
+    steering.resume(store(ledger), INCIDENT, SRE, NOW, reason="old addresses")
+    assert {each.recipient_id for each in ledger.claim(EMAIL_LANE)} == others
+
+
+def test_whom_a_canary_is_about_no_later_release_begins_without_one(ledger: LedgerCase) -> None:
+    canary(ledger, 8, per_segment=1)
+    second_release(
+        ledger,
+        policy={"segments": {"s1": APPROVED}}, canary_state=None, released_at=NOW + timedelta(seconds=1),
+    )  # fmt: skip
+    # of a large incident only some can begin at once, and releases share alike
+    assert ledger.ledger.begin_attempts(4).people == 4
+    assert len(ledger.claim(EMAIL_LANE)) == 1
+    with ledger.database.read() as connection:
+        assert set(connection.execute(sa.select(tables.attempt.c.release_id)).scalars()) == {RELEASE}
+
+
+def test_what_is_tried_again_during_a_pause_waits_for_the_resume(ledger: LedgerCase) -> None:
+    person = failed(ledger, 1, ReceiptKind.BOUNCED_SOFT, channels=("email",))
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.recipient).values(contact=SEALED))
+    assert ledger.ledger.finish_releases() == [(INCIDENT, RELEASE)]
+    # an older one of the incident runs again, as by a late bounce, and is paused
+    second_release(ledger, prepared_at=NOW - timedelta(hours=1))
+    case_store = store(ledger)
+    steering.pause(case_store, INCIDENT, SRE, NOW, reason="look")
+    dry = steering.retry(case_store, INCIDENT, SRE, NOW, reason="the server is back", dry_run=True)
+    done = steering.retry(case_store, INCIDENT, SRE, NOW, reason="the server is back")
+    assert done == dry
+    assert done.release is not None
+    assert done.release.state == "paused"
+    assert ledger.claim(EMAIL_LANE) == []
+    steering.resume(case_store, INCIDENT, SRE, NOW, reason="go on")
+    assert [each.recipient_id for each in ledger.claim(EMAIL_LANE)] == [person]
+
+
 def test_a_canary_of_whom_nobody_may_be_told_yet_has_passed_nothing(ledger: LedgerCase) -> None:
     canary(ledger, 3)
     workflow.set_gate(store(ledger), INCIDENT, "law_enforcement_hold", ["*"], DPO, NOW, "letter")
@@ -490,6 +568,27 @@ def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(led
     assert as_facts(seen, MOST, NOW)["seconds_before_deadline"] > 0
     with pytest.raises(BadInput, match="did you mean 'INC-2026-0001'"):
         source.progress("INC-2026-0002")
+
+
+def test_watching_counts_whoever_has_two_channels_at_once_as_one(ledger: LedgerCase) -> None:
+    together = {"bundle_sha256": "b" * 64, "channels": ["email", "sms"], "together": [["email", "sms"]]}
+    with ledger.database.write() as connection:
+        connection.execute(
+            sa.update(tables.segment).values(channels=["email", "sms"], key={"together": [["email", "sms"]]})
+        )
+        connection.execute(sa.update(tables.release).values(policy={"segments": {"s1": together}}))
+    for number in range(5):
+        ledger.person(number)
+    ledger.ledger.begin_attempts(10)
+    source = SqlProgress(ledger.database, ledger.clock)
+    seen = source.progress(INCIDENT)
+    assert (seen.people, sum(seen.why_not.values()), seen.waiting) == (5, 5, {"email": 5, "sms": 5})
+    ledger.hand_over(ledger.claim(Lane(Channel.SMS, belt=2, at_once=2)))
+    ledger.ledger.meter(Lane(Channel.EMAIL, belt=3, at_once=3))
+    seen = source.progress(INCIDENT)
+    assert seen.why_not["wait for a receipt (sms)"] == 2
+    assert sum(seen.why_not.values()) == 5
+    assert sum(seen.waiting.values()) == 8, "messages that have not left"
 
 
 def test_watching_says_that_everybody_has_an_end_though_an_earlier_release_was_cancelled(ledger: LedgerCase) -> None:
