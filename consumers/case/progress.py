@@ -12,6 +12,9 @@ from typing import Protocol
 from bridge.contracts.events import Channel
 from consumers.domain.metering import projected_end
 
+WAIT_FOR_CANARY = "wait for the canary"
+"""What `Progress.why_not` calls it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -62,6 +65,11 @@ class Progress:
         # the newest that ever ran: one that came after a cancelled one has its people
         ended = next((state for state in states if state in ("cancelled", "finished")), "no release runs")
         return None if ended == "finished" else ended
+
+    @property
+    def tested(self) -> bool:
+        """Whether somebody waits for what becomes of the first few."""
+        return bool(self.why_not.get(WAIT_FOR_CANARY))
 
     @property
     def over(self) -> bool:
@@ -142,6 +150,8 @@ def end_in_words(seen: Progress, end: datetime | None, now: datetime) -> str:
             if end <= deadline
             else f", {span(end - deadline)} AFTER the earliest deadline"
         )
+    if seen.tested:
+        against += ", once the canary has passed: until then only the first of each segment leave"
     return f"the last message leaves in {span(end - now)}{against}"
 
 

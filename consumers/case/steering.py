@@ -395,7 +395,10 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
     releases = case.releases(incident.incident_id)
     chosen = [each for each in releases if each.state in states]
     if not chosen:
-        newest = releases[0].state if releases else None
+        known = [each.state for each in releases]
+        # one that runs, or may go on, says more than what was prepared since
+        going = [] if verb == "withdraw" else [state for state in ("paused", "releasing") if state in known]
+        newest = next(iter([*going, *known]), None)
         advice = {
             "paused": f"it is paused; resume it: tocsin incident resume {incident.incident_id} --reason TEXT",
             "releasing": "it runs",

@@ -22,7 +22,7 @@ from consumers.adapters.case_store.tables import (
     segment,
     still_concerned,
 )
-from consumers.case.progress import Pace, Progress
+from consumers.case.progress import WAIT_FOR_CANARY, Pace, Progress
 from consumers.domain.delivery import ARRIVED, PersonEnd
 
 _WITH = (AttemptState.INTENDED.value, AttemptState.UNKNOWN.value, AttemptState.HANDED_OVER.value)
@@ -154,7 +154,7 @@ class SqlProgress:
                 why_not[_KEPT.get(why, "are tried again soon")] += int(number)
             elif state == "releasing":
                 testing = found is not None and found.canary_state == "testing"
-                why_not[f"wait for {'the canary' if testing else f'their turn ({channel})'}"] += int(number)
+                why_not[WAIT_FOR_CANARY if testing else f"wait for their turn ({channel})"] += int(number)
                 waiting[channel] += count
             else:
                 why_not[f"wait: their release is {state}"] += int(number)

@@ -386,6 +386,36 @@ def test_a_canary_that_arrives_lets_the_rest_go_by_itself(ledger: LedgerCase) ->
     assert len(ledger.claim(EMAIL_LANE)) == 8
 
 
+def test_watching_says_that_the_end_waits_for_the_canary(ledger: LedgerCase) -> None:
+    canary(ledger, 10)
+    source = SqlProgress(ledger.database, ledger.clock)
+
+    def words() -> str:
+        seen = source.progress(INCIDENT)
+        return end_in_words(seen, ends_at(seen, MOST, NOW), NOW)
+
+    intents = ledger.claim(EMAIL_LANE)
+    ledger.hand_over(intents)
+    assert words().endswith("once the canary has passed: until then only the first of each segment leave")
+    for each in intents:
+        ledger.receive(each, ReceiptKind.DELIVERED)
+    assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["passed"]
+    assert "canary" not in words()
+
+
+def test_whoever_pauses_what_is_paused_hears_so_also_when_another_release_waits_for_approval(
+    ledger: LedgerCase,
+) -> None:
+    ledger.person(1)
+    case_store = store(ledger)
+    second_release(ledger, state="prepared", released_at=None, prepared_at=NOW + timedelta(hours=1))
+    with pytest.raises(Refused, match="nothing to resume: it runs"):
+        steering.resume(case_store, INCIDENT, SRE, NOW, reason="x")
+    steering.pause(case_store, INCIDENT, SRE, NOW, reason="x")
+    with pytest.raises(Refused, match="nothing to pause: it is paused; resume it"):
+        steering.pause(case_store, INCIDENT, SRE, NOW, reason="x")
+
+
 @pytest.mark.parametrize("why", ["bounces", "silence"])
 def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resumes(
     ledger: LedgerCase, why: str
