@@ -298,6 +298,8 @@ def approve(
                 record()
             _start(case, incident, release, now, approval_count=len(given))
             ask_no_more(case, incident.incident_id, release.release_id, by=actor.person_id, at=now)
+            # whom a cancelled one left is this one's now; whom it cannot take over is a page of their own
+            case.end_pages(incident.incident_id, ("release.cancelled",), by=actor.person_id, at=now)
         missing = rule.missing(Mode(release.mode), preparer, given)
         return Approved(case.release(release.release_id) or release, chosen, releasing, missing)
 

@@ -442,6 +442,26 @@ def test_a_canary_that_does_not_arrive_holds_the_rest_until_a_named_person_resum
     assert len(ledger.claim(EMAIL_LANE)) == 8
 
 
+def test_the_page_about_a_cancelled_release_ends_with_the_approval_of_another(case: Case) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+
+    def release() -> None:
+        waiting = releasing.prepare(case.store, name, RESPONDER, NOW, mode=Mode.TWO_APPROVERS, late_cap=5)
+        for who in (DPO, COUNSEL):
+            releasing.approve(case.store, name, waiting.release.policy_sha256, who, NOW, mode=Mode.TWO_APPROVERS)
+
+    def answered() -> list[str | None]:
+        pages = case.store.look(lambda work: work.pages(name))
+        return [each.acknowledged_by for each in pages if each.kind == "release.cancelled"]
+
+    release()
+    steering.cancel(case.store, name, DPO, NOW, reason="the wrong text")
+    assert answered() == [None]
+    release()
+    assert answered() == [COUNSEL.person_id]
+
+
 def test_a_held_canary_holds_every_release_of_its_incident(ledger: LedgerCase) -> None:
     canary(ledger, 2)
     intents = ledger.claim(EMAIL_LANE)
