@@ -495,6 +495,8 @@ class RelayStage:
     def _lead(self, stop: threading.Event) -> None:
         publisher: Publishing | None = None
         try:
+            # Of what was before it led, or ran, the changelogs alone know.
+            self._complete_until = self._reader.waiting_since() or self._complete_until
             # Leaving the block waits for what is in flight; only then is the publisher closed.
             with ThreadPoolExecutor(1, thread_name_prefix="publish") as elsewhere:
                 publisher = self._attended(elsewhere.submit(self._open_publisher))

@@ -71,6 +71,8 @@ class Status:
     relay: RelayNumbers | None = None
     waiting: int | None = None
     waiting_is_more: bool = False
+    numbers_left: Mapping[str, int] = field(default_factory=dict)
+    """Changelogs that run out of numbers for changes, and how many each has left."""
     visible_seconds: float | None = None
     """From written in the store to visible in the index, by the newest heartbeat, of the slowest partition."""
     moving: bool = False
@@ -112,6 +114,11 @@ class Status:
             found.append(
                 f"{self.relay.unreadable_rows} provenance rows say of nobody that they are about them, so nothing of them is in"
                 " the index; the relay's log names each row's id"
+            )
+        for changelog, left in self.numbers_left.items():
+            found.append(
+                f"{changelog} has {left:,} numbers left for changes, and after the last one none is told; run bin/magento"
+                " tocsin:capture:enable, which gives it more"
             )
         if self.silent_partitions:
             found.append(f"partitions without an owner that answers: {', '.join(map(str, self.silent_partitions))}")
@@ -189,6 +196,7 @@ def status(
 
 def _add_store(found: Status, look: StoreLook) -> None:
     found.store_counts = look.counts()
+    found.numbers_left = look.numbers_left()
     waiting = look.waiting()
     found.waiting = sum(waiting.values())
     found.waiting_is_more = MOST_COUNTED in waiting.values()

@@ -84,6 +84,8 @@ _RECORDS_TO_ENQUEUE = (
 )
 _ENQUEUE_RECORD = "INSERT INTO {p}tocsin_provenance_cl (entity_id, record_id, root) VALUES (:row_id, :record_id, :root)"
 
+_WAIT_SECONDS = 28_800
+
 MOST_COUNTED = 1_000_000
 """Waiting changes are counted up to here: a glance must stay cheap however long the backlog is."""
 
@@ -93,7 +95,10 @@ class _LookSession(LeadSession):
 
     def _lock(self) -> bool:
         if self.engine.dialect.name != "sqlite":
-            prepare_session(self._opened())
+            connection = self._opened()
+            prepare_session(connection)
+            # Between two readings the index is waited for, longer than some hosts keep a session.
+            connection.exec_driver_sql(f"SET SESSION wait_timeout = {_WAIT_SECONDS}")
         return True
 
 
@@ -222,6 +227,10 @@ class StoreLook:
             for view in View
             if view is not View.HEARTBEAT
         }
+
+    def numbers_left(self) -> Mapping[str, int]:
+        """Return which changelogs run out of numbers for changes, and how many they have left."""
+        return self._reader.numbers_left()
 
     def counts(self) -> Mapping[str, int]:
         """Return how many customers, orders with provenance, and records that are not deleted there are."""

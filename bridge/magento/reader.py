@@ -5,6 +5,7 @@ SQL is the first implementation (`bridge.magento.store`). Not here: how a store 
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from bridge.contracts.errors import Unreachable
@@ -27,6 +28,10 @@ class StoreReader(Protocol):
 
     def keep_lead(self) -> None:
         """Show that this reader lives; at least every second while it leads. Raises LeadLost."""
+        ...
+
+    def waiting_since(self) -> datetime | None:
+        """Return when the oldest change that waits was made, or now if none waits; None where the store does not say."""
         ...
 
     def next_batch(self, limit: int, besides: ChangeBatch | None = None) -> ChangeBatch:

@@ -31,6 +31,8 @@ _VARIABLES = (
 )  # fmt: skip
 _STATUS = ("Slave_running", "Slaves_running", "wsrep_ready")
 
+_NO_LIMIT = 18_446_744_073_709_551_615
+
 SPLIT_TABLES = frozenset({"sales_order", "sales_order_address"})
 
 
@@ -158,6 +160,10 @@ def prepare_session(connection: sa.Connection) -> Server:
     # cuts such a value in a UNION to 255 characters where it may be as long as on MariaDB.
     longest = 268_435_456 if server.product is Product.MARIADB else 16_777_215
     connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+    # Some hosts bound what a session may read: it would hear nothing, or of the first rows only, and take the others for gone.
+    bounds = connection.exec_driver_sql("SELECT @@SESSION.sql_select_limit, @@SESSION.sql_big_selects").one()
+    if bounds != (_NO_LIMIT, 1):
+        connection.exec_driver_sql(f"SET SESSION sql_select_limit = {_NO_LIMIT}, SESSION sql_big_selects = 1")
     if server.group is not None:
         # A new primary may still be applying what a leader before has read on the old one: nothing is read before that.
         connection.exec_driver_sql("SET SESSION group_replication_consistency = 'BEFORE_ON_PRIMARY_FAILOVER'")

@@ -43,6 +43,26 @@ codecs.register(_lenient)
 _SPEAKING_ERRORS = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146})
 """Access and missing names: MySQL's message for these names accounts, tables and columns, never a row's values."""
 
+_MEANINGS = {
+    1021: "its disk is full",
+    1040: "it has too many connections (max_connections); see which clients hold them",
+    1053: "it shuts down",
+    1114: "a table is full, or its disk",
+    1129: "it blocks this host after failed connections; run FLUSH HOSTS there",
+    1203: "this account has as many connections as it may (max_user_connections)",
+    1205: "a row was locked for longer than innodb_lock_wait_timeout",
+    1213: "a deadlock was undone",
+    1226: "this account has used up what its resource limits allow",
+    1290: "it is read-only",
+    1317: "somebody ended the statement",
+    1792: "its sessions are read-only (transaction_read_only)",
+    1836: "it is read-only",
+    1927: "somebody ended the session",
+    1969: "the statement took longer than max_statement_time",
+    3024: "the statement took longer than max_execution_time",
+}
+"""What stops a server from answering and is no mistake in `store.url`."""
+
 
 class LeadSession:
     """The one connection of a leading relay, on MariaDB or MySQL, and its lead: a lock, or on a Galera cluster a lease.
@@ -249,6 +269,8 @@ def translated(settings: Store, otherwise: type[TocsinError]) -> Iterator[None]:
                 f"store at {place}: {text}; install the Magento module (bin/magento setup:upgrade), check "
                 "store.table_prefix, and give the account what `tocsin relay grants` prints"
             ) from None
+        if code in _MEANINGS:
+            raise otherwise(f"store at {place}: database error {code}: {_MEANINGS[code]}") from None
         shown = code if isinstance(code, int) else type(error.orig).__name__
         raise otherwise(
             f"store at {place}: database error {shown}; check that it runs and store.url is right"

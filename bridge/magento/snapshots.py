@@ -505,14 +505,14 @@ def provenance_state(document: str | None) -> ProvenanceRecorded | None:
     if root is None or not record_id:
         return None
     entity, _, entity_id = root.partition("/")
-    generated_at = _instant(row.get("generated_at"))
-    created_at = _instant(row.get("created_at"))
+    generated_at = instant(row.get("generated_at"))
+    created_at = instant(row.get("created_at"))
     if generated_at is None or (created_at is not None and generated_at - created_at > _CLOCKS_DIFFER):
         faults.append("generated_at")
         generated_at = created_at or _EPOCH
     elif generated_at < _OLDEST:
         faults.append("generated_at")
-    deleted_at = _instant(row.get("deleted_at"))
+    deleted_at = instant(row.get("deleted_at"))
     if row.get("deleted_at") is not None and (deleted_at is None or deleted_at < generated_at):
         faults.append("deleted_at")
         deleted_at = None
@@ -555,17 +555,17 @@ def provenance_state(document: str | None) -> ProvenanceRecorded | None:
 
 def created_at_of(document: str | None) -> datetime | None:
     """Return when a provenance row was written, or None where it does not say."""
-    return _instant(_row(document, []).get("created_at"))
+    return instant(_row(document, []).get("created_at"))
 
 
 def notice_read_state(notice_id: str, customer_id: int, read_at: str, now: datetime) -> NoticeReadState:
     """Return a reading of a notice. An unreadable time becomes `now`: that it was read is what matters."""
-    return NoticeReadState(notice_id, customer_id, _instant(read_at) or now)
+    return NoticeReadState(notice_id, customer_id, instant(read_at) or now)
 
 
 def beat_of(relay: str, beat_at: str) -> Beat | None:
     """Return the heartbeat row's state, or None for one whose time is unreadable."""
-    at = _instant(beat_at)
+    at = instant(beat_at)
     return None if at is None else Beat(relay, at)
 
 
@@ -734,7 +734,7 @@ def _root_of(row: Row, faults: list[str]) -> str | None:
     return f"customer/{row['customer_id']}" if row.get("customer_id") else None
 
 
-def _instant(stored: str | None) -> datetime | None:
+def instant(stored: str | None) -> datetime | None:
     """Return a UTC column's value, or None for what is no date (`0000-00-00 00:00:00`)."""
     try:
         at = datetime.fromisoformat(stored) if stored else None

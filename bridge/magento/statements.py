@@ -337,6 +337,26 @@ ATTRIBUTES = (
     " JOIN {p}eav_entity_type t ON t.entity_type_id = a.entity_type_id WHERE t.entity_type_code = 'customer'"
 )
 
+_CHANGELOGS = ", ".join(f"'{{p}}{view.changelog}'" for view in View)
+NUMBERS_LEFT = """
+SELECT t.TABLE_NAME, {last} + 1 - t.AUTO_INCREMENT FROM information_schema.TABLES t
+JOIN information_schema.COLUMNS c ON c.TABLE_SCHEMA = t.TABLE_SCHEMA AND c.TABLE_NAME = t.TABLE_NAME
+WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME IN ({changelogs}) AND c.COLUMN_NAME = 'version_id' AND c.DATA_TYPE = 'int'
+    AND t.AUTO_INCREMENT > {last} - {few}
+""".replace("{changelogs}", _CHANGELOGS).replace("{last}", "4294967295")
+"""Changelogs as Magento makes them that can number `{few}` changes more at most, and how many: the triggers ignore that there
+are no more, and tell nothing from then on.
+"""
+HAVE_TIMES = (
+    "SELECT COUNT(*) FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND COLUMN_NAME = 'changed_at'"  # noqa: S608
+    f" AND TABLE_NAME IN ({_CHANGELOGS})"
+)
+"""How many changelogs say when a change was made: Magento's own do not, the module adds it."""
+OLDEST_TIMES = " UNION ALL ".join(
+    f"(SELECT CAST(l.changed_at AS CHAR) FROM {{p}}{view.changelog} l ORDER BY l.version_id LIMIT 1)"  # noqa: S608  as above
+    for view in View
+)
+
 HEARTBEAT = "SELECT h.relay, CAST(h.beat_at AS CHAR) FROM {p}tocsin_heartbeat h WHERE h.id = 1"
 BEAT = "UPDATE {p}tocsin_heartbeat SET relay = :relay, beat_at = :beat_at WHERE id = 1"
 

@@ -8,6 +8,7 @@ import itertools
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import msgspec
@@ -32,6 +33,7 @@ from bridge.magento.snapshots import (
     beat_of,
     customer_state,
     end_of_event,
+    instant,
     is_root,
     notice_read_state,
     order_state,
@@ -46,6 +48,8 @@ CATALOG_SECONDS = 60.0
 _VIEWS = tuple(View)
 _BATCHES_UNTIL_UNBROKEN = 20
 """A backlog whose ids have gaps now will have some for a while: until then they are listed without asking."""
+FEW_NUMBERS = 1_000_000_000
+"""Of four thousand million: a quarter."""
 LOOK_BACK_SECONDS = 1.0
 """How long a backlog is read on behind what was read before, until its beginning is looked at again: there the server walks
 over all that was settled and is not purged yet, which a backup of the shop holds up for as long as it takes.
@@ -141,6 +145,20 @@ class SqlStore:
         self._session.close()
 
     # Reading
+
+    def waiting_since(self) -> datetime | None:
+        now = self._clock.now()
+        if not self._session.writes_events or self._session.rows(statements.HAVE_TIMES)[0][0] < len(View):
+            return None
+        times = [instant(row[0]) for row in self._session.rows(statements.OLDEST_TIMES)]
+        return min([now, *(at for at in times if at is not None)])
+
+    def numbers_left(self) -> Mapping[str, int]:
+        """Return which changelogs run out of numbers for changes, and how many they have left."""
+        if not self._session.writes_events:
+            return {}
+        few = statements.NUMBERS_LEFT.replace("{few}", str(FEW_NUMBERS))
+        return {row[0]: max(0, int(row[1])) for row in self._session.rows(few)}
 
     @property
     def catalog(self) -> Catalog:
@@ -534,6 +552,15 @@ class SqlStore:
                 log.warning(
                     "a store view, its locale or country, or a region was changed or removed: run `tocsin relay backfill`, or"
                     " whoever belonged to it is told as before"
+                )
+        for changelog, left in self.numbers_left().items():
+            if changelog not in self._warned_of:
+                self._warned_of.add(changelog)
+                log.error(
+                    "a changelog runs out of numbers, after which no change is told; run bin/magento tocsin:capture:enable,"
+                    " which gives it more",
+                    changelog=changelog,
+                    left=left,
                 )
         self._belongings = Belongings(self._catalog, self._settings.default_country)
         self._customers = statements.customers(attributes)

@@ -582,6 +582,95 @@ def test_the_beat_is_noted(reader: SqlStore, shop: StoreRows) -> None:
     assert shop.run("SELECT relay FROM tocsin_heartbeat") == [("host:1",)]
 
 
+@pytest.mark.parametrize("bound", ["max_join_size = 20", "sql_select_limit = 60"])
+def test_a_server_that_bounds_what_a_session_reads_is_read_whole(
+    account: Store, database: StoreDatabase, shop: StoreRows, bound: str
+) -> None:
+    shop.customer(1)
+    for number in range(1, 71):
+        shop.order(number)
+        shop.provenance(f"r-{number}", f"order/{number}")
+    with set_globally(database, bound), leading(account) as reader:
+        states = everything(reader)
+    assert [state for state in states if isinstance(state, Removed)] == []
+    assert len([state for state in states if isinstance(state, OrderState)]) == 70
+
+
+@contextmanager
+def set_globally(database: StoreDatabase, setting: str) -> Iterator[None]:
+    name = setting.split()[0]
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT @@GLOBAL.{name}")
+        (before,) = cursor.fetchone() or (None,)
+        cursor.execute(f"SET GLOBAL {setting}")
+        try:
+            yield
+        finally:
+            cursor.execute(f"SET GLOBAL {name} = {before}")
+
+
+def test_a_comparison_may_wait_longer_than_a_host_keeps_a_session(
+    account: Store, database: StoreDatabase, shop: StoreRows
+) -> None:
+    shop.customer(1)
+    with set_globally(database, "wait_timeout = 1"):
+        look = StoreLook(account, SystemClock())
+        look.open()
+    time.sleep(2)
+    assert look.counts()["customer"] == 1
+    look.close()
+
+
+def test_a_changelog_that_runs_out_of_numbers_is_told_in_time(
+    account: Store, database: StoreDatabase, shop: StoreRows, server: Server
+) -> None:
+    look = StoreLook(account, SystemClock())
+    look.open()
+    assert look.numbers_left() == {}
+    number = "ALTER TABLE tocsin_customer_cl MODIFY version_id {} UNSIGNED NOT NULL AUTO_INCREMENT"
+    with database.connect() as connection, connection.cursor() as cursor:
+        # As Magento makes them.
+        cursor.execute(number.format("INT"))
+        try:
+            assert look.numbers_left() == {}
+            cursor.execute("ALTER TABLE tocsin_customer_cl AUTO_INCREMENT = 4294967290")
+            if server.product is Product.MYSQL:
+                cursor.execute("ANALYZE TABLE tocsin_customer_cl")
+            assert look.numbers_left() == {"tocsin_customer_cl": 6}
+            with capture_logs() as said, leading(account):
+                pass
+        finally:
+            cursor.execute(number.format("BIGINT"))
+    look.close()
+    (told,) = [line for line in said if "runs out of numbers" in line["event"]]
+    assert (told["log_level"], told["changelog"], told["left"]) == ("error", "tocsin_customer_cl", 6)
+
+
+def test_the_changelogs_say_since_when_changes_wait(reader: SqlStore, database: StoreDatabase, shop: StoreRows) -> None:
+    began = SystemClock().now()
+    everything(reader)
+    since = reader.waiting_since()
+    assert since is not None
+    assert since >= began
+    shop.customer(1)
+    shop.run("UPDATE tocsin_customer_cl SET changed_at = '2026-03-03 00:00:00'")
+    assert reader.waiting_since() == MARCH_3
+    # As in a shop whose module is older, or was never upgraded.
+    shop.run("ALTER TABLE tocsin_heartbeat_cl DROP COLUMN changed_at")
+    try:
+        assert reader.waiting_since() is None
+    finally:
+        shop.run("ALTER TABLE tocsin_heartbeat_cl ADD COLUMN changed_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP")
+
+
+def test_what_keeps_a_server_from_answering_is_said(account: Store, database: StoreDatabase, shop: StoreRows) -> None:
+    user = sa.make_url(account.url.get_secret_value()).username
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER USER '{user}'@'%' WITH MAX_USER_CONNECTIONS 1")
+    with leading(account), pytest.raises(Unreachable, match=r"database error [0-9]+: this account has"):
+        SqlStore(account, SystemClock()).take_lead()
+
+
 # Leading
 
 

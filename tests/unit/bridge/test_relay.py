@@ -569,6 +569,20 @@ def test_a_relay_held_back_publishes_nothing_until_it_may(shop: StoreRows, topic
     wait_for("all settled", lambda: is_empty(shop))
 
 
+def test_the_age_is_that_of_the_changes_and_not_of_the_relay(
+    shop: StoreRows, topics: Topics, start: Start, store_settings: Store
+) -> None:
+    """One that waited for days says nothing of days; one that begins after an outage says how long that was."""
+    shop.customer(42)
+    allowed = threading.Event()
+    reader: Any = open_store(store_settings, SystemClock())
+    reader.waiting_since = lambda: SystemClock().now() - timedelta(hours=3)
+    start(reader=reader, may_publish=allowed.is_set)
+    wait_for("the age is told", lambda: 3 * 3600 <= AGE._value.get() < 3 * 3600 + 60)
+    allowed.set()
+    wait_for("all is published", lambda: is_empty(shop) and AGE._value.get() < 60)
+
+
 def test_a_slow_commit_keeps_the_lead_and_ends_with_its_own_error(
     shop: StoreRows, topics: Topics, start: Start, store_settings: Store
 ) -> None:

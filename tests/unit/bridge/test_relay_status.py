@@ -73,6 +73,11 @@ def troubled(found: Status) -> bool:
     return any(TROUBLE in each for each in found.troubles(NOW))
 
 
+def test_a_changelog_that_runs_out_of_numbers_is_a_trouble() -> None:
+    (told,) = [each for each in Status(numbers_left={"tocsin_order_cl": 6}).troubles(NOW) if "numbers" in each]
+    assert told.startswith("tocsin_order_cl has 6 numbers left")
+
+
 def test_numbers_that_differ_and_stand_still_are_a_trouble(look: StoreLook, shop: StoreRows, tmp_path: Path) -> None:
     published(shop)
     found = seen(look, Index((1, 1)), tmp_path)
