@@ -252,6 +252,7 @@ def consume(
     weight_of: Callable[[Received], float] | None = None,
     unopened: Unopened | None = None,
     topic_ids: TopicIds | None = None,
+    whole: bool = False,
 ) -> None:
     """Read `topics` as a member of `group` until `stop` is set, then leave the group cleanly.
 
@@ -260,7 +261,8 @@ def consume(
     a batch a message makes up where some take its handler longer than others: at 1 a batch is full, however few they are.
     What `unopened` collects is not in the batches, but counted in their positions. `topic_ids` is asked before the handler is
     asked for its positions, which it compares; once a topic has another id, all partitions are taken from the handler and given
-    to it anew.
+    to it anew. So they are after a gap where the handler needs all of the topics (`whole`); any other is told from where
+    reading goes on.
 
     An undecodable message becomes a dead letter before its batch is handled, so that no crash can skip it. Raises what
     the handler raises (the supervisor restarts the process, which reads the batch again), TooManyDeadLetters (as soon as the
@@ -338,9 +340,16 @@ def consume(
             if topic_ids is not None and (topic_ids.ask() if gaps else topic_ids.have_changed()):
                 begin_anew()
             elif gaps:
-                for gone in gaps:
-                    key = (names[gone.topic], gone.partition)
-                    next_offsets[key] = after_gap(consumer, gone, names[gone.topic])
+                begun = {
+                    (names[gone.topic], gone.partition): after_gap(consumer, gone, names[gone.topic]) for gone in gaps
+                }
+                next_offsets.update(begun)
+                if whole:
+                    begin_anew()
+                    continue
+                # A crash before it tells of the same gap again, as each start would while nothing comes.
+                handler.handle([], begun)
+                progress.reached(begun)
                 # A partition that met a gap is read no more until it is assigned again, and all are assigned together.
                 consumer.assign(
                     [

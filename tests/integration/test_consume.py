@@ -106,13 +106,13 @@ class Member:
 
 
 @contextmanager
-def running(kafka: Kafka, member: Member, *, batch_size: int = 100) -> Iterator[None]:
+def running(kafka: Kafka, member: Member, *, batch_size: int = 100, whole: bool = False) -> Iterator[None]:
     """Consume on a thread until the block ends. Raises what the loop raised."""
     stop, errors = threading.Event(), []
 
     def work() -> None:
         try:
-            consume_until(kafka, member, stop, batch_size=batch_size)
+            consume_until(kafka, member, stop, batch_size=batch_size, whole=whole)
         except Exception as error:
             errors.append(error)
 
@@ -148,11 +148,12 @@ def consume_until(
     limit: int = 100,
     batch_size: int = 100,
     health: Health | None = None,
+    whole: bool = False,
 ) -> None:
     letters = member.letters = DeadLetters(lambda: Publisher(kafka), "test", SetClock(NOW), limit_per_minute=limit)
     consume(
         kafka, "group", [TOPIC], member, stop=stop, dead_letters=letters, health=health or Health(), batch_size=batch_size,
-        poll_seconds=0.05,
+        poll_seconds=0.05, whole=whole,
     )  # fmt: skip
 
 
@@ -473,6 +474,56 @@ def test_what_is_gone_from_a_topic_before_it_was_read_is_said_and_reading_goes_o
     gaps = {(each["partition"], each["wanted"], each["first"]) for each in said if "gone from a topic" in each["event"]}
     assert gaps == {(0, 3, 7), (1, 50, 0)}
     assert GAPS.labels(TOPIC.name)._value.get() == before + 2
+
+
+def emptied(kafka: Kafka, partition: int, before: int) -> None:
+    """Delete all messages before an offset, as a topic's retention does."""
+    admin = AdminClient(client_settings(kafka))
+    place = TopicPartition(kafka.topic_prefix + TOPIC.name, partition, before)
+    for future in admin.delete_records([place]).values():
+        future.result(60)
+
+
+def test_a_gap_in_what_is_empty_is_told_once(kafka: Kafka) -> None:
+    publish(kafka, *(read(number) for number in range(10)), partition=0)
+    emptied(kafka, 0, 10)
+    shelf = Shelf({(TOPIC.name, 0): 3})
+    before = GAPS.labels(TOPIC.name)._value.get()
+
+    def go_on() -> None:
+        member = Member(shelf)
+        with running(kafka, member):
+            wait_for("it reads", lambda: bool(member.owned))
+            wait_for("reading goes on at the end", lambda: shelf.positions == {(TOPIC.name, 0): 10})
+            time.sleep(2)
+
+    go_on()
+    go_on()
+    assert GAPS.labels(TOPIC.name)._value.get() == before + 1
+
+
+def test_who_needs_all_of_a_topic_begins_anew_after_a_gap(kafka: Kafka) -> None:
+    publish(kafka, *(read(number) for number in range(10)), partition=0)
+    shelf = Shelf({(TOPIC.name, 0): 3})
+    member = Member(shelf)
+    asked = 0
+
+    def assigned(partitions: Sequence[tuple[str, int]]) -> Positions:
+        """As the index's files, which compare their place with the topic when they are opened."""
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            shelf.positions.clear()
+            return {}
+        # Just after they have.
+        emptied(kafka, 0, 7)
+        return {(TOPIC.name, 0): 3}
+
+    member.assigned = assigned  # type: ignore[method-assign]  # as another handler
+    with running(kafka, member, whole=True):
+        wait_for("all that is there", lambda: shelf.positions.get((TOPIC.name, 0)) == 10)
+    assert asked == 2
+    assert shelf.ids == ["n7", "n8", "n9"]
 
 
 def test_a_handler_that_fails_ends_the_loop_and_reads_the_batch_again(kafka: Kafka) -> None:

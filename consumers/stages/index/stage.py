@@ -158,6 +158,8 @@ class IndexStage:
                         batch_size=_BATCH,
                         unopened=self._unopened,
                         topic_ids=self._topic_ids,
+                        # With a gap a file lacks people for good: it is built anew.
+                        whole=True,
                     )
                 except _ReadAgain as reason:
                     log.warning("reading again from what is durable", reason=str(reason))
