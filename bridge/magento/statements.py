@@ -391,6 +391,12 @@ HAS_NOTICE = "SELECT 1 FROM {p}tocsin_account_notice WHERE notice_id = :notice_i
 BACKEND_TYPES = ("varchar", "int", "decimal", "text", "datetime")
 
 
+def has_value_table(attribute: Attribute) -> bool:
+    """Return whether a value table holds the attribute's values, and its code can stand in a statement."""
+    code = attribute.code
+    return attribute.backend_type in BACKEND_TYPES and code.isascii() and code.replace("_", "").isalnum()
+
+
 def checked_prefix(prefix: str) -> str:
     """Return Magento's table prefix. Raises BadInput if it could be more than part of a name."""
     if not re.fullmatch(r"[A-Za-z0-9_]{0,32}", prefix):
@@ -399,16 +405,9 @@ def checked_prefix(prefix: str) -> str:
 
 
 def customers(attributes: Iterable[Attribute]) -> str:
-    """Return the query for customers' states with the values of `attributes`. Raises BadInput for an unsafe code."""
+    """Return the query for customers' states with the values of `attributes`, each of which has a value table."""
     parts = []
     for attribute in attributes:
-        if not attribute.code.replace("_", "").isalnum() or not attribute.code.isascii():
-            raise BadInput(f"store.registered_attributes: {attribute.code!r} is no attribute code (a-z, 0-9, _)")
-        if attribute.backend_type not in BACKEND_TYPES:
-            raise BadInput(
-                f"store.registered_attributes: {attribute.code!r} has backend type {attribute.backend_type!r}; its values lie"
-                f" in no value table (one of {', '.join(BACKEND_TYPES)})"
-            )
         part = _ATTRIBUTE.replace("{code}", attribute.code).replace("{type}", attribute.backend_type)
         parts.append(part.replace("{id}", str(attribute.attribute_id)))
     text = _CUSTOMERS.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))

@@ -570,14 +570,15 @@ class SqlStore:
     def _registered(self, configured: Sequence[str]) -> tuple[Attribute, ...]:
         """Return the customer attributes named by our settings and by the module's configuration.
 
-        Settings that name one whose values lie in no value table are refused; of the store's own it is said once.
+        Of one whose values lie in no value table it is said once: a shop may move an attribute while all this runs, and that
+        must stop nothing.
         """
         available = {row[0]: Attribute(*row) for row in self._session.rows(statements.ATTRIBUTES)}
         found: list[Attribute] = []
         for code in dict.fromkeys((*self._settings.registered_attributes, *configured)):
             ours = code in self._settings.registered_attributes
             attribute = available.get(code)
-            if attribute is not None and (ours or attribute.backend_type in statements.BACKEND_TYPES):
+            if attribute is not None and statements.has_value_table(attribute):
                 found.append(attribute)
             elif code not in self._warned_of:
                 self._warned_of.add(code)

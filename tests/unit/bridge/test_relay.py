@@ -388,6 +388,31 @@ def test_a_clock_set_back_hides_no_store_view(shop: StoreRows, store_settings: S
     assert (before.locale, after.locale) == ("en_GB", "fr_FR")
 
 
+@pytest.mark.parametrize(
+    "change", ["backend_type = 'static'", "attribute_code = 'fraud''score'"], ids=["moved", "renamed by SQL"]
+)
+def test_an_attribute_that_the_shop_changes_stops_nothing(
+    shop: StoreRows, topics: Topics, start: Start, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Not the relay, and not what runs beside it, which all ends where one refuses its settings."""
+    monkeypatch.setattr(store_module, "CATALOG_SECONDS", 0.0)
+    rows = [{"entity_type": "customer", "attribute": code} for code in ("fraud_score", "fraud'score")]
+    shop.add("core_config_data", scope="default", scope_id=0, path=AI_ATTRIBUTES_PATH, value=json.dumps(rows))
+    shop.customer(42)
+    shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
+    shop.add("customer_entity_varchar", attribute_id=202, entity_id=42, value="high")
+    running = start()
+    wait_for("all settled", lambda: is_empty(shop))
+    shop.run(f"UPDATE eav_attribute SET {change} WHERE attribute_id = 201")
+    shop.run("UPDATE customer_entity SET lastname = 'Married'")
+    wait_for("all settled", lambda: is_empty(shop) or running.error is not None)
+    running.end()
+    assert running.error is None
+    event = topics.newest()["customer/42"]
+    assert isinstance(event, CustomerChanged)
+    assert event.attribute_hmacs == {"income_band": value_hmac(JOIN_KEY, "income_band", "high")}
+
+
 def test_a_bad_row_delays_nobody(shop: StoreRows, topics: Topics, start: Start) -> None:
     shop.provenance("r-1", "customer/41", categories="{no json", generated_at="0000-00-00 00:00:00")
     shop.provenance("r-2", "nobody/0", entity_id=0, customer_id=None)
