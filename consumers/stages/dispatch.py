@@ -92,6 +92,8 @@ _CLAIMED_SECONDS = 2.0
 """So much work is claimed at once: whose turn is later is claimed later, which a crash puts in doubt, and which lets what is
 urgent come past.
 """
+_LETTER_SECONDS = 10.0
+"""So long letters are set before they are written: well within the time after which a claim counts as given up."""
 _SECONDS_AT_FIRST = {Channel.EMAIL: 0.005, Channel.SMS: 0.05}
 """What a message is taken to need before one was sent. What needs no provider takes no time; letters go together as they come."""
 
@@ -536,11 +538,23 @@ class Dispatch:
         return faults
 
     def _write_letters(self, intents: Sequence[Intent]) -> Sequence[Exception]:
-        reports: list[SentReport] = []
+        """Set letters and write them, a portion at a time: to set hundreds takes longer than a hold may."""
         faults: list[Exception] = []
+        waiting: Sequence[Intent] = intents
+        while waiting:
+            waiting = self._write_portion(waiting, faults)
+        return faults
+
+    def _write_portion(self, intents: Sequence[Intent], faults: list[Exception]) -> Sequence[Intent]:
+        """Set as many letters as there is time for and write those that may still leave; return who is left."""
+        reports: list[SentReport] = []
         batches: dict[str, list[tuple[Intent, Letter, str]]] = defaultdict(list)
         standing = self._standing(intents)
+        began, count = time.monotonic(), 0
         for intent in intents:
+            if count and time.monotonic() - began >= _LETTER_SECONDS:
+                break
+            count += 1
             if intent.attempt_id not in standing or self._letters is None:
                 reports.append(_recalled(intent))
                 continue
@@ -565,26 +579,35 @@ class Dispatch:
             letter = Letter(intent.attempt_id, intent.send_count, made.pdf, made.address)
             batches[intent.incident_id].append((intent, letter, made.body_sha256))
         for incident_id, batch in batches.items():
-            assert self._letters is not None
-            self._ledger.note_calls([intent for intent, _, _ in batch])
-            for intent, _, _ in batch:
-                self._untouched.pop(intent.attempt_id, None)
-            self._note_texts([(intent, body) for intent, _, body in batch])
-            try:
-                results = self._letters.write(
-                    incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise
-                )
-            except TocsinError as fault:
-                reports.extend(_held_back(intent, fault, called=True) for intent, _, _ in batch)
-                faults.append(fault)
-                continue
-            reports.extend(
-                _reported(intent, result, body, self._letters.name)
-                for (intent, _, body), result in zip(batch, results, strict=True)
-            )
+            reports += self._write_batch(incident_id, batch, faults)
         if reports:
             self._report(Channel.LETTER, reports)
-        return faults
+        return intents[count:]
+
+    def _write_batch(
+        self, incident_id: str, batch: Sequence[tuple[Intent, Letter, str]], faults: list[Exception]
+    ) -> Sequence[SentReport]:
+        """Write the letters of those who may still be told, as of now, and return what became of all."""
+        assert self._letters is not None
+        standing = self._about_to_call([intent for intent, _, _ in batch])
+        reports = [_recalled(intent, called=True) for intent, _, _ in batch if intent.attempt_id not in standing]
+        batch = [each for each in batch if each[0].attempt_id in standing]
+        if not batch:
+            return reports
+        for intent, _, _ in batch:
+            self._untouched.pop(intent.attempt_id, None)
+        self._note_texts([(intent, body) for intent, _, body in batch])
+        try:
+            results = self._letters.write(
+                incident_id, [letter for _, letter, _ in batch], exercise=batch[0][0].exercise
+            )
+        except TocsinError as fault:
+            faults.append(fault)
+            return reports + [_held_back(intent, fault, called=True) for intent, _, _ in batch]
+        return reports + [
+            _reported(intent, result, body, self._letters.name)
+            for (intent, _, body), result in zip(batch, results, strict=True)
+        ]
 
     def _standing(self, intents: Sequence[Intent]) -> Collection[str]:
         """Return whose notice may leave at this moment, by what needs no provider."""

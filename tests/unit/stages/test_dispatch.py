@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,6 +71,7 @@ class World:
         self.stumbles_over = ""
         self.letters: list[tuple[str, list[Letter]]] = []
         self.letter_fault: Exception | None = None
+        self.while_a_letter_is_set: Callable[[], None] = lambda: None
         self.positions_after: Positions | None = None
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
@@ -235,6 +236,7 @@ class Texts:
 
     def letter(self, intent: Intent, contact: Contact) -> PreparedLetter:
         self._fault(intent)
+        self._world.while_a_letter_is_set()
         if contact.first_name == UNPRINTABLE:
             raise NotPrintable("a name has characters that the letter's fonts lack")
         return PreparedLetter(b"%PDF", contact.postal_address, body_of(intent))
@@ -645,6 +647,34 @@ def test_a_letter_is_not_written_for_whom_it_stopped_meanwhile(world: World) -> 
     world.run()
     assert world.letters == []
     assert world.reports[attempt].trigger is Trigger.RECALL
+
+
+def test_whom_a_hold_covers_while_letters_are_set_gets_none(world: World) -> None:
+    one, two = (world.person(number, Channel.LETTER, HOME) for number in (1, 2))
+    world.while_a_letter_is_set = lambda: world.epoch_of.update({INCIDENT: 2})
+    world.run()
+    assert world.letters == []
+    assert [(world.reports[each].trigger, world.reports[each].called) for each in (one, two)] == [
+        (Trigger.RECALL, True),
+        (Trigger.RECALL, True),
+    ]
+
+
+def test_letters_that_take_long_to_set_are_written_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = [world.person(number, Channel.LETTER, HOME) for number in range(5)]
+    now = 0.0
+    monkeypatch.setattr("consumers.stages.dispatch.time.monotonic", lambda: now)
+
+    def takes() -> None:
+        nonlocal now
+        now += 6.0
+        if now > 20:
+            world.epoch_of[INCIDENT] = 2
+
+    world.while_a_letter_is_set = takes
+    world.run()
+    assert [[each.attempt_id for each in letters] for _, letters in world.letters] == [attempts[:2]]
+    assert [world.reports[each].trigger for each in attempts] == [Trigger.ACCEPTED] * 2 + [Trigger.RECALL] * 3
 
 
 @pytest.mark.parametrize("stored", ["no address", "jörg@mail.example.com", "a@b\nBcc: c@d.example.com"])
