@@ -22,6 +22,8 @@ _UNANSWERED_AFTER = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(minutes=5)
 _STILL_NEWS = timedelta(days=1)
 _RUNNING = ("releasing", "paused")
+_TRIES_BEFORE_PAGE = 6
+"""Two minutes: a topic that is only too busy, or away for a moment, has taken it by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ class ThirdPartyTables:
         return self._database.writing(work)
 
     def settle(self, results: Sequence[SendResult]) -> None:
-        """Note what the topics answered. What was taken goes to the log; what was refused rings, and is tried again."""
+        """Note what the topics answered. What was taken goes to the log; what was refused, or is not taken after some tries (as
+        by a topic that lets us not publish), rings once and is tried again.
+        """
         now = self._clock.now()
 
         def work(connection: sa.Connection) -> None:
@@ -158,8 +162,13 @@ class ThirdPartyTables:
                 )
                 if result.state is SendState.ACCEPTED:
                     outbox.append(connection, [_published(row, str(result.provider_message_id), now)], now)
-                elif result.state is SendState.REJECTED:
-                    upsert(connection, page, [_refused(row, result.code, now)])
+                    connection.execute(
+                        sa.update(page)
+                        .where((page.c.page_id == _page_id(row)) & page.c.acknowledged_at.is_(None))
+                        .values(acknowledged_at=now)
+                    )
+                elif result.state is SendState.REJECTED or row["tries"] >= _TRIES_BEFORE_PAGE:
+                    upsert(connection, page, [_not_taken(row, result, now)])
 
         self._database.writing(work)
 
@@ -203,14 +212,19 @@ def _published(row: Any, message: str, now: datetime) -> outbox.Outgoing:
     )  # fmt: skip
 
 
-def _refused(row: Any, code: str | None, now: datetime) -> dict[str, Any]:
+def _page_id(row: Any) -> str:
+    return hashlib.sha256(f"third party/{row['notice_id']}".encode()).hexdigest()
+
+
+def _not_taken(row: Any, result: SendResult, now: datetime) -> dict[str, Any]:
+    refuses = "refuses" if result.state is SendState.REJECTED else "does not take"
     return {
-        "page_id": hashlib.sha256(f"third party/{row['notice_id']}".encode()).hexdigest(),
+        "page_id": _page_id(row),
         "incident_id": row["incident_id"],
         "kind": "third_party.refused",
         "severity": "warning",
         "roles": ["sre", "dpo"],
-        "title": f"{row['incident_id']}: the topic of {row['party']} refuses its notice ({code}); it is tried again",
+        "title": f"{row['incident_id']}: the topic of {row['party']} {refuses} its notice ({result.code}); it is tried again",
         "body": {"party": row["party"], "next": f"tocsin delivery third-parties {row['incident_id']}"},
         "raised_at": now,
     }

@@ -108,6 +108,29 @@ def test_what_a_topic_did_not_take_is_published_again_under_the_same_id(
     assert ("third_party.refused" in case.pages()) == (answer is SendState.REJECTED)
 
 
+@pytest.mark.parametrize("answer", [SendState.UNAVAILABLE, SendState.THROTTLED, SendState.UNKNOWN])
+def test_a_topic_that_goes_on_taking_nothing_rings_once_and_ends_its_page_when_it_does(
+    case: Case, answer: SendState
+) -> None:
+    topics = Topics()
+    topics.state = answer
+    stage = notices(case, topics)
+    for _ in range(5):
+        stage.tick()
+        case.clock.at += timedelta(minutes=5)
+    assert "third_party.refused" not in case.pages()
+    for _ in range(5):
+        stage.tick()
+        case.clock.at += timedelta(minutes=5)
+    assert case.pages().count("third_party.refused") == 2, "one for each party"
+    with case.database.read() as connection:
+        assert not connection.execute(sa.select(tables.page.c.acknowledged_at)).scalars().first()
+    topics.state = SendState.ACCEPTED
+    assert stage.tick() == 2
+    with case.database.read() as connection:
+        assert None not in connection.execute(sa.select(tables.page.c.acknowledged_at)).scalars().all()
+
+
 def test_a_crash_between_call_and_note_publishes_again_and_notes_it_once(case: Case) -> None:
     rows = ThirdPartyTables(case.database, case.clock, [BANK])
     rows.plan()
