@@ -201,6 +201,55 @@ class AttemptChanges:
         timeout = self._timeout_of(row)
         return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
 
+    def let_wait(self, connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> Collection[str]:
+        """Return those of locked letters that are near their deadline but wait for the post for as long as they may: a deadline
+        hurries somebody on to their next channel, and makes no letter be posted sooner where none is left.
+        """
+        if not attempt_ids:
+            return ()
+        rows = connection.execute(
+            sa.select(
+                attempt.c.attempt_id, attempt.c.recipient_id, attempt.c.channel, attempt.c.timeout_seconds,
+                attempt.c.handed_over_at, attempt.c.release_id, recipient.c.segment_id, recipient.c.channels,
+            )
+            .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+            .join(incident, incident.c.incident_id == attempt.c.incident_id)
+            .where(
+                attempt.c.attempt_id.in_(attempt_ids)
+                & (attempt.c.channel == Channel.LETTER)
+                & incident.c.state.not_in(ENDED)
+                & recipient.c.segment_id.is_not(None)
+            )
+        ).mappings().all()  # fmt: skip
+        until = {row["attempt_id"]: row["handed_over_at"] + self._timeout_of(row) for row in rows}
+        letters = [row for row in rows if until[row["attempt_id"]] > now]
+        if not letters:
+            return ()
+        people = sorted({row["recipient_id"] for row in letters})
+        tried: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for other in _TRIED.named(connection, people):
+            tried[other["recipient_id"]].append(other)
+        policies = policies_of(connection, {row["segment_id"] for row in letters})
+        policy_of = self._policy_of(connection, {row["release_id"] for row in letters}, policies)
+        dead = bounced_channels(connection, people)
+        found = []
+        for row in letters:
+            following = what_next(
+                [
+                    Tried(
+                        Channel(each["channel"]),
+                        AttemptState.EXPIRED if each["attempt_id"] == row["attempt_id"] else AttemptState(each["state"]),
+                    )
+                    for each in tried[row["recipient_id"]]
+                ],
+                policy_of(row["release_id"], row["segment_id"]),
+                channels_of(row["channels"], dead.get(row["recipient_id"], ())),
+            )
+            if not following.channels:
+                found.append({"attempt_id": row["attempt_id"], "expires_at": until[row["attempt_id"]]})
+        update_many(connection, attempt, found, each=("expires_at",))
+        return {each["attempt_id"] for each in found}
+
     def put_off_until(self, row: Mapping[str, Any], now: datetime) -> datetime | None:
         """Return when a message is tried again that is put off since `deferred_at`; None once its channel has had its time."""
         first = row["deferred_at"]
@@ -281,14 +330,7 @@ class AttemptChanges:
         incidents = by_id(connection, incident.c.incident_id, columns, {person["incident_id"] for person in known})
         policies = policies_of(connection, {person["segment_id"] for person in known})
         dead = bounced_channels(connection, people)
-        approved = self._approved_segments(connection, {rows[-1]["release_id"] for rows in tried.values()})
-
-        @cache
-        def policy_of(release_id: str, segment_id: str) -> Fallback:
-            # what was approved for these people binds the next channel too, whatever the segment says by now
-            bound = approved[release_id].get(segment_id)
-            return policies[segment_id] if bound is None else fallback_of(bound)
-
+        policy_of = self._policy_of(connection, {rows[-1]["release_id"] for rows in tried.values()}, policies)
         reopened: set[str] = set()
         undone: list[str] = []
         not_reached: list[str] = []
@@ -358,6 +400,21 @@ class AttemptChanges:
         begun = {recipient_id for (recipient_id,) in BEGUN.of(connection, back)}
         for some in in_parts(sorted(begun)):
             self._advance_people(connection, some, self._clock.now())
+
+    def _policy_of(
+        self, connection: sa.Connection, release_ids: set[str], policies: Mapping[str, Fallback]
+    ) -> Callable[[str, str], Fallback]:
+        """Return what tells the channel policy of people of a segment: what was approved for them binds the next channel too,
+        whatever the segment (`policies`) says by now.
+        """
+        approved = self._approved_segments(connection, release_ids)
+
+        @cache
+        def policy_of(release_id: str, segment_id: str) -> Fallback:
+            bound = approved[release_id].get(segment_id)
+            return policies[segment_id] if bound is None else fallback_of(bound)
+
+        return policy_of
 
     @staticmethod
     def _approved_segments(connection: sa.Connection, release_ids: set[str]) -> Mapping[str, Mapping[str, Any]]:

@@ -150,7 +150,8 @@ class Ledger:
 
         A command nobody took goes back to planned (losing the whole topic loses no notice); an intent whose dispatcher
         fell silent is unknown; an unknown one is repeated once, then given up, and where no call was begun that was none;
-        a message without a final receipt has expired. Each of them takes the person to the next channel where one is due.
+        a message without a final receipt has expired, but a letter that no channel follows waits for the post. Each of them
+        takes the person to the next channel where one is due.
 
         There may be very many commands, and messages without a receipt: `command_patience` None and `expired` False leave
         them for another time.
@@ -171,11 +172,15 @@ class Ledger:
         def work(connection: sa.Connection) -> int:
             incidents = connection.execute(sa.select(incident.c.incident_id, incident.c.state)).all()
             every, ended = [row[0] for row in incidents], [row[0] for row in incidents if row[1] in ENDED]
-            changes = [
-                Change(attempt_id, trigger, now)
+            found = [
+                (trigger, _locked_where(connection, every, (attempt.c.state == state) & condition))
                 for state, condition, trigger in stale
-                for attempt_id in _locked_where(connection, every, (attempt.c.state == state) & condition)
             ]
+            if expired:
+                trigger, silent = found.pop()
+                waiting = self._changes.let_wait(connection, silent, now)
+                found.append((trigger, [each for each in silent if each not in waiting]))
+            changes = [Change(attempt_id, trigger, now) for trigger, those in found for attempt_id in those]
             changes += [
                 # what had not left when its incident ended never will
                 Change(attempt_id, Trigger.CANCEL, now)

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from consumers.adapters.letters import address_lines
 from consumers.case.posting import record_posted, record_returned
 from consumers.domain.delivery import OF_SEND
 from consumers.domain.ledger import Intent, Lane, SentReport
-from consumers.domain.sending import Letter
-from tests.unit.adapters.ledger_case import INCIDENT, NOW, Case, sqlite_case
+from consumers.domain.sending import Letter, ReceiptKind
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
 from tests.unit.case.cases import RESPONDER, VIEWER
 
 LETTERS = [
@@ -30,6 +31,7 @@ LETTERS = [
     Letter("a2", 1, b"%PDF-2", ("=cmd", "2 Road", "10115 Berlin", "DE")),
 ]
 LANE = Lane(Channel.LETTER, belt=100, at_once=100)
+LONG = timedelta(days=9)
 
 
 def test_a_batch_is_a_private_folder_of_files_and_their_hashes(tmp_path: Path) -> None:
@@ -162,6 +164,53 @@ def test_who_hands_letters_to_the_post_says_so_and_what_comes_back_goes_on_by_th
     events = [each for each in case.case_events() if each["kind"].startswith("letters.")]
     assert [each["body"]["letter_count"] for each in events] == [2, 2, 1]
     assert {each["body"]["manifest_sha256"] for each in events} == {batch.sha256}
+
+
+@pytest.mark.parametrize("deadline", [timedelta(hours=-1), timedelta(minutes=30)])
+def test_a_near_deadline_gives_up_no_letter_that_lies_ready_where_no_channel_is_left(
+    case: Case, tmp_path: Path, deadline: timedelta
+) -> None:
+    person = case.person(1, ("letter",), deadline_at=NOW + deadline)
+    hurried = case.person(2, ("letter", "sms"), deadline_at=NOW + deadline)
+    written(case, tmp_path)
+    store, post = SqlCaseStore(case.database, case.clock), PostedLetters(tmp_path, case.ledger)
+    sweep = partial(case.ledger.sweep, command_patience=None, intent_patience=LONG, unknown_patience=LONG)
+    case.clock.at += timedelta(hours=3, minutes=59)
+    assert (sweep(), sweep()) == (1, 0)
+    assert (case.states(person), case.end(person)) == ([("letter", "handed_over")], None)
+    assert case.states(hurried) == [("letter", "expired"), ("sms", "planned")]
+    case.clock.at += timedelta(minutes=2)
+    assert sweep() == 1, "for as long as a letter may"
+    assert (case.states(person), case.end(person)) == ([("letter", "expired")], "unreachable_reported")
+    (batch,) = post.batches(INCIDENT)
+    record_posted(store, post, INCIDENT, batch.name, RESPONDER, case.clock.at, case.clock.at, reason="late")
+    assert case.end(person) == "reached"
+
+
+def test_a_letter_beside_a_mail_is_awaited_past_a_deadline_and_ends_with_its_incident(
+    case: Case, tmp_path: Path
+) -> None:
+    terms = {"bundle_sha256": "b" * 64, "channels": ["email", "letter"], "together": [["email", "letter"]]}
+    with case.database.write() as connection:
+        connection.execute(
+            sa.update(tables.segment).values(channels=terms["channels"], key={"together": terms["together"]})
+        )
+        connection.execute(sa.update(tables.release).values(policy={"segments": {"s1": terms}}))
+    person = case.person(1, ("email", "letter"), deadline_at=NOW + timedelta(minutes=30))
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    case.receive(mail, ReceiptKind.DELIVERED)
+    written(case, tmp_path)
+    sweep = partial(case.ledger.sweep, command_patience=None, intent_patience=LONG, unknown_patience=LONG)
+    case.clock.at += timedelta(hours=1)
+    assert sweep() == 0
+    assert case.end(person) is None
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.attempt).values(expires_at=case.clock.at))
+        connection.execute(sa.update(tables.incident).values(state="closed", closed_at=case.clock.at))
+    case.clock.at += timedelta(minutes=1)
+    assert sweep() == 1
+    assert case.end(person) == "reached"
 
 
 def test_files_that_are_not_what_was_written_are_not_posted(case: Case, tmp_path: Path) -> None:
