@@ -181,6 +181,23 @@ class AttemptChanges:
         """How long the slowest channel's last receipt may take."""
         return max(self._policy.timeout_of.values())
 
+    def end_arrived(self, connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> None:
+        """End whom something has reached already of those of whom these attempts, which began beside it, were cancelled."""
+        arrived = attempt.alias("arrived")
+        for some in in_parts(attempt_ids):
+            people = connection.execute(
+                sa.select(attempt.c.recipient_id)
+                .distinct()
+                .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
+                .join(arrived, arrived.c.recipient_id == attempt.c.recipient_id)
+                .where(
+                    attempt.c.attempt_id.in_(some)
+                    & recipient.c.final_state.is_(None)
+                    & arrived.c.state.in_([state.value for state in ARRIVED])
+                )
+            )
+            self._advance_people(connection, people.scalars().all(), now)
+
     def resume(self, connection: sa.Connection, people: Sequence[str]) -> None:
         """Give people what follows from attempts that were written by somebody else: the next channel, or an end."""
         now = self._clock.now()
@@ -207,7 +224,7 @@ class AttemptChanges:
         """
         if not attempt_ids:
             return ()
-        rows = connection.execute(
+        found_rows = connection.execute(
             sa.select(
                 attempt.c.attempt_id, attempt.c.recipient_id, attempt.c.channel, attempt.c.timeout_seconds,
                 attempt.c.handed_over_at, attempt.c.release_id, recipient.c.segment_id, recipient.c.channels,
@@ -220,7 +237,8 @@ class AttemptChanges:
                 & incident.c.state.not_in(ENDED)
                 & recipient.c.segment_id.is_not(None)
             )
-        ).mappings().all()  # fmt: skip
+        ).mappings()  # fmt: skip
+        rows = [dict(row) for row in found_rows]
         until = {row["attempt_id"]: row["handed_over_at"] + self._timeout_of(row) for row in rows}
         letters = [row for row in rows if until[row["attempt_id"]] > now]
         if not letters:
@@ -238,7 +256,9 @@ class AttemptChanges:
                 [
                     Tried(
                         Channel(each["channel"]),
-                        AttemptState.EXPIRED if each["attempt_id"] == row["attempt_id"] else AttemptState(each["state"]),
+                        AttemptState.EXPIRED
+                        if each["attempt_id"] == row["attempt_id"]
+                        else AttemptState(each["state"]),
                     )
                     for each in tried[row["recipient_id"]]
                 ],

@@ -181,13 +181,16 @@ class Ledger:
                 waiting = self._changes.let_wait(connection, silent, now)
                 found.append((trigger, [each for each in silent if each not in waiting]))
             changes = [Change(attempt_id, trigger, now) for trigger, those in found for attempt_id in those]
-            changes += [
-                # what had not left when its incident ended never will
-                Change(attempt_id, Trigger.CANCEL, now)
+            # what had not left when its incident ended never will
+            never = [
+                attempt_id
                 for state in (AttemptState.PLANNED, AttemptState.COMMANDED)
                 for attempt_id in _locked_where(connection, ended, attempt.c.state == state)
             ]
-            return self._changes.apply(connection, changes, now)
+            changes += [Change(attempt_id, Trigger.CANCEL, now) for attempt_id in never]
+            moved = self._changes.apply(connection, changes, now)
+            self._changes.end_arrived(connection, never, now)
+            return moved
 
         return self._database.writing(work)
 

@@ -14,7 +14,7 @@ from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
 from consumers.case.store import FailedPerson, Retry, TriedOnce
-from consumers.domain.delivery import PersonEnd
+from consumers.domain.delivery import ARRIVED, PersonEnd
 from consumers.domain.ledger import attempt_id_of
 from consumers.domain.sending import ReceiptKind
 
@@ -142,7 +142,13 @@ class SteeringRows:
             .where((release.c.incident_id == incident_id) & (release.c.state == "cancelled"))
             .limit(1)
         ).first()
+        # whom one of two channels has reached was told, whatever became of the other
+        arrived = sa.exists().where(
+            (attempt.c.recipient_id == recipient.c.recipient_id)
+            & attempt.c.state.in_([state.value for state in ARRIVED])
+        )
         untold = (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned()
+        untold &= ~arrived
         why = "release_cancelled" if cancelled is not None else "not_released"
         people = [
             (row.subject_commitment, "held" if row.held_reason is not None else why)

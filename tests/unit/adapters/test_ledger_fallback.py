@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.domain.sending import ReceiptKind
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of, sealed, sqlite_case
 
@@ -46,6 +47,25 @@ def test_channels_that_are_begun_together_are_both_awaited(case: Case) -> None:
     assert case.end(person) == "reached"
     case.receive(mail, ReceiptKind.BOUNCED_HARD)
     assert case.states(person) == [("email", "bounced"), ("sms", "bounced"), ("account_notice", "planned")]
+
+
+def test_whom_one_of_two_channels_has_reached_was_told_when_their_incident_is_closed(case: Case) -> None:
+    approve(case, ["email", "letter"], together=[["email", "letter"]])
+    told, untold = (case.person(number, ("email", "letter")) for number in (1, 2))
+    mails = case.claim(EMAIL_LANE)
+    case.hand_over(mails)
+    case.receive(next(each for each in mails if each.recipient_id == told), ReceiptKind.DELIVERED)
+    assert case.end(told) is None
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(state="cancelled", stopped_at=NOW))
+        connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW))
+    store = SqlCaseStore(case.database, case.clock)
+    assert store.change(lambda work: work.leave_untold(INCIDENT)) == [(f"{2:064d}", "release_cancelled")]
+    long = timedelta(days=9)
+    case.ledger.sweep(command_patience=long, intent_patience=long, unknown_patience=long)
+    assert case.states(told) == [("email", "delivered"), ("letter", "cancelled")]
+    assert [case.end(each) for each in (told, untold)] == ["reached", None]
+    assert finished(case) == ["reached"]
 
 
 @pytest.mark.parametrize("terms", [{"together": [["email", "sms"]]}, {"timeouts": {"email": 60}}])
