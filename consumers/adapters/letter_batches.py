@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.runtime.clock import Clock
 from consumers.case.posting import LetterBatch
-from consumers.domain.ledger import Handed
+from consumers.domain.ledger import Handed, WrittenLetter
 from consumers.domain.sending import (
     SPECIMEN_ADDRESS,
     Letter,
@@ -165,12 +165,19 @@ class PostedLetters:
 
     def batches(self, incident_id: str) -> Sequence[LetterBatch]:
         """Return the batches of an incident, whether or not their files are still there."""
-        found: dict[str, dict[int, tuple[str, str]]] = {}
-        for attempt_id, message, state in self._ledger.letters(incident_id):
-            batch, _, number = message.partition("/")
-            found.setdefault(batch, {})[int(number)] = (attempt_id, state)
+        found: dict[str, dict[int, WrittenLetter]] = {}
+        for each in self._ledger.letters(incident_id):
+            batch, _, number = each.message_id.partition("/")
+            found.setdefault(batch, {})[int(number)] = each
         return [
-            LetterBatch(batch, incident_id, self._root / incident_id / batch[:16], letters)
+            LetterBatch(
+                batch,
+                incident_id,
+                self._root / incident_id / batch[:16],
+                {number: (each.attempt_id, each.state) for number, each in letters.items()},
+                sum(each.waits and each.kept_back is None for each in letters.values()),
+                {number: each.kept_back for number, each in sorted(letters.items()) if each.kept_back is not None},
+            )
             for batch, letters in sorted(found.items())
         ]
 
@@ -242,8 +249,8 @@ def _without_attempt(text: str, number: int) -> str:
 class LetterLedger(Protocol):
     """What the post asks of the ledger."""
 
-    def letters(self, incident_id: str) -> Sequence[tuple[str, str, str]]:
-        """Return attempt id, message id and state of every letter that was written."""
+    def letters(self, incident_id: str) -> Sequence[WrittenLetter]:
+        """Return every letter that was written."""
         ...
 
     def settle_receipts(self, receipts: Sequence[Receipt]) -> Handed: ...

@@ -4,8 +4,8 @@ Handing to the post is what counts as delivered; mail that comes back is a bounc
 Not for writing letters (dispatch does) nor for whom gets one.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,10 @@ class LetterBatch:
     folder: Path
     letters: Mapping[int, tuple[str, str]]
     """Attempt id and state by number."""
+    ready_count: int
+    """How many wait for the post and may go."""
+    kept_back: Mapping[int, str]
+    """Which wait for the post and may not go now, and why: they were written before somebody decided so."""
 
     @property
     def name(self) -> str:
@@ -39,6 +43,14 @@ class LetterBatch:
     def states(self) -> Mapping[str, int]:
         """How many of its letters stand in which state."""
         return dict(sorted(Counter(state for _, state in self.letters.values()).items()))
+
+    @property
+    def kept_back_in_words(self) -> str:
+        """Say which may not go, by why."""
+        by_why: dict[str, list[str]] = defaultdict(list)
+        for number, why in self.kept_back.items():
+            by_why[why].append(f"{number:04}")
+        return "; ".join(f"{', '.join(numbers)} ({why})" for why, numbers in sorted(by_why.items()))
 
 
 class LetterPost(Protocol):
@@ -54,24 +66,32 @@ class LetterPost(Protocol):
 
 def record_posted(
     store: CaseStore, post: LetterPost, incident_id: str, name: str, actor: Actor, now: datetime, at: datetime,
-    *, reason: str | None,
+    *, without: Collection[int] = (), all_went: bool = False, reason: str | None,
 ) -> tuple[LetterBatch, int]:  # fmt: skip
     """Put on record that a batch was handed to the post at `at`; return it and to how many letters that was new.
 
-    Every file is compared with its hash first. Raises Refused for files that are not what was written.
+    `without`: letters that were taken out; they wait for the same command again. Every file is compared with its hash first.
+    Raises Refused for files that are not what was written, and for letters that are kept back unless they were taken out or
+    `all_went` says that they are with the post already.
     """
     role = actor.acting_for(Act.RECORD_POST)
     why = needed(reason)
     if at > now:
         raise BadInput(f"--at {written(at)}: lies ahead; record it once the letters are with the post")
     batch = _batch(post, incident_id, name)
+    _known(batch, without)
+    if not all_went and batch.kept_back.keys() - set(without):
+        out = " ".join(f"--without {number}" for number in batch.kept_back)
+        raise Refused(f"batch {batch.name}: these may not go to the post now: {batch.kept_back_in_words}; take them out and "
+                      f"say {out}, or --all-went if they are with the post already; nothing was recorded")  # fmt: skip
     post.check(batch)
-    body: Body = {"manifest_sha256": batch.sha256, "letter_count": len(batch.letters), "posted_at": written(at)}
+    numbers = sorted(batch.letters.keys() - set(without))
+    body: Body = {"manifest_sha256": batch.sha256, "letter_count": len(numbers), "posted_at": written(at)}
     _record(store, incident_id, lambda case: record_act(
         case, actor, role, "letters.posted", body, at=now, incident=found(case, incident_id), reason=why
     ))  # fmt: skip
     # a crash here leaves the act without its effect: the same command again mends it, and reports nothing twice
-    return batch, post.report(batch, sorted(batch.letters), ReceiptKind.DELIVERED, at)
+    return batch, post.report(batch, numbers, ReceiptKind.DELIVERED, at)
 
 
 def record_returned(
@@ -82,15 +102,19 @@ def record_returned(
     role = actor.acting_for(Act.RECORD_POST)
     why = needed(reason)
     batch = _batch(post, incident_id, name)
-    unknown = sorted(set(numbers) - batch.letters.keys())
-    if unknown:
-        raise BadInput(f"batch {batch.name} has no letter {', '.join(map(str, unknown))}; its numbers are "
-                       f"{min(batch.letters)} to {max(batch.letters)}")  # fmt: skip
+    _known(batch, numbers)
     body: Body = {"manifest_sha256": batch.sha256, "letter_count": len(set(numbers))}
     _record(store, incident_id, lambda case: record_act(
         case, actor, role, "letters.returned", body, at=now, incident=found(case, incident_id), reason=why
     ))  # fmt: skip
     return batch, post.report(batch, sorted(set(numbers)), ReceiptKind.BOUNCED_HARD, now)
+
+
+def _known(batch: LetterBatch, numbers: Collection[int]) -> None:
+    unknown = sorted(set(numbers) - batch.letters.keys())
+    if unknown:
+        raise BadInput(f"batch {batch.name} has no letter {', '.join(map(str, unknown))}; its numbers are "
+                       f"{min(batch.letters)} to {max(batch.letters)}")  # fmt: skip
 
 
 def _record(store: CaseStore, incident_id: str, act: "Recording") -> None:

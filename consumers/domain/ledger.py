@@ -209,3 +209,16 @@ class ChannelCount:
     provider: str
     state: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLetter:
+    """A letter that lies, or lay, ready for the post."""
+
+    attempt_id: str
+    message_id: str
+    state: str
+    waits: bool
+    """Nobody has said that they posted it, and nothing has reached its reader since it was given up."""
+    kept_back: str | None = None
+    """Why it may not go to the post now, of one that waits."""

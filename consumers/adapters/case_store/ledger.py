@@ -41,6 +41,7 @@ from consumers.adapters.case_store.keeping_back import KeepingBack
 from consumers.adapters.case_store.metering import (
     Meter,
     lane_ages,
+    open_gates,
     running_incidents,
 )
 from consumers.adapters.case_store.people_wait import unbegun_of, without_attempt
@@ -60,6 +61,7 @@ from consumers.domain.delivery import (
     Trigger,
     what_next,
 )
+from consumers.domain.gates import gate_for
 from consumers.domain.ledger import (
     Begun,
     ChannelCount,
@@ -71,6 +73,7 @@ from consumers.domain.ledger import (
     LaneAge,
     SentReport,
     SentText,
+    WrittenLetter,
 )
 from consumers.domain.sending import Receipt
 
@@ -274,19 +277,38 @@ class Ledger:
             )
             return tuple(ChannelCount(*row) for row in rows)
 
-    def letters(self, incident_id: str) -> Sequence[tuple[str, str, str]]:
-        """Return attempt id, message id and state of every letter that was written, by message id."""
+    def letters(self, incident_id: str) -> Sequence[WrittenLetter]:
+        """Return every letter that was written, by message id, and why it may not go to the post now, where it may not."""
         with self._database.read() as connection:
+            gates = open_gates(connection, incident_id)
             rows = connection.execute(
-                sa.select(attempt.c.attempt_id, attempt.c.provider_message_id, attempt.c.state)
+                sa.select(
+                    attempt.c.attempt_id, attempt.c.provider_message_id, attempt.c.state, attempt.c.release_id,
+                    release.c.state.label("release_state"), recipient.c.residence, recipient.c.controller,
+                    recipient.c.segment_id, recipient.c.root, recipient.c.final_state,
+                )
+                .join(release, release.c.release_id == attempt.c.release_id)
+                .join(recipient, recipient.c.recipient_id == attempt.c.recipient_id)
                 .where(
                     (attempt.c.incident_id == incident_id)
                     & (attempt.c.channel == Channel.LETTER)
                     & attempt.c.provider_message_id.is_not(None)
                 )
                 .order_by(attempt.c.provider_message_id)
-            )
-            return [(row.attempt_id, row.provider_message_id, row.state) for row in rows]
+            )  # fmt: skip
+            found = []
+            for row in rows:
+                given_up = row.state == AttemptState.EXPIRED and row.final_state != PersonEnd.REACHED
+                waits, why = row.state == AttemptState.HANDED_OVER or given_up, None
+                if waits:
+                    codes = [claim["code"] for claim in row.residence]
+                    gate = gate_for(codes, gates, row.controller, segment_id=row.segment_id, root=row.root)
+                    if gate is not None:
+                        why = "a hold"
+                    elif row.release_state not in ("releasing", "finished"):
+                        why = f"their release is {row.release_state}"
+                found.append(WrittenLetter(row.attempt_id, row.provider_message_id, row.state, waits, why))
+            return found
 
     def attempts(self) -> Mapping[tuple[str, str], int]:
         """Return how many attempts of all incidents but exercises there are, by channel and state."""

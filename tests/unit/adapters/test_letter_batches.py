@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ from consumers.case.posting import record_posted, record_returned
 from consumers.domain.delivery import OF_SEND
 from consumers.domain.ledger import Intent, Lane, SentReport
 from consumers.domain.sending import Letter, ReceiptKind
-from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, Case, sqlite_case
+from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, sqlite_case
 from tests.unit.case.cases import RESPONDER, VIEWER
 
 LETTERS = [
@@ -179,6 +180,11 @@ def test_a_near_deadline_gives_up_no_letter_that_lies_ready_where_no_channel_is_
     assert (sweep(), sweep()) == (1, 0)
     assert (case.states(person), case.end(person)) == ([("letter", "handed_over")], None)
     assert case.states(hurried) == [("letter", "expired"), ("sms", "planned")]
+    assert post.batches(INCIDENT)[0].ready_count == 2
+    (text,) = case.claim(SMS_LANE)
+    case.hand_over([text])
+    case.receive(text, ReceiptKind.DELIVERED)
+    assert post.batches(INCIDENT)[0].ready_count == 1, "who was reached meanwhile needs no letter"
     case.clock.at += timedelta(minutes=2)
     assert sweep() == 1, "for as long as a letter may"
     assert (case.states(person), case.end(person)) == ([("letter", "expired")], "unreachable_reported")
@@ -210,6 +216,60 @@ def test_a_letter_beside_a_mail_is_awaited_past_a_deadline_and_ends_with_its_inc
         connection.execute(sa.update(tables.incident).values(state="closed", closed_at=case.clock.at))
     case.clock.at += timedelta(minutes=1)
     assert sweep() == 1
+    assert case.end(person) == "reached"
+
+
+def hold(case: Case, **changes: Any) -> None:
+    row: dict[str, Any] = {
+        "gate_id": "g1", "incident_id": INCIDENT, "kind": "law_enforcement_hold", "covers": [], "controller": None,
+        "segments": None, "people": None, "set_at": NOW, "set_by": "dora", "reason": "r",
+    }  # fmt: skip
+    with case.database.write() as connection:
+        connection.execute(sa.insert(tables.gate).values(**{**row, **changes}))
+
+
+def test_a_letter_that_was_written_before_a_hold_is_taken_out_and_posted_once_it_is_lifted(
+    case: Case, tmp_path: Path
+) -> None:
+    free, held = (case.person(number, ("letter",)) for number in (1, 2))
+    intents = written(case, tmp_path)
+    store, post = SqlCaseStore(case.database, case.clock), PostedLetters(tmp_path, case.ledger)
+    hold(case, people=["customer/2"])
+    (batch,) = post.batches(INCIDENT)
+    number = next(n for n, (each, _) in batch.letters.items() if each == intents[1].attempt_id)
+    assert (batch.ready_count, batch.kept_back) == (1, {number: "a hold"})
+    record = partial(record_posted, store, post, INCIDENT, batch.name, RESPONDER, NOW, NOW, reason="r")
+    with pytest.raises(Refused, match=rf"000{number} \(a hold\); take them out and say --without {number}"):
+        record()
+    assert case.end(free) is None
+    with pytest.raises(BadInput, match="has no letter 9"):
+        record(without=[9])
+    assert record(without=[number])[1] == 1
+    assert (case.end(free), case.end(held)) == ("reached", None)
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.gate).values(lifted_at=NOW, lifted_by="dora"))
+    assert record()[1] == 1
+    assert case.end(held) == "reached"
+    events = [each["body"]["letter_count"] for each in case.case_events() if each["kind"] == "letters.posted"]
+    assert events == [1, 2]
+
+
+@pytest.mark.parametrize("state", ["paused", "cancelled", "void"])
+def test_letters_of_a_release_that_was_stopped_are_not_asked_for_and_what_went_all_the_same_is_recorded(
+    case: Case, tmp_path: Path, state: str
+) -> None:
+    person = case.person(1, ("letter",))
+    written(case, tmp_path)
+    store, post = SqlCaseStore(case.database, case.clock), PostedLetters(tmp_path, case.ledger)
+    with case.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(state=state))
+    (batch,) = post.batches(INCIDENT)
+    assert (batch.ready_count, batch.kept_back) == (0, {1: f"their release is {state}"})
+    assert batch.kept_back_in_words == f"0001 (their release is {state})"
+    record = partial(record_posted, store, post, INCIDENT, batch.name, RESPONDER, NOW, NOW, reason="r")
+    with pytest.raises(Refused, match="nothing was recorded"):
+        record()
+    assert record(all_went=True)[1] == 1
     assert case.end(person) == "reached"
 
 
