@@ -69,6 +69,7 @@ _CONCERNED = PackedRows(
     ("recipient_id", "incident_id", "channels", "final_state", "final_at", "subject_commitment", "segment_id"),
     by="recipient_id",
 )
+_SEVERAL_PROVIDERS = (Channel.EMAIL, Channel.SMS)
 _ASKED = (Trigger.ACCEPTED, Trigger.LOST)
 """What a dispatcher reports of a text that a provider has, or may have."""
 
@@ -107,6 +108,8 @@ class Change:
     """The call that was begun has come to nothing, and counts for none."""
     gone: bool = False
     """The provider said that nobody is at the address or number any more."""
+    reported_by: str | None = None
+    """Of a receipt: which provider's, which may be that of the call before the last."""
 
 
 class AttemptChanges:
@@ -154,6 +157,10 @@ class AttemptChanges:
                 continue
             row["state"] = after.value
             row["state_at"] = at
+            if change.reported_by not in (None, row["provider"]) and row["channel"] in _SEVERAL_PROVIDERS:
+                # a name that the other provider gave its message is none of this one's
+                row["provider"] = change.reported_by
+                row["provider_message_id"] = change.learned.get("provider_message_id")
             if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
                 row["expires_at"] = self.expires_at(row, now)

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.incidents import SqlCaseStore
+from consumers.domain.delivery import Trigger
+from consumers.domain.ledger import SentReport
 from consumers.domain.sending import ReceiptKind
 from tests.unit.adapters.ledger_case import EMAIL_LANE, INCIDENT, NOW, SMS_LANE, Case, receipt_of, sealed, sqlite_case
 
@@ -88,6 +90,33 @@ def test_the_policys_own_time_decides_when_the_next_channel_begins(case: Case) -
     case.clock.at += timedelta(minutes=2)
     assert sweep() == 1
     assert case.states(person) == [("email", "expired"), ("sms", "planned")]
+
+
+def test_a_receipt_of_the_first_call_is_logged_as_that_providers_when_the_repeat_went_by_the_second(case: Case) -> None:
+    person = case.person(1, ("email",))
+    case.lose(EMAIL_LANE)
+    sweep = partial(case.ledger.sweep, command_patience=None, intent_patience=timedelta(0))
+    for _ in range(2):
+        case.clock.at += timedelta(minutes=1)
+        sweep(unknown_patience=timedelta(0))
+    (mail,) = case.claim(EMAIL_LANE)
+    assert (mail.provider, mail.send_count) == ("ses", 2)
+    accepted = SentReport(mail.attempt_id, Trigger.ACCEPTED, 2, "<a@shop>", "b" * 64, provider="smtp", called=True)
+    case.ledger.report([accepted])
+    case.receive(mail, ReceiptKind.DELAYED)
+    with case.database.read() as connection:
+        assert connection.execute(sa.select(tables.attempt.c.provider)).scalar() == "smtp"
+    case.receive(mail, ReceiptKind.DELIVERED)
+    assert case.states(person) == [("email", "delivered")]
+    said = [(each.state, each.provider) for each in case.outcomes()]
+    assert said[-2:] == [("handed_over", "smtp"), ("delivered", "ses")]
+    with case.database.read() as connection:
+        row = connection.execute(sa.select(tables.attempt)).mappings().one()
+    assert (row["provider"], row["provider_message_id"]) == ("ses", f"m-{mail.attempt_id}")
+    reported = replace(receipt_of(mail, ReceiptKind.COMPLAINED, "", NOW), provider="smtp", provider_message_id="")
+    case.ledger.settle_receipts([reported])
+    last = case.outcomes()[-1]
+    assert (last.provider, last.provider_message_sha256) == ("smtp", None), "a report by mail names no message"
 
 
 def test_every_end_of_somebody_is_an_event_of_its_own(case: Case) -> None:
