@@ -82,6 +82,10 @@ class ChannelReadiness:
     currency: str
     texts_due: Sequence[tuple[datetime | None, int]] = ()
     """How many are to get a first SMS, by deadline."""
+    letters_due: Sequence[tuple[datetime | None, int]] = ()
+    """How many are to get a first letter, by deadline."""
+    letters_per_second: float | None = None
+    """How fast letters are written for the printer."""
     bounced: Mapping[str, int] = field(default_factory=dict)
     """Whose contact bounced for good in an earlier incident and has not changed since, by channel."""
     canary: CanaryPolicy | None = None
@@ -417,6 +421,7 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
             "posts them"
         )
         yield Finding(DECIDE if first else NOTE, "letters", says, "tocsin delivery letters list", code="letters")
+    yield from _letters_in_time(seen)
     sms = seen.standing.sms
     if sms is not None:
         # the sandbox stands for every carrier and wants no number
@@ -428,6 +433,24 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
         if sms.opted_out and seen.at_most.get(Channel.SMS):
             yield Finding(NOTE, "sms", "some numbers have opted out of our SMS; whoever has one of them goes to the next "
                           "channel", "", code="sms-opted-out", live=f"{sms.opted_out:,} in this account")  # fmt: skip
+
+
+def _letters_in_time(seen: ChannelReadiness) -> Iterable[Finding]:
+    """Yield that letters cannot even be written before a deadline; to print and post them takes whoever does it longer."""
+    pace = seen.letters_per_second
+    if pace is None or not seen.letters_due:
+        return
+    late, _ = _worst(_ours(seen.letters_due), (), seen.now, lambda count: timedelta(seconds=count / pace))
+    if late > timedelta(0):
+        yield Finding(
+            DECIDE,
+            "letters",
+            f"at {pace * 3600:,.0f} letters an hour the last one is written after a deadline; shorten "
+            "delivery.letter_batch_seconds",
+            "",
+            code="letters-too-late",
+            live=f"begun now it is written {in_hours(late)} after the deadline",
+        )
 
 
 def _canary(seen: ChannelReadiness) -> Iterable[Finding]:

@@ -91,7 +91,6 @@ _FRESH = timedelta(seconds=30)
 def rates_now(seen: Progress, most: Mapping[Channel, float], now: datetime) -> Mapping[str, float]:
     """Return how fast each channel with something to send can be expected to go: as measured, else what it may."""
     rates: dict[str, float] = {}
-    # letters go with their next batch, not at a rate
     for channel in seen.waiting.keys() & {each.value for each in most}:
         pace = seen.pace.get(channel)
         bound = seen.own_rates.get(channel, most.get(Channel(channel), 0.0))

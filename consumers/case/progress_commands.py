@@ -22,7 +22,7 @@ from bridge.runtime.settings import Settings
 from consumers.case.permissions import Act
 from consumers.case.progress import Progress, ProgressSource, end_in_words, ends_at, rates_now
 from consumers.case.prompts import as_json_option, authenticated, token_option
-from consumers.domain.metering import lane_rates
+from consumers.domain.metering import lane_rates, letters_per_second
 
 
 @click.command()
@@ -40,7 +40,8 @@ def watch(parts: Parts, incident_id: str, once: bool, every: float, token_file: 
     authenticated(parts, token_file).acting_for(Act.VIEW_INCIDENT)
     source, clock = parts.get(ProgressSource), parts.get(Clock)
     delivery = parts.get(Settings).delivery
-    most = lane_rates(delivery.email_per_second, delivery.sms_per_second)
+    letters = letters_per_second(delivery.letter_batch, delivery.letter_batch_seconds)
+    most = {**lane_rates(delivery.email_per_second, delivery.sms_per_second), Channel.LETTER: letters}
     if as_json:
         print_json(as_facts(source.progress(incident_id), most, clock.now()))
         return

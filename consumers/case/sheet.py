@@ -138,6 +138,8 @@ class Means:
     """What the providers say of themselves."""
     third_parties: Sequence[ThirdParty] = ()
     """Who is told of releases, beside people."""
+    letters_per_second: float | None = None
+    """How fast letters are written for the printer."""
 
     def within(self, own: Mapping[str, float]) -> "Means":
         """Return the same for an incident that has rates of its `own`, by channel."""
@@ -708,7 +710,9 @@ def _channel_readiness(
     at_most: Counter[Channel] = Counter()
     lacking: Counter[Channel] = Counter()
     homes: Counter[str] = Counter()
-    due: dict[Channel, Counter[datetime | None]] = {Channel.EMAIL: Counter(), Channel.SMS: Counter()}
+    due: dict[Channel, Counter[datetime | None]] = {
+        channel: Counter() for channel in (Channel.EMAIL, Channel.SMS, Channel.LETTER)
+    }
     refused: dict[Channel, Counter[str]] = defaultdict(Counter)
     stays: Counter[Channel] = Counter()
     parts = 0
@@ -749,6 +753,8 @@ def _channel_readiness(
         at_most=at_most,
         due=list(due[Channel.EMAIL].items()),
         texts_due=list(due[Channel.SMS].items()),
+        letters_due=list(due[Channel.LETTER].items()),
+        letters_per_second=means.letters_per_second,
         refused_by_second=refused,
         first_refused=stays,
         beside=case.waiting_beside(incident.incident_id, exercise=incident.exercise),

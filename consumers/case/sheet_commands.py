@@ -33,6 +33,7 @@ from consumers.case.sheet import (
 )
 from consumers.case.store import CaseStore, CaseWork, IncidentRecord, ReleaseRecord
 from consumers.domain.duties import LawInForce
+from consumers.domain.metering import letters_per_second
 from consumers.domain.third_parties import ThirdParty
 
 
@@ -82,6 +83,7 @@ def means(parts: Parts, *, aloud: bool = True) -> Means:
         storage_region=settings.case_store.region,
         email_per_second=delivery.email_per_second,
         sms_per_second=delivery.sms_per_second,
+        letters_per_second=letters_per_second(delivery.letter_batch, delivery.letter_batch_seconds),
         email_price_per_thousand=delivery.email_price_per_thousand,
         sms_price_per_part=delivery.sms_price_per_part,
         currency=delivery.price_currency,

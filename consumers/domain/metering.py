@@ -42,6 +42,11 @@ def lane_rates(email_per_second: float, sms_per_second: float) -> Mapping[Channe
     }
 
 
+def letters_per_second(batch: int, batch_seconds: float) -> float:
+    """Return how fast letters are written, which go in batches of at most so many."""
+    return batch / batch_seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """Attempts of one incident that wait for the same lane."""

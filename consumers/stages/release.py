@@ -20,6 +20,7 @@ from bridge.runtime.settings import Delivery
 from bridge.runtime.telemetry import Health, counter, gauge
 from consumers.domain.canary import CanaryState
 from consumers.domain.ledger import Begun, Lane, LaneAge
+from consumers.domain.metering import letters_per_second
 from consumers.domain.sending import NO_BOUND, Rates
 
 log = structlog.get_logger()
@@ -256,10 +257,11 @@ class ReleaseStage:
 
     def _gather_letters(self, elapsed_seconds: float, *, wait: bool) -> int:
         """Let letters go together, so that the printer gets batches and not a folder for each."""
+        most, seconds = self._delivery.letter_batch, self._delivery.letter_batch_seconds
+        self._rate_now[Channel.LETTER] = letters_per_second(most, seconds)
         self._gathered_seconds += elapsed_seconds
-        if not wait or self._gathered_seconds < self._delivery.letter_batch_seconds:
+        if not wait or self._gathered_seconds < seconds:
             return 0
-        most = self._delivery.letter_batch
         count = self._ledger.meter(Lane(Channel.LETTER, belt=most, at_once=most))
         COMMANDED.labels(Channel.LETTER.value).inc(count)
         if count:
@@ -327,7 +329,7 @@ def show_lanes(ages: Mapping[Channel, LaneAge], rates: Mapping[Channel, float]) 
 def _projected(age: LaneAge, rate: float | None) -> tuple[float, float]:
     """Return in how many seconds all of a lane has left, and how long after a deadline; infinite where nothing leaves.
 
-    What has no rate, as letters, leaves with its next batch.
+    What has no rate is on its way at once.
     """
     if rate is None:
         return 0.0, 0.0 if age.seconds_to_deadline is None else -age.seconds_to_deadline

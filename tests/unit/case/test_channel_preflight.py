@@ -65,6 +65,18 @@ def test_a_well_account_and_enough_time_are_no_finding() -> None:
     assert sending_of(seen()).takes == timedelta(seconds=1000 / 14)
 
 
+def test_letters_that_are_written_after_a_deadline_are_said() -> None:
+    many = seen(
+        first={Channel.EMAIL: 1000, Channel.LETTER: 200_000}, at_most={Channel.EMAIL: 1000, Channel.LETTER: 200_000},
+        letters_due=[(NOW + 72 * HOUR, 200_000)], letters_per_second=200 / 300,
+    )  # fmt: skip
+    found = by_code(many)["letters-too-late"]
+    assert (found.level, found.blocks) == (DECIDE, False)
+    assert found.says.startswith("at 2,400 letters an hour the last one is written after a deadline")
+    assert "letters-too-late" not in by_code(replace(many, letters_per_second=2.0))
+    assert "letters-too-late" not in by_code(replace(many, letters_due=[(None, 200_000)]))
+
+
 def test_a_second_provider_where_no_notice_may_pass_takes_over_nobody() -> None:
     down, why = replace(SES, enforcement="SHUTDOWN"), "regions.yaml does not let ... pass through us-east-1 (smtp)"
     standing = ProviderStanding(down, second=SECOND)

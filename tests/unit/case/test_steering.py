@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from consumers.domain.approvals import Mode
 from consumers.domain.canary import CanaryPolicy
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Intent, Lane, SentReport
-from consumers.domain.metering import lane_rates
+from consumers.domain.metering import lane_rates, letters_per_second
 from consumers.domain.sending import ReceiptKind
 from consumers.stages.release import LATENESS, PROJECTED_END, show_lanes
 from tests.unit.adapters.ledger_case import APPROVED, EMAIL_LANE, INCIDENT, NOW, SMS_LANE, sqlite_case
@@ -610,6 +611,9 @@ def test_watching_says_how_and_why_not_and_when_it_ends_against_the_deadline(led
     text = "\n".join(lines_of(seen, MOST, NOW))
     assert "reached:      1 of 31 people (3.2%)" in text
     assert "customer/" not in text
+    tray = replace(seen, waiting={"letter": 100_000}, pace={})
+    rates = {**MOST, Channel.LETTER: letters_per_second(200, 300)}
+    assert "the last message leaves in 1 d 17 h" in end_in_words(tray, ends_at(tray, rates, NOW), NOW)
     screen = Console(width=120, record=True, file=io.StringIO())
     screen.print(screen_of(seen, MOST, NOW))
     shown = screen.export_text()

@@ -32,6 +32,7 @@ class FakeLedger:
         self.reminded = False
         self.paces: list[dict[Channel, float]] = []
         self.on_begin: Callable[[], None] = lambda: None
+        self.ages: Mapping[Channel, LaneAge] = {}
         self.running: set[str] = set()
         self.free_lanes: list[Lane] = []
         self.at_once: dict[Channel, int] = {}
@@ -67,7 +68,7 @@ class FakeLedger:
         self.paces.append(dict(lanes))
 
     def lane_ages(self, *, beginning: bool = False) -> Mapping[Channel, LaneAge]:
-        return {Channel.EMAIL: LaneAge(1000 if beginning else 200, 60.0, 30.0, 5.0)}
+        return self.ages or {Channel.EMAIL: LaneAge(1000 if beginning else 200, 60.0, 30.0, 5.0)}
 
     def judge_canaries(self) -> Sequence[tuple[str, str, CanaryState]]:
         return ()
@@ -159,6 +160,17 @@ def test_a_lane_whose_provider_takes_nothing_has_no_end() -> None:
     assert PROJECTED_END.labels("email")._value.get() == 100, "a quota that is used up comes back"
     show_lanes({Channel.LETTER: LaneAge(3, 60.0, 0.0, 5.0)}, {Channel.EMAIL: 10.0})
     assert PROJECTED_END.labels("letter")._value.get() == 0, "letters go with their next batch"
+    show_lanes({}, {})
+
+
+def test_letters_end_by_how_fast_batches_go() -> None:
+    ledger = FakeLedger()
+    ledger.ages = {Channel.LETTER: LaneAge(2000, 60.0, 0.0, 600.0)}
+    stage = stage_of(ledger, letter_batch=100, letter_batch_seconds=200)
+    stage.tick(0.25)
+    stage._count()
+    assert (PROJECTED_END.labels("letter")._value.get(), LATENESS.labels("letter")._value.get()) == (4000, 3400)
+    assert ledger.paces[-1][Channel.LETTER] == 0.5
     show_lanes({}, {})
 
 
