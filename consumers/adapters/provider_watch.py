@@ -315,7 +315,8 @@ class ProviderWatch:
         now = self._clock.now()
         for channel, first in FIRST.items():
             own = [each for each in self._readings if each.channel == channel.value]
-            for provider in sorted({each.provider for each in own if each.state is CircuitState.OPEN}):
+            # while a few try it nobody knows yet that it is well
+            for provider in sorted({each.provider for each in own if each.state is not CircuitState.CLOSED}):
                 other = self._policy.second.get(channel) if provider == first else first
                 goes_on = other is not None and self._takes(other, own, now) != 0
                 lane = f"its lane runs over {other}" if goes_on else "its messages wait until it is well again"

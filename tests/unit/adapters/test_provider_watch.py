@@ -186,6 +186,21 @@ def test_while_no_provider_has_a_turn_the_meter_waits_and_probes_get_through() -
     assert there.watch.allowance(Channel.EMAIL).at_most == 0, "a person took it out of service"
 
 
+def test_a_provider_is_said_to_be_well_again_once_its_circuit_has_closed_and_not_while_a_few_try_it() -> None:
+    there = Accounts(second={Channel.EMAIL: "smtp"})
+    there.circuit("smtp", "email", CircuitState.CLOSED)
+    there.circuit("ses", "email", CircuitState.OPEN, try_at=NOW + MINUTE)
+    there.after()
+    said = [each.says for each in there.watch.troubles()]
+    assert said == ["ses is ill or was taken out of service: its lane runs over smtp"]
+    there.circuits[1] = replace(there.circuits[1], state=CircuitState.HALF_OPEN)
+    there.after()
+    assert [each.says for each in there.watch.troubles()] == said
+    there.circuits[1] = replace(there.circuits[1], state=CircuitState.CLOSED)
+    there.after()
+    assert there.watch.troubles() == []
+
+
 @pytest.mark.parametrize(("stops", "bound"), [(False, NO_BOUND), (True, Allowance(at_most=0))])
 def test_past_its_budget_a_second_provider_is_paged_and_stops_only_by_policy(stops: bool, bound: Allowance) -> None:
     there = Accounts(
