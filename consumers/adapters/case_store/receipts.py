@@ -103,7 +103,7 @@ class Receipts:
         receipts that were kept aside meet their messages (see `report`).
         """
         met = (
-            sa.select(receipt.c.provider_message_id, attempt.c.attempt_id)
+            sa.select(receipt.c.provider_message_id, attempt.c.provider_message_id, attempt.c.attempt_id)
             .join(
                 attempt,
                 (attempt.c.provider == receipt.c.provider)
@@ -112,7 +112,12 @@ class Receipts:
             .where(receipt.c.attempt_id.is_(None))
         )
         with self._database.read() as connection:
-            left = {str(message): str(attempt_id) for message, attempt_id in connection.execute(met)}
+            # to the letter: a server's collation may make two ids one
+            left = {
+                str(message): str(attempt_id)
+                for message, known, attempt_id in connection.execute(met)
+                if message == known
+            }
         if left:
             now = self._clock.now()
             self._database.writing(lambda connection: self.match(connection, left, now))
@@ -135,7 +140,9 @@ class Receipts:
                 .all()
             )
             changes: list[Change] = []
-            for stray in sorted(strays, key=lambda row: row["occurred_at"]):
+            # to the letter: a server's collation may make two ids one
+            theirs = [row for row in strays if row["provider_message_id"] in by_message]
+            for stray in sorted(theirs, key=lambda row: row["occurred_at"]):
                 attempt_id = by_message[stray["provider_message_id"]]
                 connection.execute(
                     sa.update(receipt)

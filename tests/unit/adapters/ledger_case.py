@@ -447,6 +447,20 @@ class LedgerCases:
         assert (first.applied, first.repeated, first.known) == (1, 1, frozenset())
         assert (second.applied, second.repeated, second.known) == (0, 2, frozenset({identity}))
 
+    def test_messages_whose_ids_differ_by_capitals_alone_are_two(self, case: Case) -> None:
+        person, other = case.person(1), case.person(2)
+        mine, theirs = case.claim(EMAIL_LANE)
+        if mine.recipient_id != person:
+            mine, theirs = theirs, mine
+        stray = replace(untagged(mine), provider_message_id="SM0a")
+        assert case.ledger.settle_receipts([stray]).kept_aside == 1
+        case.ledger.report([SentReport(theirs.attempt_id, Trigger.ACCEPTED, 1, "sm0A", "b" * 64)])
+        case.ledger.positions("receipts", [])
+        assert (case.states(other), case.end(other)) == ([("email", "handed_over")], None)
+        case.ledger.report([SentReport(mine.attempt_id, Trigger.ACCEPTED, 1, "SM0a", "b" * 64)])
+        assert (case.states(person), case.end(person)) == ([("email", "delivered")], "reached")
+        assert case.states(other) == [("email", "handed_over")]
+
     def test_a_receipt_before_the_dispatchers_own_note(self, case: Case) -> None:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
