@@ -120,6 +120,8 @@ TRANSITIONS = _OWN | _REPORTED
 """State and trigger -> next state; a pair that is missing changes nothing."""
 
 ARRIVED = frozenset({_S.DELIVERED, _S.READ, _S.COMPLAINED})
+ARRIVED_FOR_GOOD = frozenset({_S.READ, _S.COMPLAINED})
+"""By the reader's own doing: nothing that a provider says takes it back."""
 FAILED = frozenset({_S.BOUNCED, _S.REJECTED, _S.EXPIRED})
 LIVE = frozenset({_S.PLANNED, _S.COMMANDED, _S.INTENDED, _S.HANDED_OVER, _S.UNKNOWN})
 

@@ -38,7 +38,17 @@ from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, stood_in_for
 from consumers.adapters.case_store.tables import ENDED, attempt, incident, recipient, release, segment
 from consumers.adapters.case_store.twins import take_back_elsewhere
-from consumers.domain.delivery import ARRIVED, FAILED, PersonEnd, Tried, Trigger, deferred_until, next_state, what_next
+from consumers.domain.delivery import (
+    ARRIVED,
+    ARRIVED_FOR_GOOD,
+    FAILED,
+    PersonEnd,
+    Tried,
+    Trigger,
+    deferred_until,
+    next_state,
+    what_next,
+)
 from consumers.domain.delivery import expires_at as when_next_channel
 from consumers.domain.fallback import Fallback, fallback_of
 from consumers.domain.ledger import attempt_id_of
@@ -150,6 +160,10 @@ class AttemptChanges:
             if change.trigger is ReceiptKind.DELAYED and after is AttemptState.HANDED_OVER:
                 # the provider is still trying: the wait for its last word starts anew
                 row["expires_at"] = self.expires_at(row, now)
+            hard = change.gone or (change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED)
+            if hard and not row["exercise"] and before not in ARRIVED_FOR_GOOD:
+                # also of an attempt that has failed already: the repeat's report, or the first call's
+                bounced[change.attempt_id] = row
             if after is before:
                 if first_text and change.trigger in _ASKED:
                     # the receipt was here first and could not say which text it is about: the proof has both
@@ -167,9 +181,6 @@ class AttemptChanges:
             if after is AttemptState.DELIVERED and row["handed_over_at"] is not None and not row["exercise"]:
                 took = (change.occurred_at - row["handed_over_at"]).total_seconds()
                 TO_DELIVERED.labels(row["channel"]).observe(max(0.0, took))
-            hard = change.gone or (change.trigger is ReceiptKind.BOUNCED_HARD and change.sub_type != SUPPRESSED)
-            if hard and not row["exercise"]:
-                bounced[change.attempt_id] = row
             moved.add(change.attempt_id)
             outcomes.append(outcome_of(row, _happened(before, after, change), at))
             if after is AttemptState.PLANNED and row["final_state"] is not None:

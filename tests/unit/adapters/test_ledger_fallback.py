@@ -227,3 +227,16 @@ def test_what_bounced_for_good_is_not_tried_again_in_another_incident_unless_the
     changed = case.twin(1, other, contact=sealed("b"))
     case.ledger.begin_attempts(10)
     assert case.states(changed) == [("email", "planned")]
+
+
+@pytest.mark.parametrize("first", [ReceiptKind.BOUNCED_SOFT, ReceiptKind.REJECTED, ReceiptKind.COMPLAINED])
+def test_a_hard_bounce_is_remembered_also_where_the_attempt_had_failed_before(case: Case, first: ReceiptKind) -> None:
+    """A message that was repeated is reported on twice; what its reader has complained about has arrived."""
+    case.person(1, contact=sealed("a"))
+    (mail,) = case.claim(EMAIL_LANE)
+    case.hand_over([mail])
+    for kind in (first, ReceiptKind.BOUNCED_HARD):
+        case.receive(mail, kind)
+    same = case.twin(1, case.second_incident(), contact=sealed("a"))
+    case.ledger.begin_attempts(10)
+    assert case.states(same) == [("email" if first is ReceiptKind.COMPLAINED else "sms", "planned")]
