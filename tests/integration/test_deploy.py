@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,23 @@ def _called() -> set[str]:
     return {action.replace("DeleteMessageBatch", "DeleteMessage") for action in actions}
 
 
-def test_the_policy_allows_exactly_what_adapters_call() -> None:
+def _resources() -> Any:
     class _Loader(yaml.SafeLoader):
         """CloudFormation's short forms are kept as what they stand for."""
 
     _Loader.add_multi_constructor("!", lambda loader, _suffix, node: str(getattr(node, "value", node)))
-    template = yaml.load((DEPLOY / "aws" / "tocsin.yaml").read_text(encoding="utf-8"), _Loader)
-    statements = template["Resources"]["Access"]["Properties"]["PolicyDocument"]["Statement"]
+    return yaml.load((DEPLOY / "aws" / "tocsin.yaml").read_text(encoding="utf-8"), _Loader)["Resources"]
+
+
+def test_no_receipt_leaves_its_queue_while_the_case_store_takes_nothing_for_a_night() -> None:
+    """The stage reads, fails, and is started again; SQS lends the same out when its time is over."""
+    queue = _resources()["Receipts"]["Properties"]
+    seconds = queue["VisibilityTimeout"] * queue["RedrivePolicy"]["maxReceiveCount"]
+    assert timedelta(hours=12) <= timedelta(seconds=seconds) < timedelta(seconds=queue["MessageRetentionPeriod"])
+
+
+def test_the_policy_allows_exactly_what_adapters_call() -> None:
+    statements = _resources()["Access"]["Properties"]["PolicyDocument"]["Statement"]
     allowed = {
         action
         for statement in statements
