@@ -8,9 +8,11 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from bridge.contracts.errors import Refused
 from bridge.contracts.events import Channel
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Settings
+from bridge.runtime.telemetry import Health
 from consumers.bootstrap.common import (
     AskedIndex,
     bundles_of,
@@ -391,6 +393,12 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     settings = parts.get(Settings)
     compared = refuse_restored_store(parts, process)
     config = aws_config(settings)
+    # a copy would take the original's receipts out of their queue; while the store does not answer, all goes on
+    guard = live_guard(parts, Process(process.name, Health(), process.clock), config)
+    if guard is not None:
+        guard.look()
+        if guard.differs():
+            raise Refused(f"{guard.difference()}; no receipt is taken from its queue")
     emails = SqsReceipts(
         config,
         settings.delivery.receipts_queue,
@@ -417,9 +425,11 @@ def _receipts(parts: Parts, process: Process) -> Stage:
         ledger_of(parts, process, topic_ids=topic_ids), sources, dead_letters, process.health,
         lambda raw: seal_bytes(public_key, raw),
         CanaryTables(database_of(parts), process.clock, canary_routes(settings)),
+        str if guard is None else guard.difference,
     )  # fmt: skip
     stage = ReceiptsStage(settings.kafka, handler, dead_letters, process.health, topic_ids)
-    return Accompanied(stage, [] if compared is None else [compared.follow])
+    companions: list[Callable[[Event], None]] = [] if guard is None else [guard.run]
+    return Accompanied(stage, companions if compared is None else [*companions, compared.follow])
 
 
 def rebuild_after(settings: Settings) -> timedelta:

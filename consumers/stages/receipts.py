@@ -88,8 +88,11 @@ class Receipts:
         health: Health,
         seal: Callable[[bytes], bytes],
         canaries: CanaryReceipts | None = None,
+        stands_still: Callable[[], str] = str,
     ) -> None:
+        """`stands_still` says why nothing may be taken from the queues now, as they are another installation's; else ""."""
         self._ledger = ledger
+        self._stands_still = stands_still
         self._canaries = canaries
         self._seal = seal
         self._sources = deque(sources)
@@ -131,6 +134,10 @@ class Receipts:
         """
         if self._passed and time.monotonic() >= self._write_at:
             self._settle(())
+        if reason := self._stands_still():
+            self._health.missing("live", f"no receipt is taken: {reason}")
+            return
+        self._health.ready("live")
         until = time.monotonic() + 2
         empty = 0
         while empty < len(self._sources) and (now := time.monotonic()) < until:

@@ -30,6 +30,7 @@ from consumers.bootstrap.stages import STAGES
 from consumers.commands import initialise
 from consumers.domain.ledger import Lane
 from consumers.stages import dispatch as dispatch_stage
+from consumers.stages import receipts as receipts_stage
 from consumers.stages.delivery_commands import DeliveryNumbers
 from tests.contract import aws_sandbox
 from tests.e2e.delivery_parts import Delivery
@@ -203,3 +204,58 @@ def test_no_copy_of_a_live_installation_writes_to_anybody(
             until(lambda: shop.states(second) == {"handed_over"}, "those who waited are told")
         assert told() == 6
         assert shop.health.reasons() == {}
+
+
+def test_a_copy_takes_no_receipts_of_the_original_out_of_their_queue(
+    tmp_path: Path, mariadb_database: StoreDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def between_batches(*_: Any, stop: threading.Event, **__: Any) -> None:
+        while not stop.wait(0.02):
+            _[3].tick()
+
+    monkeypatch.setattr(receipts_stage, "consume", between_batches)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIALIVE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "live")
+    folder = tmp_path / "installation"
+    folder.mkdir()
+    sqlite_case_store(folder / "case.db").close()
+    with aws_sandbox.running() as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
+        initialise(
+            folder,
+            admin_name="Adam Admin",
+            admin_id="adam",
+            changes={
+                "store": {"url": mariadb_database.url},
+                "case_store": {"url": "sqlite:///case.db"},
+                "delivery": {
+                    "mode": "live", "aws_account": ACCOUNT, "base_url": SHOP, "from_address": aws_sandbox.SENDER,
+                    "certificate_hosts": ["127.0.0.1"],
+                },
+                "pager": {"email_to": ["on-call@shop.example.com"]},
+            },
+        )  # fmt: skip
+        shop = Installation(folder)
+
+        def send() -> None:
+            aws.email.send_bulk(aws_sandbox.bulk(aws_sandbox.entry("a" * 32, "ann@shop.example.com")))
+
+        def taken() -> int:
+            with shop.database.read() as connection:
+                return int(connection.execute(sa.select(sa.func.count()).select_from(tables.receipt)).scalar_one())
+
+        send()
+        says(mariadb_database, STAGING)
+        with pytest.raises(Refused, match=STAGING), shop.running("receipts"):
+            until(taken, "a copy of the shop has taken the original's receipts")
+        says(mariadb_database, SHOP)
+        with shop.running("receipts"):
+            until(lambda: taken() == 2, "the original takes both, of sending and of delivery")
+            says(mariadb_database, STAGING)
+            shop.clock.by += timedelta(minutes=1)
+            until(lambda: STAGING in shop.health.reasons().get("live", ""), "it stops in the middle, too")
+            send()
+            assert aws_sandbox.drain(aws.receipts(), 2)
+            says(mariadb_database, SHOP)
+            shop.clock.by += timedelta(minutes=1)
+            until(lambda: not shop.health.reasons(), "and goes on by itself")

@@ -198,6 +198,18 @@ def test_texts_do_not_queue_behind_mail(world: World, monkeypatch: pytest.Monkey
     assert min(each.received for each in (mails, texts, letters)) >= 2
 
 
+def test_what_is_another_installations_stays_in_its_queue(world: World) -> None:
+    said = ["the store says it is another one"]
+    stage = Receipts(world, [world], world, world.health, bytes, stands_still=lambda: said[0])  # type: ignore[arg-type]  # as DeadLetters
+    world.waiting = [delivery("1")]
+    stage.tick()
+    assert world.journal == []
+    assert world.health.reasons() == {"live": "no receipt is taken: the store says it is another one"}
+    said[0] = ""
+    stage.tick()
+    assert (world.settled, world.health.reasons()) == (["h-1"], {})
+
+
 def test_what_is_read_again_is_neither_counted_anew_nor_behind(world: World) -> None:
     """Logs are read again for days back, once an hour and after each start; a queue may lend a message out twice."""
 
