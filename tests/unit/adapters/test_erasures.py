@@ -14,6 +14,8 @@ from consumers.adapters.case_store.evidence_rows import EvidenceRows
 from consumers.case.acting import Actor
 from consumers.case.people import Person
 from consumers.case.permissions import Role
+from consumers.domain.ledger import attempt_id_of
+from consumers.domain.sending import Receipt, ReceiptKind
 from consumers.evidence.package import verify_package
 from consumers.evidence.reader import LogFolder, LogReader
 from consumers.evidence.verifier import verify_log, verify_proof
@@ -49,6 +51,21 @@ def everything(database: CaseDatabase, without: tuple[str, ...] = ()) -> str:
 def logged(case: EvidenceCase) -> list[dict[str, object]]:
     reader = LogReader(LogFolder(case.log), int(LogFolder(case.log).read("checkpoint").split(b"\n")[1]))  # type: ignore[union-attr]
     return [json.loads(entry) for _, entry in reader.entries()]
+
+
+def test_a_notice_that_is_read_after_the_erasure_leads_to_nobody_again(delivered: EvidenceCase) -> None:
+    """Its read was on its way, or is read again from a topic after a backup was put back."""
+    case = delivered
+    notice_id = attempt_id_of(f"{INCIDENT}:customer/1", 1)
+    close(case)
+    Erasures(case.database, case.clock).ask("customer/1", DORA, Role.DPO, "a letter of hers")
+    case.commands()
+    assert notice_id not in everything(case.database)
+    read = Receipt(
+        "store", f"{notice_id}/read", notice_id, notice_id, ReceiptKind.READ, None, case.clock.now(), "0" * 64
+    )
+    assert case.ledger.settle_receipts([read]).kept_aside == 1
+    assert notice_id not in everything(case.database)
 
 
 def test_a_request_is_held_while_an_incident_is_open_and_carried_out_when_it_is_closed(
