@@ -235,19 +235,17 @@ def test_every_answer_of_a_provider_is_counted(scene: Scene) -> None:
 
 
 def test_every_receipt_is_counted(scene: Scene) -> None:
-    """A queue may deliver twice: the ledger then has one row, and the metrics say how many were repeated."""
+    """A queue may deliver twice: the ledger then has one row, and the metrics count it once, and how many were repeated."""
     # what became of letters is recorded by people, not by the stage that counts
     rows = scene.ledger(f"SELECT kind, COUNT(*) FROM receipt WHERE {_BY_MACHINE} GROUP BY kind")
     assert {kind for (kind,) in rows} >= {"delivered", "bounced_hard", "read"}
     counted = scene.metric("sum by (kind) (tocsin_receipts_by_kind_total)", "kind")
     results = scene.metric("sum by (result) (tocsin_receipts_total)", "result")
-    repeated = results.pop(("repeated",), 0)
+    results.pop(("repeated",), None)
     # a receipt without our tag that overtakes the dispatcher's report is kept aside, and applied when that comes
     results["applied",] = results.get(("applied",), 0) + results.pop(("kept_aside",), 0)
     assert results == scene.ledger(f"SELECT 'applied', COUNT(*) FROM receipt WHERE applied AND {_BY_MACHINE}")
-    assert sum(counted.values()) == sum(rows.values()) + repeated
-    assert counted.keys() == rows.keys()
-    assert all(counted[kind] >= count for kind, count in rows.items())
+    assert counted == rows
 
 
 def test_every_attempt_is_in_the_evidence_log(scene: Scene) -> None:
