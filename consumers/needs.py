@@ -152,7 +152,7 @@ NEEDS: Mapping[str, Sequence[Need]] = {
     "index": (_KAFKA,),
     "planning": (_KAFKA, _CASES, _RULES),
     "release": (_CASES, _RULES),
-    "dispatch": (_KAFKA, _CASES, _PROVIDER, ("paths.keys", _private_keys), _REPORTS, _RULES),
+    "dispatch": (_KAFKA, _CASES, _PROVIDER, ("paths.keys", _private_keys), _JOINS, _REPORTS, _RULES),
     "receipts": (_KAFKA, _CASES, _PROVIDER, _SEALS, _REPORTS),
     "clock": (_CASES, _RULES),
     "pager": (_CASES, ("delivery.endpoint_url", _aws_for_pages)),

@@ -316,6 +316,11 @@ def hashed_email_hmac(join_key: bytes, sha256_hex: str) -> str:
     return keyed_hash(join_key)(digest)
 
 
+def phone_hmac(join_key: bytes, number: str) -> str:
+    """Return the join key's hash of a telephone number in E.164, in hex."""
+    return keyed_hash(join_key, b"phone\0")(number.encode())
+
+
 def value_hmac(join_key: bytes, attribute: str, value: str) -> str:
     """Return the join key's hash of an attribute's value, in hex; equal values of two attributes hash differently."""
     return keyed_hash(join_key, b"attribute\0" + attribute.encode() + b"\0")(value.encode())

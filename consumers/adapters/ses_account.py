@@ -4,7 +4,6 @@ https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_GetAccount.html. Read
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -13,6 +12,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.sealing import email_hmac
 from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, client, unreachable
 from consumers.domain.accounts import EmailAccount
+from consumers.domain.contacts import as_people_write_it
 
 _TRACKING = frozenset({"OPEN", "CLICK"})
 _UNLIMITED = -1
@@ -109,16 +109,8 @@ def hashed_suppressions(listed: Iterable[tuple[str, str]], join_key: bytes) -> d
     found: dict[str, str] = {}
     for address, reason in listed:
         found[email_hmac(join_key, address)] = reason
-        local, _, domain = address.lower().rpartition("@")
-        if "xn--" in domain:
-            with suppress(UnicodeError):
-                found[email_hmac(join_key, f"{local}@{'.'.join(map(_as_read, domain.split('.')))}")] = reason
+        found[email_hmac(join_key, as_people_write_it(address))] = reason
     return found
-
-
-def _as_read(label: str) -> str:
-    """Return a label of a domain as people write it (RFC 5891). Python's own codec knows RFC 3490 only, which has no `ß`."""
-    return label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
 
 
 def _reasons(account: Mapping[str, Any], configuration_set: Mapping[str, Any]) -> tuple[str, ...]:

@@ -208,8 +208,9 @@ def _planning(parts: Parts, process: Process) -> Stage:
 
 def _dispatch(parts: Parts, process: Process) -> Stage:
     from bridge.contracts.topics import DELIVERY_COMMANDS
-    from bridge.runtime.sealing import Opener, load_private_keys
+    from bridge.runtime.sealing import Opener, load_join_key, load_private_keys
     from bridge.runtime.topic_ids import TopicIds
+    from consumers.adapters.address_marks import AddressMarks
     from consumers.adapters.case_store.canary_messages import CanaryTables
     from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.letter_batches import LetterFolder
@@ -256,6 +257,7 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
         LetterFolder(settings.paths.letters),
         guard,
         TextsInFlight(settings.paths.texts_in_flight),
+        AddressMarks(load_join_key(settings.paths.join_key)),
     )
     stage = DispatchStage(settings.kafka, handler, dead_letters_of(parts, process), process.health, topic_ids)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]

@@ -28,6 +28,22 @@ def deliverable_email(address: str) -> str | None:
         return None
 
 
+def as_people_write_it(address: str) -> str:
+    """Return an address with its domain as people write it (RFC 5891), in lower case; as it is where that cannot be read.
+
+    Python's own codec knows RFC 3490 only, which has no `ß`.
+    """
+    local, _, domain = address.lower().rpartition("@")
+    try:
+        labels = [
+            label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
+            for label in domain.split(".")
+        ]
+    except UnicodeError:
+        return address
+    return f"{local}@{'.'.join(labels)}"
+
+
 def deliverable_phone(number: str) -> str | None:
     """Return `number` if it is in E.164 and as long as numbers of its country are, or None."""
     if not _E164(number):

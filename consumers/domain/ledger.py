@@ -147,6 +147,8 @@ class SentReport(msgspec.Struct, frozen=True):
     """This one message is not taken now: the ledger knows since when, and for how long it may go on."""
     gone: bool = False
     """Refused, as nobody is at the person's address or number any more."""
+    number_mark: str | None = None
+    """The keyed hash of the number that was called: what is reported of the call later names no number."""
 
     def __repr__(self) -> str:
         return f"SentReport({self.attempt_id!r}, {self.trigger.value}, {self.send_count}, code={self.code!r})"

@@ -97,6 +97,7 @@ _LETTER_SECONDS = 10.0
 _SECONDS_AT_FIRST = {Channel.EMAIL: 0.005, Channel.SMS: 0.05}
 """What a message is taken to need before one was sent. What needs no provider takes no time; letters go together as they come."""
 
+_BOUNCED = "BOUNCED_BEFORE"
 _Addressed = tuple[Intent, EmailEntry, str]
 """Somebody to send to, and the hash of their final text."""
 
@@ -112,7 +113,15 @@ class DispatchLedger(Protocol):
     def standing(self, intents: Sequence[Intent]) -> Collection[str]: ...
     def note_calls(self, intents: Sequence[Intent]) -> None: ...
     def learn_texts(self, texts: Sequence[SentText]) -> None: ...
+    def bounced(self, marks: Collection[str]) -> Collection[str]: ...
     def report(self, reports: Sequence[SentReport]) -> None: ...
+
+
+class Marks(Protocol):
+    """Keyed hashes by which an address or a number is known again, whoever has it."""
+
+    def of_email(self, stored: str, deliverable: str) -> frozenset[str]: ...
+    def of_phone(self, number: str) -> str: ...
 
 
 class ContactOpener(Protocol):
@@ -171,9 +180,11 @@ class Dispatch:
         letters: LetterWriter | None = None,
         guard: Guard | None = None,
         texts_in_flight: TextsInFlight | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self._ledger = ledger
         self._in_flight = texts_in_flight
+        self._marks = marks
         self._guard = guard
         self._letters = letters
         self._opener = opener
@@ -213,10 +224,11 @@ class Dispatch:
         A crash before `intend` reads the batch again. After it the attempts are `intended` and the position is past
         them: the release stage turns them to `unknown`, receipts or one repeat settle them.
 
-        A contact without an address fails that person's attempt. A fault of our own (a key that is not here, a text that
-        cannot be had) fails nobody: those attempts go back to waiting, all others are sent, and then the fault is raised. An
-        error that nobody thought of costs those whom it met, as a crash would, and nobody else: whoever no provider was asked
-        for goes back to waiting.
+        A contact without an address fails that person's attempt, and so does an address or a number that bounced for good,
+        whoever had it then and however it was written: the ledger may have learned it after this attempt was planned. A fault of
+        our own (a key that is not here, a text that cannot be had) fails nobody: those attempts go back to waiting, all others
+        are sent, and then the fault is raised. An error that nobody thought of costs those whom it met, as a crash would, and
+        nobody else: whoever no provider was asked for goes back to waiting.
         """
         events = [event for each in batch for event in each_of(each.event) if isinstance(event, DeliverNotice)]
         commands = [_command(event) for event in self._those_with_a_turn(events)]
@@ -314,6 +326,8 @@ class Dispatch:
 
     def _send_emails(self, intents: Sequence[Intent]) -> Sequence[Exception]:
         audiences: dict[tuple[str, EmailTemplate, tuple[str, ...]], list[_Addressed]] = defaultdict(list)
+        ready: list[tuple[EmailTemplate, _Addressed]] = []
+        marks: dict[str, frozenset[str]] = {}
         failed: list[SentReport] = []
         faults: list[Exception] = []
         for intent in intents:
@@ -337,9 +351,15 @@ class Dispatch:
                 faults.append(self._left(intent, error))
                 continue
             entry = EmailEntry(intent.attempt_id, address, prepared.slots)
-            audiences[(intent.incident_id, prepared.template, intent.refused)].append(
-                (intent, entry, prepared.body_sha256)
-            )
+            ready.append((prepared.template, (intent, entry, prepared.body_sha256)))
+            if self._marks is not None and address == checked and not intent.exercise:
+                marks[intent.attempt_id] = self._marks.of_email(contact.email, checked)
+        dead = self._ledger.bounced({mark for those in marks.values() for mark in those}) if marks else ()
+        for template, (intent, entry, body) in ready:
+            if dead and not marks.get(intent.attempt_id, frozenset()).isdisjoint(dead):
+                failed.append(_unsendable(intent, _NoAddress(_BOUNCED), gone=True))
+            else:
+                audiences[(intent.incident_id, template, intent.refused)].append((intent, entry, body))
         if failed:
             self._report(Channel.EMAIL, failed)
         try:
@@ -454,6 +474,13 @@ class Dispatch:
                     raise _NoAddress("INVALID_PHONE")
                 prepared = self._texts.sms(intent, contact)
                 number = self._addressing.phone(intent, checked)
+                mark = None
+                if self._marks is not None and number == checked and not intent.exercise:
+                    mark = self._marks.of_phone(checked)
+                if mark is not None and self._ledger.bounced([mark]):
+                    report = _unsendable(intent, _NoAddress(_BOUNCED), gone=True)
+                    self._report(Channel.SMS, [structs.replace(report, number_mark=mark)])
+                    continue
             except _NoAddress as lack:
                 self._report(Channel.SMS, [_unsendable(intent, lack)])
                 continue
@@ -483,6 +510,7 @@ class Dispatch:
             if not intent.exercise:
                 ANSWERS.labels(turn.provider.name, OF_SEND[result.state].value, "none").inc()
             report = _reported(intent, result, prepared.body_sha256, turn.provider.name)
+            report = structs.replace(report, number_mark=mark)
             if result.state is SendState.UNAVAILABLE:
                 wait = self._refusals.wait(turn.provider.name, intent.attempt_id)
                 report = structs.replace(report, not_before=self._clock.now() + wait)
@@ -752,9 +780,11 @@ def _command(event: DeliverNotice) -> Command:
     return Command(event.attempt_id, event.recipient_id, event.release_id, event.epoch, event.exercise)
 
 
-def _unsendable(intent: Intent, lack: _NoAddress) -> SentReport:
+def _unsendable(intent: Intent, lack: _NoAddress, *, gone: bool = False) -> SentReport:
     log.error("attempt cannot be sent", attempt=intent.attempt_id, incident=intent.incident_id, code=str(lack))
-    return SentReport(intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack), exercise=intent.exercise)
+    return SentReport(
+        intent.attempt_id, Trigger.REFUSED, intent.send_count, code=str(lack), exercise=intent.exercise, gone=gone
+    )
 
 
 def _held_back(intent: Intent, fault: Exception, *, called: bool = False) -> SentReport:

@@ -382,7 +382,7 @@ def _detach(connection: sa.Connection, row: Any) -> None:
             .where(attempt.c.attempt_id == attempt_id)
             .values(
                 attempt_id=secrets.token_hex(16), recipient_id=new_id, provider_message_id=None, message_salt=None,
-                body_sha256=None,
+                body_sha256=None, phone_hmac=None,
             )
         )  # fmt: skip
     placeholders = [name, *(f"{_NOBODY}{secrets.token_hex(8)}" for _ in row.roots[1:])]

@@ -42,6 +42,7 @@ from consumers.adapters.case_store.engine import (
     update_many,
     upsert,
 )
+from consumers.adapters.case_store.hard_bounces import bounced_marks, keep_numbers
 from consumers.adapters.case_store.keeping_back import KeepingBack
 from consumers.adapters.case_store.metering import (
     KeptWhy,
@@ -341,6 +342,11 @@ class Handovers:
         if lost:
             self.report(lost)
 
+    def bounced(self, marks: Collection[str]) -> Collection[str]:
+        """Return those of the keyed hashes of addresses and numbers that bounced for good, whoever had them."""
+        with self._database.read() as connection:
+            return bounced_marks(connection, sorted(marks))
+
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
 
@@ -348,11 +354,13 @@ class Handovers:
         """
         now = self._clock.now()
         named = [item for item in reports if item.provider_message_id]
+        numbers = {item.attempt_id: item.number_mark for item in reports if item.number_mark is not None}
 
         def work(connection: sa.Connection, *, looking: bool) -> None:
             changes: list[Change] = []
             notices: list[outbox.Outgoing] = []
             simple = self._hand_over(connection, reports, now, looking=looking)
+            keep_numbers(connection, numbers)
             told = self._with_deferrals(connection, reports, now)
             for item in told:
                 if item.attempt_id in simple:

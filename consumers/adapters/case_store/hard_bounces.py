@@ -1,6 +1,7 @@
 """Channels on which somebody's contact bounced for good: never tried again, in whichever incident, until it changes.
 
-An e-mail address is known by its own hash, under whichever root; all else by the hash of a root's whole contact.
+An e-mail address is known by its own hash, under whichever root; of a number dispatch alone can tell, which asks once more
+with the number's (`bounced_marks`); all else is known by the hash of a root's whole contact.
 """
 
 from collections import defaultdict
@@ -10,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import Channel
+from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store.engine import in_parts, upsert
-from consumers.adapters.case_store.tables import affected, hard_bounce, recipient
+from consumers.adapters.case_store.tables import affected, attempt, hard_bounce, recipient
 
 
 def keep_hard_bounces(connection: sa.Connection, attempts: Sequence[Mapping[str, Any]], now: datetime) -> None:
@@ -28,6 +29,17 @@ def keep_hard_bounces(connection: sa.Connection, attempts: Sequence[Mapping[str,
             )
         }
         addresses = _addresses(connection, ids)
+        texted = [each["attempt_id"] for each in chunk if each["channel"] == Channel.SMS]
+        numbers: dict[str, str | None] = (
+            {
+                row.attempt_id: row.phone_hmac
+                for row in connection.execute(
+                    sa.select(attempt.c.attempt_id, attempt.c.phone_hmac).where(attempt.c.attempt_id.in_(texted))
+                )
+            }
+            if texted
+            else {}
+        )
         upsert(
             connection,
             hard_bounce,
@@ -39,11 +51,28 @@ def keep_hard_bounces(connection: sa.Connection, attempts: Sequence[Mapping[str,
                     "bounced_at": now,
                     "attempt_id": each["attempt_id"],
                     "email_hmac": addresses.get(each["recipient_id"]) if each["channel"] == Channel.EMAIL else None,
+                    "phone_hmac": numbers.get(each["attempt_id"]),
                 }
                 for each in chunk
             ],
-            update=("bounced_at", "attempt_id", "email_hmac"),
+            update=("bounced_at", "attempt_id", "email_hmac", "phone_hmac"),
         )
+
+
+def keep_numbers(connection: sa.Connection, marks: Mapping[str, str]) -> None:
+    """Keep to which number, by its keyed hash, an SMS went, by attempt; also of one of which the bounce was reported sooner."""
+    for attempt_id, mark in marks.items():
+        connection.execute(sa.update(attempt).where(attempt.c.attempt_id == attempt_id).values(phone_hmac=mark))
+    for some in in_parts(sorted(marks)):
+        overtaken = sa.select(attempt.c.attempt_id).where(
+            attempt.c.attempt_id.in_(some) & (attempt.c.state == AttemptState.BOUNCED)
+        )
+        for attempt_id in connection.execute(overtaken).scalars().all():
+            connection.execute(
+                sa.update(hard_bounce)
+                .where((hard_bounce.c.attempt_id == attempt_id) & (hard_bounce.c.channel == Channel.SMS))
+                .values(phone_hmac=marks[attempt_id])
+            )
 
 
 def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) -> Mapping[str, Collection[Channel]]:
@@ -58,7 +87,7 @@ def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) ->
     any_address = known.first() is not None
     for some in in_parts(recipient_ids):
         addresses = _addresses(connection, some) if any_address else {}
-        dead = _dead(connection, sorted(set(addresses.values())))
+        dead = bounced_marks(connection, sorted(set(addresses.values())))
         for recipient_id, address in addresses.items():
             if address in dead:
                 found[recipient_id].add(Channel.EMAIL)
@@ -69,6 +98,7 @@ def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) ->
                 hard_bounce.c.channel,
                 hard_bounce.c.contact_digest,
                 hard_bounce.c.email_hmac,
+                hard_bounce.c.phone_hmac,
             )
             .join(hard_bounce, hard_bounce.c.root == recipient.c.root)
             .where(recipient.c.recipient_id.in_(some))
@@ -77,7 +107,11 @@ def bounced_channels(connection: sa.Connection, recipient_ids: Sequence[str]) ->
                 # answered by the address alone
                 continue
             now = _digest(row.contact)
-            if "" in (now, row.contact_digest) or now == row.contact_digest:
+            unknown = "" in (now, row.contact_digest)
+            if unknown and row.phone_hmac is not None and row.contact is not None:
+                # dispatch knows whether it is the same number
+                continue
+            if unknown or now == row.contact_digest:
                 found[row.recipient_id].add(Channel(row.channel))
     return found
 
@@ -119,13 +153,13 @@ def _addresses(connection: sa.Connection, recipient_ids: Sequence[str]) -> Mappi
     return {each: address for each, (address, *more) in told.items() if address and not more}
 
 
-def _dead(connection: sa.Connection, addresses: Sequence[str]) -> Collection[str]:
+def bounced_marks(connection: sa.Connection, marks: Sequence[str]) -> Collection[str]:
+    """Return those of the keyed hashes of addresses and numbers that bounced for good, whoever had them."""
     return {
-        address
-        for some in in_parts(addresses)
-        for address in connection.execute(
-            sa.select(hard_bounce.c.email_hmac).where(hard_bounce.c.email_hmac.in_(some))
-        ).scalars()
+        mark
+        for some in in_parts(marks)
+        for column in (hard_bounce.c.email_hmac, hard_bounce.c.phone_hmac)
+        for mark in connection.execute(sa.select(column).where(column.in_(some))).scalars()
     }
 
 

@@ -404,6 +404,10 @@ class Ledger:
         """
         self._handovers.learn_texts(texts)
 
+    def bounced(self, marks: Collection[str]) -> Collection[str]:
+        """Return those of the keyed hashes of addresses and numbers that bounced for good, whoever had them."""
+        return self._handovers.bounced(marks)
+
     def report(self, reports: Sequence[SentReport]) -> None:
         """Write what providers said. Account notices leave through the outbox in the same transaction.
 

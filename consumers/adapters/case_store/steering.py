@@ -20,7 +20,7 @@ from consumers.domain.sending import ReceiptKind
 
 _ANEW = (
     "commanded_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "provider_message_id", "body_sha256",
-    "kept_until", "kept_why", "deferred_at",
+    "kept_until", "kept_why", "deferred_at", "phone_hmac",
 )  # fmt: skip
 """What one attempt learned and the next one does not know."""
 

@@ -627,6 +627,7 @@ attempt = sa.Table(
         server_default="0",
         comment="provider calls that may have been made: of the first claim, and of later ones once begun; at most 2",
     ),
+    sa.Column("phone_hmac", _id(64), comment="keyed hash of the number that an SMS was sent to; null: not known"),
     sa.UniqueConstraint("recipient_id", "number"),
     # what waits for one lane, in the order in which it goes; also all that is asked by incident and state
     sa.Index(
@@ -690,6 +691,7 @@ hard_bounce = sa.Table(
     sa.Column("bounced_at", Instant, nullable=False),
     sa.Column("attempt_id", _id(64), nullable=False),
     sa.Column("email_hmac", _id(64), index=True, comment="keyed hash of the e-mail address alone; null: not known"),
+    sa.Column("phone_hmac", _id(64), index=True, comment="keyed hash of the telephone number alone; null: not known"),
 )
 
 third_party_notice = sa.Table(

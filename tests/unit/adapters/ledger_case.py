@@ -1687,6 +1687,56 @@ class LedgerCases:
             name for name, channel in begun.items() if channel == "sms"
         }
 
+    @pytest.mark.parametrize("ended", [False, True])
+    @pytest.mark.parametrize("overtaken", [False, True])
+    def test_a_number_that_bounced_for_good_is_known_by_its_own_hash(
+        self, case: Case, *, ended: bool, overtaken: bool
+    ) -> None:
+        with case.database.write() as connection:
+            policy = {"segments": {"s1": {**APPROVED, "channels": ["sms", "account_notice"]}}}
+            connection.execute(sa.update(tables.segment).values(channels=["sms", "account_notice"]))
+            connection.execute(sa.update(tables.release).values(policy=policy))
+        dead, number = case.person(1, ("sms", "account_notice"), contact=sealed("a")), "1" * 64
+        other = case.second_incident()
+        with case.database.write() as connection:
+            policy = {"segments": {"t1": {**APPROVED, "channels": ["sms", "account_notice"]}}}
+            connection.execute(
+                sa.update(tables.release).where(tables.release.c.release_id == "q1").values(policy=policy)
+            )
+        store = SqlCaseStore(case.database, case.clock)
+        (text,) = case.claim(SMS_LANE)
+        took = SentReport(
+            text.attempt_id, Trigger.ACCEPTED, text.send_count, f"m-{text.attempt_id}", number_mark=number
+        )
+        if overtaken:
+            case.receive(text, ReceiptKind.BOUNCED_HARD)
+        case.ledger.report([took])
+        if ended:
+            store.change(lambda work: work.remove_contacts(INCIDENT))
+        if not overtaken:
+            case.receive(text, ReceiptKind.BOUNCED_HARD)
+        assert case.states(dead) == [("sms", "bounced"), ("account_notice", "planned")]
+        assert case.ledger.bounced(["2" * 64, number]) == {number}
+        people = {"same": (1, "a"), "changed": (1, "b"), "another root": (2, "c")}
+        begun = {}
+        for name, (who, contact) in people.items():
+            with case.database.write() as connection:
+                for table in (tables.attempt, tables.recipient):
+                    connection.execute(sa.delete(table).where(table.c.incident_id == other))
+            person = case.twin(who, other, channels=("sms", "account_notice"), contact=sealed(contact))
+            case.ledger.begin_attempts(10)
+            begun[name] = case.states(person)[0][0]
+        # of what the ledger cannot tell dispatch is asked, which sees the number
+        same = "sms" if ended and not overtaken else "account_notice"
+        assert begun == {"same": same, "changed": "sms", "another root": "sms"}
+        (again,) = case.claim(SMS_LANE)
+        refused = SentReport(
+            again.attempt_id, Trigger.REFUSED, again.send_count, code="BOUNCED_BEFORE", gone=True, number_mark=number
+        )
+        case.ledger.report([refused])
+        assert case.states(person) == [("sms", "rejected"), ("account_notice", "planned")]
+        assert store.look(lambda work: work.hard_bounced_people(other)) == {"sms": 1}, "from now on by this root, too"
+
     def test_of_an_answer_about_another_contact_nothing_is_learned(self, case: Case) -> None:
         first, other = case.person(1, contact=sealed("a")), case.second_incident()
         case.answer(first, "1", "b")

@@ -18,7 +18,8 @@ from bridge.contracts.events import Channel, Contact, DeliverNotice, DeliverNoti
 from bridge.runtime.clock import SetClock
 from bridge.runtime.consume import Received
 from bridge.runtime.kafka import Positions
-from bridge.runtime.sealing import KeyNotHeld
+from bridge.runtime.sealing import KeyNotHeld, email_hmac
+from consumers.adapters.address_marks import AddressMarks
 from consumers.adapters.texts_in_flight import TextsInFlight
 from consumers.domain.delivery import OF_SEND, Trigger
 from consumers.domain.ledger import Command, Intent, SentReport, SentText
@@ -44,6 +45,8 @@ INCIDENT = "INC-2026-0001"
 TEMPLATE = EmailTemplate("security@shop.example.com", None, "Subject", "<p>{{name_html}}</p>", "{{name}}")
 ADDRESS, PHONE, NAME = "zibbet@mail.example.com", "+491579999999", "Zibbet Quorn"
 AFTER = {("tocsin.delivery-commands", 3): 18}
+
+MARKS = AddressMarks(b"k" * 32)
 
 P = TypeVar("P")
 
@@ -76,6 +79,7 @@ class World:
         self.asked: list[Command] = []
         self.pause_after_calls: int | None = None
         self.taken_over: set[str] = set()
+        self.dead: set[str] = set()
         self.exercises: list[bool] = []
         self.email_lane: Lane[EmailProvider] = Lane([self])
         self.sms_lane: Lane[SmsProvider] = Lane([Sms(self)])
@@ -84,7 +88,7 @@ class World:
     def dispatcher(self, texts_in_flight: TextsInFlight | None = None) -> Dispatch:
         return Dispatch(
             self, self, Texts(self), Addresses(), self.email_lane, self.sms_lane, SetClock(NOW), "d1", self,
-            texts_in_flight=texts_in_flight,
+            texts_in_flight=texts_in_flight, marks=MARKS,
         )  # fmt: skip
 
     def person(self, number: int, channel: Channel, contact: Contact | Exception | None, **other: Any) -> str:
@@ -134,6 +138,9 @@ class World:
 
     def learn_texts(self, texts: Sequence[SentText]) -> None:
         self.learned.extend(texts)
+
+    def bounced(self, marks: Collection[str]) -> Collection[str]:
+        return self.dead.intersection(marks)
 
     def report(self, reports: Sequence[SentReport]) -> None:
         self.journal.append("report")
@@ -411,6 +418,53 @@ def test_a_person_who_cannot_be_addressed_fails_alone(
     assert (world.reports[lacking].trigger, world.reports[lacking].code) == (Trigger.REFUSED, code)
     assert world.reports[other].trigger is Trigger.ACCEPTED
     assert [entry.attempt_id for mail in world.mails for entry in mail.entries] + [t[0] for t in world.texts] == [other]
+
+
+@pytest.mark.parametrize(
+    ("bounced", "stored"),
+    [
+        ("ann@x.example.com", " Ann@X.example.com "),
+        ("mueller@m\u00fcller.example.com", "mueller@xn--mller-kva.example.com"),
+        ("mueller@xn--mller-kva.example.com", "mueller@m\u00fcller.example.com"),
+        ("x@stra\u00dfe.example.com", "x@xn--strae-oqa.example.com"),
+    ],
+)
+def test_an_address_that_bounced_is_not_tried_again_however_it_is_written(
+    world: World, bounced: str, stored: str
+) -> None:
+    world.dead = {email_hmac(b"k" * 32, bounced)}
+    same = world.person(1, Channel.EMAIL, Contact(email=stored.strip()))
+    other = world.person(2, Channel.EMAIL, contact())
+    drill = world.person(3, Channel.EMAIL, Contact(email=stored.strip()), exercise=True, incident_id="INC-2026-0002")
+    world.epoch_of["INC-2026-0002"] = 1
+    world.run()
+    report = world.reports[same]
+    assert (report.trigger, report.code, report.gone) == (Trigger.REFUSED, "BOUNCED_BEFORE", True)
+    assert {each: world.reports[each].trigger for each in (other, drill)} == dict.fromkeys(
+        (other, drill), Trigger.ACCEPTED
+    )
+
+
+def test_a_number_that_bounced_is_not_tried_again_whoever_has_it_and_each_that_was_called_is_known_again(
+    world: World,
+) -> None:
+    dead, alive = MARKS.of_phone(PHONE), MARKS.of_phone("+4915112345678")
+    world.dead = {dead}
+    same = world.person(1, Channel.SMS, Contact(phone=PHONE))
+    other = world.person(2, Channel.SMS, Contact(phone="+4915112345678"))
+    gone = world.person(3, Channel.SMS, Contact(phone="+4915112345678"))
+    drill = world.person(4, Channel.SMS, Contact(phone=PHONE), exercise=True)
+    world.answers[gone] = SendResult(gone, SendState.REJECTED, code="GATEWAY_21610", gone=True)
+    world.run()
+    said = {each: (report.trigger, report.gone, report.number_mark) for each, report in world.reports.items()}
+    assert said == {
+        same: (Trigger.REFUSED, True, dead),
+        other: (Trigger.ACCEPTED, False, alive),
+        gone: (Trigger.REFUSED, True, alive),
+        drill: (Trigger.ACCEPTED, False, None),
+    }
+    assert PHONE not in repr(world.reports[same])
+    assert len({dead, alive, email_hmac(b"k" * 32, PHONE)}) == 3
 
 
 def test_a_guest_has_no_account_page(world: World) -> None:
