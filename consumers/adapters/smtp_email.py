@@ -10,7 +10,7 @@ import re
 import smtplib
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
@@ -70,8 +70,17 @@ class SmtpEmail:
     """
     calls_at_once = 1
 
-    def __init__(self, server: SmtpServer, clock: Clock, return_path: ReturnPath | None = None) -> None:
-        """Without `return_path` bounces go to the sender of the notice, and nobody reads them."""
+    def __init__(
+        self,
+        server: SmtpServer,
+        clock: Clock,
+        return_path: ReturnPath | None = None,
+        suppressed: Container[str] = frozenset(),
+    ) -> None:
+        """Without `return_path` bounces go to the sender of the notice, and nobody reads them. `suppressed`: addresses that
+        bounced for good as another provider of ours knows, which are not tried.
+        """
+        self._suppressed = suppressed
         self.server = server
         self._return_path = return_path
         self._clock = clock
@@ -104,6 +113,9 @@ class SmtpEmail:
                 connection.close()
 
     def _send(self, message: BulkEmail, entry: EmailEntry) -> SendResult:
+        if not message.exercise and entry.to_address in self._suppressed:
+            # not remembered as gone: whoever takes it off that list has it tried again
+            return SendResult(entry.attempt_id, SendState.REJECTED, code="SUPPRESSED")
         try:
             connection = self._connected()
         except (OSError, smtplib.SMTPException) as error:

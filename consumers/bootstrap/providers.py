@@ -1,6 +1,6 @@
 """What the settings make of AWS and the second providers: lanes, what is asked of them, and what stops them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from consumers.adapters.provider_watch import ProviderWatch, WatchPolicy
     from consumers.adapters.sms_gateway import GatewayAccount
     from consumers.adapters.smtp_email import SmtpServer
+    from consumers.adapters.suppressed_addresses import SuppressedAddresses
     from consumers.case.channel_preflight import ProviderStanding
     from consumers.case.readiness import YearRound
     from consumers.domain.canary_messages import CanaryLane, CanaryRoute, Send
@@ -220,17 +221,31 @@ def watch_policy(settings: Settings) -> "WatchPolicy":
 
 
 def email_lane_of(
-    settings: Settings, config: "AwsConfig", clock: Clock, bound: "Callable[[str], Allowance]"
+    settings: Settings,
+    config: "AwsConfig",
+    clock: Clock,
+    bound: "Callable[[str], Allowance]",
+    suppressed: "Container[str]" = frozenset(),
 ) -> "CircuitLane[EmailProvider]":
-    """Return e-mail's providers in their order. `bound`: what a provider's account allows now."""
+    """Return e-mail's providers in their order. `bound`: what a provider's account allows now; `suppressed`: addresses that SES
+    does not write to as they bounced.
+    """
     from consumers.adapters.provider_lanes import CircuitLane
     from consumers.adapters.ses import SesEmail
     from consumers.adapters.smtp_email import SmtpEmail
 
     providers: list[EmailProvider] = [SesEmail(config, settings.delivery.configuration_set)]
     if (server := _smtp_server(settings)) is not None:
-        providers.append(SmtpEmail(server, clock, return_path_of(settings)))
+        providers.append(SmtpEmail(server, clock, return_path_of(settings), suppressed))
     return CircuitLane(Channel.EMAIL, providers, _circuit_policy(settings), clock, bound=bound)
+
+
+def suppressed_addresses_of(settings: Settings, config: "AwsConfig", clock: Clock) -> "SuppressedAddresses":
+    """Return what knows which addresses SES does not write to."""
+    from consumers.adapters.ses_account import SesAccount
+    from consumers.adapters.suppressed_addresses import SuppressedAddresses
+
+    return SuppressedAddresses(SesAccount(config, settings.delivery.configuration_set, clock).suppressed)
 
 
 def canary_routes(settings: Settings) -> "Sequence[CanaryRoute]":

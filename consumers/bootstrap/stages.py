@@ -36,6 +36,7 @@ from consumers.bootstrap.providers import (
     provider_watch_of,
     return_path_of,
     sms_lane_of,
+    suppressed_addresses_of,
     third_parties_of,
 )
 
@@ -231,8 +232,9 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     compared = refuse_restored_store(parts, process)
     watch = provider_watch_of(parts, process, config, announces=False)
     bound = watch.bound if guard is None else live_bound(guard, watch)
+    suppressed = suppressed_addresses_of(settings, replace(config, read_timeout_seconds=10), process.clock)
     email, sms = (
-        email_lane_of(settings, config, process.clock, bound),
+        email_lane_of(settings, config, process.clock, bound, suppressed),
         sms_lane_of(settings, config, process.clock, bound),
     )
     teller = CircuitTeller((email, sms), ProviderTables(database_of(parts), process.clock), process.holder[:64])
@@ -261,6 +263,8 @@ def _dispatch(parts: Parts, process: Process) -> Stage:
     )
     stage = DispatchStage(settings.kafka, handler, dead_letters_of(parts, process), process.health, topic_ids)
     companions: list[Callable[[Event], None]] = [watch.run_accounts, teller.run]
+    if settings.delivery.smtp is not None:
+        companions.append(suppressed.run)
     if guard is not None:
         companions.append(guard.run)
     if canary_lanes := canary_lanes_of(settings, process.clock):

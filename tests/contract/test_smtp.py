@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
@@ -17,9 +17,12 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from bridge.contracts.errors import BadInput
 from bridge.runtime.clock import SetClock
+from consumers.adapters.aws import client
+from consumers.adapters.ses_account import SesAccount
 from consumers.adapters.smtp_email import SmtpEmail, SmtpServer
+from consumers.adapters.suppressed_addresses import SuppressedAddresses
 from consumers.domain.sending import BulkEmail, SendState
-from tests.contract.aws_sandbox import bulk, entry
+from tests.contract.aws_sandbox import bulk, entry, running
 from tests.servers.certificates import certificate_in
 from tests.servers.local import free_port
 
@@ -99,12 +102,13 @@ class Server(Controller):
 
 
 @contextmanager
-def smtp_running() -> Iterator[tuple[Inbox, SmtpEmail]]:
+def smtp_running(suppressed: Container[str] = frozenset()) -> Iterator[tuple[Inbox, SmtpEmail]]:
     """A server, and our provider that is connected to it."""
     handler = Inbox()
     server = Server(handler, hostname="127.0.0.1", port=free_port())
     server.start()
-    sender = SmtpEmail(SmtpServer("127.0.0.1", server.port, "none", timeout_seconds=5), SetClock(AT))
+    reachable = SmtpServer("127.0.0.1", server.port, "none", timeout_seconds=5)
+    sender = SmtpEmail(reachable, SetClock(AT), suppressed=suppressed)
     yield handler, sender
     sender.close()
     server.stop()
@@ -216,6 +220,35 @@ def test_that_nobody_is_at_an_address_is_believed_of_a_server_that_has_taken_mai
     box.answers = {asked: answer}
     [result] = sender.send_bulk(bulk(entry("a-2", "ann@x.example.com")))
     assert (result.state is SendState.ACCEPTED, result.gone) == (False, gone)
+
+
+def test_what_ses_suppresses_after_a_bounce_is_not_tried_here_either_and_what_it_does_after_a_complaint_is() -> None:
+    with running() as aws:
+        ses = client(aws.config, "sesv2", may_repeat=True)
+        ses.create_configuration_set(ConfigurationSetName="bare")
+        for name, reason in (("dead", "BOUNCE"), ("cross", "COMPLAINT")):
+            ses.put_suppressed_destination(EmailAddress=f"{name}@xn--mller-kva.example.com", Reason=reason)
+        known = SuppressedAddresses(SesAccount(aws.config, "bare", SetClock(AT)).suppressed)
+        assert known.read()
+        people = {name: entry(name, f"{name}@xn--mller-kva.example.com") for name in ("Dead", "cross", "other")}
+        with smtp_running(known) as (box, sender):
+            results = dict(zip(people, sender.send_bulk(bulk(*people.values())), strict=True))
+            drill = sender.send_bulk(bulk(people["Dead"], exercise=True))
+            assert [each.state for each in drill] == [SendState.ACCEPTED]
+            assert {name: (each.state, each.code) for name, each in results.items()} == {
+                "Dead": (SendState.REJECTED, "SUPPRESSED"),
+                "cross": (SendState.ACCEPTED, None),
+                "other": (SendState.ACCEPTED, None),
+            }
+            assert not results["Dead"].gone, "whoever takes it off the list has it tried again"
+            assert len(box.mails) == 3
+        aws.control("faults", {"sesv2": "500"})
+        assert not known.read()
+        assert "dead@xn--mller-kva.example.com" in known, "what was read last holds while SES is silent"
+        aws.control("faults", {})
+        ses.delete_suppressed_destination(EmailAddress="dead@xn--mller-kva.example.com")
+        assert known.read()
+        assert "dead@xn--mller-kva.example.com" not in known
 
 
 def test_a_refused_text_is_a_rejection(inbox: tuple[Inbox, SmtpEmail]) -> None:
