@@ -12,11 +12,10 @@ from bridge.contracts.events import AttemptState
 from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.metering import insert_attempts
-from consumers.adapters.case_store.tables import attempt, lane_rate, receipt, recipient, release, still_concerned
+from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, still_concerned
 from consumers.case.store import FailedPerson, Retry, TriedOnce
 from consumers.domain.delivery import ARRIVED, PersonEnd
 from consumers.domain.ledger import attempt_id_of
-from consumers.domain.sending import ReceiptKind
 
 _ANEW = (
     "commanded_at", "intended_at", "dispatcher", "handed_over_at", "expires_at", "provider_message_id", "body_sha256",
@@ -79,20 +78,17 @@ class SteeringRows:
             .order_by(recipient.c.recipient_id)
         ).all()
         tried: dict[str, list[TriedOnce]] = defaultdict(list)
-        hard = sa.exists().where(
-            (receipt.c.attempt_id == attempt.c.attempt_id) & (receipt.c.kind == ReceiptKind.BOUNCED_HARD)
-        )
         ids = [row.recipient_id for row in people]
-        # in whichever incident, while the contact is the same
+        # in whichever incident, while the contact is the same; not what a provider never tried, for its list of suppressed ones
         dead = bounced_channels(self._connection, ids)
         for some in in_parts(ids):
             for row in self._connection.execute(
-                sa.select(attempt.c.recipient_id, attempt.c.channel, attempt.c.state, hard.label("hard"))
+                sa.select(attempt.c.recipient_id, attempt.c.channel, attempt.c.state)
                 .where(attempt.c.recipient_id.in_(some))
                 .order_by(attempt.c.number)
             ):
-                hard_here = bool(row.hard) or row.channel in dead.get(row.recipient_id, ())
-                tried[row.recipient_id].append(TriedOnce(row.channel, row.state, hard_here))
+                hard = row.channel in dead.get(row.recipient_id, ())
+                tried[row.recipient_id].append(TriedOnce(row.channel, row.state, hard))
         return [
             FailedPerson(
                 row.recipient_id, row.segment_id, tuple(row.channels), row.contact is not None,

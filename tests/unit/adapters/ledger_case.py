@@ -44,7 +44,7 @@ from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Command, Intent, Lane, SentReport, SentText
 from consumers.domain.planning import PeopleChange, PlanId
-from consumers.domain.sending import Receipt, ReceiptKind
+from consumers.domain.sending import SUPPRESSED, Receipt, ReceiptKind
 from tests.unit.shipped_law import shipped_law
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -1625,6 +1625,25 @@ class LedgerCases:
             ours = tables.incident.c.incident_id == other
             connection.execute(sa.update(tables.incident).where(ours).values(exercise=True))
         assert (beside(INCIDENT), beside(INCIDENT, exercise=True)) == ({}, theirs)
+
+    @pytest.mark.parametrize(
+        ("sub_type", "contact", "hard"),
+        [("General", "a", True), ("General", "b", False), (SUPPRESSED, "a", False)],
+    )
+    def test_who_has_another_contact_since_it_bounced_or_was_never_tried_may_be_tried_again_in_the_same_incident(
+        self, case: Case, sub_type: str, contact: str, *, hard: bool
+    ) -> None:
+        person = case.person(1, ("email",), contact=sealed("a"))
+        (mail,) = case.claim(EMAIL_LANE)
+        case.hand_over([mail])
+        case.ledger.settle_receipts([replace(receipt_of(mail, ReceiptKind.BOUNCED_HARD, "", NOW), sub_type=sub_type)])
+        assert case.end(person) == "unreachable_reported"
+        with case.database.write() as connection:
+            # as planning does when the scope is resolved anew
+            connection.execute(sa.update(tables.recipient).values(contact=sealed(contact)))
+        store = SqlCaseStore(case.database, case.clock)
+        (failed,) = store.look(lambda work: work.failed_people(INCIDENT))
+        assert [each.hard_bounce for each in failed.tried] == [hard]
 
     def test_what_bounced_for_good_in_another_incident_is_not_retried_here_either(self, case: Case) -> None:
         other = case.second_incident()
