@@ -1,7 +1,7 @@
 """By what an address or a number is known again, whoever has it, without being kept: keyed hashes, as the relay makes them."""
 
 from bridge.runtime.sealing import email_hmacs, phone_hmac
-from consumers.domain.contacts import as_people_write_it
+from consumers.domain.contacts import spellings
 
 
 class AddressMarks:
@@ -11,14 +11,9 @@ class AddressMarks:
         self._join_key = join_key
         self._email = email_hmacs(join_key)
 
-    def of_email(self, stored: str, deliverable: str) -> frozenset[str]:
-        """Return the hashes of one address in each form in which a shop may have written it. `deliverable`: with its domain in
-        ASCII.
-        """
-        marks = {self._email(stored)}
-        if "xn--" in deliverable:
-            marks |= {self._email(deliverable), self._email(as_people_write_it(deliverable))}
-        return frozenset(marks)
+    def of_email(self, address: str) -> frozenset[str]:
+        """Return the hashes of one address, in each form in which a shop may have written it."""
+        return frozenset(map(self._email, spellings(address)))
 
     def of_phone(self, number: str) -> str:
         """Return the hash of a number in E.164."""

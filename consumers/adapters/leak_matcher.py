@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bridge.runtime.sealing import email_hmac, hashed_email_hmac
 from consumers.adapters.index_client import IndexClient
 from consumers.case.verification import KeyKind, LeakedKey, Matched
+from consumers.domain.contacts import spellings
 
 
 class IndexMatcher:
@@ -21,7 +22,8 @@ class IndexMatcher:
         by_root: dict[str, list[LeakedKey]] = defaultdict(list)
         for key in keys:
             if key.kind is KeyKind.EMAIL:
-                by_hmac[email_hmac(self._join_key, key.value)].append(key)
+                for written in spellings(key.value):
+                    by_hmac[email_hmac(self._join_key, written)].append(key)
             elif key.kind is KeyKind.HASH:
                 by_hmac[hashed_email_hmac(self._join_key, key.value)].append(key)
             else:
@@ -29,7 +31,8 @@ class IndexMatcher:
         answer = self._client.match(sorted(by_hmac), sorted(by_root))
         found: dict[LeakedKey, frozenset[str]] = {}
         for hmac, roots in answer.by_email_hmac.items():
-            found.update(dict.fromkeys(by_hmac.get(hmac, ()), frozenset(roots)))
+            for key in by_hmac.get(hmac, ()):
+                found[key] = found.get(key, frozenset()) | frozenset(roots)
         for root in answer.roots:
             found.update(dict.fromkeys(by_root.get(root, ()), frozenset({root})))
         return Matched(found, answer.partition_count, answer.silent_partitions)

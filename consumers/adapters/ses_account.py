@@ -12,7 +12,7 @@ from bridge.runtime.clock import Clock
 from bridge.runtime.sealing import email_hmac
 from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, client, unreachable
 from consumers.domain.accounts import EmailAccount
-from consumers.domain.contacts import as_people_write_it
+from consumers.domain.contacts import spellings
 
 _TRACKING = frozenset({"OPEN", "CLICK"})
 _UNLIMITED = -1
@@ -108,8 +108,7 @@ def hashed_suppressions(listed: Iterable[tuple[str, str]], join_key: bytes) -> d
     """
     found: dict[str, str] = {}
     for address, reason in listed:
-        found[email_hmac(join_key, address)] = reason
-        found[email_hmac(join_key, as_people_write_it(address))] = reason
+        found.update({email_hmac(join_key, each): reason for each in spellings(address)})
     return found
 
 

@@ -19,6 +19,7 @@ from bridge.contracts.errors import BadInput
 from bridge.contracts.events import AlertReceived
 from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.rewriting import ScopeRewriter
+from consumers.domain.contacts import spellings
 
 _AHEAD = timedelta(minutes=5)
 """How far a monitor's clock may be ahead before a window counts as lying in the future."""
@@ -184,14 +185,14 @@ def without_addresses(
             faults += [fault for _, each in parts for fault in each]
         elif name in ("emails", "email_sha256s"):
             for item in value if isinstance(value, list) else [value]:
-                sha256 = _hashed(item)
-                if sha256 is None:
+                hashed = _hashed(item)
+                if not hashed:
                     faults.append(
                         ScopeFault(name, "", "it holds an entry that is neither an address nor a SHA-256 in hex")
                     )
                     continue
                 try:
-                    hmacs.append(keyed(sha256))
+                    hmacs += [keyed(each) for each in hashed]
                 except BadInput as error:
                     faults.append(ScopeFault(name, "", str(error)))
         else:
@@ -202,12 +203,13 @@ def without_addresses(
     return result, list(dict.fromkeys(faults))
 
 
-def _hashed(item: Any) -> str | None:
+def _hashed(item: Any) -> Sequence[str]:
+    """Return the hashes of an address in each form in which the shop may have it, or the one that it is; none of all else."""
     if isinstance(item, str) and re.fullmatch(r"[^@\s]+@[^@\s]+", item.strip()):
-        return hashlib.sha256(item.strip().lower().encode()).hexdigest()
+        return [hashlib.sha256(each.encode()).hexdigest() for each in spellings(item.strip().lower())]
     if isinstance(item, str) and re.fullmatch(r"[0-9a-fA-F]{64}", item.strip()):
-        return item.strip().lower()
-    return None
+        return [item.strip().lower()]
+    return ()
 
 
 def listed(given: Mapping[str, Any]) -> dict[str, Any]:

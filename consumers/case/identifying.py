@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.scope import Scope
 from consumers.case.verification import KeyKind, LeakedKey, LeakMatcher
+from consumers.domain.contacts import spellings
 
 MAX_SCOPE_BYTES = 900_000
 """What one message about an incident can carry."""
@@ -311,8 +312,8 @@ def _scope(keys: Iterable[LeakedKey], keyed: Callable[[str], str]) -> Scope | No
     roots, hmacs = set[str](), set[str]()
     for key in keys:
         if key.kind in (KeyKind.EMAIL, KeyKind.HASH):
-            sha256 = key.value if key.kind is KeyKind.HASH else hashlib.sha256(key.value.encode()).hexdigest()
-            hmacs.add(keyed(sha256))
+            hashed = [hashlib.sha256(each.encode()).hexdigest() for each in spellings(key.value)]
+            hmacs.update(map(keyed, [key.value] if key.kind is KeyKind.HASH else hashed))
         else:
             roots.add(f"{key.kind}/{key.value}")
     parts = [Scope(roots=tuple(sorted(roots)))] if roots else []

@@ -16,6 +16,7 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.queries import Preview
 from bridge.contracts.scope import AskedScope, Scope
 from consumers.case.alerts import Known, faults_of, listed, unknown_names
+from consumers.domain.contacts import spellings
 from consumers.domain.coverage import is_complete
 
 _ROOT = re.compile(r"(customer|order)/[0-9]+")
@@ -64,7 +65,7 @@ def narrowed(
         fields["roots"] = roots
     if ids := [line for _, line in _lines(records)]:
         fields["record_ids"] = ids
-    if hashed := [keyed(line) for _, line in _lines(addresses)]:
+    if hashed := [keyed(each) for _, line in _lines(addresses) for each in spellings(line)]:
         fields["email_hmacs"] = hashed
     if not fields:
         return scope

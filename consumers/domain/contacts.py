@@ -28,19 +28,24 @@ def deliverable_email(address: str) -> str | None:
         return None
 
 
-def as_people_write_it(address: str) -> str:
-    """Return an address with its domain as people write it (RFC 5891), in lower case; as it is where that cannot be read.
+def spellings(address: str) -> tuple[str, ...]:
+    """Return how a shop may have stored an address: as given, and with its domain in ASCII and as people write it (RFC 5891).
 
-    Python's own codec knows RFC 3490 only, which has no `ß`.
+    A shop's addresses are hashed as they are stored: whoever asks with a hash of one of them asks with those of all.
     """
+    if address.isascii() and "xn--" not in address.lower():
+        return (address,)
+    sent = deliverable_email(address.strip())
+    return (address,) if sent is None else tuple(dict.fromkeys((address, sent, _as_people_write_it(sent))))
+
+
+def _as_people_write_it(address: str) -> str:
+    """Return an address with its domain as people write it. Python's own codec knows RFC 3490 only, which has no `ß`."""
     local, _, domain = address.lower().rpartition("@")
-    try:
-        labels = [
-            label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
-            for label in domain.split(".")
-        ]
-    except UnicodeError:
-        return address
+    labels = [
+        label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
+        for label in domain.split(".")
+    ]
     return f"{local}@{'.'.join(labels)}"
 
 

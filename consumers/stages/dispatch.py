@@ -120,7 +120,7 @@ class DispatchLedger(Protocol):
 class Marks(Protocol):
     """Keyed hashes by which an address or a number is known again, whoever has it."""
 
-    def of_email(self, stored: str, deliverable: str) -> frozenset[str]: ...
+    def of_email(self, address: str) -> frozenset[str]: ...
     def of_phone(self, number: str) -> str: ...
 
 
@@ -353,7 +353,7 @@ class Dispatch:
             entry = EmailEntry(intent.attempt_id, address, prepared.slots)
             ready.append((prepared.template, (intent, entry, prepared.body_sha256)))
             if self._marks is not None and address == checked and not intent.exercise:
-                marks[intent.attempt_id] = self._marks.of_email(contact.email, checked)
+                marks[intent.attempt_id] = self._marks.of_email(contact.email)
         dead = self._ledger.bounced({mark for those in marks.values() for mark in those}) if marks else ()
         for template, (intent, entry, body) in ready:
             if dead and not marks.get(intent.attempt_id, frozenset()).isdisjoint(dead):

@@ -15,7 +15,10 @@ from consumers.case.verification import KeyKind, LeakedKey
 from tests.unit.adapters.test_provenance_index import customer, opened
 
 JOIN_KEY = b"j" * 32
-ADDRESSES = {1: "anna@mail.example", 2: "bo@mail.example", 3: "anna@mail.example"}
+ADDRESSES = {
+    1: "anna@mail.example", 2: "bo@mail.example", 3: "anna@mail.example", 4: "cy@straße.example",
+    5: "cy@xn--strae-oqa.example",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def matcher(tmp_path: Path) -> Iterator[IndexMatcher]:
     (tmp_path / "run").mkdir()
     server = IndexServer("127.0.0.1", tmp_path / "run", index)
     try:
-        for partition, numbers in enumerate(((1,), (2, 3))):
+        for partition, numbers in enumerate(((1, 4), (2, 3, 5))):
             file = opened(index, partition, partition_count=2)
             with file.transaction():
                 file.put_persons([customer(n, email_hmac=email_hmac(JOIN_KEY, ADDRESSES[n])) for n in numbers])
@@ -38,7 +41,7 @@ def matcher(tmp_path: Path) -> Iterator[IndexMatcher]:
 
 def test_everybody_is_counted_over_all_partitions(matcher: IndexMatcher, tmp_path: Path) -> None:
     reach = IndexClient(tmp_path / "run").reach()
-    assert [(each.country, each.channels, each.count) for each in reach.groups] == [("DE", (), 3)]
+    assert [(each.country, each.channels, each.count) for each in reach.groups] == [("DE", (), 5)]
     assert (reach.partition_count, reach.silent_partitions, reach.unreadable) == (2, (), {})
 
 
@@ -54,6 +57,13 @@ def test_address_hash_and_id_find_the_people_behind_them(matcher: IndexMatcher) 
         known: frozenset({"customer/3"}),
     }
     assert (found.partition_count, found.silent_partitions) == (2, ())
+
+
+def test_an_address_finds_whoever_has_it_however_its_domain_is_written(matcher: IndexMatcher) -> None:
+    ascii_form = LeakedKey(KeyKind.EMAIL, "Cy@xn--strae-oqa.example")
+    other_form = LeakedKey(KeyKind.EMAIL, "cy@straße.example")
+    found = matcher.match([ascii_form, other_form])
+    assert found.roots == dict.fromkeys((ascii_form, other_form), frozenset({"customer/4", "customer/5"}))
 
 
 def test_only_keys_of_one_kind_are_asked_too(matcher: IndexMatcher) -> None:

@@ -1,5 +1,6 @@
 """A scope as a person hands it over, and what is said of its counts."""
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import Coverage
 from bridge.contracts.queries import Preview
 from bridge.contracts.scope import AskedScope
-from consumers.case.alerts import Known
+from consumers.case.alerts import Known, without_addresses
 from consumers.case.scoping import narrowed, parse_scope, preview_in_words, refuse_unknown
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -54,6 +55,24 @@ def test_lists_narrow_a_scope() -> None:
         email_hmacs=("a" * 64, "b" * 64),
     )
     assert narrowed(AskedScope(model_ids=("m",)), keyed=keyed) == AskedScope(model_ids=("m",))
+
+
+def test_an_address_on_a_list_or_in_an_alert_stands_for_each_form_in_which_the_shop_may_have_it() -> None:
+    forms = {"Cy@xn--strae-oqa.example", "cy@xn--strae-oqa.example", "cy@straße.example"}
+    asked: list[str] = []
+
+    def remembered(address: str) -> str:
+        asked.append(address)
+        return hashlib.sha256(address.encode()).hexdigest()
+
+    narrowed(AskedScope(), addresses=["Cy@xn--strae-oqa.example\n", "anna@mail.example\n"], keyed=remembered)
+    assert set(asked) <= forms | {"anna@mail.example"}
+    assert {"cy@straße.example", "cy@xn--strae-oqa.example"} <= {each.lower() for each in asked}
+    stored = hashlib.sha256("cy@straße.example".encode()).hexdigest()
+    for written in ("Cy@xn--strae-oqa.example", "cy@straße.example", stored):
+        scope, faults = without_addresses({"emails": [written]}, lambda sha256: sha256)
+        assert stored in scope["email_hmacs"]
+        assert faults == []
 
 
 def test_everyone_on_a_list_stays_everyone() -> None:
