@@ -305,11 +305,14 @@ def _arrange_special_cases(shop: Shop, *, silence: bool) -> None:
     for person in customers[15:18] if silence else ():
         _script_email(person, "silent")
         person.phone = person.phone or _phone(person.place, 60 + person.number % 9)
-    # a shared number would make a failing SMS fail for somebody else as well
+    # a shared number would make a failing SMS fail for somebody else as well, or would not be tried for them
     failing = {person.phone for person in shop.people if not person.sms_works}
+    of_one = set[str | None]()
     for person in shop.people:
-        if person.sms_works and person.phone in failing:
+        if person.phone in failing and (person.sms_works or person.phone in of_one):
             person.phone = None
+        elif person.phone in failing:
+            of_one.add(person.phone)
 
 
 def _script_email(person: Person, fate: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from consumers.demo import shop as shop_of
 from consumers.demo.oracle import (
     Expected,
     LedgerRow,
@@ -34,6 +35,13 @@ Message = dict[str, Any]
 @pytest.fixture(scope="module")
 def shop() -> Shop:
     return make_shop(300, 5, NOW)
+
+
+def test_a_number_whose_sms_fail_is_one_persons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop_of, "_phone", lambda *_: "+4915100000001")
+    people = make_shop(300, 5, NOW).people
+    assert sum(not person.sms_works for person in people) > 1
+    assert [person.sms_works for person in people if person.phone is not None] == [False]
 
 
 @pytest.fixture(scope="module")
