@@ -420,7 +420,8 @@ def _contacts(seen: ChannelReadiness) -> Iterable[Finding]:
             f"{first:,} letters are to be printed and posted at once, at most {later:,} if all else fails; nobody but you "
             "posts them"
         )
-        yield Finding(DECIDE if first else NOTE, "letters", says, "tocsin delivery letters list", code="letters")
+        command = f"tocsin delivery letters list {seen.incident_id}"
+        yield Finding(DECIDE if first else NOTE, "letters", says, command, code="letters")
     yield from _letters_in_time(seen)
     sms = seen.standing.sms
     if sms is not None:

@@ -119,7 +119,9 @@ def crosscheck(
 
     incident, records = case_store.look(look)
     if incident.scope is None:
-        raise Refused(f"{incident_id}: its scope is unresolved, so there is nothing to ask; see `tocsin incident show`")
+        raise Refused(
+            f"{incident_id}: its scope is unresolved, so there is nothing to ask; see `tocsin incident show {incident_id}`"
+        )
     scope = Scope.model_validate(incident.scope)
     answer = _ask(scope, store)
     count = max((record.partition_count for record in records), default=None)

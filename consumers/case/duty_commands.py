@@ -18,6 +18,7 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.printing import console, in_words, instant, print_json, print_table
 from consumers.case import assessing, duties, recording, verification
 from consumers.case.adoption import NOT_ADOPTED, adopted
+from consumers.case.intake_rules import ENDED
 from consumers.case.overview import overview
 from consumers.case.permissions import Act
 from consumers.case.prompts import (
@@ -64,7 +65,9 @@ def _say_moved(moved: Sequence[Movement], *, would: bool = False) -> None:
     for each in moved[:_MOVES_SHOWN]:
         click.echo(f"  {each.sentence}")
     if len(moved) > _MOVES_SHOWN:
-        click.echo(f"  and {len(moved) - _MOVES_SHOWN} more: tocsin incident obligations shows how all of them stand")
+        click.echo(
+            f"  and {len(moved) - _MOVES_SHOWN} more: `tocsin incident obligations INCIDENT` shows how all of them stand"
+        )
 
 
 def _as_moves(moved: Sequence[Movement]) -> list[dict[str, Any]]:
@@ -173,6 +176,8 @@ def _show_verification(parts: Parts, incident_id: str, now: datetime, *, as_json
     ]  # fmt: skip
     if rows:
         print_table(rows, ("tested", "by", "revision", "rows", "matched", "finding"), title="match tests")
+    elif clock.state in ENDED:
+        click.echo("no match test was made")
     else:
         click.echo(f"no match test yet: tocsin incident verify {incident_id} --match-test leaked.csv --reason TEXT")
 

@@ -66,7 +66,9 @@ def checked_facts(values: Mapping[str, Any]) -> None:
         if name not in Facts.model_fields:
             raise BadInput(f"--set {name}: no such fact{nearest(name, Facts.model_fields)}")
         if name in AWARENESS and value is not None:
-            raise BadInput(f"--set {name}: awareness is recorded by `tocsin incident aware --as {name} --at INSTANT`")
+            raise BadInput(
+                f"--set {name}: awareness is recorded by `tocsin incident aware INCIDENT --as {name} --at INSTANT --reason TEXT`"
+            )
         if name == "detected_at":
             raise BadInput("--set detected_at: the detection is the alert's own and does not change")
 

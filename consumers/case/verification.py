@@ -647,8 +647,8 @@ def dismiss(store: CaseStore, incident_id: str, actor: Actor, now: datetime, rea
             return Dismissed(record, incident.state, 0)
         if proposed.proposed_by == actor.person_id:
             raise Refused(
-                f"{actor.person_id} proposed to dismiss {incident_id}; a second person decides: tocsin incident dismiss "
-                f"{incident_id} --reason TEXT under another token"
+                f"{actor.person_id} proposed to dismiss {incident_id}; a second person decides, under their own token: "
+                f"tocsin incident dismiss {incident_id} --reason TEXT"
             )
         refuse_while_running(case, incident, case.without_end_count(incident_id))
         void_releases(case, incident_id, by=actor.person_id, at=now)

@@ -134,7 +134,7 @@ class LogWriter:
         if frontier.root() != signed.root:
             raise TileDamaged(
                 f"the tiles do not add up to the root signed for size {signed.size}: a tile at the right edge was "
-                "altered; compare with a copy by `tocsin evidence verify DIR`"
+                "altered; compare with a copy by `tocsin evidence verify DIR --vkey KEY`"
             )
         bundle = _tail_of(reader)
         if signed.size:

@@ -271,6 +271,7 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
         seen(
             standing, suppressed={"BOUNCE": 9, "COMPLAINT": 3}, lacking={Channel.SMS: 40, Channel.EMAIL: 1},
             sms_homes={"US": 12, "CA": 2, "DE": 5}, sms_parts=900, bounced={"email": 7},
+            incident_id="INC-2026-0001",
             first={Channel.EMAIL: 1000, Channel.LETTER: 4}, at_most={Channel.EMAIL: 1000, Channel.SMS: 50, Channel.LETTER: 60},
         )
     )  # fmt: skip
@@ -282,6 +283,7 @@ def test_lists_contacts_numbers_and_costs_are_counted() -> None:
         "4 letters are to be printed and posted at once, at most 60 if all else fails"
     )
     assert found["letters"].level == DECIDE
+    assert found["letters"].next == "tocsin delivery letters list INC-2026-0001"
     assert "those of 12 people" in found["sms-number-us"].says
     assert "sms-number-ca" not in found
     assert found["sms-opted-out"].live == "3 in this account"
