@@ -301,7 +301,7 @@ without a network:
     python3 verify.py --vkey KEY --person customer/42     what one person was told, when, and by which channel
     python3 verify.py --vkey KEY proofs/customer-42.tlog-proof
 
-It needs Python 3.11 and the package `cryptography`. KEY is the log's verifier key. One lies here as `log.vkey`; compare
+It needs Python 3.11 or newer and the package `cryptography`. KEY is the log's verifier key. One lies here as `log.vkey`; compare
 it with the key that the shop has published or handed over before: whoever can forge this folder can forge that file. An earlier
 key of the log does as well: the entries by which one key names the next are here, too.
 

@@ -26,7 +26,7 @@ _MODULES = (
 """In an order in which each needs only what stands before it."""
 
 _HEAD = '''#!/usr/bin/env python3
-"""Checks an auditor's package of Tocsin, or one proof, offline. Needs Python 3.11 and the package `cryptography`.
+"""Checks an auditor's package of Tocsin, or one proof, offline. Needs Python 3.11 or newer and the package `cryptography`.
 
     python3 verify.py --vkey KEY                      everything in the folder in which this file lies
     python3 verify.py --vkey KEY --person customer/42 what is proved of one person
@@ -37,6 +37,19 @@ whose log it is. This file is made of Tocsin's own modules and is the same for e
 you trust, or read it.
 """
 '''
+
+_NEEDS = """import sys
+
+try:
+    if sys.version_info < (3, 11):
+        raise ImportError
+    import cryptography.hazmat.primitives.asymmetric.ed25519
+except ImportError:
+    # not 1: that is what "not proved" ends with
+    print("verify.py: nothing was checked. It needs Python 3.11 or newer and the package cryptography;", file=sys.stderr)
+    print("this is Python %d.%d of %s" % (*sys.version_info[:2], sys.executable), file=sys.stderr)
+    sys.exit(2)
+"""
 
 _CANONICAL = '''
 class rfc8785:
@@ -58,7 +71,7 @@ def single_file_verifier() -> str:
         bodies.append(f"# --- {name} {'-' * max(4, 112 - len(name))}\n\n{body.strip()}\n")
     ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
     main = 'if __name__ == "__main__":\n    sys.exit(main())\n'
-    return "\n".join([_HEAD, "\n".join(ordered), _CANONICAL, *bodies, main])
+    return "\n".join([_HEAD, _NEEDS, "\n".join(ordered), _CANONICAL, *bodies, main])
 
 
 def _without_imports(module: ModuleType) -> tuple[str, list[str]]:

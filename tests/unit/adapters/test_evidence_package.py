@@ -111,6 +111,17 @@ def test_the_single_file_verifier_needs_nothing_of_tocsin(package: Path) -> None
     assert "1 of 4 without outcome: customer/1" in done.stdout
 
 
+def test_a_machine_that_lacks_something_checks_nothing_and_does_not_say_not_proved(package: Path) -> None:
+    for lacking in ("sys.modules['cryptography'] = None", "sys.version_info = (3, 10)"):
+        alone = f"import runpy, sys; {lacking}; runpy.run_path({str(package / 'verify.py')!r}, run_name='__main__')"
+        command = [sys.executable, "-I", "-c", alone]
+        done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(
+            "verify.py: nothing was checked. It needs Python 3.11 or newer and the package crypt"
+        )
+
+
 def test_one_persons_way_is_told_from_the_package(packed: tuple[EvidenceCase, Path]) -> None:
     said = history(Package(packed[1], [KEY.verifier]), "order/9")
     assert [line.split("  ")[-1].split(" (")[0] for line in said[1:-2]] == [
