@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from bridge.contracts.envelope import seal_bytes
-from bridge.contracts.errors import BadInput, Refused, Unreachable
+from bridge.contracts.errors import BadInput, Refused, Unreachable, nearest
 from bridge.contracts.events import AlertReceived, json_schema
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.scope import AskedScope, Rewriting
@@ -93,6 +93,11 @@ def list_(parts: Parts, everything: bool, token_file: Path | None, as_json: bool
         }
         for each in records
     ]
+    if not rows:
+        click.echo(
+            "no incident yet" if everything else "no open incident; `tocsin incident list --all` shows those that ended"
+        )
+        return
     print_table(rows, ("incident", "state", "detected", "repeats", "scope", "title"))
 
 
@@ -663,6 +668,10 @@ def _publish(settings: Settings, source: str, headers: Mapping[str, str], body: 
 
 def _signer(settings: Settings, source: str | None) -> tuple[str, Secrets | None]:
     known = settings.intake.secrets
+    if known and source is not None and source not in known:
+        # unsigned under a mistyped name it would be another incident beside the monitor's own
+        raise BadInput(f"--source {source}: intake.secrets names no such monitor{nearest(source, known)}; "
+                       f"known: {', '.join(sorted(known))}")  # fmt: skip
     if source is None:
         if len(known) > 1:
             raise BadInput(f"--source: which one? intake.secrets names {', '.join(sorted(known))}")

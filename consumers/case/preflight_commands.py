@@ -19,7 +19,7 @@ from consumers.case.prompts import as_json_option, authenticated, reason_option,
 from consumers.case.sheet import Means, Preflight
 from consumers.case.sheet_commands import look_now, means, sentence_of
 from consumers.case.store import CaseStore, CaseWork, OverrideRecord
-from consumers.case.workflow import found
+from consumers.case.workflow import still_open
 
 
 @click.command()
@@ -41,7 +41,7 @@ def preflight(
         override(store, incident_id, code, actor, now, reason, look)
 
     def work(case: CaseWork) -> tuple[Preflight, Sequence[OverrideRecord]]:
-        incident = found(case, incident_id)
+        incident = still_open(case, incident_id)
         prepared = [each for each in case.releases(incident_id) if each.state == "prepared"]
         overrides = [each for release in prepared for each in case.overrides(release.release_id)]
         return look(case, incident), overrides

@@ -179,7 +179,9 @@ def build_policy(
         )
     if plan is None or plan.state != "complete":
         if incident.scope is None:
-            raise Refused(f"{incident.incident_id}: its scope is unresolved; see `tocsin incident show`")
+            raise Refused(
+                f"{incident.incident_id}: its scope is unresolved; see `tocsin incident show {incident.incident_id}`"
+            )
         raise Refused(
             f"{incident.incident_id}: {of_partitions(partitions)} have answered, and {partitions.persisted_count} of "
             f"{partitions.affected_count} affected people are stored; a release needs all of them"
@@ -323,6 +325,7 @@ def waiting_release(case: CaseWork, name: str) -> ReleaseRecord:
     running = next((each for each in releases if each.state in VOIDABLE and each.mode != Mode.BREAK_GLASS), None)
     if running is not None:
         return running
+    still_open(case, name)
     raise Refused(f"{name}: nothing is prepared; `tocsin incident prepare {name}` first")
 
 
@@ -392,10 +395,15 @@ def _start(
 
 
 def release_status(store: CaseStore, incident_id: str) -> tuple[ReleaseRecord, str | None]:
-    """Return the release that waits or runs, and in words which approvals are missing (None: it runs already)."""
+    """Return the release that waits or runs, and in words which approvals are missing (None: it has them).
+
+    Without such a one the release that ran last, on one word too. Raises Refused where none did.
+    """
 
     def work(case: CaseWork) -> tuple[ReleaseRecord, str | None]:
-        release = waiting_release(case, incident_id)
+        begun = [each for each in case.releases(incident_id) if each.state not in ("void", "withdrawn")]
+        past = [each for each in begun if each.state not in VOIDABLE or each.mode == Mode.BREAK_GLASS]
+        release = past[0] if past and past == begun else waiting_release(case, incident_id)
         if release.state != "prepared":
             return release, None
         preparer = rule.Act(release.prepared_by, release.prepared_role)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from bridge.contracts.errors import BadInput, Refused, TocsinError, Unreachable
@@ -20,8 +21,10 @@ from consumers.adapters.case_store import tables
 from consumers.case.alerts import Known
 from consumers.case.channel_preflight import ProviderStanding
 from consumers.case.commands import COMMANDS
+from consumers.case.duty_commands import verify
 from consumers.case.people import add_person
 from consumers.case.permissions import Role
+from consumers.case.preflight_commands import preflight
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scoping import ScopeIndex
 from consumers.case.sheet import NoticeSamples, Sample, TextApproval
@@ -252,6 +255,47 @@ def test_sending_says_what_is_missing(desk: Desk, tmp_path: Path) -> None:
     assert "must hold a JSON object" in str(desk.error("alert", "send", str(file), "--exercise"))
     fault = desk.error("alert", "send", str(file), "--http")
     assert (fault.exit_code, "tocsin run intake" in str(fault)) == (3, True)
+
+
+def test_a_mistyped_monitor_opens_no_second_incident(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "alert.json"
+    file.write_text("{}", encoding="utf-8")
+    fault = desk.error("alert", "send", str(file), "--source", "montor")
+    assert (fault.exit_code, str(fault)) == (
+        2,
+        "--source montor: intake.secrets names no such monitor; did you mean 'monitor'?; known: monitor",
+    )
+
+
+def test_an_empty_list_says_where_ended_incidents_are(case: Case, desk: Desk) -> None:
+    assert desk.ok("incident", "list", "--all", who="rae") == "no incident yet\n"
+    name = case.receive().incident_id
+    case.execute(sa.update(tables.incident).values(state="closed"))
+    assert desk.ok("incident", "list", who="rae") == (
+        "no open incident; `tocsin incident list --all` shows those that ended\n"
+    )
+    assert name in desk.ok("incident", "list", "--all", who="rae")
+
+
+def test_a_release_that_ran_is_said_to_have_and_a_closed_incident_asks_for_none(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    desk.ok("incident", "ack", name, who="rae")
+    case.plan(name)
+    policy = json.loads(desk.ok("incident", "prepare", name, "--json", who="rae"))["policy_sha256"]
+    for who in ("dan", "col"):
+        desk.ok("incident", "approve", name, "--policy", policy, who=who)
+    case.execute(sa.update(tables.release).values(state="finished"))
+    assert "is finished; see tocsin delivery status" in desk.ok("incident", "release", name, who="rae")
+    assert "nothing is prepared" in str(desk.error("incident", "approve", name, "--policy", policy, who="col"))
+    case.execute(sa.update(tables.incident).values(state="closed"))
+    assert "is finished" in desk.ok("incident", "release", name, who="rae")
+    asked = [
+        desk.error("incident", "approve", name, "--policy", policy, who="col"),
+        CliRunner().invoke(preflight, [name], obj=desk.parts, env={"TOCSIN_TOKEN": desk.tokens["col"]}).exception,
+    ]
+    assert [str(each) for each in asked] == [f"{name} is closed; nothing about it changes any more"] * 2
+    shown = CliRunner().invoke(verify, [name], obj=desk.parts, env={"TOCSIN_TOKEN": desk.tokens["rae"]})
+    assert shown.stdout == "verification: ended, closed\nno match test was made\n"
 
 
 class _Index:
