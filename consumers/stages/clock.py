@@ -31,7 +31,7 @@ TOLD = counter(
 )
 CLOSEST = gauge(
     "tocsin_deadline_closest_seconds",
-    "seconds to the closest deadline of a duty that is not met, exercises left out; absent duties leave it at +Inf",
+    "seconds to the closest deadline ahead, of a duty that is not met, exercises left out; +Inf if there is none",
     question="how long have we got?",
 )
 RUNNING = gauge(
@@ -79,7 +79,7 @@ DUE = gauge(
 )
 ELAPSED = gauge(
     "tocsin_deadline_elapsed_ratio",
-    "how much of a duty's time has passed, of the clock that is furthest; 1 and more: missed, 0: it is not owed, or met",
+    "how much of a duty's time has passed, of the clock closest to its end; 1 and more: all missed, 0: not owed, or met",
     question="which duty runs out of time?",
     labels={"duty": (LATE_PEOPLE,)},
 )
@@ -195,7 +195,9 @@ class ClockStage:
     def _show_clocks(self, clocks: Sequence[RunningClock], now: datetime) -> None:
         RUNNING.set(len(clocks))
         MISSED.set(sum(clock.deadline_at <= now for clock in clocks))
-        CLOSEST.set(min(((clock.deadline_at - now).total_seconds() for clock in clocks), default=math.inf))
+        # what is missed is counted above, and must not hide how long there is for the others
+        ahead = [left for clock in clocks if (left := (clock.deadline_at - now).total_seconds()) > 0]
+        CLOSEST.set(min(ahead, default=math.inf))
         due: dict[tuple[str, str], float] = {}
         elapsed: dict[str, float] = {}
         for clock in clocks:
@@ -203,7 +205,10 @@ class ClockStage:
                 if at is not None:
                     key = clock.regime_id, which
                     due[key] = min(due.get(key, math.inf), (at - now).total_seconds())
-            elapsed[clock.regime_id] = max(elapsed.get(clock.regime_id, 0.0), elapsed_share(clock, now))
+            share = elapsed_share(clock, now)
+            elapsed[clock.regime_id] = max(
+                elapsed.get(clock.regime_id, share), share, key=lambda each: (each < 1, each)
+            )
         self._duties.update(elapsed)
         for duty in self._duties:
             ELAPSED.labels(duty).set(elapsed.get(duty, 0.0))

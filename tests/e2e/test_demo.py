@@ -167,13 +167,15 @@ def test_our_own_pages_come_by_the_same_alertmanager_grouped_by_incident(scene: 
         assert about == {(each["groupLabels"]["alertname"], each["groupLabels"].get("incident"))}
 
 
-def test_a_missed_deadline_hides_that_it_was_close_and_a_page_hides_no_other(scene: Scene) -> None:
+def test_what_explains_an_alert_hides_it_and_a_missed_deadline_or_a_page_hides_no_other(scene: Scene) -> None:
     url = loads((scene.folder / "summary.json").read_text(encoding="utf-8"))["alertmanager"]
     sent = [
         {"alertname": "TocsinDeadlineMissed", "severity": "critical"},
         {"alertname": "TocsinDeadlineClose", "severity": "warning"},
         {"alertname": "TocsinPage", "severity": "critical", "kind": "one"},
         {"alertname": "TocsinPage", "severity": "warning", "kind": "another"},
+        {"alertname": "TocsinDeliveryDegraded", "severity": "critical", "provider": "of no one"},
+        {"alertname": "TocsinMailboxDeferred", "severity": "warning", "provider": "of no one"},
     ]
     body = dumps([{"labels": {**labels, "incident": "INC-1999-0001"}} for labels in sent]).encode()
     posted = urllib.request.Request(f"{url}/api/v2/alerts", body, {"Content-Type": "application/json"}, method="POST")
@@ -187,11 +189,17 @@ def test_a_missed_deadline_hides_that_it_was_close_and_a_page_hides_no_other(sce
             if alert["labels"].get("incident") == "INC-1999-0001"
         }
 
-    wait_until(lambda: len(arrived()) == 3, 60)
-    assert arrived() == {("TocsinDeadlineMissed", None), ("TocsinPage", "one"), ("TocsinPage", "another")}
+    wait_until(lambda: len(arrived()) == 5, 60)
+    assert arrived() == {
+        ("TocsinDeadlineMissed", None),
+        ("TocsinDeadlineClose", None),
+        ("TocsinPage", "one"),
+        ("TocsinPage", "another"),
+        ("TocsinDeliveryDegraded", None),
+    }
     with urllib.request.urlopen(f"{url}/api/v2/alerts?filter=incident%3DINC-1999-0001", timeout=10) as answer:
         states = {each["labels"]["alertname"]: each["status"]["state"] for each in loads(answer.read())}
-    assert (states["TocsinDeadlineMissed"], states["TocsinDeadlineClose"]) == ("active", "suppressed")
+    assert (states["TocsinDeliveryDegraded"], states["TocsinMailboxDeferred"]) == ("active", "suppressed")
 
 
 def test_attempts_stand_where_the_ledger_says(scene: Scene) -> None:
