@@ -38,7 +38,10 @@ class Clocks:
         self._clock = clock
 
     def running(self) -> Sequence[RunningClock]:
-        """Return the clock of every duty that is owed, has a date and is not met, in open incidents."""
+        """Return the clock of every duty that is owed, has a date and is not met, in open incidents.
+
+        A notice to individuals is met once everybody it is for has an end; nobody records that.
+        """
         planned = obligation.alias()
         deadline = sa.func.coalesce(
             obligation.c.deadline_at, obligation.c.conservative_deadline_at, type_=incident.c.detected_at.type
@@ -64,6 +67,7 @@ class Clocks:
                         & (duty_met.c.regime_id == obligation.c.regime_id)
                         & duty_met.c.withdrawn_at.is_(None)
                     )
+                    & ~_all_told()
                     & obligation.c.status.in_(("due", "pending"))
                     & deadline.is_not(None)
                 )
@@ -262,6 +266,18 @@ def _page(marks: Sequence[Mark], now: datetime) -> dict[str, Any]:
         },
         "raised_at": now,
     }
+
+
+def _all_told() -> sa.ColumnElement[bool]:
+    """Say of an obligation that it is owed to individuals, each of whom has an end. Who came late has a clock of their own."""
+    theirs = (recipient.c.incident_id == obligation.c.incident_id) & (recipient.c.controller == obligation.c.controller)
+    waits = recipient.c.final_state.is_(None) & recipient.c.added_at.is_(None) & still_concerned()
+    return (
+        (obligation.c.recipient == "individual")
+        & (obligation.c.revision == incident.c.revision)
+        & sa.exists().where(theirs & recipient.c.final_state.is_not(None))
+        & ~sa.exists().where(theirs & waits)
+    )
 
 
 def _event(mark_id: str, mark: Mark, now: datetime) -> outbox.Outgoing:

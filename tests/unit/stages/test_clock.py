@@ -18,9 +18,10 @@ from consumers.adapters.case_store.clocks import Clocks
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.case.figures import CaseFigures
 from consumers.case.watch import Watched
-from consumers.domain.clocks import Mark, RunningClock
+from consumers.domain.clocks import LATE_PEOPLE, Mark, RunningClock
 from consumers.stages.clock import AFFECTED, APPROVALS, CLOSEST, DUE, ELAPSED, RUNNING, ClockStage
 from tests.unit.adapters.ledger_case import sqlite_case_store
+from tests.unit.case.cases import Case
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 INCIDENT = "INC-2026-0001"
@@ -81,6 +82,16 @@ def test_the_closest_deadline_is_shown() -> None:
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (7200, 2)
     ClockStage(FakeTable(), NothingElse(), SetClock(START), Health()).look()
     assert (CLOSEST._value.get(), RUNNING._value.get()) == (float("inf"), 0)
+
+
+def test_a_missed_deadline_hides_no_other_that_comes_closer() -> None:
+    missed = replace(clock_of("x", 2), incident_id="INC-2026-0002")
+    table = FakeTable(clock_of("x", 100), clock_of("z", 80), missed)
+    ClockStage(table, NothingElse(), SetClock(START + timedelta(hours=75)), Health()).look()
+    assert (CLOSEST._value.get(), ELAPSED.labels("x")._value.get()) == (5 * 3600, 0.75)
+    table.clocks = [missed]
+    ClockStage(table, NothingElse(), SetClock(START + timedelta(hours=3)), Health()).look()
+    assert (CLOSEST._value.get(), ELAPSED.labels("x")._value.get()) == (float("inf"), 1.5)
 
 
 def test_each_duty_shows_both_its_dates_and_how_much_of_its_time_has_passed() -> None:
@@ -218,6 +229,35 @@ def test_a_revised_incident_keeps_its_clocks_until_it_is_planned_anew(database: 
             )
         )  # fmt: skip
     assert [each.regime_id for each in clocks.running()] == ["us-tx"]
+
+
+def test_a_notice_to_individuals_is_met_when_each_has_an_end(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    name = case.receive().incident_id
+    case.plan(name)
+    case.execute(sa.delete(tables.obligation))
+    for regime, to in (("us-ca-ind", "individual"), ("eu-gdpr-33", "supervisory_authority")):
+        case.execute(
+            sa.insert(tables.obligation).values(
+                incident_id=name, revision=1, controller="shop", regime_id=regime, status="due", recipient=to,
+                conservative_deadline_at=START + timedelta(hours=72), detail={},
+            )
+        )  # fmt: skip
+
+    def running() -> set[str]:
+        return {each.regime_id for each in Clocks(case.database, SetClock(START)).running()}
+
+    people = case.rows(tables.recipient)
+    assert len(people) > 1
+    case.execute(sa.update(tables.recipient).values(controller="shop"))
+    assert running() == {"us-ca-ind", "eu-gdpr-33"}
+    case.execute(sa.update(tables.recipient).values(final_state="reached"))
+    assert running() == {"eu-gdpr-33"}
+    one = tables.recipient.c.recipient_id == people[0]["recipient_id"]
+    case.execute(sa.update(tables.recipient).where(one).values(final_state=None))
+    assert running() == {"us-ca-ind", "eu-gdpr-33"}
+    case.execute(sa.update(tables.recipient).where(one).values(added_at=START, deadline_at=START + timedelta(hours=90)))
+    assert running() == {LATE_PEOPLE, "eu-gdpr-33"}
 
 
 def test_a_recorded_deadline_replaces_the_conservative_one(database: CaseDatabase) -> None:
