@@ -70,6 +70,15 @@ def declared_settings(topic: Topic, copies: int, imposed: Mapping[str, str] | No
     return settings | dict(imposed or {})
 
 
+def guarded_settings(topic: Topic) -> dict[str, str]:
+    """Return what must not be otherwise and is so by default, as most brokers have it: said to those alone that differ, for
+    managed ones refuse to be told.
+    """
+    # An own bound in bytes takes messages before their time; a leader that lacks acknowledged messages loses them for all.
+    guarded = {"unclean.leader.election.enable": "false"}
+    return guarded | ({"retention.bytes": "-1"} if topic.cleanup == "delete" else {})
+
+
 def checked_imposed(kafka: Kafka) -> Mapping[str, Mapping[str, str]]:
     """Return `kafka.topic_settings`. Raises BadInput for a topic that is not declared, or a setting that decides its key."""
     known = {topic.name for topic in TOPICS}
@@ -98,7 +107,9 @@ def differences_of(
     if actual.replication < replication(broker_count):
         copies = str(replication(broker_count))
         found.append(Difference(topic.name, "replication", copies, str(actual.replication), "reassign"))
-    for name, value in sorted(declared_settings(topic, actual.replication, imposed).items()):
+    declared = declared_settings(topic, actual.replication, imposed)
+    guarded = {name: value for name, value in guarded_settings(topic).items() if name in actual.settings}
+    for name, value in sorted((guarded | declared).items()):
         if actual.settings.get(name) != value:
             found.append(Difference(topic.name, name, value, actual.settings.get(name), "alter"))
     return found
@@ -137,6 +148,19 @@ def _is_led(shown: Any, partitions: int) -> bool:
 def _is_unknown(refusal: Refused) -> bool:
     cause = refusal.__cause__
     return isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def _altered(name: str, settings: Mapping[str, str]) -> ConfigResource:
+    entries = [
+        ConfigEntry(
+            setting,
+            value,
+            source=ConfigSource.DYNAMIC_TOPIC_CONFIG,
+            incremental_operation=AlterConfigOpType.SET,
+        )
+        for setting, value in settings.items()
+    ]
+    return ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
 
 
 class TopicsAdmin:
@@ -269,9 +293,14 @@ class TopicsAdmin:
             )
         brokers = len(self._metadata().brokers)
         by_name = {topic.name: topic for topic in TOPICS}
-        self._create([by_name[each.topic] for each in found if each.remedy == "create"], brokers)
-        self._alter([each for each in found if each.remedy == "alter"])
-        return [each for each in found if each.remedy in ("create", "alter")]
+        made = [each for each in found if each.remedy == "create"]
+        self._create([by_name[each.topic] for each in made], brokers)
+        if made:
+            # What the cluster gives to topics that say nothing of it shows only now.
+            found = [*made, *self.differences()]
+        changes = [each for each in found if each.remedy == "alter"]
+        self._alter(changes)
+        return [*made, *changes]
 
     def _create(self, topics: Sequence[Topic], brokers: int) -> None:
         if not topics:
@@ -293,15 +322,15 @@ class TopicsAdmin:
             except Refused as refusal:
                 refused = refused or (topic, refusal)
         if refused is not None:
-            self._explain(refused[0], replication(brokers), refused[1])
+            self._explain(refused[0], replication(brokers), refused[1], new=True)
         self._await_leaders(topics)
 
-    def _explain(self, topic: Topic, copies: int, refusal: Refused) -> None:
+    def _explain(self, topic: Topic, copies: int, refusal: Refused, *, new: bool) -> None:
         """Raise `refusal` with the settings that the broker refuses, each with the nearest value that it permits."""
         found: dict[str, tuple[str, int | None]] = {}
         for name, value in declared_settings(topic, copies, self._imposed.get(topic.name)).items():
-            if not self._permits(topic, copies, {name: value}):
-                found[name] = (value, self._nearest(topic, copies, name, value))
+            if not self._permits(topic, copies, {name: value}, new=new):
+                found[name] = (value, self._nearest(topic, copies, name, value, new=new))
         if not found:
             raise refusal
         said = "; ".join(
@@ -314,20 +343,30 @@ class TopicsAdmin:
         )
         raise Refused(f"topic {topic.name}: {said}{advice}. The broker says: {refusal}") from refusal
 
-    def _nearest(self, topic: Topic, copies: int, name: str, value: str) -> int | None:
+    def _nearest(self, topic: Topic, copies: int, name: str, value: str, *, new: bool) -> int | None:
         if not value.lstrip("-").isdecimal():
             return None
-        return nearest_permitted(int(value), lambda number: self._permits(topic, copies, {name: str(number)}))
+        return nearest_permitted(int(value), lambda number: self._permits(topic, copies, {name: str(number)}, new=new))
 
-    def _permits(self, topic: Topic, copies: int, settings: Mapping[str, str]) -> bool:
-        """Ask the broker whether it would create such a topic; nothing is created."""
-        probe = NewTopic(
-            f"{self._name(topic)}.probe",
-            num_partitions=topic.partitions,
-            replication_factor=copies,
-            config=dict(settings),
-        )
-        answers = self._admin.create_topics([probe], validate_only=True, operation_timeout=_TIMEOUT_SECONDS)
+    def _permits(self, topic: Topic, copies: int, settings: Mapping[str, str], *, new: bool) -> bool:
+        """Ask the broker whether it would create or alter the topic so; nothing is done.
+
+        Of the topic itself: there is a right for no other name, and brokers have other rules for what is there already.
+        """
+        answers: Mapping[Any, Any]
+        if new:
+            probe = NewTopic(
+                self._name(topic),
+                num_partitions=topic.partitions,
+                replication_factor=copies,
+                config=dict(settings),
+            )
+            answers = self._admin.create_topics([probe], validate_only=True, operation_timeout=_TIMEOUT_SECONDS)
+        else:
+            probed = _altered(self._name(topic), settings)
+            answers = self._admin.incremental_alter_configs(
+                [probed], validate_only=True, request_timeout=_TIMEOUT_SECONDS
+            )
         try:
             next(iter(answers.values())).result(timeout=_TIMEOUT_SECONDS)
         except KafkaException as error:
@@ -362,20 +401,7 @@ class TopicsAdmin:
             return
         by_name = {topic.name: topic for topic in TOPICS}
         resources = [
-            ConfigResource(
-                ResourceType.TOPIC,
-                self._name(by_name[name]),
-                incremental_configs=[
-                    ConfigEntry(
-                        each.what,
-                        each.declared,
-                        source=ConfigSource.DYNAMIC_TOPIC_CONFIG,
-                        incremental_operation=AlterConfigOpType.SET,
-                    )
-                    for each in changes
-                    if each.topic == name
-                ],
-            )
+            _altered(self._name(by_name[name]), {each.what: each.declared for each in changes if each.topic == name})
             for name in dict.fromkeys(each.topic for each in changes)
         ]
         by_physical = {self._name(topic): topic for topic in TOPICS}
@@ -383,7 +409,9 @@ class TopicsAdmin:
             try:
                 self._answer(answer, resource.name)
             except Refused as refusal:
-                self._explain(by_physical[resource.name], replication(len(self._metadata().brokers)), refusal)
+                self._explain(
+                    by_physical[resource.name], replication(len(self._metadata().brokers)), refusal, new=False
+                )
 
     def _metadata(self) -> Any:
         try:

@@ -20,7 +20,7 @@ from bridge.contracts.envelope import open_envelope, seal_envelope
 from bridge.contracts.errors import Refused, TocsinError
 from bridge.contracts.events import IncidentRevised, StoreBeat
 from bridge.contracts.scope import Scope
-from bridge.contracts.topics import DELIVERY_OUTCOMES, INCIDENTS, STORE_CHANGES
+from bridge.contracts.topics import DELIVERY_OUTCOMES, INCIDENTS, LEAK_ALERTS, STORE_CHANGES
 from bridge.generation_switch import TopicReader
 from bridge.runtime.acls import acls
 from bridge.runtime.clock import SystemClock
@@ -266,3 +266,25 @@ def test_a_setting_that_the_broker_refuses_is_named_with_the_nearest_permitted_v
     # on a topic that is there already, too
     with pytest.raises(Refused, match="the nearest permitted value is 1"):
         admin("0").apply()
+
+
+def test_a_refused_setting_is_named_with_the_rights_of_the_commands_alone(
+    secured: tuple[KafkaServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(monkeypatch, "commands")
+    imposed = {LEAK_ALERTS.name: {"retention.ms": "-7"}}
+    kafka = settings_of(secured).model_copy(update={"topic_settings": imposed})
+    wanted = r"retention\.ms = -7 is refused, the nearest permitted value is -1; "
+    with pytest.raises(Refused, match=wanted):
+        TopicsAdmin(kafka).apply()
+    server = AdminClient({"bootstrap.servers": secured[0].bootstrap_servers})
+    server.delete_topics([LEAK_ALERTS.name])[LEAK_ALERTS.name].result(timeout=30)
+    until = time.monotonic() + 30
+    while LEAK_ALERTS.name in server.list_topics(timeout=15).topics:
+        assert time.monotonic() < until
+    try:
+        with pytest.raises(Refused, match=wanted):
+            TopicsAdmin(kafka).apply()
+        assert LEAK_ALERTS.name not in server.list_topics(timeout=15).topics
+    finally:
+        TopicsAdmin(settings_of(secured)).apply()

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from bridge.commands import COMMANDS
 from bridge.contracts.errors import BadInput, Refused
-from bridge.contracts.topics import STORE_CHANGES, TOPICS
+from bridge.contracts.topics import LEAK_ALERTS, STORE_CHANGES, TOPICS
 from bridge.magento.backfill import Backfill
 from bridge.magento.grants import LOOKED_UP_COLUMNS, READ_COLUMNS, grants
 from bridge.runtime.acls import GROUPS, acls
@@ -237,6 +237,23 @@ def test_rights_are_those_of_the_declaration(call: Run) -> None:
         "--allow-principal User:tocsin-relay --operation Describe --operation Write --transactional-id shop.relay"
         in printed
     )
+
+
+def test_what_loses_messages_is_a_difference_only_where_the_broker_says_so() -> None:
+    """Managed brokers refuse to be told some of it, and have it right."""
+    settings = declared_settings(LEAK_ALERTS, 1)
+
+    def differing(**found: str) -> list[tuple[str, str]]:
+        as_is = TopicAsIs(1, 1, settings | {name.replace("_", "."): value for name, value in found.items()})
+        return [(each.what, each.declared) for each in differences_of(LEAK_ALERTS, as_is, 1)]
+
+    assert differing() == differing(retention_bytes="-1", unclean_leader_election_enable="false") == []
+    assert differing(retention_bytes="5", unclean_leader_election_enable="true") == [
+        ("retention.bytes", "-1"), ("unclean.leader.election.enable", "false"),
+    ]  # fmt: skip
+    imposed = {"retention.bytes": "5"}
+    as_is = TopicAsIs(1, 1, settings | imposed)
+    assert differences_of(LEAK_ALERTS, as_is, 1, imposed) == []
 
 
 def test_three_brokers_keep_what_one_loses() -> None:
