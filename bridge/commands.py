@@ -310,6 +310,7 @@ def _row(letter: DeadLettered) -> dict[str, object]:
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
+        "put_back_at": None if letter.put_back_at is None else letter.put_back_at.isoformat(timespec="seconds"),
         "error": letter.error,
     }
 
@@ -334,7 +335,7 @@ def dead_letters_list(parts: Parts, as_json: bool) -> None:
 @click.pass_obj
 def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> None:
     """Print one, by its id or the start of it. Key, header and value are base64: they may be anything."""
-    (letter,) = find(list(dead_letters(parts.get(Settings).kafka)), [dead_letter_id])
+    (letter,) = find(dead_letters(parts.get(Settings).kafka), [dead_letter_id])
     if only_value:
         sys.stdout.buffer.write(original_value(letter) or b"")
     else:
@@ -349,6 +350,7 @@ def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> No
 @click.option(
     "--stop-after", type=click.IntRange(0), default=10, show_default=True, help="Stop when more than this come back."
 )
+@click.option("--again", is_flag=True, help="Also what was put back before.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.pass_obj
 def dead_letters_redrive(
@@ -358,6 +360,7 @@ def dead_letters_redrive(
     topic: str | None,
     per_second: int,
     stop_after: int,
+    again: bool,
     dry_run: bool,
 ) -> None:
     """Put messages back where they came from, byte for byte. What fails again becomes a dead letter again.
@@ -367,10 +370,14 @@ def dead_letters_redrive(
     if everything == bool(dead_letter_ids):
         raise BadInput("name the dead letters to put back, or give --all")
     kafka = parts.get(Settings).kafka
-    letters = list(dead_letters(kafka))
+    letters = dead_letters(kafka)
     chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
-    against = reasons_against(kafka, chosen)
-    if not everything or (topic is not None and len(against) == len(chosen)):
+    done = [each for each in chosen if each.put_back_at is not None] if everything and not again else []
+    if done:
+        chosen = [each for each in chosen if each.put_back_at is None]
+        click.echo(f"{len(done)} left out that were put back before; --again takes them, too")
+    against = reasons_against(kafka, chosen, again=again)
+    if not everything or (topic is not None and chosen and len(against) == len(chosen)):
         for reason in against.values():
             raise Refused(reason)
     # --all means all that may go back: one that may not keeps none of the others here
@@ -390,9 +397,9 @@ def dead_letters_redrive(
         click.echo("0 put back")
         return
     with click.progressbar(length=len(chosen), label="putting back", file=sys.stderr) as bar:
-        done = redrive(kafka, chosen, per_second=per_second, stop_after=stop_after, progress=bar.update)
-    click.echo(f"{done.put_back} put back; {len(done.came_back)} of them are dead letters again")
-    for reason in dict.fromkeys(done.came_back):
+        became = redrive(kafka, chosen, per_second=per_second, stop_after=stop_after, again=again, progress=bar.update)
+    click.echo(f"{became.put_back} put back; {len(became.came_back)} of them are dead letters again")
+    for reason in dict.fromkeys(became.came_back):
         click.echo(f"  {reason}")
 
 

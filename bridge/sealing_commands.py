@@ -158,7 +158,7 @@ def _what_keeps(each: KeyUse) -> str:
     if each.held:
         reasons.append(f"{each.held:,} contacts held by open incidents (until these close)")
     if each.dead_letters:
-        reasons.append(f"{each.dead_letters:,} dead letters (until they expire)")
+        reasons.append(f"{each.dead_letters:,} dead letters (until they are put back or expire)")
     return f"old key {each.key_id} stays for: {'; '.join(reasons)}"
 
 

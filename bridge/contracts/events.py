@@ -517,6 +517,8 @@ class DeadLettered(Event):
     """When the original was written to its topic."""
     left_out_bytes: int = 0
     """How much of a message that is too large for a letter is not kept here: of its value, then of its headers and key."""
+    put_back_at: Instant | None = None
+    """When it was put back where it came from: said by a later message of the same id, without the original's bytes."""
 
 
 EVENTS: dict[str, type[Event]] = {

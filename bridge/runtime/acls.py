@@ -83,7 +83,8 @@ def _needed() -> Iterator[tuple[str, str, str, str]]:
     for process in TRANSACTIONAL:
         yield process, "transactional-id", process, "Write"
         yield process, "transactional-id", process, "Describe"
-    for operation in (*_ADMINISTERED, "Read"):
+    # a letter that was put back says so
+    for operation in (*_ADMINISTERED, "Read", "Write"):
         yield COMMANDS, "topic", DEAD_LETTERS.name, operation
 
 

@@ -4,21 +4,23 @@ import base64
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as _TopicPartition
 
-from bridge.contracts.envelope import open_envelope
+from bridge.contracts.envelope import open_envelope, seal_envelope
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import DeadLettered
 from bridge.contracts.partitioner import partition_of
 from bridge.contracts.topics import DEAD_LETTERS, STORE_CHANGES, TOPICS
+from bridge.runtime.clock import Clock, SystemClock
 from bridge.runtime.consume import headers_of
 from bridge.runtime.dead_letters import QUEUE
 from bridge.runtime.generations import has_generations, pinned, read_name
-from bridge.runtime.kafka import Publisher, new_consumer, partition_count
+from bridge.runtime.kafka import NotPublished, Publisher, new_consumer, partition_count
 from bridge.runtime.settings import Kafka
 
 log = structlog.get_logger()
@@ -32,11 +34,24 @@ _SILENCE_SECONDS = 15.0
 _NOT_YET_LED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
-def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
-    """Yield all dead letters that are stored now, oldest first; repeats of one after a crash once. Raises Unreachable."""
+def dead_letters(kafka: Kafka) -> Sequence[DeadLettered]:
+    """Return all dead letters that are stored now, oldest first, with when each was put back; repeats of one after a crash once.
+
+    Raises Unreachable.
+    """
+    found: dict[str, DeadLettered] = {}
+    for letter in _stored(kafka):
+        kept = found.get(letter.dead_letter_id)
+        if letter.put_back_at is None:
+            found.setdefault(letter.dead_letter_id, letter)
+        elif kept is not None:
+            found[letter.dead_letter_id] = kept.model_copy(update={"put_back_at": letter.put_back_at})
+    return list(found.values())
+
+
+def _stored(kafka: Kafka) -> Iterator[DeadLettered]:
     consumer = new_consumer(kafka, "dead-letters-reader")
     name = kafka.topic_prefix + DEAD_LETTERS.name
-    seen: set[str] = set()
     try:
         for partition in range(partition_count(consumer, name)):
             low, high = bounds(consumer, _TopicPartition(name, partition))
@@ -53,8 +68,7 @@ def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
                     raise Unreachable(f"{name}: {error.str()}")
                 position = int(message.offset() or 0) + 1
                 event = _letter_in(message)
-                if event is not None and event.dead_letter_id not in seen:
-                    seen.add(event.dead_letter_id)
+                if event is not None:
                     yield event
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
@@ -138,8 +152,8 @@ _ENTITIES = {"customer": "customers", "order": "orders", "provenance": "provenan
 _TOPICS = {topic.name: topic for topic in TOPICS}
 
 
-def reasons_against(kafka: Kafka, letters: Sequence[DeadLettered]) -> dict[str, str]:
-    """Return why some of `letters` are not put back, by their ids.
+def reasons_against(kafka: Kafka, letters: Sequence[DeadLettered], *, again: bool = False) -> dict[str, str]:
+    """Return why some of `letters` are not put back, by their ids; `again`: not because they were before.
 
     The store's changes are never put back: the store itself knows the newest state. On other compacted topics a letter
     goes back only while nothing newer has its key. Raises Unreachable.
@@ -147,12 +161,25 @@ def reasons_against(kafka: Kafka, letters: Sequence[DeadLettered]) -> dict[str, 
     consumer = new_consumer(kafka, "dead-letters-reader", enable_partition_eof=True)
     try:
         counts = cache(partial(partition_count, consumer))
-        found = ((letter.dead_letter_id, _reason_against(consumer, kafka, letter, counts)) for letter in letters)
+        found = (
+            (
+                letter.dead_letter_id,
+                (None if again else _done(letter)) or _reason_against(consumer, kafka, letter, counts),
+            )
+            for letter in letters
+        )
         return {each: f"dead letter {each}{reason}" for each, reason in found if reason is not None}
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     finally:
         consumer.close()
+
+
+def _done(letter: DeadLettered) -> str | None:
+    """What was put back and failed again is another letter by now: both would put the same message back."""
+    if letter.put_back_at is None:
+        return None
+    return f" was put back on {letter.put_back_at:%Y-%m-%d %H:%M}Z; --again puts it back once more"
 
 
 def _reason_against(
@@ -288,22 +315,44 @@ class _Returning:
         self._consumer.close()
 
 
+def _note(publisher: Publisher, letters: Sequence[DeadLettered], at: datetime) -> None:
+    """Have the letters say that they were put back."""
+    try:
+        for letter in letters:
+            said = letter.model_copy(update={"put_back_at": at, "key": None, "headers": {}, "value": None})
+            publisher.send(
+                DEAD_LETTERS,
+                seal_envelope(
+                    said, key=said.dead_letter_id, root=said.dead_letter_id, source="/dead-letters", at=at,
+                    event_id=f"{said.dead_letter_id}/put-back",
+                ),
+            )  # fmt: skip
+        publisher.flush()
+    except (NotPublished, Unreachable) as error:
+        raise NotPublished(
+            f"{len(letters)} were put back, and that could not be noted: `--all` would put them back once more. {error}"
+        ) from error
+
+
 def redrive(
     kafka: Kafka,
     letters: Sequence[DeadLettered],
     *,
     per_second: int,
     stop_after: int,
+    again: bool = False,
     settle_seconds: float = 3.0,
+    clock: Clock | None = None,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> Redriven:
-    """Publish `letters` where they came from, `per_second` at most, and watch which become dead letters again.
+    """Publish `letters` where they came from, `per_second` at most, and watch which become dead letters again. `again` puts
+    back also what was put back before.
 
     Raises Refused, before anything is published, for a letter from a topic or partition that does not exist, or that could
     hide something newer; and in between when more than `stop_after` come back: the cause is still there. A crash in between
     repeats some: consumers pass over what they have seen, or dead-letter it again.
     """
-    for reason in reasons_against(kafka, letters).values():
+    for reason in reasons_against(kafka, letters, again=again).values():
         raise Refused(reason)
     publisher = Publisher(kafka)
     returning = None
@@ -320,6 +369,8 @@ def redrive(
                 else:
                     publisher.send_raw(topic, letter.partition, key, value, headers)
             publisher.flush()
+            # A crash here leaves letters that were put back and do not say so: the next redrive repeats them.
+            _note(publisher, batch, (clock or SystemClock()).now())
             progress(len(batch))
             done = start + len(batch)
             came_back += returning.look(1.0 if done < len(letters) else settle_seconds)

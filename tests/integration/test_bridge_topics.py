@@ -103,6 +103,51 @@ def test_topics_are_created_and_brought_in_line(kafka: Kafka, call: Call) -> Non
     assert call("topics", "apply").output.startswith("0 done")
 
 
+def test_what_would_lose_messages_is_set_right_wherever_it_comes_from(kafka: Kafka, call: Call) -> None:
+    """Acknowledged or unread ones: by a leader that lacks them, or by a bound in bytes. Some clusters have these by default."""
+    cluster = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    losing = {"unclean.leader.election.enable": "true", "log.retention.bytes": "1000000"}
+
+    (broker,) = cluster.list_topics(timeout=60).brokers
+
+    def by_default(operation: AlterConfigOpType) -> None:
+        entries = [ConfigEntry(name, value, incremental_operation=operation) for name, value in losing.items()]
+        resource = ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=entries)
+        for future in cluster.incremental_alter_configs([resource]).values():
+            future.result(timeout=60)
+
+    def in_force() -> bool:
+        asked = ConfigResource(ResourceType.BROKER, str(broker))
+        found = cluster.describe_configs([asked])[asked].result(timeout=60)
+        return all(found[name].value == value for name, value in losing.items())
+
+    def is_right() -> bool:
+        found = TopicsAdmin(kafka).actual()
+        bounds = {found[topic.name].settings["retention.bytes"] for topic in TOPICS if topic.cleanup == "delete"}
+        return bounds == {"-1"} and {each.settings["unclean.leader.election.enable"] for each in found.values()} == {
+            "false"
+        }
+
+    by_default(AlterConfigOpType.SET)
+    try:
+        wait_for("the cluster's defaults", in_force)
+        applied = call("topics", "apply")
+        assert applied.exit_code == 0, applied.exception
+        # a broker shows a moment later what it was told
+        wait_for("all topics are right", is_right)
+    finally:
+        by_default(AlterConfigOpType.DELETE)
+    set_on_topic(kafka, kafka.topic_prefix + LEAK_ALERTS.name, {"retention.bytes": "1000"})
+    wait_for("the broker shows it", lambda: len(TopicsAdmin(kafka).differences()) == 1)
+    (found,) = TopicsAdmin(kafka).differences()
+    assert (found.topic, found.what, found.actual, found.remedy) == (
+        LEAK_ALERTS.name, "retention.bytes", "1000", "alter",
+    )  # fmt: skip
+    assert isinstance(call("topics", "diff").exception, Refused)
+    assert call("topics", "apply").exit_code == 0
+    wait_for("it is right again", lambda: TopicsAdmin(kafka).differences() == [])
+
+
 def test_a_setting_is_altered_and_a_partition_count_never(kafka: Kafka) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     wanted = [
@@ -203,6 +248,20 @@ def test_a_redrive_stops_when_too_many_come_back_and_hides_nothing_newer(kafka: 
         r"stopped: (4|8|12) of 12 were put back and \d+ of them are dead letters again", str(result.exception)
     )
     assert "receipts: again" in str(result.exception)
+    # what was put back and failed again is another letter by now: the next redrive puts each message back once
+    rows = [row for row in letters_of(call) if row["topic"] == OUTCOMES.name]
+    done = [row["id"] for row in rows if row["put_back_at"] is not None]
+    assert len(done) in (4, 8, 12)
+    dry = call("dead-letters", "redrive", "--all", "--topic", OUTCOMES.name, "--dry-run")
+    assert f"{len(done)} left out that were put back before" in dry.output
+    assert dry.output.endswith(f"\n{len(rows) - len(done)} to put back\n")
+    assert not any(each in dry.output for each in done)
+    by_name = call("dead-letters", "redrive", done[0])
+    assert isinstance(by_name.exception, Refused)
+    assert "was put back on" in str(by_name.exception)
+    before = len(their_messages(kafka, kafka.topic_prefix + OUTCOMES.name))
+    assert call("dead-letters", "redrive", "--again", done[0]).exit_code == 0
+    assert len(their_messages(kafka, kafka.topic_prefix + OUTCOMES.name)) == before + 1
     publisher = Publisher(kafka)
     publisher.send_raw(INCIDENTS, 0, b"INC-2026-0001", b"{}", [])
     publisher.flush()
@@ -247,10 +306,13 @@ def test_letters_that_may_not_go_back_keep_no_other_one_here(kafka: Kafka, call:
     # what comes later goes back, too, whatever lies there of before
     letters.put_raw(OUTCOMES.name, 5, 10, b"k", b"{}", [], "not JSON")
     letters.flush()
-    result = call("dead-letters", "redrive", "--all", "--dry-run")
+    result = call("dead-letters", "redrive", "--all", "--again", "--dry-run")
     assert result.exit_code == 0, result.exception
     assert f"was put back already: {ACCOUNT_NOTICES.name} partition 2 holds it at offset 0" in result.output
     assert result.output.endswith("2 to put back\n")
+    result = call("dead-letters", "redrive", "--all", "--dry-run")
+    assert "2 left out that were put back before" in result.output
+    assert result.output.endswith("1 to put back\n")
     (queued,) = [row["id"] for row in letters_of(call) if row["topic"] == "queue:ses"]
     refused = call("dead-letters", "redrive", queued)
     assert isinstance(refused.exception, Refused)
@@ -362,9 +424,13 @@ def test_a_letter_does_not_bring_back_what_was_removed_since(kafka: Kafka, call:
 
 
 def compact_at_once(kafka: Kafka, name: str) -> None:
-    settings = {
+    at_once = {
         "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0", "max.compaction.lag.ms": "100",
     }  # fmt: skip
+    set_on_topic(kafka, name, at_once)
+
+
+def set_on_topic(kafka: Kafka, name: str, settings: dict[str, str]) -> None:
     entries = [
         ConfigEntry(each, value, incremental_operation=AlterConfigOpType.SET) for each, value in settings.items()
     ]
