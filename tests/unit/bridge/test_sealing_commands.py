@@ -246,6 +246,7 @@ def test_a_new_key_is_made_though_an_old_one_stays(
         setattr(around, name, value)
     # one that was stopped had come so far, and a backfill had done the rest
     progress.write_text('{"customers": 50000}', encoding="utf-8")
+    around.reads_on = reading(around)
     said = call("rotate").output
     assert f"everything that can be is sealed to {PRESENT_ID}; `tocsin sealing rotate --new-key`" in said
     assert load_private_keys(keys / "sealing.key") == [PRESENT.private, OLD.private]
@@ -258,6 +259,35 @@ def test_a_new_key_is_made_though_an_old_one_stays(
     assert load_public_key(keys / "sealing.pub") == public_key_of(fresh)
     assert resealed == ["after False"]
     assert isinstance(call("rotate", "--new-key", "--finish").exception, BadInput)
+
+
+def test_an_index_that_counts_nobody_keeps_nobody_from_being_resealed(
+    call: Callable[..., Result], around: Around, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was lost is built anew, and at first knows nobody."""
+    resealed: list[str] = []
+    monkeypatch.setattr(sealing_commands, "_await_takeover", lambda: None)
+    monkeypatch.setattr(sealing_commands, "_await_resealed", lambda *_: None)
+    monkeypatch.setattr(sealing_commands, "_reseal", lambda *_: resealed.append("all"))
+    around.present = {}
+    assert call("rotate", "--new-key").exit_code == 0
+    assert resealed == ["all"]
+    # killed between the two files: the private key was made, and not yet sealed to
+    replace_key_file(keys / "sealing.pub", PRESENT.public)
+    assert "was made and not yet sealed to" in call("rotate").output
+    assert resealed == ["all", "all"]
+    # going on with it, one is not told that all is done by an index that has not read all
+    refused = call("rotate")
+    assert isinstance(refused.exception, Refused)
+    assert "partitions 0 have not read all" in str(refused.exception)
+
+    def finds_somebody() -> None:
+        around.head_at += timedelta(seconds=30)
+        around.present = {PRESENT_ID: 3}
+
+    around.reads_on = finds_somebody
+    assert call("rotate").exit_code == 0
+    assert resealed == ["all", "all", "all"]
 
 
 def test_a_machine_without_the_keys_says_so(call: Callable[..., Result], keys: Path) -> None:
