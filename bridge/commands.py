@@ -335,7 +335,7 @@ def dead_letters_list(parts: Parts, as_json: bool) -> None:
 @click.pass_obj
 def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> None:
     """Print one, by its id or the start of it. Key, header and value are base64: they may be anything."""
-    (letter,) = find(dead_letters(parts.get(Settings).kafka), [dead_letter_id])
+    (letter,) = find(list(dead_letters(parts.get(Settings).kafka)), [dead_letter_id])
     if only_value:
         sys.stdout.buffer.write(original_value(letter) or b"")
     else:
@@ -370,7 +370,7 @@ def dead_letters_redrive(
     if everything == bool(dead_letter_ids):
         raise BadInput("name the dead letters to put back, or give --all")
     kafka = parts.get(Settings).kafka
-    letters = dead_letters(kafka)
+    letters = list(dead_letters(kafka))
     chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
     done = [each for each in chosen if each.put_back_at is not None] if everything and not again else []
     if done:

@@ -30,26 +30,35 @@ REDRIVEN_HEADER = "tocsin-redriven"
 SENT_HEADER = "tocsin-sent-at"
 """Says on it when the original was written, in milliseconds since 1970: a signature is of that time."""
 
+_PUT_BACK = "/put-back"
+"""Ends the event id of a message that says of a letter that it was put back."""
 _SILENCE_SECONDS = 15.0
 _NOT_YET_LED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
-def dead_letters(kafka: Kafka) -> Sequence[DeadLettered]:
-    """Return all dead letters that are stored now, oldest first, with when each was put back; repeats of one after a crash once.
+def dead_letters(kafka: Kafka) -> Iterator[DeadLettered]:
+    """Yield all dead letters that are stored now, oldest first, with when each was put back; repeats of one after a crash once.
 
     Raises Unreachable.
     """
-    found: dict[str, DeadLettered] = {}
-    for letter in _stored(kafka):
-        kept = found.get(letter.dead_letter_id)
-        if letter.put_back_at is None:
-            found.setdefault(letter.dead_letter_id, letter)
-        elif kept is not None:
-            found[letter.dead_letter_id] = kept.model_copy(update={"put_back_at": letter.put_back_at})
-    return list(found.values())
+    put_back: dict[str, datetime] = {}
+    # They come after the letters, of which there may be too many to hold.
+    for message in _stored(kafka):
+        if _says_put_back(message) and (said := _letter_in(message)) is not None and said.put_back_at is not None:
+            put_back[said.dead_letter_id] = said.put_back_at
+    seen: set[str] = set()
+    for message in _stored(kafka):
+        letter = None if _says_put_back(message) else _letter_in(message)
+        if letter is not None and letter.dead_letter_id not in seen:
+            seen.add(letter.dead_letter_id)
+            yield letter.model_copy(update={"put_back_at": put_back.get(letter.dead_letter_id)})
 
 
-def _stored(kafka: Kafka) -> Iterator[DeadLettered]:
+def _says_put_back(message: Message) -> bool:
+    return headers_of(message).get("ce_id", b"").endswith(_PUT_BACK.encode())
+
+
+def _stored(kafka: Kafka) -> Iterator[Message]:
     consumer = new_consumer(kafka, "dead-letters-reader")
     name = kafka.topic_prefix + DEAD_LETTERS.name
     try:
@@ -67,9 +76,7 @@ def _stored(kafka: Kafka) -> Iterator[DeadLettered]:
                 if error is not None:
                     raise Unreachable(f"{name}: {error.str()}")
                 position = int(message.offset() or 0) + 1
-                event = _letter_in(message)
-                if event is not None:
-                    yield event
+                yield message
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}; check kafka.bootstrap_servers") from error
     finally:
@@ -324,7 +331,7 @@ def _note(publisher: Publisher, letters: Sequence[DeadLettered], at: datetime) -
                 DEAD_LETTERS,
                 seal_envelope(
                     said, key=said.dead_letter_id, root=said.dead_letter_id, source="/dead-letters", at=at,
-                    event_id=f"{said.dead_letter_id}/put-back",
+                    event_id=said.dead_letter_id + _PUT_BACK,
                 ),
             )  # fmt: skip
         publisher.flush()

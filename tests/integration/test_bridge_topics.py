@@ -451,6 +451,8 @@ def test_what_is_larger_than_a_megabyte_stops_nobody(kafka: Kafka, call: Call) -
     with outbox.transaction():
         outbox.send(INCIDENTS, seal_envelope(revised, key="INC-2026-0001", root="INC-2026-0001", source="/case", at=AT))
     outbox.close()
+    # the coordinator marks a transaction's end in each partition after it has said yes
+    wait_for("the end of the transaction", lambda: their_messages(kafka, kafka.topic_prefix + INCIDENTS.name) != [])
     (message,) = their_messages(kafka, kafka.topic_prefix + INCIDENTS.name)
     assert json.loads(message.value())["scope_sha256"] == scope.sha256()
     alert = os.urandom(1_040_000)
