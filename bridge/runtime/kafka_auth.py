@@ -4,6 +4,7 @@ With `kafka.auth = "msk_iam"` each client asks for tokens that the machine's AWS
 before the old one ends. Not here: what the clients do.
 """
 
+import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any, Protocol
 
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.runtime.settings import Kafka
+
+log = logging.getLogger("kafka client")
+
+_RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,13 @@ class MskIam:
 
     def token(self) -> Token:
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             value, ends_at_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
-        except (BotoCoreError, AttributeError, ValueError) as error:
-            # The signer trips over credentials that are not there (AttributeError) instead of saying so.
+        except (BotoCoreError, ClientError, AttributeError, ValueError) as error:
+            # The signer trips over credentials that are not there (AttributeError) instead of saying so; a role that this machine
+            # may not take is a ClientError.
             raise Unreachable(
                 f'kafka.auth = "msk_iam": no AWS credentials to sign with ({type(error).__name__}); set them in the '
                 "environment, a profile or the instance's role"
@@ -75,13 +81,38 @@ class _Kept:
         return token.value
 
 
+class _Renewed:
+    """A source's tokens as confluent-kafka asks for them, from a thread of its own.
+
+    What is raised there comes out of whatever the client does next, as an error of something else. So the first token is had
+    before there is a client, and while no other can be had the last one is given once more: a broker takes it to its end.
+    """
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+        self._last = source.token()
+        self._given = False
+
+    def __call__(self, _config: object) -> tuple[str, float]:
+        if not self._given:
+            self._given = True
+            return self._last.value, self._last.ends_at
+        try:
+            self._last = self._source.token()
+        except Unreachable as away:
+            log.warning("no new token to sign in to Kafka with; trying again: %s", away)
+            # So long it is good as far as the client knows, which asks again at four fifths of it.
+            return self._last.value, time.time() + _RETRY_SECONDS
+        return self._last.value, self._last.ends_at
+
+
 def confluent_auth(kafka: Kafka) -> dict[str, Any]:
-    """Return the part of a confluent-kafka client's configuration that says how to connect and sign in."""
+    """Return the part of a confluent-kafka client's configuration that says how to connect and sign in. Raises Unreachable."""
     config: dict[str, Any] = {"security.protocol": kafka.protocol}
     if kafka.auth is not None:
         source = TOKEN_SOURCES[kafka.auth](kafka)
         # librdkafka asks again at four fifths of each token's life, on a thread of its own.
-        config |= {"sasl.mechanism": "OAUTHBEARER", "oauth_cb": lambda _config: _pair(source.token())}
+        config |= {"sasl.mechanism": "OAUTHBEARER", "oauth_cb": _Renewed(source)}
     elif kafka.sasl_mechanism is not None:
         config["sasl.mechanism"] = kafka.sasl_mechanism
         config["sasl.username"] = kafka.sasl_username
@@ -94,10 +125,6 @@ def confluent_auth(kafka: Kafka) -> dict[str, Any]:
         if kafka.key_password is not None:
             config["ssl.key.password"] = _secret(kafka.key_password)
     return config
-
-
-def _pair(token: Token) -> tuple[str, float]:
-    return token.value, token.ends_at
 
 
 def independent_auth(kafka: Kafka) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from kafka import TopicPartition as IndependentPartition
 from pydantic import SecretStr
 
 from bridge.contracts.envelope import open_envelope, seal_envelope
-from bridge.contracts.errors import Refused, TocsinError
+from bridge.contracts.errors import Refused, TocsinError, Unreachable
 from bridge.contracts.events import IncidentRevised, StoreBeat
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import DELIVERY_OUTCOMES, INCIDENTS, LEAK_ALERTS, STORE_CHANGES
@@ -27,7 +27,7 @@ from bridge.runtime.clock import SystemClock
 from bridge.runtime.consume import headers_of
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.generations import Generations, ask_generations
-from bridge.runtime.kafka import Publisher, as_topic_partition, new_consumer
+from bridge.runtime.kafka import NotPublished, Publisher, as_topic_partition, new_consumer
 from bridge.runtime.kafka_auth import TOKEN_SOURCES, Token, independent_auth
 from bridge.runtime.redrive import dead_letters, redrive
 from bridge.runtime.settings import Kafka
@@ -288,3 +288,48 @@ def test_a_refused_setting_is_named_with_the_rights_of_the_commands_alone(
         assert LEAK_ALERTS.name not in server.list_topics(timeout=15).topics
     finally:
         TopicsAdmin(settings_of(secured)).apply()
+
+
+def test_tokens_that_cannot_be_had_for_a_while_end_no_client(
+    secured: tuple[KafkaServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS's metadata service is away for some seconds now and then: a client goes on once it answers again."""
+
+    class Failing(Tokens):
+        fails = False
+        failed = 0
+
+        def token(self) -> Token:
+            if self.fails:
+                self.failed += 1
+                raise Unreachable("no AWS credentials to sign with")
+            return super().token()
+
+    source = Failing("tocsin-relay")
+    monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka: source)
+    publisher = Publisher(settings_of(secured))
+
+    def sent(number: int) -> bool:
+        try:
+            publisher.send(STORE_CHANGES, message(number))
+            publisher.flush()
+        except (Unreachable, NotPublished):
+            return False
+        return True
+
+    def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until
+            publisher._producer.poll(0.1)
+
+    wait_for(lambda: sent(1), 60)
+    source.fails = True
+    wait_for(lambda: source.failed > 1, 60)
+    source.fails = False
+    wait_for(lambda: sent(2), 60)
+    publisher.close()
+    # one that has never had a token says why, before anything is tried
+    source.fails = True
+    with pytest.raises(Unreachable, match="no AWS credentials to sign with"):
+        Publisher(settings_of(secured))

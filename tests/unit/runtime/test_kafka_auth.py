@@ -7,9 +7,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 from pydantic import SecretStr, ValidationError
 
 from bridge.contracts.errors import Unreachable
+from bridge.runtime.kafka import Publisher
 from bridge.runtime.kafka_auth import TOKEN_SOURCES, MskIam, Token, confluent_auth, independent_auth
 from bridge.runtime.settings import Kafka
 
@@ -65,6 +67,43 @@ def test_both_clients_get_tokens_and_the_independent_one_keeps_them_for_half_the
     assert [provider.token(), provider.token()] == ["t1", "t1"]
     now = 1451.0
     assert provider.token() == "t2"
+
+
+def test_a_token_that_cannot_be_had_is_said_before_there_is_a_client_and_later_ends_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Source:
+        away = True
+        given = 0
+
+        def token(self) -> Token:
+            if self.away:
+                raise Unreachable("no AWS credentials to sign with")
+            self.given += 1
+            return Token(f"t{self.given}", 1900.0)
+
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    source = Source()
+    monkeypatch.setitem(TOKEN_SOURCES, "msk_iam", lambda _kafka: source)
+    with pytest.raises(Unreachable, match="no AWS credentials"):
+        Publisher(Kafka(**MSK))
+    source.away = False
+    ask = confluent_auth(Kafka(**MSK))["oauth_cb"]
+    assert [ask(""), ask("")] == [("t1", 1900.0), ("t2", 1900.0)]
+    source.away = True
+    assert [ask(""), ask("")] == [("t2", 1010.0), ("t2", 1010.0)]
+    assert "trying again: no AWS credentials to sign with" in caplog.text
+    source.away = False
+    assert ask("") == ("t3", 1900.0)
+
+
+def test_a_role_that_may_not_be_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_region: str) -> tuple[str, int]:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "arn:aws:iam::1:role/x"}}, "AssumeRole")
+
+    monkeypatch.setattr("aws_msk_iam_sasl_signer.MSKAuthTokenProvider.generate_auth_token", denied)
+    with pytest.raises(Unreachable, match=r"no AWS credentials to sign with \(ClientError\)"):
+        MskIam("eu-central-1").token()
 
 
 @pytest.mark.parametrize(
