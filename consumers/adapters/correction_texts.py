@@ -5,7 +5,8 @@ from dataclasses import replace
 from bridge.contracts.errors import TocsinError
 from consumers.adapters.notice_renderer import compose
 from consumers.adapters.template_catalog import TemplateCatalog
-from consumers.case.correcting import BUNDLE, WronglyTold
+from consumers.case.correcting import BUNDLE
+from consumers.case.records import WronglyTold
 from consumers.domain.segments import SegmentKey, segment_key_from
 
 

@@ -18,7 +18,7 @@ import structlog
 from bridge.contracts.errors import Refused, TocsinError
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import Health, gauge
-from consumers.case.store import PageRecord
+from consumers.case.records import PageRecord
 
 log = structlog.get_logger()
 

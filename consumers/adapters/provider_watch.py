@@ -18,7 +18,7 @@ from bridge.contracts.errors import TocsinError
 from bridge.contracts.events import Channel
 from bridge.runtime.clock import Clock
 from bridge.runtime.telemetry import gauge
-from consumers.case.store import PageRecord
+from consumers.case.records import PageRecord
 from consumers.domain.accounts import (
     DAY,
     EmailAccount,

@@ -11,7 +11,8 @@ from bridge.contracts.errors import BadInput
 from consumers.case.events import CASE_EVENT_KINDS, Body, case_event, new_salt, salted_sha256
 from consumers.case.people import Person, staff_commitment
 from consumers.case.permissions import Act, Role
-from consumers.case.store import ActRecord, CaseWork, IncidentRecord
+from consumers.case.records import ActRecord, IncidentRecord
+from consumers.case.store import CaseWork
 
 
 @dataclass(frozen=True, slots=True)

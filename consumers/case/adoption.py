@@ -13,7 +13,8 @@ from typing import Any
 from bridge.contracts.errors import BadInput, nearest
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.permissions import Act
-from consumers.case.store import AdoptionRecord, CaseStore, CaseWork
+from consumers.case.records import AdoptionRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.domain.duties import digest
 from consumers.domain.rules import Duty, DutyVersion, Rules
 

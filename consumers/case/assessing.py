@@ -13,7 +13,8 @@ from bridge.contracts.errors import BadInput
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.duties import basis_of, refresh
 from consumers.case.permissions import Act
-from consumers.case.store import AssessmentRecord, CaseStore, CaseWork, IncidentRecord
+from consumers.case.records import AssessmentRecord, IncidentRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, still_open, write_fact
 from consumers.domain.duties import Law, Movement, digest
 from consumers.domain.severity import Severity, changed, propose

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from bridge.contracts.events import Channel
 from consumers.case.preflight import DECIDE, NOTE, STOPS, Finding, people_in_words
-from consumers.case.store import WaitingBeside
+from consumers.case.records import WaitingBeside
 from consumers.domain.accounts import (
     EmailAccount,
     Price,

@@ -10,7 +10,8 @@ from datetime import datetime
 from bridge.contracts.errors import BadInput, nearest
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.permissions import Act
-from consumers.case.store import CaseStore, CaseWork, CircuitOrder
+from consumers.case.records import CircuitOrder
+from consumers.case.store import CaseStore, CaseWork
 from consumers.domain.accounts import Price, month_began
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.regions import Regions

@@ -44,11 +44,12 @@ from consumers.case.prompts import as_json_option as _as_json
 from consumers.case.prompts import assignments, authenticated, instant_of, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
+from consumers.case.records import IncidentRecord, MatchTestRecord, ReleaseRecord
 from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
 from consumers.case.sheet_commands import preparing, seen_sheet, sheet, unseen_policy
 from consumers.case.standing import late_lines
-from consumers.case.store import CaseStore, IncidentRecord, MatchTestRecord, ReleaseRecord
+from consumers.case.store import CaseStore
 from consumers.case.verification import AwarenessPolicy, finding_of, verification_clock
 from consumers.case.webhooks import Secrets, load_secrets
 from consumers.domain.approvals import APPROVING_ROLES, Mode, can_be_met

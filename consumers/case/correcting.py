@@ -15,37 +15,13 @@ from bridge.contracts.errors import Refused
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
+from consumers.case.records import PlannedCorrection, WronglyTold
 from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import still_open
 from consumers.domain.segments import SegmentKey
 
 BUNDLE = "correction"
 """The notice that says it."""
-
-
-@dataclass(frozen=True, slots=True)
-class WronglyTold:
-    """Somebody who was told what is not true of them. Holds no contact."""
-
-    recipient_id: str
-    correction: str
-    """not_concerned, told_too_much."""
-    homes: tuple[str, ...]
-    disclosures: tuple[str, ...]
-    """What is true of them; empty for somebody who is not concerned."""
-    first_key: Mapping[str, Any]
-    """The key of the segment that they were told by."""
-    lane: str
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCorrection:
-    """What one of them gets: the segment's key, and why it is held, if it is."""
-
-    person: WronglyTold
-    key: SegmentKey
-    held_reason: str | None
 
 
 class CorrectionTexts(Protocol):

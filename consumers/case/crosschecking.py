@@ -24,8 +24,9 @@ from bridge.contracts.store_answers import Presence, StoreAnswers
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
+from consumers.case.records import CrosscheckRecord, IncidentRecord
 from consumers.case.reproducing import AnswerIndex, Frozen, FrozenFiles
-from consumers.case.store import CaseStore, CaseWork, CrosscheckRecord, IncidentRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, still_open
 from consumers.domain.answering import Answer, answered
 from consumers.domain.differing import Differing, RecordSet, as_sets, changed_since, differing

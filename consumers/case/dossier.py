@@ -21,8 +21,9 @@ from consumers.case import duties
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, new_salt, salted_sha256, written
 from consumers.case.permissions import Act
+from consumers.case.records import DossierRecord, IncidentRecord, ObligationRecord
 from consumers.case.sheet import Artefacts, NoticeSamples
-from consumers.case.store import CaseStore, CaseWork, DossierRecord, IncidentRecord, ObligationRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import AWARENESS, found, known_facts, still_open
 from consumers.domain.duties import Exposure, Law
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE

@@ -16,15 +16,8 @@ from bridge.contracts.errors import BadInput, Refused, nearest
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.permissions import Act, Role
-from consumers.case.store import (
-    CaseStore,
-    CaseWork,
-    GateRecord,
-    IncidentRecord,
-    MetRecord,
-    PageRecord,
-    page_id_of,
-)
+from consumers.case.records import GateRecord, IncidentRecord, MetRecord, PageRecord, page_id_of
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, known_facts, still_open, write_fact
 from consumers.domain.duties import (
     OPEN,

@@ -30,7 +30,8 @@ from consumers.case.prompts import (
     token_option,
     value_of,
 )
-from consumers.case.store import CaseStore, CaseWork, ObligationRecord
+from consumers.case.records import ObligationRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.verification import AwarenessPolicy, LeakMatcher
 from consumers.case.workflow import AWARENESS, found, known_facts
 from consumers.domain.duties import OPEN, DutyRow, LawInForce, Movement

@@ -1,7 +1,7 @@
 """What the partitions' answers amount to: somebody, nobody, none found, everybody. Pure; counts only."""
 
 from bridge.contracts.scope import Scope
-from consumers.case.store import IncidentRecord, PartitionsRecord
+from consumers.case.records import IncidentRecord, PartitionsRecord
 from consumers.domain.coverage import is_complete
 from consumers.domain.standing import matches_everybody
 

@@ -17,16 +17,9 @@ from bridge.contracts.events import AlertReceived, CaseEvent, IncidentRevised
 from bridge.contracts.scope import AskedScope, Rewriting, Scope
 from consumers.case.alerts import JudgedScope, ReadAlert
 from consumers.case.events import Body, case_event, written
+from consumers.case.records import AlertRecord, IncidentRecord, PageRecord, ProposalRecord, page_id_of
 from consumers.case.rewriting import ScopeRewriter
-from consumers.case.store import (
-    AlertRecord,
-    CaseStore,
-    CaseWork,
-    IncidentRecord,
-    PageRecord,
-    ProposalRecord,
-    page_id_of,
-)
+from consumers.case.store import CaseStore, CaseWork
 
 ENDED = ("dismissed", "closed")
 ASK_FOR_SCOPE = ("scope_unresolved", "scope_unchecked")

@@ -14,7 +14,8 @@ from bridge.contracts.events import Channel, Contact, SealedContact
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
-from consumers.case.store import BouncedRecord, CaseStore, CaseWork, FoundRecord
+from consumers.case.records import BouncedRecord, FoundRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.verification import KeyKind, LeakedKey, LeakMatcher
 from consumers.case.workflow import found
 

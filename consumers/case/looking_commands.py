@@ -17,7 +17,8 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.printing import instant, print_json, print_table
 from consumers.case.looking import Bounced, ContactOpener, find_person, list_bounced, roots_behind
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
-from consumers.case.store import CaseStore, FoundRecord
+from consumers.case.records import FoundRecord
+from consumers.case.store import CaseStore
 from consumers.case.verification import LeakMatcher
 
 

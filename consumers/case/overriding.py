@@ -13,9 +13,10 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, case_event
 from consumers.case.permissions import Act
 from consumers.case.preflight import DECIDE, NOTE, STOPS
+from consumers.case.records import IncidentRecord, OverrideRecord, ReleaseRecord
 from consumers.case.releasing import waiting_release
 from consumers.case.sheet import Preflight
-from consumers.case.store import CaseStore, CaseWork, IncidentRecord, OverrideRecord, ReleaseRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import still_open
 
 Look = Callable[[CaseWork, IncidentRecord], Preflight]

@@ -11,11 +11,7 @@ from typing import Any
 
 from bridge.contracts.scope import Scope
 from consumers.case.findings import everybody_in_words, finding
-from consumers.case.releasing import of_partitions
-from consumers.case.standing import unconfirmed_everybody
-from consumers.case.store import (
-    CaseStore,
-    CaseWork,
+from consumers.case.records import (
     FactRecord,
     GateRecord,
     IncidentRecord,
@@ -28,6 +24,9 @@ from consumers.case.store import (
     ProposalRecord,
     ReleaseRecord,
 )
+from consumers.case.releasing import of_partitions
+from consumers.case.standing import unconfirmed_everybody
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import AWARENESS, found, is_shared, known_facts, unmet_duties, unmet_in_words
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import Mode

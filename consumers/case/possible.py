@@ -17,7 +17,8 @@ from bridge.contracts.events import Coverage
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
-from consumers.case.store import CaseStore, CaseWork, ExclusionRecord, IncidentRecord, PartitionsRecord
+from consumers.case.records import ExclusionRecord, IncidentRecord, PartitionsRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, still_open
 from consumers.domain.approvals import Mode
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.contracts.scope import Scope
 from consumers.case.events import written
-from consumers.case.store import GateRecord, IncidentRecord, ObligationRecord, PartitionsRecord
+from consumers.case.records import GateRecord, IncidentRecord, ObligationRecord, PartitionsRecord
 from consumers.case.workflow import AWARENESS
 from consumers.domain.coverage import gaps_in_words, is_complete
 from consumers.domain.duties import OPEN

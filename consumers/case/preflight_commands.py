@@ -16,9 +16,10 @@ from consumers.case.events import written
 from consumers.case.overriding import override
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
+from consumers.case.records import OverrideRecord
 from consumers.case.sheet import Means, Preflight
 from consumers.case.sheet_commands import look_now, means, sentence_of
-from consumers.case.store import CaseStore, CaseWork, OverrideRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import still_open
 
 

@@ -14,7 +14,6 @@ from consumers.case.events import written
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, instant_of, reason_option, token_option
 from consumers.case.publishing import (
-    PublicationRecord,
     PublicTexts,
     Seen,
     public_text,
@@ -22,6 +21,7 @@ from consumers.case.publishing import (
     record_publication,
     withdraw_publication,
 )
+from consumers.case.records import PublicationRecord
 from consumers.case.store import CaseStore
 from consumers.domain.duties import LawInForce
 

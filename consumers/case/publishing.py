@@ -7,7 +7,7 @@ for writing the text nor for putting it up.
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
@@ -17,38 +17,14 @@ from bridge.contracts.errors import BadInput, Refused, nearest
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, written
 from consumers.case.permissions import Act
-from consumers.case.store import CaseStore, CaseWork, SegmentRecord
+from consumers.case.records import PublicationRecord, SegmentRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, still_open
 from consumers.domain.duties import Law
 from consumers.domain.publication import needs_of
 from consumers.domain.segments import SegmentKey, check_codes, segment_key_from
 
 RELEASED = ("releasing", "paused", "finished")
-
-
-@dataclass(frozen=True, slots=True)
-class PublicationRecord:
-    """One publication as the case store keeps it."""
-
-    publication_id: str
-    incident_id: str
-    controller: str
-    medium: str
-    covers: Sequence[str]
-    needs: Mapping[str, Sequence[str]]
-    url: str
-    file_sha256: str
-    text_sha256: str
-    as_written: bool
-    bundle_sha256: str
-    locale: str
-    starts_at: datetime
-    ends_at: datetime
-    recorded_by: str
-    recorded_role: str
-    recorded_at: datetime
-    withdrawn_at: datetime | None = None
-    withdrawn_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from consumers.case.acting import Actor, needed
 from consumers.case.duties import refresh
 from consumers.case.events import written
 from consumers.case.permissions import Act
-from consumers.case.store import CaseStore, CaseWork, FactRecord, IncidentRecord
+from consumers.case.records import FactRecord, IncidentRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.verification import end_clock_pages, synthetic_against
 from consumers.case.workflow import AWARENESS, found, known_facts, still_open, write_fact
 from consumers.domain.duties import Law, Movement

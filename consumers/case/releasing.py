@@ -21,17 +21,16 @@ from consumers.case.crosschecking import newest_crosscheck
 from consumers.case.events import Body, case_event, written
 from consumers.case.permissions import Act, Role
 from consumers.case.possible import in_force
-from consumers.case.standing import unconfirmed_everybody
-from consumers.case.store import (
+from consumers.case.records import (
     ApprovalRecord,
-    CaseStore,
-    CaseWork,
     IncidentRecord,
     PageRecord,
     PartitionsRecord,
     ReleaseRecord,
     page_id_of,
 )
+from consumers.case.standing import unconfirmed_everybody
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import VOIDABLE, Move, ask_no_more, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
 from consumers.domain.approvals import APPROVING_ROLES, Mode

@@ -12,7 +12,8 @@ from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import PartitionResolved
 from bridge.contracts.queries import Members, MemberSeen, RootTimes
 from bridge.contracts.scope import Scope
-from consumers.case.store import CaseStore, CaseWork, IncidentRecord
+from consumers.case.records import IncidentRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found
 from consumers.domain.differing import Differing, as_sets, changed_since, differing
 from consumers.domain.resolution import Member, members_root

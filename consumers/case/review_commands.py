@@ -18,7 +18,8 @@ from bridge.runtime.printing import print_json, print_table
 from consumers.case.adoption import NOT_ADOPTED, ReviewRow, adopt, adopted, review_rows
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
-from consumers.case.store import AdoptionRecord, CaseStore
+from consumers.case.records import AdoptionRecord
+from consumers.case.store import CaseStore
 from consumers.domain.duties import LawInForce
 from consumers.domain.rules import Rules
 

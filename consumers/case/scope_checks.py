@@ -15,8 +15,9 @@ from bridge.contracts.errors import BadInput
 from bridge.contracts.scope import AskedScope
 from consumers.case.alerts import NAMES, JudgedScope, Known, ScopeFault, in_doubt, judge_scope, wrong_names
 from consumers.case.intake_rules import ASK_FOR_SCOPE, ENDED, fact_of_tocsin, page_responders, understand
+from consumers.case.records import IncidentRecord
 from consumers.case.rewriting import ScopeRewriter
-from consumers.case.store import CaseStore, CaseWork, IncidentRecord
+from consumers.case.store import CaseStore, CaseWork
 
 STORE_WITHIN = timedelta(minutes=1)
 """So long a name may still be on its way from the store: a relay that stands for longer keeps no question back."""

@@ -28,16 +28,9 @@ from consumers.case.channel_preflight import (
 )
 from consumers.case.events import written
 from consumers.case.preflight import DoubtfulMedium, Finding, Readiness, findings, in_order
+from consumers.case.records import AudienceRow, GateRecord, IncidentRecord, ReleaseRecord, SegmentRecord
 from consumers.case.releasing import waiting_release
-from consumers.case.store import (
-    AudienceRow,
-    CaseStore,
-    CaseWork,
-    GateRecord,
-    IncidentRecord,
-    ReleaseRecord,
-    SegmentRecord,
-)
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, known_facts
 from consumers.domain.canary import canary_of
 from consumers.domain.delivery import what_next

@@ -18,6 +18,7 @@ from consumers.case.channel_preflight import ProviderStanding, Sending, in_hours
 from consumers.case.overriding import PREPARED, RELEASED, Look, record_preflight, refuse_blocked
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, token_option
+from consumers.case.records import IncidentRecord, ReleaseRecord
 from consumers.case.releasing import Recorder, SeenSheet
 from consumers.case.sheet import (
     Artefacts,
@@ -31,7 +32,7 @@ from consumers.case.sheet import (
     seen_content,
     sheet_content,
 )
-from consumers.case.store import CaseStore, CaseWork, IncidentRecord, ReleaseRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.domain.duties import LawInForce
 from consumers.domain.metering import letters_per_second
 from consumers.domain.third_parties import ThirdParty

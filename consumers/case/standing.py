@@ -12,14 +12,8 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.findings import everybody_in_words
 from consumers.case.permissions import Act
-from consumers.case.store import (
-    CaseStore,
-    CaseWork,
-    EverybodyRecord,
-    IncidentRecord,
-    LateRecord,
-    PersonRecord,
-)
+from consumers.case.records import EverybodyRecord, IncidentRecord, LateRecord, PersonRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import found, still_open
 
 KINDS = ("late", "supplements", "told_wrongly", "waiting")

@@ -10,8 +10,9 @@ from bridge.runtime.parts import Parts
 from bridge.runtime.printing import instant, print_json, print_table
 from consumers.case.permissions import Act
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
+from consumers.case.records import PersonRecord
 from consumers.case.standing import confirm_everybody, late_lines, late_people, list_people
-from consumers.case.store import CaseStore, PersonRecord
+from consumers.case.store import CaseStore
 
 
 @click.command("people")

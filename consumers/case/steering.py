@@ -16,7 +16,8 @@ from bridge.contracts.events import AttemptState, Channel
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act
-from consumers.case.store import CaseStore, CaseWork, FailedPerson, IncidentRecord, PageRecord, ReleaseRecord, Retry
+from consumers.case.records import FailedPerson, IncidentRecord, PageRecord, ReleaseRecord, Retry
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import ask_no_more, found, still_open
 from consumers.domain.approvals import APPROVING_ROLES, Mode
 from consumers.domain.canary import CanaryState

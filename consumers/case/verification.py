@@ -21,16 +21,8 @@ from consumers.case.duties import basis_of, refresh
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.intake_rules import announce
 from consumers.case.permissions import Act
-from consumers.case.store import (
-    CaseStore,
-    CaseWork,
-    DismissalRecord,
-    FactRecord,
-    IncidentRecord,
-    MatchTestRecord,
-    PageRecord,
-    page_id_of,
-)
+from consumers.case.records import DismissalRecord, FactRecord, IncidentRecord, MatchTestRecord, PageRecord, page_id_of
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import (
     AWARENESS,
     Move,

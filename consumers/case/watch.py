@@ -13,7 +13,8 @@ from bridge.contracts.errors import BadInput
 from consumers.case.adoption import review_rows
 from consumers.case.duties import refresh, stands
 from consumers.case.intake_rules import ENDED
-from consumers.case.store import CaseStore, CaseWork, IncidentRecord, PageRecord
+from consumers.case.records import IncidentRecord, PageRecord
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.verification import NOT_BEGUN_AFTER, UNDECIDED, AwarenessPolicy, escalate, verification_clock
 from consumers.domain.duties import Law, LawInForce, digest
 

@@ -21,12 +21,8 @@ from consumers.case.events import Body, case_event, new_salt, salted_sha256, wri
 from consumers.case.findings import finding
 from consumers.case.intake_rules import ASK_FOR_SCOPE, announce, proposal_id_of
 from consumers.case.permissions import Act, Role
-from consumers.case.rewriting import ScopeRewriter
-from consumers.case.scoping import refuse_unknown
-from consumers.case.store import (
+from consumers.case.records import (
     AudienceRow,
-    CaseStore,
-    CaseWork,
     FactRecord,
     GateRecord,
     IncidentRecord,
@@ -34,6 +30,9 @@ from consumers.case.store import (
     ProposalRecord,
     page_id_of,
 )
+from consumers.case.rewriting import ScopeRewriter
+from consumers.case.scoping import refuse_unknown
+from consumers.case.store import CaseStore, CaseWork
 from consumers.domain.approvals import Mode
 from consumers.domain.gates import Gate, gate_for
 from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, jurisdiction

@@ -53,9 +53,10 @@ from bridge.runtime.telemetry import Health, counter
 from bridge.runtime.topic_ids import TopicIds
 from consumers.case.alerts import JudgedScope, Known, KnownNames, ReadAlert, Unreadable, judge_scope
 from consumers.case.intake_rules import Arrival, Taken, review_scopes, take
+from consumers.case.records import Positions
 from consumers.case.rewriting import ScopeRewriter
 from consumers.case.scope_checks import check_scopes, doubtful_scopes
-from consumers.case.store import CaseStore, CaseWork, Positions
+from consumers.case.store import CaseStore, CaseWork
 from consumers.case.webhooks import BadSignature, Secrets
 from consumers.domain.openlineage import RunFact, read_event
 from consumers.domain.registry import RegistryMemory

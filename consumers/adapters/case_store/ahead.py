@@ -13,7 +13,7 @@ from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store.changes import channels_of, policies_of
 from consumers.adapters.case_store.metering import NEVER_DUE, running_incidents
 from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, still_concerned
-from consumers.case.store import WaitingBeside
+from consumers.case.records import WaitingBeside
 from consumers.domain.delivery import what_next
 
 

@@ -10,7 +10,7 @@ from bridge.contracts.events import CustomerAffected, Residence
 from consumers.adapters.case_store.engine import in_parts, upsert
 from consumers.adapters.case_store.late_people import owed_correction
 from consumers.adapters.case_store.tables import affected, incident, recipient, segment
-from consumers.case.correcting import PlannedCorrection, WronglyTold
+from consumers.case.records import PlannedCorrection, WronglyTold
 from consumers.domain.persons import homes_of, joined
 
 

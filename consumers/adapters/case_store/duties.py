@@ -23,7 +23,7 @@ from consumers.adapters.case_store.tables import (
     recipient,
     still_concerned,
 )
-from consumers.case.store import (
+from consumers.case.records import (
     AdoptionRecord,
     AssessmentRecord,
     DismissalRecord,

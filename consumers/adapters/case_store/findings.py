@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import PartitionResolved
 from consumers.adapters.case_store.tables import affected, crosscheck, exclusion, resolution
-from consumers.case.store import CrosscheckRecord, ExclusionRecord
+from consumers.case.records import CrosscheckRecord, ExclusionRecord
 
 
 def left_out() -> sa.ColumnElement[bool]:

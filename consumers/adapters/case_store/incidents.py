@@ -43,10 +43,9 @@ from consumers.adapters.case_store.tables import (
     webhook_seen,
 )
 from consumers.case.intake_rules import ENDED
-from consumers.case.store import (
+from consumers.case.records import (
     ActRecord,
     AlertRecord,
-    CaseWork,
     FactRecord,
     IncidentRecord,
     PartitionsRecord,
@@ -54,6 +53,7 @@ from consumers.case.store import (
     Positions,
     ProposalRecord,
 )
+from consumers.case.store import CaseWork
 from consumers.domain.coverage import merged_coverage
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from consumers.adapters.case_store.engine import upsert
 from consumers.adapters.case_store.tables import attempt, everybody_confirmation, recipient, still_concerned
-from consumers.case.store import EverybodyRecord, LateRecord, PersonRecord
+from consumers.case.records import EverybodyRecord, LateRecord, PersonRecord
 from consumers.domain.standing import Correction
 
 _NAMES = [each.name for each in fields(PersonRecord) if each.name not in ("disclosures", "begun", "concerned")]

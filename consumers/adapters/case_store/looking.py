@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bridge.contracts.events import AttemptState
 from consumers.adapters.case_store.tables import attempt, hard_bounce, incident, receipt, recipient
-from consumers.case.store import BouncedRecord, FoundAttempt, FoundRecord
+from consumers.case.records import BouncedRecord, FoundAttempt, FoundRecord
 from consumers.domain.sending import ReceiptKind
 
 REFUSED = "refused"

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from consumers.adapters.case_store.engine import upsert
 from consumers.adapters.case_store.tables import page, page_delivery
-from consumers.case.store import PageRecord
+from consumers.case.records import PageRecord
 
 
 def raise_pages(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from consumers.adapters.case_store.tables import (
     receipt,
     recipient,
 )
-from consumers.case.store import CircuitOrder, OverrideRecord, PageRecord, WaitingBeside
+from consumers.case.records import CircuitOrder, OverrideRecord, PageRecord, WaitingBeside
 from consumers.domain.accounts import DAY, Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.ledger import Unreported

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from bridge.contracts.events import Residence
 from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.tables import publication, recipient
-from consumers.case.publishing import PublicationRecord
+from consumers.case.records import PublicationRecord
 from consumers.domain.persons import homes_of
 from consumers.domain.publication import Publication, stand_in
 

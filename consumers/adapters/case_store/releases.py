@@ -18,7 +18,7 @@ from consumers.adapters.case_store.tables import (
     segment,
     still_concerned,
 )
-from consumers.case.store import ApprovalRecord, AudienceRow, GateRecord, ReleaseRecord, SegmentRecord
+from consumers.case.records import ApprovalRecord, AudienceRow, GateRecord, ReleaseRecord, SegmentRecord
 
 
 class ReleaseRows:

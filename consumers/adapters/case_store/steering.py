@@ -13,7 +13,7 @@ from consumers.adapters.case_store.engine import in_parts
 from consumers.adapters.case_store.hard_bounces import bounced_channels
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.tables import attempt, lane_rate, recipient, release, still_concerned
-from consumers.case.store import FailedPerson, Retry, TriedOnce
+from consumers.case.records import FailedPerson, Retry, TriedOnce
 from consumers.domain.delivery import ARRIVED, PersonEnd
 from consumers.domain.ledger import attempt_id_of
 

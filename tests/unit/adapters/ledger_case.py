@@ -39,7 +39,7 @@ from consumers.adapters.case_store.progress import SqlProgress
 from consumers.adapters.case_store.providers import ProviderTables
 from consumers.adapters.case_store.receipts import Receipts
 from consumers.adapters.case_store.twins import keep_merged_roots
-from consumers.case.store import Retry
+from consumers.case.records import Retry
 from consumers.case.workflow import void_releases
 from consumers.domain.delivery import Trigger
 from consumers.domain.ledger import Command, Intent, Lane, SentReport, SentText

@@ -11,7 +11,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.events import Channel
 from bridge.runtime.clock import SetClock
 from consumers.adapters.provider_watch import QUOTA_LEFT, ProviderWatch, WatchPolicy
-from consumers.case.store import PageRecord
+from consumers.case.records import PageRecord
 from consumers.domain.accounts import EmailAccount, Price, Reputation, SmsAccount
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.sending import NO_BOUND, Allowance

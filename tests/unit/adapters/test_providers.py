@@ -13,7 +13,7 @@ from consumers.adapters.case_store import tables
 from consumers.adapters.case_store.handovers import STRANGERS
 from consumers.adapters.case_store.incidents import SqlCaseStore
 from consumers.adapters.case_store.providers import SILENT_AFTER, ProviderTables
-from consumers.case.store import CircuitOrder, OverrideRecord
+from consumers.case.records import CircuitOrder, OverrideRecord
 from consumers.domain.accounts import Reputation
 from consumers.domain.circuit import CircuitReading, CircuitState
 from consumers.domain.ledger import Command, Lane

@@ -26,9 +26,9 @@ from consumers.case.channel_preflight import (
 )
 from consumers.case.events import CASE_EVENT_KINDS
 from consumers.case.preflight import DECIDE, STOPS, Finding
+from consumers.case.records import CircuitOrder, WaitingBeside
 from consumers.case.sheet import Artefacts, NoticeSamples
 from consumers.case.sheet_commands import MailSenders, Providers, SheetPage, sentence_of
-from consumers.case.store import CircuitOrder, WaitingBeside
 from consumers.domain.accounts import EmailAccount, Price, SmsAccount
 from consumers.domain.canary import CanaryPolicy
 from tests.unit.case.cases import DPO, NOW, Case

@@ -7,8 +7,8 @@ import pytest
 
 from bridge.contracts.events import Channel
 from consumers.case.preflight import DECIDE, _doubtful, _kept_back
+from consumers.case.records import GateRecord
 from consumers.case.sheet import doubtful_media
-from consumers.case.store import GateRecord
 from consumers.domain.notice_rules import NoticeRule
 from consumers.law.loader import load_rules
 

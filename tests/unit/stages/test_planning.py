@@ -41,8 +41,8 @@ from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.planning import PlanningTables
 from consumers.adapters.notice_renderer import SAMPLE_SENDER, compose
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, TemplateCatalog, read_bundle
+from consumers.case.records import ExclusionRecord
 from consumers.case.releasing import build_policy
-from consumers.case.store import ExclusionRecord
 from consumers.domain.approvals import Mode
 from consumers.domain.persons import merge
 from consumers.domain.plan_tally import NOBODY_BEHIND_IT
