@@ -1,6 +1,7 @@
 """The clocks of open incidents, and the marks already told: told once, however often asked."""
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -25,9 +26,12 @@ from consumers.adapters.case_store.tables import (
     still_concerned,
 )
 from consumers.domain.clocks import LATE_PEOPLE, MISSED_PERCENT, Mark, RunningClock
+from consumers.domain.delivery import PersonEnd
 
+_ASK_SECONDS = 5.0
+"""How often it is asked whether everybody has been told."""
 _IN_ONE_PAGE = 20
-"""Stands for a regime: the clock of people who came late, or of whom more was found."""
+"""Clocks that a page names; of more it says how many."""
 
 
 class Clocks:
@@ -36,11 +40,14 @@ class Clocks:
     def __init__(self, database: CaseDatabase, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._told: dict[tuple[str, str], tuple[bool, float]] = {}
+        """By incident and controller, whether all individuals have been told, and when to ask again."""
 
     def running(self) -> Sequence[RunningClock]:
         """Return the clock of every duty that is owed, has a date and is not met, in open incidents.
 
-        A notice to individuals is met once everybody it is for has an end; nobody records that.
+        A notice to individuals is met once everybody it is for was reached, also by a substitute; nobody records that. Of whom
+        nothing reached a person decides.
         """
         planned = obligation.alias()
         deadline = sa.func.coalesce(
@@ -51,7 +58,13 @@ class Clocks:
         newest = sa.select(sa.func.max(planned.c.revision)).where(planned.c.incident_id == incident.c.incident_id)
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(obligation, incident.c.detected_at, incident.c.exercise, deadline.label("watched"))
+                sa.select(
+                    obligation,
+                    incident.c.detected_at,
+                    incident.c.exercise,
+                    incident.c.revision.label("in_force"),
+                    deadline.label("watched"),
+                )
                 .select_from(obligation)
                 .join(
                     incident,
@@ -67,11 +80,11 @@ class Clocks:
                         & (duty_met.c.regime_id == obligation.c.regime_id)
                         & duty_met.c.withdrawn_at.is_(None)
                     )
-                    & ~_all_told()
                     & obligation.c.status.in_(("due", "pending"))
                     & deadline.is_not(None)
                 )
             ).mappings()
+            unmet = self._unmet(connection, rows.all())
             duties = tuple(
                 RunningClock(
                     incident_id=row["incident_id"],
@@ -86,13 +99,36 @@ class Clocks:
                     conservative_at=row["conservative_deadline_at"],
                     recorded_at=row["deadline_at"],
                 )
-                for row in rows
+                for row in unmet
             )
             watched = {(each.incident_id, each.controller, each.deadline_at) for each in duties}
             late = self._late(connection)
         return duties + tuple(
             each for each in late if (each.incident_id, each.controller, each.deadline_at) not in watched
         )
+
+    def _unmet(self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> Sequence[Mapping[Any, Any]]:
+        """Return the duties but those to individuals, in the scope in force, all of whom have been told."""
+        people = {
+            (row["incident_id"], row["controller"])
+            for row in rows
+            if row["recipient"] == "individual" and row["revision"] == row["in_force"]
+        }
+        self._told = {each: self._told[each] for each in people & self._told.keys()}
+        for each in people:
+            began = time.monotonic()
+            if each in self._told and began < self._told[each][1]:
+                continue
+            told = connection.execute(sa.select(_all_told(*each))).scalar_one()
+            # of a controller who told a few, another one's million who wait are read past
+            self._told[each] = bool(told), began + max(_ASK_SECONDS, 50 * (time.monotonic() - began))
+        return [
+            row
+            for row in rows
+            if (row["incident_id"], row["controller"]) not in people
+            or row["recipient"] != "individual"
+            or not self._told[row["incident_id"], row["controller"]][0]
+        ]
 
     @staticmethod
     def _late(connection: sa.Connection) -> Sequence[RunningClock]:
@@ -268,15 +304,14 @@ def _page(marks: Sequence[Mark], now: datetime) -> dict[str, Any]:
     }
 
 
-def _all_told() -> sa.ColumnElement[bool]:
-    """Say of an obligation that it is owed to individuals, each of whom has an end. Who came late has a clock of their own."""
-    theirs = (recipient.c.incident_id == obligation.c.incident_id) & (recipient.c.controller == obligation.c.controller)
-    waits = recipient.c.final_state.is_(None) & recipient.c.added_at.is_(None) & still_concerned()
-    return (
-        (obligation.c.recipient == "individual")
-        & (obligation.c.revision == incident.c.revision)
-        & sa.exists().where(theirs & recipient.c.final_state.is_not(None))
-        & ~sa.exists().where(theirs & waits)
+def _all_told(incident_id: str, controller: str) -> sa.ColumnElement[bool]:
+    """Say of a controller's people that each was reached. Who came late, or is owed a supplement, has a clock of their own."""
+    theirs = (recipient.c.incident_id == incident_id) & (recipient.c.controller == controller)
+    ended = recipient.c.final_state.in_((PersonEnd.REACHED.value, PersonEnd.SUBSTITUTED.value))
+    untold = recipient.c.final_state.is_(None) | (recipient.c.final_state == PersonEnd.UNREACHABLE_REPORTED.value)
+    return sa.and_(
+        sa.exists().where(theirs & ended),
+        ~sa.exists().where(theirs & untold & recipient.c.added_at.is_(None) & still_concerned()),
     )
 
 

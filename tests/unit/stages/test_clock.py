@@ -231,7 +231,7 @@ def test_a_revised_incident_keeps_its_clocks_until_it_is_planned_anew(database: 
     assert [each.regime_id for each in clocks.running()] == ["us-tx"]
 
 
-def test_a_notice_to_individuals_is_met_when_each_has_an_end(tmp_path: Path) -> None:
+def test_a_notice_to_individuals_is_met_when_each_was_reached(tmp_path: Path) -> None:
     case = Case(tmp_path)
     name = case.receive().incident_id
     case.plan(name)
@@ -256,6 +256,9 @@ def test_a_notice_to_individuals_is_met_when_each_has_an_end(tmp_path: Path) -> 
     one = tables.recipient.c.recipient_id == people[0]["recipient_id"]
     case.execute(sa.update(tables.recipient).where(one).values(final_state=None))
     assert running() == {"us-ca-ind", "eu-gdpr-33"}
+    case.execute(sa.update(tables.recipient).where(one).values(final_state="unreachable_reported"))
+    assert running() == {"us-ca-ind", "eu-gdpr-33"}
+    case.execute(sa.update(tables.recipient).where(one).values(final_state=None))
     case.execute(sa.update(tables.recipient).where(one).values(added_at=START, deadline_at=START + timedelta(hours=90)))
     assert running() == {LATE_PEOPLE, "eu-gdpr-33"}
 
