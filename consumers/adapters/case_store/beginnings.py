@@ -1,6 +1,7 @@
 """How telling begins: everybody of a running release gets their first attempt, or their end, in the order of their turns."""
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -41,6 +42,8 @@ _TURN = (
 _TURNS = PackedRows(recipient, _TURN, by="recipient_id", locked=True)
 _WORTH_A_PORTION = 1000
 """For so many a transaction of their own costs each of them next to nothing."""
+_QUICK_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 60.0
 _PORTIONS_IN_LINE = 50
 """Half a million ids: to put a million in order takes seconds, and tens of megabytes to remember."""
 
@@ -58,6 +61,7 @@ class Beginnings:
         self._kept_back = kept_back
         self._publications_seen: Mapping[str, Any] = {}
         self._lines: dict[str, list[str]] = {}
+        self._looked_again = 0.0
 
     def begin_attempts(self, limit: int, lanes: Sequence[Lane] = ()) -> Begun:
         """Give up to `limit` recipients of running releases their first attempt, or their end.
@@ -103,7 +107,7 @@ class Beginnings:
             for row in rows:
                 if row["mode"] != Mode.BREAK_GLASS:
                     running[row["incident_id"], row["revision"]].append(row["release_id"])
-            page_people_who_wait(connection, running, now)
+            self._look_at_waiting(connection, running, now)
             seen = self._follow_publications(connection, now)
             return Begun(begun, commanded, more=False), free
 
@@ -112,6 +116,19 @@ class Beginnings:
         self._publications_seen = seen
         self._meter.note_begun(free, begun.commanded)
         return begun
+
+    def _look_at_waiting(
+        self, connection: sa.Connection, running: Mapping[tuple[str, int], Sequence[str]], now: datetime
+    ) -> None:
+        """Page for people who wait; where there are so many that to look takes long, the less often."""
+        if time.monotonic() < self._looked_again:
+            return
+        began = self._clock.now()
+        page_people_who_wait(connection, running, now)
+        took = (self._clock.now() - began).total_seconds()
+        if took > _QUICK_SECONDS:
+            # a clock that was put forward meanwhile keeps nobody from looking for long
+            self._looked_again = time.monotonic() + min(50 * took, _LONGEST_PAUSE_SECONDS)
 
     @staticmethod
     def _adopt(connection: sa.Connection, row: Mapping[Any, Any]) -> None:
