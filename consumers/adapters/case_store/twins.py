@@ -9,6 +9,7 @@ goes onto the belt, and when it is claimed.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -46,11 +47,16 @@ _PAIRS = (
 """Who is in another incident: by the root that both are known by, by one that is merged into them there, here, or in both."""
 
 
+# composed once: it takes longer than to ask
+_TWIN = recipient.alias("twin")
+
+
+@cache
 def _ways() -> Sequence[tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]]:
     """Return the same ways for a query of recipients: another incident's notice to the same person, of the very same facts, what
     it is joined to, and the condition that it is one.
     """
-    twin, ours, theirs = recipient.alias("twin"), merged_root.alias("ours"), merged_root.alias("theirs")
+    twin, ours, theirs = _TWIN, merged_root.alias("ours"), merged_root.alias("theirs")
     same = (
         (twin.c.notice_sha256 == recipient.c.notice_sha256)
         & (twin.c.jurisdictions == recipient.c.jurisdictions)
@@ -191,6 +197,7 @@ def take_back_elsewhere(connection: sa.Connection, recipient_ids: Sequence[str])
     return back
 
 
+@cache
 def being_told_elsewhere() -> sa.ColumnElement[bool]:
     """Say that another incident is at it: whether it arrives there decides whether anything leaves here.
 
@@ -199,7 +206,7 @@ def being_told_elsewhere() -> sa.ColumnElement[bool]:
     """
     found = []
     for joined, twin, same in _ways():
-        tried, running, going = _going(twin)
+        tried, running, going = _going()
         found.append(
             sa.select(sa.literal(1))
             # in this order whatever the statistics say: they call `attempt` empty while its first thousands are being written
@@ -217,6 +224,7 @@ def being_told_elsewhere() -> sa.ColumnElement[bool]:
     return sa.or_(*found)
 
 
+@cache
 def known_elsewhere() -> sa.ColumnElement[bool]:
     """Say that another incident has them to tell the very same, whatever becomes of it."""
     found = [
@@ -232,8 +240,10 @@ def known_elsewhere() -> sa.ColumnElement[bool]:
     return sa.or_(*found)
 
 
-def _going(twin: sa.FromClause) -> tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]:
+@cache
+def _going() -> tuple[sa.FromClause, sa.FromClause, sa.ColumnElement[bool]]:
     """Return a twin's attempts and their releases, and the condition that one is on its way or may leave at any moment."""
+    twin = _TWIN
     tried, running, held = attempt.alias("twin_attempt"), release.alias("twin_release"), gate.alias("twin_gate")
     planned = (
         (tried.c.state == AttemptState.PLANNED)
@@ -253,8 +263,8 @@ def standing_elsewhere(
     every = sorted({other for those in twins.values() for other in those})
     reached: set[str] = set()
     going: set[str] = set()
-    twin = recipient.alias("twin")
-    tried, running, leaving = _going(twin)
+    twin = _TWIN
+    tried, running, leaving = _going()
     for some in in_parts(every):
         reached.update(
             connection.execute(
