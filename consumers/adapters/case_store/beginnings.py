@@ -428,6 +428,7 @@ def _tested_before(row: Mapping[Any, Any], rows: Sequence[Mapping[Any, Any]]) ->
     }
 
 
+@cache
 def _beginning_releases() -> sa.Select[Any]:
     """Releases that may begin attempts, locked: one that is voided meanwhile must not leave attempts behind."""
     return (

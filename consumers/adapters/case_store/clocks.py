@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,41 +50,8 @@ class Clocks:
         A notice to individuals is met once everybody it is for was reached, also by a substitute; nobody records that. Of whom
         nothing reached a person decides.
         """
-        planned = obligation.alias()
-        deadline = sa.func.coalesce(
-            obligation.c.deadline_at, obligation.c.conservative_deadline_at, type_=incident.c.detected_at.type
-        )
-        # a corrected scope is planned anew, which takes as long as its slowest partition: until then the duties known
-        # before go on being watched
-        newest = sa.select(sa.func.max(planned.c.revision)).where(planned.c.incident_id == incident.c.incident_id)
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(
-                    obligation,
-                    incident.c.detected_at,
-                    incident.c.exercise,
-                    incident.c.revision.label("in_force"),
-                    deadline.label("watched"),
-                )
-                .select_from(obligation)
-                .join(
-                    incident,
-                    (incident.c.incident_id == obligation.c.incident_id)
-                    & (obligation.c.revision == newest.correlate(incident).scalar_subquery()),
-                )
-                .where(
-                    incident.c.closed_at.is_(None)
-                    & (incident.c.state != "dismissed")
-                    & ~sa.exists().where(
-                        (duty_met.c.incident_id == obligation.c.incident_id)
-                        & (duty_met.c.controller == obligation.c.controller)
-                        & (duty_met.c.regime_id == obligation.c.regime_id)
-                        & duty_met.c.withdrawn_at.is_(None)
-                    )
-                    & obligation.c.status.in_(("due", "pending"))
-                    & deadline.is_not(None)
-                )
-            ).mappings()
+            rows = connection.execute(_owed()).mappings()
             unmet = self._unmet(connection, rows.all())
             duties = tuple(
                 RunningClock(
@@ -136,31 +104,7 @@ class Clocks:
 
         The duty that tells everybody else may be met, or its date have passed: theirs runs all the same.
         """
-        rows = connection.execute(
-            sa.select(
-                recipient.c.incident_id,
-                recipient.c.controller,
-                sa.func.min(recipient.c.deadline_at, type_=recipient.c.deadline_at.type).label("deadline_at"),
-                sa.func.min(recipient.c.added_at, type_=recipient.c.added_at.type).label("added_at"),
-                incident.c.revision,
-                incident.c.exercise,
-            )
-            .join(incident, incident.c.incident_id == recipient.c.incident_id)
-            .where(
-                recipient.c.added_at.is_not(None)
-                & recipient.c.deadline_at.is_not(None)
-                & recipient.c.final_state.is_(None)
-                & incident.c.closed_at.is_(None)
-                & (incident.c.state != "dismissed")
-                & still_concerned()
-            )
-            .group_by(
-                recipient.c.incident_id,
-                recipient.c.controller,
-                incident.c.revision,
-                incident.c.exercise,
-            )
-        ).mappings()
+        rows = connection.execute(_late()).mappings()
         return tuple(
             RunningClock(
                 incident_id=row["incident_id"],
@@ -244,6 +188,75 @@ def _stands(told: Mapping[str, Any], running: Collection[tuple[str, str, str, st
     name, duties = told["incident_id"], told["body"].get("duties", ())
     named = {(name, each["controller"], each["regime_id"], each["deadline_at"]) for each in duties}
     return bool(named.intersection(running)) or (told["body"].get("duty_count", 0) > len(duties) and name in watched)
+
+
+@cache
+def _owed() -> sa.Select[Any]:
+    """Every duty that is owed, has a date and is not met, in open incidents; composed once, as it is asked every second."""
+    planned = obligation.alias()
+    deadline = sa.func.coalesce(
+        obligation.c.deadline_at, obligation.c.conservative_deadline_at, type_=incident.c.detected_at.type
+    )
+    # a corrected scope is planned anew, which takes as long as its slowest partition: until then the duties known
+    # before go on being watched
+    newest = sa.select(sa.func.max(planned.c.revision)).where(planned.c.incident_id == incident.c.incident_id)
+    return (
+        sa.select(
+            obligation,
+            incident.c.detected_at,
+            incident.c.exercise,
+            incident.c.revision.label("in_force"),
+            deadline.label("watched"),
+        )
+        .select_from(obligation)
+        .join(
+            incident,
+            (incident.c.incident_id == obligation.c.incident_id)
+            & (obligation.c.revision == newest.correlate(incident).scalar_subquery()),
+        )
+        .where(
+            incident.c.closed_at.is_(None)
+            & (incident.c.state != "dismissed")
+            & ~sa.exists().where(
+                (duty_met.c.incident_id == obligation.c.incident_id)
+                & (duty_met.c.controller == obligation.c.controller)
+                & (duty_met.c.regime_id == obligation.c.regime_id)
+                & duty_met.c.withdrawn_at.is_(None)
+            )
+            & obligation.c.status.in_(("due", "pending"))
+            & deadline.is_not(None)
+        )
+    )
+
+
+@cache
+def _late() -> sa.Select[Any]:
+    """The nearest date of those who came late or are owed a supplement and have no end yet, by controller; composed once."""
+    return (
+        sa.select(
+            recipient.c.incident_id,
+            recipient.c.controller,
+            sa.func.min(recipient.c.deadline_at, type_=recipient.c.deadline_at.type).label("deadline_at"),
+            sa.func.min(recipient.c.added_at, type_=recipient.c.added_at.type).label("added_at"),
+            incident.c.revision,
+            incident.c.exercise,
+        )
+        .join(incident, incident.c.incident_id == recipient.c.incident_id)
+        .where(
+            recipient.c.added_at.is_not(None)
+            & recipient.c.deadline_at.is_not(None)
+            & recipient.c.final_state.is_(None)
+            & incident.c.closed_at.is_(None)
+            & (incident.c.state != "dismissed")
+            & still_concerned()
+        )
+        .group_by(
+            recipient.c.incident_id,
+            recipient.c.controller,
+            incident.c.revision,
+            incident.c.exercise,
+        )
+    )
 
 
 def _started_at(row: Mapping[Any, Any]) -> datetime:

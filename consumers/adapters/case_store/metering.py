@@ -50,7 +50,38 @@ _ATTEMPT = (
     "attempt_id", "state_at", "recipient_id", "incident_id", "release_id", "channel", "send_count", "due_at", "priority",
 )  # fmt: skip
 _PERSON = ("root", "residence", "controller", "segment_id", "deadline_at")
-# composed once: it is asked four times a second
+# composed once: they are asked four times a second
+_REAL_RELEASES = (
+    sa.select(release.c.incident_id)
+    .join(incident, incident.c.incident_id == release.c.incident_id)
+    .where((release.c.state == "releasing") & incident.c.exercise.is_(sa.false()))
+    .order_by(release.c.released_at)
+    .limit(1)
+)
+_RUNNING_RELEASES = (
+    sa.select(
+        release.c.incident_id,
+        release.c.release_id,
+        release.c.canary_state,
+        release.c.policy,
+        incident.c.epoch,
+        incident.c.exercise,
+    )
+    .join(incident, incident.c.incident_id == release.c.incident_id)
+    .where(release.c.state == "releasing")
+    .order_by(release.c.released_at)
+)
+_INCIDENTS = sa.select(incident.c.incident_id)
+_REAL_INCIDENTS = _INCIDENTS.where(incident.c.exercise.is_(sa.false()))
+_ON_BELT = (
+    sa.select(sa.func.count())
+    .select_from(attempt)
+    .where(
+        attempt.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True))
+        & (attempt.c.state == AttemptState.COMMANDED)
+        & (attempt.c.channel == sa.bindparam("channel"))
+    )
+)
 _WAITS = sa.select(
     *(
         sa.select(sa.literal(1))
@@ -397,14 +428,7 @@ def real_release_running(connection: sa.Connection) -> str | None:
     still: nothing of one is metered, claimed or sent. It follows from the releases as they stand, so that a crash can neither
     forget it nor keep it.
     """
-    query = (
-        sa.select(release.c.incident_id)
-        .join(incident, incident.c.incident_id == release.c.incident_id)
-        .where((release.c.state == "releasing") & incident.c.exercise.is_(sa.false()))
-        .order_by(release.c.released_at)
-        .limit(1)
-    )
-    found: str | None = connection.execute(query).scalar()
+    found: str | None = connection.execute(_REAL_RELEASES).scalar()
     return found
 
 
@@ -418,38 +442,16 @@ def _on_belt(connection: sa.Connection, channel: Channel) -> int:
     commands back: they take no room from those who are really concerned.
     """
     exercises = real_release_running(connection) is None
-    query = sa.select(incident.c.incident_id)
-    ids = connection.execute(query if exercises else query.where(incident.c.exercise.is_(sa.false()))).scalars().all()
+    ids = connection.execute(_INCIDENTS if exercises else _REAL_INCIDENTS).scalars().all()
     return sum(
-        connection.execute(
-            sa.select(sa.func.count())
-            .select_from(attempt)
-            .where(
-                attempt.c.incident_id.in_(some)
-                & (attempt.c.state == AttemptState.COMMANDED)
-                & (attempt.c.channel == channel)
-            )
-        ).scalar_one()
-        for some in in_parts(ids)
+        connection.execute(_ON_BELT, {"incident_ids": some, "channel": channel}).scalar_one() for some in in_parts(ids)
     )
 
 
 def running_incidents(connection: sa.Connection) -> list[_Running]:
     """Return the incidents of which a release runs."""
     found: dict[str, list[Any]] = defaultdict(list)
-    for row in connection.execute(
-        sa.select(
-            release.c.incident_id,
-            release.c.release_id,
-            release.c.canary_state,
-            release.c.policy,
-            incident.c.epoch,
-            incident.c.exercise,
-        )
-        .join(incident, incident.c.incident_id == release.c.incident_id)
-        .where(release.c.state == "releasing")
-        .order_by(release.c.released_at)
-    ):
+    for row in connection.execute(_RUNNING_RELEASES):
         found[row.incident_id].append(row)
     return [
         _Running(

@@ -141,6 +141,22 @@ def unpacked(row: sa.Row[tuple[int, str, str, str, str, str, str, datetime]]) ->
     return (Waiting(outbox_id, topic, root, key, ce_type, event_id, value, at) for root, key, event_id, value in lines)
 
 
+_EVENTS_IN_ROW = sa.case(
+    (
+        outbox.c.ce_type.startswith(_LINES) | outbox.c.ce_type.startswith(_PACK),
+        sa.cast(outbox.c.key, sa.Integer),
+    ),
+    else_=1,
+)
+# twenty times a second
+_OLDEST = (
+    sa.select(outbox.c.outbox_id, _EVENTS_IN_ROW)
+    .order_by(outbox.c.outbox_id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_DEPTH = sa.select(sa.func.coalesce(sa.func.sum(_EVENTS_IN_ROW), 0), sa.func.min(outbox.c.written_at))
+
+
 class Outbox:
     """The publisher's side. Only the holder of the lease `outbox` may use it."""
 
@@ -151,9 +167,7 @@ class Outbox:
         """Return the oldest waiting events: whole rows, about `limit` events, at least one row."""
         with self._database.read() as connection:
             last, count = None, 0
-            for outbox_id, held in connection.execute(
-                sa.select(outbox.c.outbox_id, _events_in_row()).order_by(outbox.c.outbox_id).limit(limit)
-            ):
+            for outbox_id, held in connection.execute(_OLDEST, {"most": limit}):
                 if last is not None and count + held > limit:
                     break
                 last, count = outbox_id, count + held
@@ -171,12 +185,5 @@ class Outbox:
     def depth(self) -> tuple[int, datetime | None]:
         """Return how many events wait and since when the oldest does."""
         with self._database.read() as connection:
-            row = connection.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(_events_in_row()), 0), sa.func.min(outbox.c.written_at))
-            ).one()
+            row = connection.execute(_DEPTH).one()
             return int(row[0]), row[1]
-
-
-def _events_in_row() -> sa.ColumnElement[int]:
-    holds_many = outbox.c.ce_type.startswith(_LINES) | outbox.c.ce_type.startswith(_PACK)
-    return sa.case((holds_many, sa.cast(outbox.c.key, sa.Integer)), else_=1)
