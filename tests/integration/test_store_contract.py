@@ -233,6 +233,34 @@ def test_what_is_gone_is_removed(reader: SqlStore, shop: StoreRows) -> None:
     assert order.customer_id is None
 
 
+def test_whose_an_address_or_a_value_was_is_read_anew_when_it_is_given_to_another(
+    reader: SqlStore, shop: StoreRows
+) -> None:
+    """As whoever merges two accounts does it: the one that loses them changes in no row of its own."""
+    shop.customer(1, country="FR")
+    shop.customer(2)
+    shop.add("customer_entity_varchar", attribute_id=202, entity_id=1, value="high")
+    shop.order(7, country="US")
+    shop.order(8, country="US")
+    shop.provenance("r-7", "order/7")
+    shop.provenance("r-8", "order/8")
+    everything(reader)
+    shop.run("UPDATE customer_address_entity SET parent_id = 2 WHERE entity_id = 1")
+    (first, second) = [state for state in everything(reader) if isinstance(state, CustomerState)]
+    assert (first.customer_id, second.customer_id) == (1, 2)
+    assert [claim.source for claim in first.residence] == []
+    assert first.contact.postal_address == ()
+    shop.run("UPDATE customer_entity_varchar SET entity_id = 2 WHERE entity_id = 1")
+    values = {
+        state.customer_id: state.attribute_values for state in everything(reader) if isinstance(state, CustomerState)
+    }
+    assert values == {1: {}, 2: {"income_band": "high"}}
+    shop.run("UPDATE sales_order_address SET parent_id = 8 WHERE entity_id = 7")
+    orders = {state.order_id: state.residence for state in everything(reader) if isinstance(state, OrderState)}
+    assert set(orders) == {7, 8}
+    assert orders[7] == ()
+
+
 def test_only_what_was_read_is_deleted(reader: SqlStore, shop: StoreRows) -> None:
     shop.customer(1)
     batch = reader.next_batch(10)

@@ -105,7 +105,7 @@ def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -
     if event == "INSERT":
         return insert
     if event == "DELETE":
-        return insert + _former(subscription, "OLD.`{column}` IS NOT NULL")
+        return insert + _former(subscription, "OLD.`{column}` IS NOT NULL", besides=subscription.view)
     told = [column for column in columns if column not in subscription.ignored | ALWAYS_IGNORED]
     if subscription.told is not None:
         told = [column for column in columns if column in subscription.told] or told
@@ -114,9 +114,10 @@ def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -
     return narrowed + _former(subscription, "OLD.`{column}` IS NOT NULL AND NOT(NEW.`{column}` <=> OLD.`{column}`)")
 
 
-def _former(subscription: Subscription, condition: str) -> str:
+def _former(subscription: Subscription, condition: str, besides: str | None = None) -> str:
     return "".join(
         f" IF ({condition.replace('{column}', column)}) THEN"
         f" INSERT IGNORE INTO `{view}_cl` (`entity_id`) VALUES (OLD.`{column}`); END IF;"
         for column, view in subscription.former
+        if view != besides
     )

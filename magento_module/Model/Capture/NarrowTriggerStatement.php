@@ -51,7 +51,7 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
         foreach ($this->formerOwners as $view => $tables) {
             $changelog = $this->resource->getTableName($view . '_cl');
             if (isset($tables[$tableName]) && str_contains($statement, "INSERT IGNORE INTO `$changelog` ")) {
-                $statement .= $this->tellFormer($tables[$tableName], $event);
+                $statement .= $this->tellFormer($tables[$tableName], $event, $view);
             }
         }
         return $statement;
@@ -62,9 +62,10 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
      *
      * @param array<string, string> $owners
      * @param string $event
+     * @param string $own the view whose statement this is: of a row that is deleted it names the owner itself
      * @return string
      */
-    private function tellFormer(array $owners, string $event): string
+    private function tellFormer(array $owners, string $event, string $own): string
     {
         $conditions = [
             Trigger::EVENT_UPDATE => 'OLD.%1$s IS NOT NULL AND NOT(NEW.%1$s <=> OLD.%1$s)',
@@ -76,6 +77,9 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
         $connection = $this->resource->getConnection();
         $told = '';
         foreach ($owners as $column => $view) {
+            if ($event === Trigger::EVENT_DELETE && $view === $own) {
+                continue;
+            }
             $told .= sprintf(
                 ' IF (' . $conditions[$event] . ') THEN INSERT IGNORE INTO %2$s (`entity_id`) VALUES (OLD.%1$s); END IF;',
                 $connection->quoteIdentifier($column),

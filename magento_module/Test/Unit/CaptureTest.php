@@ -289,6 +289,24 @@ class CaptureTest extends TestCase
         self::assertSame($others, $narrow->process('sales_order', 'DELETE', $others));
     }
 
+    public function testWhoLosesARowToAnotherIsToldAndOfADeletedRowNobodyTwice(): void
+    {
+        $insert = 'INSERT IGNORE INTO `shop_tocsin_customer_address_cl` (`entity_id`) VALUES (%s.`parent_id`);';
+        $narrow = new NarrowTriggerStatement(
+            new ResourceConnection($this->connection([]), 'shop_'),
+            [],
+            ['tocsin_customer_address' => ['customer_address_entity' => ['parent_id' => 'tocsin_customer_address']]]
+        );
+        $update = sprintf($insert, 'NEW');
+        self::assertSame(
+            $update . ' IF (OLD.`parent_id` IS NOT NULL AND NOT(NEW.`parent_id` <=> OLD.`parent_id`)) THEN '
+                . sprintf($insert, 'OLD') . ' END IF;',
+            $narrow->process('customer_address_entity', 'UPDATE', $update)
+        );
+        $delete = sprintf($insert, 'OLD');
+        self::assertSame($delete, $narrow->process('customer_address_entity', 'DELETE', $delete));
+    }
+
     public function testFromALinkItRefusesToBeInstalledAndWhatItDoesIsLogged(): void
     {
         $view = new FakeView('tocsin_customer', 'customer_entity');
