@@ -52,6 +52,7 @@ from bridge.magento.snapshots import (
     WrittenProvenance,
     WrittenRecords,
 )
+from bridge.magento.watch import TOLD_COLUMNS
 from bridge.runtime.allocation import keep_freed_memory
 from bridge.runtime.clock import Clock
 from bridge.runtime.kafka import Fenced, NotPublished
@@ -99,6 +100,12 @@ UNREADABLE = counter(
     "provenance rows that do not say about whom they are: settled, and nothing is published of them",
     question="does the store hold rows that can concern nobody?",
 )
+UNTOLD = gauge(
+    "tocsin_relay_untold_count",
+    "1 for a table to which the shop added a row of which no trigger told: what changes there is not seen",
+    question="does the store's database still tell of its changes?",
+    labels={"table": list(TOLD_COLUMNS)},
+)
 ERRORS = counter(
     "tocsin_relay_errors_total",
     "batches or starts that failed and are repeated",
@@ -117,6 +124,8 @@ _LOOK_SECONDS = 0.5
 _MADE_AT_ONCE = 50
 """Events made ahead between two looks whether what is awaited has come."""
 _SWITCH_SECONDS = 0.001
+_WATCH_SECONDS = 60.0
+"""How often it is looked whether triggers told of what is new in the store."""
 _FIRST_IDLE_SECONDS = 0.002
 _FIRST_LIMIT = 500
 _LEAST_LIMIT = 50
@@ -433,6 +442,7 @@ class RelayStage:
         self._complete_until = clock.now()
         self._batch_size = BatchSize(settings.batch_size, settings.batch_seconds)
         self._beat_at: datetime | None = None
+        self._untold: set[str] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Relay until `stop` is set; wait out a store or a Kafka that does not answer.
@@ -506,6 +516,7 @@ class RelayStage:
         finally:
             ACTIVE.set(0)
             WAITING.set(0)
+            self._show_untold(set())
             if publisher is not None:
                 publisher.close()
 
@@ -513,7 +524,7 @@ class RelayStage:
         """Publish batch after batch. While one is on its way, the one before it is settled and the next one is read."""
         following: _Prepared | None = None
         unsettled: _Prepared | None = None
-        beat_due = 0.0
+        beat_due = watch_due = 0.0
         idle_seconds = _FIRST_IDLE_SECONDS
         while not stop.is_set():
             if time.monotonic() >= beat_due:
@@ -537,6 +548,9 @@ class RelayStage:
                     continue
                 self._complete_until = prepared.read_at
                 self._show_age()
+                if time.monotonic() >= watch_due:
+                    self._watch_triggers()
+                    watch_due = time.monotonic() + _WATCH_SECONDS
                 # Look again soon while changes come, and ever less often while they do not.
                 stop.wait(idle_seconds)
                 idle_seconds = min(idle_seconds * 1.5, self._settings.idle_seconds)
@@ -546,6 +560,25 @@ class RelayStage:
             unsettled = prepared
             self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._settle(unsettled)
+
+    def _watch_triggers(self) -> None:
+        """Look whether something told of what the shop added, and say so of each table of which nothing did."""
+        heard = self._reader.heard()
+        untold = self._untold - {table for table, was_told in heard.items() if was_told}
+        for table in sorted(table for table, was_told in heard.items() if not was_told):
+            if table not in untold:
+                log.error(
+                    "no trigger told of a new row: what changes in this table is not seen; run bin/magento"
+                    " tocsin:capture:enable, then tocsin relay verify --repair",
+                    table=table,
+                )
+            untold.add(table)
+        self._show_untold(untold)
+
+    def _show_untold(self, tables: set[str]) -> None:
+        self._untold = tables
+        for table in TOLD_COLUMNS:
+            UNTOLD.labels(table).set(table in tables)
 
     def _publish(
         self, prepared: _Prepared, unsettled: _Prepared | None, publisher: Publishing, elsewhere: ThreadPoolExecutor

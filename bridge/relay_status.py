@@ -19,6 +19,7 @@ from bridge.contracts.errors import Unreachable
 from bridge.contracts.fingerprints import Entity
 from bridge.contracts.queries import Faults, IndexAnswers, IndexStatus
 from bridge.magento.look import MOST_COUNTED, StoreLook
+from bridge.magento.watch import TOLD_COLUMNS
 from bridge.runtime.run_files import write_run_file
 from bridge.verification import ENTITIES, Report
 
@@ -44,6 +45,8 @@ class RelayNumbers:
     store_errors: int
     unreadable_rows: int = 0
     """Since its start: provenance rows that do not say about whom they are, of which nothing is published."""
+    untold_tables: tuple[str, ...] = ()
+    """Tables to which the shop added rows of which no trigger told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,11 @@ class Status:
             found.append(
                 f"{self.relay.unreadable_rows} provenance rows say of nobody that they are about them, so nothing of them is in"
                 " the index; the relay's log names each row's id"
+            )
+        if self.relay is not None and self.relay.untold_tables:
+            found.append(
+                f"no trigger told of new rows in {', '.join(self.relay.untold_tables)}: what changes there is not seen; run"
+                " bin/magento tocsin:capture:enable, then `tocsin relay verify --repair`"
             )
         for changelog, left in self.numbers_left.items():
             found.append(
@@ -291,6 +299,9 @@ def _relay_numbers(
             publish_errors=int(second.get("tocsin_relay_errors_total{kafka}", 0)),
             store_errors=int(second.get("tocsin_relay_errors_total{store}", 0)),
             unreadable_rows=int(total(second, "tocsin_relay_unreadable_total")),
+            untold_tables=tuple(
+                table for table in TOLD_COLUMNS if second.get(f"tocsin_relay_untold_count{{{table}}}", 0) > 0
+            ),
         ),
         None,
     )

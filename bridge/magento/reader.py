@@ -4,7 +4,7 @@ SQL is the first implementation (`bridge.magento.store`). Not here: how a store 
 """
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -44,6 +44,13 @@ class StoreReader(Protocol):
 
     def states_of(self, batch: ChangeBatch) -> Collection[State]:
         """Return the newest committed state of everything that `batch` is about, removals first. Raises LeadLost."""
+        ...
+
+    def heard(self) -> Mapping[str, bool]:
+        """Return, of tables that the shop added rows to, whether a change told of the newest that was there at the last call.
+
+        To be called once a batch came back empty. Raises LeadLost.
+        """
         ...
 
     def settle(self, batch: ChangeBatch) -> None:

@@ -39,6 +39,7 @@ from bridge.magento.snapshots import (
     order_state,
     provenance_state,
 )
+from bridge.magento.watch import NEWEST, TOLD_COLUMNS, Watch
 from bridge.runtime.clock import Clock
 from bridge.runtime.settings import Store
 
@@ -122,6 +123,7 @@ class SqlStore:
         self._batches_until_alike = 0
         self._may_read_grid: bool | None = None
         """None until it is asked."""
+        self._watch = Watch()
 
     # Leading
 
@@ -132,6 +134,7 @@ class SqlStore:
         if taken:
             self._read_catalog()
             self._may_read_grid = None
+            self._watch = Watch()
             log.info("this relay reads the store now")
         return taken
 
@@ -152,6 +155,10 @@ class SqlStore:
             return None
         times = [instant(row[0]) for row in self._session.rows(statements.OLDEST_TIMES)]
         return min([now, *(at for at in times if at is not None)])
+
+    def heard(self) -> Mapping[str, bool]:
+        (newest,) = self._session.rows(NEWEST)
+        return self._watch.look({table: number or 0 for table, number in zip(TOLD_COLUMNS, newest, strict=True)})
 
     def numbers_left(self) -> Mapping[str, int]:
         """Return which changelogs run out of numbers for changes, and how many they have left."""
@@ -200,6 +207,8 @@ class SqlStore:
             if version_sum is not None:
                 view = _VIEWS[number]
                 version_ids[view], entity_ids[view] = _numbers(versions, version_sum), _numbers(entities, entity_sum)
+        for view, ids in entity_ids.items():
+            self._watch.told(view, ids)
         # Behind the others there may be none left, and still some before them.
         full = bool(version_ids) if behind else any(len(read) == limit for read in version_ids.values())
         return batch_of(version_ids, entity_ids, full)

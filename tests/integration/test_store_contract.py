@@ -6,7 +6,7 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -924,3 +924,26 @@ def test_order_numbers_and_carts_are_looked_up_where_tables_differ_in_collation(
     shop.run("INSERT INTO quote (entity_id, customer_email) VALUES (71, 'g@mail.example')")
     found = StoreReferences(account).look_up(["000000007"], ["71"])
     assert [(each.kind, each.email) for each in found] == [("quote", "g@mail.example")]
+
+
+def test_a_table_that_was_swapped_for_a_copy_tells_nothing_and_is_noticed(reader: SqlStore, shop: StoreRows) -> None:
+    """As tools that alter a table while the shop is open do it: triggers stay with the table that is put away."""
+
+    def heard_after(customer_id: int) -> Mapping[str, bool]:
+        everything(reader)
+        reader.heard()
+        shop.customer(customer_id)
+        everything(reader)
+        reader.heard()
+        return reader.heard()
+
+    assert heard_after(1) == {"customer_entity": True, "customer_address_entity": True}
+    address, put_away = "customer_address_entity", "_customer_address_entity_old"
+    shop.run(f"CREATE TABLE _customer_address_entity_new LIKE {address}")
+    shop.run(f"RENAME TABLE {address} TO {put_away}, _customer_address_entity_new TO {address}")
+    try:
+        assert heard_after(2) == {"customer_entity": True, "customer_address_entity": False}
+    finally:
+        shop.run(f"DROP TABLE {address}")
+        shop.run(f"RENAME TABLE {put_away} TO {address}")
+    assert heard_after(3) == {"customer_entity": True, "customer_address_entity": True}

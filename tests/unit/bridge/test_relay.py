@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from bridge import relay
 from bridge.contracts.envelope import Message, Record, open_envelope
 from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.events import (
@@ -29,6 +31,7 @@ from bridge.magento.changelogs import View
 from bridge.magento.reader import LeadLost, StoreReader
 from bridge.magento.snapshots import CustomerState
 from bridge.magento.store import open_store
+from bridge.magento.watch import TOLD_COLUMNS
 from bridge.relay import AGE, FAULTY, UNREADABLE, BatchSize, CustomerEvents, RelayStage
 from bridge.runtime.clock import SetClock, SystemClock
 from bridge.runtime.kafka import Fenced, NotPublished
@@ -714,3 +717,31 @@ def test_every_message_is_byte_for_byte_what_its_model_would_write(
     assert len(messages) == 4
     for message in messages:
         assert message.value == opened(message).model_dump_json().encode()
+
+
+def test_a_table_whose_triggers_are_gone_is_shown_until_they_are_back(
+    shop: StoreRows, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_WATCH_SECONDS", 0.0)
+
+    def untold() -> set[str]:
+        return {table for table in TOLD_COLUMNS if relay.UNTOLD.labels(table)._value.get()}
+
+    shop.customer(1)
+    ((trigger,),) = shop.run("SELECT sql FROM sqlite_master WHERE name = 'trg_customer_entity_after_insert'")
+    running = start()
+    wait_for("all settled", lambda: is_empty(shop))
+    shop.customer(2)
+    wait_for("all settled", lambda: is_empty(shop))
+    assert untold() == set()
+    shop.run("DROP TRIGGER trg_customer_entity_after_insert")
+    with capture_logs() as logged:
+        shop.customer(3)
+        wait_for("noticed", lambda: untold() == {"customer_entity"})
+        shop.customer(4)
+        wait_for("all settled", lambda: is_empty(shop))
+    assert [line["table"] for line in logged if "no trigger told" in line["event"]] == ["customer_entity"]
+    shop.run(trigger)
+    shop.customer(5)
+    wait_for("told again", lambda: untold() == set())
+    running.end()

@@ -162,3 +162,13 @@ def test_a_relay_that_runs_and_does_not_lead_is_not_to_be_started() -> None:
     assert "waits for a lead that somebody else holds" in found.troubles(NOW)[0]
     found.relay = replace(numbers, publish_errors=7)
     assert "tries again after 7 publish errors" in found.troubles(NOW)[0]
+
+
+def test_a_table_of_which_nothing_is_told_is_a_trouble() -> None:
+    numbers = RelayNumbers(
+        active=True, oldest_unpublished_seconds=0.0, changes_per_second=0.0, batch_seconds=None, publish_errors=0,
+        store_errors=0, untold_tables=("customer_entity", "sales_order"),
+    )  # fmt: skip
+    (told,) = [each for each in Status(relay=numbers).troubles(NOW) if "trigger" in each]
+    assert "customer_entity, sales_order" in told
+    assert "tocsin relay verify --repair" in told
