@@ -1,6 +1,6 @@
 """The store's account notices: what a customer's account page shows. Written here, read back through the changelog."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -51,6 +51,15 @@ class AccountNoticeTable:
                 connection.execute(
                     self._text(statements.WITHDRAW_NOTICE), {"notice_id": notice_id, "withdrawn_at": _stored(at)}
                 )
+
+    def missing(self, notice_ids: Collection[str]) -> frozenset[str]:
+        """Return which of these notices the store does not hold, withdrawn or not. Raises Unreachable or Refused."""
+        with translated(self._settings, Unreachable), self._engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                prepare_session(connection)
+            query = self._text(statements.NOTICES_THERE).bindparams(sa.bindparam("words", expanding=True))
+            there = {row[0] for row in connection.execute(query, {"words": list(notice_ids)})}
+        return frozenset(notice_ids) - there
 
     def _write_one(self, connection: sa.Connection, notice: AccountNotice) -> None:
         known = connection.execute(self._text(statements.HAS_NOTICE), {"notice_id": notice.notice_id}).first()

@@ -386,6 +386,7 @@ WITHDRAW_NOTICE = (
     "UPDATE {p}tocsin_account_notice SET withdrawn_at = :withdrawn_at"
     " WHERE notice_id = :notice_id AND withdrawn_at IS NULL"
 )
+NOTICES_THERE = "SELECT n.notice_id FROM {p}tocsin_account_notice n WHERE n.notice_id IN :words"
 HAS_NOTICE = "SELECT 1 FROM {p}tocsin_account_notice WHERE notice_id = :notice_id"
 
 BACKEND_TYPES = ("varchar", "int", "decimal", "text", "datetime")

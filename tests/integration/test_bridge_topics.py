@@ -507,15 +507,56 @@ def test_account_notices_reach_the_store_and_go_on_after_a_restart(
         publisher.flush()
         text = "Ein Text mit Ümlauten 🔔."
         run_until("two are posted", lambda: posted() == [("a-1", text, 1), ("a-3", text, 1)])
-        shop.run("DELETE FROM tocsin_account_notice WHERE notice_id = 'a-3'")
+        shop.run("UPDATE tocsin_account_notice SET body = 'kept' WHERE notice_id = 'a-3'")
         publisher.send(ACCOUNT_NOTICES, notice("a-1", withdrawn=True, title="", body=""))
         publisher.flush()
-        # a-3 is not posted again: what was acknowledged is not read again.
-        run_until("one is withdrawn", lambda: posted() == [("a-1", text, 0)])
+        # a-3 is not written again: what was acknowledged is not read again.
+        run_until("one is withdrawn", lambda: posted() == [("a-1", text, 0), ("a-3", "kept", 1)])
         reader = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"{kafka.topic_prefix}test"})
         topic = TopicPartition(kafka.topic_prefix + DEAD_LETTERS.name, 0)
         assert reader.get_watermark_offsets(topic, timeout=60) == (0, 1)
         reader.close()
+    finally:
+        publisher.close()
+        engine.dispose()
+
+
+def test_notices_that_a_store_lost_with_its_newest_commits_are_written_again(
+    kafka: Kafka, mariadb_database: StoreDatabase, tmp_path: Path
+) -> None:
+    """As after a backup of the shop was put back: Kafka's offset says that they are there."""
+    TopicsAdmin(kafka).apply()
+    engine = sa.create_engine(mariadb_database.url)
+    shop = StoreRows(engine)
+    settings = tmp_path / "notices.json"
+    given = {
+        "bootstrap_servers": kafka.bootstrap_servers, "topic_prefix": kafka.topic_prefix, "url": mariadb_database.url,
+    }  # fmt: skip
+    settings.write_text(json.dumps(given), encoding="utf-8")
+
+    def rows() -> set[tuple[str, int]]:
+        return set(shop.run("SELECT notice_id, withdrawn_at IS NULL FROM tocsin_account_notice"))
+
+    def run_until(what: str, condition: Callable[[], bool]) -> None:
+        process = typist().start(module("tests.integration.notices_process", settings))
+        try:
+            wait_for(what, condition)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+    publisher = Publisher(kafka)
+    try:
+        for number in range(1, 5):
+            publisher.send(ACCOUNT_NOTICES, notice(f"a-{number}"))
+        publisher.send(ACCOUNT_NOTICES, notice("a-2", withdrawn=True, title="", body=""))
+        publisher.send(ACCOUNT_NOTICES, notice("a-5", title="x" * 300))
+        publisher.flush()
+        there = {("a-1", 1), ("a-2", 0), ("a-3", 1), ("a-4", 1)}
+        run_until("all are posted", lambda: rows() == there)
+        shop.run("DELETE FROM tocsin_account_notice WHERE notice_id IN ('a-2', 'a-4')")
+        run_until("they are back", lambda: rows() == there)
     finally:
         publisher.close()
         engine.dispose()

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -246,11 +246,16 @@ class Written:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.held: set[str] = set()
 
     def check(self, notice: AccountNotice) -> None: ...
 
     def write(self, notices: Sequence[AccountNotice], withdrawn: Sequence[tuple[str, datetime]] = ()) -> None:
         self.ids += [each.notice_id for each in notices]
+        self.held |= {each.notice_id for each in notices}
+
+    def missing(self, notice_ids: Collection[str]) -> frozenset[str]:
+        return frozenset(notice_ids) - self.held
 
 
 @pytest.mark.parametrize("lives", [True, False], ids=["while it is read", "while its reader is away"])

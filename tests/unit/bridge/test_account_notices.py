@@ -1,7 +1,7 @@
 """Account notices reach the store's table once, whatever is repeated, and what is withdrawn stays withdrawn."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge import account_notices
 from bridge.account_notices import AccountNotices
 from bridge.contracts.envelope import seal_envelope
-from bridge.contracts.errors import Unreachable
+from bridge.contracts.errors import MustStop, Unreachable
 from bridge.contracts.events import AccountNotice, EntityRemoved
 from bridge.contracts.topics import ACCOUNT_NOTICES
 from bridge.magento.notices import AccountNoticeTable
@@ -150,3 +151,31 @@ def test_it_waits_for_a_store_that_does_not_answer() -> None:
     handler(away, health=health).handle([received(notice())], {})
     assert [each.notice_id for each in away.written] == ["a-1"]
     assert health.reasons() == {}
+
+
+def test_a_store_that_lost_what_was_written_last_makes_the_stage_begin_anew(
+    shop: StoreRows, table: AccountNoticeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_notices, "_LOOK_SECONDS", 0.0)
+    writing = handler(table)
+    writing.tick()
+    writing.handle([received(notice()), received(notice("a-2")), received(notice("a-2", withdrawn=True), 1)], {})
+    writing.tick()
+    shop.run("DELETE FROM tocsin_account_notice WHERE notice_id = 'a-1'")
+    with pytest.raises(MustStop, match="lacks 1 of the 2 account notices"):
+        writing.tick()
+
+
+def test_a_store_that_is_away_is_not_taken_for_one_that_lost_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def check(self, notice: AccountNotice) -> None: ...
+
+        def write(self, notices: Sequence[AccountNotice], withdrawn: Sequence[tuple[str, datetime]] = ()) -> None: ...
+
+        def missing(self, notice_ids: Collection[str]) -> frozenset[str]:
+            raise Unreachable("store: away")
+
+    monkeypatch.setattr(account_notices, "_LOOK_SECONDS", 0.0)
+    writing = handler(Away())
+    writing.handle([received(notice())], {})
+    writing.tick()
