@@ -120,7 +120,8 @@ class SubscribeViews
     /**
      * Put a trigger in the place of another one; return whether no save could come between.
      *
-     * Magento drops the one and then makes the other. So saves wait for the table, for as long as that takes.
+     * Magento drops the one and then makes the other. MariaDB knows one statement for both, which saves wait for, on every node
+     * of a cluster. MySQL does not: there saves wait for the table, for as long as that takes.
      *
      * @param SubscriptionInterface $subscription
      * @param Trigger $trigger
@@ -129,6 +130,23 @@ class SubscribeViews
     private function replace(SubscriptionInterface $subscription, Trigger $trigger): bool
     {
         $connection = $this->resource->getConnection();
+        if (stripos((string)$connection->fetchOne('SELECT VERSION()'), 'mariadb') !== false) {
+            $connection->multiQuery(sprintf(
+                "CREATE OR REPLACE TRIGGER %s %s %s ON %s FOR EACH ROW\nBEGIN\n%s\nEND",
+                $connection->quoteIdentifier($trigger->getName()),
+                $trigger->getTime(),
+                $trigger->getEvent(),
+                $connection->quoteIdentifier($trigger->getTable()),
+                implode("\n", $trigger->getStatements())
+            ));
+            return true;
+        }
+        if ($this->isCluster()) {
+            // Under a lock the trigger would wait for what other nodes have saved, and that for the lock: for good, and every
+            // save of the cluster behind it.
+            $subscription->saveTrigger($trigger);
+            return false;
+        }
         try {
             $connection->query('LOCK TABLES ' . $connection->quoteIdentifier($trigger->getTable()) . ' WRITE');
         } catch (\Exception $refused) {
@@ -142,6 +160,17 @@ class SubscribeViews
             $connection->query('UNLOCK TABLES');
         }
         return true;
+    }
+
+    /**
+     * Return whether the database is a node of a Galera cluster.
+     *
+     * @return bool
+     */
+    private function isCluster(): bool
+    {
+        $variables = $this->resource->getConnection()->fetchPairs("SHOW VARIABLES LIKE 'wsrep_on'");
+        return strtoupper($variables['wsrep_on'] ?? 'OFF') === 'ON';
     }
 
     /**

@@ -108,6 +108,38 @@ class CaptureTest extends TestCase
         }
     }
 
+    public function testOnMariaDbOneStatementPutsATriggerInThePlaceOfAnother(): void
+    {
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->method('fetchOne')->willReturnCallback(
+            static fn (string $sql) => $sql === 'SELECT VERSION()' ? '5.5.5-10.6.18-MariaDB-log' : 'bigint'
+        );
+        $connection->expects(self::never())->method('query');
+        // Magento's query() takes no statement with a semicolon in it.
+        $connection->expects(self::once())->method('multiQuery')->with(
+            "CREATE OR REPLACE TRIGGER `trg_customer_entity` AFTER INSERT ON `shop_customer_entity` FOR EACH ROW\nBEGIN\n"
+            . "INSERT IGNORE INTO `tocsin_customer_cl` (`entity_id`) VALUES (1);\nEND"
+        );
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $done = $this->subscribe([$view], $connection)->execute();
+        self::assertSame(['tocsin_customer: made trigger trg_customer_entity anew'], $done);
+        self::assertSame([], $view->did);
+    }
+
+    public function testOnAClusterOfMySqlNoTableIsLockedAndTheMomentIsSaid(): void
+    {
+        $connection = $this->connection(['shop_tocsin_customer_cl']);
+        $connection->method('fetchOne')->willReturnCallback(
+            static fn (string $sql) => $sql === 'SELECT VERSION()' ? '8.0.36-28' : 'bigint'
+        );
+        $connection->method('fetchPairs')->with("SHOW VARIABLES LIKE 'wsrep_on'")->willReturn(['wsrep_on' => 'ON']);
+        $connection->expects(self::never())->method('query');
+        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $done = $this->subscribe([$view], $connection)->execute();
+        self::assertSame(['save trg_customer_entity'], $view->did);
+        self::assertStringContainsString('was not seen', $done[0]);
+    }
+
     public function testWhereNoTableMayBeLockedATriggerIsMadeAndTheMomentSaid(): void
     {
         $connection = $this->connection(['shop_tocsin_customer_cl']);

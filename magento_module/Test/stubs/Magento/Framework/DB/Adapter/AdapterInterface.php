@@ -32,5 +32,7 @@ interface AdapterInterface
 
     public function query($sql, $bind = []);
 
+    public function multiQuery($sql, $bind = []);
+
     public function tableColumnExists($tableName, $columnName, $schemaName = null);
 }

@@ -6,6 +6,7 @@ namespace Magento\Framework\DB\Ddl;
 
 class Trigger
 {
+    public const TIME_AFTER = 'AFTER';
     public const EVENT_INSERT = 'INSERT';
     public const EVENT_UPDATE = 'UPDATE';
     public const EVENT_DELETE = 'DELETE';
@@ -20,6 +21,16 @@ class Trigger
     public function getName()
     {
         return $this->name;
+    }
+
+    public function getTime()
+    {
+        return self::TIME_AFTER;
+    }
+
+    public function getEvent()
+    {
+        return self::EVENT_INSERT;
     }
 
     public function getTable()
