@@ -389,6 +389,10 @@ class BatchSize:
         elif full and seconds < self._target_seconds / 2:
             self.limit = min(self._largest, self.limit * 2)
 
+    def failed(self) -> None:
+        """Learn that a batch may have been too large: for a throttled broker, or for a bound on how long a statement takes."""
+        self.limit = max(min(_LEAST_LIMIT, self._largest), self.limit // 2)
+
 
 @dataclass(slots=True)
 class _Prepared:
@@ -478,6 +482,7 @@ class RelayStage:
                         "kafka" if isinstance(error, NotPublished) or "Kafka" in str(error) else "store"
                     ).inc()
                     self._health.missing("relay", str(error))
+                    self._batch_size.failed()
                     log.warning("the relay waits", reason=str(error), seconds=self._pause_seconds)
                     self._reader.resign()
                     self._show_age()

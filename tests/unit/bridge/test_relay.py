@@ -745,3 +745,19 @@ def test_a_table_whose_triggers_are_gone_is_shown_until_they_are_back(
     shop.customer(5)
     wait_for("told again", lambda: untold() == set())
     running.end()
+
+
+def test_a_batch_that_fails_is_tried_smaller(shop: StoreRows, topics: Topics, start: Start) -> None:
+    """As where a broker is throttled, or a host bounds how long a statement may take: the same batch would fail for ever."""
+    rows = ", ".join(f"({number}, 'p{number}@shop.example.com', 1, 1)" for number in range(1, 401))
+    shop.run(f"INSERT INTO customer_entity (entity_id, email, website_id, store_id) VALUES {rows}")
+
+    def too_slow_for_many() -> None:
+        if len(topics._open) > 120:
+            raise NotPublished("no acknowledgement within 15 s")
+
+    topics.before_commit = too_slow_for_many
+    running = start(batch_size=400)
+    wait_for("all settled", lambda: is_empty(shop), timeout_seconds=20)
+    running.end()
+    assert len({message.key for message in topics.messages()}) == 400
