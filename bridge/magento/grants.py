@@ -55,6 +55,9 @@ WRITTEN_TABLES: Mapping[str, str] = {
 }
 """Rights on whole tables, all of them the module's own."""
 
+KEPT_ORDERS: Mapping[str, str] = {"tocsin_kept_order": "SELECT, INSERT, DELETE"}
+"""Rights on the module's table of orders that stay published. The relay runs without it: an older module has none."""
+
 LEASE_TABLE = "tocsin_relay_lease"
 LEASE_RIGHTS = "SELECT, INSERT, UPDATE"
 """What leading by a lease needs beside these, on a Galera cluster."""
@@ -79,7 +82,7 @@ def grants(database: str, user: str, host: str, prefix: str, *, by_lease: bool =
             to(f"SELECT ({', '.join(f'`{name}`' for name in names)})", table)
             for table, names in {**READ_COLUMNS, **LOOKED_UP_COLUMNS}.items()
         ),
-        *(to(rights, table) for table, rights in WRITTEN_TABLES.items()),
+        *(to(rights, table) for table, rights in {**WRITTEN_TABLES, **KEPT_ORDERS}.items()),
         *([to(LEASE_RIGHTS, LEASE_TABLE)] if by_lease else []),
     ]
 
@@ -129,7 +132,7 @@ def rights_of(lines: Iterable[str], database: str, prefix: str, *, by_lease: boo
 
     A role's rights are not in those lines: with one, nothing counts as missing and the role itself as excess.
     """
-    needed = {**WRITTEN_TABLES, **({LEASE_TABLE: LEASE_RIGHTS} if by_lease else {})}
+    needed = {**WRITTEN_TABLES, **KEPT_ORDERS, **({LEASE_TABLE: LEASE_RIGHTS} if by_lease else {})}
     wanted: list[tuple[str, str, str | None]] = [
         *(
             (prefix + table, "SELECT", column)

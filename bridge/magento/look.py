@@ -56,6 +56,10 @@ _PENDING_BY_GRID = (
     "SELECT DISTINCT g.entity_id FROM {p}tocsin_customer_cl l JOIN {p}sales_order_grid g ON g.customer_id = l.entity_id"
     " WHERE g.entity_id IN ({ids})"
 )
+_PENDING_BY_KEPT = (
+    "SELECT DISTINCT k.order_id FROM {p}tocsin_customer_cl l JOIN {p}tocsin_kept_order k ON k.customer_id = l.entity_id"
+    " WHERE k.order_id IN ({ids})"
+)
 _PENDING_RECORDS = "SELECT DISTINCT l.record_id FROM {p}tocsin_provenance_cl l WHERE l.record_id IN :words"
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM {p}{changelog} LIMIT {limit}) l"
 _COUNTS = {
@@ -208,6 +212,8 @@ class StoreLook:
         texts += [_PENDING_BY_ORDER] if entity == "customer" else [_PENDING_BY_RECORD, _PENDING_BY_CUSTOMER]
         if entity == "order" and self._reader.reads_grid():
             texts.append(_PENDING_BY_GRID)
+        if entity == "order" and self._reader.keeps_orders():
+            texts.append(_PENDING_BY_KEPT)
         pending = {row[0] for text in texts for row in self._session.rows(text, ids)}
         if entity == "order" and ids:
             roots = self._rows(_PENDING_BY_ROOT, words=[f"order/{number}" for number in ids])

@@ -155,6 +155,7 @@ LAST_ORDERS_AT_ONCE = LAST_ORDERS.replace(
 
 
 _HOLDS_PROVENANCE = "EXISTS (SELECT 1 FROM {p}tocsin_provenance r WHERE r.order_id = o.entity_id)"
+_IS_KEPT = "EXISTS (SELECT 1 FROM {p}tocsin_kept_order k WHERE k.order_id = o.entity_id)"
 # NULL instead of a document: the order is there and holds no provenance.
 _ORDERS = """
 SELECT o.entity_id, CASE WHEN {holds_provenance}
@@ -319,6 +320,18 @@ ORDERS_ONCE_OF_CUSTOMERS = (
 """The same where an order was assigned after its records were written: Magento's list of orders has no foreign key, and goes
 on naming its customer.
 """
+KEPT_ORDERS_OF_CUSTOMERS = "SELECT k.order_id FROM {p}tocsin_kept_order k WHERE k.customer_id IN ({ids})"
+KNOWN_ORDERS = (
+    "SELECT DISTINCT r.order_id, r.customer_id, 0 FROM {p}tocsin_provenance r WHERE r.order_id IN ({ids})"
+    " UNION ALL SELECT k.order_id, k.customer_id, 1 FROM {p}tocsin_kept_order k WHERE k.order_id IN ({ids})"
+)
+"""Whose these orders are by their records (0) and by what is noted of them (1)."""
+KEEP_ORDERS = "REPLACE INTO {p}tocsin_kept_order (order_id, customer_id) VALUES (:order_id, :customer_id)"
+KEPT_TABLE_THERE = (
+    "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+    " AND TABLE_NAME = '{p}tocsin_kept_order'"
+)
+"""Whether there is one that this account may use."""
 GRID_COLUMNS = (
     "SELECT COUNT(*) FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
     " AND TABLE_NAME = '{p}sales_order_grid' AND COLUMN_NAME IN ('entity_id', 'customer_id')"
@@ -415,9 +428,12 @@ def customers(attributes: Iterable[Attribute]) -> str:
     return text.replace("{attributes}", ", ".join(parts))
 
 
-def orders(*, hold_provenance: bool = False) -> str:
-    """Return the query for orders' states; with `hold_provenance` of orders that are known to hold some."""
-    text = _ORDERS.replace("{holds_provenance}", "1 = 1" if hold_provenance else _HOLDS_PROVENANCE)
+def orders(*, hold_provenance: bool = False, kept: bool = False) -> str:
+    """Return the query for orders' states; with `hold_provenance` of orders that are known to hold some, with `kept` also of
+    those that the store notes as such.
+    """
+    holding = f"({_HOLDS_PROVENANCE} OR {_IS_KEPT})" if kept else _HOLDS_PROVENANCE
+    text = _ORDERS.replace("{holds_provenance}", "1 = 1" if hold_provenance else holding)
     return text.replace("{billing}", _address("billing", "b")).replace("{shipping}", _address("shipping", "s"))
 
 
@@ -554,6 +570,11 @@ def settling(view: View, version_ids: Sequence[int]) -> list[str]:
         wheres = [(f"version_id IN ({_listed(version_ids)})", len(version_ids))]
     delete = f"DELETE FROM {{p}}{view.changelog} WHERE "  # noqa: S608  ids are integers
     return [f"{delete}{where} ORDER BY version_id LIMIT {count}" for where, count in wheres]
+
+
+def forgetting(order_ids: Iterable[int]) -> str:
+    """Return the statement that forgets what is noted of orders."""
+    return f"DELETE FROM {{p}}tocsin_kept_order WHERE order_id IN ({_listed(sorted(order_ids))})"  # noqa: S608  integers
 
 
 def settling_unordered(view: View, version_ids: Sequence[int]) -> list[str]:

@@ -7,7 +7,8 @@ transaction is long. Not here: the connection and who may lead (`bridge.magento.
 import itertools
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -25,6 +26,7 @@ from bridge.magento.session import LeadSession, store_url
 from bridge.magento.snapshots import (
     Belongings,
     CustomerState,
+    OrderState,
     ReadCustomers,
     Removed,
     State,
@@ -103,6 +105,14 @@ def _is_text(value: bytes) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is to be noted of orders, whose they are by order, and of which nothing more."""
+
+    keep: Mapping[int, int | None]
+    forget: Set[int]
+
+
 class SqlStore:
     """A store on MariaDB or MySQL."""
 
@@ -123,6 +133,9 @@ class SqlStore:
         self._batches_until_alike = 0
         self._may_read_grid: bool | None = None
         """None until it is asked."""
+        self._may_keep: bool | None = None
+        self._kept: dict[int, _Kept] = {}
+        """What is to be noted of orders once a batch is settled, by the batch's identity."""
         self._watch = Watch()
 
     # Leading
@@ -133,7 +146,8 @@ class SqlStore:
         taken = self._session.take_lead()
         if taken:
             self._read_catalog()
-            self._may_read_grid = None
+            self._may_read_grid = self._may_keep = None
+            self._kept.clear()
             self._watch = Watch()
             log.info("this relay reads the store now")
         return taken
@@ -232,12 +246,17 @@ class SqlStore:
             if self.reads_grid():
                 once = self._session.rows(statements.ORDERS_ONCE_OF_CUSTOMERS, gone)
                 order_ids |= dict.fromkeys(row[0] for row in once)
+            if self.keeps_orders():
+                kept = self._session.rows(statements.KEPT_ORDERS_OF_CUSTOMERS, gone)
+                order_ids |= dict.fromkeys(row[0] for row in kept)
         written, modelled, gone_records, asked, nothing = self._provenance_states(batch)
         removed += [*gone_records, *nothing]
         # An order's first provenance record is what makes it known; one whose last record was deleted by SQL stays so.
         named = [*(each.root for each in modelled), *(each.root for each in gone_records), *asked, *written.orders()]
         roots = dict.fromkeys(int(root[6:]) for root in named if _IS_ORDER(root))
         orders = self._order_states(list(order_ids | roots), list(roots), removed)
+        if batch.version_ids and (order_ids or roots):
+            self._note_orders(batch, list(order_ids | roots), orders)
         reads = [
             notice_read_state(notice_id, customer_id, read_at, self._clock.now())
             for notice_id, customer_id, read_at in self._session.rows(statements.READ_NOTICES, batch.notice_row_ids)
@@ -258,6 +277,36 @@ class SqlStore:
                     " store's account what `tocsin relay grants` prints, then run `tocsin relay verify --repair`"
                 )
         return self._may_read_grid
+
+    def keeps_orders(self) -> bool:
+        """Return whether the store notes which orders stay published without a record that says so, and whose they were."""
+        if self._may_keep is None:
+            self._may_keep = self._session.writes_events and bool(self._session.rows(statements.KEPT_TABLE_THERE)[0][0])
+            if self._session.writes_events and not self._may_keep:
+                log.warning(
+                    "orders whose records were deleted by SQL are published no more when they change: run bin/magento"
+                    " setup:upgrade, and give the store's account what `tocsin relay grants` prints"
+                )
+        return self._may_keep
+
+    def _note_orders(self, batch: ChangeBatch, ids: Sequence[int], orders: Sequence[OrderState]) -> None:
+        """Remember what no record will say of these orders: that they are published, or whose they are now."""
+        if not self.keeps_orders():
+            return
+        by_records: set[tuple[int, int | None]] = set()
+        noted: dict[int, int | None] = {}
+        for order_id, customer_id, is_noted in self._session.rows(statements.KNOWN_ORDERS, ids):
+            if is_noted:
+                noted[order_id] = customer_id
+            else:
+                by_records |= {(order_id, customer_id), (order_id, None)}
+        needed = {
+            order.order_id: order.customer_id
+            for order in orders
+            if (order.order_id, order.customer_id) not in by_records
+        }
+        keep = {number: whose for number, whose in needed.items() if noted.get(number, -1) != whose}
+        self._kept[id(batch)] = _Kept(keep, noted.keys() - needed.keys())
 
     def _customer_states(self, ids: Sequence[int]) -> tuple[set[int], list[Collection[CustomerState]]]:
         """Return the ids of those who are there, and their states, which are made when they are asked for."""
@@ -375,14 +424,15 @@ class SqlStore:
             return {str(row[0]): statements.WITHIN.join(map(_without_separator, row[1:])) for row in rows}
         return dict(zip(customers.split(","), places, strict=True))
 
-    def orders_of(self, ids: Sequence[int]) -> list[State]:
+    def orders_of(self, ids: Sequence[int]) -> list[OrderState]:
         """Return the states of those orders that exist, whether or not they hold provenance."""
         self._refresh_catalog()
         return self._order_states(ids, ids, [])
 
-    def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[State]:
+    def _order_states(self, ids: Sequence[int], roots: Sequence[int], removed: list[State]) -> list[OrderState]:
         country = self._settings.default_country
-        found = {row[0]: row[1] for row in self._session.rows(statements.orders(), ids)}
+        query = statements.orders(kept=bool(ids) and self.keeps_orders())
+        found = {row[0]: row[1] for row in self._session.rows(query, ids)}
         # A writer may name the order in the root only, where no index finds it.
         named = [order_id for order_id in roots if order_id in found and found[order_id] is None]
         found |= {row[0]: row[1] for row in self._session.rows(statements.orders(hold_provenance=True), named)}
@@ -523,6 +573,13 @@ class SqlStore:
         settling = statements.settling if self._session.writes_events else statements.settling_unordered
         # A crash between two of these reads the rest again and publishes it again.
         with self._session.settling():
+            kept = self._kept.pop(id(batch), None)
+            if kept is not None and kept.keep:
+                rows = [{"order_id": number, "customer_id": whose} for number, whose in kept.keep.items()]
+                self._session.change_with(statements.KEEP_ORDERS, rows)
+            if kept is not None and kept.forget:
+                self._session.change(statements.forgetting(kept.forget))
+            # A crash before the changes are settled reads them again, and notes the same.
             for view, version_ids in batch.version_ids.items():
                 for text in settling(view, version_ids):
                     self._session.change(text)

@@ -498,6 +498,33 @@ def test_an_order_is_published_again_though_no_record_of_it_is_left(
     assert {state for state in states if isinstance(state, Removed)} == {Removed("order/10", "order/10")}
 
 
+def test_an_order_without_a_record_is_followed_until_it_is_gone(reader: SqlStore, shop: StoreRows) -> None:
+    """Somebody deletes its only record by SQL: its contact changes afterwards, its customer goes, and in the end the order."""
+
+    def orders() -> list[tuple[int, int | None, str | None]]:
+        states = [state for state in everything(reader) if isinstance(state, OrderState)]
+        return [(state.order_id, state.customer_id, state.stored_email) for state in states]
+
+    shop.customer(42)
+    shop.order(7, customer_id=42)
+    shop.order(8)
+    shop.order(9)
+    shop.provenance("r-1", "order/7", customer_id=42)
+    shop.provenance("r-2", "order/8", order_id=None)
+    assert orders() == [(7, 42, "buyer7@shop.example.com"), (8, None, "buyer8@shop.example.com")]
+    shop.run("DELETE FROM tocsin_provenance WHERE record_id = 'r-1'")
+    assert orders() == [(7, 42, "buyer7@shop.example.com")]
+    # The second one is named by its record's root only, the third one by none: it was never published.
+    shop.run("UPDATE sales_order SET customer_email = CONCAT('new', entity_id, '@shop.example.com')")
+    assert orders() == [(7, 42, "new7@shop.example.com"), (8, None, "new8@shop.example.com")]
+    shop.run("DELETE FROM customer_entity WHERE entity_id = 42")
+    assert orders() == [(7, None, "new7@shop.example.com")]
+    assert shop.run("SELECT order_id, customer_id FROM tocsin_kept_order ORDER BY order_id") == [(7, None), (8, None)]
+    shop.run("DELETE FROM sales_order WHERE entity_id = 7")
+    assert Removed("order/7", "order/7") in everything(reader)
+    assert shop.run("SELECT order_id FROM tocsin_kept_order") == [(8,)]
+
+
 def test_records_without_a_row_are_all_removed_however_often_they_are_told(
     account: Store, reader: SqlStore, shop: StoreRows
 ) -> None:
@@ -534,6 +561,26 @@ def test_an_order_that_was_assigned_to_a_customer_is_nobodys_once_that_account_i
     orders = [state for state in everything(reader) if isinstance(state, OrderState)]
     assert [(order.order_id, order.customer_id) for order in orders] == [(7, None)]
     assert Channel.ACCOUNT_NOTICE not in orders[0].channels
+
+
+def test_an_order_that_was_assigned_is_nobodys_also_if_it_is_saved_after_the_account_is_deleted(
+    account: Store, reader: SqlStore, shop: StoreRows
+) -> None:
+    """To save it makes its line in the list of orders anew, which then names nobody either."""
+    assign(shop)
+    everything(reader)
+    assert shop.run("SELECT order_id, customer_id FROM tocsin_kept_order") == [(7, 42)]
+    shop.run("DELETE FROM customer_entity WHERE entity_id = 42")
+    shop.run("UPDATE sales_order_grid SET customer_id = NULL WHERE entity_id = 7")
+    look = StoreLook(account, SystemClock())
+    look.open()
+    assert look.pending_numbers("order", [7]) == {7}
+    look.close()
+    # read, and a crash before it is settled
+    reader.states_of(reader.next_batch(100))
+    orders = [state for state in everything(reader) if isinstance(state, OrderState)]
+    assert [(order.order_id, order.customer_id) for order in orders] == [(7, None)]
+    assert shop.run("SELECT order_id FROM tocsin_kept_order") == [], "its record says the same now"
 
 
 def test_an_account_without_the_list_of_orders_reads_all_the_same_and_is_told(

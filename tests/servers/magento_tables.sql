@@ -639,6 +639,14 @@ CREATE TABLE `tocsin_relay_lease` (
     PRIMARY KEY (`id`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
+-- Orders that stay published though no record says so, or says whose they are.
+CREATE TABLE `tocsin_kept_order` (
+    `order_id` INT UNSIGNED NOT NULL,
+    `customer_id` INT UNSIGNED NULL,
+    PRIMARY KEY (`order_id`),
+    KEY `TOCSIN_KEPT_ORDER_CUSTOMER_ID` (`customer_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
 -- Changelogs, as Magento's mview makes one for each view (<view>_cl) ------------------------------------------------------
 -- entity_id is what the view's subscription names in etc/mview.xml:
 --   tocsin_customer_cl          customer_entity.entity_id

@@ -66,7 +66,7 @@ class DeclarationsTest extends TestCase
     public function testEveryTableTakesEveryCharacter(): void
     {
         $schema = simplexml_load_file($this->module() . '/etc/db_schema.xml');
-        self::assertCount(5, $schema->table);
+        self::assertCount(6, $schema->table);
         foreach ($schema->table as $table) {
             self::assertSame('utf8mb4', (string)$table['charset'], (string)$table['name']);
         }
