@@ -28,6 +28,7 @@ from bridge.contracts.queries import (
     FaultSeen,
     IndexStatus,
     Inspection,
+    KeyPrint,
     Keys,
     KeysAsked,
     KnownNames,
@@ -256,7 +257,11 @@ class IndexClient:
     def keys(self, asked: KeysAsked) -> Keys:
         """Return what the index holds of the keys or ranges asked for."""
         count, answers = self._gather(PartitionKeys, "POST", "/keys", asked.model_dump_json().encode())
-        found = {each.key: each for answer in answers.values() for each in answer.keys}
+        found: dict[str, KeyPrint] = {}
+        for each in (each for answer in answers.values() for each in answer.keys):
+            # One that was given to another person lies in two partitions, deleted in that of the first.
+            if each.key not in found or found[each.key].deleted:
+                found[each.key] = each
         return Keys(partition_count=count, silent_partitions=_silent(count, answers), keys=found)
 
     def faults(self) -> Faults:

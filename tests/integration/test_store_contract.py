@@ -261,6 +261,32 @@ def test_whose_an_address_or_a_value_was_is_read_anew_when_it_is_given_to_anothe
     assert orders[7] == ()
 
 
+@pytest.mark.parametrize("limit", [1, 100])
+def test_a_record_that_is_given_to_another_person_is_taken_from_the_first(
+    reader: SqlStore, shop: StoreRows, limit: int
+) -> None:
+    """Against the rule, as whoever merges two accounts may do it: the first one's partition hears of nothing else."""
+    shop.provenance("r-1", "customer/1")
+    shop.provenance("r-2", "customer/1")
+    everything(reader)
+    shop.run("UPDATE tocsin_provenance SET root = 'customer/2', customer_id = 2 WHERE record_id = 'r-1'")
+    shop.run("UPDATE tocsin_provenance SET record_id = 'r-3' WHERE record_id = 'r-2'")
+    shop.run("UPDATE tocsin_provenance SET sensitivity = 'low' WHERE record_id = 'r-3'")
+    states: list[State] = []
+    while batch := reader.next_batch(limit):
+        states += reader.states_of(batch)
+        reader.settle(batch)
+    removed = [(state.key, state.root) for state in states if isinstance(state, Removed)]
+    assert removed == [("provenance/r-1", "customer/1"), ("provenance/r-2", "customer/1")]
+    assert {(each.record_id, each.root) for each in records_of(states)} == {
+        ("r-1", "customer/2"),
+        ("r-3", "customer/1"),
+    }
+    # What is removed must not be the last word, in whichever batch it comes.
+    after = states[states.index(Removed("provenance/r-1", "customer/1")) :]
+    assert "r-1" in {each.record_id for each in records_of(after)}
+
+
 def test_only_what_was_read_is_deleted(reader: SqlStore, shop: StoreRows) -> None:
     shop.customer(1)
     batch = reader.next_batch(10)

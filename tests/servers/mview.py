@@ -33,6 +33,8 @@ class Subscription:
     """The only columns whose change is told, if they are named."""
     former: tuple[tuple[str, str], ...] = ()
     """Columns that name whose the row is, each with the view that is told of whom it named before."""
+    names: tuple[str, ...] = ()
+    """Columns that say what the row is: where one changes, what it was is told as what no row is any more."""
 
 
 def shipped_views() -> list[Subscription]:
@@ -47,6 +49,7 @@ def shipped_views() -> list[Subscription]:
         for view in di.iterfind("type/arguments/argument[@name='formerOwners']/item")
         for table in view.iterfind("item")
     }
+    names = _columns(di, "formerNames")
     return [
         Subscription(
             view=view.attrib["id"],
@@ -58,6 +61,7 @@ def shipped_views() -> list[Subscription]:
             ignored=ignored.get((view.attrib["id"], table.attrib["name"]), frozenset()),
             told=told.get((view.attrib["id"], table.attrib["name"])),
             former=former.get((view.attrib["id"], table.attrib["name"]), ()),
+            names=tuple(sorted(names.get((view.attrib["id"], table.attrib["name"]), ()))),
         )
         for view in ET.parse(MODULE / "etc" / "mview.xml").getroot().iterfind("view")
         for table in view.iterfind("subscriptions/table")
@@ -111,7 +115,20 @@ def _statement(event: str, subscription: Subscription, columns: Sequence[str]) -
         told = [column for column in columns if column in subscription.told] or told
     changed = " OR ".join(f"NOT(NEW.`{column}` <=> OLD.`{column}`)" for column in told)
     narrowed = f"IF ({changed}) THEN {insert} END IF;" if told else insert
+    narrowed += _renamed(subscription)
     return narrowed + _former(subscription, "OLD.`{column}` IS NOT NULL AND NOT(NEW.`{column}` <=> OLD.`{column}`)")
+
+
+def _renamed(subscription: Subscription) -> str:
+    if not subscription.names:
+        return ""
+    changed = " OR ".join(f"NOT(NEW.`{name}` <=> OLD.`{name}`)" for name in subscription.names)
+    columns = ", ".join(f"`{name}`" for name in subscription.names)
+    values = ", ".join(f"OLD.`{name}`" for name in subscription.names)
+    return (
+        f" IF ({changed}) THEN INSERT IGNORE INTO `{subscription.view}_cl` (`entity_id`, {columns})"
+        f" VALUES (4294967295, {values}); END IF;"
+    )
 
 
 def _former(subscription: Subscription, condition: str, besides: str | None = None) -> str:

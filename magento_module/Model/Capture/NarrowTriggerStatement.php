@@ -21,15 +21,23 @@ use Magento\Framework\Mview\View\SubscriptionStatementPostprocessorInterface;
 class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterface
 {
     /**
+     * The largest id there is, which no row has.
+     */
+    private const NO_ROW = 4294967295;
+
+    /**
      * @param ResourceConnection $resource
      * @param array<string, array<string, string[]>> $toldColumns by view and table: the only columns whose change is told
      * @param array<string, array<string, array<string, string>>> $formerOwners by view, table and column that names whose
      *     the row is: the view that is told of whom it named before
+     * @param array<string, array<string, array<string, string>>> $formerNames by view and table: the columns that say what a
+     *     row is, all of which its changelog has; where one changes, what the row was is told as what no row is any more
      */
     public function __construct(
         private readonly ResourceConnection $resource,
         private readonly array $toldColumns = [],
-        private readonly array $formerOwners = []
+        private readonly array $formerOwners = [],
+        private readonly array $formerNames = []
     ) {
     }
 
@@ -52,6 +60,15 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
             $changelog = $this->resource->getTableName($view . '_cl');
             if (isset($tables[$tableName]) && str_contains($statement, "INSERT IGNORE INTO `$changelog` ")) {
                 $statement .= $this->tellFormer($tables[$tableName], $event, $view);
+            }
+        }
+        foreach ($this->formerNames as $view => $tables) {
+            $changelog = $this->resource->getTableName($view . '_cl');
+            if ($event === Trigger::EVENT_UPDATE
+                && isset($tables[$tableName])
+                && str_contains($statement, "INSERT IGNORE INTO `$changelog` ")
+            ) {
+                $statement .= $this->tellFormerName($tables[$tableName], $changelog);
             }
         }
         return $statement;
@@ -87,6 +104,29 @@ class NarrowTriggerStatement implements SubscriptionStatementPostprocessorInterf
             );
         }
         return $told;
+    }
+
+    /**
+     * Return the statement that tells what the row was before it became another.
+     *
+     * @param string[] $columns
+     * @param string $changelog
+     * @return string
+     */
+    private function tellFormerName(array $columns, string $changelog): string
+    {
+        $connection = $this->resource->getConnection();
+        $names = array_map(static fn (string $column): string => $connection->quoteIdentifier($column), array_values($columns));
+        $changed = array_map(static fn (string $name): string => "NOT(NEW.$name <=> OLD.$name)", $names);
+        $values = array_map(static fn (string $name): string => "OLD.$name", $names);
+        return sprintf(
+            ' IF (%s) THEN INSERT IGNORE INTO %s (`entity_id`, %s) VALUES (%d, %s); END IF;',
+            implode(' OR ', $changed),
+            $connection->quoteIdentifier($changelog),
+            implode(', ', $names),
+            self::NO_ROW,
+            implode(', ', $values)
+        );
     }
 
     /**

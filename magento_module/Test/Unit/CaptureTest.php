@@ -321,6 +321,25 @@ class CaptureTest extends TestCase
         self::assertSame($others, $narrow->process('sales_order', 'DELETE', $others));
     }
 
+    public function testWhatARowWasBeforeItBecameAnotherIsToldAsWhatNoRowIs(): void
+    {
+        $insert = 'INSERT IGNORE INTO `shop_tocsin_provenance_cl` (`entity_id`, `record_id`, `root`)'
+            . ' VALUES (NEW.`id`, NEW.`record_id`, NEW.`root`);';
+        $narrow = new NarrowTriggerStatement(
+            new ResourceConnection($this->connection([]), 'shop_'),
+            [],
+            [],
+            ['tocsin_provenance' => ['tocsin_provenance' => ['record_id' => 'record_id', 'root' => 'root']]]
+        );
+        self::assertSame(
+            $insert . ' IF (NOT(NEW.`record_id` <=> OLD.`record_id`) OR NOT(NEW.`root` <=> OLD.`root`)) THEN INSERT IGNORE INTO'
+                . ' `shop_tocsin_provenance_cl` (`entity_id`, `record_id`, `root`) VALUES (4294967295, OLD.`record_id`,'
+                . ' OLD.`root`); END IF;',
+            $narrow->process('tocsin_provenance', 'UPDATE', $insert)
+        );
+        self::assertSame($insert, $narrow->process('tocsin_provenance', 'INSERT', $insert));
+    }
+
     public function testWhoLosesARowToAnotherIsToldAndOfADeletedRowNobodyTwice(): void
     {
         $insert = 'INSERT IGNORE INTO `shop_tocsin_customer_address_cl` (`entity_id`) VALUES (%s.`parent_id`);';
