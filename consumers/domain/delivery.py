@@ -119,10 +119,24 @@ _REPORTED: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
 TRANSITIONS = _OWN | _REPORTED
 """State and trigger -> next state; a pair that is missing changes nothing."""
 
+_GIVEN_UP = (_R.BOUNCED_SOFT, _R.REJECTED, _R.RENDERING_FAILED)
+"""What ends a message and says nothing of the address: another one to it may arrive."""
+
+_OF_ANOTHER_CALL: dict[tuple[AttemptState, Trigger | ReceiptKind], AttemptState] = {
+    # the first call's message is given up when its repeat's is on its way, or has arrived
+    **{(_S.HANDED_OVER, receipt): _S.HANDED_OVER for receipt in _GIVEN_UP},
+    (_S.DELIVERED, _R.BOUNCED_SOFT): _S.DELIVERED,
+    # or was before the repeat's arrived
+    (_S.BOUNCED, _R.DELIVERED): _S.DELIVERED,
+}
+"""The same of a receipt about another message than the one by which an attempt stands where it does."""
+
 ARRIVED = frozenset({_S.DELIVERED, _S.READ, _S.COMPLAINED})
 ARRIVED_FOR_GOOD = frozenset({_S.READ, _S.COMPLAINED})
 """By the reader's own doing: nothing that a provider says takes it back."""
 FAILED = frozenset({_S.BOUNCED, _S.REJECTED, _S.EXPIRED})
+FAILURES = frozenset({_R.BOUNCED_HARD, *_GIVEN_UP})
+"""Receipts by which a message has not arrived."""
 LIVE = frozenset({_S.PLANNED, _S.COMMANDED, _S.INTENDED, _S.HANDED_OVER, _S.UNKNOWN})
 
 OF_SEND: dict[SendState, Trigger] = {
@@ -136,9 +150,39 @@ OF_SEND: dict[SendState, Trigger] = {
 """What a provider's answer does to the attempt."""
 
 
-def next_state(state: AttemptState, trigger: Trigger | ReceiptKind) -> AttemptState:
-    """Return the state after `trigger`; the same state where the table says nothing."""
-    return TRANSITIONS.get((state, trigger), state)
+def next_state(state: AttemptState, trigger: Trigger | ReceiptKind, *, of_another_call: bool = False) -> AttemptState:
+    """Return the state after `trigger`; the same state where the table says nothing. `of_another_call`: see the function of
+    this name.
+    """
+    after = TRANSITIONS.get((state, trigger), state)
+    return _OF_ANOTHER_CALL.get((state, trigger), after) if of_another_call else after
+
+
+Message = tuple[str, str]
+"""A provider and what it calls one message; "" where its reports do not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was reported of one message of an attempt."""
+
+    message: Message
+    kind: ReceiptKind
+    for_good: bool = False
+    """Of a bounce: it says that nobody is at the address."""
+
+
+def of_another_call(kind: ReceiptKind, message: Message, own: Message | None, told: Sequence[Told]) -> bool:
+    """Say whether a receipt about `message`, one of an attempt that was called twice, leaves what another call's message did as
+    it is. `own` is the one that the attempt knows last, `told` all that was reported of any.
+    """
+    if kind is ReceiptKind.DELIVERED:
+        bounces = [each for each in told if each.kind in (ReceiptKind.BOUNCED_HARD, ReceiptKind.BOUNCED_SOFT)]
+        return not any(each.for_good or each.message == message for each in bounces)
+    if own is not None and message != own:
+        return True
+    arrived = {each.message for each in told if each.kind is ReceiptKind.DELIVERED} - {message}
+    return any(not any(each.message == other and each.kind in FAILURES for each in told) for other in arrived)
 
 
 @dataclass(frozen=True, slots=True)

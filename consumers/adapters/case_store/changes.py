@@ -36,17 +36,19 @@ from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_ha
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.packed import PackedRows
 from consumers.adapters.case_store.publications import publications_of, stood_in_for
-from consumers.adapters.case_store.tables import ENDED, attempt, incident, recipient, release, segment
+from consumers.adapters.case_store.tables import ENDED, attempt, incident, receipt, recipient, release, segment
 from consumers.adapters.case_store.twins import take_back_elsewhere
 from consumers.domain.delivery import (
     ARRIVED,
     ARRIVED_FOR_GOOD,
     FAILED,
     PersonEnd,
+    Told,
     Tried,
     Trigger,
     deferred_until,
     next_state,
+    of_another_call,
     what_next,
 )
 from consumers.domain.delivery import expires_at as when_next_channel
@@ -120,6 +122,8 @@ class Change:
     """The provider said that nobody is at the address or number any more."""
     reported_by: str | None = None
     """Of a receipt: which provider's, which may be that of the call before the last."""
+    message_id: str = ""
+    """Of a receipt: what its provider calls the message, which may be that of the call before the last; "" is not told."""
 
 
 class AttemptChanges:
@@ -143,6 +147,7 @@ class AttemptChanges:
         moved: set[str] = set()
         touched: set[str] = set()
         bounced: dict[str, Mapping[str, Any]] = {}
+        told = _told_of_several(connection, changes, rows)
         for change in changes:
             row = rows.get(change.attempt_id)
             if row is None:
@@ -151,10 +156,13 @@ class AttemptChanges:
                 # an earlier call's failure says nothing of the one that another dispatcher has begun since
                 continue
             before = AttemptState(row["state"])
-            after = next_state(before, change.trigger)
+            after = next_state(before, change.trigger, of_another_call=_is_anothers(row, change, told))
             at = moment_after(row["state_at"], now)
             first_text = row["body_sha256"] is None and change.learned.get("body_sha256") is not None
             row.update(change.learned)
+            if change.message_id and (row["provider_message_id"] is None or after is not before):
+                # of what changes nothing the attempt goes on to be known by the message that it waits for
+                row["provider_message_id"] = change.message_id
             row["called_count"] -= change.uncalled and row["called_count"] > 0
             touched.add(change.attempt_id)
             if change.trigger is ReceiptKind.DELAYED and after is AttemptState.HANDED_OVER:
@@ -174,7 +182,7 @@ class AttemptChanges:
             if change.reported_by not in (None, row["provider"]) and row["channel"] in _SEVERAL_PROVIDERS:
                 # a name that the other provider gave its message is none of this one's
                 row["provider"] = change.reported_by
-                row["provider_message_id"] = change.learned.get("provider_message_id")
+                row["provider_message_id"] = change.message_id or None
             if after is AttemptState.HANDED_OVER:
                 row["handed_over_at"] = now
                 row["expires_at"] = self.expires_at(row, now)
@@ -615,6 +623,42 @@ def policies_of(connection: sa.Connection, segment_ids: Collection[str]) -> Mapp
 
 def _seconds(wait: timedelta | None) -> int | None:
     return None if wait is None else int(wait.total_seconds())
+
+
+def _told_of_several(
+    connection: sa.Connection, changes: Sequence[Change], rows: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Sequence[Told]]:
+    """Return what was reported of each message of those attempts with receipts that were called more than once."""
+    ids = {each.attempt_id for each in changes if each.reported_by is not None}
+    several = sorted(each for each in ids if each in rows and rows[each]["called_count"] > 1)
+    found: dict[str, list[Told]] = {each: [] for each in several}
+    columns = (
+        receipt.c.attempt_id,
+        receipt.c.provider,
+        receipt.c.provider_message_id,
+        receipt.c.kind,
+        receipt.c.sub_type,
+    )
+    for some in in_parts(several):
+        for attempt_id, provider, message_id, kind, sub_type in connection.execute(
+            sa.select(*columns).where(receipt.c.attempt_id.in_(some))
+        ):
+            for_good = kind == ReceiptKind.BOUNCED_HARD and sub_type != SUPPRESSED
+            found[attempt_id].append(Told((provider, message_id), ReceiptKind(kind), for_good))
+    return found
+
+
+def _is_anothers(row: Mapping[str, Any], change: Change, told: Mapping[str, Sequence[Told]]) -> bool:
+    """Say whether a receipt is about another call's message than the one that counts; see `of_another_call`."""
+    reports = told.get(change.attempt_id)
+    if reports is None or change.reported_by is None or not isinstance(change.trigger, ReceiptKind):
+        return False
+    own = None
+    if row["provider"] != change.reported_by:
+        own = (row["provider"], row["provider_message_id"] or "")
+    elif change.message_id and row["provider_message_id"] is not None:
+        own = (row["provider"], row["provider_message_id"])
+    return of_another_call(change.trigger, (change.reported_by, change.message_id), own, reports)
 
 
 def _happened(before: AttemptState, after: AttemptState, change: Change) -> Happened:

@@ -80,14 +80,16 @@ class Receipts:
                     }
                 )
                 if owner is not None:
-                    learned: dict[str, Any] = {}
-                    if item.provider_message_id:
-                        learned["provider_message_id"] = item.provider_message_id
                     changes.append(
                         Change(
-                            owner, item.kind, item.occurred_at, learned, item.sub_type, reported_by=item.provider
+                            owner,
+                            item.kind,
+                            item.occurred_at,
+                            sub_type=item.sub_type,
+                            reported_by=item.provider,
+                            message_id=item.provider_message_id,
                         )
-                    )  # fmt: skip
+                    )
             insert_many(connection, receipt, rows, leave_known=True)
             self._changes.apply(connection, sorted(changes, key=lambda change: change.occurred_at), now)
             if after:

@@ -761,6 +761,72 @@ class LedgerCases:
         sweep(case, timedelta(minutes=10))
         assert case.states(person) == [("email", "expired"), ("sms", "planned")]
 
+    @pytest.mark.parametrize(
+        ("reports", "states"),
+        [
+            (["SES gives up the first"], [("email", "handed_over")]),
+            (["SES has the first", "SES gives up the first"], [("email", "handed_over")]),
+            (["SES gives up the first", "the second arrives"], [("email", "delivered")]),
+            (["the second arrives", "SES gives up the first"], [("email", "delivered")]),
+            (["the first arrives", "SES gives up the second"], [("email", "delivered")]),
+            (["the first arrives", "the second arrives", "SES gives up the first"], [("email", "delivered")]),
+            (["SES gives up the first", "SES gives up the second"], [("email", "bounced"), ("sms", "planned")]),
+            (["SES has the first", "SES gives up the second"], [("email", "bounced"), ("sms", "planned")]),
+            (["the first arrives", "SES gives up the first"], [("email", "bounced"), ("sms", "planned")]),
+            (["nobody is at the first"], [("email", "bounced"), ("sms", "planned")]),
+            (["the second arrives", "nobody is at the first"], [("email", "bounced"), ("sms", "planned")]),
+        ],
+    )
+    def test_what_is_reported_of_a_call_is_no_word_about_its_repeats_message(
+        self, case: Case, reports: list[str], states: list[tuple[str, str]]
+    ) -> None:
+        person, (first, repeat) = self.called_twice(case)
+        assert first.attempt_id == repeat.attempt_id
+        case.hand_over([repeat])
+        self.report_of_calls(case, repeat, reports)
+        assert case.states(person) == states
+        assert case.end(person) == ("reached" if states == [("email", "delivered")] else None)
+
+    def test_a_first_message_that_was_given_up_during_its_repeat_takes_back_nothing_of_it(self, case: Case) -> None:
+        person, (_, repeat) = self.called_twice(case)
+        self.report_of_calls(case, repeat, ["SES gives up the first"])
+        assert case.states(person) == [("email", "bounced"), ("sms", "planned")], "the call in hand may come to nothing"
+        case.hand_over([repeat])
+        self.report_of_calls(case, repeat, ["the second arrives"])
+        assert case.states(person) == [("email", "delivered"), ("sms", "cancelled")]
+        assert case.end(person) == "reached"
+
+    def test_what_the_first_provider_gives_up_is_no_word_about_the_seconds_message(self, case: Case) -> None:
+        person, (_, repeat) = self.called_twice(case)
+        case.ledger.report([SentReport(repeat.attempt_id, Trigger.ACCEPTED, repeat.send_count, provider="smtp")])
+        self.report_of_calls(case, repeat, ["SES gives up the first"])
+        assert case.states(person) == [("email", "handed_over")]
+        arrived = receipt_of(repeat, ReceiptKind.DELIVERED, "smtp", case.clock.now())
+        case.ledger.settle_receipts([replace(arrived, provider="smtp", provider_message_id="")])
+        assert case.end(person) == "reached"
+
+    @staticmethod
+    def called_twice(case: Case) -> tuple[str, tuple[Intent, Intent]]:
+        """Return somebody whose first call was lost, and whose repeat is in hand."""
+        person = case.person(1)
+        (first,) = case.lose(EMAIL_LANE)
+        for _ in range(2):
+            sweep(case, timedelta(minutes=10))
+        (repeat,) = case.lose(EMAIL_LANE)
+        return person, (first, repeat)
+
+    @staticmethod
+    def report_of_calls(case: Case, repeat: Intent, reports: list[str]) -> None:
+        kinds = {
+            "has": ReceiptKind.SENT, "arrives": ReceiptKind.DELIVERED, "gives up": ReceiptKind.BOUNCED_SOFT,
+            "nobody": ReceiptKind.BOUNCED_HARD,
+        }  # fmt: skip
+        for number, words in enumerate(reports):
+            kind = next(kind for word, kind in kinds.items() if word in words)
+            told = receipt_of(repeat, kind, str(number), case.clock.now())
+            name = "m-first" if "first" in words else told.provider_message_id
+            case.ledger.settle_receipts([replace(told, provider_message_id=name)])
+
     def test_who_was_claimed_and_not_called_is_not_given_up_for_it(self, case: Case) -> None:
         person = case.person(1)
         for _ in range(4):

@@ -84,6 +84,14 @@ def test_every_live_state_but_planned_can_be_left_without_a_receipt() -> None:
         assert any(before is state and isinstance(trigger, Trigger) for before, trigger in TRANSITIONS)
 
 
+@given(st.sampled_from(list(S)), st.sampled_from([*Trigger, *R]))
+def test_another_calls_message_ends_none_and_brings_back_what_was_given_up(before: S, trigger: Trigger | R) -> None:
+    after = next_state(before, trigger, of_another_call=True)
+    if after is not next_state(before, trigger):
+        assert after is before or (before, after) == (S.BOUNCED, S.DELIVERED)
+        assert trigger in (R.BOUNCED_SOFT, R.REJECTED, R.RENDERING_FAILED, R.DELIVERED)
+
+
 _receipts = st.lists(st.sampled_from(list(R)), max_size=8)
 
 
