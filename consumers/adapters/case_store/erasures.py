@@ -217,14 +217,21 @@ class Erasures:
 
     def _erase_letters(self, connection: sa.Connection, notices: Sequence[Any]) -> None:
         for row in notices:
-            letters = connection.execute(
-                sa.select(attempt.c.provider_message_id).where(
-                    (attempt.c.recipient_id == row.recipient_id)
-                    & (attempt.c.channel == Channel.LETTER)
-                    & attempt.c.provider_message_id.is_not(None)
-                )
-            ).scalars().all()  # fmt: skip
-            for message_id in letters if self._letters is not None else ():
+            theirs = (attempt.c.recipient_id == row.recipient_id) & (attempt.c.channel == Channel.LETTER)
+            letters = set(
+                connection.execute(
+                    sa.select(attempt.c.provider_message_id).where(theirs & attempt.c.provider_message_id.is_not(None))
+                ).scalars()
+            )
+            # one whose writer died may have been written twice
+            letters.update(
+                connection.execute(
+                    sa.select(receipt.c.provider_message_id)
+                    .join(attempt, attempt.c.attempt_id == receipt.c.attempt_id)
+                    .where(theirs)
+                ).scalars()
+            )
+            for message_id in sorted(letters) if self._letters is not None else ():
                 assert self._letters is not None
                 self._letters.erase(row.incident_id, message_id)
 

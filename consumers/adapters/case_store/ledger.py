@@ -51,6 +51,7 @@ from consumers.adapters.case_store.tables import (
     ENDED,
     attempt,
     incident,
+    receipt,
     recipient,
     release,
     still_concerned,
@@ -75,7 +76,7 @@ from consumers.domain.ledger import (
     SentText,
     WrittenLetter,
 )
-from consumers.domain.sending import Receipt
+from consumers.domain.sending import Receipt, ReceiptKind
 
 _MOST_CLAIMS = 6
 """So often somebody is claimed and lost again without a call before their next channel begins: it may be another that works."""
@@ -308,7 +309,7 @@ class Ledger:
                     elif row.release_state not in ("releasing", "finished"):
                         why = f"their release is {row.release_state}"
                 found.append(WrittenLetter(row.attempt_id, row.provider_message_id, row.state, waits, why))
-            return found
+            return found + _written_twice(connection, incident_id)
 
     def attempts(self) -> Mapping[tuple[str, str], int]:
         """Return how many attempts of all incidents but exercises there are, by channel and state."""
@@ -399,8 +400,8 @@ class Ledger:
         self._handovers.note_calls(intents)
 
     def learn_texts(self, texts: Sequence[SentText]) -> None:
-        """Write which texts the calls of dispatchers that died had, as far as nothing is known of them. Their calls are lost: a
-        claim becomes `unknown`, and what receipts have moved meanwhile is left as it is, and logged with its text.
+        """Write which texts and numbers the calls of dispatchers that died had, as far as nothing is known of them. Their calls
+        are lost: a claim becomes `unknown`, and what receipts have moved meanwhile is left as it is, and logged with its text.
         """
         self._handovers.learn_texts(texts)
 
@@ -467,6 +468,33 @@ def _locked_where(
                 .all()
             )
     return ()
+
+
+def _written_twice(connection: sa.Connection, incident_id: str) -> list[WrittenLetter]:
+    """Return the letters that lie ready although another one of the same attempt does, too: its first writer died, and was heard
+    of late. One is to be posted, by which the attempt is known.
+    """
+    rows = connection.execute(
+        sa.select(
+            attempt.c.attempt_id, attempt.c.state, attempt.c.provider_message_id.label("known_by"),
+            receipt.c.provider_message_id,
+        )
+        .join(receipt, receipt.c.attempt_id == attempt.c.attempt_id)
+        .where(
+            (attempt.c.incident_id == incident_id)
+            & (attempt.c.channel == Channel.LETTER)
+            & attempt.c.provider_message_id.is_not(None)
+            & (receipt.c.kind == ReceiptKind.SENT)
+        )
+        .order_by(receipt.c.provider_message_id)
+    )  # fmt: skip
+    found = []
+    for row in rows:
+        if row.provider_message_id != row.known_by:
+            batch, _, number = row.known_by.partition("/")
+            why = f"written once more: {number} of {batch[:16]}"
+            found.append(WrittenLetter(row.attempt_id, row.provider_message_id, row.state, waits=False, kept_back=why))
+    return found
 
 
 def _somebody_is_open(connection: sa.Connection, incident_id: str) -> bool:

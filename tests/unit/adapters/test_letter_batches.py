@@ -17,8 +17,9 @@ from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Channel, Contact
 from bridge.runtime.clock import SetClock
 from consumers.adapters.case_store import tables
+from consumers.adapters.case_store.erasures import Erasures
 from consumers.adapters.case_store.incidents import SqlCaseStore
-from consumers.adapters.letter_batches import LetterBatches, LetterFolder, PostedLetters
+from consumers.adapters.letter_batches import LetterBatches, LetterFolder, PostedLetters, WrittenLetters
 from consumers.adapters.letters import address_lines
 from consumers.case.posting import record_posted, record_returned
 from consumers.domain.delivery import OF_SEND
@@ -119,6 +120,43 @@ def test_what_a_dying_dispatcher_wrote_is_found_and_not_printed_twice(case: Case
     case.clock.at += timedelta(minutes=1)
     assert source.receive(200, 0) == []
     assert LetterBatches(tmp_path / "letters", SetClock(NOW)).receive(200, 0) == []
+
+
+def test_a_letter_that_was_written_twice_is_posted_once_and_erased_twice(case: Case, tmp_path: Path) -> None:
+    person, root = case.person(1, ("letter",)), tmp_path / "letters"
+    written(case, root, reported=False)
+    for minutes in (1, 10):
+        case.clock.at += timedelta(minutes=minutes)
+        case.ledger.sweep(command_patience=None, intent_patience=timedelta(0), unknown_patience=timedelta(minutes=5))
+    assert case.states(person) == [("letter", "planned")], "nobody had read the folder"
+    (again,) = written(case, root)
+    source = LetterBatches(root, case.clock)
+    for delivery in source.receive(200, 0):
+        case.ledger.settle_receipts(delivery.receipts)
+    assert case.states(person) == [("letter", "handed_over")]
+    store, post = SqlCaseStore(case.database, case.clock), PostedLetters(root, case.ledger)
+    batches = sorted(post.batches(INCIDENT), key=lambda each: each.ready_count)
+    first, second = batches
+    assert (first.ready_count, second.ready_count) == (0, 1)
+    assert first.kept_back == {1: f"written once more: 0001 of {second.name}"}
+    assert json.loads((second.folder / "manifest.json").read_bytes())["letters"][0]["call"] == again.send_count
+    record = partial(record_posted, store, post, INCIDENT, actor=RESPONDER, now=NOW, at=NOW, reason="r")
+    with pytest.raises(Refused, match=r"0001 \(written once more: 0001 of .*\); take them out"):
+        record(first.name)
+    assert record(second.name)[1] == 1
+    assert case.end(person) == "reached"
+    ask_to_erase(case, person, WrittenLetters(root))
+    assert [path.name for path in root.glob("*/*/*.pdf")] == []
+
+
+def ask_to_erase(case: Case, recipient_id: str, letters: WrittenLetters) -> None:
+    with case.database.write() as connection:
+        notices = connection.execute(
+            sa.select(tables.recipient.c.recipient_id, tables.recipient.c.incident_id).where(
+                tables.recipient.c.recipient_id == recipient_id
+            )
+        ).all()
+        Erasures(case.database, case.clock, letters)._erase_letters(connection, notices)
 
 
 def test_a_clock_that_is_set_back_hides_no_letters(case: Case, tmp_path: Path) -> None:
