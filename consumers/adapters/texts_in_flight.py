@@ -1,6 +1,6 @@
-"""Which texts are about to leave, on this machine's disk until the ledger has been told: what a dispatcher that died between a
-provider's answer and its report cannot say any more, the next one on this machine can. Ids and digests, no text. Not for
-whether a message left: receipts say that.
+"""Which texts are about to leave, and to which numbers (by their keyed hashes), on this machine's disk until the ledger has
+been told: what a dispatcher that died between a provider's answer and its report cannot say any more, the next one on this
+machine can. Ids and digests, no text. Not for whether a message left: receipts say that.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from consumers.domain.ledger import SentText
 
 log = structlog.get_logger()
 
-_LINE = re.compile(r"([0-9A-Za-z_-]{1,256}) ([0-9]{1,9}) ([0-9a-f]{64})")
+_LINE = re.compile(r"([0-9A-Za-z_-]{1,256}) ([0-9]{1,9}) ([0-9a-f]{64})(?: ([0-9a-f]{64}))?")
 
 
 class TextsInFlight:
@@ -37,7 +37,10 @@ class TextsInFlight:
 
         A full disk keeps no message from its reader: that the proof may lack its text is logged.
         """
-        lines = "".join(f"{each.attempt_id} {each.send_count} {each.body_sha256}\n" for each in texts).encode()
+        lines = "".join(
+            f"{each.attempt_id} {each.send_count} {each.body_sha256}{f' {each.number_mark}' if each.number_mark else ''}\n"
+            for each in texts
+        ).encode()
         try:
             written = os.write(self._descriptor, lines)
         except OSError as error:
@@ -67,5 +70,5 @@ class TextsInFlight:
                 # of the last line a part may be missing
                 found = [match for line in file if (match := _LINE.fullmatch(line.removesuffix("\n")))]
                 if found:
-                    tell([SentText(each[1], int(each[2]), each[3]) for each in found])
+                    tell([SentText(each[1], int(each[2]), each[3], each[4]) for each in found])
                 path.unlink(missing_ok=True)

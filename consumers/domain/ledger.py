@@ -160,6 +160,8 @@ class SentText(msgspec.Struct, frozen=True):
     attempt_id: str
     send_count: int
     body_sha256: str
+    number_mark: str | None = None
+    """The keyed hash of the number that is called."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,10 +271,14 @@ class Dispatch:
         self._noted.update(intent.attempt_id for intent in intents)
         return self._ledger.standing(intents)
 
-    def _note_texts(self, texts: Sequence[tuple[Intent, str]]) -> None:
-        """Keep which text somebody is about to get, so that the proof has it whoever dies before the report."""
+    def _note_texts(self, texts: Sequence[tuple[Intent, str]], number_mark: str | None = None) -> None:
+        """Keep which text somebody is about to get, so that the proof has it whoever dies before the report, and by `number_mark`
+        to which number, so that it is known again should it bounce.
+        """
         if self._in_flight is not None:
-            self._in_flight.leave([SentText(intent.attempt_id, intent.send_count, body) for intent, body in texts])
+            self._in_flight.leave(
+                [SentText(intent.attempt_id, intent.send_count, body, number_mark) for intent, body in texts]
+            )
 
     def _left(self, intent: Intent, error: Exception) -> Exception:
         """Leave somebody over whom we stumbled as a crash would: to one more try, and then to their next channel. Were they to
@@ -499,7 +503,7 @@ class Dispatch:
                 self._report(Channel.SMS, [_recalled(intent, called=True)])
                 continue
             self._untouched.pop(intent.attempt_id, None)
-            self._note_texts([(intent, prepared.body_sha256)])
+            self._note_texts([(intent, prepared.body_sha256)], mark)
             began = time.monotonic()
             answer = turn.provider.send(intent.attempt_id, number, prepared.text, exercise=intent.exercise)
             self._called += 1

@@ -328,12 +328,22 @@ class Handovers:
             self._database.writing(work)
 
     def learn_texts(self, texts: Sequence[SentText]) -> None:
-        """See `Ledger.learn_texts`. What was reported has its text, and a later call its own; a crash before this tells again."""
+        """See `Ledger.learn_texts`. What was reported has its text and its number, and a later call its own; a crash before this
+        tells again.
+        """
         unknown: set[str] = set()
+        numbers = {each.attempt_id: each.number_mark for each in texts if each.number_mark is not None}
+        unnumbered: set[str] = set()
         with self._database.read() as connection:
             for some in in_parts(sorted({each.attempt_id for each in texts})):
                 without = attempt.c.attempt_id.in_(some) & attempt.c.body_sha256.is_(None)
                 unknown.update(connection.execute(sa.select(attempt.c.attempt_id).where(without)).scalars())
+            for some in in_parts(sorted(numbers)):
+                without = attempt.c.attempt_id.in_(some) & attempt.c.phone_hmac.is_(None)
+                unnumbered.update(connection.execute(sa.select(attempt.c.attempt_id).where(without)).scalars())
+        if unnumbered:
+            learned = {attempt_id: numbers[attempt_id] for attempt_id in sorted(unnumbered)}
+            self._database.writing(lambda connection: keep_numbers(connection, learned))
         lost = [
             SentReport(each.attempt_id, Trigger.LOST, each.send_count, body_sha256=each.body_sha256)
             for each in texts

@@ -1872,6 +1872,29 @@ class LedgerCases:
         assert case.states(first) == [("email", "planned")]
         second = case.twin(1, other)
         with case.database.write() as connection:
+    @pytest.mark.parametrize("overtaken", [False, True])
+    def test_the_number_of_a_call_whose_dispatcher_died_is_known_when_it_bounces(
+        self, case: Case, *, overtaken: bool
+    ) -> None:
+        with case.database.write() as connection:
+            policy = {"segments": {"s1": {**APPROVED, "channels": ["sms"]}}}
+            connection.execute(sa.update(tables.segment).values(channels=["sms"]))
+            connection.execute(sa.update(tables.release).values(policy=policy))
+        dead, reported = case.person(1, ("sms",)), case.person(2, ("sms",))
+        texts = {each.recipient_id: each for each in case.claim(SMS_LANE)}
+        accepted = SentReport(texts[reported].attempt_id, Trigger.ACCEPTED, 1, "m-2", "e" * 64, number_mark="2" * 64)
+        case.ledger.report([accepted])
+        left = [SentText(each.attempt_id, 1, "e" * 64, "1" * 64) for each in texts.values()]
+        left.append(SentText("no-such-attempt", 1, "e" * 64, "3" * 64))
+        if overtaken:
+            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
+        for _ in range(2):
+            case.ledger.learn_texts(left)
+        if not overtaken:
+            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
+        case.receive(texts[reported], ReceiptKind.BOUNCED_HARD)
+        assert case.ledger.bounced(["1" * 64, "2" * 64, "3" * 64]) == {"1" * 64, "2" * 64}
+
             if why_not == "gate":
                 connection.execute(
                     sa.insert(tables.gate).values(

@@ -34,6 +34,14 @@ def test_what_a_dead_one_left_is_told_once(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
+def test_what_left_a_number_behind_is_told_with_it(tmp_path: Path) -> None:
+    text = SentText("a1", 1, "a" * 64, "c" * 64)
+    texts = TextsInFlight(tmp_path)
+    texts.leave([text, OTHER])
+    dies(texts)
+    assert left_in(tmp_path) == [text, OTHER]
+
+
 def test_what_was_reported_is_left_to_nobody(tmp_path: Path) -> None:
     texts = TextsInFlight(tmp_path)
     texts.leave([ONE])

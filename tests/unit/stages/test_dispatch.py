@@ -349,9 +349,12 @@ def test_what_a_dispatcher_that_died_had_handed_over_is_told_by_the_next(
     os.close(dying._descriptor)
     world.dispatch = world.dispatcher(TextsInFlight(tmp_path))
     world.dispatch.assigned([("t", 0)])
-    assert world.learned == [SentText(attempt, 2, body_of(world.intents[attempt]))], (
-        "nobody was asked for the other one"
+    (told,) = world.learned
+    assert told == SentText(attempt, 2, body_of(world.intents[attempt]), told.number_mark), (
+        "nobody was asked for the other"
     )
+    number = contact().phone
+    assert told.number_mark == (MARKS.of_phone(number) if number and channel is Channel.SMS else None)
     world.run()
     assert [each.stat().st_size for each in tmp_path.iterdir()] == [0], "what was reported is left to nobody"
 
