@@ -35,6 +35,7 @@ from consumers.adapters.case_store.engine import in_parts, update_alike, update_
 from consumers.adapters.case_store.hard_bounces import bounced_channels, keep_hard_bounces
 from consumers.adapters.case_store.metering import insert_attempts
 from consumers.adapters.case_store.packed import PackedRows
+from consumers.adapters.case_store.pages import raise_pages
 from consumers.adapters.case_store.publications import publications_of, stood_in_for
 from consumers.adapters.case_store.tables import ENDED, attempt, incident, receipt, recipient, release, segment
 from consumers.adapters.case_store.twins import take_back_elsewhere
@@ -385,6 +386,7 @@ class AttemptChanges:
         ends: dict[tuple[str, bool, datetime], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
         superfluous: list[Change] = []
         for person in known:
+        came_back: set[str] = set()
             attempts = tried[person["recipient_id"]]
             last = attempts[-1]
             epoch, exercise, incident_state = incidents[person["incident_id"]]
@@ -417,6 +419,8 @@ class AttemptChanges:
                 key = (person["incident_id"], bool(exercise), at)
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
+                    if incident_state in ENDED and not exercise:
+                        came_back.add(person["incident_id"])
                 superfluous.extend(
                     Change(row["attempt_id"], Trigger.CANCEL, now)
                     for row in attempts
@@ -440,6 +444,7 @@ class AttemptChanges:
 
     def take_back(self, connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
         """Give their turn back to whom another incident ended as told by the notices of these recipients, which count no more:
+        raise_pages(connection, [_came_back(incident_id, now) for incident_id in sorted(came_back)])
         whom nothing was begun for there as if nobody had told them, and who had been tried there goes on from there.
         """
         back = take_back_elsewhere(connection, recipient_ids)
@@ -582,6 +587,23 @@ def run_again(connection: sa.Connection, release_ids: Sequence[str], now: dateti
     incident is: a pause holds for all of it.
     """
     other = release.alias("other")
+def _came_back(incident_id: str, now: datetime) -> Mapping[str, Any]:
+    """Return the page about people of a closed incident who count as told no more: one a day. It names no incident as its own:
+    what is about one that has ended is taken for settled.
+    """
+    day = now.date().isoformat()
+    return {
+        "page_id": hashlib.sha256(f"came back/{incident_id}/{day}".encode()).hexdigest(),
+        "incident_id": None,
+        "kind": "delivery.came_back_after_end",
+        "severity": "warning",
+        "roles": ["dpo", "responder"],
+        "title": f"{incident_id}: it is closed, and a notice that had arrived came back: who counted as told was not",
+        "body": {"incident": incident_id, "next": f"tocsin delivery bounced {incident_id}"},
+        "raised_at": now,
+    }
+
+
     paused = sa.exists().where((other.c.incident_id == release.c.incident_id) & (other.c.state == "paused"))
     finished = connection.execute(
         sa.select(release.c.release_id, paused.label("paused"))

@@ -1451,6 +1451,24 @@ class LedgerCases:
 
     def test_a_supplement_is_another_round_of_the_same_person(self, case: Case) -> None:
         first = case.person(1)
+        with case.database.read() as connection:
+            (said,) = connection.execute(sa.select(tables.page)).mappings().all()
+        assert (said["kind"], said["severity"]) == ("delivery.came_back_after_end", "warning")
+        assert said["incident_id"] is None, "what is about an incident that has ended is heard by nobody"
+        assert INCIDENT in said["title"]
+
+    def test_what_comes_back_after_an_exercise_was_closed_is_nobodys_page(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(exercise=True))
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW, epoch=2))
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.end(person) == "unreachable_reported"
+        assert case.pages() == []
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
