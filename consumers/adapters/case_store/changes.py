@@ -246,8 +246,9 @@ class AttemptChanges:
         return when_next_channel(now, timeout, row["deadline_at"], min(timeout, self._policy.needed_after))
 
     def let_wait(self, connection: sa.Connection, attempt_ids: Sequence[str], now: datetime) -> Collection[str]:
-        """Return those of locked letters that are near their deadline but wait for the post for as long as they may: a deadline
-        hurries somebody on to their next channel, and makes no letter be posted sooner where none is left.
+        """Return those of locked messages that are near their deadline but are waited for as long as their channel may take: a
+        deadline hurries somebody on to their next channel, and makes nothing arrive, be read or posted sooner where none is
+        left. Who counts as told by nothing then is told once more by another incident that knows them.
         """
         if not attempt_ids:
             return ()
@@ -260,25 +261,29 @@ class AttemptChanges:
             .join(incident, incident.c.incident_id == attempt.c.incident_id)
             .where(
                 attempt.c.attempt_id.in_(attempt_ids)
-                & (attempt.c.channel == Channel.LETTER)
                 & incident.c.state.not_in(ENDED)
                 & recipient.c.segment_id.is_not(None)
             )
         ).mappings()  # fmt: skip
         rows = [dict(row) for row in found_rows]
-        until = {row["attempt_id"]: row["handed_over_at"] + self._timeout_of(row) for row in rows}
-        letters = [row for row in rows if until[row["attempt_id"]] > now]
-        if not letters:
+        still_tried = _last_delays(connection, [row["attempt_id"] for row in rows])
+        until = {
+            each: max(row["handed_over_at"], still_tried.get(each, row["handed_over_at"])) + self._timeout_of(row)
+            for row in rows
+            if (each := row["attempt_id"])
+        }
+        silent = [row for row in rows if until[row["attempt_id"]] > now]
+        if not silent:
             return ()
-        people = sorted({row["recipient_id"] for row in letters})
+        people = sorted({row["recipient_id"] for row in silent})
         tried: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for other in _TRIED.named(connection, people):
             tried[other["recipient_id"]].append(other)
-        policies = policies_of(connection, {row["segment_id"] for row in letters})
-        policy_of = self._policy_of(connection, {row["release_id"] for row in letters}, policies)
+        policies = policies_of(connection, {row["segment_id"] for row in silent})
+        policy_of = self._policy_of(connection, {row["release_id"] for row in silent}, policies)
         dead = bounced_channels(connection, people)
         found = []
-        for row in letters:
+        for row in silent:
             following = what_next(
                 [
                     Tried(
@@ -381,12 +386,12 @@ class AttemptChanges:
         reopened: set[str] = set()
         undone: list[str] = []
         not_reached: list[str] = []
+        came_back: set[str] = set()
         new_attempts: list[dict[str, Any]] = []
         fallbacks = Counter[Channel]()
         ends: dict[tuple[str, bool, datetime], list[tuple[str, PersonEnd, str]]] = defaultdict(list)
         superfluous: list[Change] = []
         for person in known:
-        came_back: set[str] = set()
             attempts = tried[person["recipient_id"]]
             last = attempts[-1]
             epoch, exercise, incident_state = incidents[person["incident_id"]]
@@ -414,13 +419,13 @@ class AttemptChanges:
             elif following.end is not None and person["final_state"] not in _same_end(following.end):
                 if person["final_state"] == PersonEnd.REACHED:
                     not_reached.append(person["recipient_id"])
+                    if incident_state in ENDED and not exercise:
+                        came_back.add(person["incident_id"])
                 # not before what led to it, nor before an earlier end
                 at = max(now, person.get("state_at", now), moment_after(person["final_at"], now))
                 key = (person["incident_id"], bool(exercise), at)
                 ends[key].append((person["recipient_id"], following.end, person["subject_commitment"]))
                 # a late delivery ends it: what has not left the house yet need not leave any more
-                    if incident_state in ENDED and not exercise:
-                        came_back.add(person["incident_id"])
                 superfluous.extend(
                     Change(row["attempt_id"], Trigger.CANCEL, now)
                     for row in attempts
@@ -439,12 +444,12 @@ class AttemptChanges:
             run_again(connection, sorted(reopened), now)
         for (incident_id, exercise, at), ended in ends.items():
             self.end_people(connection, incident_id, ended, at, exercise=exercise, read=read)
+        raise_pages(connection, [_came_back(incident_id, now) for incident_id in sorted(came_back)])
         self.take_back(connection, [*undone, *not_reached])
         self.apply(connection, superfluous, now)
 
     def take_back(self, connection: sa.Connection, recipient_ids: Sequence[str]) -> None:
         """Give their turn back to whom another incident ended as told by the notices of these recipients, which count no more:
-        raise_pages(connection, [_came_back(incident_id, now) for incident_id in sorted(came_back)])
         whom nothing was begun for there as if nobody had told them, and who had been tried there goes on from there.
         """
         back = take_back_elsewhere(connection, recipient_ids)
@@ -582,11 +587,6 @@ def _told_in_public(
     return stood_in_for(connection, left, publications_of(connection, incident_id, now)) if left else {}
 
 
-def run_again(connection: sa.Connection, release_ids: Sequence[str], now: datetime) -> None:
-    """Let those of the releases that are finished, under the scope in force, run again; as paused where another one of their
-    incident is: a pause holds for all of it.
-    """
-    other = release.alias("other")
 def _came_back(incident_id: str, now: datetime) -> Mapping[str, Any]:
     """Return the page about people of a closed incident who count as told no more: one a day. It names no incident as its own:
     what is about one that has ended is taken for settled.
@@ -604,6 +604,11 @@ def _came_back(incident_id: str, now: datetime) -> Mapping[str, Any]:
     }
 
 
+def run_again(connection: sa.Connection, release_ids: Sequence[str], now: datetime) -> None:
+    """Let those of the releases that are finished, under the scope in force, run again; as paused where another one of their
+    incident is: a pause holds for all of it.
+    """
+    other = release.alias("other")
     paused = sa.exists().where((other.c.incident_id == release.c.incident_id) & (other.c.state == "paused"))
     finished = connection.execute(
         sa.select(release.c.release_id, paused.label("paused"))
@@ -645,6 +650,17 @@ def policies_of(connection: sa.Connection, segment_ids: Collection[str]) -> Mapp
 
 def _seconds(wait: timedelta | None) -> int | None:
     return None if wait is None else int(wait.total_seconds())
+
+
+def _last_delays(connection: sa.Connection, attempt_ids: Sequence[str]) -> Mapping[str, datetime]:
+    """Return when it was last heard of each of these messages that its provider is still trying, where it was."""
+    heard_at = sa.func.max(receipt.c.received_at, type_=receipt.c.received_at.type)
+    found: dict[str, datetime] = {}
+    for some in in_parts(attempt_ids):
+        about = receipt.c.attempt_id.in_(some) & (receipt.c.kind == ReceiptKind.DELAYED)
+        query = sa.select(receipt.c.attempt_id, heard_at).where(about).group_by(receipt.c.attempt_id)
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found
 
 
 def _told_of_several(

@@ -914,6 +914,38 @@ class LedgerCases:
         sweep(case, timedelta(minutes=61))
         assert case.states(person) == [("email", "expired"), ("sms", "planned")]
 
+    @pytest.mark.parametrize("channel", ["email", "sms", "account_notice"])
+    def test_a_deadline_gives_up_nothing_that_no_channel_follows_and_nobody_is_told_twice_for_it(
+        self, case: Case, channel: str
+    ) -> None:
+        lane, told = Lane(Channel(channel), belt=1000, at_once=1000), "d" * 64
+        passed = {"deadline_at": NOW - timedelta(hours=1)}
+        person = case.person(1, (channel,), notice_sha256=told, **passed)
+        (intent,) = case.claim(lane)
+        case.hand_over([intent])
+        there = case.twin(1, case.second_incident(), told, **passed)
+        sweep(case, timedelta(minutes=61))
+        case.ledger.begin_attempts(10)
+        assert (case.states(person), case.end(person)) == ([(channel, "handed_over")], None)
+        assert case.states(there) == [], "they are being told"
+        sweep(case, timedelta(hours=2))
+        assert case.states(person) == [(channel, "handed_over")]
+        sweep(case, timedelta(hours=1))
+        assert (case.states(person), case.end(person)) == ([(channel, "expired")], "unreachable_reported")
+        case.ledger.begin_attempts(10)
+        assert case.states(there) == [("email", "planned")]
+
+    def test_what_a_provider_is_still_trying_is_waited_for_where_no_channel_follows(self, case: Case) -> None:
+        person = case.person(1, ("email",), deadline_at=NOW - timedelta(hours=1))
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.clock.at += timedelta(hours=3)
+        case.receive(intent, ReceiptKind.DELAYED)
+        sweep(case, timedelta(hours=3, minutes=59))
+        assert case.states(person) == [("email", "handed_over")]
+        sweep(case, timedelta(minutes=2))
+        assert case.states(person) == [("email", "expired")]
+
     def test_a_late_delivery_recalls_the_next_channel_that_has_not_left(self, case: Case) -> None:
         person = case.person(1)
         (intent,) = case.claim(EMAIL_LANE)
@@ -1419,6 +1451,24 @@ class LedgerCases:
         case.receive(intent, ReceiptKind.BOUNCED_HARD)
         assert case.states(person) == [("email", "bounced")]
         assert case.end(person) == "unreachable_reported"
+        with case.database.read() as connection:
+            (said,) = connection.execute(sa.select(tables.page)).mappings().all()
+        assert (said["kind"], said["severity"]) == ("delivery.came_back_after_end", "warning")
+        assert said["incident_id"] is None, "what is about an incident that has ended is heard by nobody"
+        assert INCIDENT in said["title"]
+
+    def test_what_comes_back_after_an_exercise_was_closed_is_nobodys_page(self, case: Case) -> None:
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(exercise=True))
+        person = case.person(1)
+        (intent,) = case.claim(EMAIL_LANE)
+        case.hand_over([intent])
+        case.receive(intent, ReceiptKind.DELIVERED)
+        with case.database.write() as connection:
+            connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW, epoch=2))
+        case.receive(intent, ReceiptKind.BOUNCED_HARD)
+        assert case.end(person) == "unreachable_reported"
+        assert case.pages() == []
 
     def test_a_release_finishes_only_when_everybody_has_an_end(self, case: Case) -> None:
         case.person(1)
@@ -1451,24 +1501,6 @@ class LedgerCases:
 
     def test_a_supplement_is_another_round_of_the_same_person(self, case: Case) -> None:
         first = case.person(1)
-        with case.database.read() as connection:
-            (said,) = connection.execute(sa.select(tables.page)).mappings().all()
-        assert (said["kind"], said["severity"]) == ("delivery.came_back_after_end", "warning")
-        assert said["incident_id"] is None, "what is about an incident that has ended is heard by nobody"
-        assert INCIDENT in said["title"]
-
-    def test_what_comes_back_after_an_exercise_was_closed_is_nobodys_page(self, case: Case) -> None:
-        with case.database.write() as connection:
-            connection.execute(sa.update(tables.incident).values(exercise=True))
-        person = case.person(1)
-        (intent,) = case.claim(EMAIL_LANE)
-        case.hand_over([intent])
-        case.receive(intent, ReceiptKind.DELIVERED)
-        with case.database.write() as connection:
-            connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW, epoch=2))
-        case.receive(intent, ReceiptKind.BOUNCED_HARD)
-        assert case.end(person) == "unreachable_reported"
-        assert case.pages() == []
         (intent,) = case.claim(EMAIL_LANE)
         case.hand_over([intent])
         case.receive(intent, ReceiptKind.DELIVERED)
@@ -1840,6 +1872,29 @@ class LedgerCases:
         assert case.states(person) == [("sms", "rejected"), ("account_notice", "planned")]
         assert store.look(lambda work: work.hard_bounced_people(other)) == {"sms": 1}, "from now on by this root, too"
 
+    @pytest.mark.parametrize("overtaken", [False, True])
+    def test_the_number_of_a_call_whose_dispatcher_died_is_known_when_it_bounces(
+        self, case: Case, *, overtaken: bool
+    ) -> None:
+        with case.database.write() as connection:
+            policy = {"segments": {"s1": {**APPROVED, "channels": ["sms"]}}}
+            connection.execute(sa.update(tables.segment).values(channels=["sms"]))
+            connection.execute(sa.update(tables.release).values(policy=policy))
+        dead, reported = case.person(1, ("sms",)), case.person(2, ("sms",))
+        texts = {each.recipient_id: each for each in case.claim(SMS_LANE)}
+        accepted = SentReport(texts[reported].attempt_id, Trigger.ACCEPTED, 1, "m-2", "e" * 64, number_mark="2" * 64)
+        case.ledger.report([accepted])
+        left = [SentText(each.attempt_id, 1, "e" * 64, "1" * 64) for each in texts.values()]
+        left.append(SentText("no-such-attempt", 1, "e" * 64, "3" * 64))
+        if overtaken:
+            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
+        for _ in range(2):
+            case.ledger.learn_texts(left)
+        if not overtaken:
+            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
+        case.receive(texts[reported], ReceiptKind.BOUNCED_HARD)
+        assert case.ledger.bounced(["1" * 64, "2" * 64, "3" * 64]) == {"1" * 64, "2" * 64}
+
     def test_of_an_answer_about_another_contact_nothing_is_learned(self, case: Case) -> None:
         first, other = case.person(1, contact=sealed("a")), case.second_incident()
         case.answer(first, "1", "b")
@@ -1890,29 +1945,6 @@ class LedgerCases:
         assert case.states(first) == [("email", "planned")]
         second = case.twin(1, other)
         with case.database.write() as connection:
-    @pytest.mark.parametrize("overtaken", [False, True])
-    def test_the_number_of_a_call_whose_dispatcher_died_is_known_when_it_bounces(
-        self, case: Case, *, overtaken: bool
-    ) -> None:
-        with case.database.write() as connection:
-            policy = {"segments": {"s1": {**APPROVED, "channels": ["sms"]}}}
-            connection.execute(sa.update(tables.segment).values(channels=["sms"]))
-            connection.execute(sa.update(tables.release).values(policy=policy))
-        dead, reported = case.person(1, ("sms",)), case.person(2, ("sms",))
-        texts = {each.recipient_id: each for each in case.claim(SMS_LANE)}
-        accepted = SentReport(texts[reported].attempt_id, Trigger.ACCEPTED, 1, "m-2", "e" * 64, number_mark="2" * 64)
-        case.ledger.report([accepted])
-        left = [SentText(each.attempt_id, 1, "e" * 64, "1" * 64) for each in texts.values()]
-        left.append(SentText("no-such-attempt", 1, "e" * 64, "3" * 64))
-        if overtaken:
-            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
-        for _ in range(2):
-            case.ledger.learn_texts(left)
-        if not overtaken:
-            case.receive(texts[dead], ReceiptKind.BOUNCED_HARD)
-        case.receive(texts[reported], ReceiptKind.BOUNCED_HARD)
-        assert case.ledger.bounced(["1" * 64, "2" * 64, "3" * 64]) == {"1" * 64, "2" * 64}
-
             if why_not == "gate":
                 connection.execute(
                     sa.insert(tables.gate).values(
