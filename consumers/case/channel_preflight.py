@@ -441,7 +441,9 @@ def _letters_in_time(seen: ChannelReadiness) -> Iterable[Finding]:
     pace = seen.letters_per_second
     if pace is None or not seen.letters_due:
         return
-    late, _ = _worst(_ours(seen.letters_due), (), seen.now, lambda count: timedelta(seconds=count / pace))
+    ours, beside = _ours(seen.letters_due), seen.beside.get(Channel.LETTER, ())
+    late, _ = _worst(ours, beside, seen.now, lambda count: timedelta(seconds=count / pace))
+    before = _count(_before(ours, beside))
     if late > timedelta(0):
         yield Finding(
             DECIDE,
@@ -450,7 +452,8 @@ def _letters_in_time(seen: ChannelReadiness) -> Iterable[Finding]:
             "delivery.letter_batch_seconds",
             "",
             code="letters-too-late",
-            live=f"begun now it is written {in_hours(late)} after the deadline",
+            live=f"begun now it is written {in_hours(late)} after the deadline"
+            + (f", behind {before:,} letters of other releases" if before else ""),
         )
 
 

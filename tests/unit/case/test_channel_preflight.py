@@ -77,6 +77,19 @@ def test_letters_that_are_written_after_a_deadline_are_said() -> None:
     assert "letters-too-late" not in by_code(replace(many, letters_due=[(None, 200_000)]))
 
 
+def test_letters_that_others_hold_up_past_a_deadline_are_said() -> None:
+    few = seen(
+        first={Channel.LETTER: 100}, at_most={Channel.LETTER: 100}, due=(), letters_due=[(NOW + 72 * HOUR, 100)],
+        letters_per_second=200 / 300,
+    )  # fmt: skip
+    assert "letters-too-late" not in by_code(few)
+    behind = replace(few, beside={Channel.LETTER: [WaitingBeside(NOW + HOUR, 200_000), WaitingBeside(None, 7)]})
+    found = by_code(behind)["letters-too-late"]
+    assert found.live.endswith("behind 200,000 letters of other releases")
+    later = replace(few, beside={Channel.LETTER: [WaitingBeside(NOW + 99 * HOUR, 200_000)]})
+    assert "letters-too-late" not in by_code(later)
+
+
 def test_a_second_provider_where_no_notice_may_pass_takes_over_nobody() -> None:
     down, why = replace(SES, enforcement="SHUTDOWN"), "regions.yaml does not let ... pass through us-east-1 (smtp)"
     standing = ProviderStanding(down, second=SECOND)
