@@ -391,6 +391,7 @@ def _receipts(parts: Parts, process: Process) -> Stage:
     from consumers.adapters.case_store.providers import ProviderTables
     from consumers.adapters.delivery_reports import MaildirReports
     from consumers.adapters.letter_batches import LetterBatches
+    from consumers.adapters.set_aside_receipts import SetAsideReceipts
     from consumers.adapters.sms_gateway import GatewayCallbacks, GatewayStatuses
     from consumers.adapters.sms_status import CloudWatchSmsStatus
     from consumers.adapters.sqs_receipts import SnsSignatures, SqsReceipts
@@ -434,7 +435,9 @@ def _receipts(parts: Parts, process: Process) -> Stage:
         str if guard is None else guard.difference,
     )  # fmt: skip
     stage = ReceiptsStage(settings.kafka, handler, dead_letters, process.health, topic_ids)
-    companions: list[Callable[[Event], None]] = [] if guard is None else [guard.run]
+    companions: list[Callable[[Event], None]] = [SetAsideReceipts(config, settings.delivery.receipts_queue).run]
+    if guard is not None:
+        companions.append(guard.run)
     return Accompanied(stage, companions if compared is None else [*companions, compared.follow])
 
 

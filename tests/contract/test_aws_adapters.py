@@ -1,10 +1,12 @@
 """Our AWS adapters against the sandbox, and against moto where moto has the call."""
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Any
 
 import boto3
@@ -15,10 +17,12 @@ from moto.server import ThreadedMotoServer
 
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.runtime.clock import SetClock
+from consumers.adapters import set_aside_receipts
 from consumers.adapters.aws import SES_EVENT_TYPES, AwsConfig, caller_account, client, provision_sandbox
 from consumers.adapters.ses import ENTRY_STATES, SesEmail
 from consumers.adapters.ses_account import SesAccount
 from consumers.adapters.ses_identities import SesIdentities
+from consumers.adapters.set_aside_receipts import SET_ASIDE, SetAsideReceipts
 from consumers.adapters.sns_account import SnsAccount
 from consumers.adapters.sns_sms import SnsSms
 from consumers.adapters.sns_topic import SnsTopic
@@ -295,6 +299,32 @@ class TestMoto:
         receipts.settle([delivery.handle])
         counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         assert counts["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_what_sqs_gave_up_on_is_counted_where_the_queue_says_it_goes(aws: Aws) -> None:
+    sqs = client(aws.config, "sqs", may_repeat=True)
+    beside = sqs.create_queue(QueueName="set-aside")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=beside, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 1000})}
+    sqs.create_queue(QueueName="with-one", Attributes=policy)
+    sqs.create_queue(QueueName="without", Attributes={})
+    for _ in range(3):
+        sqs.send_message(QueueUrl=beside, MessageBody="{}")
+    assert SetAsideReceipts(aws.config, "with-one").count() == 3
+    assert SetAsideReceipts(aws.config, "without").count() == 0
+
+
+def test_who_may_not_count_what_sqs_gave_up_on_says_so_once_and_goes_on(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, stop, said = SetAsideReceipts(aws.config, "no-such-queue"), Event(), list[str]()
+    monkeypatch.setattr(set_aside_receipts.log, "warning", lambda words, **_: said.append(words))
+    turns = iter(range(2))
+    monkeypatch.setattr(stop, "wait", lambda _: stop.set() if next(turns) else None)
+    SET_ASIDE.set(7)
+    watch.run(stop)
+    assert len(said) == 1
+    assert SET_ASIDE._value.get() == 0
 
 
 def test_the_email_account_says_what_it_allows_and_what_stands_in_the_way(aws: Aws) -> None:
