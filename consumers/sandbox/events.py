@@ -25,6 +25,8 @@ class Fate(StrEnum):
     DELIVERED = "delivered"
     BOUNCED = "bounced"
     SOFT_BOUNCED = "soft_bounced"
+    BOUNCED_LATE = "bounced_late"
+    """Taken by a server that could not hand it on."""
     COMPLAINED = "complained"
     DELAYED = "delayed"
     """Delivered late."""
@@ -52,6 +54,7 @@ class Fate(StrEnum):
 FATES = {
     Behaviour.BOUNCE: Fate.BOUNCED,
     Behaviour.SOFTBOUNCE: Fate.SOFT_BOUNCED,
+    Behaviour.LATEBOUNCE: Fate.BOUNCED_LATE,
     Behaviour.COMPLAINT: Fate.COMPLAINED,
     Behaviour.DELAY: Fate.DELAYED,
     Behaviour.REJECT: Fate.REJECTED,
@@ -66,6 +69,7 @@ SES_EVENTS: dict[Fate, tuple[str, ...]] = {
     Fate.DELIVERED: ("Send", "Delivery"),
     Fate.BOUNCED: ("Send", "Bounce"),
     Fate.SOFT_BOUNCED: ("Send", "DeliveryDelay", "Bounce"),
+    Fate.BOUNCED_LATE: ("Send", "Delivery", "Bounce"),
     Fate.COMPLAINED: ("Send", "Delivery", "Complaint"),
     Fate.DELAYED: ("Send", "DeliveryDelay", "Delivery"),
     Fate.REJECTED: ("Send", "Reject"),
@@ -93,6 +97,7 @@ MATCHING_TYPES = {
 SMS_STATUS: dict[Fate, tuple[str, str]] = {
     Fate.DELIVERED: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.DELAYED: ("SUCCESS", "Message has been accepted by phone carrier"),
+    Fate.BOUNCED_LATE: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.COMPLAINED: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.SPAM_FOLDER: ("SUCCESS", "Message has been accepted by phone carrier"),
     Fate.AUTO_RESPONSE: ("SUCCESS", "Message has been accepted by phone carrier"),
@@ -108,6 +113,7 @@ SMS_STATUS: dict[Fate, tuple[str, str]] = {
 GATEWAY_STATUS: dict[Fate, tuple[str, int | None]] = {
     Fate.DELIVERED: ("delivered", None),
     Fate.DELAYED: ("delivered", None),
+    Fate.BOUNCED_LATE: ("delivered", None),
     Fate.COMPLAINED: ("delivered", None),
     Fate.SPAM_FOLDER: ("delivered", None),
     Fate.AUTO_RESPONSE: ("delivered", None),
@@ -164,6 +170,7 @@ class Message:
 
 _BOUNCES: dict[Fate, tuple[str, str, str, str]] = {
     Fate.BOUNCED: ("Permanent", "General", "5.1.1", "550 5.1.1 user unknown"),
+    Fate.BOUNCED_LATE: ("Permanent", "General", "5.1.1", "550 5.1.1 user unknown"),
     Fate.SUPPRESSED: ("Permanent", "OnAccountSuppressionList", "5.1.1", "550 5.1.1 user unknown"),
     Fate.SUPPRESSED_BY_SES: ("Permanent", "Suppressed", "5.1.1", "550 5.1.1 user unknown"),
     # SES has no word of its own for an automatic response: it is this one, and not counted as a bounce

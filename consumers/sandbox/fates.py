@@ -26,6 +26,8 @@ class Behaviour(StrEnum):
     """Accepted; a permanent bounce follows (for a telephone number: status FAILURE)."""
     SOFTBOUNCE = "softbounce"
     """Accepted; after a delay SES gives the message up as a transient bounce (mailbox full)."""
+    LATEBOUNCE = "latebounce"
+    """Delivered, and then bounced for good: the server that took it could not hand it on (for a telephone number: delivered)."""
     COMPLAINT = "complaint"
     """Delivered, and then complained about."""
     DELAY = "delay"

@@ -30,16 +30,22 @@ OUTCOMES = {
     ("email", Fate.DELIVERED): "Delivered",
     ("email", Fate.BOUNCED): "Bounced: its reader never saw it",
     ("email", Fate.SOFT_BOUNCED): "Bounced, mailbox full: its reader never saw it",
+    ("email", Fate.BOUNCED_LATE): "Bounced after a server had taken it: its reader never saw it",
     ("email", Fate.COMPLAINED): "Delivered, and complained about",
     ("email", Fate.DELAYED): "Delivered late",
     ("email", Fate.REJECTED): "Rejected by SES: never sent",
     ("email", Fate.SPAM_FOLDER): "Delivered into the spam folder",
     ("email", Fate.SILENT): "Nobody knows: no report came",
     ("email", Fate.SUPPRESSED): "On the suppression list: never sent",
+    ("email", Fate.SUPPRESSED_BY_SES): "On SES's own suppression list: never sent",
+    ("email", Fate.AUTO_RESPONSE): "Delivered, and answered automatically",
     ("email", Fate.SUPPRESSED_COMPLAINT): "On the suppression list after a complaint: never sent",
     ("email", Fate.RENDERING_FAILED): "A slot had no value: never sent",
     ("sms", Fate.DELIVERED): "Accepted by the carrier",
     ("sms", Fate.DELAYED): "Accepted by the carrier, reported late",
+    ("sms", Fate.BOUNCED_LATE): "Accepted by the carrier",
+    ("sms", Fate.AUTO_RESPONSE): "Accepted by the carrier",
+    ("sms", Fate.SUPPRESSED_BY_SES): "The carrier could not reach the phone",
     ("sms", Fate.COMPLAINED): "Accepted by the carrier, answered with STOP",
     ("sms", Fate.SPAM_FOLDER): "Accepted by the carrier",
     ("sms", Fate.BOUNCED): "The carrier could not reach the phone",
@@ -50,7 +56,7 @@ OUTCOMES = {
     ("sms", Fate.NO_QUOTA): "The spend limit was used up: never sent",
 }
 
-REACHED = frozenset({Fate.DELIVERED, Fate.COMPLAINED, Fate.DELAYED})
+REACHED = frozenset({Fate.DELIVERED, Fate.COMPLAINED, Fate.DELAYED, Fate.AUTO_RESPONSE})
 """Fates in which its reader has it before their eyes."""
 
 _TEMPLATES = Environment(

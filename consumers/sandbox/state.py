@@ -26,7 +26,7 @@ from consumers.sandbox.logs import SmsStatusLog
 from consumers.sandbox.queues import Item, Queue
 from consumers.sandbox.texts import Text
 
-SUPPRESSING = {Fate.BOUNCED: "BOUNCE", Fate.COMPLAINED: "COMPLAINT"}
+SUPPRESSING = {Fate.BOUNCED: "BOUNCE", Fate.BOUNCED_LATE: "BOUNCE", Fate.COMPLAINED: "COMPLAINT"}
 """Fates that put an address on the account's suppression list, and for which reason."""
 
 _MESSAGE_FIELDS = tuple(member.name for member in fields(Message))

@@ -51,6 +51,7 @@ def test_every_fate_of_an_email_is_reported_as_ses_reports_it(shared: Aws) -> No
             (kinds.DELAYED, "MailboxFull"),
             (kinds.BOUNCED_SOFT, "MailboxFull"),
         ],
+        "latebounce": [(kinds.SENT, None), (kinds.DELIVERED, None), (kinds.BOUNCED_HARD, "General")],
         "complaint": [(kinds.SENT, None), (kinds.DELIVERED, None), (kinds.COMPLAINED, "abuse")],
         "delay": [(kinds.SENT, None), (kinds.DELAYED, "TransientCommunicationFailure"), (kinds.DELIVERED, None)],
         "reject": [(kinds.SENT, None), (kinds.REJECTED, None)],

@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-ARRIVES = frozenset({"delivered", "complaint", "delay", "spam", "throttle", "timeout", "lost"})
-"""Fates after which the message is with its reader and the provider says so."""
+ARRIVES = frozenset({"delivered", "complaint", "delay", "spam", "throttle", "timeout", "lost", "read", "posted"})
+"""Fates after which the message is with its reader and the provider, the reader or who posted it says so."""
+BY_PEOPLE = frozenset({"read", "posted", "returned"})
+"""What no provider does to an account notice or a letter: its reader, who posts it, and the post."""
 NEVER_TAKEN = frozenset({"refuse", "transient"})
 STATE_OF = {
-    "complaint": "complained", "bounce": "bounced", "softbounce": "bounced", "refuse": "rejected", "reject": "rejected",
+    "complaint": "complained", "read": "read", "bounce": "bounced", "latebounce": "bounced", "returned": "bounced",
+    "softbounce": "bounced", "refuse": "rejected", "reject": "rejected",
     # put off for as long as the channel may take, and refused then
     "transient": "rejected",
     "silent": "expired", "suppressed": "bounced",

@@ -26,8 +26,8 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bridge.contracts.envelope import open_envelope
-from bridge.contracts.events import Contact, DeliverNotice, each_of
-from bridge.contracts.topics import DELIVERY_COMMANDS
+from bridge.contracts.events import Contact, DeliverNotice, NoticeRead, each_of
+from bridge.contracts.topics import DELIVERY_COMMANDS, DELIVERY_OUTCOMES
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.consume import headers_of
 from bridge.runtime.kafka import new_consumer
@@ -37,7 +37,7 @@ from bridge.runtime.supervisor import Running, Supervisor
 from consumers import cli
 from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.aws import client, provision_sandbox
-from consumers.adapters.case_store import tables
+from consumers.adapters.case_store import outbox, tables
 from consumers.adapters.case_store.engine import CaseDatabase, migrate
 from consumers.adapters.notice_renderer import sample_key
 from consumers.adapters.template_catalog import ApprovedBundles, read_bundle
@@ -60,6 +60,7 @@ from tests.servers.mariadb import StoreDatabase
 
 SUPERVISED = ("release", "outbox", "receipts", "evidence")
 POLICY = ("email", "sms")
+OTHERS = ("account_notice", "letter")
 OWN_MAILBOX = "canary@shop.example.com"
 RECEIPT_LEASE_SECONDS = 3
 """What a killed receiver had taken is there again after this."""
@@ -163,7 +164,7 @@ class Delivery:
         """
         number, now = next(self._numbers), datetime.now(UTC)
         incident_id = f"INC-2026-{number:04d}"
-        policy = [channel for channel in (*POLICY, "account_notice") if any(channel in each for each in fates)]
+        policy = [channel for channel in (*POLICY, *OTHERS) if any(channel in each for each in fates)]
         people = [self._person(incident_id, n, each, policy, disturbed) for n, each in enumerate(fates, number * 1000)]
         phones = {p.addresses["sms"]: p.fates["sms"] for p in people if "sms" in p.addresses}
         self.control("behaviours", phones)
@@ -214,7 +215,13 @@ class Delivery:
 
     def _row(self, person: Scripted, segment_id: str, due_at: datetime, residence: str) -> dict[str, Any]:
         number = int(person.root.partition("/")[2])
-        contact = Contact(email=person.addresses.get("email"), phone=person.addresses.get("sms"), first_name="Vrae")
+        street = ("1 Road", "10115 Berlin", "DE") if "letter" in person.fates else ()
+        contact = Contact(
+            email=person.addresses.get("email"),
+            phone=person.addresses.get("sms"),
+            first_name="Vrae",
+            postal_address=street,
+        )
         return {
             "recipient_id": f"{person.incident_id}:{person.root}", "incident_id": person.incident_id, "revision": 1,
             "root": person.root, "roots": [person.root], "subject_commitment": f"{number:064d}", "customer_id": number,
@@ -252,6 +259,38 @@ class Delivery:
         return self._exit_codes
 
     # --- what is done to it --------------------------------------------------------------------------------------
+
+    def attend(self, incident_id: str) -> None:
+        """Let readers of account notices confirm them, post the letters that lie ready, and say which came back: as scripted."""
+        fates = {person.root: person.fates for person in self.people if person.incident_id == incident_id}
+        rows = [row for row in self.rows(incident_id) if row.attempt.channel in OTHERS]
+        now = datetime.now(UTC)
+        reads = [
+            NoticeRead(notice_id=each.attempt.attempt_id, customer_id=int(each.root.partition("/")[2]), read_at=now)
+            for each in rows
+            if (each.attempt.state, fates[each.root].get(each.attempt.channel)) == ("handed_over", "read")
+        ]
+        with self.database.write() as connection:
+            outgoing = [
+                outbox.Outgoing(
+                    DELIVERY_OUTCOMES, root=f"customer/{each.customer_id}", key=f"notice/{each.notice_id}",
+                    event_id=f"{each.notice_id}-read", event=each,
+                )
+                for each in reads
+            ]  # fmt: skip
+            outbox.append(connection, outgoing, now)
+        self._post(incident_id, {each.attempt.attempt_id: fates[each.root].get("letter", "") for each in rows})
+
+    def _post(self, incident_id: str, fates: Mapping[str, str]) -> None:
+        why = ("--reason", "scripted")
+        for batch in json.loads(self.tocsin("delivery", "letters", "list", incident_id, "--json")):
+            if not batch["ready"]:
+                continue
+            manifest = json.loads((Path(batch["folder"]) / "manifest.json").read_text())
+            back = [str(each["number"]) for each in manifest["letters"] if fates[each["attempt"]] == "returned"]
+            self.tocsin("delivery", "letters", "posted", incident_id, batch["batch"], *why)
+            if back:
+                self.tocsin("delivery", "letters", "returned", incident_id, batch["batch"], *back, *why)
 
     def control(self, what: str, posted: object) -> None:
         request = urllib.request.Request(

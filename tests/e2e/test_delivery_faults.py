@@ -38,9 +38,17 @@ EVERY_FATE: Sequence[Mapping[str, str]] = [
     *({"email": fate, "sms": "delivered"} for fate in ("softbounce", "refuse", "reject", "transient")),
     *({"email": "bounce", "sms": fate} for fate in ("bounce", "softbounce", "reject", "refuse", "throttle", "delay")),
     {"sms": "delivered"},
+    # delivered, and taken back; never tried; and where nobody sends anything
+    *({"email": fate, "sms": "delivered"} for fate in ("latebounce", "ooto", "suppressed")),
+    *({"email": fate} for fate in ("latebounce", "suppressed")),
+    {"email": "bounce", "sms": "suppressed"},
+    {"account_notice": "read"}, {"email": "latebounce", "sms": "bounce", "account_notice": "read"},
+    {"letter": "posted"}, {"letter": "returned"}, {"email": "bounce", "letter": "posted"},
+    {"email": "softbounce", "sms": "softbounce", "letter": "returned"},
 ]  # fmt: skip
 UNHEARD: Sequence[Mapping[str, str]] = [
     {"email": "silent", "sms": "delivered"}, {"email": "silent"}, {"sms": "silent"}, {"email": "timeout"},
+    {"email": "lost"}, {"email": "lost", "sms": "delivered"}, {"sms": "lost"}, {"email": "silent", "letter": "posted"},
 ]  # fmt: skip
 BOTH = ("email", "sms")
 SEND = "SendBulkEmail"
@@ -102,6 +110,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         tmp_path / "installation", kafka_server, topic_prefix, empty_mariadb_database,
         # a receipt comes within a second; what has none by then has none, and an unknown one is repeated then
         receipt_timeout_seconds=12, belt_seconds=5, aws_timeout_seconds=3, email_per_second=10_000,
+        letter_batch_seconds=1,
         circuit={"open_seconds": 1, "in_a_row": 3},
         smtp={
             "host": "127.0.0.1", "port": smtp[1], "encryption": "none",
@@ -114,7 +123,13 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         # nothing is done to the first: whatever is scripted for its people, one message by each channel is all
         unheard = delivery.incident(UNHEARD, disturbed=BOTH)
         undisturbed = delivery.incident(EVERY_FATE)
-        delivery.until(partial(delivery.has_ended, undisturbed), "everybody of the first incident has an end")
+
+        def attended() -> bool:
+            for each in (undisturbed, unheard):
+                delivery.attend(each)
+            return delivery.has_ended(undisturbed)
+
+        delivery.until(attended, "everybody of the first incident has an end")
         delivery.until(partial(delivery.none_in, unheard, "planned", "commanded", "intended"), "the others are sent")
         canaries_arrive(delivery)
         dispatch_killed_in_the_middle_of_packs(delivery)
@@ -125,6 +140,9 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         receipts_redelivered(delivery)
         held_in_the_middle(delivery)
         providers_ill(delivery)
+        delivery.until(
+            lambda: delivery.attend(unheard) or delivery.has_ended(unheard), "whom nothing else reached are written to"
+        )
         delivery.until_judged()
         assert delivery.arrived_without_text() == 0, "whoever died before saying what it had handed over left it behind"
         assert delivery.receipts_waiting() == 0, "what the killed ones had read has come again, and is known"

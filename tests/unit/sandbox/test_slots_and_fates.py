@@ -12,7 +12,9 @@ from consumers.domain.simulators import (
     is_simulated_email,
     simulated_email,
 )
+from consumers.sandbox.events import SES_EVENTS, SMS_STATUS, Fate
 from consumers.sandbox.fates import Behaviour, Script, parse_scripts, script_for
+from consumers.sandbox.mailbox import OUTCOMES
 from consumers.sandbox.texts import Text, UnknownExpression, slot_values, template
 
 
@@ -93,3 +95,8 @@ def test_bad_scripts_are_refused_without_naming_anybody(value: object, error: st
     with pytest.raises(BadInput, match=error) as refusal:
         parse_scripts({"ann@x.example": value})
     assert "ann" not in str(refusal.value)
+
+
+def test_the_mailbox_has_a_word_for_whatever_may_become_of_a_message() -> None:
+    met = {("email", fate) for fate in SES_EVENTS} | {("sms", fate) for fate in (*SMS_STATUS, Fate.SILENT)}
+    assert met - OUTCOMES.keys() == set()
