@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,28 +121,43 @@ class LetterBatches:
         self._looked_at = datetime.min.replace(tzinfo=UTC)
 
     def receive(self, limit: int, wait_seconds: int) -> Sequence[ReceiptDelivery]:  # noqa: ARG002  a folder has no wait
-        """Return batches that have not been settled, at most `limit` letters (one batch at least); looks once a second."""
+        """Return batches that have not been settled, at most `limit` letters (one batch at least); looks once a second. Raises
+        Unreachable for what cannot be read, where nothing else is left; what can be is returned before.
+        """
         now = self._clock.now()
         if timedelta(0) <= now - self._looked_at < _LOOK_EVERY:
             return ()
         self._looked_at = now
         found: list[ReceiptDelivery] = []
         count = 0
+        unreadable: OSError | None = None
         for path in sorted(self._root.glob(f"*/[0-9a-f]*/{MANIFEST}")):
             if path.parent in self._settled or (path.parent / _SETTLED).exists():
                 self._settled.add(path.parent)
                 continue
-            delivery = self._delivery(path)
+            try:
+                delivery = self._delivery(path)
+            except OSError as error:
+                # one that is gone was removed in this moment
+                if path.exists():
+                    unreadable = error
+                continue
             if found and count + len(delivery.receipts) > limit:
                 break
             found.append(delivery)
             count += len(delivery.receipts)
+        if unreadable is not None and not found:
+            raise Unreachable(f"letters cannot be read ({unreadable.strerror or type(unreadable).__name__})")
         return found
 
     def settle(self, handles: Sequence[str]) -> None:
-        """Mark batches as read. A crash before this reads them again, which changes nothing."""
+        """Mark batches as read. A crash before this reads them again, which changes nothing; so does a folder that takes no mark,
+        or was removed in this moment.
+        """
         for handle in handles:
-            (Path(handle) / _SETTLED).touch(mode=0o600)
+            with suppress(OSError):
+                (Path(handle) / _SETTLED).touch(mode=0o600)
+            self._settled.add(Path(handle))
 
     def _delivery(self, path: Path) -> ReceiptDelivery:
         raw = path.read_bytes()

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -166,6 +167,26 @@ def test_a_clock_that_is_set_back_hides_no_letters(case: Case, tmp_path: Path) -
     written(case, tmp_path / "letters", reported=False)
     case.clock.at -= timedelta(hours=1)
     assert len(source.receive(200, 0)) == 1
+
+
+def test_a_batch_that_cannot_be_read_or_marked_holds_up_no_other(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable = tmp_path / INCIDENT / "000" / "manifest.json"
+    unreadable.mkdir(parents=True)
+    source = LetterBatches(tmp_path, case.clock)
+    with pytest.raises(Unreachable, match="letters cannot be read"):
+        source.receive(200, 0)
+    case.person(1, ("letter",))
+    written(case, tmp_path)
+    case.clock.at += timedelta(seconds=2)
+    (delivery,) = source.receive(200, 0)
+    # whoever printed it removes it in this moment
+    shutil.rmtree(delivery.handle)
+    source.settle([delivery.handle])
+    unreadable.rmdir()
+    case.clock.at += timedelta(seconds=2)
+    assert source.receive(200, 0) == []
 
 
 def test_a_manifest_that_is_none_is_said_and_kept(tmp_path: Path) -> None:
