@@ -1,7 +1,8 @@
 """Keeps several processes running on one machine: starts them, restarts what dies, forwards signals, ends cleanly.
 
-Knows no stage: a child is a name and a command. A child that ends with exit code 2 (wrong use or settings) would only
-fail again, so everything ends with it. Children never outlive the supervisor, even when it is killed.
+Knows no stage: a child is a name and a command. A child that ends with exit code 2 (wrong use or settings) when it has hardly
+begun would only fail again, so everything ends with it; one that had done its work by these settings has met something that
+passes, as credentials that could not be had for a moment. Children never outlive the supervisor, even when it is killed.
 """
 
 import ctypes
@@ -21,6 +22,8 @@ import structlog
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
+_AT_WORK_SECONDS = 30
+"""Who runs for longer does its work."""
 
 
 class Running(Protocol):
@@ -55,6 +58,8 @@ class _Child:
     process: Running | None = None
     started: float = 0.0
     failures: int = 0
+    worked: bool = False
+    """It has done its work once, by settings that it cannot refuse as such."""
     not_before: float = 0.0
     output: IO[bytes] | None = field(default=None, repr=False)
 
@@ -115,7 +120,7 @@ class Supervisor:
         return 0 if clean else 1
 
     def tend(self) -> str | None:
-        """Start what is not running; return the name of a child that ended with exit code 2, else None."""
+        """Start what is not running; return the name of a child that ended with exit code 2 before it had worked, else None."""
         now = time.monotonic()
         for child in self._children:
             if child.process is None:
@@ -124,11 +129,11 @@ class Supervisor:
                 continue
             code = child.process.poll()
             if code is None:
-                if child.failures and now - child.started > 30:
-                    child.failures = 0
+                if now - child.started > _AT_WORK_SECONDS:
+                    child.failures, child.worked = 0, True
                 continue
             self._close(child)
-            if code == 2:
+            if code == 2 and not child.worked:
                 return child.name
             child.failures += 1
             delay = min(10.0, 0.2 * 2 ** min(child.failures - 1, 6))

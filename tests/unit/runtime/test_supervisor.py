@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from bridge.runtime import supervisor as supervisor_module
 from bridge.runtime.supervisor import Supervisor
 
 SLEEPER = (
@@ -54,6 +57,32 @@ def test_refused_settings_end_everything(tmp_path: Path) -> None:
     supervisor = Supervisor({"good": sleeper(mark), "bad": [sys.executable, "-c", "raise SystemExit(2)"]})
     assert supervisor.run(threading.Event()) == 2
     assert supervisor.pid("good") is None
+
+
+def test_one_that_worked_by_its_settings_and_refuses_them_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_AT_WORK_SECONDS", 0.2)
+    mark, away = tmp_path / "mark", tmp_path / "away"
+    refuses = "import pathlib, sys\nif pathlib.Path(sys.argv[2]).exists(): raise SystemExit(2)\n" + SLEEPER
+    supervisor = Supervisor({"good": sleeper(mark), "one": [sys.executable, "-c", refuses, str(mark), str(away)]})
+    stop = threading.Event()
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(supervisor.run(stop)))
+    thread.start()
+    until(lambda: mark.exists() and mark.read_text() == "up\n" * 2)
+    until(lambda: all(child.worked for child in supervisor._children))
+    away.touch()
+    pid = supervisor.pid("one")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: supervisor.restarts["one"] >= 2)
+    assert supervisor.pid("good") is not None, "it goes on meanwhile"
+    away.unlink()
+    until(lambda: mark.read_text() == "up\n" * 3)
+    stop.set()
+    thread.join(60)
+    assert codes == [0]
 
 
 def test_a_child_that_does_not_end_is_killed_and_reported(tmp_path: Path) -> None:
