@@ -297,7 +297,9 @@ class AttemptChanges:
                 policy_of(row["release_id"], row["segment_id"]),
                 channels_of(row["channels"], dead.get(row["recipient_id"], ())),
             )
-            if not following.channels:
+            # whom something has reached counts so by their deadline; their letter is waited for, as it may still be posted
+            told = following.end is PersonEnd.REACHED and row["channel"] != Channel.LETTER
+            if not following.channels and not told:
                 found.append({"attempt_id": row["attempt_id"], "expires_at": until[row["attempt_id"]]})
         update_many(connection, attempt, found, each=("expires_at",))
         return {each["attempt_id"] for each in found}

@@ -51,6 +51,22 @@ def test_channels_that_are_begun_together_are_both_awaited(case: Case) -> None:
     assert case.states(person) == [("email", "bounced"), ("sms", "bounced"), ("account_notice", "planned")]
 
 
+def test_whom_one_of_two_channels_has_reached_counts_so_by_their_deadline(case: Case) -> None:
+    approve(case, ["email", "sms"], together=[["email", "sms"]])
+    told, untold = (case.person(number, ("email", "sms"), deadline_at=NOW + timedelta(hours=2)) for number in (1, 2))
+    mails = case.claim(EMAIL_LANE)
+    case.hand_over(mails)
+    case.hand_over(case.claim(SMS_LANE))
+    case.receive(next(each for each in mails if each.recipient_id == told), ReceiptKind.DELIVERED)
+    long = timedelta(days=9)
+    for minutes, ends in ((61, ["reached", None]), (180, ["reached", "unreachable_reported"])):
+        case.clock.at += timedelta(minutes=minutes)
+        # the last of two is given up when nothing is left to wait for beside it
+        for _ in range(2):
+            case.ledger.sweep(command_patience=long, intent_patience=long, unknown_patience=long)
+        assert [case.end(each) for each in (told, untold)] == ends
+
+
 def test_whom_one_of_two_channels_has_reached_was_told_when_their_incident_is_closed(case: Case) -> None:
     approve(case, ["email", "letter"], together=[["email", "letter"]])
     told, untold = (case.person(number, ("email", "letter")) for number in (1, 2))
