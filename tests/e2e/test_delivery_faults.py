@@ -124,12 +124,12 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         unheard = delivery.incident(UNHEARD, disturbed=BOTH)
         undisturbed = delivery.incident(EVERY_FATE)
 
-        def attended() -> bool:
+        def attended(incident_id: str) -> bool:
             for each in (undisturbed, unheard):
                 delivery.attend(each)
-            return delivery.has_ended(undisturbed)
+            return delivery.has_ended(incident_id)
 
-        delivery.until(attended, "everybody of the first incident has an end")
+        delivery.until(partial(attended, undisturbed), "everybody of the first incident has an end")
         delivery.until(partial(delivery.none_in, unheard, "planned", "commanded", "intended"), "the others are sent")
         canaries_arrive(delivery)
         dispatch_killed_in_the_middle_of_packs(delivery)
@@ -140,9 +140,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         receipts_redelivered(delivery)
         held_in_the_middle(delivery)
         providers_ill(delivery)
-        delivery.until(
-            lambda: delivery.attend(unheard) or delivery.has_ended(unheard), "whom nothing else reached are written to"
-        )
+        delivery.until(partial(attended, unheard), "whom nothing else reached is written to")
         delivery.until_judged()
         assert delivery.arrived_without_text() == 0, "whoever died before saying what it had handed over left it behind"
         assert delivery.receipts_waiting() == 0, "what the killed ones had read has come again, and is known"
