@@ -292,10 +292,14 @@ class StateMessages:
         for (root, customer_id, belonging, channels, contact, stored, faulty), own in zip(people, members, strict=True):
             key = root.encode()
             email_hash = f'"{email_hmac(stored)}"' if stored and not stored.isspace() else "null"
+            sealed = seal(_contact_json(contact), key)
+            if stored and not stored.isascii() and contact.email is not None:
+                # hashed as it is stored, and once more as mail is sent to it: its domain may be stored in ASCII elsewhere
+                sealed = f'{sealed[:-1]},"mailbox":"{email_hmac(contact.email)}"}}'
             event = (
                 f'{{"root":"{root}","customer_id":{customer_id},{belonging.members}'
                 f',"channels":{all_channels if channels is ALL_CHANNELS else channels_of(channels)}'
-                f',"contact":{seal(_contact_json(contact), key)},"email_hmac":{email_hash},{name}{own}{end}'
+                f',"contact":{sealed},"email_hmac":{email_hash},{name}{own}{end}'
                 f',"faults":{_array(faulty) if faulty else "[]"}}}'
             )
             yield key, key, event

@@ -90,6 +90,10 @@ class SealedContact(BaseModel):
     ciphertext: str
     digest: Sha256 | None = None
     """Keyed hash of root and contact: tells that two seals hold the same, and nothing else."""
+    mailbox: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """As `email_hmac`, of the e-mail address with its domain in ASCII; only where a shop stores it otherwise, so that both ways
+    to write it lead to one person.
+    """
 
 
 class Contact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

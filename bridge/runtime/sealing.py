@@ -150,6 +150,7 @@ class _Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nonce: str
     ciphertext: str
     digest: str | None = None
+    mailbox: str | None = None
 
 
 _seal_of = msgspec.json.Decoder(_Seal).decode

@@ -1,5 +1,5 @@
-"""One person out of several roots: the same customer id, or the same e-mail address within one controller. What no mail can be
-sent to ("n/a", "none") is nobody's address: shops write it for many.
+"""One person out of several roots: the same customer id, or the same e-mail address within one controller, however its domain is
+written. What no mail can be sent to ("n/a", "none") is nobody's address: shops write it for many.
 
 What each root's records say is joined, so that nobody gets two notices and nobody gets half of one. Not for who is
 affected (`resolution`) nor for what they are told (`disclosure`, `segments`).
@@ -162,7 +162,7 @@ def _marks(member: CustomerAffected | Affected, controller: str) -> Iterable[tup
     if customer_id is not None:
         yield "customer", customer_id
     if _is_theirs(member):
-        yield "contact", (controller, member.email_hmac)
+        yield "contact", (controller, _mailbox(member))
 
 
 def _is_theirs(member: CustomerAffected | Affected) -> bool:
@@ -185,7 +185,16 @@ def loose_marks(member: CustomerAffected | Affected) -> Iterable[int]:
     if customer_id is not None:
         yield hash(("customer", customer_id))
     if _is_theirs(member):
-        yield hash(member.email_hmac)
+        yield hash(_mailbox(member))
+
+
+def _mailbox(member: CustomerAffected | Affected) -> str | None:
+    """Return the hash of an address with its domain in ASCII, where it is known to be stored otherwise, else as it is stored."""
+    contact = member.contact
+    if contact is None:
+        return member.email_hmac
+    mailbox = contact.get("mailbox") if isinstance(contact, dict) else contact.mailbox
+    return mailbox or member.email_hmac
 
 
 def _rank(member: CustomerAffected | Affected) -> tuple[bool, bool, bool, int]:

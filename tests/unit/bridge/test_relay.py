@@ -192,6 +192,30 @@ def test_a_customer_is_published_sealed(shop: StoreRows, topics: Topics, start: 
     assert (contact.email, contact.phone) == ("person42@shop.example.com", "+12135550101")
 
 
+def test_an_address_is_hashed_as_it_is_stored_and_as_mail_is_sent_to_it(
+    shop: StoreRows, topics: Topics, start: Start
+) -> None:
+    stored = [
+        "Ann@B\u00fccher.example.com",
+        "ann@xn--bcher-kva.example.com",
+        "ann@shop.example.com",
+        "n\u00e4@no address",
+    ]
+    for number, address in enumerate(stored, 1):
+        shop.customer(number, email=address)
+    drain(shop, start)
+    newest = topics.newest()
+    found = [newest[f"customer/{number}"] for number in range(1, 5)]
+    events = [event for event in found if isinstance(event, CustomerChanged)]
+    assert [event.email_hmac for event in events] == [email_hmac(JOIN_KEY, address) for address in stored]
+    seals = [event.contact for event in events if event.contact is not None]
+    assert [seal.mailbox for seal in seals] == [email_hmac(JOIN_KEY, stored[1]), None, None, None]
+    opened_contact = Opener([KEYS.private]).open(seals[0], "customer/1")
+    assert opened_contact.email is not None
+    assert opened_contact.email.lower() == stored[1]
+    assert Opener([KEYS.private]).open_json(seals[0].model_dump_json(), "customer/1") == opened_contact
+
+
 def test_attributes_that_the_store_calls_ai_written_are_hashed_beside_those_of_the_settings(
     shop: StoreRows, topics: Topics, start: Start
 ) -> None:
@@ -709,12 +733,13 @@ def test_every_message_is_byte_for_byte_what_its_model_would_write(
 ) -> None:
     shop.customer(42, firstname='quote"d \\ \x07 \u2028 \U0001f514', country="US", region_id=12)
     shop.customer(43, email="no address", default_billing=None)
+    shop.customer(44, email="ann@b\u00fccher.example.com")
     shop.add("customer_entity_decimal", attribute_id=201, entity_id=42, value=0.5)
     shop.order(7, customer_id=42)
     shop.provenance("r-1", "order/7")
     drain(shop, start)
     messages = topics.messages()
-    assert len(messages) == 4
+    assert len(messages) == 5
     for message in messages:
         assert message.value == opened(message).model_dump_json().encode()
 

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contracts.events import Channel, CustomerAffected, Kind, Residence, Sensitivity, Why
+from bridge.contracts.events import Channel, CustomerAffected, Kind, Residence, SealedContact, Sensitivity, Why
 from consumers.domain.persons import Affected, Claim, alone, loose_marks, merge
 
 CONTROLLER_OF = {1: "shop", 2: "shop", 3: "other"}
@@ -63,6 +63,25 @@ def test_the_same_address_at_two_controllers_stays_two_people() -> None:
     members = [affected("customer/1", customer=1, mail="a"), affected("customer/2", customer=2, mail="a", website=3)]
     assert groups(members) == [("customer/1",), ("customer/2",)]
     assert {person.controller for person in merge(members, CONTROLLER_OF.__getitem__)} == {"shop", "other"}
+
+
+def test_an_address_whose_domain_is_written_in_two_ways_is_one_persons() -> None:
+    def sealed(mailbox: str | None) -> SealedContact:
+        return SealedContact(key_id="k", wrapped_key="w", nonce="n", ciphertext="c", mailbox=mailbox)
+
+    as_people_write, in_ascii, other = (affected(f"customer/{n}", customer=n, mail="abc"[n - 1]) for n in (1, 2, 3))
+    members = [
+        as_people_write.model_copy(update={"contact": sealed("b" * 64)}),
+        in_ascii.model_copy(update={"contact": sealed(None)}),
+        other.model_copy(update={"contact": sealed(None)}),
+    ]
+    assert groups(members) == [("customer/1", "customer/2"), ("customer/3",)]
+    again = [msgspec.json.decode(each.model_dump_json(), type=Affected) for each in members]
+    assert {each.roots for each in merge(again, CONTROLLER_OF.__getitem__)} == set(groups(members))
+    for those in (members, again):
+        first, second, third = ({*loose_marks(each)} for each in those)
+        assert first & second
+        assert not first & third
 
 
 def test_what_is_no_address_makes_nobody_another_one() -> None:
