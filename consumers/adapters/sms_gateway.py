@@ -57,9 +57,16 @@ FAILURES = {
     30006: (ReceiptKind.BOUNCED_HARD, "landline"),
     30007: (ReceiptKind.REJECTED, "carrier_filter"),
     30008: (ReceiptKind.BOUNCED_SOFT, "unknown"),
+    # what a call is refused for at once, where it is a messaging service's: that takes everything, and finds out later
+    21211: (ReceiptKind.BOUNCED_HARD, "invalid_number"),
+    21217: (ReceiptKind.BOUNCED_HARD, "invalid_number"),
+    21408: (ReceiptKind.REJECTED, "country_closed"),
     21610: (ReceiptKind.BOUNCED_HARD, "opted_out"),
+    21612: (ReceiptKind.REJECTED, "no_route"),
+    21614: (ReceiptKind.BOUNCED_HARD, "landline"),
+    21617: (ReceiptKind.REJECTED, "invalid_text"),
 }
-"""https://www.twilio.com/docs/api/errors; the words are those of `sms_status`, too."""
+"""https://www.twilio.com/docs/api/errors; words of `sms_status` where it has one."""
 
 MAX_BODY_BYTES = 64 * 1024
 SETTLE_SECONDS = 10

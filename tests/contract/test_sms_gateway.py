@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlencode
 
@@ -16,7 +17,10 @@ import pytest
 from bridge.contracts.errors import BadInput, Unreachable
 from bridge.runtime.clock import SetClock, SystemClock
 from consumers.adapters.sms_gateway import (
+    FAILURES,
+    NUMBER_GONE,
     REFUSED,
+    REJECTIONS,
     GatewayAccount,
     GatewayCallbacks,
     GatewaySms,
@@ -169,6 +173,22 @@ def test_a_report_is_answered_only_once_it_is_settled_and_an_unreadable_one_is_k
     gateway.callbacks.settle([delivery.handle])
     caller.join(20)
     assert statuses == [204]
+
+
+def test_what_a_messaging_service_finds_out_later_says_what_a_refused_call_does(gateway: Gateway) -> None:
+    """It takes every message: what the gateway thinks of the number or the text comes with the report."""
+    known = {code for code in FAILURES if code in REJECTIONS}
+    assert known >= NUMBER_GONE
+    for code in sorted(known):
+        form = [("MessageSid", f"SM{code}"), ("MessageStatus", "failed"), ("ErrorCode", str(code))]
+        claimed = signature(TOKEN, callback_address(str(gateway.account.callback_url), "s-1"), form)
+        caller = threading.Thread(target=partial(gateway.post, form, claimed))
+        caller.start()
+        (delivery,) = gateway.callbacks.receive(10, 10)
+        gateway.callbacks.settle([delivery.handle])
+        caller.join(20)
+        (receipt,) = delivery.receipts
+        assert receipt.kind is (ReceiptKind.BOUNCED_HARD if code in NUMBER_GONE else ReceiptKind.REJECTED)
 
 
 def test_a_failure_for_a_reason_that_nobody_knows_writes_off_no_number(gateway: Gateway) -> None:
