@@ -465,6 +465,14 @@ class Delivery:
             query = sa.select(sa.func.count()).where(arrived & tables.attempt.c.body_sha256.is_(None))
             return int(connection.execute(query).scalar_one())
 
+    def called_without_number(self) -> int:
+        """Return of how many SMS on which a provider has reported the ledger does not know the number, by its hash."""
+        a = tables.attempt.c
+        reported = a.state.in_(("delivered", "complained", "read", "bounced"))
+        with self.database.read() as connection:
+            query = sa.select(sa.func.count()).where(reported & (a.channel == "sms") & a.phone_hmac.is_(None))
+            return int(connection.execute(query).scalar_one())
+
     def taken(self, incident_id: str) -> int:
         """Return how many messages to an incident's people the providers have taken."""
         addresses = {

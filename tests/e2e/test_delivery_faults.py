@@ -143,6 +143,7 @@ def test_everybody_is_reached_whoever_dies_or_is_ill(
         delivery.until(partial(attended, unheard), "whom nothing else reached is written to")
         delivery.until_judged()
         assert delivery.arrived_without_text() == 0, "whoever died before saying what it had handed over left it behind"
+        assert delivery.called_without_number() == 0, "nor is a number lost with its dispatcher"
         assert delivery.receipts_waiting() == 0, "what the killed ones had read has come again, and is known"
 
 
