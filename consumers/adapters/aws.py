@@ -74,7 +74,9 @@ class AwsConfig:
 
 
 def client(config: AwsConfig, service: str, *, may_repeat: bool, check_parameters: bool = True) -> Any:
-    """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`, `logs`). Raises BadInput without credentials.
+    """Return a boto3 client for `service` (`sesv2`, `sns`, `sqs`, `sts`, `logs`). Raises Unreachable without credentials:
+    those of a machine's role are asked for over its network, which may be away for a moment, and a stage that ended for good
+    would send nothing any more.
 
     `may_repeat` says whether the SDK may repeat a call whose answer was lost; `check_parameters` whether it compares each
     request with its model first, which costs more than to send it.
@@ -88,7 +90,10 @@ def client(config: AwsConfig, service: str, *, may_repeat: bool, check_parameter
     core.register_component("data_loader", _service_models())
     session = boto3.session.Session(botocore_session=core, region_name=config.region, **made_up)
     if session.get_credentials() is None:
-        raise BadInput("no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role")
+        raise Unreachable(
+            "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role (or wait, where it is a "
+            "role's: they could not be had now)"
+        )
     return session.client(
         service,
         endpoint_url=config.endpoint_url,
@@ -120,7 +125,7 @@ def _user_agent() -> str:
 
 
 def caller_account(config: AwsConfig) -> str:
-    """Return the 12-digit AWS account that our credentials belong to. Raises Unreachable or BadInput."""
+    """Return the 12-digit AWS account that our credentials belong to. Raises Unreachable."""
     with unreachable("AWS STS"):
         account: str = client(config, "sts", may_repeat=True).get_caller_identity()["Account"]
     return account
@@ -132,7 +137,7 @@ def unreachable(what: str) -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise BadInput(f"{what}: no usable AWS credentials ({type(error).__name__})") from None
+        raise Unreachable(f"{what}: no usable AWS credentials ({type(error).__name__})") from None
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         raise Unreachable(f"{what}: {error.operation_name} answered {code}") from None

@@ -83,7 +83,7 @@ class LiveGuard:
         self._begun: dict[str, None] = {}
 
     def refuse_difference(self) -> None:
-        """Compare now. Raises Refused that says what differs, Unreachable or BadInput when AWS STS or the store is silent."""
+        """Compare now. Raises Refused that says what differs, Unreachable when AWS STS or the store is silent."""
         with self._lock:
             silent = self._compare()
             difference = self._difference

@@ -34,7 +34,7 @@ class SesAccount:
         return self._opened
 
     def read(self) -> EmailAccount:
-        """Return the account as it is now. Raises Unreachable, or BadInput without credentials."""
+        """Return the account as it is now. Raises Unreachable."""
         # before the call, so that whatever is sent meanwhile counts twice rather than not at all
         read_at = self._clock.now()
         with unreachable("SES"):

@@ -38,7 +38,7 @@ class SnsAccount:
         return self._clients[service]
 
     def read(self, *, lists: bool = False) -> SmsAccount:
-        """Return the account as it is now. Raises Unreachable, or BadInput without credentials.
+        """Return the account as it is now. Raises Unreachable.
 
         `lists`: also count who opted out and see which numbers we hold; SNS allows few of these calls.
         """

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -240,6 +241,21 @@ def test_only_loopback_is_a_sandbox_and_only_a_sandbox_is_provisioned() -> None:
         AwsConfig("eu-central-1", "http://192.0.2.1:4566")
     with pytest.raises(BadInput, match="only the sandbox"):
         provision_sandbox(AwsConfig("eu-central-1"), sender_domain="x", configuration_set="x", receipts_queue="x")
+
+
+def test_credentials_that_cannot_be_had_now_end_no_stage_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    # as a machine whose role's service does not answer
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for service in ("sesv2", "sqs", "sts"):
+        with pytest.raises(Unreachable, match="no AWS credentials") as told:
+            client(AwsConfig("eu-central-1"), service, may_repeat=True)
+        assert told.value.exit_code != 2, "nobody would start it again"
 
 
 def test_no_real_credential_reaches_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
