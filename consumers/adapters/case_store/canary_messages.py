@@ -162,7 +162,7 @@ class CanaryTables:
             )
             moves = [
                 self._settle_one(connection, message.message_id, kind, now)
-                for kind in self._strays(connection, message, result)
+                for kind in self._strays(connection, message, result.provider_message_id)
             ]
             failed = bool(refused.rowcount) and stage is CanaryStage.FAILED
             return _read(connection, of_message)[0], failed, moves
@@ -175,12 +175,21 @@ class CanaryTables:
         return noted
 
     def give_up(self, lane: CanaryLane) -> CanaryMessage | None:
-        """End a lane's message whose receipt has taken too long; return it, or None."""
+        """End a lane's message whose receipt has taken too long; return it, or None.
+
+        A receipt that was read in the very moment of the provider's answer found no message of that name: it lies aside.
+        """
         now = self._clock.now()
+        met: list[_Move] = []
 
         def work(connection: sa.Connection) -> CanaryMessage | None:
+            met.clear()
             last = self._last(connection, lane.route)
             if last is None or not is_overdue(last, lane.patience, now):
+                return None
+            for kind in self._strays(connection, last, last.provider_message_id):
+                met.append(self._settle_one(connection, last.message_id, kind, now))
+            if met and not met[-1][1].is_open:
                 return None
             ended = connection.execute(
                 sa.update(canary_message)
@@ -190,6 +199,7 @@ class CanaryTables:
             return last if ended.rowcount else None
 
         ended = self._database.writing(work)
+        self._count(met)
         if ended is not None:
             MESSAGES.labels(*labels_of(ended.route), "failed").inc()
         return ended
@@ -319,13 +329,15 @@ class CanaryTables:
         return before, _read(connection, canary_message.c.message_id == message_id)[0]
 
     @staticmethod
-    def _strays(connection: sa.Connection, message: CanaryMessage, result: SendResult) -> Sequence[ReceiptKind]:
+    def _strays(
+        connection: sa.Connection, message: CanaryMessage, provider_message_id: str | None
+    ) -> Sequence[ReceiptKind]:
         """Take what was reported about a message before we knew its provider's id out of what is kept aside."""
-        if not result.provider_message_id:
+        if not provider_message_id:
             return ()
         strays = (
             (receipt.c.provider == message.route.provider)
-            & (receipt.c.provider_message_id == result.provider_message_id)
+            & (receipt.c.provider_message_id == provider_message_id)
             & receipt.c.attempt_id.is_(None)
         )
         kinds = connection.execute(sa.select(receipt.c.kind).where(strays).order_by(receipt.c.occurred_at)).scalars()

@@ -238,6 +238,24 @@ def test_an_sms_is_known_by_its_providers_id_also_when_its_report_is_first(offic
     assert (texts.last().stage, texts.last().code) == (CanaryStage.FAILED, "rejected")
 
 
+def test_a_report_that_is_read_in_the_moment_of_the_answer_is_found_before_the_message_is_given_up(
+    office: Office,
+) -> None:
+    texts = Office(office.case, replace(office.route, channel=Channel.SMS, provider="sns"))
+    texts.answer = lambda message_id: SendResult(message_id, ACCEPTED, "m-1")
+    told = replace(texts.receipt(""), provider="sns", provider_event_id="m-1/SUCCESS", provider_message_id="m-1")
+    told = replace(told, attempt_id=None)
+    assert texts.tables.settle([told]) == [told], "looked before the answer was written"
+    texts.tick()
+    # and kept it aside after the sender had looked there
+    office.case.ledger.settle_receipts([told])
+    texts.tick(PATIENCE)
+    assert (texts.last().stage, texts.last().code) == (CanaryStage.ARRIVED, None)
+    assert (texts.counts()["arrived"], texts.counts()["failed"], texts.counts()["failing"]) == (1, 0, 0)
+    with office.case.database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.receipt)).scalar_one() == 0
+
+
 def test_old_ones_go(office: Office) -> None:
     office.tick()
     office.tick(KEPT + timedelta(seconds=1))
