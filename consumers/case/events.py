@@ -227,7 +227,8 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "restore.reconciled": {
         "outcome_count": _COUNT, "unknown_count": _COUNT, "erasure_count": _COUNT, "log_size": _COUNT,
-        "unknown_accepted": BodyField("flag", optional=True), "reason_sha256": _SHA256,
+        "unknown_accepted": BodyField("flag", optional=True), "decision_count": _MAYBE_COUNT, "paused_count": _MAYBE_COUNT,
+        "reason_sha256": _SHA256,
     },
     "evidence.exported": {
         "log_size": _COUNT, "entry_count": _COUNT, "people_count": _COUNT, "without_count": _COUNT,

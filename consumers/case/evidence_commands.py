@@ -4,7 +4,7 @@ Verifying needs nothing of this (`consumers.evidence`).
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body
 from consumers.case.permissions import Act, Role
 from consumers.case.prompts import as_json_option, authenticated, reason_option, token_option
+from consumers.case.restoring import again
 from consumers.case.store import CaseStore
 from consumers.case.workflow import found
 
@@ -183,6 +184,19 @@ class Differences(Protocol):
     def log_size(self) -> int: ...
 
 
+class Decided(Protocol):
+    """A decision as the log knows it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def incident_id(self) -> str | None: ...
+    @property
+    def occurred_at(self) -> datetime: ...
+    @property
+    def role(self) -> str | None: ...
+
+
 class StoreGap(Protocol):
     """What the log knows and the case store does not; false if nothing."""
 
@@ -192,6 +206,10 @@ class StoreGap(Protocol):
     def unknown_count(self) -> int: ...
     @property
     def erasure_count(self) -> int: ...
+    @property
+    def decisions(self) -> Sequence[Decided]: ...
+    @property
+    def paused(self) -> Sequence[str]: ...
     def __bool__(self) -> bool: ...
 
 
@@ -236,6 +254,13 @@ def reconcile(context: click.Context, incident_id: str, token_file: Path | None,
         context.exit(1)
 
 
+def _as_facts(decided: Decided) -> dict[str, str]:
+    return {
+        "at": decided.occurred_at.astimezone(UTC).isoformat(timespec="seconds"), "incident": decided.incident_id or "-",
+        "decision": decided.kind, "role": decided.role or "-", "again": again(decided.kind, decided.incident_id),
+    }  # fmt: skip
+
+
 @click.group()
 def restore() -> None:
     """After a backup was put back."""
@@ -262,8 +287,9 @@ def restore_reconcile(
 ) -> None:
     """Write into a restored case store what the evidence log knows: outcomes, so that nobody is told twice, and erasures.
 
-    Dispatch and release refuse to start before. Stop all stages but evidence first. Exit code 1: people of the log are not in
-    the store.
+    Decisions made since the backup are named, each with what to type; a release of which one may have kept people back is
+    paused. Dispatch, release and receipts refuse to start before. Stop all stages but evidence first. Exit code 1: people of
+    the log are not in the store.
     """
     parts: Parts = context.obj
     actor = authenticated(parts, token_file)
@@ -271,18 +297,30 @@ def restore_reconcile(
     comparison = parts.get(StoreComparison)
     gap = comparison.gap() if dry_run else comparison.replay(actor, role, needed(reason), accept_unknown=accept_unknown)
     if as_json:
-        counts = {"outcomes": gap.outcome_count, "unknown": gap.unknown_count, "erasures": gap.erasure_count}
-        print_json(counts | {"replayed": not dry_run})
+        print_json(
+            {
+                "outcomes": gap.outcome_count, "unknown": gap.unknown_count, "erasures": gap.erasure_count,
+                "decisions": [_as_facts(each) for each in gap.decisions], "paused": list(gap.paused),
+                "replayed": not dry_run,
+            }
+        )  # fmt: skip
     elif not gap:
         click.echo("The case store knows everything that the evidence log knows.")
     else:
         click.echo(f"The log knows {gap}.")
         if not dry_run:
             click.echo("Outcomes and erasures are in the case store again.")
+        if gap.decisions:
+            print_table([_as_facts(each) for each in gap.decisions], ("at", "incident", "decision", "role", "again"))
             click.echo(
-                "Not in the log, and to be done again by hand: decisions made since the backup (facts, gates, approvals); "
-                "their entries say that there were some. See `tocsin incident show`."
+                "These the store lacks, and only people can make them again: the log has no reason and no value."
             )
+    for incident_id in gap.paused:
+        click.echo(
+            f"{incident_id}: PAUSED, as one of them may have kept people back. Do again what is to hold; then: tocsin incident "
+            f"resume {incident_id} --reason TEXT",
+            err=as_json,
+        )
     if gap.unknown_count:
         who = (
             f"{gap.unknown_count:,} attempts are of people whom this store does not know: its backup is from before they were "

@@ -27,6 +27,8 @@ WITH_PROVIDERS = (AttemptState.INTENDED, AttemptState.UNKNOWN, AttemptState.HAND
 """A provider may have it; its receipt settles it, whatever is decided here."""
 
 
+STOPPED = ("release.canary_held", "restore.paused")
+"""Kinds of pages that ask whether what was stopped goes on."""
 _SLOWEST = 0.001
 """Messages a second: slower ones the log would call none, and the end of a large incident would lie past all calendars."""
 
@@ -111,7 +113,7 @@ def pause(
             case.update_incident(incident_id, {"epoch": incident.epoch + 1})
             for each in running:
                 case.update_release(each.release_id, {"state": "paused", "stopped_at": now})
-                body: Body = {**_named(each), **_counts(standing)}
+                body: Body = {**named(each), **counts_of(standing)}
                 record_act(case, actor, role, "release.paused", body, at=now, incident=incident, reason=why)
         return Steered(incident_id, running, standing)
 
@@ -136,9 +138,9 @@ def resume(
                 if each in waived:
                     changes["canary_state"] = CanaryState.WAIVED.value
                 case.update_release(each.release_id, changes)
-                body: Body = {**_named(each), "canary_waived": each in waived}
+                body: Body = {**named(each), "canary_waived": each in waived}
                 record_act(case, actor, role, "release.resumed", body, at=now, incident=incident, reason=why)
-            case.end_pages(incident_id, ("release.canary_held",), by=actor.person_id, at=now)
+            case.end_pages(incident_id, STOPPED, by=actor.person_id, at=now)
         return Steered(incident_id, paused, standing, canary_waived=bool(waived))
 
     return store.look(work) if dry_run else store.change(work)
@@ -164,14 +166,14 @@ def cancel(
         if dry_run:
             return Steered(incident_id, going, standing, voided)
         case.update_incident(incident_id, {"epoch": incident.epoch + 1})
-        case.end_pages(incident_id, ("release.canary_held",), by=actor.person_id, at=now)
+        case.end_pages(incident_id, STOPPED, by=actor.person_id, at=now)
         for release_id in voided:
             case.update_release(release_id, {"state": "void"})
             ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)
         for each in going:
             ended = {"state": "cancelled", "stopped_at": now, "stopped_epoch": incident.epoch + 1}
             case.update_release(each.release_id, ended)
-            body: Body = {**_named(each), **_counts(standing), "voided": len(voided)}
+            body: Body = {**named(each), **counts_of(standing), "voided": len(voided)}
             record_act(case, actor, role, "release.cancelled", body, at=now, incident=incident, reason=why)
         if standing.without_end:
             case.raise_page(_people_left(incident, going[0], standing, now))
@@ -197,7 +199,7 @@ def withdraw(
         if not dry_run:
             case.update_release(waiting.release_id, {"state": "withdrawn", "stopped_at": now})
             ask_no_more(case, incident_id, waiting.release_id, by=actor.person_id, at=now)
-            body: Body = {**_named(waiting), "approval_count": len(approved_by)}
+            body: Body = {**named(waiting), "approval_count": len(approved_by)}
             record_act(case, actor, role, "release.withdrawn", body, at=now, incident=incident, reason=why)
         return Withdrawn(waiting, approved_by)
 
@@ -293,7 +295,7 @@ def retry(
         if release.state == "finished":
             case.update_release(release.release_id, going_on)
         body: Body = {
-            **_named(release),
+            **named(release),
             "people_count": len(retries),
             "left_out_count": sum(left_out.values()),
             "maybe_told_count": maybe_told,
@@ -414,11 +416,13 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
     return chosen
 
 
-def _named(release: ReleaseRecord) -> dict[str, str]:
+def named(release: ReleaseRecord) -> dict[str, str]:
+    """Return how a case event names a release."""
     return {"release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode}
 
 
-def _counts(standing: Standing) -> dict[str, int]:
+def counts_of(standing: Standing) -> dict[str, int]:
+    """Return what a case event says of a standing."""
     return {
         "told_count": standing.told,
         "with_providers_count": standing.with_providers,

@@ -1,4 +1,5 @@
-"""What a log says of attempts and ends, as the case store can be compared with: by incident, commitment, round and number.
+"""What a log says of attempts, ends and decisions, as the case store can be compared with: attempts by incident, commitment,
+round and number.
 
 What came twice counts once, and what counts is when it was recorded, not where it stands: a restored case store publishes
 again what waited in its outbox. What it does about people whom it believes untold does not undo that they were told.
@@ -16,6 +17,11 @@ AttemptKey = tuple[str, str, int, int]
 """Incident, commitment to the person, round, attempt number."""
 PersonKey = tuple[str, str, int]
 
+_CASE = "tocsin.case."
+_BY_TOCSIN = (
+    "tocsin.case.incident.opened", "tocsin.case.release.started", "tocsin.case.release.canary_held",
+    "tocsin.case.erasure.carried_out",
+)  # fmt: skip
 _FINISHED = "tocsin.case.person.finished"
 _ERASED = "tocsin.case.person.erased"
 
@@ -46,6 +52,19 @@ class LoggedAttempt:
         return self.let_go_at is None or self.let_go_at < self.intended_at
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedAct:
+    """What somebody decided, or Tocsin did to an incident or a release. Who, and why, the log does not say."""
+
+    kind: str
+    incident_id: str | None
+    occurred_at: datetime
+    by_person: bool
+    role: str | None = None
+    about: str | None = None
+    """The id of the release or the erasure, or the text's hash."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What was read of a log."""
@@ -55,6 +74,8 @@ class Tally:
     ends: dict[PersonKey, tuple[datetime, str]] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
     """Of keys that were erased (see `commitment.erasure_marker`)."""
+    acts: dict[LoggedAct, None] = field(default_factory=dict)
+    """In the log's order; what was published twice once."""
 
 
 SAY_THAT_IT_ARRIVED = frozenset({"delivered", "read", "complained"})
@@ -73,7 +94,7 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
     for _, entry in entries:
         if mark is not None and mark not in entry:
             continue
-        if b'"tocsin.delivery-outcome"' not in entry and b'"tocsin.case.person.' not in entry:
+        if b'"tocsin.delivery-outcome"' not in entry and b'"tocsin.case.' not in entry:
             continue
         leaf = json.loads(entry)
         incident = leaf.get("incident_id")
@@ -91,6 +112,8 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
                 found.ends[person] = (at, leaf["body"]["state"])
         elif leaf["type"] == _ERASED:
             found.markers.add(leaf["body"]["marker"])
+        elif leaf.get("actor") is not None or leaf["type"] in _BY_TOCSIN:
+            found.acts[_act(leaf)] = None
     for key, each in unsent.items():
         known = found.attempts.get(key)
         if known is None:
@@ -102,6 +125,15 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
             )  # fmt: skip
         # else a store that was put back in time took for unsent what had been sent
     return found
+
+
+def _act(leaf: dict[str, Any]) -> LoggedAct:
+    body = leaf["body"]
+    return LoggedAct(
+        leaf["type"].removeprefix(_CASE), leaf.get("incident_id"), datetime.fromisoformat(leaf["occurred_at"]),
+        leaf.get("actor") is not None, leaf.get("role"),
+        body.get("release_id") or body.get("bundle_sha256") or body.get("erasure_id"),
+    )  # fmt: skip
 
 
 def _logged(leaf: dict[str, Any]) -> LoggedAttempt:

@@ -120,3 +120,63 @@ def test_after_a_restore_in_the_middle_of_a_release_nobody_is_told_twice(
         # the oracle counts at the provider: one message by each channel, however often its commands are read
         delivery.until_judged()
         assert key_of(database, "customer/1") is None
+
+
+def test_what_was_cancelled_since_the_backup_sends_nothing_until_a_person_has_decided(
+    tmp_path: Path, kafka_server: KafkaServer, topic_prefix: str, empty_mariadb_database: StoreDatabase
+) -> None:
+    with delivery_running(
+        tmp_path / "installation", kafka_server, topic_prefix, empty_mariadb_database,
+        receipt_timeout_seconds=60, belt_seconds=5, aws_timeout_seconds=3,
+    ) as delivery:  # fmt: skip
+        database = delivery.database
+        delivery.dispatcher.kill()
+        people = delivery.incident([WELL] * 20)
+        with database.write() as connection:
+            # ids as the log takes them
+            connection.execute(sa.update(tables.release).values(release_id="1" * 32))
+        delivery.until_without_dispatch(partial(delivery.all_in, people, "commanded"), "the commands are out")
+        backup = backup_of(database)
+        delivery.tocsin("incident", "cancel", people, *WHY)
+        delivery.until_without_dispatch(partial(cancel_is_logged, delivery), "the cancel is logged")
+        assert delivery.stop_stages() == [0]
+
+        put_back(database, backup)
+        delivery.start_stages()
+        delivery.start_dispatch()
+        # nobody was told, so that the log knows no outcome: a cancel alone keeps all of them from starting
+        assert delivery.dispatcher.exit_code() != 0
+        assert "the evidence log knows" in (delivery.folder / "logs" / "dispatch.log").read_text()
+        release_log = delivery.folder / "logs" / "release.log"
+        delivery.until_without_dispatch(
+            lambda: "tocsin restore reconcile" in release_log.read_text(), "release refuses, too"
+        )
+        delivery.stop_stages()
+
+        said = delivery.tocsin("restore", "reconcile", *WHY)
+        assert f"tocsin incident cancel {people} --reason TEXT" in said
+        assert f"{people}: PAUSED" in said
+        delivery.start_stages()
+        delivery.start_dispatch()
+        # once what waits on the belt is read, and refused
+        delivery.until(partial(delivery.none_in, people, "commanded"), "the belt is empty")
+        assert delivery.mailbox() == []
+        assert not delivery.any_in(people, "intended", "handed_over", "delivered", "unknown")
+        delivery.tocsin("incident", "cancel", people, *WHY)
+        with database.read() as connection:
+            assert connection.execute(sa.select(tables.release.c.state)).scalars().all() == ["cancelled"]
+            assert connection.execute(sa.select(tables.page.c.kind).where(open_page())).scalars().all() == [
+                "release.cancelled"
+            ]
+
+
+def open_page() -> sa.ColumnElement[bool]:
+    return tables.page.c.acknowledged_at.is_(None)
+
+
+def cancel_is_logged(delivery: Delivery) -> bool:
+    return b"tocsin.case.release.cancelled" in b"".join(
+        path.read_bytes()
+        for path in (delivery.settings.paths.evidence / "tile" / "entries").rglob("*")
+        if path.is_file()
+    )

@@ -35,6 +35,7 @@ from consumers.domain.sending import ReceiptKind
 from tests.servers.mariadb import MariaDbServer, StoreDatabase, fresh_database
 from tests.unit.adapters import test_comparing as comparing
 from tests.unit.adapters import test_erasures as erasing
+from tests.unit.adapters import test_lacking_decisions as decided
 from tests.unit.adapters.evidence_case import EvidenceCase, delivered_case
 from tests.unit.adapters.ledger_case import EMAIL_LANE, SMS_LANE, Case, LedgerCases, receipt_of
 from tests.unit.adapters.packed_case import PackedCases
@@ -189,6 +190,13 @@ def test_a_restored_backup_tells_nobody_twice(database: CaseDatabase, backup: Ca
     comparing.test_after_a_restored_backup_nobody_is_told_twice(halfway)
     case, _ = halfway
     erasing.no_erased_key_comes_back(case, backup)
+
+
+def test_what_was_stopped_since_the_backup_does_not_run(
+    database: CaseDatabase, backup: CaseDatabase, tmp_path: Path
+) -> None:
+    running = decided.running_case(EvidenceCase(tmp_path, database))
+    decided.judge(decided.restored_after(running, tmp_path, decided.cancel, backup=backup), "release.cancelled")
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

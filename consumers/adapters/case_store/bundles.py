@@ -96,22 +96,9 @@ class NoticeBundles:
             if not count:
                 raise Refused(f"bundle {bundle_sha256[:12]} is not approved; `tocsin notices list` shows which are")
             self._tell(connection, "notice.revoked", {"bundle_sha256": bundle_sha256}, role, actor, at)
-            return self._stop_releases(connection, bundle_sha256, by, at)
+            return stop_releases(connection, bundle_sha256, by, at)
 
         return self._database.writing(work)
-
-    @staticmethod
-    def _stop_releases(connection: sa.Connection, bundle_sha256: str, by: str, at: datetime) -> Sequence[str]:
-        case = SqlCaseWork(connection, at, locking=True)
-        running = connection.execute(
-            sa.select(release.c.incident_id, release.c.policy).where(release.c.state.in_(VOIDABLE))
-        ).all()
-        stopped = sorted({row.incident_id for row in running if bundle_sha256 in row.policy.get("bundles", ())})
-        for incident_id in stopped:
-            incident = found(case, incident_id)
-            void_releases(case, incident_id, by=by, at=at)
-            case.update_incident(incident_id, {"epoch": incident.epoch + 1})
-        return stopped
 
     @staticmethod
     def _tell(
@@ -127,6 +114,20 @@ class NoticeBundles:
             case_event_id=event_id, kind=kind, incident_id=None, actor=actor, role=role, occurred_at=at, body=body
         )
         outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, _ROOT, _ROOT, event_id, event)], at)
+
+
+def stop_releases(connection: sa.Connection, bundle_sha256: str, by: str, at: datetime) -> Sequence[str]:
+    """Void what was prepared or runs with this text, within the caller's transaction; return the incidents."""
+    case = SqlCaseWork(connection, at, locking=True)
+    running = connection.execute(
+        sa.select(release.c.incident_id, release.c.policy).where(release.c.state.in_(VOIDABLE))
+    ).all()
+    stopped = sorted({row.incident_id for row in running if bundle_sha256 in row.policy.get("bundles", ())})
+    for incident_id in stopped:
+        incident = found(case, incident_id)
+        void_releases(case, incident_id, by=by, at=at)
+        case.update_incident(incident_id, {"epoch": incident.epoch + 1})
+    return stopped
 
 
 def _approved(row: Mapping[Any, Any]) -> ApprovedRow:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import secrets
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ import structlog
 from bridge.contracts.errors import MustStop, Refused
 from bridge.contracts.events import AttemptState
 from bridge.runtime.clock import Clock
+from consumers.adapters.case_store.decisions import lacking, pass_over_numbers, stop_started, take_note
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
 from consumers.adapters.case_store.erasures import Erasures
 from consumers.adapters.case_store.incidents import SqlCaseWork
@@ -45,7 +46,7 @@ from consumers.evidence.checkpoint import Checkpoint
 from consumers.evidence.faults import LogRefused, Malformed
 from consumers.evidence.note import Note
 from consumers.evidence.reader import CHECKPOINT, LogFolder, LogReader
-from consumers.evidence.tally import SAY_THAT_IT_ARRIVED, AttemptKey, LoggedAttempt, PersonKey, Tally, tally
+from consumers.evidence.tally import SAY_THAT_IT_ARRIVED, AttemptKey, LoggedAct, LoggedAttempt, PersonKey, Tally, tally
 
 log = structlog.get_logger()
 
@@ -68,9 +69,13 @@ class Gap:
     unknown_count: int = 0
     """Attempts to reach people whom the store does not know: its backup is from before they were planned."""
     erasure_count: int = 0
+    decisions: Sequence[LoggedAct] = ()
+    """Of people, and incidents that were opened, in the log's order."""
+    paused: Sequence[str] = ()
+    """Incidents that a replay has stopped, as one of these decisions may have kept people back."""
 
     def __bool__(self) -> bool:
-        return bool(self.outcome_count or self.unknown_count or self.erasure_count)
+        return bool(self.outcome_count or self.unknown_count or self.erasure_count or self.decisions)
 
     def __str__(self) -> str:
         parts = [
@@ -79,6 +84,7 @@ class Gap:
             if self.unknown_count
             else "",
             f"{self.erasure_count:,} erased keys that are back" if self.erasure_count else "",
+            f"{len(self.decisions):,} decision{'s' * (len(self.decisions) > 1)}" if self.decisions else "",
         ]
         return " and ".join(each for each in parts if each)
 
@@ -174,14 +180,16 @@ class Comparison:
     def _gap(self, known: Tally) -> Gap:
         with self._database.read() as connection:
             behind, unknown = _behind(connection, known)
-        return Gap(len(behind), unknown, self._erasures.marked(known.markers))
+            decisions = lacking(connection, known.acts)
+        return Gap(len(behind), unknown, self._erasures.marked(known.markers), decisions)
 
     def replay(self, actor: Actor, role: Role, reason: str, *, accept_unknown: bool = False) -> Gap:
         """Write into the store what the log knows, and erase again what was erased; return what that was.
 
-        Commands that were on their way in the backup are void from then on. A crash leaves attempts replayed in part: it is
-        done again. Attempts of people whom the store does not know stay unknown, and dispatch goes on refusing, unless
-        `accept_unknown`: whoever of them is planned again may be told twice then.
+        Commands that were on their way in the backup are void from then on. What runs, and lacks a decision that may have kept
+        somebody back, is paused in the same transaction. A crash after it leaves keys that were erased: it is done again.
+        Attempts of people whom the store does not know stay unknown, and dispatch goes on refusing, unless `accept_unknown`:
+        whoever of them is planned again may be told twice then.
         """
         reader = self._reader()
         if reader is None:
@@ -189,7 +197,10 @@ class Comparison:
         known = tally(reader.entries(), reader.size)
         now = self._clock.now()
 
-        def work(connection: sa.Connection) -> tuple[int, int]:
+        def work(connection: sa.Connection) -> tuple[int, int, Sequence[LoggedAct], Sequence[str]]:
+            lacked = lacking(connection, known.acts)
+            pass_over_numbers(connection, known.acts)
+            stop_started(connection, known.acts, now)
             behind, unknown = _behind(connection, known)
             people = _write_attempts(connection, behind, self._ledger.wait_for_receipts, now)
             connection.execute(
@@ -199,13 +210,15 @@ class Comparison:
             )
             # what they need now is decided from all of their attempts, so only when all are there
             self._ledger.resume(connection, people)
-            return len(behind), unknown
+            paused = take_note(connection, lacked, actor, role, reason, now)
+            return len(behind), unknown, lacked, paused
 
-        outcomes, unknown = self._database.writing(work)
-        gap = Gap(outcomes, unknown, self._erasures.erase_marked(known.markers))
+        outcomes, unknown, lacked, paused = self._database.writing(work)
+        gap = Gap(outcomes, unknown, self._erasures.erase_marked(known.markers), lacked, paused)
         body: Body = {
             "outcome_count": gap.outcome_count, "unknown_count": gap.unknown_count, "erasure_count": gap.erasure_count,
             "log_size": reader.size, "unknown_accepted": accept_unknown and bool(gap.unknown_count),
+            "decision_count": len(gap.decisions), "paused_count": len(gap.paused),
         }  # fmt: skip
 
         def record(connection: sa.Connection) -> None:
