@@ -139,6 +139,12 @@ _FENCED_AGAIN_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
+class StoreMark(Protocol):
+    """Remembers how far the store was (`bridge.put_back`)."""
+
+    def saw(self, number: int, at: datetime) -> None: ...
+
+
 class Publishing(Protocol):
     """What the relay needs of a publisher (`bridge.runtime.kafka.Publisher`)."""
 
@@ -422,7 +428,8 @@ class _Prepared:
 class RelayStage:
     """The stage `relay`. `open_publisher` starts a publisher under `TRANSACTIONAL_ID`, which shuts out every earlier one.
 
-    `may_publish` is asked before each batch: the demo's Kafka keeps little, so there the relay waits for its readers.
+    `may_publish` is asked before each batch: the demo's Kafka keeps little, so there the relay waits for its readers. `mark`
+    knows how far the store was: without, nobody sees that it was put back in time.
     """
 
     def __init__(
@@ -436,7 +443,9 @@ class RelayStage:
         health: Health,
         *,
         may_publish: Callable[[], bool] = lambda: True,
+        mark: StoreMark | None = None,
     ) -> None:
+        self._mark = mark
         self._reader = reader
         self._open_publisher = open_publisher
         self._messages = StateMessages(sealer, join_key)
@@ -644,6 +653,8 @@ class RelayStage:
     def _prepare(self, besides: _Prepared | None) -> _Prepared:
         began, read_at = time.monotonic(), self._clock.now()
         batch = self._reader.next_batch(self._batch_size.limit, besides.batch if besides is not None else None)
+        if self._mark is not None and batch.beat:
+            self._mark.saw(max(batch.version_ids[View.HEARTBEAT]), read_at)
         states = self._reader.states_of(batch) if batch else ()
         timed = self._with_instants(states) if batch.beat else states
         return _Prepared(batch, timed, began, read_at, read_seconds=time.monotonic() - began)

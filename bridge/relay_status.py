@@ -84,6 +84,8 @@ class Status:
     """When it became visible there, in the partition that saw one the longest ago."""
     faults: Faults | None = None
     verified: Verified | None = None
+    put_back_at: datetime | None = None
+    """When the relay saw that the shop's database had been put back in time; None: never, or all was verified since."""
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -142,6 +144,12 @@ class Status:
             )
         if self.counts_agree is False and not self.waiting and not self.moving:
             found.append("store and index hold different numbers and nothing waits; see `tocsin relay verify`")
+        if self.put_back_at is not None:
+            found.append(
+                "the shop's database was put back in time, or its changelogs were made anew, as the relay saw at"
+                f" {self.put_back_at:%Y-%m-%d %H:%M} UTC: what the index knows of the time since the backup is not in the shop,"
+                " and what was lost there may be missing here; run `tocsin relay verify --repair`"
+            )
         if self.verified is not None and not self.verified.agree:
             found.append("the last verification found differences; see `tocsin relay verify`")
         if self.faults is not None and self.faults.altered_count:
@@ -193,13 +201,20 @@ def status(
         found.faults = index.faults()
     except Unreachable as away:
         found.missing["index"] = str(away)
-    if results := _results(verified):
-        found.verified = Verified(
-            min(at for at, _ in results.values()),
-            all(agree for _, agree in results.values()),
-            tuple(entity for entity in ENTITIES if entity in results),
-        )
+    found.verified = last_verified(verified)
     return found
+
+
+def last_verified(verified: Path) -> Verified | None:
+    """Return what was verified last, as `remember` has kept it; None: nothing was."""
+    results = _results(verified)
+    if not results:
+        return None
+    return Verified(
+        min(at for at, _ in results.values()),
+        all(agree for _, agree in results.values()),
+        tuple(entity for entity in ENTITIES if entity in results),
+    )
 
 
 def _add_store(found: Status, look: StoreLook) -> None:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -12,6 +11,7 @@ from bridge.contracts.errors import Refused, Unreachable
 from bridge.contracts.fingerprints import Entity
 from bridge.contracts.queries import IndexAnswers
 from bridge.magento.look import StoreLook
+from bridge.put_back import put_back_since
 from bridge.relay_status import Status, in_short, oldest_unpublished_seconds, remember
 from bridge.relay_status import status as ask_status
 from bridge.runtime.clock import Clock
@@ -32,10 +32,6 @@ _REMEDIES = {
     Cause.TOO_MANY: "run `tocsin relay backfill --entity {plural}`, then verify again",
 }
 _BACKFILLED = {"customer": "customers", "provenance": "provenance", "order": "orders"}
-
-
-def _verified_file(settings: Settings) -> Path:
-    return settings.paths.data / "relay-verified.json"
 
 
 @click.command("verify")
@@ -75,7 +71,7 @@ def verify(parts: Parts, plurals: Sequence[str], repair: bool, per_second: int, 
             report = verification.run(chosen, repair=repair)
     finally:
         look.close()
-    remember(report, chosen, _verified_file(settings), clock.now())
+    remember(report, chosen, settings.paths.relay_verified, clock.now())
     oldest = oldest_unpublished_seconds(settings.paths.run)
     if as_json:
         print_json(
@@ -148,10 +144,11 @@ def relay_status(parts: Parts, as_json: bool) -> None:
             look,
             parts.get(IndexAnswers),
             settings.paths.run,
-            _verified_file(settings),
+            settings.paths.relay_verified,
         )
     finally:
         look.close()
+    found.put_back_at = put_back_since(settings.paths.relay_store, found.verified)
     now = clock.now()
     troubles = found.troubles(now)
     if as_json:

@@ -159,6 +159,16 @@ class Paths(Section):
         return self.data / "letters"
 
     @property
+    def relay_verified(self) -> Path:
+        """What `relay verify` found last."""
+        return self.data / "relay-verified.json"
+
+    @property
+    def relay_store(self) -> Path:
+        """How far the relay saw the store's heartbeat."""
+        return self.data / "relay-store.json"
+
+    @property
     def texts_in_flight(self) -> Path:
         """Where dispatch keeps which texts it is about to hand over; empty while nothing leaves."""
         return self.data / "texts-in-flight"

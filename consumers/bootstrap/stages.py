@@ -52,6 +52,7 @@ _NAMES_SECONDS = 5.0
 
 def _relay(parts: Parts, process: Process) -> Stage:
     from bridge.magento.store import open_store
+    from bridge.put_back import StoreMark
     from bridge.relay import TRANSACTIONAL_ID, RelayStage
     from bridge.runtime.sealing import Sealer, load_join_key, load_public_key
 
@@ -66,6 +67,7 @@ def _relay(parts: Parts, process: Process) -> Stage:
         settings.relay,
         process.clock,
         process.health,
+        mark=StoreMark(settings.paths.relay_store, settings.paths.relay_verified),
         **({"may_publish": _IndexKeepsUp(settings)} if settings.kafka.embedded else {}),
     )
 

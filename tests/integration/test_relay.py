@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +30,7 @@ from bridge.magento.reader import InTurn
 from bridge.magento.session import LeadSession
 from bridge.magento.snapshots import CustomerState, ReadCustomers, Removed, State, WrittenProvenance
 from bridge.magento.store import SqlStore, open_store
+from bridge.put_back import StoreMark, put_back_since
 from bridge.relay import BEAT_KEY, TRANSACTIONAL_ID, RelayStage
 from bridge.runtime.clock import SystemClock
 from bridge.runtime.kafka import Fenced, Publisher
@@ -113,7 +117,7 @@ def opened(record: Any) -> Event:
 class Relaying:
     """A relay on a thread of this process."""
 
-    def __init__(self, kafka: Kafka, store: Store, batch_size: int = 500) -> None:
+    def __init__(self, kafka: Kafka, store: Store, batch_size: int = 500, mark: StoreMark | None = None) -> None:
         clock = SystemClock()
         self.stop = threading.Event()
         self.error: Exception | None = None
@@ -126,6 +130,7 @@ class Relaying:
             Relay(batch_size=batch_size, idle_seconds=0.01),
             clock,
             Health(),
+            mark=mark,
         )
         self._thread = threading.Thread(target=self._run)
 
@@ -145,6 +150,24 @@ class Relaying:
         self._reader.close()
         assert not self._thread.is_alive()
         assert self.error is None, self.error
+
+
+def dumped(database: StoreDatabase) -> bytes:
+    """Return a backup, as mariadb-dump makes it."""
+    return _client("mariadb-dump", database, "--single-transaction", "--triggers", database.name)
+
+
+def put_back(database: StoreDatabase, backup: bytes) -> None:
+    _client("mariadb", database, database.name, given=backup)
+
+
+def _client(program: str, database: StoreDatabase, *words: str, given: bytes | None = None) -> bytes:
+    server = database.server
+    address = [f"--host={server.host}", f"--port={server.port}", f"--user={server.user}", "--skip-ssl"]
+    return subprocess.run(
+        [program, *address, *words], input=given, stdout=subprocess.PIPE, check=True,
+        env={**os.environ, "MYSQL_PWD": server.password},
+    ).stdout  # fmt: skip
 
 
 def is_settled(shop: StoreRows) -> bool:
@@ -566,3 +589,36 @@ def test_a_customer_with_a_separator_in_a_field_is_read_all_the_same(
     monkeypatch.setattr(store_module, "MANY_CUSTOMERS", 1)
     assert list(reader.states_of(reader.next_batch(10))) == states
     reader.close()
+
+
+def test_a_shop_that_was_restored_from_a_backup_is_noticed(
+    kafka: Kafka, store: Store, shop: StoreRows, mariadb_database: StoreDatabase, tmp_path: Path
+) -> None:
+    if shutil.which("mariadb-dump") is None:
+        pytest.skip("no mariadb-dump here")
+    file, verified = tmp_path / "store.json", tmp_path / "verified.json"
+    mark = StoreMark(file, verified)
+
+    def number() -> int:
+        return int(json.loads(file.read_text())["number"]) if file.exists() else 0
+
+    def lead() -> None:
+        before = file.read_text() if file.exists() else ""
+        with Relaying(kafka, store, mark=mark):
+            wait_for("a heartbeat is read", lambda: file.exists() and file.read_text() != before)
+            wait_for("all settled", lambda: is_settled(shop))
+
+    shop.customer(1)
+    lead()
+    backup = dumped(mariadb_database)
+    shop.customer(2)
+    lead()
+    lead()
+    newest = number()
+    assert put_back_since(file, None) is None
+    put_back(mariadb_database, backup)
+    lead()
+    assert number() < newest
+    assert put_back_since(file, None) is not None
+    lead()
+    assert put_back_since(file, None) is not None, "until somebody has verified"
