@@ -88,7 +88,7 @@ DELIVERY_COMMANDS = Topic(
     7 * _DAY_MS, ("outbox",), ("dispatch",), (DeliverNotice, DeliverNotices),
 )  # fmt: skip
 ACCOUNT_NOTICES = Topic(
-    "tocsin.account-notices", "notices for the customer's account page", "customer/id", 6, "compact", None,
+    "tocsin.account-notices", "notices for the customer's account page", "notice/id", 6, "compact", None,
     ("outbox",), ("account-notices",), (AccountNotice,),
 )  # fmt: skip
 DELIVERY_OUTCOMES = Topic(

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import AccountNotice, SubjectErased
 from bridge.contracts.queries import Inspection, PersonSeen
+from bridge.contracts.topics import ACCOUNT_NOTICES
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Paths, Settings
@@ -199,7 +200,9 @@ def test_an_account_notice_of_somebody_erased_is_withdrawn_and_an_exercise_is_no
     assert "index: forgets them within a minute" in answer
     assert "tocsin.affected-customers until 2026-03-31" in answer
     rows = Outbox(desk.case.database).next_batch(1000)
-    (notice,) = [AccountNotice.model_validate_json(row.value) for row in rows if row.ce_type == AccountNotice.ce_type]
+    (row,) = [row for row in rows if row.ce_type == AccountNotice.ce_type]
+    notice = AccountNotice.model_validate_json(row.value)
+    assert (row.key, ACCOUNT_NOTICES.key) == (f"notice/{notice.notice_id}", "notice/id")
     assert (notice.withdrawn, notice.body, notice.customer_id) == (True, "", 2)
 
 
