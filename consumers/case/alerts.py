@@ -103,11 +103,11 @@ class JudgedScope:
     rewriting: Rewriting | None = None
     """How the scope came about, where it was asked for in other words."""
 
-    def unresolved(self) -> dict[str, Any] | None:
+    def unresolved(self, incident_id: str) -> dict[str, Any] | None:
         """Return what the incident keeps as `scope_unresolved`; None when everything was understood."""
         if self.scope is not None:
             return {"unchecked": True} if self.unchecked else None
-        return {**in_doubt(self.faults, "INCIDENT"), "as_given": dict(self.given)}
+        return {**in_doubt(self.faults, incident_id), "as_given": dict(self.given)}
 
 
 NAMES = frozenset({"model_ids", "model_versions", "attributes", "model_aliases"})

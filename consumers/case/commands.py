@@ -161,7 +161,8 @@ def show_lines(seen: Overview, now: datetime, policy: AwarenessPolicy) -> list[s
         lines.append(f"everybody:    {seen.everybody}")
     lines += [f"held:         {each.kind} for {each.whom} ({each.gate_id})" for each in seen.gates]
     lines += [
-        f"proposed:     another scope: tocsin incident rescope {record.incident_id} --proposal {each.proposal_id}"
+        f"proposed:     another scope: tocsin incident rescope {record.incident_id} --proposal {each.proposal_id} "
+        "--reason TEXT"
         for each in seen.proposals
     ]
     if seen.segments_without_text:
@@ -213,7 +214,9 @@ def _where_they_live(seen: Overview) -> list[str]:
 
 def _clock_lines(seen: Overview, now: datetime) -> list[str]:
     open_duties = [each for each in seen.obligations if each.status in OPEN]
-    running = [each for each in open_duties if each.watched_at is not None and each.met is None]
+    told = [each for each in open_duties if each.all_told and each.met is None]
+    waiting = [each for each in open_duties if not each.all_told and each.met is None]
+    running = [each for each in waiting if each.watched_at is not None]
     running.sort(key=lambda each: (each.watched_at or now, each.regime_id))
     lines = []
     for each in running[:6]:
@@ -225,8 +228,10 @@ def _clock_lines(seen: Overview, now: datetime) -> list[str]:
         )
     if seen.obligations:
         met = sum(each.met is not None for each in seen.obligations)
-        lines.append(f"duties:       {len(running)} with a date, {len(open_duties) - len(running) - met} without one, "
-                     f"{met} met, {len(seen.obligations) - len(open_duties)} considered and not due; "
+        done = f"{len(told)} to people who were all told, " if told else ""
+        considered = sum(each.status not in OPEN and each.met is None for each in seen.obligations)
+        lines.append(f"duties:       {len(running)} with a date, {len(waiting) - len(running)} without one, "
+                     f"{met} met, {done}{considered} considered and not due; "
                      f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
     if seen.movements:
         last = seen.movements[-1]
@@ -477,7 +482,7 @@ def approve(
             "(or --policy SHA256 alone)"
         )
     actor = authenticated(parts, token_file)
-    seen = None if sheet_sha256 is None else seen_sheet(parts, sheet_sha256)
+    seen = None if sheet_sha256 is None else seen_sheet(parts, sheet_sha256, name)
     done = releasing.approve(
         parts.get(CaseStore),
         name,

@@ -4,7 +4,7 @@ Wiring and wording; `consumers.case.commands` puts them under `incident`. What m
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +57,7 @@ def say_next(parts: Parts, incident_id: str) -> None:
         click.echo(f"next: {following.command}")
 
 
-def _say_moved(moved: Sequence[Movement], *, would: bool = False) -> None:
+def _say_moved(incident_id: str, moved: Sequence[Movement], *, would: bool = False) -> None:
     if not moved:
         click.echo("no duty would move" if would else "no duty moved")
         return
@@ -67,7 +67,7 @@ def _say_moved(moved: Sequence[Movement], *, would: bool = False) -> None:
         click.echo(f"  {each.sentence}")
     if len(moved) > _MOVES_SHOWN:
         click.echo(
-            f"  and {len(moved) - _MOVES_SHOWN} more: `tocsin incident obligations INCIDENT` shows how all of them stand"
+            f"  and {len(moved) - _MOVES_SHOWN} more: `tocsin incident obligations {incident_id}` shows how all of them stand"
         )
 
 
@@ -137,7 +137,7 @@ def verify(
     for name, value in done.facts.items():
         click.echo(f"{'would record' if dry_run else 'recorded'}: {name} = {value}")
     click.echo(f"{incident_id} {'would be' if dry_run else 'is'} {done.state}; no row of the file is kept")
-    _say_moved(done.moved, would=dry_run)
+    _say_moved(incident_id, done.moved, would=dry_run)
     if not dry_run:
         say_next(parts, incident_id)
 
@@ -211,11 +211,11 @@ def aware(
     if what_if:
         actor.acting_for(Act.VIEW_INCIDENT)
         values = recording.awareness_values(chosen, instant_of(at), now)
-        _say_moved(duties.what_if(store, incident_id, values, law)[0], would=True)
+        _say_moved(incident_id, duties.what_if(store, incident_id, values, law)[0], would=True)
         return
     moved = recording.record_awareness(store, incident_id, chosen, instant_of(at), actor, now, reason, law)
     click.echo(f"{incident_id}: {', '.join(chosen)} recorded")
-    _say_moved(moved)
+    _say_moved(incident_id, moved)
     say_next(parts, incident_id)
 
 
@@ -285,12 +285,12 @@ def _show_what_if(parts: Parts, incident_id: str, values: Mapping[str, Any], *, 
     if not values:
         raise BadInput("--what-if: say which facts: --set NAME=VALUE or --unset NAME")
     instants = {name: value for name, value in values.items() if name not in AWARENESS}
-    recording.checked_facts(instants)
+    recording.checked_facts(incident_id, instants)
     moved, _ = duties.what_if(parts.get(CaseStore), incident_id, values, parts.get(LawInForce)())
     if as_json:
         print_json({"what_if": values, "moved": _as_moves(moved)})
         return
-    _say_moved(moved, would=True)
+    _say_moved(incident_id, moved, would=True)
     click.echo("nothing was recorded")
 
 
@@ -340,7 +340,7 @@ def _show_facts(
     print_table(rows, ("fact", "value", "by"))
     click.echo(f"unknown: {', '.join(missing)}")
     if moved is not None:
-        _say_moved(moved)
+        _say_moved(incident_id, moved)
 
 
 # --- risk --------------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def assess(
         click.echo(f"flag: {flag}")
     if decided is not None:
         click.echo(f"recorded by {actor.person_id}: gdpr_risk={decided[0].risk}")
-        _say_moved(decided[1])
+        _say_moved(incident_id, decided[1])
         say_next(parts, incident_id)
         return
     if seen.decided is not None:
@@ -443,8 +443,9 @@ def obligations(
     if pairs:
         changes = {name: value_of(texts[-1]) for name, texts in assignments(pairs).items()}
         moved, rows = duties.what_if(store, incident_id, changes, law)
-        met = {(each.controller, each.regime_id): each.met for each in records}
-        records = [_as_record(row, met.get((row.controller, row.regime_id))) for row in rows]
+        stood = {(each.controller, each.regime_id): each for each in records}
+        told = {each.controller for each in records if each.all_told}
+        records = [_as_record(row, stood.get((row.controller, row.regime_id)), told) for row in rows]
     chosen = [each for each in records if everything or each.status in OPEN or each.met is not None]
     chosen.sort(key=lambda each: (each.watched_at is None, each.watched_at or now, each.regime_id, each.controller))
 
@@ -455,6 +456,7 @@ def obligations(
         listed = [
             {
                 "controller": each.controller, "met": None if each.met is None else asdict(each.met),
+                "all_told": each.all_told,
                 "adopted": is_adopted(each), "watched_at": each.watched_at,
                 "counted": None if each.watched_at is None else "recorded" if each.deadline_at else "conservative",
                 **each.detail,
@@ -467,7 +469,7 @@ def obligations(
         click.echo(f"{incident_id} has no duties yet; the clock stage works them out: is `tocsin run clock` up?")
         return
     if moved is not None:
-        _say_moved(moved, would=True)
+        _say_moved(incident_id, moved, would=True)
     for line in obligation_lines(chosen, now, is_adopted, counted=counted, full=everything):
         click.echo(line)
     click.echo(f"{len(records) - len(chosen)} considered and not due{'' if everything else ' (--all shows them)'}")
@@ -479,10 +481,10 @@ def obligations(
     click.echo("No legal advice: check each line against its citation, and ask counsel where it says so.")
 
 
-def _as_record(row: DutyRow, met: Any) -> ObligationRecord:
+def _as_record(row: DutyRow, stood: ObligationRecord | None, told: Collection[str]) -> ObligationRecord:
     return ObligationRecord(
         row.controller, row.regime_id, row.status, row.recipient, row.deadline_at, row.conservative_deadline_at,
-        row.detail, met,
+        row.detail, None if stood is None else stood.met, row.recipient == "individual" and row.controller in told,
     )  # fmt: skip
 
 
@@ -546,7 +548,9 @@ def _by(each: ObligationRecord, now: datetime) -> str:
     if local.utcoffset():
         zoned = f"{local:%Y-%m-%d %H:%M %Z} ({zoned[5:]})"
     counted = "" if each.deadline_at else " conservative"
-    return f"{zoned} {_left(at, now)}{counted}"
+    # what is done has a date still, and no time left that runs
+    left = "" if each.met is not None or each.all_told else f" {_left(at, now)}"
+    return f"{zoned}{left}{counted}"
 
 
 def _left(at: datetime, now: datetime) -> str:
@@ -565,6 +569,8 @@ def _standing(each: ObligationRecord, now: datetime) -> str:
     if each.met is not None:
         number = f", no. {each.met.reference}" if each.met.reference else ""
         return f"met {each.met.met_at:%Y-%m-%d %H:%MZ} by {each.met.recorded_by}{number}"
+    if each.all_told:
+        return "everybody was told"
     words = each.status.replace("_", " ")
     if each.deadline_at is not None and each.conservative_deadline_at not in (None, each.deadline_at):
         words += f" (conservative {_left(each.conservative_deadline_at or now, now)})"
@@ -645,7 +651,7 @@ def duty(
     number = f", number {record.reference}" if record.reference else ""
     filed = f", file {record.file_sha256[:12]}" if record.file_sha256 else ""
     click.echo(f"{record.regime_id} ({record.controller}) met {instant(record.met_at, now)}{number}{filed}")
-    _say_moved(moved)
+    _say_moved(incident_id, moved)
     say_next(parts, incident_id)
 
 

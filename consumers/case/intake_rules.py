@@ -112,9 +112,7 @@ def _open(
     year = arrival.arrived_at.year
     number = work.next_number(year)
     incident_id = f"INC-{year}-{number:04d}"
-    unresolved = judged.unresolved()
-    if unresolved is not None and "type" in unresolved:
-        unresolved["type"] = unresolved["type"].replace("INCIDENT", incident_id)
+    unresolved = judged.unresolved(incident_id)
     incident = IncidentRecord(
         incident_id=incident_id,
         number=number,
@@ -229,7 +227,7 @@ def _note_repeat(work: CaseWork, arrival: Arrival, latest: IncidentRecord, judge
             page_responders(
                 work, latest, "scope_unresolved", arrival.arrived_at, mark=mark,
                 next_command=f"tocsin incident rescope {latest.incident_id} --scope FILE --reason TEXT",
-                facts={"unknown": (judged.unresolved() or {}).get("unknown", [])},
+                facts={"unknown": (judged.unresolved(latest.incident_id) or {}).get("unknown", [])},
             )  # fmt: skip
         return
     if judged.scope.sha256() == latest.scope_sha256:

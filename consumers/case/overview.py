@@ -229,7 +229,9 @@ def next_step(
     if incident.acknowledged_at is None:
         return NextStep("responder", f"tocsin incident ack {name}", "nobody has acknowledged it")
     if incident.scope is None or (incident.scope_unresolved or {}).get("unknown"):
-        typed = str((incident.scope_unresolved or {}).get("type", f"tocsin incident rescope {name} --scope FILE"))
+        typed = str(
+            (incident.scope_unresolved or {}).get("type", f"tocsin incident rescope {name} --scope FILE --reason TEXT")
+        )
         return NextStep("responder or dpo", typed, "its scope is unresolved")
     if unconfirmed:
         return NextStep(

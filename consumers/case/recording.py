@@ -61,14 +61,15 @@ def record_awareness(
     return store.change(work)
 
 
-def checked_facts(values: Mapping[str, Any]) -> None:
+def checked_facts(incident_id: str, values: Mapping[str, Any]) -> None:
     """Raise BadInput for what `incident facts` may not record: no fact, awareness, the detection."""
     for name, value in values.items():
         if name not in Facts.model_fields:
             raise BadInput(f"--set {name}: no such fact{nearest(name, Facts.model_fields)}")
         if name in AWARENESS and value is not None:
             raise BadInput(
-                f"--set {name}: awareness is recorded by `tocsin incident aware INCIDENT --as {name} --at INSTANT --reason TEXT`"
+                f"--set {name}: awareness is recorded by `tocsin incident aware {incident_id} --as {name} --at INSTANT "
+                "--reason TEXT`"
             )
         if name == "detected_at":
             raise BadInput("--set detected_at: the detection is the alert's own and does not change")
@@ -92,7 +93,7 @@ def record_facts(
     if any(name in AWARENESS for name in values):
         actor.acting_for(Act.RECORD_AWARENESS)
     why = needed(reason)
-    checked_facts(values)
+    checked_facts(incident_id, values)
 
     def work(case: CaseWork) -> Sequence[Movement]:
         incident = still_open(case, incident_id)

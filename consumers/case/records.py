@@ -324,6 +324,8 @@ class ObligationRecord:
     detail: Mapping[str, Any] = field(default_factory=dict)
     """The law room's whole answer: citation, reasons, missing facts."""
     met: "MetRecord | None" = None
+    all_told: bool = False
+    """A notice to individuals, each of whom was reached, also by a substitute: nothing of it is left to do."""
 
     @property
     def met_at(self) -> datetime | None:

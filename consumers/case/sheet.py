@@ -273,7 +273,9 @@ def make_sheet(
 
 
 def _since(artefacts: Artefacts, sha256: str | None, content: Mapping[str, Any]) -> Sequence[str] | None:
-    return None if sha256 is None else differences(seen_content(artefacts, sha256), content)
+    if sha256 is None:
+        return None
+    return differences(seen_content(artefacts, sha256, content["incident"]["incident_id"]), content)
 
 
 def sheet_sha256(content: Mapping[str, Any]) -> str:
@@ -281,16 +283,16 @@ def sheet_sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(rfc8785.dumps(dict(content))).hexdigest()
 
 
-def seen_content(artefacts: Artefacts, sha256: str) -> Mapping[str, Any]:
-    """Return the content that a hash names. Raises BadInput if there is no such sheet."""
+def seen_content(artefacts: Artefacts, sha256: str, name: str) -> Mapping[str, Any]:
+    """Return the content that a hash names. Raises BadInput if there is no such sheet of `name`, an incident or release."""
     try:
         content = json.loads(artefacts.get(sha256))
     except (Refused, BadInput, ValueError):
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadInput(
-            f"--sheet {sha256[:80]}: no sheet has this hash; make one with `tocsin incident sheet ID -o sheet.html` and "
-            "take the hash that it shows"
+            f"--sheet {sha256[:80]}: no sheet has this hash; make one with `tocsin incident sheet {name} -o sheet.html` "
+            "and take the hash that it shows"
         )
     return content
 

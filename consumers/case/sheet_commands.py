@@ -95,9 +95,9 @@ def means(parts: Parts, *, aloud: bool = True) -> Means:
     )
 
 
-def seen_sheet(parts: Parts, sha256: str) -> SeenSheet:
+def seen_sheet(parts: Parts, sha256: str, name: str) -> SeenSheet:
     """Return the sheet that an approver names by its hash, as `releasing.approve` takes it. Raises BadInput."""
-    seen = seen_content(parts.get(Artefacts), sha256)
+    seen = seen_content(parts.get(Artefacts), sha256, name)
     how, now = means(parts), parts.get(Clock).now()
     look = look_now(parts, how, now)
 

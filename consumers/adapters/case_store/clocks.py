@@ -18,6 +18,7 @@ from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
 from consumers.adapters.case_store.pages import raise_pages
 from consumers.adapters.case_store.tables import (
     ENDED,
+    all_told,
     clock_mark,
     duty_met,
     incident,
@@ -27,7 +28,6 @@ from consumers.adapters.case_store.tables import (
     still_concerned,
 )
 from consumers.domain.clocks import LATE_PEOPLE, MISSED_PERCENT, Mark, RunningClock
-from consumers.domain.delivery import PersonEnd
 
 _ASK_SECONDS = 5.0
 """How often it is asked whether everybody has been told."""
@@ -87,7 +87,7 @@ class Clocks:
             began = time.monotonic()
             if each in self._told and began < self._told[each][1]:
                 continue
-            told = connection.execute(sa.select(_all_told(*each))).scalar_one()
+            told = connection.execute(sa.select(all_told(*each))).scalar_one()
             # of a controller who told a few, another one's million who wait are read past
             self._told[each] = bool(told), began + max(_ASK_SECONDS, 50 * (time.monotonic() - began))
         return [
@@ -315,17 +315,6 @@ def _page(marks: Sequence[Mark], now: datetime) -> dict[str, Any]:
         },
         "raised_at": now,
     }
-
-
-def _all_told(incident_id: str, controller: str) -> sa.ColumnElement[bool]:
-    """Say of a controller's people that each was reached. Who came late, or is owed a supplement, has a clock of their own."""
-    theirs = (recipient.c.incident_id == incident_id) & (recipient.c.controller == controller)
-    ended = recipient.c.final_state.in_((PersonEnd.REACHED.value, PersonEnd.SUBSTITUTED.value))
-    untold = recipient.c.final_state.is_(None) | (recipient.c.final_state == PersonEnd.UNREACHABLE_REPORTED.value)
-    return sa.and_(
-        sa.exists().where(theirs & ended),
-        ~sa.exists().where(theirs & untold & recipient.c.added_at.is_(None) & still_concerned()),
-    )
 
 
 def _event(mark_id: str, mark: Mark, now: datetime) -> outbox.Outgoing:

@@ -1,6 +1,6 @@
 """Rows of duties: what they rest on, how they stand, what moved, what was met; and of verification and adoption. SQL only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from consumers.adapters.case_store.engine import upsert
 from consumers.adapters.case_store.tables import (
     affected,
+    all_told,
     assessment,
     dismissal,
     dossier,
@@ -17,6 +18,7 @@ from consumers.adapters.case_store.tables import (
     duty_met,
     duty_movement,
     exposure,
+    incident,
     law_adoption,
     match_test,
     obligation,
@@ -129,13 +131,23 @@ class DutyTables:
 
     def obligations(self, incident_id: str) -> Sequence[ObligationRecord]:
         met = {(each.controller, each.regime_id): each for each in self.met(incident_id) if each.withdrawn_at is None}
+        rows = self._newest(incident_id)
+        told = self._told(incident_id, rows)
         return [
             ObligationRecord(
                 row["controller"], row["regime_id"], row["status"], row["recipient"], row["deadline_at"],
                 row["conservative_deadline_at"], row["detail"], met.get((row["controller"], row["regime_id"])),
+                row["recipient"] == "individual" and row["controller"] in told,
             )
-            for row in self._newest(incident_id)
+            for row in rows
         ]  # fmt: skip
+
+    def _told(self, incident_id: str, rows: Sequence[Mapping[Any, Any]]) -> Collection[str]:
+        """Return the controllers all of whose people in the scope in force have been told."""
+        in_force = sa.select(incident.c.revision).where(incident.c.incident_id == incident_id)
+        revision = self._connection.execute(in_force).scalar()
+        asked = {row["controller"] for row in rows if row["recipient"] == "individual" and row["revision"] == revision}
+        return {each for each in asked if self._connection.execute(sa.select(all_told(incident_id, each))).scalar_one()}
 
     def add_movements(self, incident_id: str, movements: Sequence[Movement], at: datetime) -> None:
         if movements:

@@ -11,6 +11,8 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from consumers.domain.delivery import PersonEnd
+
 ENDED = ("dismissed", "closed")
 """States of an incident that tells nobody any more."""
 metadata = sa.MetaData(
@@ -957,4 +959,15 @@ def still_concerned() -> sa.ColumnElement[bool]:
         (affected.c.incident_id == recipient.c.incident_id)
         & (affected.c.revision == now)
         & (affected.c.root == recipient.c.root)
+    )
+
+
+def all_told(incident_id: str, controller: str) -> sa.ColumnElement[bool]:
+    """Say of a controller's people that each was reached. Who came late, or is owed a supplement, has a clock of their own."""
+    theirs = (recipient.c.incident_id == incident_id) & (recipient.c.controller == controller)
+    ended = recipient.c.final_state.in_((PersonEnd.REACHED.value, PersonEnd.SUBSTITUTED.value))
+    untold = recipient.c.final_state.is_(None) | (recipient.c.final_state == PersonEnd.UNREACHABLE_REPORTED.value)
+    return sa.and_(
+        sa.exists().where(theirs & ended),
+        ~sa.exists().where(theirs & untold & recipient.c.added_at.is_(None) & still_concerned()),
     )

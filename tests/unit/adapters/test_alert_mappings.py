@@ -89,7 +89,7 @@ def test_no_payload_breaks_reading_or_judging(source: str, payload: Any) -> None
     for each in found:
         judged = judge_scope(each.given, None, NOW)
         assert (judged.scope is None) == bool(judged.faults)
-        json.dumps(judged.unresolved())
+        json.dumps(judged.unresolved("INC-2026-0001"))
 
 
 def test_without_a_fingerprint_the_same_words_are_the_same_leak() -> None:

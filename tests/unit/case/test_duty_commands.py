@@ -7,14 +7,17 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from bridge.contracts.errors import BadInput, Refused
+from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store import tables
 from consumers.case.duty_commands import SubmittedFiles
 from consumers.case.review_commands import RulesFolder, review
+from consumers.case.sheet import seen_content
 from consumers.case.verification import AwarenessPolicy, LeakMatcher
 from consumers.case.watch import IncidentWatch
-from tests.unit.case.cases import NOW, Case
+from tests.unit.case.cases import GIVEN, NOW, Case
 from tests.unit.case.test_commands import Desk
 from tests.unit.case.test_verification import Index
 from tests.unit.shipped_law import shipped_law
@@ -115,6 +118,21 @@ def test_what_if_on_obligations_and_facts_writes_nothing(case: Case, desk: Desk)
     )
 
 
+def test_what_is_said_to_type_names_the_incident(case: Case, desk: Desk, tmp_path: Path) -> None:
+    name = everywhere(case)
+    shown = desk.ok("incident", "facts", name, "--set", "sensitivity=synthetic_only", "--what-if", who="dan")
+    assert f"`tocsin incident obligations {name}` shows how all of them stand" in shown
+    refused = desk.error("incident", "facts", name, "--set", "controller_aware_at=x", "--reason", "r", who="dan")
+    assert f"`tocsin incident aware {name} --as controller_aware_at --at INSTANT --reason TEXT`" in str(refused)
+    with pytest.raises(BadInput, match=f"`tocsin incident sheet {name} -o sheet.html`"):
+        seen_content(DirectoryArtefactStore(tmp_path), "0" * 64, name)
+    doubtful = case.receive({**GIVEN, "model_ids": ["INCIDENT-scorer"]}, fingerprint="leak-2").incident_id
+    desk.ok("incident", "ack", doubtful, who="rae")
+    case.execute(sa.update(tables.incident).values(scope_unresolved={"unknown": []}, scope=None))
+    following = desk.ok("incident", "show", doubtful, who="rae").splitlines()[-1]
+    assert following == f"next: tocsin incident rescope {doubtful} --scope FILE --reason TEXT"
+
+
 def test_facts_are_shown_with_who_said_so_and_their_history(case: Case, desk: Desk) -> None:
     name = everywhere(case, ("DE",))
     desk.ok("incident", "facts", name, "--set", "encrypted=true", "--reason", "ops say so", who="dan")
@@ -210,6 +228,51 @@ def test_a_duty_met_is_shown_wherever_it_stands(case: Case, desk: Desk, tmp_path
         "incident", "duty", name, "eu-gdpr-33", "--withdraw", "--reason", "wrong incident", who="dan"
     )
     assert "met 2026" not in desk.ok("incident", "obligations", name, who="rae")
+
+
+def test_a_notice_to_individuals_who_were_all_told_is_not_shown_as_due(case: Case, desk: Desk) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+    case.execute(sa.delete(tables.obligation))
+    case.execute(sa.update(tables.recipient).values(controller="shop"))
+    for regime, to in (("eu-gdpr-34", "individual"), ("eu-gdpr-33", "supervisory_authority")):
+        case.execute(
+            sa.insert(tables.obligation).values(
+                incident_id=name, revision=1, controller="shop", regime_id=regime, status="due", recipient=to,
+                conservative_deadline_at=NOW - timedelta(hours=2), detail={"missing_facts": []},
+            )
+        )  # fmt: skip
+
+    def clocks() -> list[str]:
+        shown = desk.ok("incident", "show", name, who="rae").splitlines()
+        return [line.split()[1] for line in shown if line.startswith("clock:")]
+
+    assert clocks() == ["eu-gdpr-33", "eu-gdpr-34"]
+    case.execute(sa.update(tables.recipient).values(final_state="reached"))
+    assert clocks() == ["eu-gdpr-33"]
+    shown = desk.ok("incident", "show", name, who="rae")
+    assert "1 with a date, 0 without one, 0 met, 1 to people who were all told, 0 considered" in shown
+    lines = desk.ok("incident", "obligations", name, who="rae").splitlines()
+    told = next(line for line in lines if "eu-gdpr-34" in line)
+    assert "everybody was told" in told
+    assert "MISSED" not in told
+    assert "MISSED 2 h ago" in next(line for line in lines if "eu-gdpr-33" in line)
+    listed = json.loads(desk.ok("incident", "obligations", name, "--json", who="rae"))
+    assert sorted(each["all_told"] for each in listed) == [False, True]
+    one = tables.recipient.c.root == "customer/1"
+    case.execute(sa.update(tables.recipient).where(one).values(final_state="unreachable_reported"))
+    assert clocks() == ["eu-gdpr-33", "eu-gdpr-34"]
+
+
+def test_a_duty_met_in_time_is_not_called_missed_later(case: Case, desk: Desk) -> None:
+    name = everywhere(case, ("DE",))
+    case.clock.at += timedelta(hours=1)
+    desk.ok("incident", "duty", name, "eu-gdpr-33", "--reference", "LDA-1", "--reason", "by the form", who="dan")
+    case.clock.at += timedelta(hours=80)
+    lines = desk.ok("incident", "obligations", name, who="rae").splitlines()
+    met = next(line for line in lines if "met 2026-03-02" in line)
+    assert "eu-gdpr-33" in met
+    assert "MISSED" not in met
 
 
 def test_adopting_takes_counsel_and_ends_the_remark(case: Case, desk: Desk) -> None:
