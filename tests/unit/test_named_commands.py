@@ -6,12 +6,16 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from bridge.contracts.errors import BadInput
+from bridge.contracts.errors import BadInput, Refused
 from consumers import cli
+from consumers.case import prompts
+from consumers.case.permissions import Act, Role, permitting_roles
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -110,6 +114,95 @@ def fault(line: str) -> str | None:
     if arguments < least or (most is not None and arguments - filled > most):
         return f"takes {least} to {most} arguments, not {arguments}"
     return None
+
+
+PLACEHOLDERS = {
+    "INCIDENT": "INC-2026-0001", "ID": "INC-2026-0001", "REGIME_ID": "eu-gdpr-33", "REGIME_ID...": "eu-gdpr-33",
+    "PROVIDER": "ses", "NAME=VALUE": "encrypted=false", "INSTANT": "2026-11-23T03:10:00Z",
+}  # fmt: skip
+IN_FULL = {
+    "incident approve INCIDENT --help": "incident approve INCIDENT --policy HASH",
+    "incident duty INCIDENT REGIME_ID --help": "incident duty INCIDENT REGIME_ID --reason TEXT",
+    "incident lift INCIDENT --help": "incident lift INCIDENT GATE --reason TEXT",
+    "incident possible INCIDENT --help": "incident possible INCIDENT",
+    "incident rate INCIDENT --help": "incident rate INCIDENT --channel email --per-second 1 --reason TEXT",
+    "evidence reconcile --help": "evidence reconcile --incident INCIDENT",
+    "dead-letters redrive --help": "dead-letters redrive --all --dry-run",
+}
+"""What is typed where a runbook leads to the help of a command that asks who."""
+
+
+def asks_who(line: str) -> bool:
+    """Whether the command takes a token."""
+    command: click.Command = built()
+    for word in shlex.split(line):
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(click.Context(command), word) or command
+    return any(each.name == "token_file" for each in command.params)
+
+
+def acts_of_sre(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Act]:
+    """Type a line as somebody on call would, where every part is a stand-in; return what the command asked to do."""
+    asked: list[Act] = []
+
+    class OnCall:
+        person_id, commitment = "sam", "c" * 64
+
+        def acting_for(self, act: Act) -> Role:
+            asked.append(act)
+            if Role.SRE not in permitting_roles(act):
+                raise Refused("sam (sre) may not")
+            return Role.SRE
+
+    monkeypatch.setattr(prompts, "load_people", MagicMock())
+    monkeypatch.setattr(prompts, "read_token", MagicMock())
+    monkeypatch.setattr(prompts, "staff_key", MagicMock())
+    monkeypatch.setattr(prompts, "actor_of", lambda *_: OnCall())
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]
+    monkeypatch.chdir(folder)
+    for name in ("leaked.csv", "FORM.pdf"):
+        Path(name).write_text("email\na@mail.example\n", encoding="utf-8")
+    group: click.Command = built()
+    while isinstance(group, click.Group) and words:
+        group = group.get_command(click.Context(group), words.pop(0)) or pytest.fail(line)
+    parts = MagicMock()
+    parts.get.return_value.approvals.mode = "two_approvers"
+    parts.get.return_value.return_value.rules.by_id.__contains__.return_value = True
+    result = CliRunner().invoke(group, words, obj=parts)
+    assert not isinstance(result.exception, SystemExit) or result.exit_code != 2, (line, result.output)
+    return asked
+
+
+def roles_named(text: str, line: str) -> str | None:
+    """Return whom a runbook names behind a command: `command` (dpo or counsel), or in a block behind a #."""
+    command = re.escape(line).replace(r"\ ", r"\s+")
+    found = re.search(rf"`tocsin {command}` \(([^)]*)\)|^ {{4}}tocsin {command}\s+# ([^\n]*)$", text, re.MULTILINE)
+    return None if found is None else found[1] or found[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "runbooks").glob("*.md")), ids=lambda path: path.stem)
+def test_a_runbook_says_who_types_what_the_one_on_call_may_not(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    for line in {each for each in in_page(text) if not is_name(each) or asks_who(each)}:
+        if not asks_who(line):
+            continue
+        if "--help" in line:
+            assert line in IN_FULL, "say in IN_FULL what is typed"
+        asked = acts_of_sre(IN_FULL.get(line, line), tmp_path, monkeypatch)
+        assert asked, f"{line}: never asked who"
+        roles = permitting_roles(asked[-1])
+        needed = None if Role.SRE in roles else " or ".join(filter(None, (", ".join(roles[:-1]), roles[-1])))
+        assert roles_named(text, line) == needed, line
+
+
+def test_who_is_named_behind_a_command_is_seen() -> None:
+    text = "By `tocsin incident duty A\nB` (dpo or counsel).\n\n    tocsin law review X --adopt    # counsel\n"
+    assert roles_named(text, "incident duty A B") == "dpo or counsel"
+    assert roles_named(text, "law review X --adopt") == "counsel"
+    assert roles_named(text, "law review X") is None
 
 
 NOT_TYPED = {"registry show | history | sync", "NOUN VERB --help", "incident key v1/{}", "erasure v1/{}"}
