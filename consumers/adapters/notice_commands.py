@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.contracts.events import Contact
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
@@ -19,18 +19,18 @@ from consumers.adapters.artefact_store import DirectoryArtefactStore
 from consumers.adapters.case_store.bundles import NoticeBundles
 from consumers.adapters.case_store.engine import CaseDatabase
 from consumers.adapters.notice_renderer import check as check_bundle
-from consumers.adapters.notice_renderer import compose, fill, reading_levels, sample_key, slots_for
+from consumers.adapters.notice_renderer import compose, compose_public, fill, reading_levels, sample_key, slots_for
 from consumers.adapters.template_catalog import ApprovedBundles, ApprovedRow, bundle_names, read_bundle
 from consumers.case.acting import needed
 from consumers.case.permissions import Act
 from consumers.case.prompts import authenticated
-from consumers.domain.notices import outside_gsm7, sms_parts
+from consumers.domain.notices import Sender, outside_gsm7, sms_parts
 from consumers.domain.segments import GENERAL, STANDINGS, check_codes
 
 _token_file = click.option(
     "--token-file", type=click.Path(path_type=Path, dir_okay=False), help="File with your token."
 )
-_MEDIA = ("email", "sms", "account")
+_MEDIA = ("email", "sms", "account", "letter", "web", "press")
 
 
 def _templates(parts: Parts) -> Path:
@@ -85,8 +85,15 @@ def check(parts: Parts, names: Sequence[str], as_json: bool) -> None:
 )
 @click.option("--scenario", default="", help="A leak scenario, like inference_log_exposed.")
 @click.option(
-    "--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the e-mail as a page."
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the e-mail as a page; with --medium web the web notice.",
 )
+@click.option(
+    "--pdf", "pdf_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the letter as it is printed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def preview(
     parts: Parts,
@@ -98,6 +105,8 @@ def preview(
     disclosures: tuple[str, ...],
     scenario: str,
     html_file: Path | None,
+    pdf_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Show a notice as its readers will see it, with a stand-in for the shop and nobody's name."""
     bundle = read_bundle(_templates(parts), name)
@@ -107,20 +116,47 @@ def preview(
         raise BadInput(f"no group is named {group!r}; there are {', '.join((GENERAL, *bundle.policy.own_texts))}")
     changes = {"disclosures": disclosures} if disclosures else {}
     key = sample_key(bundle, locale, group=group, standing=standing, scenario=scenario, **changes)
-    notice = compose(bundle, key)
-    slots = slots_for(Contact(), key.incident_id, parts.get(Clock).now().date(), notice.language)
-    if medium in (None, "email"):
-        click.echo(f"--- e-mail, {notice.language.locale} ---\nSubject: {fill(notice.subject, slots)}\n")
-        click.echo(fill(notice.text, slots))
-    if medium in (None, "sms"):
-        count, alphabet = sms_parts(notice.sms)
+    notice, today = compose(bundle, key), parts.get(Clock).now().date()
+    public = compose_public(bundle, key, today)
+    slots = slots_for(Contact(), key.incident_id, today, notice.language)
+    count, alphabet = sms_parts(notice.sms)
+    media = {
+        "email": {"subject": fill(notice.subject, slots), "text": fill(notice.text, slots)},
+        "sms": {"text": notice.sms, "parts": count, "alphabet": alphabet},
+        "account": {"title": notice.account_title, "body": notice.account_body},
+        "letter": {"text": fill(notice.letter, slots)},
+        "web": {"text": public.web},
+        "press": {"text": public.press},
+    }
+    shown = {each: media[each] for each in _MEDIA if medium in (None, each)}
+    if as_json:
+        print_json({"notice": name, "locale": notice.language.locale, "bundle_sha256": bundle.sha256, **shown})
+    else:
         forcing = f", because of {outside_gsm7(notice.sms)}" if alphabet == "ucs2" else ""
-        click.echo(f"--- SMS, {count} parts, {alphabet}{forcing} ---\n{notice.sms}\n")
-    if medium in (None, "account"):
-        click.echo(f"--- account page ---\n{notice.account_title}\n\n{notice.account_body}")
+        for each, said in shown.items():
+            heading = {
+                "email": f"e-mail, {notice.language.locale}", "sms": f"SMS, {count} parts, {alphabet}{forcing}",
+                "account": "account page", "letter": "letter", "web": "web notice", "press": "press text",
+            }[each]  # fmt: skip
+            above = {"email": f"Subject: {said.get('subject')}\n\n", "account": f"{said.get('title')}\n\n"}.get(
+                each, ""
+            )
+            click.echo(f"--- {heading} ---\n{above}{said.get('body') or said.get('text')}\n")
     if html_file is not None:
-        html_file.write_text(fill(notice.html, slots), encoding="utf-8")
-        click.echo(f"the e-mail as a page: {html_file}")
+        _write(html_file, (public.web_html if medium == "web" else fill(notice.html, slots)).encode())
+        click.echo(f"the {'web notice' if medium == 'web' else 'e-mail'} as a page: {html_file}", err=as_json)
+    if pdf_file is not None:
+        from consumers.adapters.letters import letter_pdf
+
+        _write(pdf_file, letter_pdf(notice.letter, slots, notice.language, Sender(**dict(key.sender)), ()))
+        click.echo(f"the letter as it is printed: {pdf_file}", err=as_json)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise Unreachable(f"{file} cannot be written: {error.strerror}") from None
 
 
 @notices.command("list")

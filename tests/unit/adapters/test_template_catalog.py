@@ -1,5 +1,6 @@
 """Counsel's folder and its approved copies: what is approved is kept whole, and nothing else is ever loaded."""
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bridge.contracts.errors import BadInput, Refused
+from bridge.contracts.errors import BadInput, Refused, Unreachable
 from bridge.runtime.clock import Clock, SetClock
 from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Paths, Settings
@@ -227,4 +228,21 @@ def test_preview_shows_each_medium(office: tuple[Parts, dict[str, str]], tmp_pat
     shown = run(parts, "preview", NAME, "--locale", "de_AT", "--html", str(page))
     for expected in ("Subject: Datenpanne", "--- SMS, ", "--- account page ---", "23. November 2026"):
         assert expected in shown
+    for expected in ("--- letter ---", "--- web notice ---", "--- press text ---"):
+        assert len(shown.partition(expected)[2].partition("---")[0]) > 200, expected
     assert "{{" not in shown + page.read_text(encoding="utf-8")
+
+
+def test_preview_writes_the_letter_and_the_web_notice_as_they_will_be_seen(
+    office: tuple[Parts, dict[str, str]], tmp_path: Path
+) -> None:
+    parts, _ = office
+    page, letter = tmp_path / "notice.html", tmp_path / "letter.pdf"
+    run(parts, "preview", NAME, "--medium", "web", "--html", str(page), "--pdf", str(letter))
+    assert letter.read_bytes().startswith(b"%PDF")
+    shown = json.loads(run(parts, "preview", NAME, "--json"))
+    assert {"email", "sms", "account", "letter", "web", "press"} < set(shown)
+    assert shown["web"]["text"].splitlines()[0] in page.read_text(encoding="utf-8")
+    assert list(json.loads(run(parts, "preview", NAME, "--medium", "press", "--json")))[-1] == "press"
+    with pytest.raises(Unreachable, match="cannot be written"):
+        run(parts, "preview", NAME, "--pdf", str(tmp_path / "away" / "letter.pdf"))
