@@ -200,9 +200,17 @@ def verification_lines(clock: verification.VerificationClock, policy: AwarenessP
 @click.option("--what-if", is_flag=True, help="Show what would move; record nothing.")
 @reason_option
 @token_option
+@as_json_option
 @click.pass_obj
 def aware(
-    parts: Parts, incident_id: str, names: str, at: str, what_if: bool, reason: str | None, token_file: Path | None
+    parts: Parts,
+    incident_id: str,
+    names: str,
+    at: str,
+    what_if: bool,
+    reason: str | None,
+    token_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Record since when the company is aware; the recorded clocks start there. Corrections keep history."""
     actor = authenticated(parts, token_file)
@@ -211,9 +219,17 @@ def aware(
     if what_if:
         actor.acting_for(Act.VIEW_INCIDENT)
         values = recording.awareness_values(chosen, instant_of(at), now)
-        _say_moved(incident_id, duties.what_if(store, incident_id, values, law)[0], would=True)
+        moved = duties.what_if(store, incident_id, values, law)[0]
+        if as_json:
+            print_json({"what_if": values, "moved": _as_moves(moved)})
+            return
+        _say_moved(incident_id, moved, would=True)
+        click.echo("nothing was recorded")
         return
     moved = recording.record_awareness(store, incident_id, chosen, instant_of(at), actor, now, reason, law)
+    if as_json:
+        print_json({"recorded": chosen, "moved": _as_moves(moved)})
+        return
     click.echo(f"{incident_id}: {', '.join(chosen)} recorded")
     _say_moved(incident_id, moved)
     say_next(parts, incident_id)
@@ -221,18 +237,26 @@ def aware(
 
 @click.command()
 @click.argument("incident_id")
+@click.option(
+    "--without-rows",
+    is_flag=True,
+    help="A false alarm: nothing leaked that could be compared. A dpo or counsel decides.",
+)
 @reason_option
 @token_option
 @click.pass_obj
-def dismiss(parts: Parts, incident_id: str, reason: str | None, token_file: Path | None) -> None:
+def dismiss(parts: Parts, incident_id: str, without_rows: bool, reason: str | None, token_file: Path | None) -> None:
     """Say that it is no incident: the first person proposes, a second one decides. Takes a match test without a match."""
     actor = authenticated(parts, token_file)
-    done = verification.dismiss(parts.get(CaseStore), incident_id, actor, parts.get(Clock).now(), reason)
+    done = verification.dismiss(
+        parts.get(CaseStore), incident_id, actor, parts.get(Clock).now(), reason, without_rows=without_rows
+    )
     if done.state != "dismissed":
+        untested = done.record.match_test_id is None
+        who = "a dpo or counsel other than you" if untested else "a second person"
         click.echo(f"proposed by {actor.person_id}; nothing has changed yet")
-        click.echo(
-            f"next: tocsin incident dismiss {incident_id} --reason TEXT   (a second person, under their own token)"
-        )
+        click.echo(f"next: tocsin incident dismiss {incident_id}{' --without-rows' if untested else ''} --reason TEXT   "
+                   f"({who}, under their own token)")  # fmt: skip
         return
     click.echo(f"{incident_id} is dismissed: proposed by {done.record.proposed_by}, decided by {actor.person_id}; "
                f"{done.contacts_removed:,} sealed contacts removed")  # fmt: skip

@@ -66,6 +66,7 @@ _SHAPES = {
 _SHA256 = BodyField("sha256")
 _MAYBE_SHA256 = BodyField("sha256", optional=True)
 _ID = BodyField("id")
+_MAYBE_ID = BodyField("id", optional=True)
 _COUNT = BodyField("count")
 _MAYBE_COUNT = BodyField("count", optional=True)
 _FLAG = BodyField("flag")
@@ -118,9 +119,9 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "reason_sha256": _SHA256,
     },
     "incident.verified": {"from": _STATE, "state": _STATE, "match_test_count": _COUNT, "reason_sha256": _SHA256},
-    "incident.dismissal_proposed": {"dismissal_id": _ID, "match_test_id": _ID, "reason_sha256": _SHA256},
+    "incident.dismissal_proposed": {"dismissal_id": _ID, "match_test_id": _MAYBE_ID, "reason_sha256": _SHA256},
     "incident.dismissed": {
-        "dismissal_id": _ID, "match_test_id": _ID, "from": _STATE, "contacts_removed": _COUNT, "reason_sha256": _SHA256,
+        "dismissal_id": _ID, "match_test_id": _MAYBE_ID, "from": _STATE, "contacts_removed": _COUNT, "reason_sha256": _SHA256,
     },
     "incident.possible_excluded": {
         "exclusion_id": _ID, "revision": _COUNT, "people_count": _COUNT, "coverage_sha256": _SHA256, "reason_sha256": _SHA256,

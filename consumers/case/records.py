@@ -400,12 +400,15 @@ class DismissalRecord:
 
     dismissal_id: str
     incident_id: str
-    match_test_id: str
+    match_test_id: str | None
+    """The test that matched nobody; None: there are no leaked rows to compare."""
     proposed_at: datetime
     proposed_by: str
     reason: str | None
     confirmed_at: datetime | None = None
     confirmed_by: str | None = None
+    revision: int | None = None
+    """Of the scope that it was proposed for; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

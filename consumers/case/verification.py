@@ -20,7 +20,7 @@ from consumers.case.acting import Actor, needed, record_act
 from consumers.case.duties import basis_of, refresh
 from consumers.case.events import Body, case_event, new_salt, salted_sha256, written
 from consumers.case.intake_rules import announce
-from consumers.case.permissions import Act
+from consumers.case.permissions import Act, Role
 from consumers.case.records import DismissalRecord, FactRecord, IncidentRecord, MatchTestRecord, PageRecord, page_id_of
 from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import (
@@ -605,43 +605,60 @@ class Dismissed:
     contacts_removed: int
 
 
-def dismiss(store: CaseStore, incident_id: str, actor: Actor, now: datetime, reason: str | None) -> Dismissed:
-    """Say that it is no incident. The first person proposes, a second one decides; both need match-test evidence.
+def dismiss(
+    store: CaseStore, incident_id: str, actor: Actor, now: datetime, reason: str | None, *, without_rows: bool = False
+) -> Dismissed:
+    """Say that it is no incident. The first person proposes, a second one decides; both need match-test evidence, or say
+    `without_rows` that nothing leaked which could be compared: then a dpo or counsel decides, and the log has it so.
 
-    Raises Refused without a match test of this revision that matched nobody, for one that matched somebody, or while a
-    release runs.
+    Raises Refused without a match test of this revision that matched nobody, for one that matched somebody, for
+    `without_rows` where rows were tested, or while a release runs.
     """
     role = actor.acting_for(Act.DISMISS)
     why = needed(reason)
+    command = f"tocsin incident dismiss {incident_id}{' --without-rows' if without_rows else ''} --reason TEXT"
 
     def work(case: CaseWork) -> Dismissed:
         incident = still_open(case, incident_id)
         state = moved(incident, Move.DISMISS)
-        evidence = _evidence(case, incident)
+        match_test_id = _evidence(case, incident, without_rows=without_rows)
         proposed = next(
             (
                 each
                 for each in case.dismissals(incident_id)
-                if each.confirmed_at is None and each.match_test_id == evidence.match_test_id
+                if each.confirmed_at is None
+                and each.match_test_id == match_test_id
+                and (match_test_id is not None or each.revision == incident.revision)
             ),
             None,
         )
         if proposed is None:
-            record = DismissalRecord(uuid.uuid4().hex, incident_id, evidence.match_test_id, now, actor.person_id, why)
+            record = DismissalRecord(uuid.uuid4().hex, incident_id, match_test_id, now, actor.person_id, why,
+                                     revision=incident.revision)  # fmt: skip
             case.add_dismissal(record)
             body = {"dismissal_id": record.dismissal_id, "match_test_id": record.match_test_id}
             record_act(
                 case, actor, role, "incident.dismissal_proposed", body, at=now, incident=incident, reason=why
             )  # fmt: skip
-            _page(case, incident, "dismissal.proposed", record.dismissal_id, now, ("dpo", "counsel", "responder"),
-                  f"{actor.person_id} proposes to dismiss it; a second person decides",
-                  f"tocsin incident dismiss {incident_id} --reason TEXT")  # fmt: skip
+            asked, words = ("dpo", "counsel", "responder"), "a second person decides"
+            if match_test_id is None:
+                asked, words = ("dpo", "counsel"), "no rows were compared, so a dpo or counsel decides"
+            _page(case, incident, "dismissal.proposed", record.dismissal_id, now, asked,
+                  f"{actor.person_id} proposes to dismiss it; {words}", command)  # fmt: skip
             return Dismissed(record, incident.state, 0)
         if proposed.proposed_by == actor.person_id:
             raise Refused(
                 f"{actor.person_id} proposed to dismiss {incident_id}; a second person decides, under their own token: "
-                f"tocsin incident dismiss {incident_id} --reason TEXT"
+                f"{command}"
             )
+        decides = role
+        if match_test_id is None:
+            able = next((each for each in (Role.DPO, Role.COUNSEL) if each in actor.person.roles), None)
+            if able is None:
+                raise Refused(
+                    f"{incident_id}: no rows were compared, so a dpo or counsel decides, under their own token: {command}"
+                )
+            decides = able
         refuse_while_running(case, incident, case.without_end_count(incident_id))
         void_releases(case, incident_id, by=actor.person_id, at=now)
         removed = case.remove_contacts(incident_id)
@@ -652,13 +669,14 @@ def dismiss(store: CaseStore, incident_id: str, actor: Actor, now: datetime, rea
             "dismissal_id": proposed.dismissal_id, "match_test_id": proposed.match_test_id, "from": incident.state,
             "contacts_removed": removed,
         }  # fmt: skip
-        record_act(case, actor, role, "incident.dismissed", decided, at=now, incident=incident, reason=why)
+        record_act(case, actor, decides, "incident.dismissed", decided, at=now, incident=incident, reason=why)
         return Dismissed(proposed, state.value, removed)
 
     return store.change(work)
 
 
-def _evidence(case: CaseWork, incident: IncidentRecord) -> MatchTestRecord:
+def _evidence(case: CaseWork, incident: IncidentRecord, *, without_rows: bool) -> str | None:
+    """Return the id of the match test that a dismissal rests on; None where there are no rows to compare."""
     tests = case.match_tests(incident.incident_id)
     command = f"tocsin incident verify {incident.incident_id} --match-test leaked.csv --reason TEXT"
     for each in tests:
@@ -670,10 +688,18 @@ def _evidence(case: CaseWork, incident: IncidentRecord) -> MatchTestRecord:
             )
     for each in tests:
         if each.revision == incident.revision and finding_of(each.counts, each.silent_count) is Finding.NOBODY:
-            return each
+            return each.match_test_id
+    if without_rows and tests:
+        raise Refused(
+            f"{incident.incident_id}: rows were tested on {written(tests[0].tested_at)}, so there are some; compare every "
+            f"one of them: {command}"
+        )
+    if without_rows:
+        return None
     raise Refused(
         f"{incident.incident_id}: a dismissal needs a match test of its scope as it is (revision {incident.revision}) in "
-        f"which every row was compared and none matched; run one: {command}"
+        f"which every row was compared and none matched; run one: {command}. Did nothing leak that could be compared, a "
+        f"false alarm: tocsin incident dismiss {incident.incident_id} --without-rows --reason TEXT"
     )
 
 

@@ -79,7 +79,7 @@ MEANINGS: Mapping[str, str] = {
     "incident.closed": "The incident was closed.",
     "incident.crosschecked": "The store itself was asked who is concerned, and compared.",
     "incident.differences_named": "Somebody took responsibility for differences that nothing explains.",
-    "incident.dismissal_proposed": "Somebody proposed to dismiss the incident.",
+    "incident.dismissal_proposed": "Somebody proposed to dismiss the incident; without a match test: nothing to compare.",
     "incident.dismissed": "A second person agreed, and it was dismissed.",
     "incident.everybody_confirmed": "Somebody confirmed that a scope about everybody is meant so.",
     "incident.match_tested": "Leaked rows were compared with the people concerned.",

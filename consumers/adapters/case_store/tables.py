@@ -381,12 +381,13 @@ dismissal = sa.Table(
     metadata,
     sa.Column("dismissal_id", _id(32), primary_key=True),
     sa.Column("incident_id", _id(32), nullable=False, index=True),
-    sa.Column("match_test_id", _id(32), nullable=False),
+    sa.Column("match_test_id", _id(32), comment="null: there are no leaked rows to compare"),
     sa.Column("proposed_at", Instant, nullable=False),
     sa.Column("proposed_by", _id(100), nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("confirmed_at", Instant),
     sa.Column("confirmed_by", _id(100)),
+    sa.Column("revision", sa.Integer, comment="of the scope that it was proposed for; null: not known"),
 )
 
 assessment = sa.Table(

@@ -447,6 +447,41 @@ def test_a_corrected_scope_needs_a_test_of_its_own(case: Case) -> None:
         verification.dismiss(case.store, name, DPO, NOW, "false alarm")
 
 
+def test_a_false_alarm_without_rows_is_dismissed_by_two_one_of_them_dpo_or_counsel(case: Case) -> None:
+    name = case.receive().incident_id
+    case.plan(name)
+    with pytest.raises(Refused, match=f"tocsin incident dismiss {name} --without-rows --reason TEXT"):
+        verification.dismiss(case.store, name, RESPONDER, NOW, "false alarm")
+    first = verification.dismiss(case.store, name, RESPONDER, NOW, "a test of the monitor", without_rows=True)
+    assert (first.state, first.record.match_test_id) == ("suspected", None)
+    (page,) = [row for row in case.rows(tables.page) if row["kind"] == "dismissal.proposed"]
+    assert page["roles"] == ["dpo", "counsel"]
+    assert page["body"]["next"] == f"tocsin incident dismiss {name} --without-rows --reason TEXT"
+    with pytest.raises(Refused, match="a second person decides"):
+        verification.dismiss(case.store, name, RESPONDER, NOW, "really", without_rows=True)
+    with pytest.raises(Refused, match="no rows were compared, so a dpo or counsel decides"):
+        verification.dismiss(case.store, name, staff("ray", *RESPONDER.person.roles), NOW, "yes", without_rows=True)
+    done = verification.dismiss(case.store, name, COUNSEL, NOW, "agreed", without_rows=True)
+    assert done.state == "dismissed"
+    said = [each for each in case.published("tocsin.case-events") if each["kind"].startswith("incident.dis")]
+    assert [(each["kind"], each["body"].get("match_test_id"), each["role"]) for each in said] == [
+        ("incident.dismissal_proposed", None, "responder"),
+        ("incident.dismissed", None, "counsel"),
+    ]
+
+
+def test_rows_that_there_are_want_to_be_compared_and_another_scope_to_be_proposed_anew(case: Case) -> None:
+    name = case.receive().incident_id
+    verification.dismiss(case.store, name, RESPONDER, NOW, "false alarm", without_rows=True)
+    workflow.rescope(case.store, name, DPO, NOW, settings={"model_versions": ["6"]}, reason="the other version")
+    again = verification.dismiss(case.store, name, DPO, NOW, "false alarm, too", without_rows=True)
+    assert again.state != "dismissed"
+    assert again.record.proposed_by == "dan"
+    verify(case, name, "email\nx@y.example\nno-address\n", Index())
+    with pytest.raises(Refused, match=r"rows were tested on .*, so there are some; compare every one of them"):
+        verification.dismiss(case.store, name, COUNSEL, NOW, "agreed", without_rows=True)
+
+
 def test_two_proposals_at_once_are_one(case: Case) -> None:
     name = case.receive().incident_id
     verify(case, name, "x@y.example\n", Index())
