@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import click
 
@@ -22,7 +23,15 @@ from bridge.runtime.acls import acls, as_command
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
 from bridge.runtime.printing import print_json, print_table
-from bridge.runtime.redrive import dead_letters, find, original_value, reasons_against, redrive
+from bridge.runtime.redrive import (
+    SETTLE_SECONDS,
+    Redriven,
+    dead_letters,
+    find,
+    original_value,
+    reasons_against,
+    redrive,
+)
 from bridge.runtime.sealing import load_join_key
 from bridge.runtime.settings import Kafka, Settings, Store
 from bridge.runtime.topics_admin import Difference, TopicsAdmin
@@ -332,9 +341,12 @@ def dead_letters_list(parts: Parts, as_json: bool) -> None:
 @dead_letter_group.command("show")
 @click.argument("dead_letter_id")
 @click.option("--value", "only_value", is_flag=True, help="Write the original bytes and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as without it.")
 @click.pass_obj
-def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> None:
+def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool, as_json: bool) -> None:
     """Print one, by its id or the start of it. Key, header and value are base64: they may be anything."""
+    if only_value and as_json:
+        raise BadInput("--value writes the original bytes and no JSON; give one of the two")
     (letter,) = find(list(dead_letters(parts.get(Settings).kafka)), [dead_letter_id])
     if only_value:
         sys.stdout.buffer.write(original_value(letter) or b"")
@@ -352,6 +364,7 @@ def dead_letters_show(parts: Parts, dead_letter_id: str, only_value: bool) -> No
 )
 @click.option("--again", is_flag=True, help="Also what was put back before.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
+@_AS_JSON
 @click.pass_obj
 def dead_letters_redrive(
     parts: Parts,
@@ -362,6 +375,7 @@ def dead_letters_redrive(
     stop_after: int,
     again: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Put messages back where they came from, byte for byte. What fails again becomes a dead letter again.
 
@@ -370,12 +384,13 @@ def dead_letters_redrive(
     if everything == bool(dead_letter_ids):
         raise BadInput("name the dead letters to put back, or give --all")
     kafka = parts.get(Settings).kafka
+    say = partial(click.echo, err=as_json)
     letters = list(dead_letters(kafka))
     chosen = [each for each in letters if topic in (None, each.topic)] if everything else find(letters, dead_letter_ids)
     done = [each for each in chosen if each.put_back_at is not None] if everything and not again else []
     if done:
         chosen = [each for each in chosen if each.put_back_at is None]
-        click.echo(f"{len(done)} left out that were put back before; --again takes them, too")
+        say(f"{len(done)} left out that were put back before; --again takes them, too")
     against = reasons_against(kafka, chosen, again=again)
     if not everything or (topic is not None and chosen and len(against) == len(chosen)):
         for reason in against.values():
@@ -383,24 +398,37 @@ def dead_letters_redrive(
     # --all means all that may go back: one that may not keeps none of the others here
     states = sum(letter.topic == STORE_CHANGES.name for letter in chosen)
     if states:
-        click.echo(f"{states} states of the store left out; `tocsin relay verify --repair` publishes those of now")
+        say(f"{states} states of the store left out; `tocsin relay verify --repair` publishes those of now")
     for letter in chosen:
         if letter.dead_letter_id in against and letter.topic != STORE_CHANGES.name:
-            click.echo(f"left out: {against[letter.dead_letter_id]}")
+            say(f"left out: {against[letter.dead_letter_id]}")
     chosen = [letter for letter in chosen if letter.dead_letter_id not in against]
     for letter in chosen:
-        click.echo(f"{letter.dead_letter_id} -> {letter.topic} [{letter.partition}]")
+        say(f"{letter.dead_letter_id} -> {letter.topic} [{letter.partition}]")
+    became = Redriven(0, ())
     if dry_run:
-        click.echo(f"{len(chosen)} to put back")
-        return
-    if not chosen:
-        click.echo("0 put back")
-        return
-    with click.progressbar(length=len(chosen), label="putting back", file=sys.stderr) as bar:
-        became = redrive(kafka, chosen, per_second=per_second, stop_after=stop_after, again=again, progress=bar.update)
-    click.echo(f"{became.put_back} put back; {len(became.came_back)} of them are dead letters again")
-    for reason in dict.fromkeys(became.came_back):
-        click.echo(f"  {reason}")
+        say(f"{len(chosen)} to put back")
+    elif not chosen:
+        say("0 put back")
+    else:
+        with click.progressbar(length=len(chosen), label="putting back", file=sys.stderr) as bar:
+            became = redrive(
+                kafka, chosen, per_second=per_second, stop_after=stop_after, again=again, progress=bar.update
+            )
+        say(f"{became.put_back} put back; {len(became.came_back)} of them became dead letters again within "
+            f"{SETTLE_SECONDS:.0f} s")  # fmt: skip
+        for reason in dict.fromkeys(became.came_back):
+            say(f"  {reason}")
+        if len(became.came_back) < became.put_back:
+            say("the others are not known to be used: a stage that waits or does not run reads them later, and "
+                "`tocsin dead-letters list` shows what comes back then")  # fmt: skip
+    if as_json:
+        print_json(
+            {
+                "chosen": [each.dead_letter_id for each in chosen], "put_back": became.put_back,
+                "came_back": list(became.came_back), "watched_seconds": 0 if dry_run else SETTLE_SECONDS,
+            }
+        )  # fmt: skip
 
 
 COMMANDS: list[click.Command] = [relay, topics, dead_letter_group]

@@ -30,6 +30,9 @@ REDRIVEN_HEADER = "tocsin-redriven"
 SENT_HEADER = "tocsin-sent-at"
 """Says on it when the original was written, in milliseconds since 1970: a signature is of that time."""
 
+SETTLE_SECONDS = 3.0
+"""How long a redrive watches for what comes back. Whoever reads later, or does not run, has not said anything by then."""
+
 _PUT_BACK = "/put-back"
 """Ends the event id of a message that says of a letter that it was put back."""
 _SILENCE_SECONDS = 15.0
@@ -348,7 +351,7 @@ def redrive(
     per_second: int,
     stop_after: int,
     again: bool = False,
-    settle_seconds: float = 3.0,
+    settle_seconds: float = SETTLE_SECONDS,
     clock: Clock | None = None,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> Redriven:
