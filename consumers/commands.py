@@ -92,8 +92,9 @@ def config() -> None:
 
 
 @config.command()
+@click.option("--json", "_as_json", is_flag=True, help="Print JSON, as without it.")
 @click.pass_obj
-def show(parts: Parts) -> None:
+def show(parts: Parts, _as_json: bool) -> None:
     """Print the settings in force, secrets masked."""
     print_json(parts.get(Settings).masked())
 

@@ -44,7 +44,7 @@ from consumers.case.prompts import as_json_option as _as_json
 from consumers.case.prompts import assignments, authenticated, instant_of, staff_key
 from consumers.case.prompts import reason_option as _reason
 from consumers.case.prompts import token_option as _token_file
-from consumers.case.records import IncidentRecord, MatchTestRecord, ReleaseRecord
+from consumers.case.records import IncidentRecord, MatchTestRecord
 from consumers.case.rewriting import ScopeRewriter, rewriting_in_words
 from consumers.case.scoping import ScopeIndex, narrowed, parse_scope, preview_in_words, refuse_unknown
 from consumers.case.sheet_commands import preparing, seen_sheet, sheet, unseen_policy
@@ -510,25 +510,32 @@ def approve(
 @click.option("--break-glass", is_flag=True, help="Release at once to those whose deadline falls within 24 h.")
 @_reason
 @_token_file
+@_as_json
 @click.pass_obj
-def release(parts: Parts, incident_id: str, break_glass: bool, reason: str | None, token_file: Path | None) -> None:
-    """Say whether the release runs or which approvals are missing; with --break-glass, release on one word."""
+def release(
+    parts: Parts, incident_id: str, break_glass: bool, reason: str | None, token_file: Path | None, as_json: bool
+) -> None:
+    """Say whether the release runs or which approvals are missing (exit code 1); with --break-glass, release on one word."""
     actor = authenticated(parts, token_file)
     store = parts.get(CaseStore)
     if break_glass:
         started = releasing.break_glass(store, incident_id, actor, parts.get(Clock).now(), reason)
+        if as_json:
+            print_json({"release_id": started.release_id, "state": started.state, "missing": None,
+                        "deadline_before": started.policy["deadline_before"]})  # fmt: skip
+            return
         click.echo(f"release {started.release_id} runs, for people whose deadline lies before "
                    f"{started.policy['deadline_before']}; all approvers are paged")  # fmt: skip
         return
     actor.acting_for(Act.VIEW_INCIDENT)
-    _say_status(*releasing.release_status(store, incident_id))
-
-
-def _say_status(record: ReleaseRecord, missing: str | None) -> None:
+    record, missing = releasing.release_status(store, incident_id)
+    if as_json:
+        print_json({"release_id": record.release_id, "state": record.state, "missing": missing})
     if missing is not None:
         raise Refused(f"release {record.release_id} waits; missing: {missing}. The approval that completes it starts it: "
                       f"tocsin incident sheet {record.incident_id} -o sheet.html")  # fmt: skip
-    click.echo(f"release {record.release_id} is {record.state}; see tocsin delivery status {record.incident_id}")
+    if not as_json:
+        click.echo(f"release {record.release_id} is {record.state}; see tocsin delivery status {record.incident_id}")
 
 
 @incident.command()
@@ -622,7 +629,8 @@ def alert() -> None:
 
 
 @alert.command("schema")
-def alert_schema() -> None:
+@click.option("--json", "_as_json", is_flag=True, help="Print JSON, as without it.")
+def alert_schema(_as_json: bool) -> None:
     """Print the JSON Schema of an alert in Tocsin's own format."""
     schema = json_schema(AlertReceived)
     # the source is who signs, not what the body says

@@ -195,9 +195,10 @@ def calendar(parts: Parts, facts_file: Path | None, as_of: str | None, templates
 
 
 @law.command()
+@click.option("--json", "_as_json", is_flag=True, help="Print JSON, as without it.")
 @_templates
 @click.pass_obj
-def schema(parts: Parts, templates: Path | None) -> None:
+def schema(parts: Parts, templates: Path | None, _as_json: bool) -> None:
     """Print the JSON Schema of facts files."""
     print_json(facts_schema(load_rules(_folder(parts, templates))))
 

@@ -302,3 +302,29 @@ def test_all_that_later_parts_ask_for_is_provided(config: Path) -> None:
     assert isinstance(parts.get(Settings), Settings)
     assert parts.get(Clock).now().tzinfo is not None
     parts.close()
+
+
+ONLY_ACT = {
+    "delivery circuits close", "delivery circuits open", "delivery letters posted", "delivery letters returned",
+    "delivery publication texts", "delivery publication withdraw", "demo", "evidence erase", "evidence keygen",
+    "evidence prove", "evidence rotate", "incident ack", "incident close", "incident confirm-everybody",
+    "incident dismiss", "incident duty", "incident lift", "incident rescope", "index rebuild", "init", "law calendar",
+    "notices approve", "notices revoke", "people add", "relay backfill", "run", "sealing rotate", "subject export",
+    "topics switch-generation",
+}  # fmt: skip
+"""Commands that do something and say so, or write a file; a calendar is iCalendar."""
+
+
+def commands(group: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that can be typed, with its words."""
+    if isinstance(group, click.Group):
+        for name in group.list_commands(context := click.Context(group)):
+            yield from commands(group.get_command(context, name) or pytest.fail(name), *path, name)
+    else:
+        yield " ".join(path), group
+
+
+def test_what_prints_facts_prints_json_when_asked() -> None:
+    found = dict(commands(cli.build()))
+    without = {name for name, each in found.items() if not any("--json" in option.opts for option in each.params)}
+    assert without == ONLY_ACT
