@@ -203,6 +203,7 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
         "provider": BodyField("slug"), "wanted": BodyField("word", ("open", "closed")), "reason_sha256": _SHA256,
     },
     "release.paused": {**_RELEASE, **_STANDING, "reason_sha256": _SHA256},
+    "release.paused_with_others": {**_RELEASE},
     "release.resumed": {**_RELEASE, "canary_waived": _FLAG, "reason_sha256": _SHA256},
     "release.cancelled": {**_RELEASE, **_STANDING, "voided": _COUNT, "reason_sha256": _SHA256},
     "release.withdrawn": {**_RELEASE, "approval_count": _COUNT, "reason_sha256": _SHA256},

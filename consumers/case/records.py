@@ -471,6 +471,8 @@ class ReleaseRecord:
     """The incident's epoch as it was approved: what came first is told by this, not by the clocks of two machines."""
     stopped_epoch: int | None = None
     """The incident's epoch as it was cancelled or void."""
+    start_number: int | None = None
+    """The how manieth of its incident's releases to begin; None: it has not begun."""
 
 
 @dataclass(frozen=True, slots=True)

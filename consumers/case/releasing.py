@@ -368,8 +368,14 @@ def _start(
     case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, now: datetime, *, approval_count: int
 ) -> None:
     # a pause holds for the whole incident: what is approved meanwhile waits, too
-    paused = any(each.state == "paused" for each in case.releases(incident.incident_id))
-    changes: dict[str, Any] = {"state": "releasing", "released_at": now, "started_epoch": incident.epoch}
+    others = case.releases(incident.incident_id)
+    paused = any(each.state == "paused" for each in others)
+    changes: dict[str, Any] = {
+        "state": "releasing",
+        "released_at": now,
+        "started_epoch": incident.epoch,
+        "start_number": max((each.start_number or 0 for each in others), default=0) + 1,
+    }
     if paused:
         changes |= {"state": "paused", "stopped_at": now}
     if canary_of(release.policy) is not None:
@@ -391,6 +397,13 @@ def _start(
             },
         )
     )
+    if paused:
+        case.publish_case_event(
+            case_event(
+                "release.paused_with_others", incident_id=incident.incident_id, actor=None, role=None, at=now,
+                body=_named(release), exercise=incident.exercise,
+            )
+        )  # fmt: skip
 
 
 def release_status(store: CaseStore, incident_id: str) -> tuple[ReleaseRecord, str | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AttemptState, Channel
 from consumers.case.acting import Actor, needed, record_act
-from consumers.case.events import Body
+from consumers.case.events import Body, case_event
 from consumers.case.permissions import Act
 from consumers.case.records import FailedPerson, IncidentRecord, PageRecord, ReleaseRecord, Retry
 from consumers.case.store import CaseStore, CaseWork
@@ -301,6 +301,13 @@ def retry(
             "maybe_told_count": maybe_told,
         }
         record_act(case, actor, role, "release.retried", body, at=now, incident=incident, reason=why)
+        if carrier.state == "paused" and release.state == "finished":
+            case.publish_case_event(
+                case_event(
+                    "release.paused_with_others", incident_id=incident_id, actor=None, role=None, at=now,
+                    body=_named(release), exercise=incident.exercise,
+                )
+            )  # fmt: skip
         return done
 
     return store.look(work) if dry_run else store.change(work)

@@ -123,6 +123,7 @@ MEANINGS: Mapping[str, str] = {
     "release.finished": "Everybody of a release has an end.",
     "release.glass_broken": "One person alone released what could not wait.",
     "release.paused": "A release was paused.",
+    "release.paused_with_others": "A release waits as others of its incident do, which a person or a canary has paused.",
     "release.prepared": "A release was drawn up for approval.",
     "release.rate_set": "Somebody set how fast a channel sends.",
     "release.resumed": "A release went on.",

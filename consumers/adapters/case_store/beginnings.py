@@ -418,7 +418,8 @@ def _tested_before(row: Mapping[Any, Any], rows: Sequence[Mapping[Any, Any]]) ->
     and channels: whom that one begins waits for its canary, and is not begun past it.
     """
     approved: Mapping[str, Any] = row["policy"].get("segments", {})
-    before = rows[: [each["release_id"] for each in rows].index(row["release_id"])]
+    # two machines' clocks do not say which was approved first
+    before = [each for each in rows if (each["start_number"] or 0) < (row["start_number"] or 0)]
     return {
         segment_id
         for each in before
@@ -443,6 +444,7 @@ def _beginning_releases() -> sa.Select[Any]:
             release.c.released_at,
             release.c.canary_state,
             release.c.started_epoch,
+            release.c.start_number,
             incident.c.epoch,
             incident.c.exercise,
         )

@@ -94,6 +94,7 @@ def judge_canaries(
         changes: dict[str, Any] = {"canary_state": state.value}
         if state is CanaryState.HELD:
             # all of the incident, as with every pause: another one of its releases may have the same people
+            _tell_others(connection, row, now)
             connection.execute(
                 sa.update(release)
                 .where((release.c.incident_id == row["incident_id"]) & (release.c.state == "releasing"))
@@ -224,3 +225,27 @@ def _tell(
         exercise=bool(row["exercise"]),
     )
     outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)
+
+
+def _tell_others(connection: sa.Connection, row: Mapping[Any, Any], now: datetime) -> None:
+    """Put on record that the incident's other running releases are paused by this canary."""
+    name = row["incident_id"]
+    for other in connection.execute(
+        sa.select(release.c.release_id, release.c.policy_sha256, release.c.mode).where(
+            (release.c.incident_id == name)
+            & (release.c.state == "releasing")
+            & (release.c.release_id != row["release_id"])
+        )
+    ).all():
+        kind = "release.paused_with_others"
+        event_id = hashlib.sha256(f"{other.release_id}/{kind}/{now.isoformat()}".encode()).hexdigest()[:32]
+        event = CaseEvent(
+            case_event_id=event_id,
+            kind=kind,
+            incident_id=name,
+            actor=None,
+            occurred_at=now,
+            body={"release_id": other.release_id, "policy_sha256": other.policy_sha256, "mode": other.mode},
+            exercise=bool(row["exercise"]),
+        )
+        outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)

@@ -526,6 +526,7 @@ release = sa.Table(
     sa.Column("canary_state", _id(16), comment="testing, passed, held, waived; null: the policy has no canary"),
     sa.Column("started_epoch", sa.Integer, comment="the incident's, as it was approved; null: not known"),
     sa.Column("stopped_epoch", sa.Integer, comment="the incident's, as it was cancelled or void; null: not known"),
+    sa.Column("start_number", sa.Integer, comment="the how manieth of its incident's releases to begin; null: has not"),
 )
 
 lane_rate = sa.Table(

@@ -109,7 +109,7 @@ class Case:
                 sa.insert(tables.release).values(
                     release_id="r1", incident_id=INCIDENT, revision=1, policy={"segments": {"s1": APPROVED}},
                     policy_sha256="0" * 64, mode="two_approvers", state="releasing", late_cap=1, prepared_by="p",
-                    prepared_role="responder", prepared_at=NOW, released_at=NOW, started_epoch=1,
+                    prepared_role="responder", prepared_at=NOW, released_at=NOW, started_epoch=1, start_number=1,
                 )
             )  # fmt: skip
 

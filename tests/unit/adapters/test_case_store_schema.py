@@ -113,6 +113,7 @@ def releases_of_before_their_order_was_kept(opened: CaseDatabase) -> None:
         found = {each.release_id: each for each in connection.execute(sa.select(tables.release))}
     assert found["a"].started_epoch < found["b"].stopped_epoch <= found["c"].started_epoch <= 0
     assert (found["d"].started_epoch, found["e"].stopped_epoch) == (None, None)
+    assert [found[name].start_number for name in "abcde"] == [1, 2, 3, None, 4]
 
 
 def test_an_upgrade_finds_which_releases_began_before_a_cancel(tmp_path: Path) -> None:

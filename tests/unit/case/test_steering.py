@@ -123,6 +123,9 @@ def test_what_is_approved_while_its_incident_is_paused_waits_for_the_resume(case
         )
     assert (done.releasing, done.release.state, done.release.canary_state) == (True, "paused", "testing")
     assert wider.release.policy["canary"] == {"per_segment": 2, "wait_seconds": 60, "bound_percent": 5}
+    assert sorted(row["start_number"] for row in case.rows(tables.release)) == [1, 2]
+    (waits,) = [each for each in case.published("tocsin.case-events") if each["kind"] == "release.paused_with_others"]
+    assert waits["body"]["release_id"] == wider.release.release_id
     steering.resume(case.store, name, DPO, NOW, reason="it was fine")
     assert {row["state"] for row in case.rows(tables.release)} == {"releasing"}
 
@@ -193,6 +196,7 @@ def second_release(ledger: LedgerCase, **changes: Any) -> None:
             "finished_at": None,
             "released_at": ledger.clock.now(),
             "started_epoch": connection.execute(sa.select(tables.incident.c.epoch)).scalar_one(),
+            "start_number": 2,
         }
         connection.execute(sa.insert(tables.release).values(**{**row, **changes}))
 
@@ -471,6 +475,10 @@ def test_a_held_canary_holds_every_release_of_its_incident(ledger: LedgerCase) -
     for each in intents:
         ledger.receive(each, ReceiptKind.BOUNCED_HARD)
     assert [state.value for *_, state in ledger.ledger.judge_canaries()] == ["held"]
+    told = [each for each in ledger.case_events() if each["kind"].startswith("release.")]
+    assert [(each["kind"], each["body"]["release_id"]) for each in told] == [
+        ("release.paused_with_others", "2" * 32), ("release.canary_held", RELEASE),
+    ]  # fmt: skip
     others = {ledger.person(number) for number in (7, 8, 9)}
     assert ledger.claim(EMAIL_LANE) == [], "the other release has the same text for them, and no canary"
     seen = SqlProgress(ledger.database, ledger.clock).progress(INCIDENT)
@@ -483,9 +491,9 @@ def test_whom_a_canary_is_about_no_later_release_begins_without_one(ledger: Ledg
     canary(ledger, 8, per_segment=1)
     second_release(
         ledger,
-        policy={"segments": {"s1": APPROVED}}, canary_state=None, released_at=NOW + timedelta(seconds=1),
+        policy={"segments": {"s1": APPROVED}}, canary_state=None, released_at=NOW - timedelta(minutes=1),
     )  # fmt: skip
-    # of a large incident only some can begin at once, and releases share alike
+    # the second approval's clock is behind; and of a large incident only some can begin at once, and releases share alike
     assert ledger.ledger.begin_attempts(4).people == 4
     assert len(ledger.claim(EMAIL_LANE)) == 1
     with ledger.database.read() as connection:
