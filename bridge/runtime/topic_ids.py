@@ -17,7 +17,7 @@ from bridge.runtime.kafka import client_settings
 from bridge.runtime.settings import Kafka
 
 _TIMEOUT_SECONDS = 15.0
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 2.0
 """How often a reader looks. Until it has, it reads a topic that was made anew under the former id: the position it keeps says
 so, and what it read is read again.
 """

@@ -70,6 +70,8 @@ UNLOGGED = gauge(
 
 _POSITIONS_EVERY = 4096
 """Leaves between two records of all positions: what a restart reads at most."""
+_PASSED_WAIT = timedelta(seconds=5)
+"""So seldom are positions recorded for messages that left no entry: a flood of dead letters makes few."""
 
 _POSITIONS_IN_LEAF = 40
 """So that a leaf of positions stays below its 16 KiB."""
@@ -128,6 +130,8 @@ class Evidence:
         self._next, self._others, self._since_positions = _recovered(evidence, cluster_id)
         self._buffer: list[bytes] = []
         self._buffered_at: datetime | None = None
+        self._passed_at: datetime | None = None
+        """Since when there are positions past messages that left no entry: of a gap, or dead letters."""
         self._reads = False
         self._looked_at = clock.now()
         self._took = False
@@ -150,7 +154,7 @@ class Evidence:
         self._reads = False
         self.flush()
 
-    def handle(self, batch: Sequence[Received], positions: KafkaPositions) -> None:  # noqa: ARG002
+    def handle(self, batch: Sequence[Received], positions: KafkaPositions) -> None:
         """Turn messages into leaves. Nothing is settled with Kafka: a crash before `flush` reads them again.
 
         The leaves of one record are always appended together, so that its offset in the log tells that all of it is there.
@@ -165,11 +169,21 @@ class Evidence:
                 continue
             self._buffer += self._leaves_of(received, key[1])
             self._next[key] = received.offset + 1
+        if not batch:
+            self._pass_to(positions)
         self._note_age(batch)
         if self._buffer and self._buffered_at is None:
             self._buffered_at = self._clock.now()
         if len(self._buffer) >= self._batch_size:
             self.flush()
+
+    def _pass_to(self, positions: KafkaPositions) -> None:
+        """Note where reading goes on behind what left no entry. Without it each start would meet the same gap, and tell of it."""
+        for (topic, partition), offset in positions.items():
+            key = self._key(topic, partition)
+            if offset > self._next.get(key, 0):
+                self._next[key] = offset
+                self._passed_at = self._passed_at or self._clock.now()
 
     def _note_age(self, batch: Sequence[Received]) -> None:
         self._took = True
@@ -209,9 +223,8 @@ class Evidence:
 
     def tick(self) -> None:
         """Sign what has waited long enough; also when the clock was set back."""
-        if self._buffered_at is not None:
-            waited = self._clock.now() - self._buffered_at
-            if waited >= self._wait or waited < timedelta(0):
+        for since, wait in ((self._buffered_at, self._wait), (self._passed_at, _PASSED_WAIT)):
+            if since is not None and not timedelta(0) <= self._clock.now() - since < wait:
                 self.flush()
         if self._reads:
             self._looked_at = self._clock.now()
@@ -222,17 +235,17 @@ class Evidence:
 
     def flush(self) -> None:
         """Append what is buffered. Raises what the log raises; the process must end then, and read again."""
-        if not self._buffer:
+        if not self._buffer and self._passed_at is None:
             return
         entries = self._buffer
         event_count = len(entries)
-        if self._since_positions + event_count >= _POSITIONS_EVERY:
+        if self._passed_at is not None or self._since_positions + event_count >= _POSITIONS_EVERY:
             entries = [*entries, *(part.encode() for part in self._positions())]
             self._since_positions = 0
         else:
             self._since_positions += event_count
         self._log.append(entries)
-        self._buffer, self._buffered_at = [], None
+        self._buffer, self._buffered_at, self._passed_at = [], None, None
         LEAVES.inc(event_count)
         SIZE.set(self._log.size)
 

@@ -479,6 +479,8 @@ class TopicIntake:
                 each.offset = left_off.get((LEAK_ALERTS.name, each.partition), OFFSET_BEGINNING)
                 if gone is not None and each.partition == gone.partition:
                     each.offset = after_gap(consumer, gone, LEAK_ALERTS.name)
+                    # A crash before it tells of the same gap again, as each start would while nothing comes.
+                    self._passed_gap({(LEAK_ALERTS.name, each.partition): each.offset})
             consumer.assign(partitions)
 
         def on_assign(_consumer: object, partitions: list[_TopicPartition]) -> None:
@@ -514,6 +516,14 @@ class TopicIntake:
                         break
         finally:
             consumer.close()
+
+    def _passed_gap(self, positions: Positions) -> None:
+        try:
+            self._reception.skip(positions)
+        except Unreachable as error:
+            log.warning(
+                "where reading goes on could not be kept: a next start tells of the gap again", reason=str(error)
+            )
 
     def _until_stored(self, message: _KafkaMessage, stop: threading.Event, health: Health) -> None:
         while not stop.is_set():

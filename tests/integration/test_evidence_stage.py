@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -16,6 +17,7 @@ from bridge.contracts.envelope import seal_envelope
 from bridge.contracts.events import CaseEvent
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import SystemClock
+from bridge.runtime.consume import GAPS
 from bridge.runtime.dead_letters import DeadLetters
 from bridge.runtime.kafka import Publisher, client_settings
 from bridge.runtime.settings import Kafka
@@ -126,6 +128,39 @@ def test_everything_published_is_logged_once_across_restarts(kafka: Kafka, tmp_p
         with running(kafka, folder):
             until(lambda end=numbers.stop: len(incidents(folder)) >= end)  # type: ignore[misc]  # bound at definition
     assert sorted(incidents(folder)) == [f"INC-2026-{number:04d}" for number in range(61)]
+
+
+def emptied(kafka: Kafka, topic: str) -> None:
+    """Delete all messages of a topic, as its retention does."""
+    admin = AdminClient(client_settings(kafka))
+    places = [TopicPartition(kafka.topic_prefix + topic, partition, -1) for partition in range(2)]
+    for future in admin.delete_records(places).values():
+        future.result(60)
+
+
+def test_a_gap_in_a_topic_that_stays_empty_is_told_once_however_often_the_stage_starts(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log"
+    publish(kafka, range(20))
+    with running(kafka, folder):
+        until(lambda: len(incidents(folder)) >= 20)
+    publish(kafka, range(20, 40))
+    emptied(kafka, CASE_EVENTS.name)
+    told = GAPS.labels(CASE_EVENTS.name)._value
+    before = told.get()
+    with running(kafka, folder):
+        until(lambda: told.get() == before + 2)
+    with running(kafka, folder):
+        publish(kafka, range(40, 60))
+        until(lambda: len(incidents(folder)) >= 40)
+    with running(kafka, folder):
+        time.sleep(2)
+    assert told.get() == before + 2, "one for each partition"
+    emptied(kafka, CASE_EVENTS.name)
+    with running(kafka, folder):
+        time.sleep(2)
+    assert told.get() == before + 2, "all of it was read"
 
 
 def test_a_topic_made_anew_is_read_from_its_beginning(kafka: Kafka, tmp_path: Path) -> None:

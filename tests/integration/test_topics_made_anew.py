@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -198,20 +199,28 @@ class Names:
         return KNOWN
 
 
+def intake(broker: Broker, case: Case, folder: Path) -> Callable[[threading.Event], None]:
+    """Return what runs the stage, each time as a process that begins."""
+
+    def run(stop: threading.Event) -> None:
+        ids = TopicIds(broker.kafka, [LEAK_ALERTS])
+        IntakeStage(
+            store=SqlCaseStore(case.database, SystemClock(), ids), reader=AlertMappings(TEMPLATES, {}), names=Names(),
+            secrets={}, settings=Intake(port=0), kafka=broker.kafka, run_file=folder / "run" / "intake.json",
+            clock=SystemClock(), health=Health(), topic_ids=ids,
+            dead_letters=lambda: DeadLetters(lambda: Publisher(broker.kafka), "intake", SystemClock()),
+        ).run(stop)  # fmt: skip
+
+    return run
+
+
 @pytest.mark.parametrize("lives", [True, False], ids=["while it is read", "while its reader is away"])
 def test_intake_takes_every_alert_of_a_topic_made_anew(broker: Broker, tmp_path: Path, lives: bool) -> None:
     """Unsigned ones, too, which are told apart by their places: the former topic had others there."""
     broker.make(LEAK_ALERTS)
     case = Case(tmp_path)
 
-    def run(stop: threading.Event) -> None:
-        ids = TopicIds(broker.kafka, [LEAK_ALERTS])
-        IntakeStage(
-            store=SqlCaseStore(case.database, SystemClock(), ids), reader=AlertMappings(TEMPLATES, {}), names=Names(),
-            secrets={}, settings=Intake(port=0), kafka=broker.kafka, run_file=tmp_path / "run" / "intake.json",
-            clock=SystemClock(), health=Health(), topic_ids=ids,
-            dead_letters=lambda: DeadLetters(lambda: Publisher(broker.kafka), "intake", SystemClock()),
-        ).run(stop)  # fmt: skip
+    run = intake(broker, case, tmp_path)
 
     def send(*leaks: int) -> None:
         publisher = Publisher(broker.kafka)
@@ -237,6 +246,36 @@ def test_intake_takes_every_alert_of_a_topic_made_anew(broker: Broker, tmp_path:
         send(0, 1, 2, 3, 4)
         with on_a_thread(run):
             until(lambda: counts() == wanted)
+    assert gaps(LEAK_ALERTS) == before + 1
+    case.database.close()
+
+
+def test_intake_tells_of_a_gap_in_a_topic_that_stays_empty_once(broker: Broker, tmp_path: Path) -> None:
+    broker.make(LEAK_ALERTS)
+    case = Case(tmp_path)
+    run = intake(broker, case, tmp_path)
+    publisher = Publisher(broker.kafka)
+
+    def send(*leaks: int) -> None:
+        for leak in leaks:
+            body = json.dumps({"fingerprint": f"leak-{leak}", "scope": GIVEN}).encode()
+            publisher.send_raw(LEAK_ALERTS, 0, b"monitor", body, [])
+        publisher.flush()
+
+    send(0, 1)
+    with on_a_thread(run):
+        until(lambda: len(case.rows(tables.incident)) == 2)
+    send(2, 3)
+    place = TopicPartition(broker.kafka.topic_prefix + LEAK_ALERTS.name, 0, -1)
+    broker.admin.delete_records([place])[place].result(60)
+    before = gaps(LEAK_ALERTS)
+    with on_a_thread(run):
+        until(lambda: gaps(LEAK_ALERTS) == before + 1)
+        time.sleep(1)
+    with on_a_thread(run):
+        time.sleep(5)
+        send(4)
+        until(lambda: len(case.rows(tables.incident)) == 3)
     assert gaps(LEAK_ALERTS) == before + 1
     case.database.close()
 
