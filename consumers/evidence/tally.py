@@ -43,6 +43,8 @@ class LoggedAttempt:
     """When a claim of it last came to nothing: it waited again, and no provider has it."""
     arrived: bool = False
     """Whether a receipt ever said that it arrived, or that it was read."""
+    message_digest: str | None = None
+    """Salted hash of the provider's id of the message, as it was said last."""
 
     @property
     def begun(self) -> bool:
@@ -121,7 +123,7 @@ def tally(entries: Iterable[tuple[int, bytes]], size: int, incident_id: str | No
         elif known.state in _NOT_BEGUN and each.recorded_at >= known.recorded_at:
             found.attempts[key] = replace(
                 each, called=known.called, intended_at=known.intended_at, let_go_at=known.let_go_at,
-                arrived=known.arrived,
+                arrived=known.arrived, message_digest=known.message_digest,
             )  # fmt: skip
         # else a store that was put back in time took for unsent what had been sent
     return found
@@ -142,7 +144,7 @@ def _logged(leaf: dict[str, Any]) -> LoggedAttempt:
     return LoggedAttempt(
         state, leaf["channel"], leaf.get("provider", ""), leaf.get("bundle_sha256"), at,
         not claimed and state not in _NOT_BEGUN, at if claimed else None, at if let_go else None,
-        leaf.get("receipt_kind") in SAY_THAT_IT_ARRIVED,
+        leaf.get("receipt_kind") in SAY_THAT_IT_ARRIVED, leaf.get("provider_message_digest"),
     )  # fmt: skip
 
 
@@ -155,6 +157,10 @@ def _newer(known: LoggedAttempt | None, each: LoggedAttempt) -> LoggedAttempt:
     intended_at = max(filter(None, (known.intended_at, each.intended_at)), default=None)
     let_go_at = max(filter(None, (known.let_go_at, each.let_go_at)), default=None)
     arrived = known.arrived or each.arrived
-    if (last.called, last.intended_at, last.let_go_at, last.arrived) == (called, intended_at, let_go_at, arrived):
+    digest = last.message_digest or known.message_digest or each.message_digest
+    said = (last.called, last.intended_at, last.let_go_at, last.arrived, last.message_digest)
+    if said == (called, intended_at, let_go_at, arrived, digest):
         return last
-    return replace(last, called=called, intended_at=intended_at, let_go_at=let_go_at, arrived=arrived)
+    return replace(
+        last, called=called, intended_at=intended_at, let_go_at=let_go_at, arrived=arrived, message_digest=digest
+    )

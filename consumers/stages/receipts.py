@@ -36,6 +36,11 @@ RECEIVED = counter(
     question="do providers report, and do we know what about?",
     labels={"result": ["applied", "kept_aside", "repeated", "undecodable"]},
 )
+FORGOTTEN = counter(
+    "tocsin_receipts_forgotten_total",
+    "receipts that had been kept aside for a month without their message, and were removed",
+    question="do providers report about messages that are not ours?",
+)
 BY_KIND = counter(
     "tocsin_receipts_by_kind_total",
     "receipts by provider event, exercises left out, and by who keeps the mailbox (by its public domain; none where the"
@@ -54,6 +59,7 @@ BEHIND = gauge(
     question="do we learn soon what became of messages?",
 )
 
+_FORGET_SECONDS = 3600.0
 _LOOK_AGAIN_SECONDS = 0.25
 """After a source had nothing: an empty answer costs as much as a full one, here and at AWS."""
 _POSITION_SECONDS = 1.0
@@ -67,6 +73,7 @@ class ReceiptLedger(Protocol):
     def settle_receipts(
         self, receipts: Sequence[Receipt], *, stage: str = "", after: Positions | None = None
     ) -> Handed: ...
+    def forget_strays(self) -> int: ...
 
 
 class CanaryReceipts(Protocol):
@@ -103,6 +110,7 @@ class Receipts:
         self._held_back: set[str] = set()
         self._passed: dict[tuple[str, int], int] = {}
         self._write_at = 0.0
+        self._forget_at = 0.0
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> Positions:
         return self._ledger.positions(STAGE, partitions)
@@ -138,6 +146,7 @@ class Receipts:
             self._health.missing("live", f"no receipt is taken: {reason}")
             return
         self._health.ready("live")
+        self._forget_strays()
         until = time.monotonic() + 2
         empty = 0
         while empty < len(self._sources) and (now := time.monotonic()) < until:
@@ -150,6 +159,16 @@ class Receipts:
             else:
                 self._look_at[source.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
                 empty += 1
+
+    def _forget_strays(self) -> None:
+        if time.monotonic() < self._forget_at:
+            return
+        self._forget_at = time.monotonic() + _FORGET_SECONDS
+        if count := self._ledger.forget_strays():
+            FORGOTTEN.inc(count)
+            log.warning(
+                "receipts removed that had been kept aside for a month: their messages are not ours", count=count
+            )
 
     def drain_once(self, source: ReceiptSource) -> int:
         """Settle up to 1,000 deliveries of `source`; return how many.

@@ -192,6 +192,15 @@ def test_a_restored_backup_tells_nobody_twice(database: CaseDatabase, backup: Ca
     erasing.no_erased_key_comes_back(case, backup)
 
 
+def test_a_late_status_finds_its_text_after_a_restored_backup(
+    database: CaseDatabase, backup: CaseDatabase, tmp_path: Path
+) -> None:
+    case, restored = comparing.text_on_its_way(EvidenceCase(tmp_path, database), backup)
+    comparing.judge_late_status(case, restored, ReceiptKind.DELIVERED)
+    case.clock.at += timedelta(days=31)
+    assert restored.ledger.forget_strays() == 1
+
+
 def test_what_was_stopped_since_the_backup_does_not_run(
     database: CaseDatabase, backup: CaseDatabase, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from bridge.contracts.errors import MustStop, Refused
 from bridge.contracts.events import AttemptState
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store.decisions import lacking, pass_over_numbers, stop_started, take_note
-from consumers.adapters.case_store.engine import CaseDatabase, upsert
+from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
 from consumers.adapters.case_store.erasures import Erasures
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.ledger import Ledger
@@ -32,6 +32,7 @@ from consumers.adapters.case_store.tables import (
     attempt,
     incident,
     kafka_position,
+    lost_message,
     page,
     receipt,
     recipient,
@@ -426,6 +427,7 @@ def _write_attempts(
             connection.execute(sa.select(incident.c.epoch).where(incident.c.incident_id == name)).scalar_one()
         )
     people: set[str] = set()
+    lost: dict[tuple[str, int], LoggedAttempt] = {}
     for (name, _, _, number), (recipient_id, logged) in sorted(behind.items(), key=lambda item: item[0]):
         handed = logged.state == AttemptState.HANDED_OVER
         values: dict[str, Any] = {
@@ -467,8 +469,32 @@ def _write_attempts(
                     bundle_sha256=logged.bundle_sha256, **values,
                 )
             )  # fmt: skip
+        elif handed and logged.message_digest is not None:
+            lost[recipient_id, number] = logged
         people.add(recipient_id)
+    _remember_lost(connection, lost, now)
     return sorted(people)
+
+
+def _remember_lost(connection: sa.Connection, lost: Mapping[tuple[str, int], LoggedAttempt], now: datetime) -> None:
+    """Keep the log's hash of the messages whose id at the provider the store does not have: by it a status that names nothing
+    but this id is known. Of an attempt that began after the backup the salt is lost, too.
+    """
+    rows = [
+        {
+            "attempt_id": row.attempt_id, "provider": each.provider, "message_sha256": each.message_digest, "lost_at": now,
+        }
+        for some in in_parts(sorted({recipient_id for recipient_id, _ in lost}))
+        for row in connection.execute(
+            sa.select(attempt.c.attempt_id, attempt.c.recipient_id, attempt.c.number).where(
+                attempt.c.recipient_id.in_(some)
+                & attempt.c.provider_message_id.is_(None)
+                & attempt.c.message_salt.is_not(None)
+            )
+        )
+        if (each := lost.get((row.recipient_id, row.number))) is not None
+    ]  # fmt: skip
+    upsert(connection, lost_message, rows, update=("provider", "message_sha256", "lost_at"))
 
 
 def _at_least(column: sa.Column[int], count: int) -> sa.ColumnElement[int]:

@@ -30,6 +30,7 @@ from consumers.adapters.case_store.tables import (
     hard_bounce,
     incident,
     late_member,
+    lost_message,
     person_key,
     receipt,
     recipient,
@@ -382,6 +383,7 @@ def _detach(connection: sa.Connection, row: Any) -> None:
     ).scalars().all()  # fmt: skip
     if attempts:
         connection.execute(sa.delete(receipt).where(receipt.c.attempt_id.in_(attempts)))
+        connection.execute(sa.delete(lost_message).where(lost_message.c.attempt_id.in_(attempts)))
     for attempt_id in attempts:
         # computed from the person's id until now: whoever knows a customer's number could have found them again
         connection.execute(

@@ -427,6 +427,10 @@ class Ledger:
         """
         return self._receipts.settle_receipts(receipts, stage=stage, after=after)
 
+    def forget_strays(self) -> int:
+        """Remove receipts that were kept aside for a month; return how many."""
+        return self._receipts.forget_strays()
+
     @property
     def wait_for_receipts(self) -> timedelta:
         """How long the slowest channel's last receipt may take."""

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from consumers.adapters.case_store.engine import (
 from consumers.adapters.case_store.tables import (
     attempt,
     incident,
+    lost_message,
     receipt,
 )
 from consumers.domain.ledger import (
@@ -31,6 +33,11 @@ _KNOWN_BEFORE = frozenset({"store"})
 """Whose messages have their attempt's id, so that it is there before them: one that nobody knows was an erased person's, and
 whoever has a customer's number could tell from it whose.
 """
+STRAYS_KEPT = timedelta(days=30)
+"""A queue keeps a receipt for 14 days at most, a log of SMS is read three days back, and an attempt knows its message within
+hours: what was kept aside longer is of nobody here.
+"""
+_STRAYS_AT_ONCE = 500
 _STRAY = sa.select(receipt.c.provider_event_id).where(receipt.c.attempt_id.is_(None)).limit(1)
 
 
@@ -58,6 +65,10 @@ class Receipts:
         def work(connection: sa.Connection) -> Handed:
             fresh = self._unseen(connection, receipts)
             owners = self._owners(connection, fresh)
+            owners = {
+                **self._found_again(connection, [each for each in fresh if each.provider_event_id not in owners]),
+                **owners,
+            }
             aside[:] = [item for item in fresh if item.provider_event_id not in owners]
             changes: list[Change] = []
             rows: list[dict[str, Any]] = []
@@ -176,6 +187,61 @@ class Receipts:
             },
             now,
         )
+
+    @staticmethod
+    def _found_again(connection: sa.Connection, receipts: Sequence[Receipt]) -> Mapping[str, str]:
+        """Return, by the receipts' ids, the attempts whose message's id was lost with a case store that was put back in time.
+
+        The attempt learns the id in the same transaction, so that what comes later finds it by that.
+        """
+        nameless = [each for each in receipts if not each.attempt_id and each.provider_message_id]
+        if not nameless:
+            return {}
+        lost: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for row in connection.execute(
+            sa.select(
+                lost_message.c.provider,
+                lost_message.c.message_sha256,
+                lost_message.c.attempt_id,
+                attempt.c.message_salt,
+            )
+            .join(attempt, attempt.c.attempt_id == lost_message.c.attempt_id)
+            .where(lost_message.c.provider.in_(sorted({each.provider for each in nameless})))
+        ):
+            lost[row.provider].append((row.message_sha256, row.attempt_id, row.message_salt or ""))
+        found: dict[str, str] = {}
+        for each in nameless:
+            for digest, attempt_id, salt in lost.get(each.provider, ()):
+                if sha256(f"{salt}{each.provider_message_id}".encode()).hexdigest() == digest:
+                    found[each.provider_event_id] = attempt_id
+        for some in in_parts(sorted(set(found.values()))):
+            connection.execute(sa.delete(lost_message).where(lost_message.c.attempt_id.in_(some)))
+        return found
+
+    def forget_strays(self) -> int:
+        """Remove what was kept aside so long ago that no message can be found for it any more; return how many receipts."""
+        before = self._clock.now() - STRAYS_KEPT
+        stray = receipt.c.attempt_id.is_(None) & (receipt.c.received_at < before)
+        self._database.writing(
+            lambda connection: connection.execute(sa.delete(lost_message).where(lost_message.c.lost_at < before))
+        )
+        count = 0
+        while True:
+            with self._database.read() as connection:
+                keys = connection.execute(
+                    sa.select(receipt.c.provider, receipt.c.provider_event_id).where(stray).limit(_STRAYS_AT_ONCE)
+                ).all()
+            by_provider: dict[str, list[str]] = defaultdict(list)
+            for provider, event_id in keys:
+                by_provider[provider].append(event_id)
+            for provider, ids in by_provider.items():
+                # one that has found its message meanwhile stays
+                these = stray & (receipt.c.provider == provider) & receipt.c.provider_event_id.in_(ids)
+                count += self._database.writing(
+                    lambda connection, these=these: int(connection.execute(sa.delete(receipt).where(these)).rowcount)  # type: ignore[misc]
+                )
+            if len(keys) < _STRAYS_AT_ONCE:
+                return count
 
     @staticmethod
     def _unseen(connection: sa.Connection, receipts: Sequence[Receipt]) -> list[Receipt]:

@@ -662,6 +662,17 @@ receipt = sa.Table(
     sa.Index("ix_receipt_message", "provider", "provider_message_id"),
 )
 
+lost_message = sa.Table(
+    "lost_message",
+    metadata,
+    sa.Column("attempt_id", _id(64), primary_key=True),
+    sa.Column("provider", _id(32), nullable=False),
+    sa.Column(
+        "message_sha256", _id(64), nullable=False, comment="of the attempt's salt and the provider's id, as logged"
+    ),
+    sa.Column("lost_at", Instant, nullable=False),
+)
+
 publication = sa.Table(
     "publication",
     metadata,

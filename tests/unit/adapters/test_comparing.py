@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -218,6 +219,75 @@ def _by_hand(connection: sa.Connection, recipient_id: str) -> dict[str, object]:
     whose = tables.attempt.c.recipient_id == recipient_id
     row = dict(connection.execute(sa.select(tables.attempt).where(whose)).mappings().first())  # type: ignore[arg-type]
     return row | {"attempt_id": "hand", "number": 9, "state": "delivered", "provider": "ses"}
+
+
+@pytest.mark.parametrize("kind", [ReceiptKind.DELIVERED, ReceiptKind.BOUNCED_HARD])
+def test_a_status_that_names_the_message_alone_finds_it_after_a_restored_backup(
+    tmp_path: Path, kind: ReceiptKind
+) -> None:
+    case, restored = text_on_its_way(EvidenceCase(tmp_path), sqlite_case_store(tmp_path / "backup.db"))
+    judge_late_status(case, restored, kind)
+    restored.database.close()
+
+
+def text_on_its_way(case: EvidenceCase, backup: CaseDatabase) -> Halfway:
+    """Return the case in which two texts left after the backup, in which their commands are on their way."""
+    case.known_person(1, channels=("sms", "account_notice"))
+    case.known_person(2, channels=("sms", "account_notice"))
+    case.resolve(RECORDS)
+    case.ledger.begin_attempts(2)
+    case.ledger.meter(SMS_LANE)
+    commands = case.commands()
+    restored = Restored(case, backup)
+    case.clock.at += timedelta(minutes=1)
+    case.sent = list(case.ledger.intend(commands, "d1", "dispatch", {("tocsin.delivery-commands", 0): 1}))
+    case.hand_over(case.sent)
+    case.commands()
+    restored.goes_on_after(case)
+    return case, restored
+
+
+def judge_late_status(case: EvidenceCase, restored: Restored, kind: ReceiptKind) -> None:
+    """Hold that both statuses are understood, and one of another message is kept aside."""
+    comparison_of(restored).replay(DORA, Role.DPO, "the disk of the database was lost")
+    statuses = [replace(receipt_of(each, kind, "late", case.clock.now()), attempt_id=None) for each in case.sent]
+    strange = replace(statuses[0], provider_event_id="strange", provider_message_id="of-somebody-else")
+    handed = restored.ledger.settle_receipts([*statuses, strange])
+    assert (handed.applied, handed.kept_aside) == (2, 1)
+    state = "delivered" if kind is ReceiptKind.DELIVERED else "bounced"
+    for each in case.sent:
+        assert restored.states(each.recipient_id)[0] == ("sms", state)
+    assert (restored.end(case.sent[0].recipient_id) == "reached") == (kind is ReceiptKind.DELIVERED)
+    with restored.database.read() as connection:
+        assert connection.execute(sa.select(tables.lost_message)).all() == []
+        known = connection.execute(sa.select(tables.attempt.c.provider_message_id).where(tables.attempt.c.number == 1))
+        assert set(known.scalars()) == {f"m-{each.attempt_id}" for each in case.sent}
+    # whatever comes later is found by the id itself
+    again = [replace(each, provider_event_id=f"{each.provider_event_id}/again") for each in statuses]
+    assert restored.ledger.settle_receipts(again).kept_aside == 0
+
+
+def test_what_was_kept_aside_for_a_month_is_removed_and_all_else_stays(tmp_path: Path) -> None:
+    case, restored = text_on_its_way(EvidenceCase(tmp_path), sqlite_case_store(tmp_path / "backup.db"))
+    strays = [
+        replace(
+            receipt_of(case.sent[0], ReceiptKind.SENT, str(n), case.clock.now()),
+            attempt_id=None, provider_message_id=f"x{n}",
+        )
+        for n in range(501)
+    ]  # fmt: skip
+    case.ledger.settle_receipts(strays)
+    case.receive(case.sent[0], ReceiptKind.DELIVERED)
+    case.clock.at += timedelta(days=29)
+    assert case.ledger.forget_strays() == 0
+    case.ledger.settle_receipts([replace(strays[0], provider_event_id="young")])
+    case.clock.at += timedelta(days=2)
+    assert case.ledger.forget_strays() == 501
+    assert case.ledger.forget_strays() == 0
+    with case.database.read() as connection:
+        kept = set(connection.execute(sa.select(tables.receipt.c.attempt_id)).scalars())
+    assert kept == {None, case.sent[0].attempt_id}
+    restored.database.close()
 
 
 def test_what_a_restored_store_does_before_it_is_reconciled_does_not_hide_whom_it_told(halfway: Halfway) -> None:

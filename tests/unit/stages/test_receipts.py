@@ -16,7 +16,7 @@ from bridge.runtime.telemetry import Health
 from consumers.domain.ledger import Handed
 from consumers.domain.sending import Receipt, ReceiptDelivery, ReceiptKind
 from consumers.stages import receipts
-from consumers.stages.receipts import BEHIND, BY_KIND, Receipts
+from consumers.stages.receipts import BEHIND, BY_KIND, FORGOTTEN, Receipts
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 AFTER = {("tocsin.delivery-outcomes", 1): 9}
@@ -36,6 +36,7 @@ class World:
         self.letters: list[tuple[Any, ...]] = []
         self.fail: dict[str, Exception] = {}
         self.room = 100
+        self.forgotten = 0
         self.health = Health()
         self.health.ready()
         self.receipts_stage = Receipts(self, [self], self, self.health, lambda raw: b"sealed:" + raw)  # type: ignore[arg-type]  # as DeadLetters
@@ -49,6 +50,10 @@ class World:
 
     def positions(self, stage: str, partitions: Sequence[tuple[str, int]]) -> Positions:
         return dict.fromkeys(partitions, 5)
+
+    def forget_strays(self) -> int:
+        self.forgotten += 1
+        return self.forgotten
 
     def settle_receipts(
         self, receipts: Sequence[Receipt], *, stage: str = "", after: Positions | None = None
@@ -98,6 +103,19 @@ UNREADABLE = ReceiptDelivery("h-bad", [], error="not an SNS envelope", raw=b"\x0
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_what_was_kept_aside_too_long_is_removed_once_an_hour_and_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: at[0])
+    before = FORGOTTEN._value.get()
+    for minutes in (0, 1, 59, 61, 62):
+        at[0] = 1000.0 + 60 * minutes
+        world.receipts_stage.tick()
+    assert world.forgotten == 2
+    assert FORGOTTEN._value.get() == before + 1 + 2
 
 
 def test_the_queue_is_settled_only_after_the_ledger(world: World) -> None:
