@@ -46,14 +46,24 @@ class StoreMark:
                 newest=number, before=kept["number"],
             )  # fmt: skip
         if (number, put_back_at) != (kept.get("number"), kept.get("put_back_at")):
-            write_run_file(self._file, {"number": number, "put_back_at": put_back_at})
-        PUT_BACK.set(put_back_since(self._file, last_verified(self._verified)) is not None)
+            try:
+                write_run_file(self._file, {"number": number, "put_back_at": put_back_at})
+            except OSError as error:
+                # no change waits for it: without the file a restore is seen by no later process
+                log.warning(
+                    "how far the shop's database is cannot be kept", file=str(self._file), reason=error.strerror
+                )
+        PUT_BACK.set(_unless_verified(put_back_at, last_verified(self._verified)) is not None)
 
 
 def put_back_since(file: Path, verified: Verified | None) -> datetime | None:
     """Return when the shop's database was seen to be behind what it had been; None if never, or if all was verified since."""
+    return _unless_verified(_read(file).get("put_back_at"), verified)
+
+
+def _unless_verified(put_back_at: object, verified: Verified | None) -> datetime | None:
     with suppress(ValueError, TypeError):
-        at = datetime.fromisoformat(_read(file).get("put_back_at") or "")
+        at = datetime.fromisoformat(put_back_at)  # type: ignore[arg-type]  # a file may hold anything
         over = verified is not None and verified.agree and verified.at > at and set(verified.entities) == set(ENTITIES)
         return None if over else at
     return None

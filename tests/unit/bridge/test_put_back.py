@@ -64,6 +64,14 @@ def test_a_file_that_is_none_of_ours_stops_nobody(mark: StoreMark, tmp_path: Pat
     assert json.loads((tmp_path / "store.json").read_text())["number"] == 8
 
 
+def test_a_disk_that_takes_nothing_stops_no_relay(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    mark = StoreMark(tmp_path / "data" / "store.json", tmp_path / "data" / "verified.json")
+    mark.saw(7, AT)
+    mark.saw(6, AT)
+    assert shown() == 0, "nobody can tell without the file"
+
+
 def test_the_status_names_what_mends_it() -> None:
     (trouble,) = Status(beat_at=AT, put_back_at=AT).troubles(AT)
     assert "put back in time" in trouble
