@@ -209,6 +209,11 @@ def _reason_against(
             f" is a state of the store as it was on {letter.failed_at:%Y-%m-%d %H:%M}Z; put back, it could hide a newer one. "
             f"Run `tocsin relay verify --repair`, or `tocsin relay backfill{named}`: they publish the state of now"
         )
+    if letter.topic == f"{QUEUE}cloudwatch":
+        return (
+            " is a status of an SMS and stays in CloudWatch Logs: once what kept it from being read is mended, start the stage "
+            "receipts again; it reads the last three days anew"
+        )
     if letter.topic.startswith(QUEUE):
         return (
             f" came from the queue of {letter.topic.removeprefix(QUEUE)}, sealed, and no queue takes it back; "

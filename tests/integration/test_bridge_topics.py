@@ -291,6 +291,7 @@ def test_letters_that_may_not_go_back_keep_no_other_one_here(kafka: Kafka, call:
     TopicsAdmin(kafka).apply()
     letters = DeadLetters(lambda: Publisher(kafka), "receipts", SystemClock())
     letters.put_raw("queue:ses", 0, 77, None, b"sealed", [], "no receipt")
+    letters.put_raw("queue:cloudwatch", 0, 78, None, b"sealed", [], "no status")
     letters.put_raw(ACCOUNT_NOTICES.name, 2, -1, b"notice/1", b"{}", [], "not JSON")
     letters.put_raw(OUTCOMES.name, 5, 9, b"k", b"{}", [], "not JSON")
     letters.flush()
@@ -306,6 +307,7 @@ def test_letters_that_may_not_go_back_keep_no_other_one_here(kafka: Kafka, call:
         "\n2 put back; 0 of them became dead letters again within 3 s\nthe others are not known to be used: "
         in result.output
     )
+    assert "start the stage receipts again; it reads the last three days anew" in result.output
     # what comes later goes back, too, whatever lies there of before
     letters.put_raw(OUTCOMES.name, 5, 10, b"k", b"{}", [], "not JSON")
     letters.flush()
