@@ -129,6 +129,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # a folder that is not there, a disk that is full: whoever typed the path needs no traceback
+        click.echo(f"tocsin: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
     except click.Abort:
         click.echo("tocsin: stopped", err=True)
         sys.exit(1)

@@ -406,9 +406,10 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
     chosen = [each for each in releases if each.state in states]
     if not chosen:
         known = [each.state for each in releases]
-        # one that runs, or may go on, says more than what was prepared since
+        # one that runs, or may go on, says more than what was prepared since, and one that ran more than what never did
         going = [] if verb == "withdraw" else [state for state in ("paused", "releasing") if state in known]
-        newest = next(iter([*going, *known]), None)
+        ran = [] if verb == "withdraw" else [state for state in known if state not in ("withdrawn", "void")]
+        newest = next(iter([*going, *ran, *known]), None)
         advice = {
             "paused": f"it is paused; resume it: tocsin incident resume {incident.incident_id} --reason TEXT",
             "releasing": "it runs",

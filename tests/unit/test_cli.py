@@ -304,6 +304,13 @@ def test_all_that_later_parts_ask_for_is_provided(config: Path) -> None:
     parts.close()
 
 
+def test_a_path_that_cannot_be_written_is_named_without_a_traceback(tocsin: Typed, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = tocsin("init", tmp_path / "file" / "folder", "--admin", "Adam Admin")
+    assert done.code == 2
+    assert done.err == f"tocsin: {tmp_path / 'file' / 'folder'}: Not a directory\n"
+
+
 ONLY_ACT = {
     "delivery circuits close", "delivery circuits open", "delivery letters posted", "delivery letters returned",
     "delivery publication texts", "delivery publication withdraw", "demo", "evidence erase", "evidence keygen",

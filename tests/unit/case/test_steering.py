@@ -201,6 +201,14 @@ def second_release(ledger: LedgerCase, **changes: Any) -> None:
         connection.execute(sa.insert(tables.release).values(**{**row, **changes}))
 
 
+def test_what_was_withdrawn_says_nothing_of_a_release_that_ran(ledger: LedgerCase) -> None:
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(tables.release).values(state="finished"))
+    second_release(ledger, state="withdrawn", prepared_at=NOW + timedelta(hours=1))
+    with pytest.raises(Refused, match="nothing to pause: it is finished: everybody has an end"):
+        steering.pause(store(ledger), INCIDENT, SRE, NOW, reason="look")
+
+
 def test_what_was_cancelled_is_not_carried_on_by_a_release_that_had_finished_before(ledger: LedgerCase) -> None:
     told = ledger.person(1)
     [intent] = ledger.claim(EMAIL_LANE)
