@@ -36,6 +36,7 @@ from consumers.case.dossier_commands import dossier
 from consumers.case.duty_commands import SUBCOMMANDS, verification_lines
 from consumers.case.finding_commands import SUBCOMMANDS as FINDING_COMMANDS
 from consumers.case.finding_commands import print_coverage
+from consumers.case.intake_rules import ENDED
 from consumers.case.overview import Overview, overview
 from consumers.case.people import add_person, load_people, staff_commitment
 from consumers.case.permissions import Act, Role, permitting_roles
@@ -218,8 +219,9 @@ def _clock_lines(seen: Overview, now: datetime) -> list[str]:
     waiting = [each for each in open_duties if not each.all_told and each.met is None]
     running = [each for each in waiting if each.watched_at is not None]
     running.sort(key=lambda each: (each.watched_at or now, each.regime_id))
+    ended = seen.incident.state in ENDED
     lines = []
-    for each in running[:6]:
+    for each in [] if ended else running[:6]:
         conservative = instant(each.conservative_deadline_at, now) if each.conservative_deadline_at else "none"
         recorded = instant(each.deadline_at, now) if each.deadline_at else "not started"
         lines.append(
@@ -231,7 +233,8 @@ def _clock_lines(seen: Overview, now: datetime) -> list[str]:
         done = f"{len(told)} to people who were all told, " if told else ""
         considered = sum(each.status not in OPEN and each.met is None for each in seen.obligations)
         lines.append(f"duties:       {len(running)} with a date, {len(waiting) - len(running)} without one, "
-                     f"{met} met, {done}{considered} considered and not due; "
+                     f"{met} met, {done}{considered} considered and not due"
+                     f"{', watched no more' if ended else ''}; "
                      f"tocsin incident obligations {seen.incident.incident_id}")  # fmt: skip
     if seen.movements:
         last = seen.movements[-1]

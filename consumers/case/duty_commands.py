@@ -457,13 +457,13 @@ def obligations(
     store, now, law = parts.get(CaseStore), parts.get(Clock).now(), parts.get(LawInForce)()
     moved: Sequence[Movement] | None = None
 
-    def work(case: CaseWork) -> tuple[Sequence[ObligationRecord], Mapping[Any, Any], Mapping[str, Any], bool]:
+    def work(case: CaseWork) -> tuple[Sequence[ObligationRecord], Mapping[Any, Any], Mapping[str, Any], bool, str]:
         incident = found(case, incident_id)
         in_force = adopted(law.rules, case.adoptions())
         counted = case.exposures(incident_id) is not None
-        return case.obligations(incident_id), in_force, known_facts(case, incident), counted
+        return case.obligations(incident_id), in_force, known_facts(case, incident), counted, incident.state
 
-    records, in_force, known, counted = store.look(work)
+    records, in_force, known, counted, state = store.look(work)
     if pairs:
         changes = {name: value_of(texts[-1]) for name, texts in assignments(pairs).items()}
         moved, rows = duties.what_if(store, incident_id, changes, law)
@@ -494,6 +494,8 @@ def obligations(
         return
     if moved is not None:
         _say_moved(incident_id, moved, would=True)
+    if state in ENDED:
+        click.echo(f"{incident_id} is {state}: this is how its duties stood then, and nobody watches them any more")
     for line in obligation_lines(chosen, now, is_adopted, counted=counted, full=everything):
         click.echo(line)
     click.echo(f"{len(records) - len(chosen)} considered and not due{'' if everything else ' (--all shows them)'}")

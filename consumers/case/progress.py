@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from bridge.contracts.events import Channel
+from consumers.case.intake_rules import ENDED
 from consumers.domain.metering import projected_end
 
 WAIT_FOR_CANARY = "wait for the canary"
@@ -132,6 +133,8 @@ def end_in_words(seen: Progress, end: datetime | None, now: datetime) -> str:
     against = ""
     if seen.over:
         return "everybody has an end"
+    if seen.state in ENDED:
+        return f"the incident is {seen.state}: nothing leaves any more"
     if seen.stopped is not None:
         left = "" if deadline is None else f"; the earliest deadline {_from_now(deadline, now)}"
         return f"does not end: {seen.stopped}{left}"

@@ -262,6 +262,11 @@ def test_a_notice_to_individuals_who_were_all_told_is_not_shown_as_due(case: Cas
     one = tables.recipient.c.root == "customer/1"
     case.execute(sa.update(tables.recipient).where(one).values(final_state="unreachable_reported"))
     assert clocks() == ["eu-gdpr-33", "eu-gdpr-34"]
+    case.execute(sa.update(tables.incident).values(state="closed"))
+    assert clocks() == [], "nobody watches them"
+    assert "not due, watched no more; " in desk.ok("incident", "show", name, who="rae")
+    first = desk.ok("incident", "obligations", name, who="rae").splitlines()[0]
+    assert first == f"{name} is closed: this is how its duties stood then, and nobody watches them any more"
 
 
 def test_a_duty_met_in_time_is_not_called_missed_later(case: Case, desk: Desk) -> None:

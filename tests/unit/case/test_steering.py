@@ -405,6 +405,8 @@ def test_watching_says_that_the_end_waits_for_the_canary(ledger: LedgerCase) -> 
 
     def words() -> str:
         seen = source.progress(INCIDENT)
+        ended = replace(seen, state="dismissed", why_not={"held": 1})
+        assert end_in_words(ended, None, NOW) == "the incident is dismissed: nothing leaves any more"
         return end_in_words(seen, ends_at(seen, MOST, NOW), NOW)
 
     intents = ledger.claim(EMAIL_LANE)
