@@ -120,7 +120,7 @@ def preview(
     public = compose_public(bundle, key, today)
     slots = slots_for(Contact(), key.incident_id, today, notice.language)
     count, alphabet = sms_parts(notice.sms)
-    media = {
+    media: dict[str, dict[str, str | int]] = {
         "email": {"subject": fill(notice.subject, slots), "text": fill(notice.text, slots)},
         "sms": {"text": notice.sms, "parts": count, "alphabet": alphabet},
         "account": {"title": notice.account_title, "body": notice.account_body},

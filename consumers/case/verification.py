@@ -640,7 +640,8 @@ def dismiss(
             record_act(
                 case, actor, role, "incident.dismissal_proposed", body, at=now, incident=incident, reason=why
             )  # fmt: skip
-            asked, words = ("dpo", "counsel", "responder"), "a second person decides"
+            asked: tuple[str, ...] = ("dpo", "counsel", "responder")
+            words = "a second person decides"
             if match_test_id is None:
                 asked, words = ("dpo", "counsel"), "no rows were compared, so a dpo or counsel decides"
             _page(case, incident, "dismissal.proposed", record.dismissal_id, now, asked,
