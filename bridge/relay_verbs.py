@@ -12,7 +12,7 @@ from bridge.contracts.fingerprints import Entity
 from bridge.contracts.queries import IndexAnswers
 from bridge.magento.look import StoreLook
 from bridge.put_back import put_back_since
-from bridge.relay_status import Status, in_short, oldest_unpublished_seconds, remember
+from bridge.relay_status import BEAT_IS_OLD_SECONDS, Status, in_short, oldest_unpublished_seconds, remember
 from bridge.relay_status import status as ask_status
 from bridge.runtime.clock import Clock
 from bridge.runtime.parts import Parts
@@ -188,7 +188,8 @@ def _lines(parts: Parts, found: Status) -> list[str]:
         but = f"; never of {' and '.join(never)}" if never else ""
         lines.append(f"verified    {in_words(found.verified.at, now)}: {outcome}{but}")
     beat = found.beat_seconds(now)
-    leader = "no relay has led yet" if beat is None else f"{found.leader} leads, last heartbeat {in_short(beat)} ago"
+    leads = "leads" if beat is None or beat <= BEAT_IS_OLD_SECONDS else "led"
+    leader = "no relay has led yet" if beat is None else f"{found.leader} {leads}, last heartbeat {in_short(beat)} ago"
     own = ""
     if found.relay is not None:
         own = "; the relay of this installation is " + ("the active one" if found.relay.active else "standing by")
@@ -197,7 +198,9 @@ def _lines(parts: Parts, found: Status) -> list[str]:
     lines.append(f"relay       {leader}{own}")
     lines.append(f"waiting     {_waiting(found)}")
     unseen = found.unseen_seconds(now)
-    if found.visible_seconds is None:
+    if "index" in found.missing:
+        lines.append("visible     unknown: the index does not answer")
+    elif found.visible_seconds is None:
         lines.append("visible     not measured yet: no heartbeat has reached every partition of the index")
     else:
         lines.append(

@@ -12,7 +12,9 @@ from bridge.contracts.queries import Faults, IndexStatus, Keys, KeysAsked, Parti
 from bridge.magento.changelogs import View
 from bridge.magento.look import StoreLook
 from bridge.relay_status import RelayNumbers, Status, Verified, remember, status
-from bridge.runtime.clock import SystemClock
+from bridge.relay_verbs import _lines
+from bridge.runtime.clock import Clock, SetClock, SystemClock
+from bridge.runtime.parts import Parts
 from bridge.runtime.settings import Store
 from bridge.verification import ENTITIES, Cause, Difference, Report
 from tests.store_rows import StoreRows, provenance_row
@@ -172,3 +174,16 @@ def test_a_table_of_which_nothing_is_told_is_a_trouble() -> None:
     (told,) = [each for each in Status(relay=numbers).troubles(NOW) if "trigger" in each]
     assert "customer_entity, sales_order" in told
     assert "tocsin relay verify --repair" in told
+
+
+def test_a_relay_that_is_gone_is_not_said_to_lead_and_a_silent_index_to_have_seen_nothing() -> None:
+    parts = Parts()
+    parts.provide(Clock, lambda: SetClock(NOW))
+    found = Status(leader="vm:1", beat_at=NOW - timedelta(seconds=2))
+    assert "relay       vm:1 leads, last heartbeat 2.0 s ago" in _lines(parts, found)
+    assert any("no heartbeat has reached every partition" in line for line in _lines(parts, found))
+    found.beat_at = NOW - timedelta(minutes=5)
+    found.missing["index"] = "no index worker has left its address"
+    lines = _lines(parts, found)
+    assert "relay       vm:1 led, last heartbeat 5 min ago" in lines
+    assert "visible     unknown: the index does not answer" in lines
