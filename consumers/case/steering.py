@@ -305,7 +305,7 @@ def retry(
             case.publish_case_event(
                 case_event(
                     "release.paused_with_others", incident_id=incident_id, actor=None, role=None, at=now,
-                    body=_named(release), exercise=incident.exercise,
+                    body=named(release), exercise=incident.exercise,
                 )
             )  # fmt: skip
         return done
