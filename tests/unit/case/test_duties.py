@@ -330,7 +330,7 @@ def test_an_establishment_brings_everybody_under_its_law_wherever_they_live(case
         ({"residents": {"DE": -1}}, "residents.DE: a count is 0 or more"),
         ({"residents": {"XX": 1}}, "'XX' does not exist"),
         ({"paid_at": "2026-03-02T03:00:00"}, "has no offset"),
-        ({"aware_at": "2026-03-02T03:00:00Z"}, "tocsin incident aware INCIDENT --as aware_at --at"),
+        ({"aware_at": "2026-03-02T03:00:00Z"}, "tocsin incident aware INC-2026-0001 --as aware_at --at"),
         ({"detected_at": "2026-03-02T03:00:00Z"}, "does not change"),
         ({"le_hold_released_at": "2026-03-02T03:00:00Z"}, "without le_hold_from"),
         (
