@@ -71,6 +71,11 @@ class PdoConnection implements AdapterInterface
         return $this->run($sql, $bind);
     }
 
+    public function multiQuery($sql, $bind = [])
+    {
+        return [$this->run($sql, $bind)];
+    }
+
     public function isTableExists($tableName, $schemaName = null)
     {
         return (bool)$this->fetchOne('SHOW TABLES LIKE ' . $this->pdo->quote($tableName));

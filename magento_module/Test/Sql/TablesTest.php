@@ -62,7 +62,7 @@ class TablesTest extends TestCase
     public function testAChangeIsToldWhenMagentosNumbersAreUsedUp(): void
     {
         $resource = new ResourceConnection($this->connection);
-        $view = new FakeView('tocsin_customer', 'customer_entity', true);
+        $view = new FakeView('tocsin_customer', 'customer_entity', true, prefix: '');
         $factory = $this->createStub(CollectionFactory::class);
         $factory->method('create')->willReturn([$view]);
         $views = new ListViews($factory);
@@ -78,6 +78,8 @@ class TablesTest extends TestCase
 
         $done = (new SubscribeViews($views, $find, $resource))->execute();
         self::assertContains('tocsin_customer: gave its changelog numbers that do not run out', $done);
+        self::assertContains('tocsin_customer: made trigger trg_customer_entity anew', $done);
+        $this->sql('DROP TRIGGER trg_customer_entity');
         $this->sql("UPDATE customer_entity SET email = 'seen@shop.example.com' WHERE entity_id = 3");
         self::assertSame([[1], [3]], $this->told('tocsin_customer_cl'));
         self::assertSame('4294967296', (string)$this->connection->fetchOne('SELECT MAX(version_id) FROM tocsin_customer_cl'));

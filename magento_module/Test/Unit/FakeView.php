@@ -26,7 +26,8 @@ class FakeView implements ViewInterface, StateInterface, SubscriptionInterface
         private string $table,
         public bool $enabled = false,
         private string $group = 'tocsin',
-        private ?string $subscriptionModel = null
+        private ?string $subscriptionModel = null,
+        private string $prefix = 'shop_'
     ) {
         $this->known = $enabled;
     }
@@ -116,7 +117,7 @@ class FakeView implements ViewInterface, StateInterface, SubscriptionInterface
      */
     public function getTriggers()
     {
-        return [new Trigger("trg_$this->table", ["INSERT IGNORE INTO `{$this->getName()}` (`entity_id`) VALUES (1);"], "shop_$this->table")];
+        return [new Trigger("trg_$this->table", ["INSERT IGNORE INTO `{$this->getName()}` (`entity_id`) VALUES (1);"], $this->prefix . $this->table)];
     }
 
     public function saveTrigger(Trigger $trigger): void
