@@ -212,7 +212,10 @@ CASE_EVENT_KINDS: dict[str, dict[str, BodyField]] = {
     },
     "release.rate_set": {"channel": _CHANNEL, "per_thousand_seconds": _MAYBE_COUNT, "reason_sha256": _SHA256},
     "people.bounced_listed": {"listed_count": _COUNT, "opened": _FLAG, "reason_sha256": _MAYBE_SHA256},
-    "person.not_notified": {"subject": _SHA256, "why": BodyField("word", ("held", "release_cancelled", "not_released"))},
+    "person.not_notified": {
+        "subject": _SHA256,
+        "why": BodyField("word", ("held", "release_cancelled", "not_released", "no_receipt_yet")),
+    },
     "people.added": {
         "person": _SHA256, "roles": BodyField("codes"),
     },

@@ -107,7 +107,7 @@ MEANINGS: Mapping[str, str] = {
     "person.erased": "A person's key was erased; only who still has it can tell whose by the marker.",
     "person.finished": "How it ended for one person and notice.",
     "person.looked_at": "Somebody looked at one person.",
-    "person.not_notified": "The incident was closed before this person was told, and why.",
+    "person.not_notified": "The incident was closed before this person was known to be told, and why; an outcome may follow.",
     "person.regrouped": "More accounts or orders turned out to be of a person who was told already.",
     "plan.completed": "Everybody concerned has a law, a text and channels.",
     "plan.extended": "The plan changed: late people, corrected facts.",

@@ -294,11 +294,23 @@ def _verify_whole(package: Package, people: Sequence[Person], report: PackageRep
     report.people_count = (
         len(named) - earlier + len(known - covered - excluded - waiting) + max(0, redacted - erased_roots)
     )
-    decided = Counter(str(each.body.get("subject")) for each in package.of_kind(f"{_CASE}person.not_notified"))
-    untold = [person for person in people if person.subject in decided and (person.subject, person.round) not in finals]
-    if untold:
+    decided = {
+        str(each.body.get("subject")): each.body.get("why") for each in package.of_kind(f"{_CASE}person.not_notified")
+    }
+    left = [
+        decided[person.subject]
+        for person in people
+        if person.subject in decided and (person.subject, person.round) not in finals
+    ]
+    in_flight = left.count("no_receipt_yet")
+    if len(left) > in_flight:
         report.proved.append(
-            f"{len(untold)} of those without outcome were not notified by decisions that the log names."
+            f"{len(left) - in_flight} of those without outcome were not notified by decisions that the log names."
+        )
+    if in_flight:
+        report.proved.append(
+            f"{in_flight} of those without outcome had a message on its way when the incident was closed; no receipt of it is "
+            "in the log."
         )
     if not report.problems and not report.without:
         erased = sum(person.opening is None for person in people)

@@ -145,19 +145,26 @@ class SteeringRows:
         )
         untold = (recipient.c.incident_id == incident_id) & recipient.c.final_state.is_(None) & still_concerned()
         untold &= ~arrived
-        why = "release_cancelled" if cancelled is not None else "not_released"
+        # of these it may still come in that they were told
+        on_its_way = sa.exists().where(
+            (attempt.c.recipient_id == recipient.c.recipient_id)
+            & attempt.c.state.in_((AttemptState.INTENDED, AttemptState.HANDED_OVER, AttemptState.UNKNOWN))
+        )
+        otherwise = "release_cancelled" if cancelled is not None else "not_released"
+        why = sa.case((on_its_way, "no_receipt_yet"), (recipient.c.held_reason.is_not(None), "held"), else_=otherwise)
         people = [
-            (row.subject_commitment, "held" if row.held_reason is not None else why)
+            (row.subject_commitment, str(row.why))
             for row in self._connection.execute(
-                sa.select(recipient.c.subject_commitment, recipient.c.held_reason)
+                sa.select(recipient.c.subject_commitment, why.label("why"))
                 .where(untold)
                 .order_by(recipient.c.recipient_id)
             )
         ]
-        if people:
-            self._connection.execute(
-                sa.update(recipient)
-                .where(untold & recipient.c.held_reason.is_(None))
-                .values(held_reason=f"closed without notice: {why.replace('_', ' ')}")
-            )
+        unheld = untold & recipient.c.held_reason.is_(None)
+        for those, reason in (
+            (unheld & on_its_way, "closed before a receipt came of a message that was on its way"),
+            (unheld, f"closed without notice: {otherwise.replace('_', ' ')}"),
+        ):
+            if people:
+                self._connection.execute(sa.update(recipient).where(those).values(held_reason=reason))
         return people

@@ -385,6 +385,28 @@ def test_somebody_who_waits_is_without_outcome(tmp_path: Path) -> None:
     assert "1 of 3 without outcome: customer/3" in packed.report.sentences()
 
 
+def test_whose_message_was_on_its_way_when_the_incident_was_closed_is_not_counted_as_decided_against(
+    tmp_path: Path,
+) -> None:
+    from tests.unit.adapters.evidence_case import case_event
+
+    case = EvidenceCase(tmp_path)
+    case.resolve({"customer/1": ("r1",), "customer/2": ("r2",)})
+    for number, why in ((1, "no_receipt_yet"), (2, "release_cancelled")):
+        recipient_id = case.known_person(number)
+        with case.database.read() as connection:
+            subject = connection.execute(
+                sa.select(tables.recipient.c.subject_commitment).where(tables.recipient.c.recipient_id == recipient_id)
+            ).scalar_one()
+        case.log_events(case_event("person.not_notified", {"subject": subject, "why": why}))
+    said = case.export(tmp_path / "package").report.sentences()
+    assert "1 of those without outcome were not notified by decisions that the log names." in said
+    assert (
+        "1 of those without outcome had a message on its way when the incident was closed; no receipt of it is in the log."
+        in said
+    )
+
+
 def test_members_that_a_person_left_out_are_told_and_bound_to_their_decision(tmp_path: Path) -> None:
     from tests.unit.adapters.evidence_case import case_event
 

@@ -78,12 +78,14 @@ def test_whom_one_of_two_channels_has_reached_was_told_when_their_incident_is_cl
         connection.execute(sa.update(tables.release).values(state="cancelled", stopped_at=NOW))
         connection.execute(sa.update(tables.incident).values(state="closed", closed_at=NOW))
     store = SqlCaseStore(case.database, case.clock)
-    assert store.change(lambda work: work.leave_untold(INCIDENT)) == [(f"{2:064d}", "release_cancelled")]
+    assert store.change(lambda work: work.leave_untold(INCIDENT)) == [(f"{2:064d}", "no_receipt_yet")]
     long = timedelta(days=9)
     case.ledger.sweep(command_patience=long, intent_patience=long, unknown_patience=long)
     assert case.states(told) == [("email", "delivered"), ("letter", "cancelled")]
     assert [case.end(each) for each in (told, untold)] == ["reached", None]
     assert finished(case) == ["reached"]
+    case.receive(next(each for each in mails if each.recipient_id == untold), ReceiptKind.DELIVERED)
+    assert case.end(untold) == "reached", "what was on its way when the incident was closed still counts"
 
 
 @pytest.mark.parametrize("terms", [{"together": [["email", "sms"]]}, {"timeouts": {"email": 60}}])
