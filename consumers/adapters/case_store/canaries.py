@@ -11,8 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import AttemptState, CaseEvent, Channel
-from bridge.contracts.topics import CASE_EVENTS
+from bridge.contracts.events import AttemptState, Channel
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import upsert
 from consumers.adapters.case_store.tables import attempt, incident, page, recipient, release
@@ -209,22 +208,15 @@ def _tell(
     kind = "release.canary_held" if state is CanaryState.HELD else "release.canary_passed"
     event_id = hashlib.sha256(f"{row['release_id']}/{kind}/{now.isoformat()}".encode()).hexdigest()[:32]
     name = row["incident_id"]
-    event = CaseEvent(
-        case_event_id=event_id,
-        kind=kind,
-        incident_id=name,
-        actor=None,
-        occurred_at=now,
-        body={
-            "release_id": row["release_id"],
-            "mode": row["mode"],
-            "arrived": seen.arrived,
-            "failed": seen.failed,
-            "silent": seen.silent,
-        },
-        exercise=bool(row["exercise"]),
-    )
-    outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)
+    body = {
+        "release_id": row["release_id"],
+        "mode": row["mode"],
+        "arrived": seen.arrived,
+        "failed": seen.failed,
+        "silent": seen.silent,
+    }
+    exercise = bool(row["exercise"])
+    outbox.append(connection, [outbox.case_event(kind, name, event_id, now, body, exercise=exercise)], now)
 
 
 def _tell_others(connection: sa.Connection, row: Mapping[Any, Any], now: datetime) -> None:
@@ -239,13 +231,6 @@ def _tell_others(connection: sa.Connection, row: Mapping[Any, Any], now: datetim
     ).all():
         kind = "release.paused_with_others"
         event_id = hashlib.sha256(f"{other.release_id}/{kind}/{now.isoformat()}".encode()).hexdigest()[:32]
-        event = CaseEvent(
-            case_event_id=event_id,
-            kind=kind,
-            incident_id=name,
-            actor=None,
-            occurred_at=now,
-            body={"release_id": other.release_id, "policy_sha256": other.policy_sha256, "mode": other.mode},
-            exercise=bool(row["exercise"]),
-        )
-        outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)
+        body = {"release_id": other.release_id, "policy_sha256": other.policy_sha256, "mode": other.mode}
+        exercise = bool(row["exercise"])
+        outbox.append(connection, [outbox.case_event(kind, name, event_id, now, body, exercise=exercise)], now)

@@ -539,7 +539,7 @@ class AttemptChanges:
             event_id = hashlib.sha256(f"{recipient_id}/told in/{told_in}".encode()).hexdigest()[:32]
             body = {"subject": subject, "year": int(year), "number": int(number)}
             events.append(
-                case_event("people.told_in_other_incident", incident_id, event_id, now, body, exercise=exercise)
+                outbox.case_event("people.told_in_other_incident", incident_id, event_id, now, body, exercise=exercise)
             )
         outbox.append(connection, events, now)
 
@@ -709,24 +709,4 @@ def _happened(before: AttemptState, after: AttemptState, change: Change) -> Happ
         change.occurred_at,
         change.sub_type,
         change.trigger.value if isinstance(change.trigger, ReceiptKind) else None,
-    )
-
-
-def case_event(
-    kind: str, incident_id: str, event_id: str, now: datetime, body: dict[str, Any], *, exercise: bool
-) -> outbox.Outgoing:
-    return outbox.Outgoing(
-        CASE_EVENTS,
-        root=incident_id,
-        key=incident_id,
-        event_id=event_id,
-        event=CaseEvent(
-            case_event_id=event_id,
-            kind=kind,
-            incident_id=incident_id,
-            actor=None,
-            occurred_at=now,
-            body=body,
-            exercise=exercise,
-        ),
     )

@@ -10,8 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import CaseEvent
-from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, in_parts, upsert
@@ -319,23 +317,11 @@ def _page(marks: Sequence[Mark], now: datetime) -> dict[str, Any]:
 
 def _event(mark_id: str, mark: Mark, now: datetime) -> outbox.Outgoing:
     clock = mark.clock
-    return outbox.Outgoing(
-        CASE_EVENTS,
-        root=clock.incident_id,
-        key=clock.incident_id,
-        event_id=mark_id,
-        event=CaseEvent(
-            case_event_id=mark_id,
-            kind="deadline.missed" if mark.percent == MISSED_PERCENT else "deadline.warned",
-            incident_id=clock.incident_id,
-            actor=None,
-            occurred_at=now,
-            body={
-                "regime_id": clock.regime_id,
-                "percent": mark.percent,
-                "deadline_at": clock.deadline_at.isoformat().replace("+00:00", "Z"),
-                "conservative": clock.conservative,
-            },
-            exercise=clock.exercise,
-        ),
-    )
+    kind = "deadline.missed" if mark.percent == MISSED_PERCENT else "deadline.warned"
+    body = {
+        "regime_id": clock.regime_id,
+        "percent": mark.percent,
+        "deadline_at": clock.deadline_at.isoformat().replace("+00:00", "Z"),
+        "conservative": clock.conservative,
+    }
+    return outbox.case_event(kind, clock.incident_id, mark_id, now, body, exercise=clock.exercise)

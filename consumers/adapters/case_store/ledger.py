@@ -26,7 +26,6 @@ from consumers.adapters.case_store.changes import (
     AttemptChanges,
     Change,
     DeliveryPolicy,
-    case_event,
     channels_of,
     policies_of,
 )
@@ -233,7 +232,7 @@ class Ledger:
                 outbox.append(
                     connection,
                     [
-                        case_event(
+                        outbox.case_event(
                             "release.finished",
                             row["incident_id"],
                             hashlib.sha256(f"{row['release_id']}/finished/{now.isoformat()}".encode()).hexdigest()[:32],

@@ -11,13 +11,13 @@ that travels in packs it is the pack, ready to be published; of any other, one e
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import PACKS, Event
+from bridge.contracts.events import PACKS, CaseEvent, Event
 from bridge.contracts.packs import Single, by_partition, packed
-from bridge.contracts.topics import Topic
+from bridge.contracts.topics import CASE_EVENTS, Topic
 from consumers.adapters.case_store.engine import CaseDatabase, Plain, insert_many
 from consumers.adapters.case_store.tables import outbox
 
@@ -55,6 +55,22 @@ class Waiting(NamedTuple):
     written_at: datetime
     event_count: int = 1
     """Above 1: `value` is a pack."""
+
+
+def case_event(
+    kind: str, incident_id: str, event_id: str, now: datetime, body: dict[str, Any], *, exercise: bool
+) -> Outgoing:
+    """Return what Tocsin itself has done in an incident, as it goes out."""
+    event = CaseEvent(
+        case_event_id=event_id,
+        kind=kind,
+        incident_id=incident_id,
+        actor=None,
+        occurred_at=now,
+        body=body,
+        exercise=exercise,
+    )
+    return Outgoing(CASE_EVENTS, incident_id, incident_id, event_id, event)
 
 
 def append(connection: sa.Connection, outgoing: Iterable[Outgoing], at: datetime) -> None:

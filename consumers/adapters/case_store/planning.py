@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import CaseEvent, CustomerAffected, PartitionResolved
+from bridge.contracts.events import CustomerAffected, PartitionResolved
 from bridge.contracts.scope import Scope
 from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
@@ -211,24 +211,18 @@ class PlanningTables:
             sa.select(incident.c.exercise).where(incident.c.incident_id == plan_id.incident_id)
         ).scalar()
         event_id = hashlib.sha256(f"{plan_id.incident_id}/{plan_id.revision}/late/{number}".encode()).hexdigest()[:32]
-        event = CaseEvent(
-            case_event_id=event_id,
-            kind="people.added_late",
-            incident_id=plan_id.incident_id,
-            actor=None,
-            occurred_at=now,
-            body={
-                "revision": plan_id.revision,
-                "number": number,
-                "member_count": len(new),
-                "new_count": len({name for name, _ in new} - members_before),
-                "members_root": root,
-                "total_count": int(before[1]) + len(new),
-            },
-            exercise=bool(exercise),
+        body = {
+            "revision": plan_id.revision,
+            "number": number,
+            "member_count": len(new),
+            "new_count": len({name for name, _ in new} - members_before),
+            "members_root": root,
+            "total_count": int(before[1]) + len(new),
+        }
+        event = outbox.case_event(
+            "people.added_late", plan_id.incident_id, event_id, now, body, exercise=bool(exercise)
         )
-        name = plan_id.incident_id
-        outbox.append(connection, [outbox.Outgoing(CASE_EVENTS, name, name, event_id, event)], now)
+        outbox.append(connection, [event], now)
 
     def _keep_answers(self, connection: sa.Connection, answers: Sequence[PartitionResolved], now: datetime) -> None:
         for event in answers:
@@ -538,17 +532,11 @@ class PlanningTables:
             ):
                 body = {"subject": row.subject_commitment, **who[row.recipient_id]}
                 identity = f"{row.recipient_id}/{body.get('roots_digest')}/{body['root_count']}"
-                event = CaseEvent(
-                    case_event_id=hashlib.sha256(identity.encode()).hexdigest()[:32],
-                    kind="person.regrouped",
-                    incident_id=plan_id.incident_id,
-                    actor=None,
-                    occurred_at=now,
-                    body=body,
-                    exercise=bool(row.exercise),
-                )
+                event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
                 events.append(
-                    outbox.Outgoing(CASE_EVENTS, plan_id.incident_id, plan_id.incident_id, event.case_event_id, event)
+                    outbox.case_event(
+                        "person.regrouped", plan_id.incident_id, event_id, now, body, exercise=bool(row.exercise)
+                    )
                 )
         outbox.append(connection, events, now)
 

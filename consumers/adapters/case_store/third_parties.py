@@ -9,8 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.contracts.events import CaseEvent
-from bridge.contracts.topics import CASE_EVENTS
 from bridge.runtime.clock import Clock
 from consumers.adapters.case_store import outbox
 from consumers.adapters.case_store.engine import CaseDatabase, upsert
@@ -191,25 +189,12 @@ def _pause(row: Any) -> timedelta:
 
 def _published(row: Any, message: str, now: datetime) -> outbox.Outgoing:
     event_id = hashlib.sha256(f"{row['notice_id']}/published".encode()).hexdigest()[:32]
-    return outbox.Outgoing(
-        CASE_EVENTS,
-        root=row["incident_id"],
-        key=row["incident_id"],
-        event_id=event_id,
-        event=CaseEvent(
-            case_event_id=event_id,
-            kind="party.notified",
-            incident_id=row["incident_id"],
-            actor=None,
-            occurred_at=now,
-            body={
-                "notice_id": row["notice_id"], "release_id": row["release_id"], "party": row["party"],
-                "document_sha256": row["document_sha256"], "try_count": row["tries"],
-                "provider_message_sha256": hashlib.sha256(f"{row['message_salt']}{message}".encode()).hexdigest(),
-            },
-            exercise=bool(row["exercise"]),
-        ),
-    )  # fmt: skip
+    body = {
+        "notice_id": row["notice_id"], "release_id": row["release_id"], "party": row["party"],
+        "document_sha256": row["document_sha256"], "try_count": row["tries"],
+        "provider_message_sha256": hashlib.sha256(f"{row['message_salt']}{message}".encode()).hexdigest(),
+    }  # fmt: skip
+    return outbox.case_event("party.notified", row["incident_id"], event_id, now, body, exercise=bool(row["exercise"]))
 
 
 def _page_id(row: Any) -> str:
