@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from bridge.contracts.events import Kind
 from consumers.domain.elements import exposes
 from consumers.domain.facts import Facts, parse_facts
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, covers, regimes_for_person
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, covers
 from consumers.domain.obligations import OWED, Obligation, Status, obligations_for
 from consumers.domain.persons import Alike, Person, residents
 from consumers.domain.regions import ANYWHERE, Regions
+from consumers.domain.residents import regimes_for_person
 from consumers.domain.rules import Rules
 
 OPEN = frozenset({*OWED, Status.PENDING})

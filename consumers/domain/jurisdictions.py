@@ -1,21 +1,14 @@
-"""Where people live, as the law sees it: codes, which jurisdictions cover a residence, and what a person triggers there.
+"""Where people live, as the law sees it: codes, and which jurisdictions cover a residence.
 
 Codes are ISO 3166-1 (`DE`), ISO 3166-2 for the United States and Canada (`US-CA`, `CA-QC`), and zones that legislate for
 themselves (`AE-DIFC`), which come from the table beside the rules. `US-CA` is California, `CA` is Canada.
-Not for the conditions of a duty (`obligations`) nor for how time is counted (`deadlines`).
+Not for what a person triggers there (`residents`), a duty's conditions (`obligations`), or how time is counted (`deadlines`).
 """
 
-from collections.abc import Collection, Iterable
-from datetime import date, datetime, timedelta
+from collections.abc import Collection
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from bridge.contracts.errors import BadInput, nearest
-from consumers.domain.elements import exposes
-
-if TYPE_CHECKING:
-    from consumers.domain.obligations import Obligation
-    from consumers.domain.rules import Rules
 
 UNKNOWN_RESIDENCE = "unknown"
 """The bucket of people whose residence nobody knows: they are told all the same, with the strictest notice."""
@@ -122,77 +115,3 @@ def covers(law_of: str, code: str) -> bool:
 def provinces_with_own_law() -> frozenset[str]:
     """Return the provinces where PIPEDA binds federal works alone."""
     return _PROVINCES_WITH_OWN_LAW
-
-
-def regimes_for_person(
-    residence_codes: Collection[str], element_set: Collection[str], rules: "Rules", on: date
-) -> tuple[str, ...]:
-    """Return the regimes of individual notice that a person's exposed `element_set` triggers where they may live.
-
-    Every residence in doubt counts: the union is returned, sorted. `on` is the incident's date (definitions are
-    dated). A combination that only a person can decide counts as triggered. Without any residence the answer is
-    `("unknown",)`. Regimes that hang on what the controller is (HIPAA, Reg S-P, DORA clients) are not a matter of
-    residence and not named here. Raises BadInput for a residence or an element that does not exist.
-    """
-    known = frozenset(code for code in residence_codes if code != UNKNOWN_RESIDENCE)
-    if not known:
-        return (UNKNOWN_RESIDENCE,)
-    return _regimes_for(known, frozenset(element_set), rules, on)
-
-
-@lru_cache(maxsize=16384)
-def _regimes_for(
-    residence_codes: frozenset[str], elements: frozenset[str], rules: "Rules", on: date
-) -> tuple[str, ...]:
-    """A leak of 20,000 people has a few dozen different pairs of residence and elements: each is worked out once."""
-    rules.check_elements(elements)
-    found = []
-    for duty in rules.duties:
-        if not duty.notifies_where_people_live:
-            continue
-        if not any(covers(duty.jurisdiction, code) for code in residence_codes):
-            continue
-        combinations = rules.combinations.get(duty.regime_id, ())
-        if any(exposes(combination, elements, on) is not False for combination in combinations):
-            found.append(duty.regime_id)
-    return tuple(sorted(found))
-
-
-def earliest_deadline(obligations: Iterable["Obligation"], residence: str) -> datetime | None:
-    """Return the earliest instant by which a person of `residence` must have been told, or None if no date binds.
-
-    Counts notices to individuals that are due, and pending ones by their conservative date. For `"unknown"` the
-    earliest of all jurisdictions.
-    """
-    dates = [
-        at
-        for obligation in _binding(obligations, residence)
-        if (at := obligation.deadline_at or obligation.conservative_deadline_at) is not None
-    ]
-    return min(dates, default=None)
-
-
-def shortest_period(obligations: Iterable["Obligation"], residence: str, detected_at: datetime) -> timedelta | None:
-    """Return the shortest time that the law gives to tell a person of `residence`, or None if no date binds.
-
-    From the start of a duty's clock to its date; of a conservative date from the detection.
-    """
-    periods = [
-        at - began
-        for obligation in _binding(obligations, residence)
-        for at, began in [
-            (obligation.deadline_at, obligation.started_at or detected_at)
-            if obligation.deadline_at is not None
-            else (obligation.conservative_deadline_at, detected_at)
-        ]
-        if at is not None and at > began
-    ]
-    return min(periods, default=None)
-
-
-def _binding(obligations: Iterable["Obligation"], residence: str) -> Iterable["Obligation"]:
-    for obligation in obligations:
-        if obligation.recipient != "individual" or obligation.status not in ("due", "pending"):
-            continue
-        if residence == UNKNOWN_RESIDENCE or covers(obligation.jurisdiction, residence):
-            yield obligation

@@ -129,7 +129,7 @@ def obligations_for(
     """Return an answer to every duty of `rules`, in the order of deadlines.
 
     `as_of` dates the incident only where no instant at all is recorded. `triggered` counts, by regime of individual
-    notice, the people whose own exposed elements trigger it (`jurisdictions.regimes_for_person`), what it does not name
+    notice, the people whose own exposed elements trigger it (`residents.regimes_for_person`), what it does not name
     being 0; without it everybody who lives there counts. Raises BadInput for facts that name a regime or a data element
     that the rules do not have.
     """
@@ -144,7 +144,7 @@ def obligations_for(
 def notices_to_individuals(obligations: Iterable[Obligation]) -> dict[str, Obligation]:
     """Return, by regime, the notices to individuals that are owed or still pending on a fact or a person.
 
-    What a person of some residence is owed is the meeting of these with `jurisdictions.regimes_for_person`.
+    What a person of some residence is owed is the meeting of these with `residents.regimes_for_person`.
     """
     return {o.regime_id: o for o in obligations if o.recipient == "individual" and o.status in OWED | {Status.PENDING}}
 

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 
 from consumers.domain.audience_law import AudienceLaw
 from consumers.domain.duties import Exposure, Regimes
-from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE, earliest_deadline, shortest_period
+from consumers.domain.jurisdictions import UNKNOWN_RESIDENCE
 from consumers.domain.obligations import Obligation
 from consumers.domain.persons import Alike, Person, likeness
 from consumers.domain.planning import (
     Before,
     PlannedIncident,
 )
+from consumers.domain.residents import earliest_deadline, shortest_period
 from consumers.domain.rules import Rules
 from consumers.domain.segments import Addressee
 from consumers.domain.standing import (
