@@ -2,10 +2,9 @@
 
 The one place that knows of it; never for a real shop. Columns that nothing here reads are left out. What differs from
 MariaDB is held equal: rows that a foreign key removes or nulls fire triggers in SQLite and none in InnoDB, so the triggers
-look whether the parent is still there. A file lock stands in for GET_LOCK; it is not lost by a process that merely sleeps.
+look whether the parent is still there. Who leads is `demo_session`'s.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import sqlalchemy as sa
 
 from bridge.contracts.errors import Refused
 from bridge.magento.changelogs import View
-from bridge.magento.session import LeadSession
-from bridge.runtime.locks import lock_file
 
 _BUSY_SECONDS = 30
 
@@ -231,19 +228,3 @@ def demo_engine(url: sa.URL, *, autocommit: bool = True) -> sa.Engine:
         cursor.close()
 
     return engine
-
-
-class DemoSession(LeadSession):
-    """Leads by a lock on a file beside the store, which ends with the process that holds it."""
-
-    _lock_file: int | None = None
-
-    def _lock(self) -> bool:
-        self._lock_file = lock_file(Path(f"{self.engine.url.database}.relay-lock"))
-        return self._lock_file is not None
-
-    def _hang_up(self) -> None:
-        super()._hang_up()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None

@@ -661,7 +661,7 @@ def open_store(settings: Store, clock: Clock) -> StoreReader:
     """Return the reader for `settings.url`: MariaDB, MySQL, or the demo's SQLite. Raises BadInput for any other."""
     backend = store_url(settings).get_backend_name()
     if backend == "sqlite":
-        from bridge.magento.demo_store import DemoSession
+        from bridge.magento.demo_session import DemoSession
 
         return SqlStore(settings, clock, DemoSession(settings))
     return SqlStore(settings, clock)

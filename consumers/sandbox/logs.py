@@ -1,60 +1,27 @@
 """CloudWatch Logs as far as Tocsin uses it: reading the delivery status of SMS, which SNS reports nowhere else.
 
-SNS writes a status only if the account lets it (`DeliveryStatusIAMRole`), of successes only the sampled share, and into
-two log groups: https://docs.aws.amazon.com/sns/latest/dg/sms_stats_cloudwatch.html. Events are found by time:
+What is written there is `sms_log`'s. Events are found by time:
 https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
 """
 
 import json
-from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import Any
 
-from consumers.sandbox.events import ACCOUNT, SMS_STATUS, Message, sms_status
+from consumers.sandbox.events import sms_status
+from consumers.sandbox.sms_log import LogEvent
+from consumers.sandbox.state import State
 from consumers.sandbox.wire import AwsError, Call
 
-if TYPE_CHECKING:
-    from consumers.sandbox.state import State
-
 MAX_EVENTS = 10_000
-_GROUP = "sns/{region}/{account}/DirectPublishToPhoneNumber{suffix}"
-
-
-@dataclass(order=True, frozen=True, slots=True)
-class LogEvent:
-    """One line of a log group."""
-
-    at: datetime
-    number: int
-    message: Message = field(compare=False, repr=False)
-
-
-class SmsStatusLog:
-    """The log groups by name, each in order of time. An event is there from its time on."""
-
-    def __init__(self) -> None:
-        self.groups: dict[str, list[LogEvent]] = {}
-        self._written = 0
-
-    def write(self, message: Message, attributes: Mapping[str, str]) -> None:
-        """Log what became of `message`, if the account has it logged at all."""
-        if message.fate not in SMS_STATUS or not attributes.get("DeliveryStatusIAMRole"):
-            return
-        failed = message.final_event == "FAILURE"
-        if not failed and UUID(message.id).int % 100 >= int(attributes.get("DeliveryStatusSuccessSamplingRate", "0")):
-            return
-        name = _GROUP.format(region=message.region, account=ACCOUNT, suffix="/Failure" if failed else "")
-        self._written += 1
-        insort(self.groups.setdefault(name, []), LogEvent(message.due_at, self._written, message))
 
 
 class CloudWatchLogs:
     """The operations; each runs with the state's lock held and returns the answer's members."""
 
-    def __init__(self, state: "State") -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
 
     def operations(self) -> dict[str, Callable[[Call], dict[str, Any]]]:

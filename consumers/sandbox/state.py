@@ -22,8 +22,8 @@ from consumers.sandbox.fates import Behaviour, Script, is_simulated, parse_scrip
 from consumers.sandbox.faults import Fault, parse_faults
 from consumers.sandbox.journal import Journal, Record
 from consumers.sandbox.limits import Limits
-from consumers.sandbox.logs import SmsStatusLog
 from consumers.sandbox.queues import Item, Queue
+from consumers.sandbox.sms_log import SmsStatusLog
 from consumers.sandbox.texts import Text
 
 SUPPRESSING = {Fate.BOUNCED: "BOUNCE", Fate.BOUNCED_LATE: "BOUNCE", Fate.COMPLAINED: "COMPLAINT"}
