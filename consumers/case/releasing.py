@@ -30,6 +30,7 @@ from consumers.case.records import (
     page_id_of,
 )
 from consumers.case.standing import unconfirmed_everybody
+from consumers.case.steering import named, say_paused_with_others
 from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import VOIDABLE, Move, ask_no_more, found, known_facts, moved, still_open
 from consumers.domain import approvals as rule
@@ -120,7 +121,7 @@ def prepare(
             ask_no_more(case, incident_id, release_id, by=actor.person_id, at=now)
         release = _write_release(case, incident, policy, mode, actor, role, now, cap)
         body: Body = {
-            **_named(release),
+            **named(release),
             "revision": incident.revision,
             "recipient_count": policy["recipient_count"],
             "late_cap": cap,
@@ -291,7 +292,7 @@ def approve(
         shown = None if sheet is None else sheet.sha256
         case.add_approval(ApprovalRecord(release.release_id, actor.person_id, chosen.value, policy, now, reason, shown))
         given.append(candidate)
-        body: Body = {**_named(release), "approval_count": len(given), "sheet_sha256": shown}
+        body: Body = {**named(release), "approval_count": len(given), "sheet_sha256": shown}
         record_act(case, actor, chosen, "release.approved", body, at=now, incident=incident, reason=reason)
         releasing = rule.satisfied(Mode(release.mode), preparer, given)
         if releasing:
@@ -391,19 +392,14 @@ def _start(
             at=now,
             exercise=incident.exercise,
             body={
-                **_named(release),
+                **named(release),
                 "recipient_count": release.policy["recipient_count"],
                 "approval_count": approval_count,
             },
         )
     )
     if paused:
-        case.publish_case_event(
-            case_event(
-                "release.paused_with_others", incident_id=incident.incident_id, actor=None, role=None, at=now,
-                body=_named(release), exercise=incident.exercise,
-            )
-        )  # fmt: skip
+        say_paused_with_others(case, incident, release, now)
 
 
 def release_status(store: CaseStore, incident_id: str) -> tuple[ReleaseRecord, str | None]:
@@ -454,7 +450,7 @@ def break_glass(store: CaseStore, incident_id: str, actor: Actor, now: datetime,
         case.add_approval(
             ApprovalRecord(release.release_id, actor.person_id, role.value, release.policy_sha256, now, why)
         )
-        body: Body = {**_named(release), "deadline_before": written(before), "within_reach_count": within}
+        body: Body = {**named(release), "deadline_before": written(before), "within_reach_count": within}
         record_act(case, actor, role, "release.glass_broken", body, at=now, incident=incident, reason=why)
         _start(case, incident, release, now, approval_count=1)
         _page(
@@ -494,10 +490,6 @@ def _write_release(
     )
     case.add_release(release)
     return release
-
-
-def _named(release: ReleaseRecord) -> dict[str, str]:
-    return {"release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode}
 
 
 def _page(

@@ -15,7 +15,7 @@ from bridge.contracts.errors import BadInput, Refused
 from bridge.contracts.events import AttemptState, Channel
 from consumers.case.acting import Actor, needed, record_act
 from consumers.case.events import Body, case_event
-from consumers.case.permissions import Act
+from consumers.case.permissions import Act, Role
 from consumers.case.records import FailedPerson, IncidentRecord, PageRecord, ReleaseRecord, Retry
 from consumers.case.store import CaseStore, CaseWork
 from consumers.case.workflow import ask_no_more, found, still_open
@@ -109,15 +109,30 @@ def pause(
         running = _in(case, incident, "releasing", verb="pause")
         standing = standing_of(case, incident)
         if not dry_run:
-            # before anything else: the epoch is what dispatch looks at
-            case.update_incident(incident_id, {"epoch": incident.epoch + 1})
-            for each in running:
-                case.update_release(each.release_id, {"state": "paused", "stopped_at": now})
-                body: Body = {**named(each), **counts_of(standing)}
-                record_act(case, actor, role, "release.paused", body, at=now, incident=incident, reason=why)
+            pause_running(case, incident, running, standing, actor, role, now, reason=why)
         return Steered(incident_id, running, standing)
 
     return store.look(work) if dry_run else store.change(work)
+
+
+def pause_running(
+    case: CaseWork,
+    incident: IncidentRecord,
+    running: Sequence[ReleaseRecord],
+    standing: Standing,
+    actor: Actor,
+    role: Role,
+    now: datetime,
+    *,
+    reason: str,
+) -> None:
+    """Pause the releases of an incident that run, each with its act."""
+    # before anything else: the epoch is what dispatch looks at
+    case.update_incident(incident.incident_id, {"epoch": incident.epoch + 1})
+    for each in running:
+        case.update_release(each.release_id, {"state": "paused", "stopped_at": now})
+        body: Body = {**named(each), **counts_of(standing)}
+        record_act(case, actor, role, "release.paused", body, at=now, incident=incident, reason=reason)
 
 
 def resume(
@@ -302,12 +317,7 @@ def retry(
         }
         record_act(case, actor, role, "release.retried", body, at=now, incident=incident, reason=why)
         if carrier.state == "paused" and release.state == "finished":
-            case.publish_case_event(
-                case_event(
-                    "release.paused_with_others", incident_id=incident_id, actor=None, role=None, at=now,
-                    body=named(release), exercise=incident.exercise,
-                )
-            )  # fmt: skip
+            say_paused_with_others(case, incident, release, now)
         return done
 
     return store.look(work) if dry_run else store.change(work)
@@ -427,6 +437,16 @@ def _in(case: CaseWork, incident: IncidentRecord, *states: str, verb: str) -> li
 def named(release: ReleaseRecord) -> dict[str, str]:
     """Return how a case event names a release."""
     return {"release_id": release.release_id, "policy_sha256": release.policy_sha256, "mode": release.mode}
+
+
+def say_paused_with_others(case: CaseWork, incident: IncidentRecord, release: ReleaseRecord, now: datetime) -> None:
+    """Put on record that a release waits, as another one of its incident is paused."""
+    case.publish_case_event(
+        case_event(
+            "release.paused_with_others", incident_id=incident.incident_id, actor=None, role=None, at=now,
+            body=named(release), exercise=incident.exercise,
+        )
+    )  # fmt: skip
 
 
 def counts_of(standing: Standing) -> dict[str, int]:

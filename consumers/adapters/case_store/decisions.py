@@ -16,12 +16,11 @@ from consumers.adapters.case_store.bundles import stop_releases
 from consumers.adapters.case_store.engine import upsert
 from consumers.adapters.case_store.incidents import SqlCaseWork
 from consumers.adapters.case_store.tables import ENDED, act, incident, incident_number, notice_bundle, release
-from consumers.case.acting import Actor, record_act
-from consumers.case.events import Body
+from consumers.case.acting import Actor
 from consumers.case.permissions import Role
 from consumers.case.records import ActRecord, PageRecord
 from consumers.case.restoring import is_decision, keeps_back
-from consumers.case.steering import counts_of, named, standing_of
+from consumers.case.steering import pause_running, standing_of
 from consumers.case.workflow import ask_no_more, found
 from consumers.domain.canary import CanaryState
 from consumers.evidence.tally import LoggedAct
@@ -156,12 +155,7 @@ def _pause(
     running = [each for each in case.releases(name) if each.state == "releasing"]
     if not running:
         return False
-    standing = standing_of(case, it)
-    case.update_incident(name, {"epoch": it.epoch + 1})
-    for each in running:
-        case.update_release(each.release_id, {"state": "paused", "stopped_at": now})
-        body: Body = {**named(each), **counts_of(standing)}
-        record_act(case, actor, role, "release.paused", body, at=now, incident=it, reason=reason)
+    pause_running(case, it, running, standing_of(case, it), actor, role, now, reason=reason)
     count = sum(each.incident_id == name and keeps_back(each.kind) for each in lacked)
     title = f"{name}: paused, as the restored case store lacks {count:,} decisions that the evidence log has"
     case.raise_page(
